@@ -1,0 +1,130 @@
+"""The on-disk layout of MeViS, which the generated world shares.
+
+    <root>/<split>/JPEGImages/<video>/<frame>.jpg
+    <root>/<split>/meta_expressions.json   {"videos": {video: {"frames": [...], "expressions": {id: {...}}}}}
+    <root>/<split>/mask_dict.json          {annotation id: [COCO RLE or null, one per frame position]}
+
+Keys that MeViS does not have (the world adds objects, subsets and candidates) are kept and never needed.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dshmp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One sentence of one video and what it means."""
+
+    video: str
+    id: str
+    text: str
+    objects: tuple[int, ...] = ()
+    """Object ids meant, in the order of `annotations`; empty where nothing is meant or the truth is hidden."""
+    annotations: tuple[int, ...] = ()
+    """Keys into the masks, one per object."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Whatever else the file says of it."""
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        return tuple(self.extra.get("subsets", ()))
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video: its frame names and, in the generated world, its objects."""
+
+    name: str
+    frames: tuple[str, ...]
+    objects: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+class MevisSplit:
+    """One split of a data set in MeViS's layout.
+
+    `videos` maps names to `Video`, `expressions` lists every `Expression`; frames and masks are read on demand.
+    Raises UserError naming the file where something is missing or malformed.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        self.folder = Path(root) / split
+        if not self.folder.is_dir():
+            known = sorted(item.parent.name for item in Path(root).glob("*/meta_expressions.json"))
+            hint = f"splits there: {', '.join(known)}" if known else "make one with `dshmp world make`"
+            raise UserError(f"{self.folder}: no such data set split; {hint}")
+        self.videos: dict[str, Video] = {}
+        self.expressions: list[Expression] = []
+        for name, entry in _read_json(self.folder / "meta_expressions.json").get("videos", {}).items():
+            objects = {int(key): value for key, value in entry.get("objects", {}).items()}
+            self.videos[name] = Video(name, tuple(entry["frames"]), objects)
+            for key, item in entry["expressions"].items():
+                extra = {k: v for k, v in item.items() if k not in ("exp", "obj_id", "anno_id")}
+                ids, annotations = tuple(item.get("obj_id", ())), tuple(item.get("anno_id", ()))
+                self.expressions.append(Expression(name, key, item["exp"], ids, annotations, extra))
+        if not self.expressions:
+            raise UserError(f"{self.folder / 'meta_expressions.json'}: holds no expression")
+
+    @cached_property
+    def _masks(self) -> dict[str, list[dict[str, Any] | None]]:
+        return _read_json(self.folder / "mask_dict.json")
+
+    def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
+        """Frames (H, W, 3) uint8 RGB of a video at the given positions in its list; all by default."""
+        names = self.videos[video].frames
+        chosen = names if positions is None else [names[i] for i in positions]
+        return [_read_frame(self.folder / "JPEGImages" / video / f"{name}.jpg") for name in chosen]
+
+    def masks(
+        self, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
+        from pycocotools import mask as coco
+
+        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
+        for g, annotation in enumerate(annotations):
+            track = self._masks.get(str(annotation))
+            if track is None:
+                raise UserError(f"{self.folder / 'mask_dict.json'}: annotation {annotation} is missing")
+            for t, position in enumerate(positions):
+                rle = track[position]
+                if rle is not None:
+                    if tuple(rle["size"]) != size:
+                        raise UserError(
+                            f"{self.folder / 'mask_dict.json'}: annotation {annotation}, frame {position} has "
+                            f"size {rle['size']}, its frames have {list(size)}"
+                        )
+                    out[g, t] = coco.decode(rle)
+        return out
+
+
+def _read_frame(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: frame is missing; the data set is not complete") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; MeViS's layout needs it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid JSON ({error}); it may be cut off, fetch it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object at the top")
+    return value

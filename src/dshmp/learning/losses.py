@@ -1,0 +1,188 @@
+"""Set losses of matched predictions, at frame and at video level, and the similarity loss (section 3.3).
+
+Class cross-entropy, mask cross-entropy and dice are those of Mask2Former (Cheng et al., CVPR 2022), the
+similarity loss that of VITA (Heo et al., NeurIPS 2022).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dshmp.learning.matching import (
+    SetPrediction,
+    SetTargets,
+    assign,
+    matching_costs,
+    random_points,
+    sample_points,
+)
+
+OVERSAMPLE = 3.0  # candidates drawn for each point of the loss
+IMPORTANCE = 0.75  # share of the points taken where the prediction is least certain
+
+
+def importance_points(logits: Tensor, num_points: int, generator: torch.Generator | None = None) -> Tensor:
+    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2).
+
+    Three quarters are the least certain of three times as many candidates, the rest are uniform.
+    """
+    masks = len(logits)
+    with torch.no_grad():
+        candidates = random_points(
+            masks, int(num_points * OVERSAMPLE), device=logits.device, generator=generator
+        )
+        certainty = sample_points(logits[:, None], candidates)[:, 0].abs()  # (N, candidates)
+        uncertain = int(num_points * IMPORTANCE)
+        chosen = certainty.topk(uncertain, dim=1, largest=False).indices
+        uniform = random_points(masks, num_points - uncertain, device=logits.device, generator=generator)
+        return torch.cat([candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2)), uniform], 1)
+
+
+def set_losses(
+    prediction: SetPrediction,
+    targets: SetTargets,
+    indices: Tensor,
+    num_masks: Tensor | float,
+    *,
+    num_points: int,
+    no_object_weight: float = 0.1,
+    generator: torch.Generator | None = None,
+    points: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar.
+
+    Args:
+        indices: (B, Q) long, the target of each query or -1, from `match`.
+        num_masks: divisor of the mask losses, usually the number of targets; passed in so that it can be
+            counted over all processes and layers. Values below 1 count as 1.
+        num_points: points for each mask and frame.
+        no_object_weight: weight of unmatched queries in the class loss, a weighted mean.
+        points: (M*T, num_points, 2) for the M matches in order of (sample, query), in place of drawn ones.
+
+    Samples without targets bear the class loss only; samples and frames that fill the batch bear none.
+    """
+    if not torch.is_tensor(num_masks):
+        num_masks = torch.tensor(float(num_masks))
+    divisor = num_masks.to(prediction.masks.device).clamp(min=1)
+    mask, dice = _mask_losses(prediction, targets, indices, num_points, generator, points)
+    return {
+        "cls": _class_loss(prediction, targets, indices, no_object_weight),
+        "mask": mask / divisor,
+        "dice": dice / divisor,
+    }
+
+
+def deep_supervision(
+    predictions: Sequence[SetPrediction],
+    targets: SetTargets,
+    num_masks: Tensor | float,
+    *,
+    num_points: int,
+    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
+    no_object_weight: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Weighted set losses summed over decoder layers, each layer matched by itself.
+
+    Returns: losses `cls`, `mask`, `dice` times their weights; the matches (layers, B, Q) long, -1 = none.
+    Raises: UserError where predictions are not finite.
+    """
+    batch, device = len(targets.masks), targets.masks.device
+    costs = torch.stack(
+        [
+            matching_costs(
+                prediction,
+                targets,
+                random_points(batch, num_points, device=device, generator=generator),
+                weights,
+            )
+            for prediction in predictions
+        ]
+    )  # (layers, B, Q, G)
+    layers, _, queries, _ = costs.shape
+    indices = assign(costs.flatten(0, 1), targets.present.repeat(layers, 1)).view(layers, batch, queries)
+    by_layer = [
+        set_losses(
+            prediction,
+            targets,
+            matched,
+            num_masks,
+            num_points=num_points,
+            no_object_weight=no_object_weight,
+            generator=generator,
+        )
+        for prediction, matched in zip(predictions, indices, strict=True)
+    ]
+    total = {
+        name: weight * torch.stack([losses[name] for losses in by_layer]).sum()
+        for name, weight in zip(("cls", "mask", "dice"), weights, strict=True)
+    }
+    return total, indices
+
+
+def similarity_loss(
+    frame_embeddings: Tensor, frame_indices: Tensor, video_embeddings: Tensor, video_indices: Tensor
+) -> Tensor:
+    """Matched embeddings of one target shall agree, across frames and with the video's; others shall not.
+
+    Cross-entropy on the raw dot products of all pairs of matched embeddings of a sample (frame with frame,
+    video with video and each with itself included), 1 for pairs of one target; mean over the pairs of a
+    sample, then over the samples that have any.
+
+    Args:
+        frame_embeddings: (B, T, N_s, C); frame_indices: (B, T, N_s) long, the matched target or -1.
+        video_embeddings: (B, N_v, C); video_indices: (B, N_v) long, numbering the same targets.
+    """
+    # (B, T, N_s, C) and (B, N_v, C) -> (B, T*N_s + N_v, C)
+    embeddings = torch.cat([frame_embeddings.flatten(1, 2), video_embeddings], 1).float()
+    identity = torch.cat([frame_indices.flatten(1, 2), video_indices], 1)
+    matched = identity >= 0
+    pairs = (matched[:, :, None] & matched[:, None]).float()
+    same = (identity[:, :, None] == identity[:, None]).float()
+    with torch.autocast(embeddings.device.type, enabled=False):
+        products = embeddings @ embeddings.mT
+    entropy = F.binary_cross_entropy_with_logits(products, same, reduction="none")
+    by_sample = (entropy * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
+    return by_sample.sum() / matched.any(1).sum().clamp(min=1)
+
+
+def _class_loss(
+    prediction: SetPrediction, targets: SetTargets, indices: Tensor, no_object_weight: float
+) -> Tensor:
+    matched = indices >= 0
+    entropy = F.cross_entropy(prediction.logits.float().mT, (~matched).long(), reduction="none")  # (B, Q)
+    real = targets.frames.any(1, keepdim=True)
+    weight = torch.where(matched, 1.0, no_object_weight) * real
+    return (entropy * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def _mask_losses(
+    prediction: SetPrediction,
+    targets: SetTargets,
+    indices: Tensor,
+    num_points: int,
+    generator: torch.Generator | None,
+    points: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and dice, summed over the M matches; zeros that keep the graph where there is none."""
+    sample, query = (indices >= 0).nonzero(as_tuple=True)  # (M,) each
+    if not len(sample):
+        nothing = prediction.masks[sample, query].float().sum()
+        return nothing, nothing
+    masks = prediction.masks[sample, query].float()  # (M, T, h, w)
+    truth = targets.masks[sample, indices[sample, query]]  # (M, T, H, W)
+    real = targets.frames[sample][:, :, None].float()  # (M, T, 1)
+    matches, frames = masks.shape[:2]
+    masks, truth = masks.flatten(0, 1), truth.flatten(0, 1)  # (M, T, H, W) -> (M*T, H, W)
+    if points is None:
+        points = importance_points(masks, num_points, generator)
+    logits = sample_points(masks[:, None], points).view(matches, frames, -1)  # (M*T, 1, P) -> (M, T, P)
+    label = sample_points(truth[:, None], points).view(matches, frames, -1)
+    entropy = F.binary_cross_entropy_with_logits(logits, label, reduction="none") * real
+    mask = entropy.sum((1, 2)) / (real.sum((1, 2)) * logits.shape[2]).clamp(min=1)
+    probability, label = logits.sigmoid() * real, label * real
+    total = probability.sum((1, 2)) + label.sum((1, 2))
+    dice = 1 - (2 * (probability * label).sum((1, 2)) + 1) / (total + 1)
+    return mask.sum(), dice.sum()

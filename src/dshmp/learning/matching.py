@@ -1,0 +1,150 @@
+"""Which prediction answers for which target: the bipartite matching of the set losses (section 3.3, Total).
+
+One form serves both levels: frame level has T = 1 and frames as the batch, video level has whole clips. Masks
+are compared on random points, as in Mask2Former (Cheng et al., CVPR 2022, section 3.3).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from dshmp.errors import UserError
+
+
+@dataclass(frozen=True)
+class SetTargets:
+    """What there is to find.
+
+    masks  (B, G, T, H, W) bool or uint8, at the resolution of the (padded) images
+    valid  (B, G) bool, False where a row only fills the batch; G may be 0
+    frames (B, T) bool, False where a frame only fills the batch: it takes no part in matching or loss
+    """
+
+    masks: Tensor
+    valid: Tensor
+    frames: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """(B, G) bool: the targets that take part, `valid` and in a real frame; their sum normalises."""
+        return self.valid & self.frames.any(1, keepdim=True)
+
+    def by_frame(self) -> "SetTargets":
+        """The same targets at frame level, batch B*T: a target is valid in the frames where it is seen."""
+        masks = self.masks.transpose(1, 2).flatten(0, 1)  # (B, G, T, H, W) -> (B*T, G, H, W)
+        frames = self.frames.flatten()
+        seen = masks.flatten(2).any(2).bool()
+        valid = self.valid.repeat_interleave(self.frames.shape[1], 0) & seen & frames[:, None]
+        return SetTargets(masks[:, :, None], valid, frames[:, None])
+
+    def repeat(self, layers: int) -> "SetTargets":
+        """The same targets for `layers` predictions stacked along the batch, B -> layers*B."""
+        return SetTargets(
+            self.masks.repeat(layers, 1, 1, 1, 1),
+            self.valid.repeat(layers, 1),
+            self.frames.repeat(layers, 1),
+        )
+
+
+@dataclass(frozen=True)
+class SetPrediction:
+    """What Q queries found.
+
+    logits (B, Q, 2), index 0 = object, 1 = none
+    masks  (B, Q, T, h, w) mask logits, at stride 4 of the images
+    """
+
+    logits: Tensor
+    masks: Tensor
+
+
+def random_points(*shape: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform points (*shape, 2), (x, y) in [0, 1). A generator may live on another device."""
+    source = device if generator is None else generator.device
+    return torch.rand(*shape, 2, generator=generator, device=source).to(device)
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of maps (N, C, H, W) at points (N, P, 2), (x, y) in [0, 1] -> (N, C, P) float32.
+
+    (0, 0) is the outer corner of the first pixel, so that one point names one place at every resolution;
+    beyond the centres of the outermost pixels a map fades to 0.
+    """
+    if 0 in maps.shape:
+        return maps.new_zeros(*maps.shape[:2], points.shape[1], dtype=torch.float32)
+    grid = (2 * points[:, :, None] - 1).float()  # (N, P, 1, 2)
+    return F.grid_sample(maps.float(), grid, align_corners=False).squeeze(3)
+
+
+@torch.no_grad()
+def matching_costs(
+    prediction: SetPrediction,
+    targets: SetTargets,
+    points: Tensor,
+    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
+) -> Tensor:
+    """Cost of each pair (B, Q, G) = w_class * -p(object) + w_mask * cross-entropy + w_dice * dice, float32.
+
+    points (B, P, 2) are shared by all frames of a sample; weights are (class, mask, dice).
+    """
+    with torch.autocast(prediction.masks.device.type, enabled=False):
+        logits = _sample_frames(prediction.masks, points)  # (B, Q, T, P)
+        truth = _sample_frames(targets.masks, points)  # (B, G, T, P)
+        real = targets.frames[:, None, :, None].float()  # (B, 1, T, 1)
+        count = (real.sum((2, 3)) * points.shape[1]).clamp(min=1)[:, None]  # (B, 1, 1) points that count
+        truth = (truth * real).flatten(2)  # (B, G, T*P)
+        probability = (logits.sigmoid() * real).flatten(2)  # (B, Q, T*P)
+        # cross-entropy of logit x and target t is softplus(x) - t x
+        background = (F.softplus(logits) * real).sum((2, 3))[:, :, None]  # (B, Q, 1)
+        entropy = (background - logits.flatten(2) @ truth.mT) / count
+        overlap = 2 * probability @ truth.mT
+        total = probability.sum(2)[:, :, None] + truth.sum(2)[:, None]
+        dice = 1 - (overlap + 1) / (total + 1)
+        object_probability = prediction.logits.float().softmax(2)[:, :, :1]
+        w_class, w_mask, w_dice = weights
+        return -w_class * object_probability + w_mask * entropy + w_dice * dice
+
+
+def assign(costs: Tensor, present: Tensor) -> Tensor:
+    """Cheapest one-to-one assignment of each sample.
+
+    Args: costs (B, Q, G); present (B, G) bool, the targets that take part. Everything crosses to the CPU at
+    once, so hand over all layers stacked along B.
+    Returns: (B, Q) long, the target of each query or -1, on the device of the costs.
+    Raises: UserError where a cost is not finite.
+    """
+    costs = costs.detach()
+    batch, queries, _ = costs.shape
+    together = torch.cat([costs, present[:, None].to(costs)], 1).cpu().numpy()
+    if not np.isfinite(together).all():
+        raise UserError(
+            "matching failed: the predictions are not finite, so training has diverged; "
+            "lower the learning rate or look at the batch's inputs"
+        )
+    indices = torch.full((batch, queries), -1)
+    for sample, table in enumerate(together):
+        columns = table[-1].nonzero()[0]
+        table = table[:-1, columns]
+        rows, chosen = linear_sum_assignment(table)
+        indices[sample, rows] = torch.from_numpy(columns[chosen])
+    return indices.to(costs.device)
+
+
+def match(
+    prediction: SetPrediction,
+    targets: SetTargets,
+    points: Tensor,
+    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
+) -> Tensor:
+    """`matching_costs` and `assign` in one: (B, Q) long, the target of each query or -1."""
+    return assign(matching_costs(prediction, targets, points, weights), targets.present)
+
+
+def _sample_frames(masks: Tensor, points: Tensor) -> Tensor:
+    """Masks (B, N, T, H, W) at points (B, P, 2), the same in every frame -> (B, N, T, P)."""
+    sampled = sample_points(masks.flatten(1, 2), points)  # (B, N, T, H, W) -> (B, N*T, P)
+    return sampled.reshape(*masks.shape[:3], points.shape[1])

@@ -1,0 +1,62 @@
+"""What a class label is to COCO pre-training: every object token tells what and where its object is.
+
+Used in the perception stage only; it makes place, size and look linear in the token, so that a difference of
+two tokens along a trajectory is a displacement. Not part of the model.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dshmp.data.mevis import MevisSplit
+
+ATTRIBUTES = ("shape", "colour", "texture")
+GEOMETRY = 5  # centre x, y; standard deviation along x, y; covariance
+
+
+class ObjectProbe(nn.Module):
+    """Linear heads on object tokens (F, N, C) for the attributes that a data set names and for the geometry."""
+
+    def __init__(self, hidden: int, split: MevisSplit) -> None:
+        super().__init__()
+        objects = [item for video in split.videos.values() for item in video.objects.values()]
+        self.attributes = [name for name in ATTRIBUTES if objects and name in objects[0]]
+        self.values = {name: sorted({str(item[name]) for item in objects}) for name in self.attributes}
+        self.heads = nn.ModuleList(nn.Linear(hidden, len(self.values[name])) for name in self.attributes)
+        self.geometry = nn.Linear(hidden, GEOMETRY)
+
+    def classes(self, item: dict[str, Any]) -> list[int]:
+        """The class of each attribute of an object of the data set."""
+        return [self.values[name].index(str(item[name])) for name in self.attributes]
+
+    def forward(self, tokens: Tensor, indices: Tensor, masks: Tensor, attributes: Tensor) -> Tensor:
+        """Cross-entropy of the attributes and absolute error of the geometry, mean over the matched tokens.
+
+        Args: tokens (F, N, C); indices (F, N) long, the matched object or -1; masks (F, G, h, w) bool;
+        attributes (F, G, A) long.
+        """
+        frame, token = (indices >= 0).nonzero(as_tuple=True)
+        if not len(frame):
+            return tokens.sum() * 0
+        found = tokens[frame, token]  # (M, C)
+        target = indices[frame, token]
+        loss = 5 * F.l1_loss(self.geometry(found), mask_geometry(masks[frame, target]))
+        for a, head in enumerate(self.heads):
+            loss = loss + F.cross_entropy(head(found), attributes[frame, target, a])
+        return loss
+
+
+def mask_geometry(masks: Tensor) -> Tensor:
+    """Masks (M, h, w) bool -> (M, 5): centre and spread in units of the image's sides, covariance signed root."""
+    weight = masks.flatten(1).float()
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
+    h, w = masks.shape[1:]
+    y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+    x, y = x.flatten().to(weight), y.flatten().to(weight)
+    mean_x, mean_y = weight @ x, weight @ y
+    dx, dy = x - mean_x[:, None], y - mean_y[:, None]
+    var_x, var_y, cov = ((weight * term).sum(1) for term in (dx * dx, dy * dy, dx * dy))
+    root = cov.sign() * cov.abs().clamp(min=1e-12).sqrt()
+    return torch.stack([mean_x, mean_y, var_x.clamp(min=0).sqrt(), var_y.clamp(min=0).sqrt(), root], 1)

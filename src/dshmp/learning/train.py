@@ -1,0 +1,228 @@
+"""The training loop: `dshmp train RECIPE`.
+
+A run's folder holds recipe.yaml (resolved), metrics.jsonl, checkpoint.safetensors + checkpoint.json (everything
+needed to go on where the run stopped) and model/ (the weights, ready for `--model`).
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dshmp.checkpoint import find_model, load_config, load_model, load_tensors, save_model
+from dshmp.data.mevis import MevisSplit
+from dshmp.errors import UserError
+from dshmp.language.encoder import TextTokenizer, train_tokenizer
+from dshmp.learning.recipe import Recipe, dump_recipe, load_recipe
+from dshmp.learning.stages import MotionStage, stage_for
+from dshmp.learning.validate import validate_motion
+from dshmp.model import DsHmp
+from dshmp.perception.frame_decoder import mute_language
+
+
+def run(config: Path, overrides: list[str] | None = None, out: Path | None = None) -> Path:
+    """Train as the recipe says; a run that was stopped goes on from its last checkpoint. Returns its folder."""
+    recipe = load_recipe(config, overrides)
+    folder = out or Path("runs") / config.stem
+    resolved = dump_recipe(recipe)
+    stored = folder / "recipe.yaml"
+    if stored.exists() and stored.read_text() != resolved:
+        raise UserError(
+            f"{folder}: holds a run of another recipe; name another folder with --out or remove it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    stored.write_text(resolved)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    split = MevisSplit(Path(recipe.data), recipe.split)
+    model, tokenizer = start_model(recipe, split)
+    stage = stage_for(recipe, model, tokenizer, split, folder)
+    Trainer(recipe, model, tokenizer, stage, folder).train()
+    return folder
+
+
+def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer]:
+    """The model that training starts from: fresh, or with the weights of `init` under the recipe's switches.
+
+    Parts that `init` lacks under the recipe's config start fresh; those of another shape are an error.
+    """
+    if recipe.init is None:
+        model = DsHmp(recipe.model)
+        if recipe.stage == "perception":
+            mute_language(model.perception)
+        language = recipe.model.language
+        size = min(recipe.vocabulary, language.encoder["vocab_size"])
+        tokenizer = train_tokenizer([item.text.lower() for item in split.expressions], size)
+        return model, TextTokenizer(language, tokenizer)
+    folder = find_model(recipe.init)
+    load_config(folder / "config.json")
+    _, tokenizer = load_model(folder)
+    model = DsHmp(recipe.model)
+    own = model.state_dict()
+    state = load_tensors(folder / "model.safetensors")
+    for key, value in state.items():
+        if key in own and own[key].shape != value.shape:
+            raise UserError(
+                f"{folder}: {key} has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}"
+            )
+    model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    return model, TextTokenizer(recipe.model.language, tokenizer.tokenizer)
+
+
+class Trainer:
+    """Steps, schedule, checkpoints and the record of one run."""
+
+    def __init__(
+        self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, stage: Any, folder: Path
+    ) -> None:
+        self.recipe, self.model, self.tokenizer, self.stage, self.folder = (
+            recipe,
+            model,
+            tokenizer,
+            stage,
+            folder,
+        )
+        self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=recipe.weight_decay)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.step = 0
+        self.record: list[str] = []
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Backbone apart from the rest; norms, biases and embeddings of one dimension without weight decay."""
+        recipe = self.recipe
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        named = [*self.model.named_parameters(), *self.stage.modules.named_parameters()]
+        for name, parameter in named:
+            if parameter.requires_grad:
+                key = ("backbone" in name and "fusion" not in name, parameter.ndim > 1)
+                groups.setdefault(key, []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "base": recipe.learning_rate * (recipe.backbone_factor if backbone else 1.0),
+                "weight_decay": recipe.weight_decay if matrix else 0.0,
+            }
+            for (backbone, matrix), parameters in groups.items()
+        ]
+
+    def train(self) -> None:
+        """Run to the last step, then save the model."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        recipe = self.recipe
+        self.resume()
+        self.model.train()
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        started, since = time.monotonic(), self.step
+        sums: dict[str, float] = {}
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(recipe.stage, total=recipe.steps, completed=self.step)
+            for batch in self._batches():
+                losses = self._step(batch)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                self.step += 1
+                if self.step % recipe.log_every == 0:
+                    means = {name: value / recipe.log_every for name, value in sums.items()}
+                    pace = (time.monotonic() - started) / (self.step - since)
+                    self._log({"step": self.step, "seconds_per_step": round(pace, 4), **means})
+                    sums = {}
+                    progress.update(task, description=f"{recipe.stage} loss {sum(means.values()):.3f}")
+                last = self.step == recipe.steps
+                if self.step % recipe.validate_every == 0 or last:
+                    self._validate()
+                if self.step % recipe.checkpoint_every == 0 or last:
+                    self.save()
+                progress.update(task, completed=self.step)
+        save_model(self.model, self.tokenizer, self.folder / "model")
+
+    def _batches(self) -> Iterator[Any]:
+        """Batches from the current step on, the next one read while this one is learned."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self.stage.batch, self.step)
+            for step in range(self.step, self.recipe.steps):
+                batch = ahead.result()
+                if step + 1 < self.recipe.steps:
+                    ahead = pool.submit(self.stage.batch, step + 1)
+                yield batch
+
+    def _step(self, batch: Any) -> dict[str, float]:
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * schedule(recipe, self.step)
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step)  # dropout; a resumed run draws the same
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_033 + self.step)
+        losses: dict[str, Tensor] = self.stage.losses(batch, self.step, generator)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.trained, recipe.clip_norm)
+        if not bool(torch.isfinite(norm)):
+            raise UserError(
+                f"{self.folder}: the gradient of step {self.step} is not finite; lower learning_rate, then start "
+                "again from the last checkpoint"
+            )
+        self.optimizer.step()
+        return {name: float(value) for name, value in losses.items()}
+
+    def _validate(self) -> None:
+        if isinstance(self.stage, MotionStage):
+            self.model.eval()
+            self._log({"step": self.step, **validate_motion(self.stage, self.folder)})
+            self.model.train()
+
+    def _log(self, values: dict[str, Any]) -> None:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def save(self) -> None:
+        """Everything needed to go on, in one file written aside and renamed."""
+        from safetensors.torch import save_file
+
+        state: dict[str, Tensor] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        state |= {f"stage/{k}": v for k, v in self.stage.modules.state_dict().items()}
+        for index, parameter in enumerate(self.trained):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                state[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
+        part = self.folder / "checkpoint.part"
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        save_file(tensors, part, metadata={"step": str(self.step)})
+        part.replace(self.folder / "checkpoint.safetensors")
+
+    def resume(self) -> None:
+        """Take up the run's checkpoint, if there is one."""
+        from safetensors import safe_open
+
+        path = self.folder / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        state = load_tensors(path)
+        with safe_open(path, "pt") as file:
+            self.step = int(file.metadata()["step"])
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+        self.model.load_state_dict(part("model/"))
+        self.stage.modules.load_state_dict(part("stage/"))
+        for index, parameter in enumerate(self.trained):
+            moments = part(f"optimizer/{index}/")
+            if moments:
+                self.optimizer.state[parameter] = dict(moments)
+
+
+def schedule(recipe: Recipe, step: int) -> float:
+    """Factor of the learning rate at a step."""
+    warm = min(1.0, (step + 1) / max(recipe.warmup, 1))
+    done = step / recipe.steps
+    if recipe.decay == "cosine":
+        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    return warm * (1.0 if done < 40 / 55 else 0.1 if done < 50 / 55 else 0.01)

@@ -1,0 +1,150 @@
+"""DsHmp as one module: language -> static perception -> motion perception -> video tokens -> masks."""
+
+import torch
+from torch import Tensor, nn
+
+from dshmp.config import ModelConfig
+from dshmp.language.encoder import LanguageEncoder, TextFeatures
+from dshmp.motion.decoder import (
+    MotionDecoder,
+    VideoTokens,
+    embedding_masks,
+    mixed_embeddings,
+    trajectory_masks,
+)
+from dshmp.motion.hmp import MotionPerception
+from dshmp.perception.frame_decoder import FrameTokens, Perception, StaticPerception
+
+
+class DsHmp(nn.Module):
+    """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and Nv motion queries.
+
+    `perceive` works image by image, so the caller decides how many frames it takes at once; `understand` needs
+    the object tokens of the whole clip; `masks` works on any slice of frames again. Memory is bounded by that.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.language = LanguageEncoder(config.language, config.hidden_size)
+        self.perception = StaticPerception(config)
+        self.motion = MotionPerception(config.motion, config.hidden_size)
+        self.decoder = MotionDecoder(
+            config.motion,
+            config.readout,
+            config.language.cues,
+            config.hidden_size,
+            config.frame_decoder.queries,
+        )
+
+    @property
+    def features_read_text(self) -> bool:
+        """Whether pixel features depend on the sentence; if not, expressions of one video share them."""
+        return self.config.backbone.language_fusion
+
+    def perceive(self, images: Tensor, text: TextFeatures) -> Perception:
+        """Static perception of one clip's frames: images (F, 3, H, W), normalised; text of E sentences.
+
+        Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
+        computed once where the backbone does not hear the sentence.
+        """
+        images = images[None]
+        clip = torch.zeros(len(text.mask), dtype=torch.long, device=images.device)
+        return self.perceive_clips(images, clip, text)
+
+    def perceive_clips(self, images: Tensor, clip: Tensor, text: TextFeatures) -> Perception:
+        """Static perception of V clips (V, T, 3, H, W) under B sentences; clip (B,) long is each one's clip.
+
+        Returns the perception of B * T frames.
+        """
+        clips, length = images.shape[:2]
+        sentence = torch.arange(len(clip), device=clip.device).repeat_interleave(length)
+        frames = torch.arange(clips * length, device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
+        frame_text = text.repeat(sentence)
+        images = images.flatten(0, 1)
+        perception = self.perception
+        if self.features_read_text:
+            result: Perception = perception(images[frames], frame_text)
+            return result
+        mask_features, video_features, levels = perception.features(images, frame_text)
+        if len(clip) > 1 or clips > 1:
+            mask_features, video_features = mask_features[frames], video_features[frames]
+            levels = [level[frames] for level in levels]
+        found: FrameTokens = perception.frame_decoder(levels, mask_features, frame_text)
+        return Perception(
+            tokens=found.tokens,
+            logits=found.logits,
+            mask_embed=found.mask_embed,
+            layers=found.layers,
+            mask_features=mask_features,
+            video_features=video_features,
+        )
+
+    def understand(
+        self,
+        tokens: Tensor,
+        frames: Tensor,
+        text: TextFeatures,
+        position: Tensor | None = None,
+        stride: int = 1,
+    ) -> VideoTokens:
+        """Motion perception and motion decoder.
+
+        Args:
+            tokens: (B, T, N, C) object tokens of every frame.
+            frames: (B, T) bool, True where a frame is real (padding stands at the end).
+            position: (B, T) time of each frame in units of motion frames; 0, 1/stride, 2/stride ... by default.
+            stride: a video `stride` times as fast as motion perception was trained on is read as that many
+                interleaved sequences, each at the right pace.
+        """
+        if position is None:
+            steps = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
+            position = (steps / stride).expand(tokens.shape[:2])
+        if stride == 1:
+            moved, weights = self.motion(tokens, frames, text.motion, position)
+        else:
+            moved, weights = self._interleaved(tokens, frames, text, position, stride)
+        result: VideoTokens = self.decoder(moved, frames, text, position, weights)
+        return result
+
+    def _interleaved(
+        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, stride: int
+    ) -> tuple[Tensor, Tensor]:
+        """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
+        b, t, n, c = tokens.shape
+        pad = -t % stride
+
+        def split(x: Tensor) -> Tensor:
+            filler = x.new_zeros(b, pad, *x.shape[2:])
+            x = torch.cat([x, filler], dim=1).unflatten(1, (-1, stride))  # (B, T, ...) -> (B, T/s, s, ...)
+            return x.transpose(1, 2).flatten(0, 1)  # (B, T/s, s, ...) -> (B*s, T/s, ...)
+
+        def join(x: Tensor) -> Tensor:
+            return x.unflatten(0, (b, stride)).transpose(1, 2).flatten(1, 2)[:, :t]  # back to (B, T, ...)
+
+        clip = torch.arange(b, device=tokens.device).repeat_interleave(stride)
+        moved, weights = self.motion(split(tokens), split(frames), text.motion.repeat(clip), split(position))
+        return join(moved), join(weights)
+
+    def masks(self, video: VideoTokens, frames: slice, state: Perception) -> Tensor:
+        """Mask logits (Nv, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the frames `frames`,
+        whose perception is `state` (F of them)."""
+        if video.pointer is None:
+            return self.embedded_masks(video, state.video_features)[0]
+        mixed, missing = mixed_embeddings(video.pointer[:, :, frames], state.mask_embed[None])
+        return torch.einsum("qfc,fchw->qfhw", mixed[0], state.mask_features) + missing[0, ..., None, None]
+
+    def clip_masks(self, video: VideoTokens, state: Perception) -> Tensor:
+        """Mask logits (B, Nv, T, h, w) of B whole clips at once, `state` holding their B * T frames."""
+        if video.pointer is None:
+            return self.embedded_masks(video, state.video_features)
+        batch = len(video.pointer)
+        logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed, state.mask_features)
+        return trajectory_masks(video.pointer, logits.unflatten(0, (batch, -1)))
+
+    def embedded_masks(self, video: VideoTokens, video_features: Tensor) -> Tensor:
+        """The paper's masks of B clips: (B, Nv, T, h, w) from video features (B*T, C, h, w)."""
+        assert video.mask_embed is not None
+        assert self.decoder.mask_features is not None
+        features = self.decoder.mask_features(video_features)
+        return embedding_masks(video.mask_embed, features.unflatten(0, (len(video.mask_embed), -1)))

@@ -1,0 +1,116 @@
+"""Trajectories (Eq. 3): which token of a frame continues which token of the frame before.
+
+Matching chooses one index permutation per frame under `no_grad`; gradients flow through the gathered tokens.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+Matching = Literal["hungarian", "inverse", "none"]
+
+
+@torch.no_grad()
+def align(tokens: Tensor, frames: Tensor | None = None, matching: Matching = "hungarian") -> Tensor:
+    """Order the tokens of every frame by trajectory.
+
+    Optimal assignments between adjacent frames, composed along time, are the chained matching of Eq. 3, since
+    re-ordering the earlier frame only permutes the rows of the costs. So all costs are known at once.
+
+    Args:
+        tokens: (B, T, N, C); tokens that are not finite are similar to none.
+        frames: (B, T) bool, True = real; None = all real. A padded frame keeps its own order.
+        matching: `hungarian` aligns; `inverse` applies, frame after frame, the inverse of the aligning
+            permutation as the release does; `none` keeps the order of the frame decoder's queries.
+
+    Returns:
+        order (B, T, N) long on the device of `tokens`: order[b, t, i] is the token of frame t that belongs to
+        trajectory i, which is token i of the first frame.
+    """
+    batch, length, count, _ = tokens.shape
+    identity = torch.arange(count, device=tokens.device).expand(batch, length, count)
+    if matching == "none" or length < 2:
+        return identity
+    directions = tokens.float()
+    directions = directions / (directions.norm(dim=-1, keepdim=True) + 1e-6)
+    if matching == "inverse":
+        order = _inverse_chain(directions)
+    else:
+        similarity = directions[:, :-1] @ directions[:, 1:].transpose(-2, -1)  # (B, T-1, N, N)
+        cost = -similarity.nan_to_num(nan=0.0).flatten(0, 1)
+        step = _assign(cost.cpu().numpy()).reshape(batch, length - 1, count)
+        if frames is not None:
+            step = np.where((frames[:, :-1] & frames[:, 1:])[..., None].cpu().numpy(), step, np.arange(count))
+        order = _compose(step).to(tokens.device)
+    return order if frames is None else torch.where(frames[..., None], order, identity)
+
+
+def gather(tokens: Tensor, order: Tensor) -> Tensor:
+    """tokens (..., N, C) in the order (..., N): result[..., i, :] = tokens[..., order[..., i], :]."""
+    rows = torch.arange(order[..., 0].numel(), device=order.device).view(*order.shape[:-1], 1)
+    rows = rows * tokens.shape[-2] + order
+    return tokens.flatten(0, -2).index_select(0, rows.flatten()).view(*order.shape, tokens.shape[-1])
+
+
+def scatter(tokens: Tensor, order: Tensor) -> Tensor:
+    """The inverse of `gather`: result[..., order[..., i], :] = tokens[..., i, :]."""
+    return gather(tokens, order.argsort(dim=-1))
+
+
+def displacement(tokens: Tensor, frames: Tensor, order: Tensor) -> Tensor:
+    """Each token's difference from the frame before along its trajectory, at the token's own slot.
+
+    Args:
+        tokens: (B, T, N, C).
+        frames: (B, T) bool, True = real.
+        order: (B, T, N), from `align`.
+
+    Returns:
+        (B, T, N, C); zero in the first frame and in padded frames.
+    """
+    along = gather(tokens, order)
+    step = F.pad(along[:, 1:] - along[:, :-1], (0, 0, 0, 0, 1, 0))
+    return scatter(step.masked_fill(~frames[..., None, None], 0.0), order)
+
+
+def _assign(cost: np.ndarray) -> np.ndarray:
+    """Optimal column of every row: costs (M, N, N) -> (M, N).
+
+    Where the cheapest columns of all rows differ they are the optimum; only other matrices need the solver.
+    """
+    columns = cost.argmin(axis=-1)
+    clash = (np.sort(columns, axis=-1) != np.arange(cost.shape[-1])).any(axis=-1)
+    for index in np.flatnonzero(clash):
+        columns[index] = linear_sum_assignment(cost[index])[1]
+    return columns
+
+
+def _compose(step: np.ndarray) -> Tensor:
+    """Permutations between neighbouring frames (B, T-1, N) -> order of every frame (B, T, N)."""
+    first = np.broadcast_to(np.arange(step.shape[-1]), (len(step), 1, step.shape[-1]))
+    order = np.concatenate([first, step], axis=1)
+    reach = 1
+    while reach < order.shape[1]:  # order[:, t] leads from frame t - reach to frame t; each sweep doubles it
+        later = np.take_along_axis(order[:, reach:], order[:, :-reach], axis=-1)
+        order = np.concatenate([order[:, :reach], later], axis=1)
+        reach *= 2
+    return torch.from_numpy(order)
+
+
+def _inverse_chain(directions: Tensor) -> Tensor:
+    """The release's rule: the assignment of current tokens to the frame before, used as its inverse.
+
+    The result enters the next comparison, so frames follow one another. directions (B, T, N, C) -> (B, T, N).
+    """
+    reference = directions[:, 0]
+    orders = [torch.arange(reference.shape[1], device=reference.device).expand(reference.shape[:2])]
+    for current in directions[:, 1:].unbind(1):
+        cost = (1 - reference @ current.transpose(-2, -1)).nan_to_num(nan=0.0)
+        columns = _assign(cost.transpose(-2, -1).cpu().numpy())  # rows: current tokens, columns: reference
+        orders.append(torch.from_numpy(columns).to(reference.device))
+        reference = gather(current, orders[-1])
+    return torch.stack(orders, dim=1)

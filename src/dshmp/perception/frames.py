@@ -1,0 +1,46 @@
+"""From decoded frames to the network's input, and from its masks back to the frame."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from dshmp.config import InputConfig
+
+
+def input_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
+    """(H, W) of a frame -> (h, w) it is resized to: the short side becomes `short_side`, less where the long
+    side would then exceed `long_side`; int(x + 0.5) as in the release."""
+    scale = min(config.short_side / min(size), config.long_side / max(size))
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def prepare_frames(frames: Sequence[NDArray[np.uint8]], config: InputConfig) -> Tensor:
+    """Frames of one size (H, W, 3) uint8 RGB -> (F, 3, h', w') float32: resized (PIL bilinear on uint8),
+    normalised, then padded with zeros at the right and bottom to a multiple of `divisor`."""
+    h, w = input_size(frames[0].shape[:2], config)
+    resized = [
+        frame
+        if frame.shape[:2] == (h, w)
+        else np.asarray(Image.fromarray(frame).resize((w, h), Image.Resampling.BILINEAR))
+        for frame in frames
+    ]
+    images = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float()  # (F, h, w, 3) -> (F, 3, h, w)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
+    pad = (0, -w % config.divisor, 0, -h % config.divisor)
+    return F.pad((images - mean) / std, pad).contiguous(memory_format=torch.contiguous_format)
+
+
+def restore_masks(masks: Tensor, size: tuple[int, int], config: InputConfig) -> Tensor:
+    """Mask logits (Q, F, h/4, w/4) -> (Q, F, H, W) logits at the frames' own `size`.
+
+    Bilinear to the padded input size, the padding cropped, bilinear to the frame (the release's order).
+    """
+    h, w = input_size(size, config)
+    padded = (h + -h % config.divisor, w + -w % config.divisor)
+    masks = F.interpolate(masks, padded, mode="bilinear", align_corners=False)[..., :h, :w]
+    return masks if (h, w) == size else F.interpolate(masks, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,143 @@
+"""What a question to a video answers: scores, masks as run lengths, and when the model saw it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dshmp.language.cues import Word
+
+Rle = dict[str, Any]
+"""COCO run lengths: {"size": [height, width], "counts": str}."""
+
+EVIDENCE = (
+    "attention mass that the chosen video tokens (of all objects, averaged) lay on each frame; sums to 1 over the "
+    "clip, so values compare across all its frames"
+)
+
+
+@dataclass(frozen=True)
+class ObjectResult:
+    """One object meant."""
+
+    score: float
+    """Probability that its video token is meant, 0 to 1."""
+    rle: tuple[Rle, ...]
+    """Its mask in every frame."""
+    evidence: tuple[float, ...]
+    """Attention mass of its video token per frame; sums to 1."""
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(T, H, W) bool, decoded on every call."""
+        return decode(self.rle)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one expression over one video (or the chosen range of its frames)."""
+
+    expression: str
+    words: "tuple[Word, ...]"
+    """The expression's words in order, each "static", "motion" or neither (None)."""
+    found: bool
+    """False: nothing in the video matches; all masks are empty then."""
+    score: float
+    """Probability of the best video token, whether it passed the threshold or not."""
+    threshold: float
+    height: int
+    width: int
+    fps: float | None
+    times: tuple[float, ...]
+    """Seconds of every frame."""
+    evidence: tuple[float, ...]
+    """Per frame, when the model saw it: the attention mass of the chosen video tokens (of the best one where
+    nothing matches), averaged over them; sums to 1 over the clip."""
+    objects: tuple[ObjectResult, ...]
+    rle: tuple[Rle, ...]
+    """The union of all objects in every frame."""
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.times)
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(T, H, W) bool, decoded on every call: for long videos take `mask(t)`."""
+        return decode(self.rle)
+
+    def mask(self, frame: int) -> NDArray[np.bool_]:
+        """(H, W) bool, the union in one frame."""
+        return decode([self.rle[frame]])[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain containers: everything but the video's own facts (size, rate, times)."""
+        return {
+            "expression": self.expression,
+            "words": [{"text": w.text, "start": w.start, "end": w.end, "group": w.group} for w in self.words],
+            "found": self.found,
+            "score": round(self.score, 6),
+            "threshold": self.threshold,
+            "evidence": [round(value, 7) for value in self.evidence],
+            "objects": [
+                {"score": round(o.score, 6), "evidence": [round(v, 7) for v in o.evidence], "rle": list(o.rle)}
+                for o in self.objects
+            ],
+            "rle": list(self.rle),
+        }
+
+
+def encode(mask: NDArray[np.bool_]) -> Rle:
+    """(H, W) bool -> run lengths."""
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode(rles: Sequence[Rle]) -> NDArray[np.bool_]:
+    """T run lengths -> (T, H, W) bool."""
+    from pycocotools import mask as coco
+
+    return np.stack([coco.decode(rle).astype(bool) for rle in rles])
+
+
+def results_document(results: Sequence[Result], **facts: Any) -> dict[str, Any]:
+    """One JSON document for all expressions of one video; `facts` come first."""
+    first = results[0]
+    return {
+        **facts,
+        "height": first.height,
+        "width": first.width,
+        "fps": first.fps,
+        "frame_count": first.frame_count,
+        "times": [round(time, 6) for time in first.times],
+        "evidence": EVIDENCE,
+        "results": [result.to_json() for result in results],
+    }
+
+
+def save_results(path: str | Path, results: Iterable[Result], **facts: Any) -> None:
+    """Write the answers of one video as JSON: wholly or not at all."""
+    save_json(Path(path), results_document(list(results), **facts))
+
+
+def save_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a temporary sibling, then rename it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        os.fchmod(handle, 0o644)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(document, file, ensure_ascii=False, separators=(",", ":"))
+            file.write("\n")
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

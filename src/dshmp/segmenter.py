@@ -1,0 +1,643 @@
+"""From a video and sentences to masks, in two passes, so that memory does not grow with the video.
+
+The first pass decodes frames in chunks and keeps their object tokens, which are small; pixel features go to a
+temporary file. Between the passes the model understands the whole clip. The second pass makes the masks chunk by
+chunk and hands them on at once. Measured on two CPU cores, reading a chunk's features back takes about a hundredth of
+the time that perceiving it anew would; beyond `SPILL_LIMIT` bytes the rest of the video is perceived anew.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dshmp.errors import UserError
+from dshmp.perception.frame_decoder import Perception
+from dshmp.perception.frames import prepare_frames, restore_masks
+from dshmp.result import ObjectResult, Result, Rle, encode, save_results
+from dshmp.video import Frame, FrameRange, Video, VideoSource, open_video
+
+if TYPE_CHECKING:
+    from dshmp.language.cues import Word
+    from dshmp.language.encoder import TextFeatures, TextTokenizer
+    from dshmp.model import DsHmp
+    from dshmp.motion.decoder import VideoTokens
+
+log = logging.getLogger("dshmp")
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Targets = Literal["many", "single"]
+Progress = Callable[[str, int, int | None], None]
+"""Told (what is being done, frames done, frames in all or None where unknown)."""
+Masks = NDArray[np.bool_]
+
+SPILL_LIMIT = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Question:
+    """An expression, ready for the model."""
+
+    expression: str
+    words: "tuple[Word, ...]"
+    text: "TextFeatures"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model answers before any mask is drawn."""
+
+    question: Question
+    video: "VideoTokens"
+    """Of this expression alone (B = 1)."""
+    chosen: tuple[int, ...]
+    """Video tokens meant, best first; empty where nothing matches."""
+    scores: tuple[float, ...]
+    """Of the chosen tokens."""
+    best: float
+    threshold: float
+    evidence: NDArray[np.float64]
+    """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
+
+    @property
+    def mean_evidence(self) -> tuple[float, ...]:
+        return tuple(self.evidence.mean(axis=0).tolist())
+
+
+@dataclass
+class Clip:
+    """A video that has been perceived and understood; `frames` is the second pass."""
+
+    source: VideoSource
+    answers: tuple[Answer, ...]
+    times: tuple[float, ...]
+    frames: Callable[[bool], Iterator[tuple[Frame | None, list[Masks]]]]
+    """frames(pixels) -> per frame the decoded picture (None unless `pixels`) and per expression the masks
+    (K, H, W) of its objects."""
+
+    def result(self, answer: Answer, rles: "Rles") -> Result:
+        return Result(
+            expression=answer.question.expression,
+            words=answer.question.words,
+            found=bool(answer.chosen),
+            score=answer.best,
+            threshold=answer.threshold,
+            height=self.source.height,
+            width=self.source.width,
+            fps=self.source.fps,
+            times=self.times,
+            evidence=answer.mean_evidence,
+            objects=tuple(
+                ObjectResult(score, tuple(rle), tuple(row.tolist()))
+                for score, rle, row in zip(answer.scores, rles.objects, answer.evidence, strict=False)
+            ),
+            rle=tuple(rles.union),
+        )
+
+
+class Rles:
+    """Run lengths of one expression, collected frame by frame."""
+
+    def __init__(self, objects: int) -> None:
+        self.objects: list[list[Rle]] = [[] for _ in range(objects)]
+        self.union: list[Rle] = []
+
+    def add(self, masks: Masks) -> Masks:
+        """Take the masks (K, H, W) of a frame; returns their union (H, W)."""
+        for rles, mask in zip(self.objects, masks, strict=True):
+            rles.append(encode(mask))
+        union: Masks = masks.any(axis=0)
+        self.union.append(self.objects[0][-1] if len(masks) == 1 else encode(union))
+        return union
+
+
+class Segmenter:
+    """Answers sentences about videos.
+
+    >>> seg = Segmenter.from_pretrained("default")
+    >>> result = seg("clip.mp4", "the one that turns back")
+    >>> result.found, result.score, result.masks.shape
+    """
+
+    def __init__(
+        self,
+        model: "DsHmp",
+        tokenizer: "TextTokenizer",
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        self.device = _device(device)
+        self.precision = _precision(precision, self.device)
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.config = model.config
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto"
+    ) -> Self:
+        """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
+
+        Args:
+            device: "auto" (a CUDA GPU where there is one), "cpu", "cuda", "cuda:1" ...
+            precision: "auto" is bfloat16 on GPUs that have it and float32 elsewhere.
+
+        Raises:
+            UserError: no such model, device or precision.
+        """
+        from dshmp.checkpoint import load_model
+
+        chosen = _device(device)
+        _precision(precision, chosen)
+        model, tokenizer = load_model(name)
+        return cls(model, tokenizer, chosen, precision)
+
+    @overload
+    def __call__(
+        self,
+        video: Video,
+        expression: str,
+        *,
+        threshold: float | None = None,
+        frames: FrameRange = None,
+        targets: Targets | None = None,
+        fps: float | None = None,
+        progress: Progress | None = None,
+    ) -> Result: ...
+
+    @overload
+    def __call__(
+        self,
+        video: Video,
+        expression: Sequence[str],
+        *,
+        threshold: float | None = None,
+        frames: FrameRange = None,
+        targets: Targets | None = None,
+        fps: float | None = None,
+        progress: Progress | None = None,
+    ) -> list[Result]: ...
+
+    def __call__(
+        self,
+        video: Video,
+        expression: str | Sequence[str],
+        *,
+        threshold: float | None = None,
+        frames: FrameRange = None,
+        targets: Targets | None = None,
+        fps: float | None = None,
+        progress: Progress | None = None,
+    ) -> Result | list[Result]:
+        """Segment what `expression` means.
+
+        Args:
+            video: what `open_video` takes: a path, a uint8 array (T, H, W, 3), an iterable of frames.
+            expression: one sentence, or several that share the decoding.
+            threshold: a video token is meant if its probability exceeds this. By default the model's own for
+                many targets; 0 for a single one, which is then always answered.
+            frames: "A:B", only these frames.
+            targets: "many" (union of all that are meant) or "single" (the best one); by default the model's own.
+            fps: frames per second of arrays and images; without it they are taken at the pace the model was
+                trained on.
+            progress: called after every chunk of frames.
+
+        Raises:
+            UserError: the video can't be read, an expression is empty or too long, threshold outside 0 to 1.
+        """
+        expressions = [expression] if isinstance(expression, str) else list(expression)
+        source = open_video(video, frames, fps)
+        with self.ask(source, expressions, threshold, targets, progress) as clip:
+            collected = [Rles(len(answer.chosen)) for answer in clip.answers]
+            for index, (_, masks) in enumerate(clip.frames(False)):
+                for rles, mask in zip(collected, masks, strict=True):
+                    rles.add(mask)
+                if progress:
+                    progress("masks", index + 1, len(clip.times))
+            results = [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
+        return results[0] if isinstance(expression, str) else results
+
+    @contextlib.contextmanager
+    def ask(
+        self,
+        source: VideoSource,
+        expressions: Sequence[str],
+        threshold: float | None = None,
+        targets: Targets | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Clip]:
+        """First pass and understanding; the second pass is the clip's `frames`. Leaves no temporary file."""
+        targets = targets or self.config.readout.targets
+        if targets not in ("many", "single"):
+            raise UserError(f"targets must be many or single, not {targets!r}")
+        if threshold is None:
+            threshold = self.config.readout.threshold if targets == "many" else 0.0
+        if not 0 <= threshold <= 1:
+            raise UserError(f"the threshold must lie between 0 and 1, not {threshold}")
+        if not expressions:
+            raise UserError("no expression given; say in words what to segment")
+        questions = [self._question(expression) for expression in expressions]
+        with tempfile.TemporaryFile(prefix="dshmp-") as file:
+            seen = self._watch(source, questions, _Spill(file, _room(file)), progress)
+            if progress:
+                progress("motion", 0, len(seen.times))
+            answers = tuple(
+                self._understand(question, tokens, source.fps, threshold, targets)
+                for question, tokens in zip(questions, seen.tokens, strict=True)
+            )
+            seen.tokens.clear()
+
+            def frames(pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
+                return self._draw(source, answers, seen, pixels)
+
+            yield Clip(source, answers, tuple(seen.times), frames)
+
+    def _question(self, expression: str) -> Question:
+        with self._inference():
+            text = self.model.language(self.tokenizer([expression]).to(self.device))
+        shown = expression
+        if self.config.language.normalise:  # the words' places refer to the normalised sentence
+            shown = " ".join(expression.split())
+            shown = shown if len(shown) == len(shown.lower()) else shown.lower()
+        return Question(shown, tuple(self.tokenizer.split(expression)), text)
+
+    def _watch(
+        self, source: VideoSource, questions: Sequence[Question], spill: "_Spill", progress: Progress | None
+    ) -> "_Seen":
+        """First pass: object tokens of all frames per question."""
+        seen = _Seen(spill, [[] for _ in questions], [[] for _ in questions])
+        for frames in _chunks(source, self.config.input.chunk):
+            seen.times += [frame.time for frame in frames]
+            seen.chunks.append(len(frames))
+            pixels = self._pixels(frames, questions)
+            for index, (question, levels) in enumerate(zip(questions, itertools.cycle(pixels), strict=False)):
+                tokens, mask_embed = self._objects(question, levels, len(frames))
+                seen.tokens[index].append(tokens)
+                seen.mask_embed[index].append(mask_embed)
+            spill.write([self._kept(levels) for levels in pixels])
+            if progress:
+                progress("frames", len(seen.times), source.count)
+        return seen
+
+    def _pixels(self, frames: Sequence[Frame], questions: Sequence[Question]) -> list["_Levels"]:
+        """Pixel features of a chunk: one for all questions where they don't depend on the words, or one each."""
+        images = prepare_frames([frame.image for frame in frames], self.config.input).to(self.device)
+        asked = questions if self.model.features_read_text else questions[:1]
+        with self._inference():
+            return [self.model.perception.features(images, _repeat(q.text, len(frames))) for q in asked]
+
+    def _objects(self, question: Question, levels: "_Levels", count: int) -> tuple[Tensor, Tensor]:
+        mask_features, _, maps = levels
+        with self._inference():
+            decoder = self.model.perception.frame_decoder
+            frame = decoder(maps, mask_features, _repeat(question.text, count))
+        return frame.tokens, frame.mask_embed
+
+    def _kept(self, levels: "_Levels") -> Tensor:
+        """The one feature map that masks need: the video's or the frame's, (F, C, h, w)."""
+        return levels[1] if self.config.readout.masks == "embedding" else levels[0]
+
+    def _understand(
+        self, question: Question, tokens: list[Tensor], fps: float | None, threshold: float, targets: Targets
+    ) -> Answer:
+        """Motion perception over the whole clip, then who is meant."""
+        whole = torch.cat(tokens)[None]  # F frames a chunk -> (1, T, N, C)
+        real = torch.ones(whole.shape[:2], dtype=torch.bool, device=self.device)
+        rate = self.config.input.motion_fps
+        stride = max(1, round(fps / rate)) if fps and rate else 1
+        with self._inference():
+            video = self.model.understand(whole, real, question.text, stride=min(stride, whole.shape[1]))
+        scores = video.logits[0].float().softmax(dim=-1)[:, 0]
+        order = scores.argsort(descending=True).tolist()
+        best = float(scores[order[0]])
+        if not math.isfinite(best):
+            raise UserError("the model's answer is not a number; try --precision float32, or another model")
+        chosen = [token for token in order if scores[token] > threshold]
+        if targets == "single":
+            chosen = chosen[:1]
+        attention = video.attention[0].float()[chosen or order[:1]].double().cpu().numpy()
+        evidence = attention / attention.sum(axis=1, keepdims=True)
+        return Answer(
+            question, video, tuple(chosen), tuple(float(scores[i]) for i in chosen), best, threshold, evidence
+        )
+
+    def _draw(
+        self, source: VideoSource, answers: Sequence[Answer], seen: "_Seen", pixels: bool
+    ) -> Iterator[tuple[Frame | None, list[Masks]]]:
+        """Second pass. Frames are decoded again only where their pixels are wanted or perceived anew."""
+        size = (source.height, source.width)
+        wanted = any(answer.chosen for answer in answers)
+        decoded: Iterator[Frame] | None = None
+        if pixels or (wanted and not seen.spill.complete):
+            decoded = iter(source)
+        questions = [answer.question for answer in answers]
+        start = 0
+        for chunk, length in enumerate(seen.chunks):
+            frames = list(itertools.islice(decoded, length)) if decoded is not None else []
+            if decoded is not None and len(frames) != length:
+                raise UserError(f"{source.name}: changed while it was being read")
+            features: list[Tensor] = []
+            if wanted:
+                stored = seen.spill.read(chunk, self.device)
+                features = stored or [self._kept(levels) for levels in self._pixels(frames, questions)]
+            logits = [
+                self._logits(answer, slice(start, start + length), seen.mask_embed[index][chunk], feature)
+                if answer.chosen
+                else None
+                for index, (answer, feature) in enumerate(
+                    itertools.zip_longest(answers, itertools.islice(itertools.cycle(features), len(answers)))
+                )
+            ]
+            for offset in range(length):
+                masks = [
+                    np.zeros((0, *size), dtype=bool)
+                    if logit is None
+                    else (restore_masks(logit[:, offset : offset + 1], size, self.config.input)[:, 0] > 0).cpu().numpy()
+                    for logit in logits
+                ]
+                yield (frames[offset] if pixels else None), masks
+            start += length
+
+    def _logits(self, answer: Answer, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
+        """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""
+        nothing = features.new_zeros(0)
+        state = Perception(
+            tokens=nothing,
+            logits=nothing,
+            mask_embed=mask_embed,
+            layers=[],
+            mask_features=features,
+            video_features=features,
+        )
+        with self._inference():
+            logits: Tensor = self.model.masks(answer.video, frames, state)
+        return logits[list(answer.chosen)].float()
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        lower = self.precision != torch.float32
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=lower):
+                yield
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"not enough memory on {self.device}; use --device cpu, --precision bfloat16, a range of --frames, "
+                "or a model with a smaller input.chunk"
+            ) from None
+
+
+_Levels = tuple[Tensor, Tensor, list[Tensor]]
+"""Mask features, video features, levels of the pixel decoder."""
+
+
+class _Spill:
+    """Feature maps of every chunk in a file, up to `limit` bytes; plain reads and writes, so not in our memory."""
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self.file = file
+        self.limit = limit
+        self.index: list[list[tuple[torch.Size, torch.dtype]]] = []
+        self.offsets = [0]
+        self.complete = True
+
+    def write(self, tensors: Sequence[Tensor]) -> None:
+        size = sum(tensor.nbytes for tensor in tensors)
+        if not self.complete or self.offsets[-1] + size > self.limit:
+            self.complete = False
+            return
+        for tensor in tensors:
+            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            self.file.write(flat.numpy().data)
+        self.index.append([(tensor.shape, tensor.dtype) for tensor in tensors])
+        self.offsets.append(self.offsets[-1] + size)
+
+    def read(self, chunk: int, device: torch.device) -> list[Tensor]:
+        """Exactly what was written for a chunk; nothing where the limit was reached before."""
+        if chunk >= len(self.index):
+            return []
+        self.file.seek(self.offsets[chunk])
+        tensors = []
+        for shape, dtype in self.index[chunk]:
+            data = bytearray(shape.numel() * dtype.itemsize)
+            if self.file.readinto(data) != len(data):  # type: ignore[attr-defined]
+                raise UserError("the temporary file of features was cut short; is the disk full?")
+            tensors.append(torch.frombuffer(data, dtype=dtype).view(shape).to(device))
+        return tensors
+
+
+@dataclass
+class _Seen:
+    """What the first pass leaves: per question and chunk the object tokens and mask embeddings (F, N, C)."""
+
+    spill: _Spill
+    tokens: list[list[Tensor]]
+    mask_embed: list[list[Tensor]]
+    times: list[float] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)
+
+
+def _room(file: IO[bytes]) -> int:
+    """Bytes we allow ourselves on disk: the limit, at most half of what is free."""
+    disk = os.fstatvfs(file.fileno())
+    return min(SPILL_LIMIT, disk.f_bavail * disk.f_frsize // 2)
+
+
+def _repeat(text: "TextFeatures", count: int) -> "TextFeatures":
+    return text.repeat(torch.zeros(count, dtype=torch.int64, device=text.tokens.device))
+
+
+def _chunks(source: VideoSource, size: int) -> Iterator[list[Frame]]:
+    frames = iter(source)
+    while chunk := list(itertools.islice(frames, size)):
+        yield chunk
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"device {str(name)!r} is not there; use auto, cpu or cuda") from None
+    return device
+
+
+def _precision(name: Precision, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        modern = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if modern else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise UserError(f"precision {name!r} is not one of auto, {', '.join(known)}")
+    return known[name]
+
+
+# To a folder ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What decides a run's result, noted in result.json so that a batch knows what is finished."""
+
+    model: str
+    expressions: tuple[str, ...]
+    threshold: float | None = None
+    targets: Targets | None = None
+    frames: str | None = None
+    fps: float | None = None
+    precision: str = "auto"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "expressions": list(self.expressions)}
+
+
+def segment_to_folder(
+    segmenter: Segmenter,
+    video: str | Path,
+    out: Path,
+    settings: Settings,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, list[Result]]:
+    """Segment a video into `out/<name>/`: wholly or not at all, whatever interrupts it.
+
+    Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
+    `<NN-slug>/overlay.mp4` per expression, and one `result.json`. An earlier result of the same video is replaced.
+
+    Args:
+        name: of the folder; the video's stem by default.
+
+    Returns:
+        The folder, and the results in the order of the expressions.
+
+    Raises:
+        UserError: the video can't be read, or the folder exists and holds something else.
+    """
+    from dshmp.overlay import Caption, OverlayPainter, OverlayWriter, save_png
+
+    source = open_video(video, settings.frames, settings.fps)
+    target = out / (name or source.name)
+    _check_target(target, Path(video))
+    folders = [f"{i:02d}-{slug(text)}" for i, text in enumerate(settings.expressions, 1)]
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out, prefix=f".{target.name}.", suffix=".partial"))
+    try:
+        with (
+            segmenter.ask(source, settings.expressions, settings.threshold, settings.targets, progress) as clip,
+            contextlib.ExitStack() as stack,
+        ):
+            painters, writers, collected = [], [], [Rles(len(answer.chosen)) for answer in clip.answers]
+            for folder, answer in zip(folders, clip.answers, strict=True):
+                (work / folder / "masks").mkdir(parents=True)
+                question = answer.question
+                caption = Caption(
+                    question.expression,
+                    question.words,
+                    answer.best,
+                    len(answer.chosen),
+                    answer.mean_evidence,
+                    clip.times,
+                )
+                painter = OverlayPainter(source.height, source.width, caption)
+                path, audio = work / folder / "overlay.mp4", source.path
+                writer = OverlayWriter(path, *painter.size, source.fps, audio)
+                painters.append(painter)
+                writers.append(stack.enter_context(writer))
+            for index, (frame, masks) in enumerate(clip.frames(True)):
+                assert frame is not None
+                for folder, rles, painter, writer, mask in zip(
+                    folders, collected, painters, writers, masks, strict=True
+                ):
+                    union = rles.add(mask)
+                    png = work / folder / "masks" / f"{source.start + index:05d}.png"
+                    save_png(png, union.astype(np.uint8) * 255)
+                    writer.write(painter(frame.image, mask, index), frame.time)
+                if progress:
+                    progress("masks", index + 1, len(clip.times))
+        results = [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
+        save_results(
+            work / "result.json",
+            results,
+            video=str(Path(video).resolve()),
+            first_frame=source.start,
+            settings=settings.to_json(),
+            folders=folders,
+        )
+        work.chmod(0o755)
+        _publish(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in made:  # innermost first; only what we made and nobody has used
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    return target, results
+
+
+def slug(text: str, longest: int = 40) -> str:
+    """A sentence as part of a folder's name."""
+    short = "-".join(re.findall(r"\w+", text.lower()))[:longest].strip("-_")
+    return short or "expression"
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result.json of a folder; None where there is none or it isn't ours."""
+    import json
+
+    try:
+        document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) and "settings" in document and "video" in document else None
+
+
+def finished(folder: Path, video: str | Path, settings: Settings) -> bool:
+    """Whether `folder` holds a whole result of this very run."""
+    document = read_result(folder)
+    if document is None or document["settings"] != settings.to_json():
+        return False
+    return bool(document["video"] == str(Path(video).resolve()))
+
+
+def _check_target(target: Path, video: Path) -> None:
+    """An earlier result of the same video may be replaced, nothing else."""
+    if not target.exists():
+        return
+    document = read_result(target)
+    if document is None:
+        if target.is_dir() and not any(target.iterdir()):
+            return
+        raise UserError(f"{target}: exists and is not a result of dshmp; choose another --out")
+    if document["video"] != str(video.resolve()):
+        raise UserError(f"{target}: holds the result of {document['video']}; choose another --out")
+
+
+def _publish(work: Path, target: Path) -> None:
+    """Give the finished folder its name; an older one goes only once the new one stands."""
+    if not target.exists():
+        os.replace(work, target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+    os.replace(target, old)
+    try:
+        os.replace(work, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
