@@ -76,7 +76,10 @@ PHRASES = [
         "moving from the left side to the right side",
     ),
     ("moves up and to the right", "", "moves up to the right"),
-    ("drifting right while spinning", "", "drifting right spinning"),
+    ("drifting right while spinning", "", "drifting right while spinning"),
+    ("find the two striped discs that dash upward", "two striped discs", "dash upward"),
+    ("the star going out of view on the left", "star", "going out of view on the left"),
+    ("moving right after going down: the plain box", "plain box", "moving right after going down"),
     ("the star that comes toward the camera", "star camera", "comes toward"),
     ("the star moves away from the circle", "star circle", "moves away from"),
     ("the cat climbing up the tree", "cat tree", "climbing up"),
@@ -94,6 +97,8 @@ PHRASES = [
         "big square",
         "first moves right then stays still",
     ),
+    ("the square that goes left before the circle", "square before circle", "goes left"),
+    ("two sheep going up the hill", "two sheep hill", "going up"),
     ("the red ball that does not move", "red ball", "not move"),
     ("The LEFT cat turning RIGHT", "LEFT cat", "turning RIGHT"),
     # directions that say where, or which
@@ -143,9 +148,7 @@ def test_dependency_split_keeps_a_direction_with_its_verb(expression: str, stati
     assert (said(words, "static"), said(words, "motion")) == (static, motion)
 
 
-@pytest.mark.parametrize(
-    ("how", "static"), [("paper", "cats on sofa"), ("release", "The two cats are on a sofa , !")]
-)
+@pytest.mark.parametrize(("how", "static"), [("paper", "cats on sofa"), ("release", "The two cats are on a sofa , !")])
 def test_splits_by_part_of_speech(how: Any, static: str) -> None:
     words = split_words("The two cats are on a sofa, slowly turning!", how)
     assert said(words, "static") == static
@@ -184,9 +187,7 @@ def test_release_tokens_and_groups_are_reproduced() -> None:
     arrays, info = golden.load("j_text")
     if not ROBERTA_BPE.exists():
         pytest.skip("RoBERTa's vocabulary is not beside this checkout")
-    release = config(
-        split="release", max_tokens=40, overlong="cut", pad_to_max=True, pad_token_id=0, normalise=False
-    )
+    release = config(split="release", max_tokens=40, overlong="cut", pad_to_max=True, pad_token_id=0, normalise=False)
     tokenizer = TextTokenizer(release, load_tokenizer(ROBERTA_BPE))
     batch = tokenizer([item["expression"] for item in info["expressions"]])
     np.testing.assert_array_equal(batch.input_ids.numpy(), arrays["lang_tokens"])
@@ -201,9 +202,7 @@ def test_resizer_reproduces_the_release() -> None:
     arrays, info = golden.load("g_resizer")
     meta = info["meta"]
     resizer = FeatureResizer(meta["in_dim"], meta["out_dim"], eps=meta["layer_norm_eps"]).eval()
-    weights = {
-        k.removeprefix("param/"): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("param/")
-    }
+    weights = {k.removeprefix("param/"): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("param/")}
     resizer.load_state_dict(weights)
     torch.testing.assert_close(
         resizer(torch.from_numpy(arrays["x"])), torch.from_numpy(arrays["out"]), atol=1e-5, rtol=0
@@ -381,9 +380,7 @@ def test_cues_of_words_only_fall_back_to_the_sentence(bpe: Any) -> None:
     batch = TextTokenizer(config(), bpe)(TEXTS)
     features = encoder(cues="words")(batch)
     assert features.motion.mask.sum(1).tolist() == batch.motion.sum(1).clamp(min=1).tolist()
-    assert torch.equal(
-        features.motion.features[0][features.motion.mask[0]], features.tokens[0][batch.motion[0]]
-    )
+    assert torch.equal(features.motion.features[0][features.motion.mask[0]], features.tokens[0][batch.motion[0]])
     assert torch.equal(features.motion.features[4, 0], features.sentence[4])
 
 

@@ -1,6 +1,8 @@
 """Static perception: parity with the release's recorded outputs, invariances, gradients."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,19 +17,18 @@ from dshmp.config import (
     ModelConfig,
     PixelDecoderConfig,
 )
-from dshmp.layers import BiAttention, CrossAttention, SelfAttention
+from dshmp.layers import BiAttention, CrossAttention, SelfAttention, cycle_rows
 from dshmp.perception.backbone import LanguageSwin
 from dshmp.perception.frame_decoder import (
     FrameDecoder,
     FrameTokens,
     StaticPerception,
-    cycle_rows,
     mute_language,
     outside,
 )
 from dshmp.perception.fusion import PixelWordAttention, instance_norm
 from dshmp.perception.pixel_decoder import PixelDecoder, sine_position
-from golden import load
+from golden import FOLDER, load
 
 
 @dataclass
@@ -257,7 +258,7 @@ def test_backbone_parity() -> None:
         image = torch.from_numpy(arrays[f"{case}/image"])
         exact = backbone.double()(image.double(), words.double(), mask)
         for i, features in enumerate(backbone.float()(image, words, mask)):
-            # The normalised fusion magnifies rounding: the recorded float32 maps are up to 1.5e-5 from float64.
+            # The normalised fusion magnifies rounding: recorded float32 maps are up to 1.5e-5 from float64.
             expected = torch.from_numpy(arrays[f"{case}/res{i + 2}"])
             close(exact[i], expected.double(), 2e-5)
             close(features, expected, 2e-5)
@@ -282,14 +283,33 @@ def test_biattention_parity() -> None:
         close(words.transpose(0, 1), arrays[f"{case}/l_out"])
 
 
+def test_every_weight_of_the_release_has_its_place() -> None:
+    """Names and shapes of the full-size model, without values."""
+    folder = FOLDER / "state_dict_full.json"
+    if not folder.exists():
+        pytest.skip("the release's list of weights is not beside this checkout")
+    with torch.device("meta"):
+        weights = {
+            key: torch.empty(entry["shape"]) for key, entry in json.loads(folder.read_text())["state_dict"].items()
+        }
+        perception = StaticPerception(ModelConfig())
+    parts: list[tuple[str, nn.Module, Callable[[dict[str, Tensor]], dict[str, Tensor]]]] = [
+        ("backbone.", perception.backbone, backbone_weights),
+        ("sem_seg_head.pixel_decoder.", perception.pixel_decoder, pixel_decoder_weights),
+        ("sem_seg_head.predictor.", perception.frame_decoder, frame_decoder_weights),
+    ]
+    for prefix, module, rename in parts:
+        own = {key: value.numel() for key, value in module.state_dict().items()}
+        theirs = rename({key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)})
+        assert {key: value.numel() for key, value in theirs.items()} == own
+
+
 # --- the whole, from scratch
 
 HIDDEN, TEXT, FRAMES = 32, 20, 3
 
 
-def tiny(
-    *, fusion: bool = False, language: bool = True, cues: str = "full", drop: float = 0.0
-) -> ModelConfig:
+def tiny(*, fusion: bool = False, language: bool = True, cues: str = "full", drop: float = 0.0) -> ModelConfig:
     return ModelConfig(
         hidden_size=HIDDEN,
         language=LanguageConfig(encoder={"hidden_size": TEXT}, cues=cues),  # type: ignore[arg-type]
@@ -302,9 +322,7 @@ def tiny(
             language_fusion=fusion,
         ),
         pixel_decoder=PixelDecoderConfig(layers=1, heads=4, ffn=48),
-        frame_decoder=FrameDecoderConfig(
-            queries=5, layers=4, heads=4, ffn=48, dropout=drop, language=language
-        ),
+        frame_decoder=FrameDecoderConfig(queries=5, layers=4, heads=4, ffn=48, dropout=drop, language=language),
     )
 
 
@@ -457,9 +475,7 @@ def test_muted_language_is_exactly_absent() -> None:
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("config", "why"), [(tiny(fusion=True), "language-fused"), (tiny(cues="direct"), "direct")]
-)
+@pytest.mark.parametrize(("config", "why"), [(tiny(fusion=True), "language-fused"), (tiny(cues="direct"), "direct")])
 def test_what_cannot_be_muted_says_so(config: ModelConfig, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         mute_language(build(config))
@@ -590,3 +606,11 @@ def test_training_drops_but_evaluation_does_not() -> None:
     perception.train()
     state = [perception(pictures(), sentence()) for _ in range(2)]
     assert not torch.equal(state[0].tokens, state[1].tokens)
+
+
+@torch.no_grad()
+def test_drop_path_drops_both_branches_of_a_block() -> None:
+    backbone = LanguageSwin(replace(tiny().backbone, drop_path=1 - 1e-9), TEXT).train()
+    x = torch.randn(2, 12, 64)
+    assert torch.equal(backbone.stages[3].blocks[0](x, (3, 4), always_partition=True)[0], x)
+    assert not torch.equal(backbone.eval().stages[3].blocks[0](x, (3, 4), always_partition=True)[0], x)

@@ -1,3 +1,40 @@
-"""Referring video segmentation with decoupled static and hierarchical motion perception (DsHmp)."""
+"""Referring video segmentation with decoupled static and hierarchical motion perception (DsHmp).
+
+The public names are loaded when they are first used, so that `import dshmp` is instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dshmp.checkpoint import load_model
+    from dshmp.config import ModelConfig
+    from dshmp.errors import UserError
+    from dshmp.model import DsHmp
+    from dshmp.result import ObjectResult, Result
+    from dshmp.segmenter import Segmenter
 
 __version__ = "0.1.0"
+
+__all__ = ["DsHmp", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError", "load_model"]
+
+_HOME = {
+    "DsHmp": "dshmp.model",
+    "ModelConfig": "dshmp.config",
+    "ObjectResult": "dshmp.result",
+    "Result": "dshmp.result",
+    "Segmenter": "dshmp.segmenter",
+    "UserError": "dshmp.errors",
+    "load_model": "dshmp.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -77,7 +77,7 @@ def score_video(
             found = True
         else:
             passed = (meant > config.readout.threshold).numpy()
-            chosen = masks[passed].any(0)
+            chosen = _union(masks[passed])
             found = bool(passed.any())
         scores.append(_score(split, item, size, length, chosen, masks[best], float(meant[best]), found))
     return scores
@@ -94,18 +94,18 @@ def _score(
     found: bool,
 ) -> ExpressionScore:
     positions = range(length)
-    truth = split.masks(item.annotations, positions, size).any(0)
+    truth = _union(split.masks(item.annotations, positions, size))
     j, f = jf(chosen, truth)
     objects = split.videos[item.video].objects
     static_line = candidates = right = None
     if "static_ids" in item.extra:
         fitting = [objects[object_id]["anno_id"] for object_id in item.extra["static_ids"]]
         candidates = len(fitting)
-        static_line = 50 * sum(jf(split.masks(fitting, positions, size).any(0), truth))
+        static_line = 50 * sum(jf(_union(split.masks(fitting, positions, size)), truth))
     if "direction pairs" in item.subsets and item.objects:
         others = [entry["anno_id"] for key, entry in objects.items() if key not in item.objects]
         rivals = split.masks(others, positions, size)
-        right = _overlap(top, truth) > max(map(lambda rival: _overlap(top, rival), rivals), default=0.0)
+        right = _overlap(top, truth) > max((_overlap(top, rival) for rival in rivals), default=0.0)
     return ExpressionScore(
         video=item.video,
         id=item.id,
@@ -120,6 +120,11 @@ def _score(
         candidates=candidates,
         right_of_pair=right,
     )
+
+
+def _union(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Masks (G, T, H, W) -> (T, H, W), what any of them covers; nothing where G = 0."""
+    return np.asarray(masks.any(0))
 
 
 def _overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:

@@ -228,6 +228,14 @@ class MLP(nn.Module):
         return x
 
 
+def cycle_rows(rows: Tensor, mask: Tensor, count: int) -> Tensor:
+    """The real rows of (B, K, C), mask (B, K), over and over until there are `count`: (B, count, C)."""
+    order = (~mask).byte().argsort(dim=1, stable=True)  # real rows first
+    real = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    index = order.gather(1, torch.arange(count, device=rows.device) % real)
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
+
+
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth: drop whole samples of a branch with probability `rate`, scale up the rest."""
     if rate == 0.0 or not training:
@@ -274,8 +282,17 @@ class BiAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, v: Tensor, l: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-        """v (B, S, C), l (B, L, C_text), mask (B, L) bool, True = real word -> both updated, same shapes."""
+    def forward(
+        self,
+        v: Tensor,
+        l: Tensor,  # noqa: E741
+        mask: Tensor,
+        real: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """v (B, S, C) and l (B, L, C_text) -> both updated, same shapes.
+
+        mask (B, L) and real (B, S) bool, True = real word or image token; `real` None = all real.
+        """
         v, words = self.norm_v(v), self.norm_l(l)
         key_v, key_l, value_v, value_l = (
             split_heads(linear(x), self.heads)
@@ -288,7 +305,8 @@ class BiAttention(nn.Module):
         )
         dropout = self.dropout if self.training else 0.0
         delta_v, _ = attend(key_v, key_l, value_l, allowed=mask[:, None, None, :], dropout=dropout)
-        delta_l, _ = attend(key_l, key_v, value_v, dropout=dropout)
+        allowed = None if real is None else real[:, None, None, :]
+        delta_l, _ = attend(key_l, key_v, value_v, allowed=allowed, dropout=dropout)
         delta_v = self.gamma_v * self.out_v(merge_heads(delta_v))
         delta_l = self.gamma_l * self.out_l(merge_heads(delta_l))
         return (

@@ -120,7 +120,8 @@ class DsHmp(nn.Module):
             return x.transpose(1, 2).flatten(0, 1)  # (B, T/s, s, ...) -> (B*s, T/s, ...)
 
         def join(x: Tensor) -> Tensor:
-            return x.unflatten(0, (b, stride)).transpose(1, 2).flatten(1, 2)[:, :t]  # back to (B, T, ...)
+            x = x.unflatten(0, (b, stride)).transpose(1, 2).flatten(1, 2)  # (B*s, T/s, ...) -> (B, T, ...)
+            return x[:, :t]
 
         clip = torch.arange(b, device=tokens.device).repeat_interleave(stride)
         moved, weights = self.motion(split(tokens), split(frames), text.motion.repeat(clip), split(position))

@@ -4,6 +4,7 @@ The frame itself stays uncovered: what is said about it stands in a panel below.
 that text is readable at any size.
 """
 
+import itertools
 import logging
 import os
 import tempfile
@@ -79,9 +80,9 @@ def enlargement(width: int) -> int:
     return min(max(-(-400 // width), 1), 4)
 
 
-def draw_masks(image: Image, masks: Masks, truth: Masks | None = None, scale: int = 1) -> Image:
+def draw_masks(image: Image, masks: Masks, truth: Masks | None = None, scale: int = 1, first: int = 0) -> Image:
     """Tint and outline `masks` (K, H, W) on a copy of `image` (H, W, 3), `scale` times as large; `truth` (H, W) is
-    outlined in white."""
+    outlined in white. Colours are taken from the `first` on."""
     import cv2
 
     height, width = image.shape[0] * scale, image.shape[1] * scale
@@ -103,7 +104,7 @@ def draw_masks(image: Image, masks: Masks, truth: Masks | None = None, scale: in
     for index, mask in enumerate(masks):
         if not mask.any():
             continue
-        colour = OBJECTS[index % len(OBJECTS)]
+        colour = OBJECTS[(first + index) % len(OBJECTS)]
         full = enlarge(mask)
         x, y, w, h = cv2.boundingRect(full)
         part, inside = canvas[y : y + h, x : x + w], full[y : y + h, x : x + w].astype(bool)
@@ -145,8 +146,9 @@ def _wrap(pieces: list[tuple[str, Colour]], width: float, font: Any, most: int) 
     lines: list[list[tuple[str, Colour]]] = [[]]
     used = 0.0
     for text, colour in pieces:
-        while font.getlength(text) > width and len(text) > 2:  # one word wider than the picture
-            text = text[: max(len(text) * 3 // 4, 1)] + "…"
+        if font.getlength(text) > width:  # one word wider than the picture
+            fitting = (n for n in range(len(text) - 1, 0, -1) if font.getlength(text[:n] + "…") <= width)
+            text = text[: next(fitting, 0)] + "…"
         length = font.getlength(text)
         if lines[-1] and used + space + length > width:
             if len(lines) == most:
@@ -196,7 +198,7 @@ def _bars(draw: Any, box: tuple[int, int, int, int], evidence: Sequence[float]) 
     width, height = right - left, bottom - top
     bars = min(len(values), max(width // 2, 1))
     edges = np.linspace(0, len(values), bars + 1).astype(int)
-    heights = np.array([values[a:b].max() for a, b in zip(edges[:-1], edges[1:], strict=True)]) / values.max()
+    heights = np.array([values[a:b].max() for a, b in itertools.pairwise(edges)]) / values.max()
     gap = 1 if width / bars >= 4 else 0
     for index, value in enumerate(heights):
         x0, x1 = left + index * width / bars, left + (index + 1) * width / bars - gap
@@ -372,7 +374,9 @@ class OverlayWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             try:
                 self.close()
@@ -495,7 +499,7 @@ def contact_sheet(path: Path, rows: Sequence[Row], title: str = "", cell: int = 
         for column, (frame, image, masks) in enumerate(zip(row.frames, row.images, row.masks, strict=True)):
             truth = row.truth[column] if row.truth is not None else None
             scale = max(1, -(-cell * 2 // source_width))
-            picture = draw_masks(image, masks, truth, scale)
+            picture = draw_masks(image, masks, truth, scale, first=index)
             picture = cv2.resize(picture, (cell, height), interpolation=cv2.INTER_AREA)
             x = left + column * (cell + gap)
             sheet.paste(Pillow.fromarray(picture), (x, top))

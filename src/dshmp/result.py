@@ -75,7 +75,8 @@ class Result:
 
     def mask(self, frame: int) -> NDArray[np.bool_]:
         """(H, W) bool, the union in one frame."""
-        return decode([self.rle[frame]])[0]
+        mask: NDArray[np.bool_] = decode([self.rle[frame]])[0]
+        return mask
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers: everything but the video's own facts (size, rate, times)."""

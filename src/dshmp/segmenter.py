@@ -84,6 +84,8 @@ class Clip:
 
     source: VideoSource
     answers: tuple[Answer, ...]
+    fps: float | None
+    """Average over the frames read; None where the rate isn't known."""
     times: tuple[float, ...]
     frames: Callable[[bool], Iterator[tuple[Frame | None, list[Masks]]]]
     """frames(pixels) -> per frame the decoded picture (None unless `pixels`) and per expression the masks
@@ -98,7 +100,7 @@ class Clip:
             threshold=answer.threshold,
             height=self.source.height,
             width=self.source.width,
-            fps=self.source.fps,
+            fps=self.fps,
             times=self.times,
             evidence=answer.mean_evidence,
             objects=tuple(
@@ -120,7 +122,7 @@ class Rles:
         """Take the masks (K, H, W) of a frame; returns their union (H, W)."""
         for rles, mask in zip(self.objects, masks, strict=True):
             rles.append(encode(mask))
-        union: Masks = masks.any(axis=0)
+        union: Masks = np.asarray(masks.any(axis=0))
         self.union.append(self.objects[0][-1] if len(masks) == 1 else encode(union))
         return union
 
@@ -147,9 +149,7 @@ class Segmenter:
         self.config = model.config
 
     @classmethod
-    def from_pretrained(
-        cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto"
-    ) -> Self:
+    def from_pretrained(cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto") -> Self:
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
 
         Args:
@@ -167,7 +167,7 @@ class Segmenter:
         return cls(model, tokenizer, chosen, precision)
 
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]
         self,
         video: Video,
         expression: str,
@@ -255,8 +255,9 @@ class Segmenter:
             seen = self._watch(source, questions, _Spill(file, _room(file)), progress)
             if progress:
                 progress("motion", 0, len(seen.times))
+            fps = _average_rate(source, seen.times)
             answers = tuple(
-                self._understand(question, tokens, source.fps, threshold, targets)
+                self._understand(question, tokens, fps, threshold, targets)
                 for question, tokens in zip(questions, seen.tokens, strict=True)
             )
             seen.tokens.clear()
@@ -264,10 +265,10 @@ class Segmenter:
             def frames(pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
                 return self._draw(source, answers, seen, pixels)
 
-            yield Clip(source, answers, tuple(seen.times), frames)
+            yield Clip(source, answers, fps, tuple(seen.times), frames)
 
     def _question(self, expression: str) -> Question:
-        with self._inference():
+        with self._inference(exact=True):
             text = self.model.language(self.tokenizer([expression]).to(self.device))
         shown = expression
         if self.config.language.normalise:  # the words' places refer to the normalised sentence
@@ -305,7 +306,7 @@ class Segmenter:
         with self._inference():
             decoder = self.model.perception.frame_decoder
             frame = decoder(maps, mask_features, _repeat(question.text, count))
-        return frame.tokens, frame.mask_embed
+        return frame.tokens.float(), frame.mask_embed
 
     def _kept(self, levels: "_Levels") -> Tensor:
         """The one feature map that masks need: the video's or the frame's, (F, C, h, w)."""
@@ -319,7 +320,7 @@ class Segmenter:
         real = torch.ones(whole.shape[:2], dtype=torch.bool, device=self.device)
         rate = self.config.input.motion_fps
         stride = max(1, round(fps / rate)) if fps and rate else 1
-        with self._inference():
+        with self._inference(exact=True):
             video = self.model.understand(whole, real, question.text, stride=min(stride, whole.shape[1]))
         scores = video.logits[0].float().softmax(dim=-1)[:, 0]
         order = scores.argsort(descending=True).tolist()
@@ -388,8 +389,9 @@ class Segmenter:
         return logits[list(answer.chosen)].float()
 
     @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
-        lower = self.precision != torch.float32
+    def _inference(self, exact: bool = False) -> Iterator[None]:
+        """The chosen precision; `exact` is float32, for words and motion: cheap, and they decide who is meant."""
+        lower = self.precision != torch.float32 and not exact
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=lower):
                 yield
@@ -454,6 +456,13 @@ def _room(file: IO[bytes]) -> int:
     """Bytes we allow ourselves on disk: the limit, at most half of what is free."""
     disk = os.fstatvfs(file.fileno())
     return min(SPILL_LIMIT, disk.f_bavail * disk.f_frsize // 2)
+
+
+def _average_rate(source: VideoSource, times: Sequence[float]) -> float | None:
+    """Frames per second as they are, since headers of variable-rate files err."""
+    if source.fps is None or len(times) < 2:
+        return source.fps
+    return (len(times) - 1) / (times[-1] - times[0])
 
 
 def _repeat(text: "TextFeatures", count: int) -> "TextFeatures":
@@ -556,7 +565,7 @@ def segment_to_folder(
                 )
                 painter = OverlayPainter(source.height, source.width, caption)
                 path, audio = work / folder / "overlay.mp4", source.path
-                writer = OverlayWriter(path, *painter.size, source.fps, audio)
+                writer = OverlayWriter(path, *painter.size, clip.fps, audio)
                 painters.append(painter)
                 writers.append(stack.enter_context(writer))
             for index, (frame, masks) in enumerate(clip.frames(True)):
@@ -583,9 +592,9 @@ def segment_to_folder(
         _publish(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
-        for folder in made:  # innermost first; only what we made and nobody has used
+        for parent in made:  # innermost first; only what we made and nobody has used
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                parent.rmdir()
         raise
     return target, results
 

@@ -12,6 +12,7 @@ import logging
 import re
 import stat
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,7 +306,9 @@ def _read_image(file: Path) -> Image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except PermissionError:
         raise UserError(f"{file}: no permission to read it") from None
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError):
+    except Pillow.DecompressionBombError:
+        raise UserError(f"{file}: larger than 8192x8192 pixels; scale it down first") from None
+    except (OSError, SyntaxError, ValueError):
         raise UserError(f"{file}: not an image, or damaged") from None
 
 
@@ -329,7 +332,7 @@ def _open_iterator(images: Iterator[Image], fps: float | None) -> VideoSource:
         raise UserError("the iterator gave no frames")
     _check_frame(first, 0)
     shape = first.shape
-    spool = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source; vanishes with it)
+    spool = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source)
     images = itertools.chain([first], images)
     stored = 0
 
@@ -350,6 +353,7 @@ def _open_iterator(images: Iterator[Image], fps: float | None) -> VideoSource:
                 stored += 1
             yield Frame(image, index / (fps or UNKNOWN_RATE))
 
+    weakref.finalize(frames, spool.close)
     return VideoSource("video", None, shape[0], shape[1], fps, None, frames)
 
 

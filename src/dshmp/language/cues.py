@@ -4,9 +4,9 @@ The split runs once per expression, on the CPU; nothing here is learned. Three s
 
 - `paper`: nouns, adjectives and prepositions are static, verbs and adverbs are motion, the rest is neither;
 - `release`: verbs and adverbs are motion, every other word (punctuation and auxiliaries too) is static;
-- `dependency` (ours): as in the paper, but the words that complete a verb go with it, and its negation too. A
-  tagger calls "left" an adjective, "up" a preposition and "clockwise" a noun, so by part of speech "moving
-  left" and "moving right" have the same motion cue.
+- `dependency` (ours): as in the paper (numbers too are static), but the words that complete a verb go with it,
+  and so does its negation. A tagger calls "left" an adjective, "up" a preposition and "clockwise" a noun, so by
+  part of speech "moving left" and "moving right" have the same motion cue.
 """
 
 import re
@@ -128,6 +128,7 @@ _BEFORE_A_VERB = _words("first before after while until")
 _PATHS = _words("to toward towards from into onto through across past along")
 # E: what a phrase of place may end in, beside a direction
 _PLACES = _words("side sides top bottom front middle center centre edge corner direction directions end")
+_RELATIVE = _words("that which who")
 # t
 _DETERMINERS = _words("the a an its his her their my your our")
 # a, as adjectives are
@@ -145,14 +146,17 @@ _MOVES = _words(
 )
 # not about the scene, where they stand first
 _COMMANDS = _words("find show segment locate select highlight track")
+# participles that say how a thing looks
+_PATTERNS = _words("striped spotted dotted checked checkered chequered banded freckled patterned colored coloured")
+# after these "on the left" says which way, not where
+_PASSAGES = _words("enter enters entering entered leave leaves leaving exit exits exiting exited view sight frame")
 # nouns in -ing
 _NOT_VERBS = _words(
     "building ceiling clothing duckling gosling sibling earring painting string wing thing something "
     "anything nothing everything wedding pudding being"
 )
 _FIXED = _phrases(
-    "back and forth,to and fro,side to side,in and out,up and down,round and round,counter clockwise,"
-    "anti clockwise"
+    "back and forth,to and fro,side to side,in and out,up and down,round and round,counter clockwise,anti clockwise"
 )
 # with a verb of motion only: "a star in a circle" is a place
 _MANNERS = _phrases(
@@ -182,7 +186,9 @@ def _by_dependency(tokens: "list[Token]") -> list[Group | None]:
     for match in _PLACE_PHRASE.finditer(classes):
         span = range(*match.span())
         path = match[0][0] == "P" or tokens[span[-1]].lower_.startswith("direction")
-        if path and _anchored(tokens, classes, span[0], moving=True):
+        path = path and _anchored(tokens, classes, span[0], moving=True)
+        passage = span[0] > 0 and tokens[span[0] - 1].lower_ in _PASSAGES
+        if path or passage or tokens[span[0]].lower_ in ("toward", "towards"):
             groups[span.start : span.stop] = ["motion"] * len(span)
         else:
             groups[span.start : span.stop] = [None if classes[i] in "t-" else "static" for i in span]
@@ -223,7 +229,9 @@ def _class(token: "Token") -> str:
     for letter, known in (("t", _DETERMINERS), ("E", _PLACES), ("a", _DEGREES), ("-", frozenset("-–"))):
         if word in known:
             return letter
-    return "a" if token.pos_ == "VERB" else _TAG_CLASSES.get(token.pos_, ".")
+    if token.pos_ == "VERB" or (token.pos_ == "ADV" and token.dep_ == "amod" and not word.endswith("ly")):
+        return "a"
+    return _TAG_CLASSES.get(token.pos_, ".")
 
 
 def _neighbour(token: "Token", step: int) -> "Token | None":
@@ -236,12 +244,12 @@ def _is_verb(token: "Token") -> bool:
     if word in _WAYS | _SIDES | _PARTICLES or word.endswith(_WAY_ENDINGS):
         return False
     if token.pos_ == "VERB":
-        return not (token.dep_ == "amod" and word.endswith("ed"))  # "striped": an adjective
+        return word not in _PATTERNS and not (token.dep_ == "amod" and not word.endswith("ing"))
     if before is not None and before.pos_ == "ADV":
         before = _neighbour(before, -1)
-    if before is not None and before.i > 0 and before.tag_ in ("WDT", "WP"):
-        # "the discs that dash": neither a noun nor an adjective follows a relative pronoun
-        return token.pos_ in ("NOUN", "PROPN", "ADJ")
+    relative = before is not None and before.i > 0 and before.lower_ in _RELATIVE and before.pos_ != "DET"
+    if relative and token.pos_ in ("NOUN", "PROPN", "ADJ"):
+        return True  # "the discs that dash": neither a noun nor an adjective follows a relative pronoun
     noun = before is not None and (before.pos_ in ("DET", "ADP") or before.lower_ in _DETERMINERS)
     return token.pos_ in ("NOUN", "PROPN", "AUX") and _verb_form(word) and not noun
 
@@ -263,7 +271,9 @@ def _dependent_group(tokens: "list[Token]", classes: str, index: int) -> Group |
         return "motion"  # "walks in": a particle, it has no object
     if kind in "LD":
         return _direction_group(tokens, classes, index)
-    return "static" if kind in "Na" and token.pos_ != "ADV" else _tag_group(token)
+    if kind in "Na" and (token.pos_ != "ADV" or token.dep_ == "amod"):
+        return "static"
+    return None if token.pos_ == "VERB" else _tag_group(token)
 
 
 def _direction_group(tokens: "list[Token]", classes: str, index: int) -> Group | None:

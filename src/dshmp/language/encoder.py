@@ -164,8 +164,7 @@ class TextTokenizer:
         for text, document, ids, offsets in rows:
             if len(ids) > config.max_tokens and config.overlong == "error":
                 raise UserError(
-                    f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}; "
-                    f"shorten it: {text[:60]!r}"
+                    f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}; shorten it: {text[:60]!r}"
                 )
             words = split_words(document, config.split)
             # a special token that is spelt out in the text is no word either
@@ -232,9 +231,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> "PreTrained
         ),
     )
     end, start = [(token, special.index(token)) for token in ("</s>", "<s>")]
-    tokenizer.post_processor = processors.RobertaProcessing(
-        end, start, trim_offsets=True, add_prefix_space=True
-    )
+    tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
 
 

@@ -95,9 +95,7 @@ def _build_shards(model: DsHmp, split: MevisSplit, jobs: list[tuple[Path, list[s
     state = {key: value.detach() for key, value in model.state_dict().items()}
     arguments = (model.config, state, split.folder.parent, split.folder.name)
     context = torch.multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=arguments
-    ) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
         done: Iterable[None] = pool.map(_build_shard, jobs)
         for _ in track(done, "object tokens", total=len(jobs)):
             pass

@@ -30,9 +30,7 @@ def importance_points(logits: Tensor, num_points: int, generator: torch.Generato
     """
     masks = len(logits)
     with torch.no_grad():
-        candidates = random_points(
-            masks, int(num_points * OVERSAMPLE), device=logits.device, generator=generator
-        )
+        candidates = random_points(masks, int(num_points * OVERSAMPLE), device=logits.device, generator=generator)
         certainty = sample_points(logits[:, None], candidates)[:, 0].abs()  # (N, candidates)
         uncertain = int(num_points * IMPORTANCE)
         chosen = certainty.topk(uncertain, dim=1, largest=False).indices
@@ -148,9 +146,7 @@ def similarity_loss(
     return by_sample.sum() / matched.any(1).sum().clamp(min=1)
 
 
-def _class_loss(
-    prediction: SetPrediction, targets: SetTargets, indices: Tensor, no_object_weight: float
-) -> Tensor:
+def _class_loss(prediction: SetPrediction, targets: SetTargets, indices: Tensor, no_object_weight: float) -> Tensor:
     matched = indices >= 0
     entropy = F.cross_entropy(prediction.logits.float().mT, (~matched).long(), reduction="none")  # (B, Q)
     real = targets.frames.any(1, keepdim=True)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from dshmp.config import InputConfig
 from dshmp.data.mevis import Expression, MevisSplit, Video
-from dshmp.language.encoder import Cues, TextFeatures, TextTokenizer
+from dshmp.language.encoder import Cues, TextBatch, TextFeatures, TextTokenizer
 from dshmp.learning.cache import CachedClip, TokenCache
 from dshmp.learning.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
 from dshmp.learning.losses import deep_supervision, similarity_loss
@@ -54,9 +54,7 @@ class EpochSampler:
         if self._epoch is None or self._epoch[0] != epoch:
             rng = np.random.default_rng([self.seed, 7, epoch])
             shuffled = [rng.permutation(group) for group in self.groups]
-            batches = [
-                group[i : i + self.batch] for group in shuffled for i in range(0, len(group), self.batch)
-            ]
+            batches = [group[i : i + self.batch] for group in shuffled for i in range(0, len(group), self.batch)]
             self._epoch = epoch, [batches[i] for i in rng.permutation(len(batches))]
         return self._epoch[1][place]
 
@@ -100,32 +98,34 @@ class PerceptionStage:
         width = int(rng.integers(height, config.long_side + 1))
         width -= width % config.divisor
         frames, masks, attributes = [], [], []
-        for index in rng.integers(len(self.names), size=self.recipe.batch):
+        apart = 2 if self.recipe.weights.link else 1
+        for index in rng.integers(len(self.names), size=self.recipe.batch // apart):
             video = self.split.videos[self.names[index]]
-            position = int(rng.integers(len(video.frames)))
-            frame = self.split.frames(video.name, [position])[0]
+            start = int(rng.integers(len(video.frames) - apart + 1))
             objects = list(video.objects.values())
-            truth = self.split.masks([item["anno_id"] for item in objects], [position], frame.shape[:2])[:, 0]
-            frame, truth = _resize(frame, truth, (height, width))
-            if rng.random() < 0.5:
-                frame, truth = frame[:, ::-1], truth[:, :, ::-1]
-            if rng.random() < 0.5:
-                frame, truth = frame[::-1], truth[:, ::-1]
-            frames.append(np.ascontiguousarray(frame))
-            masks.append(np.ascontiguousarray(truth))
-            attributes.append([self.probe.classes(item) for item in objects])
+            classes = [self.probe.classes(item) for item in objects]
+            mirror, overturn = rng.random(2) < 0.5
+            for position in range(start, start + apart):
+                frame = self.split.frames(video.name, [position])[0]
+                annotations = [item["anno_id"] for item in objects]
+                truth = self.split.masks(annotations, [position], frame.shape[:2])[:, 0]
+                frame, truth = _resize(frame, truth, (height, width))
+                turn = (slice(None, None, -1 if overturn else 1), slice(None, None, -1 if mirror else 1))
+                frames.append(np.ascontiguousarray(frame[turn]))
+                masks.append(np.ascontiguousarray(truth[:, *turn]))
+                attributes.append(classes)
         most = max(map(len, masks))
         padded = np.zeros((len(masks), most, 1, height, width), dtype=bool)
-        classes = np.zeros((len(masks), most, len(self.probe.attributes)), dtype=np.int64)
+        labels = np.zeros((len(masks), most, len(self.probe.attributes)), dtype=np.int64)
         for i, (truth, rows) in enumerate(zip(masks, attributes, strict=True)):
             padded[i, : len(truth), 0] = truth
-            classes[i, : len(truth)] = rows
+            labels[i, : len(truth)] = rows
         images = prepare_frames(frames, _exact(config, height, width))
         return FrameBatch(
             images,
             torch.from_numpy(padded),
             torch.from_numpy(padded.any((2, 3, 4))),
-            torch.from_numpy(classes),
+            torch.from_numpy(labels),
         )
 
     def losses(self, batch: FrameBatch, step: int, generator: torch.Generator) -> Losses:
@@ -143,10 +143,26 @@ class PerceptionStage:
             no_object_weight=recipe.no_object,
             generator=generator,
         )
-        losses["probe"] = weights.probe * self.probe(
-            state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes
-        )
+        losses["probe"] = weights.probe * self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
+        if weights.link:
+            losses["link"] = weights.link * link_loss(state.tokens, indices[-1])
         return losses
+
+
+LINK_TEMPERATURE = 0.1
+
+
+def link_loss(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Of all tokens of the next frame, the same object's shall be the most similar by cosine (and the other way).
+
+    Args: tokens (F, N, C), frames 2i and 2i+1 neighbours; indices (F, N) long, the object found or -1.
+    """
+    unit = F.normalize(tokens, dim=-1)
+    scores = unit[0::2] @ unit[1::2].mT / LINK_TEMPERATURE  # (F/2, N, N)
+    here, there = indices[0::2], indices[1::2]
+    same = (here[:, :, None] == there[:, None]) & (here >= 0)[:, :, None]
+    forward, backward = scores.log_softmax(2), scores.log_softmax(1)
+    return -((forward + backward) / 2 * same).sum() / same.sum().clamp(min=1)
 
 
 def visual_parameters(model: DsHmp) -> Iterator[nn.Parameter]:
@@ -190,7 +206,7 @@ def _exact(config: InputConfig, height: int, width: int) -> InputConfig:
 class ClipBatch:
     """Object tokens of clips of one length, and what their sentences mean."""
 
-    texts: list[str]
+    texts: TextBatch
     rows: Tensor
     """(B,) long: each sentence's row of the memory bank."""
     tokens: Tensor
@@ -243,16 +259,18 @@ class MotionStage:
         """The expressions of the split with these indices, whose clips have one length, as a batch."""
         items = [self.expressions[i] for i in chosen]
         clips = [self.cache[item.video] for item in items]
-        return collate_clips(items, clips, self.contrast.rows[list(chosen)])
+        return collate_clips(items, clips, self.contrast.rows[list(chosen)], self.tokenizer)
 
     def losses(self, batch: ClipBatch, step: int, generator: torch.Generator) -> Losses:
-        text = self.model.language(self.tokenizer(batch.texts))
+        text = self.model.language(batch.texts)
         frames = torch.ones(batch.tokens.shape[:2], dtype=torch.bool)
         video = self.model.understand(batch.tokens, frames, text)
         return video_losses(self.recipe, self.contrast, video, batch, frames, step, generator)
 
 
-def collate_clips(items: Sequence[Expression], clips: Sequence[CachedClip], rows: Tensor) -> ClipBatch:
+def collate_clips(
+    items: Sequence[Expression], clips: Sequence[CachedClip], rows: Tensor, tokenizer: TextTokenizer
+) -> ClipBatch:
     """Clips of one length and their sentences as one batch."""
     count = max(1, *(len(item.objects) for item in items)) if items else 1
     everything = max(len(clip.objects) for clip in clips)
@@ -267,7 +285,7 @@ def collate_clips(items: Sequence[Expression], clips: Sequence[CachedClip], rows
         masks[b, : len(index)] = clip.truth[index]
         meant[b, index] = True
     return ClipBatch(
-        texts=[item.text for item in items],
+        texts=tokenizer([item.text for item in items]),
         rows=rows,
         tokens=torch.stack([clip.tokens for clip in clips]).float(),
         mask_logits=torch.stack([clip.mask_logits for clip in clips]).float(),
@@ -286,27 +304,20 @@ class Contrast:
         self.recipe = recipe
         names = {name: i for i, name in enumerate(split.videos)}
         targets: dict[tuple[str, frozenset[int]], int] = {}
-        rows = [
-            targets.setdefault((item.video, frozenset(item.objects)), len(targets))
-            for item in split.expressions
-        ]
+        rows = [targets.setdefault((item.video, frozenset(item.objects)), len(targets)) for item in split.expressions]
         self.rows = torch.tensor(rows)
         video = torch.tensor([names[name] for name, _ in targets])
         self.groups = TargetGroups(video, torch.full_like(video, -1))
         self.bank = MemoryBank(len(targets), model.config.motion.contrast_size)
 
-    def loss(
-        self, video: VideoTokens, indices: Tensor, rows: Tensor, step: int, generator: torch.Generator
-    ) -> Tensor:
+    def loss(self, video: VideoTokens, indices: Tensor, rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
         """Eq. 9 on this batch's matched tokens, with the bank as it stands; then the bank takes them up (Eq. 8)."""
         recipe = self.recipe
         anchors, found = anchor(video.contrast, indices)
         anchors, rows = anchors[found], rows[found]
         loss = video.contrast.sum() * 0
         if step >= recipe.contrast_start and len(rows):
-            negatives, mask = sample_negatives(
-                rows, self.groups, self.bank.visited, recipe.negatives, generator
-            )
+            negatives, mask = sample_negatives(rows, self.groups, self.bank.visited, recipe.negatives, generator)
             loss = contrastive_loss(anchors, rows, negatives, mask, self.bank, recipe.temperature)
         self.bank.update(rows, F.normalize(anchors.detach(), dim=1), recipe.bank_delta)
         return loss
@@ -329,7 +340,7 @@ def video_losses(
     weights = recipe.weights
     targets = SetTargets(batch.masks, batch.valid, frames)
     predictions = []
-    for i, layer in enumerate((*video.layers, video)):
+    for i, layer in enumerate(video.layers):
         if masks is not None:
             logits = masks[i]
         else:
@@ -357,7 +368,9 @@ def video_losses(
             video.frame_similarity, frame_object, video.similarity, video_object
         )
     if weights.trajectory and video.track_logits is not None:
-        entropy = F.binary_cross_entropy_with_logits(video.track_logits, wanted.float(), reduction="none")
+        said = torch.stack([layer.track_logits for layer in video.layers if layer.track_logits is not None])
+        answer = wanted.float().expand_as(said)
+        entropy = F.binary_cross_entropy_with_logits(said, answer, reduction="none").sum(0)
         emphasis = torch.where(asked, 1.0, 0.1) * frames[..., None]
         losses["trajectory"] = weights.trajectory * (entropy * emphasis).sum() / emphasis.sum().clamp(min=1)
     if recipe.negatives:
@@ -430,9 +443,7 @@ class WholeStage:
         shown, rest = self._collate(items, truths, rows)
         return VideoBatch(torch.stack(images), torch.tensor(clip), shown, rest)
 
-    def _collate(
-        self, items: list[Expression], truths: list[Tensor], rows: list[int]
-    ) -> tuple[Tensor, ClipBatch]:
+    def _collate(self, items: list[Expression], truths: list[Tensor], rows: list[int]) -> tuple[Tensor, ClipBatch]:
         most = max(1, *map(len, truths))
         shown = torch.zeros(len(items), most, *truths[0].shape[1:], dtype=torch.bool)
         meant = torch.zeros(len(items), most, dtype=torch.bool)
@@ -447,7 +458,7 @@ class WholeStage:
         masks = masks & (targets >= 0)[:, :, None, None, None]
         nothing = torch.zeros(0)
         return shown, ClipBatch(
-            texts=[item.text for item in items],
+            texts=self.tokenizer([item.text for item in items]),
             rows=torch.tensor(rows),
             tokens=nothing,
             mask_logits=nothing,
@@ -462,7 +473,7 @@ class WholeStage:
         recipe, weights, model = self.recipe, self.recipe.weights, self.model
         length = batch.images.shape[1]
         sentences = len(batch.clip)
-        text = model.language(self.tokenizer(batch.rest.texts))
+        text = model.language(batch.rest.texts)
         state = model.perceive_clips(batch.images, batch.clip, text)
         frames = torch.ones(sentences, length, dtype=torch.bool)
         visible = batch.candidates.flatten(2).any(2)
@@ -487,7 +498,7 @@ class WholeStage:
         )
         masks = None
         if model.config.readout.masks == "embedding":
-            masks = [model.embedded_masks(layer, state.video_features) for layer in (*video.layers, video)]
+            masks = [model.embedded_masks(layer, state.video_features) for layer in video.layers]
         return losses | video_losses(recipe, self.contrast, video, rest, frames, step, generator, masks)
 
 

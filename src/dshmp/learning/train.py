@@ -33,9 +33,7 @@ def run(config: Path, overrides: list[str] | None = None, out: Path | None = Non
     resolved = dump_recipe(recipe)
     stored = folder / "recipe.yaml"
     if stored.exists() and stored.read_text() != resolved:
-        raise UserError(
-            f"{folder}: holds a run of another recipe; name another folder with --out or remove it"
-        )
+        raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     stored.write_text(resolved)
     if recipe.threads:
@@ -69,9 +67,7 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
     state = load_tensors(folder / "model.safetensors")
     for key, value in state.items():
         if key in own and own[key].shape != value.shape:
-            raise UserError(
-                f"{folder}: {key} has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}"
-            )
+            raise UserError(f"{folder}: {key} has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}")
     model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
     return model, TextTokenizer(recipe.model.language, tokenizer.tokenizer)
 
@@ -79,9 +75,7 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
 class Trainer:
     """Steps, schedule, checkpoints and the record of one run."""
 
-    def __init__(
-        self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, stage: Any, folder: Path
-    ) -> None:
+    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, stage: Any, folder: Path) -> None:
         self.recipe, self.model, self.tokenizer, self.stage, self.folder = (
             recipe,
             model,
@@ -113,7 +107,7 @@ class Trainer:
         ]
 
     def train(self) -> None:
-        """Run to the last step, then save the model."""
+        """Run to the last step."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -142,7 +136,6 @@ class Trainer:
                 if self.step % recipe.checkpoint_every == 0 or last:
                     self.save()
                 progress.update(task, completed=self.step)
-        save_model(self.model, self.tokenizer, self.folder / "model")
 
     def _batches(self) -> Iterator[Any]:
         """Batches from the current step on, the next one read while this one is learned."""
@@ -171,7 +164,7 @@ class Trainer:
                 "again from the last checkpoint"
             )
         self.optimizer.step()
-        return {name: float(value) for name, value in losses.items()}
+        return {name: float(value.detach()) for name, value in losses.items()}
 
     def _validate(self) -> None:
         if isinstance(self.stage, MotionStage):
@@ -184,7 +177,7 @@ class Trainer:
             file.write(json.dumps(values) + "\n")
 
     def save(self) -> None:
-        """Everything needed to go on, in one file written aside and renamed."""
+        """Everything needed to go on, in one file written aside and renamed; and the model as it stands."""
         from safetensors.torch import save_file
 
         state: dict[str, Tensor] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
@@ -196,6 +189,7 @@ class Trainer:
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         save_file(tensors, part, metadata={"step": str(self.step)})
         part.replace(self.folder / "checkpoint.safetensors")
+        save_model(self.model, self.tokenizer, self.folder / "model")
 
     def resume(self) -> None:
         """Take up the run's checkpoint, if there is one."""

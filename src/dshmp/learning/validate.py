@@ -33,10 +33,8 @@ def validate_motion(stage: "MotionStage", folder: Path) -> dict[str, float]:
         for i in range(0, len(indices), BATCH):
             chosen = indices[i : i + BATCH]
             batch = held_out.collate(chosen)
-            text = stage.model.language(stage.tokenizer(batch.texts))
-            video = stage.model.understand(
-                batch.tokens, torch.ones(batch.tokens.shape[:2], dtype=torch.bool), text
-            )
+            text = stage.model.language(batch.texts)
+            video = stage.model.understand(batch.tokens, torch.ones(batch.tokens.shape[:2], dtype=torch.bool), text)
             assert video.pointer is not None
             masks = trajectory_masks(video.pointer, batch.mask_logits) > 0
             meant = video.logits.softmax(2)[..., 0]
@@ -51,9 +49,7 @@ def validate_motion(stage: "MotionStage", folder: Path) -> dict[str, float]:
                 for name in ("all", *item.subsets):
                     scores[f"iou {name}"].append(float(iou[b]))
                 if "direction pairs" in item.subsets:
-                    scores["right of pair"].append(
-                        100.0 * bool(top_iou[b] > _best_other(top[b], held_out, index))
-                    )
+                    scores["right of pair"].append(100.0 * bool(top_iou[b] > _best_other(top[b], held_out, index)))
                 empty = not bool(passed[b].any())
                 scores["absent rejected" if not item.objects else "present rejected"].append(100.0 * empty)
     return {name: round(sum(values) / len(values), 2) for name, values in sorted(scores.items())}

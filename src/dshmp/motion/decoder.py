@@ -1,7 +1,7 @@
 """Motion decoder: N_v motion queries (Eq. 2) gather motion-aware object tokens into video tokens.
 
-Each video token says whether it is meant and where it is: by a mask embedding (the paper), or by pointing at the
-object token of every frame whose mask it takes (ours).
+Each video token says whether it is meant and where it is: by a mask embedding (the paper), or by pointing at
+the object token of every frame whose mask it takes (ours).
 """
 
 from dataclasses import dataclass, replace
@@ -11,19 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.config import CueSource, MotionConfig, ReadoutConfig
-from dshmp.layers import (
-    MLP,
-    BiAttention,
-    CrossAttention,
-    FeedForward,
-    SelfAttention,
-    attend,
-    drop_path,
-    merge_heads,
-    split_heads,
-)
+from dshmp.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
 from dshmp.motion.hmp import TimePosition
-from dshmp.perception.frame_decoder import cycle_rows
 
 if TYPE_CHECKING:
     from dshmp.language.encoder import Cues, TextFeatures
@@ -45,9 +34,10 @@ class VideoTokens:
         frame_similarity: (B, T, N, C).
         frame_weights: (B, T, N) from motion perception: the words' mass on each frame of a trajectory.
         mask_embed: (B, N_v, C), with the read-out `embedding`.
-        pointer: (B, N_v, T, N+1) logits over the object tokens of each frame, the last for "not visible", with
-            the read-out `trajectories`. Those of padded frames mean nothing.
-        track_logits: (B, T, N), with the read-out `trajectories`: is this token's object meant?
+        pointer: (B, N_v, T, N+1) logits over the object tokens of each frame, the last for "not visible",
+            with the read-out `trajectories`. Those of padded frames mean nothing.
+        track_logits: (B, T, N), with the read-out `trajectories`: is this token's object meant? Read from the
+            object tokens after the layer's fusion with the words.
         layers: the same after every layer in training, for deep supervision; outside it after the last only.
     """
 
@@ -123,31 +113,6 @@ class MotionQueries(nn.Module):
         return query + self.injection * read
 
 
-class ClipFusion(BiAttention):
-    """Bi-attention between the object tokens of a padded clip and the words: words read real tokens only."""
-
-    def forward(  # type: ignore[override]
-        self,
-        v: Tensor,
-        l: Tensor,  # noqa: E741
-        mask: Tensor,
-        real: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """v (B, S, C), l (B, L, C), mask (B, L) and real (B, S) bool, True = real -> both updated."""
-        v, l = self.norm_v(v), self.norm_l(l)  # noqa: E741
-        key_v, value_v = split_heads(self.proj_v(v), self.heads), split_heads(self.value_v(v), self.heads)
-        key_l, value_l = split_heads(self.proj_l(l), self.heads), split_heads(self.value_l(l), self.heads)
-        dropout = self.dropout if self.training else 0.0
-        delta_v, _ = attend(key_v, key_l, value_l, allowed=mask[:, None, None], dropout=dropout)
-        delta_l, _ = attend(key_l, key_v, value_v, allowed=real[:, None, None], dropout=dropout)
-        delta_v = self.gamma_v * self.out_v(merge_heads(delta_v))
-        delta_l = self.gamma_l * self.out_l(merge_heads(delta_l))
-        return (
-            v + drop_path(delta_v, self.drop_path, self.training),
-            l + drop_path(delta_l, self.drop_path, self.training),
-        )
-
-
 class MotionDecoderLayer(nn.Module):
     """Tokens and words fuse; the queries read the tokens, the words, each other; feed-forward.
 
@@ -156,7 +121,7 @@ class MotionDecoderLayer(nn.Module):
 
     def __init__(self, config: MotionConfig, channels: int) -> None:
         super().__init__()
-        self.fusion = ClipFusion(
+        self.fusion = BiAttention(
             channels, channels, config.ffn // 2, max(config.heads // 2, 1), config.dropout, config.dropout
         )
         self.cross_attention = CrossAttention(channels, config.heads)
@@ -170,7 +135,7 @@ class MotionDecoderLayer(nn.Module):
         query_pos: Tensor,
         memory: Tensor,
         memory_pos: Tensor,
-        real: Tensor,
+        real: Tensor | None,
         words: Tensor,
         word_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -178,7 +143,7 @@ class MotionDecoderLayer(nn.Module):
 
         Args:
             query, query_pos: (B, N_v, C).
-            memory, memory_pos: (B, S, C), S = T * N; real: (B, S) bool.
+            memory, memory_pos: (B, S, C), S = T * N; real: (B, S) bool, or None for all real.
             words: (B, L, C); word_mask: (B, L) bool.
 
         Returns:
@@ -194,7 +159,11 @@ class MotionDecoderLayer(nn.Module):
 
 
 class Pointer(nn.Module):
-    """Which object token a video token means in every frame, or that its object is not visible. Ours."""
+    """Which object token a video token means in every frame, or that its object is not visible. Ours.
+
+    What the trajectories say of themselves (`track_logits`) is added, so that choosing among look-alikes is
+    learned from every token and not through the few video tokens alone.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -202,15 +171,14 @@ class Pointer(nn.Module):
         self.key = nn.Linear(channels, channels, bias=False)
         self.absent = nn.Parameter(torch.zeros(channels))
 
-    def keys(self, tokens: Tensor) -> Tensor:
-        """Object tokens (B, T, N, C) -> keys (B, T, N+1, C), the last for "not visible"."""
-        absent = self.absent.expand(*tokens.shape[:2], 1, -1)
-        return torch.cat([self.key(tokens), absent], dim=2)
-
-    def forward(self, video: Tensor, keys: Tensor) -> Tensor:
-        """Video tokens (B, N_v, C) and keys (B, T, N+1, C) -> logits (B, N_v, T, N+1)."""
-        scores = self.query(video) @ keys.flatten(1, 2).transpose(1, 2) * video.shape[-1] ** -0.5
-        return scores.view(*scores.shape[:2], *keys.shape[1:3])  # (B, N_v, T*(N+1)) -> (B, N_v, T, N+1)
+    def forward(self, video: Tensor, objects: Tensor, track_logits: Tensor) -> Tensor:
+        """Video tokens (B, N_v, C), object tokens fused with the words (B, T, N, C) and their logits (B, T, N)
+        -> pointer logits (B, N_v, T, N+1), the last for "not visible"."""
+        absent = self.absent.expand(*objects.shape[:2], 1, -1)
+        keys = torch.cat([self.key(objects), absent], dim=2)  # (B, T, N+1, C)
+        scores: Tensor = self.query(video) @ keys.flatten(1, 2).transpose(1, 2) * video.shape[-1] ** -0.5
+        scores = scores.view(*scores.shape[:2], *keys.shape[1:3])  # (B, N_v, T*(N+1)) -> (B, N_v, T, N+1)
+        return scores + nn.functional.pad(track_logits, (0, 1))[:, None]
 
 
 class MotionDecoder(nn.Module):
@@ -269,24 +237,21 @@ class MotionDecoder(nn.Module):
         if self.time_position is not None:
             place = place + self.time_position(frames, position)[:, :, None]
         memory, memory_pos = tokens.flatten(1, 2), place.flatten(1, 2)  # (B, T, N, C) -> (B, T*N, C)
-        real = frames.repeat_interleave(count, dim=1)
+        real = None if bool(frames.all()) else frames.repeat_interleave(count, dim=1)
         words = text.tokens
         query = self.queries(text.motion)
         query_pos = self.query_position.weight.expand(batch, -1, -1)
         steps = []
         for layer in self.layers:
-            query, memory, words, attention = layer(
-                query, query_pos, memory, memory_pos, real, words, text.mask
-            )
-            steps.append((query, attention))
-        keys = None if self.pointer is None else self.pointer.keys(tokens)
+            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, real, words, text.mask)
+            steps.append((query, attention, memory.unflatten(1, (length, count))))
         frame_similarity = self.frame_similarity(tokens)
-        track_logits = None if self.track is None else self.track(tokens).squeeze(-1)
         if weights is None:
             weights = tokens.new_full(tokens.shape[:3], 1 / length)
         readings = []
-        for query, attention in steps if self.training else steps[-1:]:
+        for query, attention, objects in steps if self.training else steps[-1:]:
             video = self.norm(query)
+            track_logits = None if self.track is None else self.track(objects).squeeze(-1)
             reading = VideoTokens(
                 tokens=video,
                 logits=self.class_embed(video),
@@ -296,7 +261,7 @@ class MotionDecoder(nn.Module):
                 frame_similarity=frame_similarity,
                 frame_weights=weights,
                 mask_embed=None if self.mask_embed is None else self.mask_embed(video),
-                pointer=None if self.pointer is None else self.pointer(video, keys),
+                pointer=None if self.pointer is None else self.pointer(video, objects, track_logits),
                 track_logits=track_logits,
             )
             readings.append(reading)

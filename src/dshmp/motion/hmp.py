@@ -38,22 +38,29 @@ class Layout:
     Attributes:
         slots: (B, n*W) long, the frame in each slot; None: slot s holds frame s.
         back: (B, T) long, the slot of each frame; None likewise.
-        keys: (B, n*W) bool, slots that self-attention may look at; None: all.
-        frames: (B, n*W) bool, slots that take part in trajectories and stages; None: all.
-        bias: (B, n, W, W), added to the attention scores between the slots of a window; None: nothing.
+        bias: (B, n, 1 or W, W), added to the self-attention scores of queries x keys, slots of a window;
+            None: nothing.
+        frames: (B, n, W) bool, slots that take part in trajectories and stages; None: all.
     """
 
     slots: Tensor | None = None
     back: Tensor | None = None
-    keys: Tensor | None = None
-    frames: Tensor | None = None
     bias: Tensor | None = None
+    frames: Tensor | None = None
 
 
-def plain_layout(frames: Tensor, seen: bool) -> Layout:
+def key_bias(real: Tensor) -> Tensor:
+    """Hide padded keys: (B, n, W) bool -> (B, n, 1, W) of 0 and -inf; 0 in a window of padding alone."""
+    hidden = ~real & real.any(dim=-1, keepdim=True)
+    return torch.zeros(real.shape, device=real.device).masked_fill(hidden, float("-inf"))[:, :, None]
+
+
+def plain_layout(frames: Tensor, window: int, seen: bool) -> Layout:
     """Windows one after the other. frames (B, n*W); seen: padded frames take part behind self-attention."""
-    real = None if bool(frames.all()) else frames
-    return Layout(keys=real, frames=None if seen else real)
+    if bool(frames.all()):
+        return Layout()
+    real = frames.unflatten(1, (-1, window))
+    return Layout(bias=key_bias(real), frames=None if seen else real)
 
 
 def shifted_layout(frames: Tensor, window: int) -> Layout:
@@ -62,44 +69,45 @@ def shifted_layout(frames: Tensor, window: int) -> Layout:
     frames (B, T) bool. Whether a clip is shifted depends on its own length, never on its batch.
     """
     length = frames.shape[1]
-    offset = torch.where(frames.sum(dim=1, keepdim=True) > window, window // 2, 0)  # (B, 1)
-    count = -(-(length + window // 2) // window)
+    lengths = frames.sum(dim=1, keepdim=True)
+    offset = torch.where(lengths > window, window // 2, 0)  # (B, 1)
+    count = -(-int((lengths + offset).max()) // window)
     slots = torch.arange(count * window, device=frames.device) - offset
     inside = (slots >= 0) & (slots < length)
     slots = slots.clamp(0, length - 1)
-    real = inside & frames.gather(1, slots)
-    back = torch.arange(length, device=frames.device) + offset
-    return Layout(slots=slots, back=back, keys=real, frames=real)
+    real = (inside & frames.gather(1, slots)).unflatten(1, (-1, window))
+    back = (torch.arange(length, device=frames.device) + offset).clamp(max=count * window - 1)
+    return Layout(slots, back, key_bias(real), real)
 
 
 def rolled_layout(frames: Tensor, window: int, seen: bool) -> Layout:
     """The release's shift: frames move on by W/2 and the last ones wrap round into the first window.
 
-    A finite bias of -1000 keeps apart the two halves of the first window; it also lies on every score of a padded
-    query and, in the first and the last window, of a padded key. frames (B, n*W) bool.
+    A finite bias of -1000 keeps apart the two halves of the first window; it also lies on every score of a
+    padded query and, in the first and the last window, of a padded key. frames (B, n*W) bool.
     """
     batch, length = frames.shape
     half = -(-window // 2)
     time = torch.arange(length, device=frames.device)
     slots = ((time - half) % length).expand(batch, length)
     back = ((time + half) % length).expand(batch, length)
-    real = frames.gather(1, slots)
-    padded = ~real.unflatten(1, (-1, window))  # (B, n, W)
+    real = frames.gather(1, slots).unflatten(1, (-1, window))  # (B, n, W)
+    padded = ~real
     blocked = padded[..., :, None].repeat(1, 1, 1, window)  # rows: queries
     for edge in {0, blocked.shape[1] - 1}:
         blocked[:, edge] |= padded[:, edge, None, :]
     blocked[:, 0, :half, half:] = True
     blocked[:, 0, half:, :half] = True
-    masked = None if seen else real
-    return Layout(slots=slots, back=back, keys=masked, frames=masked, bias=blocked * -1000.0)
+    bias = blocked * -1000.0
+    return Layout(slots, back, bias) if seen else Layout(slots, back, bias + key_bias(real), real)
 
 
 def select_frames(x: Tensor, index: Tensor | None) -> Tensor:
     """x (B, T, ...) at frames index (B, S) -> (B, S, ...); None: x itself."""
     if index is None:
         return x
-    rows = index + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
-    return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, (len(x), -1))
+    rows: Tensor = index + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, *x.shape[2:])
 
 
 class TimePosition(nn.Module):
@@ -107,15 +115,15 @@ class TimePosition(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.linear = nn.Linear(2 * self.half, channels, bias=False)
+        self.pairs = channels // 2
+        self.linear = nn.Linear(2 * self.pairs, channels, bias=False)
 
     def forward(self, frames: Tensor, position: Tensor | None) -> Tensor:
         """Positions (B, T) in units of motion frames, or 0, 1, 2 ... of the frames (B, T) -> (B, T, C)."""
         weight = self.linear.weight
         if position is None:
             position = torch.arange(frames.shape[1], device=frames.device).expand(frames.shape)
-        exponent = torch.arange(self.half, device=position.device) / self.half
+        exponent = torch.arange(self.pairs, device=position.device) / self.pairs
         angle = position.float()[..., None] * 10000.0**-exponent
         waves: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(weight.dtype))
         return waves
@@ -143,8 +151,8 @@ def merge(x: Tensor, share: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor
 class HierarchicalCrossAttention(nn.Module):
     """Motion cues read trajectories at J time scales (Eq. 4-7).
 
-    The gate's second layer starts at zero, so an untrained block passes its input on; with both layers at zero no
-    gradient would ever reach the stages.
+    The gate's second layer starts at zero, so an untrained block passes its input on; with both layers at zero
+    no gradient would ever reach the stages.
     """
 
     def __init__(self, channels: int, stages: int, merging: Literal["weighted", "mean"] = "weighted") -> None:
@@ -175,7 +183,7 @@ class HierarchicalCrossAttention(nn.Module):
         state = self.query(x)
         evidence: Tensor | None = None
         for out, norm in zip(self.out, self.norm, strict=True):
-            scores = (state.flatten(1, 3) @ keys).unflatten(1, state.shape[1:4])  # (B, n, L, N, K)
+            scores = (state.flatten(1, 3) @ keys).view(*state.shape[:4], -1)  # (B, n, L, N, K)
             if real is not None:  # a window of padding alone keeps finite scores; nothing reads its result
                 seen = real | ~real.any(dim=2, keepdim=True)
                 scores = scores.masked_fill(~seen[..., None, None], float("-inf"))
@@ -183,8 +191,9 @@ class HierarchicalCrossAttention(nn.Module):
             attention = scores.softmax(dim=2) * cues.mask[:, None, None, None, :]
             weight = attention.sum(dim=-1, keepdim=True)
             evidence = weight if evidence is None else evidence
-            read = (attention / (weight + EPS)).flatten(1, 3) @ values
-            state = norm(state + out(read.unflatten(1, state.shape[1:4])))  # Eq. 5
+            # Eq. 5, the linear map taken first: there are fewer words than tokens.
+            read = (attention / (weight + EPS)).flatten(1, 3) @ (values @ out.weight.T) + out.bias
+            state = norm(state + read.view(state.shape))
             share = weight + EPS if self.merging == "weighted" else torch.ones_like(weight)
             state, real = merge(state, share if real is None else share * real[..., None, None], real)
         if evidence is None:
@@ -210,22 +219,21 @@ class HMPBlock(nn.Module):
         self,
         x: Tensor,
         cues: "Cues",
-        keys: Tensor | None = None,
-        frames: Tensor | None = None,
         bias: Tensor | None = None,
+        frames: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N); uniform without stages.
+        """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N).
 
-        `keys`, `frames` (B, n, W) and `bias` (B, n, W, W) are as in `Layout`.
+        Without stages the weights are uniform. `bias` and `frames` are as in `Layout`.
         """
         shape = x.shape
         count = shape[3]
-        if keys is not None:
-            keys = keys.flatten(0, 1).repeat_interleave(count, dim=-1)  # (B, n, W) -> (B*n, W*N)
-        if bias is not None:  # (B, n, W, W) -> (B*n, 1, W*N, W*N)
-            bias = bias.flatten(0, 1)[:, None].repeat_interleave(count, -1).repeat_interleave(count, -2)
+        if bias is not None:
+            bias = bias.flatten(0, 1)[:, None].to(x.dtype).repeat_interleave(count, -1)
+            if bias.shape[-2] > 1:  # (B, n, W, W) -> (B*n, 1, W*N, W*N)
+                bias = bias.repeat_interleave(count, -2)
         x = x.flatten(0, 1).flatten(1, 2)  # (B, n, W, N, C) -> (B*n, W*N, C)
-        x = self.self_attention(x, mask=keys, attn_mask=bias).view(shape)
+        x = self.self_attention(x, attn_mask=bias).view(shape)
         weights = x.new_full(shape[:-1], 1 / shape[2])
         if self.cross_attention is not None:
             order = align(x.flatten(0, 1), None if frames is None else frames.flatten(0, 1), self.matching)
@@ -263,8 +271,8 @@ class MotionPerception(nn.Module):
             position: (B, T) place in time in units of motion frames; None = 0, 1, 2 ...
 
         Returns:
-            Motion-aware tokens (B, T, N, C), each at the slot of its input token, and frame weights (B, T, N):
-            the words' mass on each frame of a token's trajectory, against the other frames of its window (w of
+            Motion-aware tokens (B, T, N, C), in the order of the input, and frame weights (B, T, N),
+            the words' mass on each frame of a token's trajectory against the other frames of its window (w of
             stage 1 in the last block; uniform without stages). Those of padded frames mean nothing.
         """
         length = tokens.shape[1]
@@ -288,24 +296,21 @@ class MotionPerception(nn.Module):
     def _layouts(self, frames: Tensor) -> tuple[Layout, Layout]:
         """The windows of even and of odd blocks. frames (B, n*W)."""
         seen = self.config.padded_frames == "seen"
-        plain = plain_layout(frames, seen)
+        window = self.config.window
+        plain = plain_layout(frames, window, seen)
         if self.config.window_shift == "test":
-            return plain, plain if self.training else rolled_layout(frames, self.config.window, seen)
-        alone = frames.shape[1] <= self.config.window
-        return plain, plain if alone else shifted_layout(frames, self.config.window)
+            return plain, plain if self.training else rolled_layout(frames, window, seen)
+        return plain, plain if frames.shape[1] <= window else shifted_layout(frames, window)
 
     def _run(self, block: nn.Module, x: Tensor, cues: "Cues", layout: Layout) -> tuple[Tensor, Tensor]:
         """One block on all windows of the clips, as many windows at once as memory allows: x (B, T, N, C)."""
         window = self.config.window
         windows = select_frames(x, layout.slots).unflatten(1, (-1, window))  # (B, S, N, C) -> (B, n, W, N, C)
-        keys, frames = (
-            None if mask is None else mask.unflatten(1, (-1, window)) for mask in (layout.keys, layout.frames)
-        )
         step = max(1, TOKENS_AT_ONCE // (len(x) * window * x.shape[2]))
         parts = []
         for start in range(0, windows.shape[1], step):
             part = slice(start, start + step)
-            masks = (None if mask is None else mask[:, part] for mask in (keys, frames, layout.bias))
+            masks = (None if mask is None else mask[:, part] for mask in (layout.bias, layout.frames))
             parts.append(block(windows[:, part], cues, *masks))
         moved, weights = (torch.cat(items, dim=1).flatten(1, 2) for items in zip(*parts, strict=True))
         return select_frames(moved, layout.back), select_frames(weights, layout.back)

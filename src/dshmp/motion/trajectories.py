@@ -82,7 +82,7 @@ def _assign(cost: np.ndarray) -> np.ndarray:
 
     Where the cheapest columns of all rows differ they are the optimum; only other matrices need the solver.
     """
-    columns = cost.argmin(axis=-1)
+    columns: np.ndarray = cost.argmin(axis=-1)
     clash = (np.sort(columns, axis=-1) != np.arange(cost.shape[-1])).any(axis=-1)
     for index in np.flatnonzero(clash):
         columns[index] = linear_sum_assignment(cost[index])[1]

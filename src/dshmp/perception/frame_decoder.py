@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import CueSource, FrameDecoderConfig, ModelConfig
-from dshmp.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention
+from dshmp.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
 from dshmp.perception.backbone import LanguageSwin
 from dshmp.perception.pixel_decoder import PixelDecoder, sine_position
 
@@ -202,14 +202,6 @@ def outside(mask_embed: Tensor, features: Tensor) -> Tensor:
     """
     blocked = mask_embed @ features < 0
     return blocked & ~blocked.all(dim=-1, keepdim=True)
-
-
-def cycle_rows(rows: Tensor, mask: Tensor, count: int) -> Tensor:
-    """The real rows of (F, K, C), mask (F, K), over and over until there are `count`: (F, count, C)."""
-    order = (~mask).byte().argsort(dim=1, stable=True)  # real rows first
-    real = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    index = order.gather(1, torch.arange(count, device=rows.device) % real)
-    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
 
 
 class StaticPerception(nn.Module):

@@ -353,4 +353,4 @@ def known_words() -> frozenset[str]:
 
 def new_words(text: str) -> set[str]:
     """The words of a text that no plain wording can contain."""
-    return set(re.findall("[a-z]+", text.lower())) - known_words()
+    return set(re.findall("[a-z]+", text.lower().replace("-", ""))) - known_words()

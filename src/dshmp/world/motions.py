@@ -76,7 +76,8 @@ def reverse(name: str) -> str:
     if name in RELATIVE:
         raise ValueError(f"{name!r} has no time reverse")
     swaps = {
-        **{"clockwise": "counterclockwise", "counterclockwise": "clockwise", "grow": "shrink", "shrink": "grow"},
+        **{"clockwise": "counterclockwise", "counterclockwise": "clockwise"},
+        **{"grow": "shrink", "shrink": "grow"},
         **{"appear": "vanish", "vanish": "appear", "enter": "leave", "leave": "enter"},
         **{"stop": "wait", "wait": "stop", **OPPOSITE},
     }
@@ -294,7 +295,7 @@ def _in_place(name: str, stage: Stage, rng: np.random.Generator) -> Track:
         knots = (rng.uniform(0, 0.2), rng.uniform(0.8, 1))
         scale = np.interp(np.linspace(0, 1, frames), knots, ends if name == "grow" else ends[::-1])
     elif name in ("appear", "vanish"):
-        cut = int(round(rng.uniform(0.3, 0.6) * frames))
+        cut = round(rng.uniform(0.3, 0.6) * frames)
         shown = np.arange(frames) >= cut
         visible = shown if name == "appear" else shown[::-1]
     return Track(base.xy + xy, scale, angle, base.shear, visible)

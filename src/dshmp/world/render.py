@@ -44,7 +44,7 @@ def background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         mark = pattern(TEXTURES[int(rng.integers(1, 4))], rng)[:side, :side, None] * rng.uniform(-45, 45, 3)
         window = canvas[y : y + side, x : x + side]
         window[:] = np.clip(window + mark, 0, 255)
-    return canvas
+    return np.asarray(canvas)
 
 
 def camera(frames: int, short: int, rng: np.random.Generator) -> np.ndarray:
@@ -97,7 +97,8 @@ def render(
             if tracks[k].visible[t]:
                 _paste(picture, owner[t], image, forms[k, t], places[k, t] + middle, k + 1)
         video[t] = cv2.GaussianBlur(picture, (3, 3), blur)
-    return _expose(video, rng), owner[None] == np.arange(1, len(looks) + 1, dtype=np.uint8)[:, None, None, None]
+    labels = np.arange(1, len(looks) + 1, dtype=np.uint8)
+    return _expose(video, rng), owner[None] == labels[:, None, None, None]
 
 
 def _in_image(tracks: list[Track], across: list[float], view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +135,8 @@ def _expose(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Light that changes over time and across the frame, and sensor noise."""
     frames, height, width, _ = video.shape
     u = np.linspace(0, 2 * np.pi, frames)
-    gain = rng.uniform(0.88, 1.08) + rng.uniform(0, 0.09) * np.sin(rng.uniform(0.3, 1.5) * u + rng.uniform(0, 6))
+    level, swing = rng.uniform(0.88, 1.08), rng.uniform(0, 0.09)
+    gain = level + swing * np.sin(rng.uniform(0.3, 1.5) * u + rng.uniform(0, 6))
     cast = rng.uniform(0.94, 1.06, 3)
     ramp = 1 + rng.uniform(-0.12, 0.12) * np.linspace(-1, 1, width) + rng.uniform(-0.1, 0.1)
     light = (gain[:, None, None] * ramp[:, None] * cast).astype(np.float32)  # (T, W, 3)

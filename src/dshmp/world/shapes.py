@@ -156,4 +156,4 @@ def sprite(look: Look, rng: np.random.Generator) -> np.ndarray:
     rgb = (colour * (1 - mix) + other * mix) * shade
     alpha = outline(look.shape)[..., None]
     rgba: np.ndarray = np.concatenate([np.clip(rgb, 0, 255) * alpha, alpha * 255], axis=2)
-    return np.rint(rgba).astype(np.uint8)
+    return np.asarray(np.rint(rgba), np.uint8)

@@ -1,0 +1,51 @@
+# Everything runs in .venv, which is made on first use and again whenever pyproject.toml or constraints.txt changes.
+#   make demo PYTHON=python3.12                                    another Python (3.11 or newer)
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu     a CPU build of torch on Linux
+
+TORCH_INDEX ?=
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
+	$$p $(NEW_ENOUGH) && { echo $$p; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types bench clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
+
+demo: $(INSTALLED)  ## make a clip of look-alikes and tell them apart by three sentences (pictures in demo/)
+	$(BIN)/dshmp demo --out demo
+
+test: $(INSTALLED)  ## run the tests that take seconds
+	$(BIN)/python -m pytest
+
+test-all: $(INSTALLED)  ## run all tests, slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(INSTALLED)  ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(INSTALLED)  ## check types
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## time the segmentation of 10 s of video
+	$(BIN)/python benchmarks/segment.py
+
+clean:  ## remove the environment, caches and the demo's pictures (runs/ and worlds/ stay)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && $(PYTHON) $(NEW_ENOUGH) || { \
+		echo "Python 3.11 or newer is needed; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { \
+		echo "the virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+ifneq ($(TORCH_INDEX),)
+	$(PIP) install --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch
+endif
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,391 @@
+"""The `dshmp` command. Heavy libraries are imported by the commands that need them, so that help answers at once."""
+
+import contextlib
+import csv
+import hashlib
+import json
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dshmp.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from dshmp.result import Result
+    from dshmp.segmenter import Settings
+
+app = typer.Typer(
+    name="dshmp",
+    help="Referring video segmentation: a video and a sentence in, the masks of what the sentence means out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+world = typer.Typer(
+    help="The generated world of videos with motion expressions.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(world, name="world")
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Model = Annotated[str, typer.Option(help="`default`, a model's or a training run's folder, or a hub id.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Precise = Annotated[Precision, typer.Option(help="auto: bfloat16 on GPUs that have it, float32 elsewhere.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="Score (0 to 1) above which an object is meant; the model's own by default.")
+]
+Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
+Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
+Single = Annotated[
+    bool | None,
+    typer.Option("--single/--many", help="Only the best object, or all that are meant; the model's own by default."),
+]
+
+
+@app.command()
+def segment(
+    video: Annotated[Path, typer.Argument(help="Video file, image, or folder of frames.")],
+    expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION...", help="What to segment, in words.")],
+    model: Model = "default",
+    out: Out = Path("results"),
+    device: Device = "auto",
+    precision: Precise = Precision.auto,
+    threshold: Threshold = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    single: Single = None,
+) -> None:
+    """Segment what sentences mean in a video.
+
+    Writes OUT/<video>/: per sentence a folder with a PNG mask per frame and overlay.mp4, and one result.json.
+
+    Example: dshmp segment clip.mp4 "the one that turns back" "the dog running left" --out results
+    """
+    from dshmp.video import open_video
+
+    open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
+
+    from dshmp.segmenter import Segmenter, segment_to_folder
+
+    settings = _settings(model, expressions, threshold, single, frames, fps, precision)
+    segmenter = Segmenter.from_pretrained(model, device, precision.value)
+    with _progress(video.name) as progress:
+        folder, results = segment_to_folder(segmenter, video, out, settings, progress=progress)
+    for result in results:
+        _report(result)
+    typer.echo(f"wrote {folder}")
+
+
+@app.command()
+def batch(
+    videos: Annotated[
+        Path, typer.Argument(metavar="LIST", help="CSV with the columns video,expression, or JSON lines.")
+    ],
+    model: Model = "default",
+    out: Out = Path("results"),
+    device: Device = "auto",
+    precision: Precise = Precision.auto,
+    threshold: Threshold = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    single: Single = None,
+) -> None:
+    """Segment many videos; started again, it goes on where it stopped.
+
+    LIST has one video and expression per row; paths are relative to it. Rows of one video are done together. What
+    is finished with the same settings is skipped; a video that fails is told at the end and doesn't stop the rest.
+
+    Example: dshmp batch clips.csv --out results
+    """
+    from dshmp.segmenter import Segmenter, finished, segment_to_folder
+
+    jobs = _read_list(videos)
+    names = _folder_names(list(jobs))
+    segmenter: Segmenter | None = None
+    failures: list[str] = []
+    done = 0
+    for video, expressions in jobs.items():
+        settings = _settings(model, expressions, threshold, single, frames, fps, precision)
+        if finished(out / names[video], video, settings):
+            done += 1
+            continue
+        if segmenter is None:
+            segmenter = Segmenter.from_pretrained(model, device, precision.value)
+        try:
+            with _progress(video.name) as progress:
+                folder, _ = segment_to_folder(segmenter, video, out, settings, names[video], progress)
+            typer.echo(f"wrote {folder}")
+        except UserError as error:
+            failures.append(str(error))
+    if done:
+        typer.echo(f"{done} of {len(jobs)} videos were finished before")
+    for failure in failures:
+        typer.echo(f"dshmp: {failure}", err=True)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(jobs)} videos failed; see above")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the clip, the overlays and the contact sheet.")] = Path("demo"),
+    model: Model = "default",
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Another number makes another clip.")] = 0,
+) -> None:
+    """Make a clip of look-alikes and tell them apart by three sentences that differ in motion only.
+
+    Example: dshmp demo --out demo
+    """
+    from dshmp.demo import run
+
+    with _progress("demo") as progress:
+        sheet, scores = run(out, model, device, seed, progress)
+    for expression, iou in scores:
+        typer.echo(f"IoU {iou:.2f}  {expression}")
+    typer.echo(f"wrote {sheet}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A recipe, in YAML.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+) -> None:
+    """Train a model as a recipe says; started again, a run goes on from its last checkpoint.
+
+    Example: dshmp train configs/world/perception.yaml steps=1000 --out runs/perception
+    """
+    from dshmp.learning.train import run
+
+    run(config, overrides or [], out)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="`default`, a model's or a training run's folder, or a hub id.")],
+    root: Annotated[Path, typer.Argument(help="A data set in the layout of MeViS, such as a generated world.")],
+    split: Annotated[str, typer.Option(help="Name of the split's folder.")] = "valid_u",
+    out: Annotated[Path | None, typer.Option(help="JSON file for the scores.")] = None,
+    beside: Annotated[str | None, typer.Option(help="Another model for the same table.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+) -> None:
+    """Score a model: J, F and the shares of right answers, overall and per subset.
+
+    Example: dshmp evaluate default worlds/small --split valid_u
+    """
+    from dshmp.evaluate import run
+
+    run(model, root, split, out, beside, workers)
+
+
+@world.callback()
+def _world() -> None:
+    """The generated world of videos with motion expressions."""
+
+
+@world.command("make")
+def world_make(
+    root: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be this very world.")],
+    train: Annotated[int, typer.Option(min=0, help="Clips for training.")] = 6000,
+    valid: Annotated[int, typer.Option(min=0, help="Clips for validation (split valid_u).")] = 400,
+    test: Annotated[int, typer.Option(min=0, help="Clips with phrasings and words held out of training.")] = 200,
+    seed: Annotated[int, typer.Option(help="Equal numbers make equal worlds.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+) -> None:
+    """Make a world of videos, masks and motion expressions, in the layout of MeViS.
+
+    Example: dshmp world make worlds/small --train 500 --valid 100 --test 50
+    """
+    from dshmp.world.make import make_world
+
+    with _progress("world") as progress:
+        fresh = make_world(
+            root,
+            train=train,
+            valid=valid,
+            test=test,
+            seed=seed,
+            workers=workers,
+            progress=lambda done, total: progress("clips", done, total),
+        )
+    typer.echo(f"wrote {root}" if fresh else f"{root}: is there already, with these settings")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from dshmp import __version__
+
+        typer.echo(f"dshmp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Referring video segmentation: a video and a sentence in, the masks of what the sentence means out.
+
+    Example: dshmp segment clip.mp4 "the one that turns back"
+    """
+
+
+def _settings(
+    model: str,
+    expressions: list[str],
+    threshold: float | None,
+    single: bool | None,
+    frames: str | None,
+    fps: float | None,
+    precision: Precision,
+) -> "Settings":
+    from dshmp.segmenter import Settings
+
+    return Settings(
+        model=model,
+        expressions=tuple(expressions),
+        threshold=threshold,
+        targets=None if single is None else "single" if single else "many",
+        frames=frames,
+        fps=fps,
+        precision=precision.value,
+    )
+
+
+def _read_list(path: Path) -> dict[Path, list[str]]:
+    """Expressions per video, in the order of the file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such list") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a list ({error})") from None
+    jobs: dict[Path, list[str]] = {}
+    for line, row in _rows(path, text):
+        video, expression = row.get("video"), row.get("expression")
+        if not isinstance(video, str) or not isinstance(expression, str) or not video or not expression.strip():
+            raise UserError(f"{path}, line {line}: needs a video and an expression")
+        expressions = jobs.setdefault(path.parent / video, [])
+        if expression not in expressions:
+            expressions.append(expression)
+    if not jobs:
+        raise UserError(f"{path}: the list is empty; give rows of video,expression")
+    return jobs
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
+    """Numbered rows of a CSV with a header, or of JSON lines."""
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        for line, content in enumerate(text.splitlines(), 1):
+            if content.strip():
+                try:
+                    row = json.loads(content)
+                except ValueError:
+                    raise UserError(f"{path}, line {line}: is not JSON") from None
+                yield line, row if isinstance(row, dict) else {}
+        return
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    if not {"video", "expression"} <= set(reader.fieldnames or ()):
+        raise UserError(f"{path}: the first line must name the columns video,expression")
+    for record in reader:
+        yield reader.line_num, dict(record)
+
+
+def _folder_names(videos: list[Path]) -> dict[Path, str]:
+    """A video's stem (a folder's name), and a mark of its path where the list has several of that name."""
+    names = {video: video.resolve().name if video.is_dir() else video.stem for video in videos}
+    count = Counter(names.values())
+
+    def mark(video: Path) -> str:
+        return hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:8]
+
+    return {v: name if count[name] == 1 else f"{name}-{mark(v)}" for v, name in names.items()}
+
+
+def _report(result: "Result") -> None:
+    if result.found:
+        what = "1 object" if len(result.objects) == 1 else f"{len(result.objects)} objects"
+    else:
+        what = "nothing matches"
+    typer.echo(f"{result.score:.2f}  {what}: {result.expression}")
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar on stderr: one line per stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(f"{name} {stage}", total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+class _Lines(logging.Handler):
+    """Warnings as single lines among the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"dshmp: {record.levelname.lower()}: {record.getMessage()}", err=True)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # so that half-written results are cleared away
+
+
+def main() -> None:
+    """Run the command; a person's mistake is one line on stderr and exit code 2, Ctrl-C is 130."""
+    log = logging.getLogger("dshmp")
+    if not any(isinstance(handler, _Lines) for handler in log.handlers):
+        log.addHandler(_Lines())
+    log.propagate = False
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except UserError as error:
+        print(f"dshmp: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"dshmp: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("dshmp: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

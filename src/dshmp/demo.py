@@ -1,0 +1,131 @@
+"""A clip of look-alikes, three sentences that differ in motion only, and one picture that shows the answers."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dshmp.errors import UserError
+from dshmp.overlay import Caption, OverlayWriter, Row, contact_sheet, sheet_frames
+from dshmp.segmenter import Progress, Segmenter, Settings, segment_to_folder
+from dshmp.video import open_video
+from dshmp.world import motions
+from dshmp.world.grammar import Meaning, Static, Wording, inflect, resolve
+from dshmp.world.make import make_clip
+from dshmp.world.plan import Plan, plan_clip
+
+FPS = 8
+"""The pace of the world's clips."""
+ENLARGED = 3
+SENTENCES = 3
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The clip, enlarged: frames uint8 (T, H, W, 3); three sentences and the true masks (T, H, W) of each."""
+
+    frames: NDArray[np.uint8]
+    sentences: tuple[str, ...]
+    truth: tuple[NDArray[np.bool_], ...]
+
+
+def run(
+    out: Path, model: str = "default", device: str = "auto", seed: int = 0, progress: Progress | None = None
+) -> tuple[Path, list[tuple[str, float]]]:
+    """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`.
+
+    Returns:
+        The contact sheet, and per sentence the IoU with the truth over the clip.
+    """
+    segmenter = Segmenter.from_pretrained(model, device)
+    demo = make_demo(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    video = out / "look-alikes.mp4"
+    write_video(video, demo.frames)
+    settings = Settings(model=model, expressions=demo.sentences)
+    _, results = segment_to_folder(segmenter, video, out, settings, progress=progress)
+    images = [frame.image for frame in open_video(video)]
+    height, width = demo.frames.shape[1:3]
+    shown = sheet_frames(len(images))
+    rows, scores = [], []
+    for result, truth in zip(results, demo.truth, strict=True):
+        masks = result.masks[:, :height, :width]
+        iou = float((masks & truth).sum() / max((masks | truth).sum(), 1))
+        scores.append((result.expression, iou))
+        objects = [item.masks for item in result.objects]
+        caption = Caption(
+            result.expression,
+            result.words,
+            result.score,
+            len(result.objects),
+            result.evidence,
+            result.times,
+            f"IoU {iou:.2f}",
+        )
+        rows.append(
+            Row(
+                caption,
+                shown,
+                [images[t][:height, :width] for t in shown],
+                [
+                    np.array([m[t, :height, :width] for m in objects], dtype=bool).reshape(-1, height, width)
+                    for t in shown
+                ],
+                [truth[t] for t in shown],
+            )
+        )
+    sheet = out / "contact-sheet.png"
+    contact_sheet(sheet, rows, "Three look-alikes, told apart by their motion")
+    return sheet, scores
+
+
+def make_demo(seed: int = 0) -> Demo:
+    """The first validation clip from `seed` on with three look-alikes that a sentence each picks out by motion."""
+    for number in range(seed * 1000, seed * 1000 + 1000):
+        plan = plan_clip(number, "alike", "valid_u")
+        chosen = _look_alikes(plan)
+        if chosen is None:
+            continue
+        static, meant = chosen
+        clip = make_clip(number, "alike", "valid_u")
+        wording = Wording(random.Random(number), held_words=False)
+        noun = wording.noun_phrase(static)
+        sentences = [
+            f"the {noun} that {inflect(wording.predicate(plan.items[i].motion.name, None, False), 'third')}"
+            for i in meant
+        ]
+        frames = clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
+        truth = clip.masks.repeat(ENLARGED, axis=2).repeat(ENLARGED, axis=3)
+        return Demo(frames, tuple(sentences), tuple(truth[i] for i in meant))
+    raise UserError(f"no clip with three look-alikes near seed {seed}; try another --seed")
+
+
+def _look_alikes(plan: Plan) -> tuple[Static, tuple[int, ...]] | None:
+    """A description that fits three objects or more, and three of them that its motion sets apart beyond doubt."""
+    looks, moves = [item.look for item in plan.items], [item.motion for item in plan.items]
+    for look in looks:
+        static: Static = (("colour", look.colour), ("shape", look.shape))
+        alone = [
+            i
+            for i in resolve(Meaning(static), looks, moves).meant
+            if moves[i].name not in motions.RELATIVE and _only(i, Meaning(static, moves[i].name), plan)
+        ]
+        if len(alone) >= SENTENCES:
+            return static, tuple(alone[:SENTENCES])
+    return None
+
+
+def _only(index: int, meaning: Meaning, plan: Plan) -> bool:
+    found = resolve(meaning, [item.look for item in plan.items], [item.motion for item in plan.items])
+    return found.meant == (index,) and not found.doubtful
+
+
+def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Frames (T, H, W, 3) as H.264 at the world's pace; an odd side is padded by one pixel."""
+    height, width = frames.shape[1:3]
+    with OverlayWriter(path, height + height % 2, width + width % 2, FPS) as writer:
+        for index, frame in enumerate(frames):
+            padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            writer.write(padded, index / FPS)
