@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
 .PHONY: help demo test test-all lint types bench clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED)  ## make a clip of look-alikes and tell them apart by three sentences (pictures in demo/)
 	$(BIN)/dshmp demo --out demo

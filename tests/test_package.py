@@ -1,6 +1,7 @@
 """The package as others install and import it."""
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -9,10 +10,12 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import typer.main
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import dshmp
+from dshmp.cli import app
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -47,11 +50,18 @@ def dependency_tree(requirements: list[str]) -> set[str]:
     return names
 
 
-def modules_after(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter has loaded after running `code`."""
+def fresh(code: str) -> tuple[str, set[str]]:
+    """What a fresh interpreter prints for `code`, and the top-level modules it has loaded then."""
     report = "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+    *lines, modules = done.stdout.splitlines()
+    return "\n".join(lines), set(modules.split())
+
+
+def command_line(arguments: str) -> tuple[str, set[str]]:
+    """The same for the command `dshmp ARGUMENTS`."""
+    code = f"import sys\nsys.argv = {['dshmp', *arguments.split()]!r}\nfrom dshmp.cli import main\n"
+    return fresh(code + "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code")
 
 
 def test_torchvision_is_not_in_the_dependency_tree():
@@ -91,35 +101,52 @@ def test_public_names():
 
 
 def test_import_is_instant():
-    assert not modules_after("import dshmp") & HEAVY
+    _, modules = fresh("import dshmp")
+    assert not modules & HEAVY
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--version"],
-        ["--help"],
-        *[[name, "--help"] for name in ("segment", "batch", "demo", "train", "evaluate", "world")],
-        ["world", "make", "--help"],
-    ],
-    ids=" ".join,
-)
-def test_help_and_version_answer_without_heavy_imports(arguments: list[str]):
-    code = f"import sys\nsys.argv = {['dshmp', *arguments]!r}\nfrom dshmp.cli import main\n"
-    code += "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
-    assert not modules_after(code) & HEAVY
-
-
-def test_version_is_printed():
-    done = subprocess.run(
-        [sys.executable, "-m", "dshmp.cli", "--version"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"dshmp {dshmp.__version__}\n"
+def test_version_is_printed_without_heavy_imports():
+    text, modules = command_line("--version")
+    assert text == f"dshmp {dshmp.__version__}"
+    assert not modules & HEAVY
 
 
 @pytest.mark.parametrize("command", ["segment", "batch", "demo", "train", "evaluate", "world make"])
-def test_help_gives_an_example(command: str):
-    done = subprocess.run(
-        [sys.executable, "-m", "dshmp.cli", *command.split(), "--help"], capture_output=True, text=True, check=True
-    )
-    assert f"Example: dshmp {command} " in done.stdout
+def test_help_gives_an_example_without_heavy_imports(command: str):
+    text, modules = command_line(f"{command} --help")
+    assert f"Example: dshmp {command} " in text
+    assert not modules & HEAVY
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^dshmp [^\n]*", README, re.MULTILINE) + re.findall(r"`(dshmp \w+ [^`]+)`", README)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_readme_parse(line: str):
+    name, *arguments = shlex.split(line, comments=True)
+    command = typer.main.get_command(app)
+    while isinstance(command, typer.core.TyperGroup):
+        context = command.make_context(name, arguments)
+        found, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert found is not None
+        name = found
+    command.make_context(name, arguments)  # raises a UsageError where the command has changed
+
+
+def test_files_of_the_readme_exist():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    recipes = re.findall(r"configs/[\w./-]+\.yaml", README)
+    paths = [f"src/dshmp/{path}" for path in re.findall(r"`(\w+/\w+\.py)`", README)]
+    assert len(links) > 2
+    assert len(recipes) > 3
+    assert len(paths) > 8
+    assert [path for path in (*links, *recipes, *paths) if not (ROOT / path).exists()] == []
+
+
+def test_make_targets_of_the_documents_exist():
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+    assert {"demo", "test", "lint", "types"} <= named
+    assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

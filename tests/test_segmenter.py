@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from clips import picture, tiny_model, write_clip
 from PIL import Image
 
 import dshmp.segmenter as module
+from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
 from dshmp.overlay import Caption, OverlayPainter
 from dshmp.result import decode
@@ -43,9 +43,7 @@ def test_chunks_change_nothing(clip: np.ndarray, masks: str, fusion: bool) -> No
 
 
 @pytest.mark.parametrize("fusion", [False, True])
-def test_perceiving_anew_equals_reading_back(
-    clip: np.ndarray, fusion: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_perceiving_anew_equals_reading_back(clip: np.ndarray, fusion: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = Segmenter(*tiny_model(4, fusion=fusion), device="cpu")
     stored = segmenter(iter(clip), SENTENCES)
     for limit in (0, 60_000):  # nothing fits; the first chunk does
@@ -246,7 +244,7 @@ def test_overlay_never_covers_the_frame(height: int, width: int) -> None:
     assert pictures[0].shape == (*painter.size, 3)
     assert painter.size[0] % 2 == painter.size[1] % 2 == 0
     scale = painter.scale
-    assert (pictures[0][: height * scale, : width * scale] == 90).all()
+    assert (pictures[0][: height * scale, painter.left : painter.left + width * scale] == 90).all()
     assert (pictures[0] != pictures[1]).any()  # the playhead moves
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import RED, picture, write_clip, write_sound
 from PIL import Image
 
+from clips import RED, picture, write_clip, write_sound
 from dshmp.errors import UserError
 from dshmp.video import open_video, parse_range
 
@@ -163,7 +163,9 @@ def test_huge_declared_size(tmp_path: Path) -> None:
     """A header that promises too many pixels is refused before anything is allocated."""
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13)
     header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    (tmp_path / "huge.png").write_bytes(start + header + struct.pack(">I", zlib.crc32(header)) + b"\0" * 100)
+    (tmp_path / "huge.png").write_bytes(
+        start + header + struct.pack(">II", zlib.crc32(header), 8) + b"IDAT" + b"\0" * 12
+    )
     refused(tmp_path / "huge.png", "larger than 8192x8192")
 
 

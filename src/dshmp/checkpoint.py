@@ -17,19 +17,22 @@ VERSION = 1
 
 
 def save_model(model: DsHmp, tokenizer: TextTokenizer, folder: Path) -> None:
-    """Write the model; each file to a temporary name first, then renamed."""
+    """Write the model; all files to temporary names first, then renamed, so that what was there stays whole."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     config = {"version": VERSION, "model": to_dict(model.config)}
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    part = folder / "part"
-    part.write_text(json.dumps(config, indent=2) + "\n")
-    part.replace(folder / CONFIG)
-    save_tokenizer(tokenizer.tokenizer, part)
-    part.replace(folder / TOKENIZER)
-    save_file(state, part)
-    part.replace(folder / WEIGHTS)
+    parts = {name: folder / f"{name}.part" for name in (CONFIG, TOKENIZER, WEIGHTS)}
+    try:
+        parts[CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_tokenizer(tokenizer.tokenizer, parts[TOKENIZER])
+        save_file(state, parts[WEIGHTS])
+        for name, part in parts.items():
+            part.replace(folder / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def load_model(source: str | Path = "default") -> tuple[DsHmp, TextTokenizer]:
@@ -44,10 +47,20 @@ def load_model(source: str | Path = "default") -> tuple[DsHmp, TextTokenizer]:
     """
     folder = find_model(source)
     config = load_config(folder / CONFIG)
-    model = DsHmp(config)
+    model = build_model(config, folder / CONFIG)
     _load_weights(model, folder / WEIGHTS)
     tokenizer = TextTokenizer(config.language, load_tokenizer(folder / TOKENIZER))
     return model.eval(), tokenizer
+
+
+def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
+    """A model with fresh weights; UserError, naming `where`, if the config's numbers do not fit together."""
+    try:
+        return DsHmp(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"{where}: no model can be built from this config ({' '.join(str(error).split())})") from None
 
 
 def find_model(source: str | Path) -> Path:

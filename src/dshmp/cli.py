@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="dshmp",
-    help="Referring video segmentation: a video and a sentence in, the masks of what the sentence means out.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

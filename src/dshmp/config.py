@@ -175,16 +175,20 @@ T = TypeVar("T")
 
 
 def from_dict(kind: type[T], values: object, where: str = "config") -> T:
-    """Build the dataclass `kind` from plain containers; unknown keys and wrong types raise UserError."""
+    """Build the dataclass `kind` from plain containers; unknown or missing keys and wrong types raise UserError."""
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected a mapping of {kind.__name__}'s fields, found {values!r}")
     hints = typing.get_type_hints(kind)
-    known = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = [item.name for item in fields]
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
+    for item in fields:
+        if item.name not in values and item.default is item.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: the key {item.name!r} is missing")
     return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 

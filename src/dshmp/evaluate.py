@@ -34,6 +34,8 @@ class ExpressionScore:
     id: str
     text: str
     subsets: tuple[str, ...]
+    motion: str
+    """The program that is asked for, in the generated world; else empty."""
     j: float
     f: float
     score: float
@@ -102,7 +104,7 @@ def _score(
         fitting = [objects[object_id]["anno_id"] for object_id in item.extra["static_ids"]]
         candidates = len(fitting)
         static_line = 50 * sum(jf(_union(split.masks(fitting, positions, size)), truth))
-    if "direction pairs" in item.subsets and item.objects:
+    if "direction pairs" in item.subsets and len(item.objects) == 1:
         others = [entry["anno_id"] for key, entry in objects.items() if key not in item.objects]
         rivals = split.masks(others, positions, size)
         right = _overlap(top, truth) > max((_overlap(top, rival) for rival in rivals), default=0.0)
@@ -111,6 +113,7 @@ def _score(
         id=item.id,
         text=item.text,
         subsets=item.subsets,
+        motion=str(item.extra.get("motion", "")),
         j=100 * float(j),
         f=100 * float(f),
         score=score,
@@ -135,6 +138,8 @@ def _overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 def evaluate(model: str | Path, root: Path, split_name: str, workers: int = 2) -> list[ExpressionScore]:
     """Score a model on every expression of a split, in as many processes as `workers`."""
     split = MevisSplit(root, split_name)
+    if not any(item.annotations for item in split.expressions):
+        raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; name another split")
     load_model(model)  # what is wrong with it is said here, once
     names = list(split.videos)
     parts = [names[i : i + 10] for i in range(0, len(names), 10)]

@@ -71,14 +71,7 @@ class DsHmp(nn.Module):
             mask_features, video_features = mask_features[frames], video_features[frames]
             levels = [level[frames] for level in levels]
         found: FrameTokens = perception.frame_decoder(levels, mask_features, frame_text)
-        return Perception(
-            tokens=found.tokens,
-            logits=found.logits,
-            mask_embed=found.mask_embed,
-            layers=found.layers,
-            mask_features=mask_features,
-            video_features=video_features,
-        )
+        return Perception(**vars(found), mask_features=mask_features, video_features=video_features)
 
     def understand(
         self,
@@ -111,7 +104,7 @@ class DsHmp(nn.Module):
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, stride: int
     ) -> tuple[Tensor, Tensor]:
         """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
-        b, t, n, c = tokens.shape
+        b, t = tokens.shape[:2]
         pad = -t % stride
 
         def split(x: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ TRACK: Colour = (38, 44, 54)
 WHITE: Colour = (255, 255, 255)
 
 AUDIO_IN_MP4 = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
+NARROWEST = 240
+"""Pixels that a panel needs for its text; a narrower frame stands in its middle."""
 TICKS = 90_000
 """Time stamps per second of an overlay video."""
 
@@ -217,17 +219,17 @@ class OverlayPainter:
         self.scale = enlargement(width)
         self.caption = caption
         self.frame_size = (height * self.scale, width * self.scale)
-        self.panel, self.track = self._panel(self.frame_size[1] + self.frame_size[1] % 2)
+        full = max(self.frame_size[1], NARROWEST)
+        self.left = (full - self.frame_size[1]) // 2
+        self.panel, self.track = self._panel(full + full % 2)
         rows = self.frame_size[0] + self.panel.shape[0]
         self.size = (rows + rows % 2, self.panel.shape[1])
 
     def _panel(self, width: int) -> tuple[Image, tuple[int, int, int, int]]:
         """The panel without its playhead, and where the track of the timeline lies in it."""
         caption = self.caption
-        size = max(9 + width // 70, 9)
-        if width < 200:
-            size = max(width // 20, 7)
-        large, small = _font(size), _font(max(round(size * 0.78), 7))
+        size = 9 + width // 70
+        large, small = _font(size), _font(round(size * 0.78))
         pad, line = round(size * 0.8), round(size * 1.4)
         inner = width - 2 * pad
         lines = _wrap(_pieces(caption), inner, large, most=4)
@@ -263,7 +265,7 @@ class OverlayPainter:
         picture = np.empty((*self.size, 3), dtype=np.uint8)
         picture[:] = PANEL
         height, width = self.frame_size
-        picture[:height, :width] = draw_masks(image, masks, truth, self.scale)
+        picture[:height, self.left : self.left + width] = draw_masks(image, masks, truth, self.scale)
         panel = picture[height : height + self.panel.shape[0]]
         panel[:] = self.panel
         left, top, right, bottom = self.track

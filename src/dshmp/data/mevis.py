@@ -64,15 +64,23 @@ class MevisSplit:
             raise UserError(f"{self.folder}: no such data set split; {hint}")
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []
-        for name, entry in _read_json(self.folder / "meta_expressions.json").get("videos", {}).items():
-            objects = {int(key): value for key, value in entry.get("objects", {}).items()}
-            self.videos[name] = Video(name, tuple(entry["frames"]), objects)
-            for key, item in entry["expressions"].items():
-                extra = {k: v for k, v in item.items() if k not in ("exp", "obj_id", "anno_id")}
-                ids, annotations = tuple(item.get("obj_id", ())), tuple(item.get("anno_id", ()))
-                self.expressions.append(Expression(name, key, item["exp"], ids, annotations, extra))
+        path = self.folder / "meta_expressions.json"
+        name = ""
+        try:
+            for name, entry in _read_json(path).get("videos", {}).items():
+                self._add(name, entry)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: video {name!r} is not as MeViS writes it ({error!r}); fetch it again") from None
         if not self.expressions:
-            raise UserError(f"{self.folder / 'meta_expressions.json'}: holds no expression")
+            raise UserError(f"{path}: holds no expression")
+
+    def _add(self, name: str, entry: dict[str, Any]) -> None:
+        objects = {int(key): value for key, value in entry.get("objects", {}).items()}
+        self.videos[name] = Video(name, tuple(entry["frames"]), objects)
+        for key, item in entry["expressions"].items():
+            extra = {k: v for k, v in item.items() if k not in ("exp", "obj_id", "anno_id")}
+            ids, annotations = tuple(item.get("obj_id", ())), tuple(item.get("anno_id", ()))
+            self.expressions.append(Expression(name, key, item["exp"], ids, annotations, extra))
 
     @cached_property
     def _masks(self) -> dict[str, list[dict[str, Any] | None]]:
@@ -92,16 +100,18 @@ class MevisSplit:
 
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for g, annotation in enumerate(annotations):
+            where = f"{self.folder / 'mask_dict.json'}: annotation {annotation}"
             track = self._masks.get(str(annotation))
             if track is None:
-                raise UserError(f"{self.folder / 'mask_dict.json'}: annotation {annotation} is missing")
+                raise UserError(f"{where} is missing")
             for t, position in enumerate(positions):
+                if position >= len(track):
+                    raise UserError(f"{where} ends before frame {position}")
                 rle = track[position]
                 if rle is not None:
-                    if tuple(rle["size"]) != size:
+                    if tuple(rle["size"]) != tuple(size):
                         raise UserError(
-                            f"{self.folder / 'mask_dict.json'}: annotation {annotation}, frame {position} has "
-                            f"size {rle['size']}, its frames have {list(size)}"
+                            f"{where}, frame {position} has size {rle['size']}, its frames have {list(size)}"
                         )
                     out[g, t] = coco.decode(rle)
         return out

@@ -117,7 +117,10 @@ def replace_model(recipe: Recipe, model: ModelConfig) -> Recipe:
     return dataclasses.replace(recipe, model=model)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe, its bases beneath them; `above`: the recipes that it is a base of."""
+    if path.resolve() in above:
+        raise UserError(f"{path}: is its own base")
     try:
         values = _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
@@ -129,7 +132,7 @@ def _read(path: Path) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    merged = _read(path.parent / str(base))
+    merged = _read(path.parent / str(base), (*above, path.resolve()))
     _merge(merged, values)
     return merged
 

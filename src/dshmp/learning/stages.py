@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from dshmp.config import InputConfig
 from dshmp.data.mevis import Expression, MevisSplit, Video
+from dshmp.errors import UserError
 from dshmp.language.encoder import Cues, TextBatch, TextFeatures, TextTokenizer
 from dshmp.learning.cache import CachedClip, TokenCache
 from dshmp.learning.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
@@ -35,6 +36,22 @@ Losses = dict[str, Tensor]
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, step])
+
+
+def supervise(
+    recipe: Recipe, predictions: Sequence[SetPrediction], targets: SetTargets, generator: torch.Generator
+) -> tuple[Losses, Tensor]:
+    """Set losses of all layers with the recipe's weights, and the matches (layers, B, Q)."""
+    weights = recipe.weights
+    return deep_supervision(
+        predictions,
+        targets,
+        targets.present.sum(),
+        num_points=recipe.points,
+        weights=(weights.label, weights.mask, weights.dice),
+        no_object_weight=recipe.no_object,
+        generator=generator,
+    )
 
 
 class EpochSampler:
@@ -134,15 +151,7 @@ class PerceptionStage:
         state = self.model.perception(batch.images, text)
         targets = SetTargets(batch.masks, batch.valid, torch.ones(len(batch.images), 1, dtype=torch.bool))
         predictions = [frame_prediction(layer, state.mask_features) for layer in state.layers]
-        losses, indices = deep_supervision(
-            predictions,
-            targets,
-            targets.present.sum(),
-            num_points=recipe.points,
-            weights=(weights.label, weights.mask, weights.dice),
-            no_object_weight=recipe.no_object,
-            generator=generator,
-        )
+        losses, indices = supervise(recipe, predictions, targets, generator)
         losses["probe"] = weights.probe * self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
         if weights.link:
             losses["link"] = weights.link * link_loss(state.tokens, indices[-1])
@@ -347,15 +356,7 @@ def video_losses(
             assert layer.pointer is not None
             logits = trajectory_masks(layer.pointer, batch.mask_logits)
         predictions.append(SetPrediction(layer.logits, logits))
-    losses, indices = deep_supervision(
-        predictions,
-        targets,
-        targets.present.sum(),
-        num_points=recipe.points,
-        weights=(weights.label, weights.mask, weights.dice),
-        no_object_weight=recipe.no_object,
-        generator=generator,
-    )
+    losses, indices = supervise(recipe, predictions, targets, generator)
     matched = indices[-1]
     # the same numbering of objects for frames and video: indices of the video's objects
     video_object = torch.where(matched >= 0, batch.targets.gather(1, matched.clamp(min=0)), -1)
@@ -470,7 +471,7 @@ class WholeStage:
         )
 
     def losses(self, batch: VideoBatch, step: int, generator: torch.Generator) -> Losses:
-        recipe, weights, model = self.recipe, self.recipe.weights, self.model
+        recipe, model = self.recipe, self.model
         length = batch.images.shape[1]
         sentences = len(batch.clip)
         text = model.language(batch.rest.texts)
@@ -479,15 +480,7 @@ class WholeStage:
         visible = batch.candidates.flatten(2).any(2)
         by_frame = SetTargets(batch.candidates, visible, frames).by_frame()
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
-        frame_losses, indices = deep_supervision(
-            layers,
-            by_frame,
-            by_frame.present.sum(),
-            num_points=recipe.points,
-            weights=(weights.label, weights.mask, weights.dice),
-            no_object_weight=recipe.no_object,
-            generator=generator,
-        )
+        frame_losses, indices = supervise(recipe, layers, by_frame, generator)
         losses = {f"frame {name}": value for name, value in frame_losses.items()}
         tokens = state.tokens.unflatten(0, (sentences, length))  # (B*T, N, C) -> (B, T, N, C)
         video = model.understand(tokens, frames, text)
@@ -525,10 +518,23 @@ def _fit_masks(masks: NDArray[np.bool_], size: tuple[int, int], padded: Sequence
 
 
 def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit, run: Path) -> Any:
-    """The recipe's stage, its object tokens cached first where it needs them."""
-    if recipe.stage == "perception":
-        return PerceptionStage(recipe, model, tokenizer, split)
+    """The recipe's stage, its object tokens cached first where it needs them.
+
+    Raises UserError where the stage cannot learn this model or from this data set.
+    """
     if recipe.stage == "whole":
         return WholeStage(recipe, model, tokenizer, split)
+    if not all(video.objects for video in split.videos.values()):
+        raise UserError(
+            f"{split.folder}: does not list all objects of its videos, as a generated world does, which stage "
+            f"{recipe.stage} needs; train stage: whole on it"
+        )
+    if recipe.stage == "perception":
+        return PerceptionStage(recipe, model, tokenizer, split)
+    if model.features_read_text or model.config.readout.masks != "trajectories":
+        raise UserError(
+            "stage motion learns from object tokens without a sentence: it needs backbone.language_fusion: false "
+            "and readout.masks: trajectories; train stage: whole otherwise"
+        )
     folder = Path(recipe.cache) if recipe.cache else run / "cache"
     return MotionStage(recipe, model, tokenizer, split, TokenCache.build(model, split, folder / recipe.split))

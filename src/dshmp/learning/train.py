@@ -1,7 +1,7 @@
 """The training loop: `dshmp train RECIPE`.
 
-A run's folder holds recipe.yaml (resolved), metrics.jsonl, checkpoint.safetensors + checkpoint.json (everything
-needed to go on where the run stopped) and model/ (the weights, ready for `--model`).
+A run's folder holds recipe.yaml (resolved), metrics.jsonl, checkpoint.safetensors (everything needed to go on
+where the run stopped) and model/ (the weights, ready for `--model`).
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dshmp.checkpoint import find_model, load_config, load_model, load_tensors, save_model
+from dshmp.checkpoint import build_model, find_model, load_config, load_model, load_tensors, save_model
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.language.encoder import TextTokenizer, train_tokenizer
@@ -34,13 +34,13 @@ def run(config: Path, overrides: list[str] | None = None, out: Path | None = Non
     stored = folder / "recipe.yaml"
     if stored.exists() and stored.read_text() != resolved:
         raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
-    stored.write_text(resolved)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     split = MevisSplit(Path(recipe.data), recipe.split)
     model, tokenizer = start_model(recipe, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored.write_text(resolved)
     stage = stage_for(recipe, model, tokenizer, split, folder)
     Trainer(recipe, model, tokenizer, stage, folder).train()
     return folder
@@ -52,9 +52,12 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
     Parts that `init` lacks under the recipe's config start fresh; those of another shape are an error.
     """
     if recipe.init is None:
-        model = DsHmp(recipe.model)
+        model = build_model(recipe.model, "the recipe's model")
         if recipe.stage == "perception":
-            mute_language(model.perception)
+            try:
+                mute_language(model.perception)
+            except ValueError as error:
+                raise UserError(f"stage perception needs a model that can be deaf at first: {error}") from None
         language = recipe.model.language
         size = min(recipe.vocabulary, language.encoder["vocab_size"])
         tokenizer = train_tokenizer([item.text.lower() for item in split.expressions], size)
@@ -62,7 +65,7 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
     folder = find_model(recipe.init)
     load_config(folder / "config.json")
     _, tokenizer = load_model(folder)
-    model = DsHmp(recipe.model)
+    model = build_model(recipe.model, "the recipe's model")
     own = model.state_dict()
     state = load_tensors(folder / "model.safetensors")
     for key, value in state.items():
@@ -86,7 +89,6 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=recipe.weight_decay)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
-        self.record: list[str] = []
 
     def _groups(self) -> list[dict[str, Any]]:
         """Backbone apart from the rest; norms, biases and embeddings of one dimension without weight decay."""
@@ -116,19 +118,18 @@ class Trainer:
         self.model.train()
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         started, since = time.monotonic(), self.step
-        sums: dict[str, float] = {}
+        recent: list[dict[str, float]] = []
         with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(recipe.stage, total=recipe.steps, completed=self.step)
             for batch in self._batches():
                 losses = self._step(batch)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + value
+                recent.append(losses)
                 self.step += 1
                 if self.step % recipe.log_every == 0:
-                    means = {name: value / recipe.log_every for name, value in sums.items()}
+                    means = {name: sum(item[name] for item in recent) / len(recent) for name in losses}
                     pace = (time.monotonic() - started) / (self.step - since)
                     self._log({"step": self.step, "seconds_per_step": round(pace, 4), **means})
-                    sums = {}
+                    recent = []
                     progress.update(task, description=f"{recipe.stage} loss {sum(means.values()):.3f}")
                 last = self.step == recipe.steps
                 if self.step % recipe.validate_every == 0 or last:
@@ -176,6 +177,16 @@ class Trainer:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
+    def _forget(self) -> None:
+        """Remove what a stopped run recorded after its last checkpoint; those steps come again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+        part = path.with_suffix(".part")
+        part.write_text("".join(x for x in lines if json.loads(x)["step"] <= self.step), encoding="utf-8")
+        part.replace(path)
+
     def save(self) -> None:
         """Everything needed to go on, in one file written aside and renamed; and the model as it stands."""
         from safetensors.torch import save_file
@@ -192,15 +203,17 @@ class Trainer:
         save_model(self.model, self.tokenizer, self.folder / "model")
 
     def resume(self) -> None:
-        """Take up the run's checkpoint, if there is one."""
+        """Take up the run's checkpoint, if there is one; what was recorded after it is forgotten."""
         from safetensors import safe_open
 
         path = self.folder / "checkpoint.safetensors"
         if not path.exists():
+            self._forget()
             return
         state = load_tensors(path)
         with safe_open(path, "pt") as file:
             self.step = int(file.metadata()["step"])
+        self._forget()
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -48,7 +48,7 @@ def validate_motion(stage: "MotionStage", folder: Path) -> dict[str, float]:
                 item = held_out.expressions[index]
                 for name in ("all", *item.subsets):
                     scores[f"iou {name}"].append(float(iou[b]))
-                if "direction pairs" in item.subsets:
+                if "direction pairs" in item.subsets and len(item.objects) == 1:
                     scores["right of pair"].append(100.0 * bool(top_iou[b] > _best_other(top[b], held_out, index)))
                 empty = not bool(passed[b].any())
                 scores["absent rejected" if not item.objects else "present rejected"].append(100.0 * empty)

@@ -228,14 +228,7 @@ class StaticPerception(nn.Module):
         """Perceive F images (F, 3, H, W), normalised, under F copies of a sentence (or F sentences)."""
         mask_features, video_features, levels = self.features(images, text)
         frame: FrameTokens = self.frame_decoder(levels, mask_features, text)
-        return Perception(
-            tokens=frame.tokens,
-            logits=frame.logits,
-            mask_embed=frame.mask_embed,
-            layers=frame.layers,
-            mask_features=mask_features,
-            video_features=video_features,
-        )
+        return Perception(**vars(frame), mask_features=mask_features, video_features=video_features)
 
 
 @torch.no_grad()

@@ -1,0 +1,212 @@
+"""The command: exit codes, one-line errors, help at once, resuming, interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import dshmp
+from clips import tiny_model, write_clip
+from dshmp import cli
+from dshmp.checkpoint import save_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    save_model(*tiny_model(), folder)
+    return str(folder)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["dshmp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    code = caught.value.code
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The only line on stderr that isn't progress."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dshmp: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["segment"], ["batch"], ["demo"], ["train"], ["evaluate"], ["world"], ["world", "make"]]
+)
+def test_help_has_an_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert call(monkeypatch, *command, "--help") == 0
+    text = capsys.readouterr().out
+    assert "Usage: " in text
+    assert "Example: dshmp" in text or command == ["world"]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['dshmp', 'segment', '--help']\n"
+        "from dshmp.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'av', 'cv2', 'spacy', 'numpy', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"dshmp {dshmp.__version__}\n"
+
+
+def test_segment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    out = tmp_path / "out"
+    sentences = ("the one that turns back", "a cat")
+    assert call(monkeypatch, "segment", video, *sentences, "--model", model, "--out", out, "--frames", "1:5") == 0
+    document = json.loads((out / "clip" / "result.json").read_text())
+    assert [answer["expression"] for answer in document["results"]] == list(sentences)
+    assert document["frame_count"] == 4
+    for folder in document["folders"]:
+        assert len(list((out / "clip" / folder / "masks").glob("*.png"))) == 4
+        with av.open(str(out / "clip" / folder / "overlay.mp4")) as container:
+            assert len(list(container.decode(video=0))) == 4
+    captured = capsys.readouterr()
+    assert f"wrote {out / 'clip'}" in captured.out
+    assert "4 objects: a cat" in captured.out
+    assert call(monkeypatch, "segment", video, "a cat", "--model", model, "--out", out, "--single") == 0
+    assert "1 object: a cat" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 3)
+    text = tmp_path / "text.mp4"
+    text.write_text("no video\n" * 30)
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "empty").mkdir()
+    for part, arguments in {
+        "missing.mp4: no such file": [tmp_path / "missing.mp4", "a cat"],
+        "text.mp4: not a video": [text, "a cat"],
+        "a folder without frames": [tmp_path / "empty", "a cat"],
+        "the expression is empty": [video, "  "],
+        "tokens, the limit is": [video, "cat " * 300],
+        "is not a range": [video, "a cat", "--frames", "1-5"],
+        "no frame in the range": [video, "a cat", "--frames", "9:"],
+        "between 0 and 1": [video, "a cat", "--threshold", "7"],
+        "device 'abacus'": [video, "a cat", "--device", "abacus"],
+        "fps must be": [video, "a cat", "--fps", "-1"],
+        "no such model": [video, "a cat", "--model", tmp_path / "nowhere"],
+        "file": [video, "a cat", "--out", tmp_path / "file"],
+    }.items():
+        given = arguments if "--model" in arguments else [*arguments, "--model", model]
+        given = given if "--out" in given else [*given, "--out", tmp_path / "out"]
+        assert call(monkeypatch, "segment", *given) == 2, part
+        assert part in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+    assert call(monkeypatch, "segment") == 2
+    assert call(monkeypatch, "segment", video, "a cat", "--precision", "int3") == 2
+    assert call(monkeypatch, "nonsense") == 2
+
+
+def test_batch_resumes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in ("one.mp4", "a/two.mp4", "b/two.mp4"):
+        write_clip(tmp_path / name, 3)
+    rows = ["video,expression", "one.mp4,a cat", 'a/two.mp4,"left, then back"', "one.mp4,a dog", "b/two.mp4,a cat"]
+    listed = tmp_path / "list.csv"
+    listed.write_text("\n".join([*rows, "missing.mp4,a cat"]))
+    out = tmp_path / "out"
+    arguments = ("batch", listed, "--model", model, "--out", out)
+    assert call(monkeypatch, *arguments) == 2  # one fails, the rest is done
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dshmp: ")]
+    assert "missing.mp4: no such file" in errors[0]
+    assert "1 of 4 videos failed" in errors[1]
+    names = sorted(folder.name for folder in out.iterdir())
+    assert names[0] == "one"
+    assert len(names) == 3
+    assert all(name.startswith("two-") for name in names[1:])
+    document = json.loads((out / "one" / "result.json").read_text())
+    assert [answer["expression"] for answer in document["results"]] == ["a cat", "a dog"]
+
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
+    (out / "one" / "result.json").unlink()  # as if never finished
+    (out / "one").rename(tmp_path / "gone")
+    listed.write_text("\n".join(rows))
+    assert call(monkeypatch, *arguments) == 0
+    assert "2 of 3 videos were finished before" in capsys.readouterr().out
+    again = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
+    assert [p.parent.name for p in again if again[p] != stamps[p]] == ["one"]
+    assert call(monkeypatch, *arguments, "--threshold", "0.9") == 0
+    assert all(p.stat().st_mtime_ns != again[p] for p in again)
+
+
+def test_batch_of_json_lines_and_frame_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str) -> None:
+    (tmp_path / "frames").mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((20, 30, 3), index * 40, np.uint8)).save(tmp_path / "frames" / f"{index}.jpg")
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"video": "frames", "expression": "a cat"}) + "\n\n")
+    assert call(monkeypatch, "batch", listed, "--model", model, "--out", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out" / "frames" / "01-a-cat" / "masks").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("a.csv", "", "must name the columns"),
+        ("a.csv", "video,expression\n", "the list is empty"),
+        ("a.csv", "clip,words\nx,y\n", "must name the columns"),
+        ("a.csv", "video,expression\nclip.mp4,\n", "line 2: needs"),
+        ("a.jsonl", '{"video": "x"\n', "line 1: is not JSON"),
+        ("a.jsonl", "[1]\n", "line 1: needs"),
+    ],
+)
+def test_wrong_lists(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    text: str,
+    part: str,
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert call(monkeypatch, "batch", tmp_path / name) == 2
+    assert part in one_line(capsys)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_leaves_nothing(tmp_path: Path, model: str, number: int, code: int) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 400)
+    out = tmp_path / "out"
+    script = "from dshmp.cli import main; main()"
+    command = [sys.executable, "-c", script, "segment", video, "a cat", "--model", model, "--out", out]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if any(out.glob(".*.partial/*/masks/*.png")):
+                break
+            time.sleep(0.02)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert process.returncode == code
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]

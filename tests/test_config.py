@@ -1,0 +1,132 @@
+"""Configuration and recipes: read strictly, explained when wrong, and all those of the repository work."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from dshmp.checkpoint import build_model
+from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
+from dshmp.errors import UserError
+from dshmp.learning.recipe import LossWeights, Recipe, dump_recipe, load_recipe
+from dshmp.model import DsHmp
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def test_round_trip_through_json() -> None:
+    for config in (ModelConfig(), tiny.config({"motion.merge": "mean", "input.motion_fps": 8.0})):
+        assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_defaults_stand_for_what_is_not_said() -> None:
+    assert from_dict(MotionConfig, {"stages": 1}) == dataclasses.replace(MotionConfig(), stages=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hiden_size": 64}, "config: unknown key 'hiden_size'; did you mean 'hidden_size'?"),
+        ({"motion": {"stage": 1}}, "config.motion: unknown key 'stage'; did you mean 'stages'?"),
+        ({"motion": {"zzzz": 1}}, "config.motion: unknown key 'zzzz'; known: blocks, window,"),
+        ({"hidden_size": "64"}, "config.hidden_size: expected int, found '64'"),
+        ({"hidden_size": True}, "config.hidden_size: expected int, found True"),
+        ({"hidden_size": None}, "config.hidden_size: expected int, found None"),
+        ({"motion": 3}, "config.motion: expected a mapping of MotionConfig's fields, found 3"),
+        ({"motion": {"merge": "median"}}, "config.motion.merge: 'median' is not one of 'weighted', 'mean'"),
+        ({"motion": {"position": 1}}, "config.motion.position: expected bool, found 1"),
+        ({"input": {"mean": [1.0, 2.0]}}, "config.input.mean: expected 3 values, found 2"),
+        ({"input": {"motion_fps": "fast"}}, "config.input.motion_fps: expected float, found 'fast'"),
+        ({"backbone": {"depths": [2, "2"]}}, "config.backbone.depths[1]: expected int, found '2'"),
+        ([1], "config: expected a mapping of ModelConfig's fields, found [1]"),
+    ],
+)
+def test_wrong_values_are_named(values: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_dict(ModelConfig, values)
+    assert str(caught.value).startswith(message)
+
+
+def test_whole_numbers_are_floats_too() -> None:
+    threshold = from_dict(ModelConfig, {"readout": {"threshold": 1}}).readout.threshold
+    assert isinstance(threshold, float)
+    assert threshold == 1.0
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"hidden_size": 33},
+        {"motion.window": 4},
+        {"motion.heads": 0},
+        {"language.encoder.num_attention_heads": 5},
+        {"language.encoder": {"vocab_size": 300}},
+        {"backbone.embed_dim": -8},
+    ],
+    ids=str,
+)
+def test_numbers_that_do_not_fit_together(switches: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^here\.json: ") as caught:
+        build_model(tiny.config(switches), "here.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_recipe_round_trip(tmp_path: Path) -> None:
+    recipe = Recipe(stage="whole", data="x", weights=LossWeights(probe=0.0), model=tiny.config())
+    (tmp_path / "a.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "a.yaml") == recipe
+
+
+def test_base_and_overrides(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "base.yaml").write_text("data: w\nsteps: 5\nstage: whole\nmodel: {motion: {stages: 1, blocks: 2}}\n")
+    (tmp_path / "deep" / "mid.yaml").write_text("base: ../base.yaml\nsteps: 6\nbatch: 2\n")
+    path = tmp_path / "deep" / "top.yaml"
+    path.write_text("base: mid.yaml\nbatch: 3\nmodel: {motion: {blocks: 4}}\n")
+    recipe = load_recipe(path, ["weights.label=1.5", "model.motion.position=false", "init=null", "points=7"])
+    assert (recipe.data, recipe.steps, recipe.batch, recipe.points, recipe.init) == ("w", 6, 3, 7, None)
+    assert recipe.model.motion == MotionConfig(stages=1, blocks=4, position=False)
+    assert recipe.weights == LossWeights(label=1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("stage: whole\ndata: w\n", ["steps"], "'steps' is not of the form key=value"),
+        ("stage: whole\ndata: w\n", ["stepz=3"], "r.yaml: unknown key 'stepz'; did you mean 'steps'?"),
+        ("stage: whole\ndata: w\n", ["steps=0"], "r.yaml.steps: must be at least 1, found 0"),
+        ("stage: whole\ndata: w\n", ["steps=many"], "r.yaml.steps: expected int, found 'many'"),
+        ("stage: whole\ndata: w\n", ["steps=[1"], "steps=[1: is not valid YAML"),
+        ("stage: half\ndata: w\n", [], "r.yaml.stage: 'half' is not one of 'perception', 'motion', 'whole'"),
+        ("- a\n", [], "r.yaml: expected a mapping of recipe keys"),
+        ("a: [1\n", [], "is not valid YAML"),
+        ("base: none.yaml\n", [], "none.yaml: no such recipe"),
+        ("data: w\n", [], "r.yaml: the key 'stage' is missing"),
+        ("stage: whole\ndata: w\nbase: r.yaml\n", [], "r.yaml: is its own base"),
+    ],
+)
+def test_wrong_recipes(text: str, overrides: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_recipe(tmp_path / "r.yaml", overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_unreadable_recipes(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    for name, message in (("no.yaml", "no such recipe"), ("", "cannot be read"), ("binary.yaml", "cannot be read")):
+        with pytest.raises(UserError, match=message):
+            load_recipe(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_recipe_of_the_repository(path: Path) -> None:
+    recipe = load_recipe(path)
+    with torch.device("meta"):
+        model = DsHmp(recipe.model)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 0
