@@ -80,12 +80,13 @@ def test_masks_lie_where_their_objects_lie() -> None:
 
 
 def test_padding_is_cropped_before_masks_are_enlarged() -> None:
-    """What a mask says of the padding never reaches the frame where the input has no scale of its own."""
-    masks = torch.full((1, 1, 10, 16), -5.0)
-    masks[..., 15:] = 5.0  # input columns 60 to 63, the frame ends at 56
-    assert input_size((40, 56), SMALL) == (40, 56)
+    """What a mask says of the padding never reaches the frame."""
     padded = InputConfig(short_side=40, long_side=64, divisor=64)
-    assert (restore_masks(masks[..., :, :].expand(1, 1, 10, 16), (40, 56), padded) < 0).all()
+    masks = torch.full((1, 1, 16, 16), -5.0)
+    masks[..., 15:] = 5.0  # input columns 60 to 63; those of the frame end at 55
+    for size in ((40, 56), (20, 28), (80, 112)):
+        assert input_size(size, padded) == (40, 56)
+        assert (restore_masks(masks, size, padded) < 0).all()
 
 
 def test_restoring_is_bilinear_twice() -> None:

@@ -1,7 +1,8 @@
-"""What a class label is to COCO pre-training: every object token tells what and where its object is.
+"""What a class label is to COCO pre-training: tokens tell what the data set knows of their objects.
 
-Used in the perception stage only; it makes place, size and look linear in the token, so that a difference of
-two tokens along a trajectory is a displacement. Not part of the model.
+In the perception stage every object token tells look and place, which makes both linear in the token, so that a
+difference of two tokens along a trajectory is a displacement. In the motion stage every motion-aware token tells
+what its object does, and the sentence embedding what is asked for. Only in training; not part of the model.
 """
 
 from typing import Any
@@ -46,6 +47,41 @@ class ObjectProbe(nn.Module):
         for a, head in enumerate(self.heads):
             loss = loss + F.cross_entropy(head(found), attributes[frame, target, a])
         return loss
+
+
+class MotionProbe(nn.Module):
+    """Linear heads for the motion of every object and for the motion a sentence asks for.
+
+    Of data sets that do not name motions it says nothing: the loss is 0.
+    """
+
+    def __init__(self, hidden: int, split: MevisSplit) -> None:
+        super().__init__()
+        objects = [item for video in split.videos.values() for item in video.objects.values()]
+        self.motions = sorted({str(item["motion"]) for item in objects if "motion" in item})
+        self.claims = sorted({str(item.extra["motion"]) for item in split.expressions if "motion" in item.extra})
+        self.object_head = nn.Linear(hidden, max(len(self.motions), 1))
+        self.sentence_head = nn.Linear(hidden, max(len(self.claims), 1))
+
+    def motion(self, item: dict[str, Any]) -> int:
+        """The class of an object's motion."""
+        return self.motions.index(str(item["motion"])) if self.motions else 0
+
+    def claim(self, extra: dict[str, Any]) -> int:
+        """The class of what a sentence asks for; 0 where this split does not know it."""
+        name = str(extra.get("motion", ""))
+        return self.claims.index(name) if name in self.claims else 0
+
+    def forward(self, tokens: Tensor, owner: Tensor, motions: Tensor, sentence: Tensor, claims: Tensor) -> Tensor:
+        """Cross-entropy of both, each a mean.
+
+        Args: tokens (B, T, N, C); owner (B, T, N) long, the object found or -1; motions (B, G) long;
+        sentence (B, C); claims (B,) long.
+        """
+        found = owner >= 0
+        label = motions.gather(1, owner.clamp(min=0).flatten(1)).view_as(owner)[found]
+        objects = F.cross_entropy(self.object_head(tokens[found]), label, reduction="sum") / found.sum().clamp(min=1)
+        return objects + F.cross_entropy(self.sentence_head(sentence), claims)
 
 
 def mask_geometry(masks: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class LossWeights:
     trajectory: float = 2.0
     """Ours: every object token is asked whether its own object is meant."""
     probe: float = 1.0
-    """Ours, perception stage only: attributes and box of the object a token has found."""
+    """Ours: what the data set names of objects and sentences, told by linear heads (`dshmp.learning.probe`)."""
     link: float = 0.0
     """Ours, perception stage only: tokens of one object in neighbouring frames shall be the most similar, which is
     what Eq. 3 relies on. Above 0 the stage draws pairs of neighbouring frames."""

@@ -24,7 +24,7 @@ from dshmp.learning.cache import CachedClip, TokenCache
 from dshmp.learning.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
 from dshmp.learning.losses import deep_supervision, similarity_loss
 from dshmp.learning.matching import SetPrediction, SetTargets
-from dshmp.learning.probe import ObjectProbe
+from dshmp.learning.probe import MotionProbe, ObjectProbe
 from dshmp.learning.recipe import Recipe
 from dshmp.model import DsHmp
 from dshmp.motion.decoder import VideoTokens, trajectory_masks
@@ -215,6 +215,8 @@ def _exact(config: InputConfig, height: int, width: int) -> InputConfig:
 class ClipBatch:
     """Object tokens of clips of one length, and what their sentences mean."""
 
+    expressions: tuple[int, ...]
+    """Which sentences of the split these are."""
     texts: TextBatch
     rows: Tensor
     """(B,) long: each sentence's row of the memory bank."""
@@ -253,7 +255,8 @@ class MotionStage:
         lengths = [len(split.videos[item.video].frames) for item in self.expressions]
         self.sampler = EpochSampler(lengths, recipe.batch, recipe.seed)
         self.contrast = Contrast(recipe, model, split)
-        self.modules = nn.ModuleDict({"bank": self.contrast.bank})
+        self.probe = MotionProbe(model.config.hidden_size, split)
+        self.modules = nn.ModuleDict({"bank": self.contrast.bank, "probe": self.probe})
         self._held_out: MotionStage | None = None
 
     def held_out(self, make: Callable[[], "MotionStage"]) -> "MotionStage":
@@ -268,17 +271,35 @@ class MotionStage:
         """The expressions of the split with these indices, whose clips have one length, as a batch."""
         items = [self.expressions[i] for i in chosen]
         clips = [self.cache[item.video] for item in items]
-        return collate_clips(items, clips, self.contrast.rows[list(chosen)], self.tokenizer)
+        return collate_clips(chosen, items, clips, self.contrast.rows[list(chosen)], self.tokenizer)
+
+    def _labels(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+        """Motions (B, G_all) of all objects and the claims (B,) of the sentences, as classes of the probe."""
+        items = [self.expressions[i] for i in batch.expressions]
+        motions = torch.zeros(batch.meant.shape, dtype=torch.long)
+        for b, item in enumerate(items):
+            known = [self.probe.motion(entry) for entry in self.split.videos[item.video].objects.values()]
+            motions[b, : len(known)] = torch.tensor(known)
+        return motions, torch.tensor([self.probe.claim(item.extra) for item in items])
 
     def losses(self, batch: ClipBatch, step: int, generator: torch.Generator) -> Losses:
         text = self.model.language(batch.texts)
         frames = torch.ones(batch.tokens.shape[:2], dtype=torch.bool)
         video = self.model.understand(batch.tokens, frames, text)
-        return video_losses(self.recipe, self.contrast, video, batch, frames, step, generator)
+        losses = video_losses(self.recipe, self.contrast, video, batch, frames, step, generator)
+        if self.recipe.weights.probe:
+            motions, claims = self._labels(batch)
+            told = self.probe(video.motion_tokens, batch.owner, motions, text.sentence, claims)
+            losses["probe"] = self.recipe.weights.probe * told
+        return losses
 
 
 def collate_clips(
-    items: Sequence[Expression], clips: Sequence[CachedClip], rows: Tensor, tokenizer: TextTokenizer
+    chosen: Sequence[int],
+    items: Sequence[Expression],
+    clips: Sequence[CachedClip],
+    rows: Tensor,
+    tokenizer: TextTokenizer,
 ) -> ClipBatch:
     """Clips of one length and their sentences as one batch."""
     count = max(1, *(len(item.objects) for item in items)) if items else 1
@@ -294,6 +315,7 @@ def collate_clips(
         masks[b, : len(index)] = clip.truth[index]
         meant[b, index] = True
     return ClipBatch(
+        expressions=tuple(chosen),
         texts=tokenizer([item.text for item in items]),
         rows=rows,
         tokens=torch.stack([clip.tokens for clip in clips]).float(),
@@ -424,7 +446,7 @@ class WholeStage:
     def batch(self, step: int) -> VideoBatch:
         rng = step_generator(self.recipe.seed, step)
         config = self.model.config.input
-        images, clip, items, truths, rows = [], [], [], [], []
+        images, clip, items, truths, drawn = [], [], [], [], []
         for v, index in enumerate(self.sampler(step)):
             video = self.split.videos[self.names[index]]
             start = int(rng.integers(max(len(video.frames) - self.recipe.clip_frames, 0) + 1))
@@ -440,11 +462,11 @@ class WholeStage:
                 truths.append(_fit_masks(truth, size, images[-1].shape[-2:]))
                 items.append(item)
                 clip.append(v)
-                rows.append(int(self.contrast.rows[chosen]))
-        shown, rest = self._collate(items, truths, rows)
+                drawn.append(int(chosen))
+        shown, rest = self._collate(items, truths, drawn)
         return VideoBatch(torch.stack(images), torch.tensor(clip), shown, rest)
 
-    def _collate(self, items: list[Expression], truths: list[Tensor], rows: list[int]) -> tuple[Tensor, ClipBatch]:
+    def _collate(self, items: list[Expression], truths: list[Tensor], drawn: list[int]) -> tuple[Tensor, ClipBatch]:
         most = max(1, *map(len, truths))
         shown = torch.zeros(len(items), most, *truths[0].shape[1:], dtype=torch.bool)
         meant = torch.zeros(len(items), most, dtype=torch.bool)
@@ -459,8 +481,9 @@ class WholeStage:
         masks = masks & (targets >= 0)[:, :, None, None, None]
         nothing = torch.zeros(0)
         return shown, ClipBatch(
+            expressions=tuple(drawn),
             texts=self.tokenizer([item.text for item in items]),
-            rows=torch.tensor(rows),
+            rows=self.contrast.rows[drawn],
             tokens=nothing,
             mask_logits=nothing,
             owner=nothing,

@@ -31,6 +31,7 @@ class VideoTokens:
         similarity: (B, N_v, C) for the similarity loss against `frame_similarity`.
         contrast: (B, N_v, D) for the contrastive loss (section 3.3), not normalised.
         attention: (B, N_v, T) share of each frame in the last cross-attention, summed over its tokens.
+        motion_tokens: (B, T, N, C), the motion-aware object tokens that all this was read from.
         frame_similarity: (B, T, N, C).
         frame_weights: (B, T, N) from motion perception: the words' mass on each frame of a trajectory.
         mask_embed: (B, N_v, C), with the read-out `embedding`.
@@ -46,6 +47,7 @@ class VideoTokens:
     similarity: Tensor
     contrast: Tensor
     attention: Tensor
+    motion_tokens: Tensor
     frame_similarity: Tensor
     frame_weights: Tensor
     mask_embed: Tensor | None
@@ -258,6 +260,7 @@ class MotionDecoder(nn.Module):
                 similarity=self.similarity(video),
                 contrast=self.contrast(video),
                 attention=attention.unflatten(-1, (length, count)).sum(dim=-1),
+                motion_tokens=tokens,
                 frame_similarity=frame_similarity,
                 frame_weights=weights,
                 mask_embed=None if self.mask_embed is None else self.mask_embed(video),

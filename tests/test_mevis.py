@@ -1,0 +1,150 @@
+"""Reading MeViS's layout: the generated world, a split as MeViS writes it, and what is broken."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from dshmp.data.mevis import MevisSplit
+from dshmp.errors import UserError
+
+SIZE = (24, 31)
+
+
+def box(left: int) -> np.ndarray:
+    mask = np.zeros(SIZE, np.uint8)
+    mask[5:15, left : left + 8] = 1
+    return mask
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    code = coco.encode(np.asfortranarray(mask))
+    return {"size": list(mask.shape), "counts": code["counts"].decode()}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two splits of one video as MeViS has them: with masks, and with the truth hidden."""
+    expressions = {
+        "valid_u": {
+            "0": {"exp": "The bird flying away", "obj_id": [3], "anno_id": [7]},
+            "1": {"exp": "both", "obj_id": [3, 5], "anno_id": [7, 8]},
+        },
+        "valid": {"0": {"exp": "The bird flying away"}},
+    }
+    for split, entries in expressions.items():
+        images = tmp_path / split / "JPEGImages" / "abc"
+        images.mkdir(parents=True)
+        for t in range(3):
+            Image.fromarray(np.full((*SIZE, 3), 40 * t, np.uint8)).save(images / f"{t:05d}.jpg")
+        videos = {"abc": {"frames": [f"{t:05d}" for t in range(3)], "expressions": entries}}
+        (tmp_path / split / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
+    masks = {"7": [encode(box(0)), None, encode(box(10))], "8": [encode(box(20))] * 3}
+    (tmp_path / "valid_u" / "mask_dict.json").write_text(json.dumps(masks))
+    return tmp_path
+
+
+def test_mevis_as_it_is(root: Path) -> None:
+    split = MevisSplit(root, "valid_u")
+    assert split.videos["abc"].frames == ("00000", "00001", "00002")
+    assert split.videos["abc"].objects == {}
+    first, both = split.expressions
+    assert (first.video, first.id, first.text) == ("abc", "0", "The bird flying away")
+    assert (both.objects, both.annotations, both.subsets, both.extra) == ((3, 5), (7, 8), (), {})
+    frames = split.frames("abc", [2, 0])
+    assert [frame.shape for frame in frames] == [(*SIZE, 3)] * 2
+    assert (frames[0].mean(), frames[1].mean()) == (80, 0)
+    masks = split.masks(both.annotations, [0, 1, 2], SIZE)
+    expected = np.array([[box(0), box(0) * 0, box(10)], [box(20)] * 3], bool)
+    np.testing.assert_array_equal(masks, expected)
+    np.testing.assert_array_equal(split.masks([8], [2], SIZE), expected[1:, 2:])
+    assert split.masks([], [0], SIZE).shape == (0, 1, *SIZE)
+
+
+def test_a_split_with_hidden_truth(root: Path) -> None:
+    """It has no masks at all, and needs none to be read."""
+    split = MevisSplit(root, "valid")
+    assert [(item.text, item.objects) for item in split.expressions] == [("The bird flying away", ())]
+    assert len(split.frames("abc")) == 3
+
+
+def test_the_generated_world(mini: Path) -> None:
+    for name in ("train", "valid_u", "test"):
+        split = MevisSplit(mini, name)
+        assert {item.video for item in split.expressions} == set(split.videos)
+        assert any("direction pairs" in item.subsets for item in split.expressions)
+        for video in split.videos.values():
+            frame = split.frames(video.name, [0])[0]
+            annotations = [item["anno_id"] for item in video.objects.values()]
+            masks = split.masks(annotations, range(len(video.frames)), frame.shape[:2])
+            assert masks.any((1, 2, 3)).all()
+        for item in split.expressions:
+            objects = split.videos[item.video].objects
+            assert [objects[object_id]["anno_id"] for object_id in item.objects] == list(item.annotations)
+            assert set(item.objects) <= set(item.extra["static_ids"])
+
+
+def rewrite(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        values = json.loads((folder / name).read_text())
+        change(values)
+        (folder / name).write_text(json.dumps(values))
+
+    return apply
+
+
+def cut_image(folder: Path) -> None:
+    path = folder / "JPEGImages" / "abc" / "00001.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+META, MASKS = "meta_expressions.json", "mask_dict.json"
+BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no folder": (shutil.rmtree, "no such data set split; splits there: valid"),
+    "no frame": (lambda f: (f / "JPEGImages/abc/00001.jpg").unlink(), "00001.jpg: frame is missing"),
+    "frame is text": (lambda f: (f / "JPEGImages/abc/00001.jpg").write_text("no"), "00001.jpg: cannot be read"),
+    "frame cut off": (cut_image, "00001.jpg: cannot be read as an image"),
+    "no expressions file": (lambda f: (f / META).unlink(), f"{META}: missing"),
+    "no masks": (lambda f: (f / MASKS).unlink(), f"{MASKS}: missing"),
+    "expressions cut off": (lambda f: (f / META).write_text('{"videos": {"abc'), f"{META}: is not valid JSON"),
+    "masks cut off": (lambda f: (f / MASKS).write_text('{"7": [nul'), f"{MASKS}: is not valid JSON"),
+    "binary": (lambda f: (f / META).write_bytes(b"\xff\xfe\x00"), f"{META}: is not valid JSON"),
+    "a list": (lambda f: (f / META).write_text("[]"), f"{META}: expected a JSON object"),
+    "nothing in it": (lambda f: (f / META).write_text("{}"), f"{META}: holds no expression"),
+    "no frames key": (rewrite(META, lambda v: v["videos"]["abc"].pop("frames")), f"{META}: video 'abc'"),
+    "no text": (rewrite(META, lambda v: v["videos"]["abc"]["expressions"]["0"].pop("exp")), "KeyError('exp')"),
+    "video is a list": (rewrite(META, lambda v: v["videos"].update(abc=[])), f"{META}: video 'abc'"),
+    "ids are a number": (
+        rewrite(META, lambda v: v["videos"]["abc"]["expressions"]["0"].update(obj_id=3)),
+        f"{META}: video 'abc'",
+    ),
+    "annotation missing": (rewrite(MASKS, lambda v: v.pop("7")), f"{MASKS}: annotation 7 is missing"),
+    "annotation short": (rewrite(MASKS, lambda v: v["7"].pop()), f"{MASKS}: annotation 7 ends before frame 2"),
+    "masks of another size": (
+        rewrite(MASKS, lambda v: v["7"].__setitem__(2, encode(np.ones((8, 9), np.uint8)))),
+        f"{MASKS}: annotation 7, frame 2 has size [8, 9], its frames have [24, 31]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_broken_is_named(kind: str, root: Path) -> None:
+    damage, message = BROKEN[kind]
+    damage(root / "valid_u")
+    with pytest.raises(UserError) as caught:
+        split = MevisSplit(root, "valid_u")
+        frames = split.frames("abc")
+        split.masks([7], [0, 1, 2], (frames[0].shape[0], frames[0].shape[1]))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_place_says_how_to_fill_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dshmp world make"):
+        MevisSplit(tmp_path, "train")

@@ -1,0 +1,353 @@
+"""The whole model: company, padding and chunks change nothing, every switch changes what it should."""
+
+import re
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from dshmp.config import from_dict
+from dshmp.data.mevis import Expression, MevisSplit, Video
+from dshmp.evaluate import score_video
+from dshmp.language.encoder import TextTokenizer
+from dshmp.learning.recipe import Recipe
+from dshmp.learning.stages import Contrast, WholeStage
+from dshmp.model import DsHmp
+from dshmp.motion.decoder import VideoTokens
+from dshmp.perception.frame_decoder import Perception
+
+TOLERANCE = 1e-5
+LENGTHS = (5, 9, 16)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return tiny.tokenizer()
+
+
+def images(count: int, seed: int = 0, size: tuple[int, int] = (40, 56)) -> Tensor:
+    """Normalised frames of a patch that moves over noise."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randn(1, 3, *size, generator=generator).repeat(count, 1, 1, 1)
+    for t in range(count):
+        frames[t, :, 8:20, (3 * t) % 40 : (3 * t) % 40 + 12] += 2
+    return frames + 0.3 * torch.randn(frames.shape, generator=generator)
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def perceived(state: Perception) -> dict[str, Tensor]:
+    return {
+        name: getattr(state, name) for name in ("tokens", "logits", "mask_embed", "mask_features", "video_features")
+    }
+
+
+def understood(video: VideoTokens, clip: int, length: int) -> dict[str, Tensor]:
+    """What is said of one clip of the batch, its real frames only."""
+    found = {name: getattr(video, name)[clip] for name in ("tokens", "logits", "similarity", "contrast")}
+    found["attention"] = video.attention[clip, :, :length]
+    found["frame_weights"] = video.frame_weights[clip, :length]
+    if video.pointer is not None:
+        assert video.track_logits is not None
+        found["pointer"] = video.pointer[clip, :, :length]
+        found["track_logits"] = video.track_logits[clip, :length]
+    else:
+        assert video.mask_embed is not None
+        found["mask_embed"] = video.mask_embed[clip]
+    return found
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"backbone.language_fusion": True, "frame_decoder.language": True, "readout.masks": "embedding"},
+    {"language.cues": "direct", "motion.merge": "mean", "motion.blocks": 3},
+    {"language.cues": "words", "motion.stages": 0, "motion.window": 4},
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("switches", VARIANTS, ids=str)
+@pytest.mark.parametrize("stride", [1, 3])
+def test_company_and_padding_change_nothing(switches: dict[str, Any], stride: int, tokenizer: TextTokenizer) -> None:
+    """Clips of three lengths and sizes, sentences of three lengths: together as alone."""
+    model = tiny.model(switches)
+    text = model.language(tokenizer(tiny.SENTENCES))
+    tokens = torch.full((3, max(LENGTHS), 6, 32), 7.0)  # padding is not zero
+    frames = torch.zeros(3, max(LENGTHS), dtype=torch.bool)
+    alone = []
+    for clip, length in enumerate(LENGTHS):
+        shown = images(length, clip, (40, 56 - 8 * clip))
+        single = model.language(tokenizer([tiny.SENTENCES[clip]]))
+        state = model.perceive(shown, single)
+        for name, value in perceived(model.perceive(shown, text.repeat(torch.tensor([clip])))).items():
+            close(value, perceived(state)[name])
+        tokens[clip, :length], frames[clip, :length] = state.tokens, True
+        alone.append(model.understand(state.tokens[None], frames[clip : clip + 1, :length], single, stride=stride))
+    together = model.understand(tokens, frames, text, stride=stride)
+    for clip, length in enumerate(LENGTHS):
+        expected = understood(alone[clip], 0, length)
+        for name, value in understood(together, clip, length).items():
+            close(value, expected[name])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("switches", VARIANTS, ids=str)
+def test_clips_of_one_size_in_one_batch(switches: dict[str, Any], tokenizer: TextTokenizer) -> None:
+    model = tiny.model(switches)
+    clips = torch.stack([images(4, 0), images(4, 1)])
+    order = torch.tensor([1, 0, 1])
+    text = model.language(tokenizer(tiny.SENTENCES))
+    together = perceived(model.perceive_clips(clips, order, text))
+    for row, clip in enumerate(order.tolist()):
+        single = model.language(tokenizer([tiny.SENTENCES[row]]))
+        for name, value in perceived(model.perceive(clips[clip], single)).items():
+            close(together[name].unflatten(0, (3, 4))[row], value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", [False, True])
+def test_frames_in_chunks(fusion: bool, tokenizer: TextTokenizer) -> None:
+    model = tiny.model({"backbone.language_fusion": fusion})
+    text = model.language(tokenizer(tiny.SENTENCES[:2]))
+    shown = images(11)
+    whole = perceived(model.perceive(shown, text))
+    for chunk in (1, 5):
+        states = [perceived(model.perceive(part, text)) for part in shown.split(chunk)]
+        for name, value in whole.items():
+            parts = torch.cat([state[name].unflatten(0, (-1, chunk_of(state, 2))) for state in states], dim=1)
+            close(parts.flatten(0, 1), value)
+
+
+def chunk_of(state: dict[str, Tensor], sentences: int) -> int:
+    return len(state["tokens"]) // sentences
+
+
+@torch.no_grad()
+def test_interleaving(tokenizer: TextTokenizer) -> None:
+    model = tiny.model()
+    text = model.language(tokenizer(tiny.SENTENCES[:1]))
+    tokens = model.perceive(images(9), text).tokens[None]
+    frames = torch.ones(1, 9, dtype=torch.bool)
+    position = torch.arange(9.0)[None]
+    plain = model.understand(tokens, frames, text)
+    expected = understood(plain, 0, 9)
+    for name, value in understood(model.understand(tokens, frames, text, position), 0, 9).items():
+        close(value, expected[name])
+    moved, weights = model.motion(tokens, frames, text.motion, position)
+    same = model._interleaved(tokens, frames, text, position, 1)
+    close(same[0], moved)
+    close(same[1], weights)
+    # twice as fast: what motion perception says of the even frames is what it says of them alone
+    double = tokens.repeat_interleave(2, dim=1)[:, :17]
+    fast, _ = model._interleaved(double, torch.ones(1, 17, dtype=torch.bool), text, torch.arange(17.0)[None] / 2, 2)
+    close(fast[:, ::2], moved)
+    short = model.understand(tokens[:, :2], frames[:, :2], text, stride=5)  # fewer frames than sequences
+    assert short.logits.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masks", ["trajectories", "embedding"])
+def test_masks_of_slices_are_slices_of_the_masks(masks: str, tokenizer: TextTokenizer) -> None:
+    model = tiny.model({"readout.masks": masks})
+    text = model.language(tokenizer(tiny.SENTENCES))
+    state = model.perceive(images(7), text)
+    tokens = state.tokens.unflatten(0, (3, 7))
+    video = model.understand(tokens, torch.ones(3, 7, dtype=torch.bool), text)
+    together = model.clip_masks(video, state)
+    assert together.shape == (3, 4, 7, 10, 14)
+    for row in range(3):
+        single = model.language(tokenizer([tiny.SENTENCES[row]]))
+        alone = model.perceive(images(7), single)
+        answer = model.understand(alone.tokens[None], torch.ones(1, 7, dtype=torch.bool), single)
+        for part in (slice(0, 7), slice(0, 1), slice(4, 7)):
+            seen = model.perceive(images(7)[part], single)
+            close(model.masks(answer, part, seen), together[row, :, part])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(40, 40), (8, 8), (72, 16), (41, 59), (33, 7)])
+def test_any_frame_size(size: tuple[int, int], tokenizer: TextTokenizer) -> None:
+    model = tiny.model({"backbone.language_fusion": True, "frame_decoder.language": True})
+    text = model.language(tokenizer(tiny.SENTENCES[:1]))
+    state = model.perceive(torch.randn(2, 3, *size), text)
+    video = model.understand(state.tokens[None], torch.ones(1, 2, dtype=torch.bool), text)
+    masks = model.clip_masks(video, state)
+    assert masks.shape == (1, 4, 2, -(-size[0] // 4), -(-size[1] // 4))
+    assert masks.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 40])
+def test_any_number_of_frames(length: int, tokenizer: TextTokenizer) -> None:
+    model = tiny.model()
+    text = model.language(tokenizer(tiny.SENTENCES[1:2]))
+    video = model.understand(torch.randn(1, length, 6, 32), torch.ones(1, length, dtype=torch.bool), text)
+    assert video.logits.isfinite().all()
+    close(video.attention.sum(-1), torch.ones(1, 4))
+
+
+# ------------------------------------------------------------------------------------------------ switches
+
+CROSS = r"motion\.blocks\.\d+\.cross_attention\."
+LANGUAGE_LAYER = r"perception\.frame_decoder\.layers\.\d+\.(fusion|text_attention)\."
+QUERIES = r"perception\.frame_decoder\.(query_content|static_attention)\.|decoder\.queries\."
+TABLE: list[tuple[str, Any, str | None]] = [  # switch, value, the parameters that come or go with it
+    ("language.cues", "sentence", None),
+    ("language.cues", "words", None),
+    ("language.cues", "direct", QUERIES),
+    ("language.split", "paper", None),
+    ("language.split", "release", None),
+    ("backbone.language_fusion", True, r"perception\.backbone\.(fusions|gates)\."),
+    ("frame_decoder.language", True, LANGUAGE_LAYER),
+    ("frame_decoder.injection", 0.9, None),
+    ("motion.stages", 0, CROSS),
+    ("motion.stages", 1, CROSS + r"(out|norm)\."),
+    ("motion.stages", 2, CROSS + r"(out|norm)\."),
+    ("motion.window", 16, None),
+    ("motion.merge", "mean", None),
+    ("motion.matching", "inverse", None),
+    ("motion.matching", "none", None),
+    ("motion.window_shift", "test", None),
+    ("motion.padded_frames", "seen", None),
+    ("motion.position", False, r"(motion|decoder)\.time_position\."),
+    ("motion.displacement", False, r"motion\.displacement\."),
+    ("motion.injection", 0.9, None),
+    ("readout.masks", "embedding", r"decoder\.(pointer|track|mask_embed|mask_features)\."),
+]
+SPLIT_APART = "the standing cat that is slowly moving left after jumping"
+"""A sentence whose words the three splits tell apart differently."""
+
+
+@torch.no_grad()
+def answer(model: DsHmp) -> tuple[Tensor, Tensor]:
+    tokenizer = tiny.tokenizer()
+    tokenizer.config = model.config.language
+    text = model.language(tokenizer([SPLIT_APART]))
+    state = model.perceive(images(19), text)
+    shuffled = torch.rand(19, 6, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
+    tokens = state.tokens.gather(1, shuffled[..., None].expand(-1, -1, 32))  # so that there is something to match
+    video = model.understand(tokens[None], torch.ones(1, 19, dtype=torch.bool), text)
+    return video.logits, model.clip_masks(video, state)
+
+
+@cache
+def base_answer() -> tuple[DsHmp, Tensor, Tensor]:
+    model = tiny.model()
+    return model, *answer(model)
+
+
+@pytest.mark.parametrize(("switch", "value", "parameters"), TABLE)
+def test_every_switch_changes_what_it_should(switch: str, value: Any, parameters: str | None) -> None:
+    base, logits, masks = base_answer()
+    other = tiny.model({switch: value})
+    known, own = base.state_dict(), other.state_dict()
+    differing = {key for key in known.keys() ^ own.keys()} | {
+        key for key in known.keys() & own.keys() if known[key].shape != own[key].shape
+    }
+    assert bool(differing) == (parameters is not None)
+    assert all(parameters and re.match(parameters, key) for key in differing)
+    other.load_state_dict({key: known[key] if key in known else own[key] for key in own})
+    with torch.no_grad():
+        other_logits, other_masks = answer(other)
+    assert (other_logits.shape, other_masks.shape) == (logits.shape, masks.shape)
+    change = max((other_masks - masks).abs().max(), (other_logits - logits).abs().max())
+    assert change > 1e-4
+    if switch == "readout.masks":  # what is understood stays; only how it becomes masks differs
+        close(other_logits, logits)
+
+
+def test_the_same_model_gives_the_same_answer() -> None:
+    _, logits, masks = base_answer()
+    again = answer(tiny.model())
+    assert torch.equal(again[0], logits)
+    assert torch.equal(again[1], masks)
+
+
+def test_negatives_change_the_contrast() -> None:
+    """Tables 1 and 2c: 0 turns contrastive learning off, more negatives make it harder."""
+    videos = {f"v{i}": Video(f"v{i}", ("0",)) for i in range(100)}
+    items = [Expression(f"v{i % 100}", str(i), "x", (i,), (i,)) for i in range(300)]
+    split: Any = SimpleNamespace(videos=videos, expressions=items)
+    model = tiny.model()
+    generator = torch.Generator().manual_seed(0)
+    contrasts = torch.randn(2, 4, 16, generator=generator)
+    video: Any = SimpleNamespace(contrast=contrasts)
+    indices = torch.tensor([[0, -1, -1, -1], [-1, 0, -1, -1]])
+    found = []
+    for negatives in (10, 100, 200):
+        recipe = Recipe(stage="whole", data="", negatives=negatives, contrast_start=0)
+        contrast = Contrast(recipe, model, split)
+        contrast.bank.centroids.copy_(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)))
+        contrast.bank.visited.fill_(True)
+        found.append(contrast.loss(video, indices, contrast.rows[:2], 0, torch.Generator().manual_seed(2)).item())
+    assert found[0] < found[1] < found[2]
+
+
+# ------------------------------------------------------------------------------------------------ learning
+
+
+def whole_stage(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeStage:
+    torch.manual_seed(0)
+    values = tiny.recipe("whole", mini, **recipe) | {"model": tiny.with_switches(tiny.MODEL, switches)}
+    model = DsHmp(tiny.config(switches)).train()
+    return WholeStage(from_dict(Recipe, values), model, tiny.tokenizer(switches), MevisSplit(mini, "train"))
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"readout.masks": "embedding", "backbone.language_fusion": True, "frame_decoder.language": True},
+        {"language.cues": "direct", "motion.stages": 1},
+    ],
+    ids=str,
+)
+def test_gradients_reach_every_parameter(switches: dict[str, Any], mini: Path) -> None:
+    stage = whole_stage(mini, switches, contrast_start=0)
+    batch = stage.batch(1)
+    optimiser = torch.optim.SGD(stage.model.parameters(), lr=0.01)
+    for step in range(2):
+        losses = stage.losses(batch, step, torch.Generator().manual_seed(step))
+        optimiser.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+    assert losses["contrast"] > 0
+    named = stage.model.named_parameters()
+    idle = [name for name, p in named if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)]
+    assert idle == []
+
+
+def test_a_frozen_encoder_and_no_contrast_stay_out(mini: Path) -> None:
+    stage = whole_stage(mini, {"language.frozen": True}, negatives=0)
+    losses = stage.losses(stage.batch(0), 0, torch.Generator().manual_seed(0))
+    torch.stack(list(losses.values())).sum().backward()
+    assert "contrast" not in losses
+    assert all(p.grad is None for p in stage.model.language.encoder.parameters())
+    assert all(p.grad is None for p in stage.model.decoder.contrast.parameters())
+    assert stage.model.language.resizer.fc.weight.grad is not None
+
+
+# ------------------------------------------------------------------------------------------------- answers
+
+
+def test_nothing_matches_is_an_answer(mini: Path, tokenizer: TextTokenizer) -> None:
+    split = MevisSplit(mini, "train")
+    absent = next(item for item in split.expressions if not item.objects)
+    present = next(item for item in split.expressions if item.video == absent.video and item.objects)
+    scores = {}
+    for targets, threshold in (("many", 1.0), ("many", 0.0), ("single", 1.0)):
+        model = tiny.model({"readout.targets": targets, "readout.threshold": threshold})
+        found = score_video(model, tokenizer, split, absent.video, [absent, present])
+        scores[targets, threshold] = [(item.found, item.j) for item in found]
+    assert scores["many", 1.0] == [(False, 100.0), (False, scores["many", 1.0][1][1])]
+    assert scores["many", 1.0][1][1] < 100
+    assert all(found for found, _ in scores["many", 0.0] + scores["single", 1.0])
+    assert scores["many", 0.0] != scores["single", 1.0]  # a union is not its best part
+
