@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+import tiny
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, find_model, load_model, load_tensors, save_model
 from dshmp.errors import UserError
 

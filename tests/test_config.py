@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from dshmp.checkpoint import build_model
 from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
 from dshmp.errors import UserError

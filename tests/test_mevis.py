@@ -133,14 +133,18 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+def read_all(root: Path) -> None:
+    split = MevisSplit(root, "valid_u")
+    frames = split.frames("abc")
+    split.masks([7], range(3), (frames[0].shape[0], frames[0].shape[1]))
+
+
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_is_broken_is_named(kind: str, root: Path) -> None:
     damage, message = BROKEN[kind]
     damage(root / "valid_u")
     with pytest.raises(UserError) as caught:
-        split = MevisSplit(root, "valid_u")
-        frames = split.frames("abc")
-        split.masks([7], [0, 1, 2], (frames[0].shape[0], frames[0].shape[1]))
+        read_all(root)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

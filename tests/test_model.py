@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
+import tiny
 from dshmp.config import from_dict
 from dshmp.data.mevis import Expression, MevisSplit, Video
 from dshmp.evaluate import score_video
@@ -230,10 +230,10 @@ def answer(model: DsHmp) -> tuple[Tensor, Tensor]:
     tokenizer = tiny.tokenizer()
     tokenizer.config = model.config.language
     text = model.language(tokenizer([SPLIT_APART]))
-    state = model.perceive(images(19), text)
-    shuffled = torch.rand(19, 6, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
+    state = model.perceive(images(22), text)
+    shuffled = torch.rand(22, 6, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
     tokens = state.tokens.gather(1, shuffled[..., None].expand(-1, -1, 32))  # so that there is something to match
-    video = model.understand(tokens[None], torch.ones(1, 19, dtype=torch.bool), text)
+    video = model.understand(tokens[None], torch.ones(1, 22, dtype=torch.bool), text)
     return video.logits, model.clip_masks(video, state)
 
 
@@ -248,9 +248,8 @@ def test_every_switch_changes_what_it_should(switch: str, value: Any, parameters
     base, logits, masks = base_answer()
     other = tiny.model({switch: value})
     known, own = base.state_dict(), other.state_dict()
-    differing = {key for key in known.keys() ^ own.keys()} | {
-        key for key in known.keys() & own.keys() if known[key].shape != own[key].shape
-    }
+    differing = known.keys() ^ own.keys()
+    differing |= {key for key in known.keys() & own.keys() if known[key].shape != own[key].shape}
     assert bool(differing) == (parameters is not None)
     assert all(parameters and re.match(parameters, key) for key in differing)
     other.load_state_dict({key: known[key] if key in known else own[key] for key in own})
@@ -343,11 +342,11 @@ def test_nothing_matches_is_an_answer(mini: Path, tokenizer: TextTokenizer) -> N
     present = next(item for item in split.expressions if item.video == absent.video and item.objects)
     scores = {}
     for targets, threshold in (("many", 1.0), ("many", 0.0), ("single", 1.0)):
-        model = tiny.model({"readout.targets": targets, "readout.threshold": threshold})
+        switches = {"readout.targets": targets, "readout.threshold": threshold, "readout.masks": "embedding"}
+        model = tiny.model(switches)
         found = score_video(model, tokenizer, split, absent.video, [absent, present])
         scores[targets, threshold] = [(item.found, item.j) for item in found]
     assert scores["many", 1.0] == [(False, 100.0), (False, scores["many", 1.0][1][1])]
     assert scores["many", 1.0][1][1] < 100
     assert all(found for found, _ in scores["many", 0.0] + scores["single", 1.0])
     assert scores["many", 0.0] != scores["single", 1.0]  # a union is not its best part
-

@@ -82,16 +82,20 @@ def enlargement(width: int) -> int:
     return min(max(-(-400 // width), 1), 4)
 
 
-def draw_masks(image: Image, masks: Masks, truth: Masks | None = None, scale: int = 1, first: int = 0) -> Image:
-    """Tint and outline `masks` (K, H, W) on a copy of `image` (H, W, 3), `scale` times as large; `truth` (H, W) is
-    outlined in white. Colours are taken from the `first` on."""
+def draw_masks(
+    image: Image, masks: Masks, truth: Masks | None = None, scale: int = 1, first: int = 0, weight: int = 1
+) -> Image:
+    """Tint and outline `masks` (K, H, W) on a copy of `image` (H, W, 3), `scale` times as large.
+
+    `truth` (H, W) is outlined in white. Colours are taken from the `first` on; outlines are `weight` times as thick.
+    """
     import cv2
 
     height, width = image.shape[0] * scale, image.shape[1] * scale
     canvas = np.array(image)
     if scale > 1:
         canvas = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_CUBIC)
-    thickness = max(1, round(min(width, height) / 240))
+    thickness = max(1, round(min(width, height) / 240)) * weight
 
     def enlarge(mask: Masks) -> Image:
         full: Image = mask.astype(np.uint8)
@@ -100,8 +104,12 @@ def draw_masks(image: Image, masks: Masks, truth: Masks | None = None, scale: in
         return full
 
     def outline(mask: Image, colour: Colour, width: int) -> None:
-        contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, colour, width, cv2.LINE_AA)
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+        x, y, w, h = cv2.boundingRect(mask)
+        inside = np.pad(mask[y : y + h, x : x + w], width)  # so that the frame's border doesn't count as inside
+        edge = inside - cv2.erode(inside, kernel)
+        part = canvas[y : y + h, x : x + w]
+        part[edge[width:-width, width:-width].astype(bool)] = colour
 
     for index, mask in enumerate(masks):
         if not mask.any():
@@ -109,12 +117,12 @@ def draw_masks(image: Image, masks: Masks, truth: Masks | None = None, scale: in
         colour = OBJECTS[(first + index) % len(OBJECTS)]
         full = enlarge(mask)
         x, y, w, h = cv2.boundingRect(full)
-        part, inside = canvas[y : y + h, x : x + w], full[y : y + h, x : x + w].astype(bool)
-        tint = np.array(colour, dtype=np.uint16)
-        part[inside] = ((part[inside].astype(np.uint16) * 11 + tint * 9) // 20).astype(np.uint8)
+        part = canvas[y : y + h, x : x + w]
+        tint = (*(0.45 * value for value in colour), 0)
+        cv2.add(cv2.convertScaleAbs(part, alpha=0.55), tint, dst=part, mask=full[y : y + h, x : x + w])
         outline(full, colour, thickness)
     if truth is not None and truth.any():
-        outline(enlarge(truth), WHITE, 1)
+        outline(enlarge(truth), WHITE, weight)
     return canvas
 
 
@@ -501,7 +509,8 @@ def contact_sheet(path: Path, rows: Sequence[Row], title: str = "", cell: int = 
         for column, (frame, image, masks) in enumerate(zip(row.frames, row.images, row.masks, strict=True)):
             truth = row.truth[column] if row.truth is not None else None
             scale = max(1, -(-cell * 2 // source_width))
-            picture = draw_masks(image, masks, truth, scale, first=index)
+            dark = np.where(masks.any(axis=0)[..., None], image, image // 2)  # so that masks leap to the eye
+            picture = draw_masks(dark.astype(np.uint8), masks, truth, scale, first=index, weight=2)
             picture = cv2.resize(picture, (cell, height), interpolation=cv2.INTER_AREA)
             x = left + column * (cell + gap)
             sheet.paste(Pillow.fromarray(picture), (x, top))

@@ -1,0 +1,351 @@
+"""Training runs: the three stages in a row, resuming exactly, the token cache, and what is refused."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from dshmp.checkpoint import load_model, load_tensors
+from dshmp.data.mevis import MevisSplit
+from dshmp.errors import UserError
+from dshmp.learning import cache, stages
+from dshmp.learning.cache import TokenCache
+from dshmp.learning.train import run
+
+STAGES = {"perception": stages.PerceptionStage, "motion": stages.MotionStage, "whole": stages.WholeStage}
+BUILD_SHARDS = cache._build_shards
+VIDEO_LOSSES = {"cls", "mask", "dice", "similarity", "trajectory", "contrast"}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here_and_now() -> Any:
+    """Shards of the cache are made in this process: starting others takes longer than the work."""
+
+    def build(model: Any, split: MevisSplit, jobs: list[Any], workers: int) -> None:
+        cache._worker = model.eval(), split
+        for job in jobs:
+            cache._build_shard(job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "_build_shards", build)
+        yield
+
+
+def train(folder: Path, stage: str, world: Path, **more: Any) -> Path:
+    """One run in `folder`/`stage`, starting from the stage before."""
+    before = {"motion": "perception", "whole": "motion"}.get(stage)
+    if before:
+        more = {"init": str(folder / before), **more}
+    values = tiny.recipe(stage, world) | more
+    return run(tiny.write_recipe(folder / f"{stage}.yaml", values), [], folder / stage)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def chain(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three stages, three steps each, one after the other."""
+    folder = tmp_path_factory.mktemp("chain")
+    for stage in STAGES:
+        train(folder, stage, mini)
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_leaves_a_whole_run(stage: str, chain: Path) -> None:
+    folder = chain / stage
+    losses = [line for line in metrics(folder) if "cls" in line or "frame cls" in line]
+    assert [line["step"] for line in losses] == [1, 2, 3]
+    expected = {
+        "perception": {"cls", "mask", "dice", "probe"},
+        "motion": VIDEO_LOSSES,
+        "whole": VIDEO_LOSSES | {"frame cls", "frame mask", "frame dice"},
+    }
+    assert expected[stage] <= losses[0].keys()
+    assert all(torch.tensor(list(line.values())).isfinite().all() for line in losses)
+    model, _ = load_model(folder)
+    checkpoint = load_tensors(folder / "checkpoint.safetensors")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, checkpoint[f"model/{key}"])
+    assert not list(folder.glob("**/*.part"))
+
+
+def test_stages_change_their_own_part_only(chain: Path) -> None:
+    before = {stage: load_file(chain / stage / "model" / "model.safetensors") for stage in STAGES}
+
+    def changed(first: str, second: str) -> set[str]:
+        a, b = before[first], before[second]
+        return {".".join(key.split(".")[:2]) for key in a if not torch.equal(a[key], b[key])}
+
+    motion = changed("perception", "motion")
+    assert not any(name.startswith("perception") for name in motion)
+    assert {"motion.blocks", "decoder.layers", "language.encoder"} <= motion
+    assert {"perception.backbone", "perception.frame_decoder", "motion.blocks"} <= changed("motion", "whole")
+
+
+def test_perception_learns_no_language(chain: Path, mini: Path, tmp_path: Path) -> None:
+    train(tmp_path, "perception", mini, steps=1, learning_rate=1e-12, weight_decay=0.0)
+    start = load_file(tmp_path / "perception" / "model" / "model.safetensors")
+    end = load_file(chain / "perception" / "model" / "model.safetensors")
+    still = [key for key in start if torch.allclose(start[key], end[key], rtol=0, atol=1e-9)]
+    assert any(key.startswith("perception.") for key in end.keys() - set(still))
+    assert {key for key in start if not key.startswith("perception.") or "static_attention" in key} <= set(still)
+
+
+def test_validation_stands_in_the_record(chain: Path) -> None:
+    last = metrics(chain / "motion")[-1]
+    assert last["step"] == 3
+    assert 0 <= last["iou all"] <= 100
+    assert {"iou static", "right of pair", "present rejected"} <= last.keys()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_is_the_undisturbed_one(
+    stage: str, chain: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in its fourth step, the checkpoint being of the second; dropout draws the same again."""
+    start = {"perception": None, "motion": "perception", "whole": "motion"}[stage]
+    dropout = dict.fromkeys(("language.dropout", "frame_decoder.dropout", "motion.dropout", "backbone.drop_path"), 0.2)
+    more: dict[str, Any] = {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "cache": str(tmp_path / "cache")}
+    more["model"] = tiny.with_switches(tiny.MODEL, dropout)
+    if start:
+        more["init"] = str(chain / start)
+    paths = [tiny.write_recipe(tmp_path / f"{n}.yaml", tiny.recipe(stage, mini, **more)) for n in ("a", "b")]
+    straight = run(paths[0], [], tmp_path / "straight")
+    plain = STAGES[stage].losses
+
+    def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
+        if step == 3:
+            raise Killed
+        return plain(self, batch, step, generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(STAGES[stage], "losses", losses)
+        with pytest.raises(Killed):
+            run(paths[1], [], tmp_path / "stopped")
+    assert max(line["step"] for line in metrics(tmp_path / "stopped")) == 3
+    torch.manual_seed(99)
+    resumed = run(paths[1], [], tmp_path / "stopped")
+    one, other = (load_file(folder / "checkpoint.safetensors") for folder in (straight, resumed))
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+    assert metrics(straight) == metrics(resumed)
+    before = (resumed / "checkpoint.safetensors").read_bytes()
+    run(paths[1], [], resumed)  # there is nothing left to do
+    assert (resumed / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = stages.PerceptionStage.losses
+
+    def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
+        if step == 1:
+            raise Killed
+        return plain(self, batch, step, generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.PerceptionStage, "losses", losses)
+        with pytest.raises(Killed):
+            train(tmp_path, "perception", mini)
+    with (tmp_path / "perception" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "cl')  # cut off in the middle of a line
+    folder = train(tmp_path, "perception", mini)
+    assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "damaged"),
+        (lambda data: b"", "damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(
+    damage: Callable[[bytes], bytes], message: str, mini: Path, tmp_path: Path
+) -> None:
+    folder = train(tmp_path, "perception", mini)
+    path = folder / "checkpoint.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=message) as caught:
+        train(tmp_path, "perception", mini)
+    assert str(path) in str(caught.value)
+
+
+def test_a_gradient_that_is_not_finite(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = stages.PerceptionStage.losses
+
+    def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
+        found = plain(self, batch, step, generator)
+        return found | {"cls": found["cls"] * float("nan")} if step == 2 else found
+
+    monkeypatch.setattr(stages.PerceptionStage, "losses", losses)
+    with pytest.raises(UserError, match=r"the gradient of step 2 is not finite; lower learning_rate") as caught:
+        train(tmp_path, "perception", mini, checkpoint_every=2)
+    assert "\n" not in str(caught.value)
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "perception/checkpoint.safetensors").values())
+
+
+def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="training has diverged"):
+        train(tmp_path, "perception", mini, learning_rate=1e30, steps=5, clip_norm=1e30)
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "message"),
+    [
+        ("perception", {"data": "nowhere"}, "nowhere/train: no such data set split"),
+        ("perception", {"split": "valid"}, "splits there: "),
+        ("whole", {"init": "nowhere/at/all"}, "nowhere/at/all: no such model"),
+        (
+            "perception",
+            {"model": tiny.with_switches(tiny.MODEL, {"backbone.language_fusion": True})},
+            "cannot be muted",
+        ),
+        ("perception", {"model": tiny.with_switches(tiny.MODEL, {"hidden_size": 33})}, "the recipe's model: "),
+        (
+            "motion",
+            {"model": tiny.with_switches(tiny.MODEL, {"backbone.language_fusion": True}), "init": None},
+            "stage motion learns from object tokens without a sentence",
+        ),
+        (
+            "motion",
+            {"model": tiny.with_switches(tiny.MODEL, {"readout.masks": "embedding"}), "init": None},
+            "readout.masks: trajectories",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_says_why(
+    stage: str, more: dict[str, Any], message: str, mini: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, stage, mini, **more)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such data set"):
+        train(tmp_path, "perception", mini, data=str(tmp_path / "nowhere"))
+    train(tmp_path, "perception", mini)
+
+
+def test_another_recipe_in_the_same_folder(chain: Path, mini: Path) -> None:
+    before = (chain / "perception" / "recipe.yaml").read_text()
+    path = tiny.write_recipe(chain / "other.yaml", tiny.recipe("perception", mini, seed=5))
+    with pytest.raises(UserError, match="holds a run of another recipe; name another folder"):
+        run(path, [], chain / "perception")
+    assert (chain / "perception" / "recipe.yaml").read_text() == before
+
+
+def test_weights_of_another_shape(chain: Path, mini: Path, tmp_path: Path) -> None:
+    model = tiny.with_switches(tiny.MODEL, {"motion.contrast_size": 8})
+    with pytest.raises(UserError, match=r"decoder\.contrast\..* has shape .* the recipe asks"):
+        train(tmp_path, "whole", mini, init=str(chain / "motion"), model=model)
+
+
+def test_a_part_that_is_new_starts_fresh(chain: Path, mini: Path, tmp_path: Path) -> None:
+    """The blind twin: the same perception, a motion part without the arrow of time."""
+    model = tiny.with_switches(tiny.MODEL, {"motion.position": False, "motion.displacement": False})
+    train(tmp_path, "motion", mini, init=str(chain / "perception"), model=model, cache=str(chain / "motion" / "cache"))
+    blind, _ = load_model(tmp_path / "motion")
+    assert blind.decoder.time_position is None
+    kept = load_file(chain / "perception" / "model" / "model.safetensors")
+    state = blind.state_dict()
+    assert all(torch.equal(state[key], kept[key]) for key in state if key.startswith("perception."))
+
+
+def test_data_without_objects(mini: Path, tmp_path: Path) -> None:
+    """MeViS itself does not list what else there is; the whole stage alone can learn from it."""
+    plain = tmp_path / "mevis"
+    (plain / "train").mkdir(parents=True)
+    for name in ("JPEGImages", "mask_dict.json"):
+        os.symlink(mini / "train" / name, plain / "train" / name)
+    values = json.loads((mini / "train" / "meta_expressions.json").read_text())
+    keys = ("exp", "obj_id", "anno_id")
+    for video in values["videos"].values():
+        del video["objects"]
+        video["expressions"] = {
+            number: {key: item[key] for key in keys} for number, item in video["expressions"].items()
+        }
+    (plain / "train" / "meta_expressions.json").write_text(json.dumps(values))
+    for stage in ("perception", "motion"):
+        with pytest.raises(UserError, match="does not list all objects of its videos"):
+            train(tmp_path, stage, plain, init=None)
+    folder = train(tmp_path, "whole", plain, init=None, steps=2)
+    assert [line["step"] for line in metrics(folder)] == [1, 2]
+
+
+# ------------------------------------------------------------------------------------------------- cache
+
+
+def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SHARD", 3)
+    made: list[str] = []
+    build_shard = cache._build_shard
+
+    def record(job: tuple[Path, list[str]]) -> None:
+        made.append(job[0].name)
+        build_shard(job)
+
+    monkeypatch.setattr(cache, "_build_shard", record)
+    split, model = MevisSplit(mini, "train"), tiny.model()
+    first = TokenCache.build(model, split, tmp_path / "c")
+    assert made == ["000000.safetensors", "000003.safetensors", "000006.safetensors"]
+    assert set(first.clips) == set(split.videos)
+    (tmp_path / "c" / made[1]).unlink()
+    (tmp_path / "c" / "000003.part").write_bytes(b"half")
+    second = TokenCache.build(model, split, tmp_path / "c")
+    assert made[3:] == ["000003.safetensors"]
+    for name, clip in first.clips.items():
+        for kind in ("tokens", "mask_logits", "owner", "truth"):
+            assert torch.equal(getattr(clip, kind), getattr(second[name], kind))
+    TokenCache.build(model, split, tmp_path / "c")
+    assert len(made) == 4
+    with torch.no_grad():  # language and motion do not matter, perception does
+        model.language.resizer.fc.weight += 1
+        model.motion.input_projection.weight += 1
+    TokenCache.build(model, split, tmp_path / "c")
+    assert len(made) == 4
+    with torch.no_grad():
+        model.perception.frame_decoder.query_content.weight += 1
+    third = TokenCache.build(model, split, tmp_path / "c")
+    assert len(made) == 7
+    assert not all(torch.equal(clip.tokens, first[name].tokens) for name, clip in third.clips.items())
+
+
+def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
+    split, model = MevisSplit(mini, "valid_u"), tiny.model()
+    built = TokenCache.build(model, split, tmp_path)
+    for name, video in split.videos.items():
+        clip, length = built[name], len(video.frames)
+        assert clip.tokens.shape == (length, 6, 32)
+        assert clip.mask_logits.shape == (length, 6, *cache.GRID)
+        assert clip.owner.shape == (length, 6)
+        assert clip.truth.shape == (len(video.objects), length, *cache.GRID)
+        assert clip.objects == tuple(video.objects)
+        assert clip.truth.any((1, 2, 3)).all()
+        assert (clip.owner < len(video.objects)).all()
+
+
+@pytest.mark.slow
+def test_the_cache_in_processes_of_its_own(mini: Path, tmp_path: Path) -> None:
+    split, model = MevisSplit(mini, "valid_u"), tiny.model()
+    here = TokenCache.build(model, split, tmp_path / "here")
+    there = tmp_path / "there" / "000000.safetensors"
+    there.parent.mkdir()
+    BUILD_SHARDS(model, split, [(there, list(split.videos))], 1)
+    built = TokenCache(there.parent, split)
+    assert all(torch.equal(built[name].tokens, clip.tokens) for name, clip in here.clips.items())
