@@ -193,9 +193,11 @@ def test_wrong_lists(
     assert part in one_line(capsys)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_interruption_leaves_nothing(tmp_path: Path, model: str, number: int, code: int) -> None:
-    video = write_clip(tmp_path / "clip.mp4", 400)
+    video = write_clip(tmp_path / "clip.mp4", 150)
     out = tmp_path / "out"
     script = "from dshmp.cli import main; main()"
     command = [sys.executable, "-c", script, "segment", video, "a cat", "--model", model, "--out", out]

@@ -29,6 +29,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
         ((448, 1333), (448, 1333)),
         ((896, 1001), (448, 501)),  # 500.5 goes up
         ((896, 1003), (448, 502)),  # 501.5 too: not to the even number
+        ((1003, 896), (502, 448)),
         ((1, 3000), (1, 1333)),  # never nothing
     ],
 )

@@ -158,7 +158,7 @@ def largest_change(a: VideoTokens, b: VideoTokens, length: int | None = None) ->
     changes = []
     for name, x in outputs(a).items():
         y = outputs(b)[name]
-        if name in ("frame_similarity", "frame_weights", "track_logits"):
+        if name in ("motion_tokens", "frame_similarity", "frame_weights", "track_logits"):
             x, y = x[:, :length], y[:, :length]
         if name in ("pointer", "attention"):
             x, y = x[:, :, :length], y[:, :, :length]
@@ -580,6 +580,7 @@ def test_outputs_have_the_shapes_they_declare() -> None:
         "similarity": (2, 4, C),
         "contrast": (2, 4, 16),
         "attention": (2, 4, 11),
+        "motion_tokens": (2, 11, 6, C),
         "frame_similarity": (2, 11, 6, C),
         "frame_weights": (2, 11, 6),
         "pointer": (2, 4, 11, 7),

@@ -509,7 +509,7 @@ def contact_sheet(path: Path, rows: Sequence[Row], title: str = "", cell: int = 
         for column, (frame, image, masks) in enumerate(zip(row.frames, row.images, row.masks, strict=True)):
             truth = row.truth[column] if row.truth is not None else None
             scale = max(1, -(-cell * 2 // source_width))
-            dark = np.where(masks.any(axis=0)[..., None], image, image // 2)  # so that masks leap to the eye
+            dark = np.where(np.any(masks, axis=0)[..., None], image, image // 2)  # so that masks leap to the eye
             picture = draw_masks(dark.astype(np.uint8), masks, truth, scale, first=index, weight=2)
             picture = cv2.resize(picture, (cell, height), interpolation=cv2.INTER_AREA)
             x = left + column * (cell + gap)

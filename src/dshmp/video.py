@@ -213,6 +213,7 @@ def _decode(path: Path, fps: float | None, expected: int | None, warned: set[str
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
         index, damaged, last = 0, 0, -1.0
+        matrix: tuple[int, int, int, int] | None = None
         step = 1 / (fps or UNKNOWN_RATE)
         packets = container.demux(stream)
         while True:
@@ -233,7 +234,9 @@ def _decode(path: Path, fps: float | None, expected: int | None, warned: set[str
                 if time <= last:  # broken time stamps: keep the order of decoding
                     time = last + step
                 last = time
-                yield Frame(_upright(frame), float(time))
+                if index == 0:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
+                    matrix = _display_matrix(frame)
+                yield Frame(_upright(frame.to_ndarray(format="rgb24"), matrix), float(time))
                 index += 1
         short = expected is not None and index < 0.9 * expected
         if index and (damaged or short):
@@ -241,13 +244,20 @@ def _decode(path: Path, fps: float | None, expected: int | None, warned: set[str
             warn(f"damaged or cut off; took the {index} frames{whole} that could be decoded")
 
 
-def _upright(frame: Any) -> Image:
-    """The frame's pixels with its display matrix applied: (x, y) -> (a x + c y, b x + d y)."""
-    image: Image = frame.to_ndarray(format="rgb24")
+def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    """(a, b, c, d) of the display matrix, which sends (x, y) to (a x + c y, b x + d y)."""
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
+        return None
+    a, b, _, c, d = np.frombuffer(bytes(side), dtype=np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _upright(image: Image, matrix: tuple[int, int, int, int] | None) -> Image:
+    """The image with its display matrix applied."""
+    if matrix is None:
         return image
-    a, b, _, c, d, *_ = np.frombuffer(bytes(side), dtype=np.int32)[:9].tolist()
+    a, b, c, d = matrix
     if abs(a) >= abs(b):
         flip_x, flip_y = a < 0, d < 0
     else:

@@ -136,6 +136,11 @@ def similarity_loss(
     # (B, T, N_s, C) and (B, N_v, C) -> (B, T*N_s + N_v, C)
     embeddings = torch.cat([frame_embeddings.flatten(1, 2), video_embeddings], 1).float()
     identity = torch.cat([frame_indices.flatten(1, 2), video_indices], 1)
+    # most tokens have found nothing that counts: only as many rows as the fullest sample has are compared
+    most = int((identity >= 0).sum(1).max())
+    rows = (identity < 0).byte().argsort(dim=1, stable=True)[:, :most]
+    identity = identity.gather(1, rows)
+    embeddings = embeddings.gather(1, rows[..., None].expand(-1, -1, embeddings.shape[-1]))
     matched = identity >= 0
     pairs = (matched[:, :, None] & matched[:, None]).float()
     same = (identity[:, :, None] == identity[:, None]).float()

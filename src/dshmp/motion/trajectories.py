@@ -42,7 +42,7 @@ def align(tokens: Tensor, frames: Tensor | None = None, matching: Matching = "hu
     else:
         similarity = directions[:, :-1] @ directions[:, 1:].transpose(-2, -1)  # (B, T-1, N, N)
         cost = -similarity.nan_to_num(nan=0.0).flatten(0, 1)
-        step = _assign(cost.cpu().numpy()).reshape(batch, length - 1, count)
+        step = _assign(cost.float().cpu().numpy()).reshape(batch, length - 1, count)
         if frames is not None:
             step = np.where((frames[:, :-1] & frames[:, 1:])[..., None].cpu().numpy(), step, np.arange(count))
         order = _compose(step).to(tokens.device)
