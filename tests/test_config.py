@@ -81,6 +81,14 @@ def test_recipe_round_trip(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "a.yaml") == recipe
 
 
+@pytest.mark.parametrize("text", ["1e-4", "1.e-4", "1.0e-4", "0.0001", "+1E-4"])
+def test_numbers_with_an_exponent(text: str, tmp_path: Path) -> None:
+    path = tiny.write_recipe(tmp_path / "r.yaml", {"stage": "whole", "data": "1e-4x"})
+    recipe = load_recipe(path, [f"learning_rate={text}"])
+    assert recipe.learning_rate == 1e-4
+    assert recipe.data == "1e-4x"
+
+
 def test_base_and_overrides(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "base.yaml").write_text("data: w\nsteps: 5\nstage: whole\nmodel: {motion: {stages: 1, blocks: 2}}\n")

@@ -56,9 +56,7 @@ def assert_reference(losses: dict[str, Tensor], arrays: dict[str, Tensor], prefi
         torch.testing.assert_close(losses[ours], arrays[f"{prefix}{theirs}{suffix}"][0], rtol=1e-6, atol=1e-6)
 
 
-def example(
-    batch: int = 2, found: int = 3, frames: int = 4, queries: int = 5
-) -> tuple[SetPrediction, SetTargets]:
+def example(batch: int = 2, found: int = 3, frames: int = 4, queries: int = 5) -> tuple[SetPrediction, SetTargets]:
     generator = torch.Generator().manual_seed(0)
     prediction = SetPrediction(
         torch.randn(batch, queries, 2, generator=generator),
@@ -247,18 +245,14 @@ def test_normaliser_and_no_object_weight() -> None:
     indices = match(prediction, targets, points_for(2, 40))
     points = points_for(6 * 4, 50)
     one = set_losses(prediction, targets, indices, 6, num_points=50, points=points)
-    two = set_losses(
-        prediction, targets, indices, torch.tensor(12), num_points=50, points=points, no_object_weight=0.0
-    )
+    two = set_losses(prediction, targets, indices, torch.tensor(12), num_points=50, points=points, no_object_weight=0.0)
     torch.testing.assert_close(two["mask"] * 2, one["mask"])
     torch.testing.assert_close(two["dice"] * 2, one["dice"])
     matched = -prediction.logits.log_softmax(2)[..., 0][indices >= 0]
     torch.testing.assert_close(two["cls"], matched.mean())
 
 
-def losses_at(
-    prediction: SetPrediction, targets: SetTargets, frames: int
-) -> tuple[dict[str, Tensor], Tensor]:
+def losses_at(prediction: SetPrediction, targets: SetTargets, frames: int) -> tuple[dict[str, Tensor], Tensor]:
     """Losses with points fixed for each (match, frame), padding frames given points of their own."""
     indices = match(prediction, targets, points_for(2, 40)[: len(prediction.masks)])
     matches, total = int((indices >= 0).sum()), prediction.masks.shape[2]
@@ -462,9 +456,7 @@ def test_bank_takes_the_mean_of_one_target_in_any_order() -> None:
 def test_anchor_is_the_mean_of_matched_tokens() -> None:
     tokens = torch.randn(3, 4, 5)
     anchors, found = anchor(tokens, torch.tensor([[-1, 0, -1, -1], [1, -1, 0, -1], [-1] * 4]))
-    torch.testing.assert_close(
-        anchors, torch.stack([tokens[0, 1], tokens[1, [0, 2]].mean(0), torch.zeros(5)])
-    )
+    torch.testing.assert_close(anchors, torch.stack([tokens[0, 1], tokens[1, [0, 2]].mean(0), torch.zeros(5)]))
     assert found.tolist() == [True, True, False]
 
 
@@ -499,11 +491,7 @@ def test_random_negatives_vary() -> None:
     alone = groups(list(range(40)))
     visited = torch.ones(40, dtype=torch.bool)
     draws = [
-        set(
-            sample_negatives(torch.tensor([7]), alone, visited, 10, torch.Generator().manual_seed(seed))[0][
-                0
-            ].tolist()
-        )
+        set(sample_negatives(torch.tensor([7]), alone, visited, 10, torch.Generator().manual_seed(seed))[0][0].tolist())
         for seed in range(4)
     ]
     assert len(set.union(*draws)) > 15

@@ -11,9 +11,7 @@ from dshmp.errors import UserError
 from dshmp.metrics import boundary_measure, jf, region_similarity
 
 
-def unpack(
-    arrays: dict[str, np.ndarray], name: str, offsets: str, index: int, shape: np.ndarray
-) -> np.ndarray:
+def unpack(arrays: dict[str, np.ndarray], name: str, offsets: str, index: int, shape: np.ndarray) -> np.ndarray:
     start, end = arrays[offsets][index : index + 2]
     return np.unpackbits(arrays[name][start:end])[: shape.prod()].reshape(shape).astype(bool)
 

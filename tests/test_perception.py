@@ -589,6 +589,11 @@ def test_instance_norm_and_word_attention_survive_one_pixel() -> None:
     assert fused.isfinite().all()
 
 
+def test_instance_norm_in_half_precision() -> None:
+    x = 1000 * torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
+    close(instance_norm(x.half()), instance_norm(x), 2e-3)
+
+
 def test_a_new_pixel_decoder_is_fully_initialised() -> None:
     torch.manual_seed(0)
     decoder = PixelDecoder(PixelDecoderConfig(layers=1, heads=4, ffn=48), [8, 16, 32, 64], 32)

@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 
 import tiny
 from dshmp.checkpoint import load_model, load_tensors
+from dshmp.config import from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.learning import cache, stages
 from dshmp.learning.cache import TokenCache
+from dshmp.learning.recipe import Recipe
 from dshmp.learning.train import run
 
 STAGES = {"perception": stages.PerceptionStage, "motion": stages.MotionStage, "whole": stages.WholeStage}
@@ -148,6 +150,20 @@ def test_a_resumed_run_is_the_undisturbed_one(
     assert (resumed / "checkpoint.safetensors").read_bytes() == before
 
 
+def test_killed_while_the_last_model_is_written(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dshmp.learning.train.save_model", killed)
+        with pytest.raises(Killed):
+            train(tmp_path, "perception", mini)
+    folder = train(tmp_path, "perception", mini)
+    model, _ = load_model(folder)
+    checkpoint = load_tensors(folder / "checkpoint.safetensors")
+    assert all(torch.equal(value, checkpoint[f"model/{key}"]) for key, value in model.state_dict().items())
+
+
 def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = stages.PerceptionStage.losses
 
@@ -239,7 +255,22 @@ def test_what_cannot_be_trained_says_why(
 def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such data set"):
         train(tmp_path, "perception", mini, data=str(tmp_path / "nowhere"))
+    model = tiny.with_switches(tiny.MODEL, {"readout.masks": "embedding"})
+    path = tiny.write_recipe(tmp_path / "a.yaml", tiny.recipe("motion", mini, model=model))
+    with pytest.raises(UserError, match="stage motion learns from object tokens"):
+        run(path, [], tmp_path / "perception")
     train(tmp_path, "perception", mini)
+
+
+def test_masks_are_padded_as_their_frames_are(mini: Path) -> None:
+    values = tiny.recipe("perception", mini, model=tiny.with_switches(tiny.MODEL, {"input.short_side": 36}))
+    split = MevisSplit(mini, "train")
+    stage = stages.PerceptionStage(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), None, split)
+    batch = stage.batch(0)
+    assert batch.images.shape[2] == 40
+    assert batch.masks.shape[-2:] == batch.images.shape[-2:]
+    assert batch.masks.any()
+    assert not batch.masks[..., 36:, :].any()
 
 
 def test_another_recipe_in_the_same_folder(chain: Path, mini: Path) -> None:
@@ -324,6 +355,24 @@ def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypa
     third = TokenCache.build(model, split, tmp_path / "c")
     assert len(made) == 7
     assert not all(torch.equal(clip.tokens, first[name].tokens) for name, clip in third.clips.items())
+
+
+def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, save = MevisSplit(mini, "valid_u"), cache.save_file
+    job = (tmp_path / "000000.safetensors", list(split.videos)[:1])
+    monkeypatch.setattr(cache, "_worker", (tiny.model(), split))
+
+    def save_while_a_rival_does(arrays: Any, path: Path) -> None:
+        save(arrays, path)
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "save_file", save)
+            patch.setattr(os, "getpid", lambda: -1)
+            cache._build_shard(job)
+
+    monkeypatch.setattr(cache, "save_file", save_while_a_rival_does)
+    cache._build_shard(job)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
+    assert set(TokenCache(tmp_path, split).clips) == set(job[1])
 
 
 def test_what_is_cached(mini: Path, tmp_path: Path) -> None:

@@ -74,9 +74,7 @@ def find_model(source: str | Path) -> Path:
     if folder.is_dir():
         raise UserError(f"{folder}: holds no model ({CONFIG} is missing); name a model's or a run's folder")
     if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
-        raise UserError(
-            f"{source}: no such model; name `default`, a folder, or an id `owner/name` on the hub"
-        )
+        raise UserError(f"{source}: no such model; name `default`, a folder, or an id `owner/name` on the hub")
     return _download(str(source))
 
 
@@ -89,9 +87,7 @@ def load_config(path: Path) -> ModelConfig:
     if not isinstance(values, dict) or "model" not in values:
         raise UserError(f"{path}: is not a configuration of this program (the key `model` is missing)")
     if values.get("version") != VERSION:
-        raise UserError(
-            f"{path}: has version {values.get('version')!r}, this program reads version {VERSION}"
-        )
+        raise UserError(f"{path}: has version {values.get('version')!r}, this program reads version {VERSION}")
     return from_dict(ModelConfig, values["model"], path.name)
 
 
@@ -117,14 +113,10 @@ def _load_weights(model: DsHmp, path: Path) -> None:
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
         kind, keys = ("lacks", missing) if missing else ("has unknown", extra)
-        raise UserError(
-            f"{path}: {kind} {', '.join(keys[:3])} ({len(keys)} in all); it belongs to another config"
-        )
+        raise UserError(f"{path}: {kind} {', '.join(keys[:3])} ({len(keys)} in all); it belongs to another config")
     for key, value in state.items():
         if value.shape != own[key].shape:
-            raise UserError(
-                f"{path}: {key} has shape {list(value.shape)}, the config asks {list(own[key].shape)}"
-            )
+            raise UserError(f"{path}: {key} has shape {list(value.shape)}, the config asks {list(own[key].shape)}")
     model.load_state_dict(state)
 
 

@@ -1,8 +1,9 @@
 """Every number and switch of the model, as frozen dataclasses that load and dump strictly.
 
-The defaults are the paper's (Swin-T, hidden 256); `paper/released` differences are named at each field. The
-switches of the paper's ablations: Table 1 *DS* = `language.cues`, *HMP* = `motion.stages` (0 is off), *CL* =
-the training recipe's `negatives`; Table 2a = `language.cues`; 2b = `motion.stages`; 2d = `motion.matching`.
+The default sizes are the paper's (Swin-T, hidden 256), the default switches ours; what the authors' release does
+instead is named at each field. The switches of the paper's ablations: Table 1 *DS* = `language.cues`, *HMP* =
+`motion.stages` (0 is off), *CL* = the training recipe's `negatives`; Table 2a = `language.cues`; 2b =
+`motion.stages`; 2d = `motion.matching`.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from dshmp.errors import UserError
 
 Split = Literal["paper", "release", "dependency"]
 CueSource = Literal["sentence", "words", "direct", "full"]
+Matching = Literal["hungarian", "inverse", "none"]
 
 ROBERTA_BASE: dict[str, Any] = {
     "vocab_size": 50265,
@@ -104,7 +106,7 @@ class MotionConfig:
     """J of Eq. 4-6; 0 leaves temporal self-attention alone (Table 2b)."""
     merge: Literal["weighted", "mean"] = "weighted"
     """Eq. 6: average weighted by each frame's w, or plain (release)."""
-    matching: Literal["hungarian", "inverse", "none"] = "hungarian"
+    matching: Matching = "hungarian"
     """Eq. 3 aligned; `inverse` applies the inverse permutation as the release does; `none` is Table 2d."""
     window_shift: Literal["always", "test"] = "always"
     """Every second block shifts its windows, unless there is one only; `test` is the release's rule: never
@@ -122,6 +124,9 @@ class MotionConfig:
     ffn: int = 2048
     injection: float = 0.1
     dropout: float = 0.1
+    fusion_scale: float = 1e-4
+    """Initial layer scale of the decoder's fusion of tokens and words (release); a model that learns from
+    scratch needs a larger one to learn in reasonable time."""
     contrast_size: int = 256
     """Width of the contrastive projection (and of the memory bank)."""
 

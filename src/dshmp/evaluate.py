@@ -251,9 +251,7 @@ def print_table(summaries: dict[str, dict[str, dict[str, float]]]) -> None:
     shown = ("J&F", "right of pair", "N-acc", "T-acc")
     for name in summaries:
         for column in shown:
-            table.add_column(
-                f"{column}\n{Path(name).name}" if len(summaries) > 1 else column, justify="right"
-            )
+            table.add_column(f"{column}\n{Path(name).name}" if len(summaries) > 1 else column, justify="right")
     for subset, values in first.items():
         cells = [_cell(summary[subset].get(column)) for summary in summaries.values() for column in shown]
         table.add_row(subset, str(int(values["count"])), _cell(values.get("static line")), *cells)

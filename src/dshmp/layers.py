@@ -96,9 +96,7 @@ class Attention(nn.Module):
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         dropout = self.dropout if self.training else 0.0
-        output, scores = attend(
-            q, k, v, allowed=allowed, bias=bias, dropout=dropout, need_weights=need_weights
-        )
+        output, scores = attend(q, k, v, allowed=allowed, bias=bias, dropout=dropout, need_weights=need_weights)
         return self.out_proj(merge_heads(output)), None if scores is None else scores.mean(dim=1)
 
 

@@ -66,7 +66,7 @@ class DsHmp(nn.Module):
         if self.features_read_text:
             result: Perception = perception(images[frames], frame_text)
             return result
-        mask_features, video_features, levels = perception.features(images, frame_text)
+        mask_features, video_features, levels = perception.features(images, None)
         if len(clip) > 1 or clips > 1:
             mask_features, video_features = mask_features[frames], video_features[frames]
             levels = [level[frames] for level in levels]

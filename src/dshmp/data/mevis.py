@@ -92,9 +92,7 @@ class MevisSplit:
         chosen = names if positions is None else [names[i] for i in positions]
         return [_read_frame(self.folder / "JPEGImages" / video / f"{name}.jpg") for name in chosen]
 
-    def masks(
-        self, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
+    def masks(self, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
         from pycocotools import mask as coco
 

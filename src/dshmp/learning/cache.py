@@ -117,9 +117,12 @@ def _build_shard(job: tuple[Path, list[str]]) -> None:
     for name in names:
         for kind, value in perceive_clip(model, split, name).items():
             arrays[f"{name}/{kind}"] = value
-    temporary = path.with_suffix(".part")
-    save_file(arrays, temporary)
-    temporary.replace(path)
+    part = path.with_suffix(f".{os.getpid()}.part")  # two runs may build one cache
+    try:
+        save_file(arrays, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @torch.inference_mode()

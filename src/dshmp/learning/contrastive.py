@@ -82,9 +82,10 @@ def sample_negatives(
     Returns: rows (M, K) long and mask (M, K) bool, False where there were too few; K = min(count, N).
     """
     rows = len(visited)
-    category = groups.category[target_index, None]
-    same_video = groups.video[target_index, None] == groups.video  # (M, N)
-    same_category = same_video & (category == groups.category) & (category >= 0)
+    video, categories = groups.video.to(visited.device), groups.category.to(visited.device)
+    category = categories[target_index, None]
+    same_video = video[target_index, None] == video  # (M, N)
+    same_category = same_video & (category == categories) & (category >= 0)
     source = visited.device if generator is None else generator.device
     lot = torch.rand(len(target_index), rows, generator=generator, device=source).to(visited.device)
     priority = lot + same_video.float() + same_category.float()

@@ -1,6 +1,6 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
-import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -113,10 +113,6 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(to_dict(recipe), sort_keys=False)
 
 
-def replace_model(recipe: Recipe, model: ModelConfig) -> Recipe:
-    return dataclasses.replace(recipe, model=model)
-
-
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a recipe, its bases beneath them; `above`: the recipes that it is a base of."""
     if path.resolve() in above:
@@ -137,9 +133,18 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself asks for 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise UserError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from None
 

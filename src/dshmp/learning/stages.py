@@ -99,10 +99,8 @@ class PerceptionStage:
     def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit) -> None:
         self.recipe, self.model, self.split = recipe, model, split
         self.names = list(split.videos)
-        self.modules = nn.ModuleDict({"probe": ObjectProbe(model.config.hidden_size, split)})
-        probe = self.modules["probe"]
-        assert isinstance(probe, ObjectProbe)
-        self.probe = probe
+        self.probe = ObjectProbe(model.config.hidden_size, split)
+        self.modules = nn.ModuleDict({"probe": self.probe})
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for parameter in visual_parameters(model):
@@ -131,13 +129,13 @@ class PerceptionStage:
                 frames.append(np.ascontiguousarray(frame[turn]))
                 masks.append(np.ascontiguousarray(truth[:, *turn]))
                 attributes.append(classes)
+        images = prepare_frames(frames, _exact(config, height, width))
         most = max(map(len, masks))
-        padded = np.zeros((len(masks), most, 1, height, width), dtype=bool)
+        padded = np.zeros((len(masks), most, 1, *images.shape[-2:]), dtype=bool)
         labels = np.zeros((len(masks), most, len(self.probe.attributes)), dtype=np.int64)
         for i, (truth, rows) in enumerate(zip(masks, attributes, strict=True)):
-            padded[i, : len(truth), 0] = truth
+            padded[i, : len(truth), 0, :height, :width] = truth
             labels[i, : len(truth)] = rows
-        images = prepare_frames(frames, _exact(config, height, width))
         return FrameBatch(
             images,
             torch.from_numpy(padded),
@@ -149,7 +147,7 @@ class PerceptionStage:
         recipe, weights = self.recipe, self.recipe.weights
         text = silent_text(self.model, len(batch.images))
         state = self.model.perception(batch.images, text)
-        targets = SetTargets(batch.masks, batch.valid, torch.ones(len(batch.images), 1, dtype=torch.bool))
+        targets = SetTargets(batch.masks, batch.valid, batch.valid.new_ones(len(batch.images), 1))
         predictions = [frame_prediction(layer, state.mask_features) for layer in state.layers]
         losses, indices = supervise(recipe, predictions, targets, generator)
         losses["probe"] = weights.probe * self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
@@ -184,9 +182,10 @@ def visual_parameters(model: DsHmp) -> Iterator[nn.Parameter]:
 
 def silent_text(model: DsHmp, count: int) -> TextFeatures:
     """Features of no sentence at all, `count` times."""
-    words = torch.zeros(count, 1, model.config.language.encoder["hidden_size"])
-    tokens = torch.zeros(count, 1, model.config.hidden_size)
-    mask = torch.ones(count, 1, dtype=torch.bool)
+    device = next(model.parameters()).device
+    words = torch.zeros(count, 1, model.config.language.encoder["hidden_size"], device=device)
+    tokens = torch.zeros(count, 1, model.config.hidden_size, device=device)
+    mask = torch.ones(count, 1, dtype=torch.bool, device=device)
     cues = Cues(tokens, mask)
     return TextFeatures(words, tokens, mask, tokens[:, 0], cues, cues)
 
@@ -242,13 +241,8 @@ class MotionStage:
     def __init__(
         self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit, cache: TokenCache
     ) -> None:
-        self.recipe, self.model, self.tokenizer, self.split, self.cache = (
-            recipe,
-            model,
-            tokenizer,
-            split,
-            cache,
-        )
+        self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
+        self.split, self.cache = split, cache
         for parameter in model.perception.parameters():
             parameter.requires_grad_(False)
         self.expressions = split.expressions
@@ -277,15 +271,15 @@ class MotionStage:
     def _labels(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Motions (B, G_all) of all objects and the claims (B,) of the sentences, as classes of the probe."""
         items = [self.expressions[i] for i in batch.expressions]
-        motions = torch.zeros(batch.meant.shape, dtype=torch.long)
+        motions = torch.zeros_like(batch.meant, dtype=torch.long)
         for b, item in enumerate(items):
             known = [self.probe.motion(entry) for entry in self.split.videos[item.video].objects.values()]
             motions[b, : len(known)] = torch.tensor(known)
-        return motions, torch.tensor([self.probe.claim(item.extra) for item in items])
+        return motions, motions.new_tensor([self.probe.claim(item.extra) for item in items])
 
     def losses(self, batch: ClipBatch, step: int, generator: torch.Generator) -> Losses:
         text = self.model.language(batch.texts)
-        frames = torch.ones(batch.tokens.shape[:2], dtype=torch.bool)
+        frames = batch.meant.new_ones(batch.tokens.shape[:2])
         video = self.model.understand(batch.tokens, frames, text)
         losses = video_losses(self.recipe, self.contrast, video, batch, frames, step, generator)
         if self.recipe.weights.probe:
@@ -303,7 +297,7 @@ def collate_clips(
     tokenizer: TextTokenizer,
 ) -> ClipBatch:
     """Clips of one length and their sentences as one batch."""
-    count = max(1, *(len(item.objects) for item in items)) if items else 1
+    count = max(1, *(len(item.objects) for item in items))
     everything = max(len(clip.objects) for clip in clips)
     length = clips[0].tokens.shape[0]
     grid = clips[0].truth.shape[-2:]
@@ -500,7 +494,7 @@ class WholeStage:
         sentences = len(batch.clip)
         text = model.language(batch.rest.texts)
         state = model.perceive_clips(batch.images, batch.clip, text)
-        frames = torch.ones(sentences, length, dtype=torch.bool)
+        frames = batch.candidates.new_ones(sentences, length)
         visible = batch.candidates.flatten(2).any(2)
         by_frame = SetTargets(batch.candidates, visible, frames).by_frame()
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dshmp.checkpoint import build_model, find_model, load_config, load_model, load_tensors, save_model
+from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_tensors, save_model
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
-from dshmp.language.encoder import TextTokenizer, train_tokenizer
+from dshmp.language.encoder import TextTokenizer, load_tokenizer, train_tokenizer
 from dshmp.learning.recipe import Recipe, dump_recipe, load_recipe
 from dshmp.learning.stages import MotionStage, stage_for
 from dshmp.learning.validate import validate_motion
@@ -39,9 +39,9 @@ def run(config: Path, overrides: list[str] | None = None, out: Path | None = Non
     torch.manual_seed(recipe.seed)
     split = MevisSplit(Path(recipe.data), recipe.split)
     model, tokenizer = start_model(recipe, split)
+    stage = stage_for(recipe, model, tokenizer, split, folder)
     folder.mkdir(parents=True, exist_ok=True)
     stored.write_text(resolved)
-    stage = stage_for(recipe, model, tokenizer, split, folder)
     Trainer(recipe, model, tokenizer, stage, folder).train()
     return folder
 
@@ -63,29 +63,24 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
         tokenizer = train_tokenizer([item.text.lower() for item in split.expressions], size)
         return model, TextTokenizer(language, tokenizer)
     folder = find_model(recipe.init)
-    load_config(folder / "config.json")
-    _, tokenizer = load_model(folder)
+    load_config(folder / CONFIG)  # what is wrong with it is said here
+    tokenizer = load_tokenizer(folder / TOKENIZER)
     model = build_model(recipe.model, "the recipe's model")
     own = model.state_dict()
-    state = load_tensors(folder / "model.safetensors")
+    state = load_tensors(folder / WEIGHTS)
     for key, value in state.items():
         if key in own and own[key].shape != value.shape:
             raise UserError(f"{folder}: {key} has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}")
     model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
-    return model, TextTokenizer(recipe.model.language, tokenizer.tokenizer)
+    return model, TextTokenizer(recipe.model.language, tokenizer)
 
 
 class Trainer:
     """Steps, schedule, checkpoints and the record of one run."""
 
     def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, stage: Any, folder: Path) -> None:
-        self.recipe, self.model, self.tokenizer, self.stage, self.folder = (
-            recipe,
-            model,
-            tokenizer,
-            stage,
-            folder,
-        )
+        self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
+        self.stage, self.folder = stage, folder
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=recipe.weight_decay)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
@@ -161,8 +156,8 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.trained, recipe.clip_norm)
         if not bool(torch.isfinite(norm)):
             raise UserError(
-                f"{self.folder}: the gradient of step {self.step} is not finite; lower learning_rate, then start "
-                "again from the last checkpoint"
+                f"{self.folder}: the gradient of step {self.step} is not finite; lower learning_rate in a new run "
+                "(another --out), whose init may be this folder once it holds a model"
             )
         self.optimizer.step()
         return {name: float(value.detach()) for name, value in losses.items()}
@@ -188,9 +183,13 @@ class Trainer:
         part.replace(path)
 
     def save(self) -> None:
-        """Everything needed to go on, in one file written aside and renamed; and the model as it stands."""
+        """The model as it stands; then everything needed to go on, in one file written aside and renamed.
+
+        In this order, since a run whose checkpoint is of the last step never saves again.
+        """
         from safetensors.torch import save_file
 
+        save_model(self.model, self.tokenizer, self.folder / "model")
         state: dict[str, Tensor] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         state |= {f"stage/{k}": v for k, v in self.stage.modules.state_dict().items()}
         for index, parameter in enumerate(self.trained):
@@ -200,7 +199,6 @@ class Trainer:
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         save_file(tensors, part, metadata={"step": str(self.step)})
         part.replace(self.folder / "checkpoint.safetensors")
-        save_model(self.model, self.tokenizer, self.folder / "model")
 
     def resume(self) -> None:
         """Take up the run's checkpoint, if there is one; what was recorded after it is forgotten."""

@@ -34,13 +34,13 @@ def validate_motion(stage: "MotionStage", folder: Path) -> dict[str, float]:
             chosen = indices[i : i + BATCH]
             batch = held_out.collate(chosen)
             text = stage.model.language(batch.texts)
-            video = stage.model.understand(batch.tokens, torch.ones(batch.tokens.shape[:2], dtype=torch.bool), text)
+            video = stage.model.understand(batch.tokens, batch.meant.new_ones(batch.tokens.shape[:2]), text)
             assert video.pointer is not None
             masks = trajectory_masks(video.pointer, batch.mask_logits) > 0
             meant = video.logits.softmax(2)[..., 0]
             passed = meant > stage.model.config.readout.threshold
             union = (masks & passed[:, :, None, None, None]).any(1)
-            top = masks[torch.arange(len(chosen)), meant.argmax(1)]
+            top = masks[torch.arange(len(chosen), device=masks.device), meant.argmax(1)]
             truth = batch.masks.any(1)
             iou = _iou(union, truth).mean(1) * 100
             top_iou = _iou(top, truth).mean(1)

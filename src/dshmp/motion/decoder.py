@@ -124,7 +124,13 @@ class MotionDecoderLayer(nn.Module):
     def __init__(self, config: MotionConfig, channels: int) -> None:
         super().__init__()
         self.fusion = BiAttention(
-            channels, channels, config.ffn // 2, max(config.heads // 2, 1), config.dropout, config.dropout
+            channels,
+            channels,
+            config.ffn // 2,
+            max(config.heads // 2, 1),
+            config.dropout,
+            config.dropout,
+            config.fusion_scale,
         )
         self.cross_attention = CrossAttention(channels, config.heads)
         self.text_attention = CrossAttention(channels, config.heads)
@@ -183,6 +189,26 @@ class Pointer(nn.Module):
         return scores + nn.functional.pad(track_logits, (0, 1))[:, None]
 
 
+class TrajectoryScore(nn.Module):
+    """Is this token's object meant? Ours.
+
+    Token and sentence meet in a product, since each alone says nothing about the answer: with a linear head on
+    text-aware tokens, choosing among objects stayed at chance for hundreds of steps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.object = nn.Linear(channels, channels)
+        self.sentence = nn.Linear(channels, channels)
+        self.judge = MLP(channels, channels, 1, 2)
+
+    def forward(self, objects: Tensor, sentence: Tensor) -> Tensor:
+        """Object tokens (B, T, N, C) and sentence embedding f_e (B, C) -> logits (B, T, N)."""
+        agreement = self.object(objects) * self.sentence(sentence)[:, None, None]
+        logits: Tensor = self.judge(agreement).squeeze(-1)
+        return logits
+
+
 class MotionDecoder(nn.Module):
     """Motion-aware object tokens and words -> video tokens with their read-outs.
 
@@ -212,7 +238,7 @@ class MotionDecoder(nn.Module):
         self.mask_embed = None if points else MLP(hidden, hidden, hidden, 3)
         self.mask_features = None if points else nn.Conv2d(hidden, hidden, 1)
         self.pointer = Pointer(hidden) if points else None
-        self.track = nn.Linear(hidden, 1) if points else None
+        self.track = TrajectoryScore(hidden) if points else None
 
     def forward(
         self,
@@ -227,7 +253,7 @@ class MotionDecoder(nn.Module):
         Args:
             tokens: (B, T, N, C) motion-aware object tokens.
             frames: (B, T) bool, True = real; padding stands at the end.
-            text: word features `tokens` (B, L, C), `mask` (B, L) bool, and the motion cues `motion`.
+            text: word features `tokens` (B, L, C), `mask` (B, L) bool, `sentence` (B, C), and the motion cues `motion`.
             position: (B, T) place in time in units of motion frames; None = 0, 1, 2 ...
             weights: (B, T, N) frame weights of motion perception, handed on as evidence; None = equal.
 
@@ -253,7 +279,7 @@ class MotionDecoder(nn.Module):
         readings = []
         for query, attention, objects in steps if self.training else steps[-1:]:
             video = self.norm(query)
-            track_logits = None if self.track is None else self.track(objects).squeeze(-1)
+            track_logits = None if self.track is None else self.track(objects, text.sentence)
             reading = VideoTokens(
                 tokens=video,
                 logits=self.class_embed(video),

@@ -188,7 +188,9 @@ class HierarchicalCrossAttention(nn.Module):
                 seen = real | ~real.any(dim=2, keepdim=True)
                 scores = scores.masked_fill(~seen[..., None, None], float("-inf"))
             # Eq. 4 over time first, padded words afterwards: their columns would otherwise be all -inf.
-            attention = scores.softmax(dim=2) * cues.mask[:, None, None, None, :]
+            # In float32 at least, as EPS is zero in half precision.
+            attention = scores.softmax(dim=2, dtype=torch.promote_types(scores.dtype, torch.float32))
+            attention = attention * cues.mask[:, None, None, None, :]
             weight = attention.sum(dim=-1, keepdim=True)
             evidence = weight if evidence is None else evidence
             # Eq. 5, the linear map taken first: there are fewer words than tokens.

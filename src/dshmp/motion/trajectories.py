@@ -3,15 +3,13 @@
 Matching chooses one index permutation per frame under `no_grad`; gradients flow through the gathered tokens.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-Matching = Literal["hungarian", "inverse", "none"]
+from dshmp.config import Matching
 
 
 @torch.no_grad()

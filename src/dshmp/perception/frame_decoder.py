@@ -1,7 +1,7 @@
 """Static perception (section 3.1): static queries (Eq. 1) become the object tokens of every frame."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,39 +12,10 @@ from dshmp.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAtte
 from dshmp.perception.backbone import LanguageSwin
 from dshmp.perception.pixel_decoder import PixelDecoder, sine_position
 
+if TYPE_CHECKING:
+    from dshmp.language.encoder import Cues, TextFeatures
+
 LEVELS = 3
-
-
-class Cues(Protocol):
-    """Rows that stand for a group of words."""
-
-    @property
-    def features(self) -> Tensor:
-        """(F, K, C)."""
-
-    @property
-    def mask(self) -> Tensor:
-        """(F, K) bool, True = real."""
-
-
-class Text(Protocol):
-    """What static perception reads of a sentence, one copy per frame."""
-
-    @property
-    def words(self) -> Tensor:
-        """(F, L, C_text) features as the text encoder gives them, for the backbone."""
-
-    @property
-    def tokens(self) -> Tensor:
-        """(F, L, C) the same, projected."""
-
-    @property
-    def mask(self) -> Tensor:
-        """(F, L) bool, True = real."""
-
-    @property
-    def static(self) -> Cues:
-        """Static cues F_s."""
 
 
 class Prediction(NamedTuple):
@@ -97,13 +68,13 @@ class FrameLayer(nn.Module):
         self,
         queries: Tensor,
         image: Tensor,
-        text: Text,
+        text: "TextFeatures",
         *,
         blocked: Tensor,
         query_pos: Tensor,
         image_pos: Tensor,
     ) -> Tensor:
-        """queries (F, N, C), image (F, S, C), blocked (F, N, S) -> queries."""
+        """queries (F, N, C), image (F, S, C), one sentence per frame, blocked (F, N, S) -> queries."""
         tokens = text.tokens
         if self.language:
             image, tokens = self.fusion(image, tokens, text.mask)
@@ -138,7 +109,7 @@ class FrameDecoder(nn.Module):
         self.classify = nn.Linear(hidden, 2)
         self.mask_embed = MLP(hidden, hidden, hidden, 3)
 
-    def static_queries(self, cues: Cues) -> Tensor:
+    def static_queries(self, cues: "Cues") -> Tensor:
         """Eq. 1: learned queries take up the static cues, q + injection * LN(q + MHA(q, F_s, F_s)).
 
         With `direct` cues (Table 2a) the rows of F_s are the queries, repeated or cut to N. -> (F, N, C)
@@ -149,13 +120,13 @@ class FrameDecoder(nn.Module):
         attended: Tensor = self.static_attention(queries, cues.features, memory_mask=cues.mask)
         return queries + self.injection * attended
 
-    def forward(self, levels: list[Tensor], mask_features: Tensor, text: Text) -> FrameTokens:
+    def forward(self, levels: list[Tensor], mask_features: Tensor, text: "TextFeatures") -> FrameTokens:
         """Object tokens of every frame.
 
         Args:
             levels: three maps (F, C, h_i, w_i), coarse to fine.
             mask_features: (F, C, h, w).
-            text: one copy of the sentence per frame.
+            text: one copy of the sentence per frame, F in all.
         """
         images = [
             level.flatten(2).transpose(1, 2) + embed  # (F, C, h, w) -> (F, h*w, C)
@@ -169,8 +140,7 @@ class FrameDecoder(nn.Module):
         # Where a query may look is decided by its mask at the level's size. Resizing is linear, so the
         # features are resized, once, instead of the masks of every head.
         small = [
-            F.interpolate(mask_features.detach(), level.shape[-2:], mode="bilinear").flatten(2)
-            for level in levels
+            F.interpolate(mask_features.detach(), level.shape[-2:], mode="bilinear").flatten(2) for level in levels
         ]
         query_pos = self.query_position.weight
         queries = self.static_queries(text.static)
@@ -214,7 +184,7 @@ class StaticPerception(nn.Module):
         self.pixel_decoder = PixelDecoder(config.pixel_decoder, self.backbone.channels, hidden)
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
-    def features(self, images: Tensor, text: Text | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def features(self, images: Tensor, text: "TextFeatures | None") -> tuple[Tensor, Tensor, list[Tensor]]:
         """Backbone and pixel decoder: images (F, 3, H, W) -> mask features, video features, levels.
 
         Without language fusion the backbone reads no text, and `text` may be None.
@@ -224,7 +194,7 @@ class StaticPerception(nn.Module):
         features: tuple[Tensor, Tensor, list[Tensor]] = self.pixel_decoder(maps)
         return features
 
-    def forward(self, images: Tensor, text: Text) -> Perception:
+    def forward(self, images: Tensor, text: "TextFeatures") -> Perception:
         """Perceive F images (F, 3, H, W), normalised, under F copies of a sentence (or F sentences)."""
         mask_features, video_features, levels = self.features(images, text)
         frame: FrameTokens = self.frame_decoder(levels, mask_features, text)

@@ -32,7 +32,7 @@ def prepare_frames(frames: Sequence[NDArray[np.uint8]], config: InputConfig) -> 
     images = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float()  # (F, h, w, 3) -> (F, 3, h, w)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
     pad = (0, -w % config.divisor, 0, -h % config.divisor)
-    return F.pad((images - mean) / std, pad).contiguous(memory_format=torch.contiguous_format)
+    return F.pad((images - mean) / std, pad).contiguous()
 
 
 def restore_masks(masks: Tensor, size: tuple[int, int], config: InputConfig) -> Tensor:

@@ -1,5 +1,6 @@
 """Language in the backbone: the pixel-word attention that follows every stage."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -7,7 +8,11 @@ from dshmp.layers import attend
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalise each channel over a sample's positions (B, S, C); a single position becomes zero."""
+    """Normalise each channel over a sample's positions (B, S, C); a single position becomes zero.
+
+    Half precision is lifted to float32, whose squares do not overflow.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = x - x.mean(dim=1, keepdim=True)
     return centred * (centred.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
