@@ -34,18 +34,21 @@ class LossWeights:
 class Recipe:
     """What `dshmp train` reads.
 
-    The three stages follow the paper's order with the world in COCO's place: `perception` learns to find every
-    object in single frames, `motion` learns the motion part on cached object tokens of that frozen perception,
+    The stages follow the paper's order, the world in place of what its parts were pre-trained on: `perception`
+    (COCO's) learns to find every object in single frames, `language` (RoBERTa's) learns to tell a sentence's words
+    and what motion it asks for, `motion` learns the motion part on cached object tokens of frozen perception, and
     `whole` trains everything on clips with the paper's losses.
     """
 
-    stage: Literal["perception", "motion", "whole"]
+    stage: Literal["perception", "language", "motion", "whole"]
     data: str
     """Root of a data set in MeViS's layout."""
     split: str = "train"
     validation: str = "valid_u"
     init: str | None = None
     """Folder of an earlier run or model whose weights this one starts from."""
+    take: tuple[str, ...] = ()
+    """Parts taken from `init` (language, perception, motion, decoder); all by default, the others start fresh."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Of a model that starts fresh, and the switches of one that does not: shapes must agree."""
     steps: int = 50_000

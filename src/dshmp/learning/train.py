@@ -68,6 +68,13 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
     model = build_model(recipe.model, "the recipe's model")
     own = model.state_dict()
     state = load_tensors(folder / WEIGHTS)
+    unknown = [part for part in recipe.take if part not in dict(model.named_children())]
+    if unknown:
+        raise UserError(
+            f"take: {unknown[0]!r} is no part of the model; known: {', '.join(dict(model.named_children()))}"
+        )
+    if recipe.take:
+        state = {key: value for key, value in state.items() if key.startswith(tuple(f"{p}." for p in recipe.take))}
     for key, value in state.items():
         if key in own and own[key].shape != value.shape:
             raise UserError(f"{folder}: {key} has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}")
