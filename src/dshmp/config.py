@@ -116,7 +116,8 @@ class MotionConfig:
     position: bool = True
     """The arrow of time: a position in time for the tokens inside HMP and for the decoder's keys. Ours."""
     displacement: bool = True
-    """Each token's difference from the frame before along its trajectory enters the first block. Ours."""
+    """What changes along its trajectory enters the first block with each token: its difference from the frame
+    before, and over half a window around it. Ours."""
     queries: int = 10
     """N_v."""
     decoder_layers: int = 3

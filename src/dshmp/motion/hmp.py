@@ -258,7 +258,7 @@ class MotionPerception(nn.Module):
         self.config = config
         self.input_projection = nn.Linear(hidden, hidden)
         self.time_position = TimePosition(hidden) if config.position else None
-        self.displacement = nn.Linear(hidden, hidden, bias=False) if config.displacement else None
+        self.displacement = nn.Linear(2 * hidden, hidden, bias=False) if config.displacement else None
         self.blocks = nn.ModuleList(HMPBlock(config, hidden) for _ in range(config.blocks))
 
     def forward(
@@ -282,7 +282,10 @@ class MotionPerception(nn.Module):
         x = self.input_projection(tokens)
         if self.displacement is not None:
             order = align(tokens, frames, self.config.matching)
-            x = x + self.displacement(displacement(tokens, frames, order))
+            # one frame's change shows what is fleeting but is mostly noise; half a window's shows the direction
+            near = displacement(tokens, frames, order)
+            far = displacement(tokens, frames, order, window // 4, window // 4)
+            x = x + self.displacement(torch.cat([near, far], dim=-1))
         if self.time_position is not None:
             x = x + self.time_position(frames, position)[:, :, None]
         x = x.masked_fill(~frames[..., None, None], 0.0)

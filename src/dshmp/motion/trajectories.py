@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn import functional as F
 
 from dshmp.config import Matching
 
@@ -59,19 +58,24 @@ def scatter(tokens: Tensor, order: Tensor) -> Tensor:
     return gather(tokens, order.argsort(dim=-1))
 
 
-def displacement(tokens: Tensor, frames: Tensor, order: Tensor) -> Tensor:
-    """Each token's difference from the frame before along its trajectory, at the token's own slot.
+def displacement(tokens: Tensor, frames: Tensor, order: Tensor, before: int = 1, after: int = 0) -> Tensor:
+    """How each token changes along its trajectory, from `before` frames ago to `after` frames on, at its own slot.
 
     Args:
         tokens: (B, T, N, C).
         frames: (B, T) bool, True = real.
         order: (B, T, N), from `align`.
+        before, after: the two frames compared; at the clip's ends the first or last real frame stands in.
 
     Returns:
-        (B, T, N, C); zero in the first frame and in padded frames.
+        (B, T, N, C); zero in padded frames, and in the first frame with `after` 0.
     """
     along = gather(tokens, order)
-    step = F.pad(along[:, 1:] - along[:, :-1], (0, 0, 0, 0, 1, 0))
+    place = torch.arange(frames.shape[1], device=frames.device)
+    last = frames.sum(1, keepdim=True).clamp(min=1) - 1
+    later, earlier = torch.minimum(place + after, last), (place - before).clamp(min=0).expand(frames.shape)
+    rows = torch.arange(len(frames), device=frames.device)[:, None]
+    step = along[rows, later] - along[rows, earlier]
     return scatter(step.masked_fill(~frames[..., None, None], 0.0), order)
 
 
