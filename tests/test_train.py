@@ -1,4 +1,4 @@
-"""Training runs: the three stages in a row, resuming exactly, the token cache, and what is refused."""
+"""Training runs: the four stages in a row, resuming exactly, the token cache, and what is refused."""
 
 import json
 import os
@@ -20,7 +20,13 @@ from dshmp.learning.cache import TokenCache
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.train import run
 
-STAGES = {"perception": stages.PerceptionStage, "motion": stages.MotionStage, "whole": stages.WholeStage}
+STAGES = {
+    "perception": stages.PerceptionStage,
+    "language": stages.LanguageStage,
+    "motion": stages.MotionStage,
+    "whole": stages.WholeStage,
+}
+BEFORE = {"perception": None, "language": "perception", "motion": "language", "whole": "motion"}
 BUILD_SHARDS = cache._build_shards
 VIDEO_LOSSES = {"cls", "mask", "dice", "similarity", "trajectory", "contrast"}
 
@@ -45,9 +51,9 @@ def here_and_now() -> Any:
 
 def train(folder: Path, stage: str, world: Path, **more: Any) -> Path:
     """One run in `folder`/`stage`, starting from the stage before."""
-    before = {"motion": "perception", "whole": "motion"}.get(stage)
-    if before:
-        more = {"init": str(folder / before), **more}
+    before = BEFORE[stage]
+    if before and "init" not in more:
+        more["init"] = str(folder / before)
     values = tiny.recipe(stage, world) | more
     return run(tiny.write_recipe(folder / f"{stage}.yaml", values), [], folder / stage)
 
@@ -59,7 +65,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def chain(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three stages, three steps each, one after the other."""
+    """The four stages, three steps each, one after the other."""
     folder = tmp_path_factory.mktemp("chain")
     for stage in STAGES:
         train(folder, stage, mini)
@@ -69,11 +75,12 @@ def chain(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_leaves_a_whole_run(stage: str, chain: Path) -> None:
     folder = chain / stage
-    losses = [line for line in metrics(folder) if "cls" in line or "frame cls" in line]
+    losses = [line for line in metrics(folder) if line.keys() & {"cls", "frame cls", "words"}]
     assert [line["step"] for line in losses] == [1, 2, 3]
     expected = {
         "perception": {"cls", "mask", "dice", "probe"},
-        "motion": VIDEO_LOSSES,
+        "language": {"words", "claim"},
+        "motion": VIDEO_LOSSES | {"probe"},
         "whole": VIDEO_LOSSES | {"frame cls", "frame mask", "frame dice"},
     }
     assert expected[stage] <= losses[0].keys()
@@ -92,7 +99,8 @@ def test_stages_change_their_own_part_only(chain: Path) -> None:
         a, b = before[first], before[second]
         return {".".join(key.split(".")[:2]) for key in a if not torch.equal(a[key], b[key])}
 
-    motion = changed("perception", "motion")
+    assert changed("perception", "language") == {"language.encoder", "language.resizer"}
+    motion = changed("language", "motion")
     assert not any(name.startswith("perception") for name in motion)
     assert {"motion.blocks", "decoder.layers", "language.encoder"} <= motion
     assert {"perception.backbone", "perception.frame_decoder", "motion.blocks"} <= changed("motion", "whole")
@@ -119,7 +127,7 @@ def test_a_resumed_run_is_the_undisturbed_one(
     stage: str, chain: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in its fourth step, the checkpoint being of the second; dropout draws the same again."""
-    start = {"perception": None, "motion": "perception", "whole": "motion"}[stage]
+    start = BEFORE[stage]
     dropout = dict.fromkeys(("language.dropout", "frame_decoder.dropout", "motion.dropout", "backbone.drop_path"), 0.2)
     more: dict[str, Any] = {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "cache": str(tmp_path / "cache")}
     more["model"] = tiny.with_switches(tiny.MODEL, dropout)
