@@ -15,16 +15,20 @@ from dshmp.checkpoint import load_model, load_tensors
 from dshmp.config import from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
-from dshmp.learning import cache, stages
+from dshmp.learning import cache
 from dshmp.learning.cache import TokenCache
+from dshmp.learning.language_stage import LanguageStage
+from dshmp.learning.motion_stage import MotionStage
+from dshmp.learning.perception_stage import PerceptionStage
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.train import run
+from dshmp.learning.whole_stage import WholeStage
 
 STAGES = {
-    "perception": stages.PerceptionStage,
-    "language": stages.LanguageStage,
-    "motion": stages.MotionStage,
-    "whole": stages.WholeStage,
+    "perception": PerceptionStage,
+    "language": LanguageStage,
+    "motion": MotionStage,
+    "whole": WholeStage,
 }
 BEFORE = {"perception": None, "language": "perception", "motion": "language", "whole": "motion"}
 BUILD_SHARDS = cache._build_shards
@@ -173,7 +177,7 @@ def test_killed_while_the_last_model_is_written(mini: Path, tmp_path: Path, monk
 
 
 def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = stages.PerceptionStage.losses
+    plain = PerceptionStage.losses
 
     def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
         if step == 1:
@@ -181,7 +185,7 @@ def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypa
         return plain(self, batch, step, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.PerceptionStage, "losses", losses)
+        patch.setattr(PerceptionStage, "losses", losses)
         with pytest.raises(Killed):
             train(tmp_path, "perception", mini)
     with (tmp_path / "perception" / "metrics.jsonl").open("a") as file:
@@ -209,13 +213,13 @@ def test_a_damaged_checkpoint_is_named(
 
 
 def test_a_gradient_that_is_not_finite(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = stages.PerceptionStage.losses
+    plain = PerceptionStage.losses
 
     def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
         found = plain(self, batch, step, generator)
         return found | {"cls": found["cls"] * float("nan")} if step == 2 else found
 
-    monkeypatch.setattr(stages.PerceptionStage, "losses", losses)
+    monkeypatch.setattr(PerceptionStage, "losses", losses)
     with pytest.raises(UserError, match=r"the gradient of step 2 is not finite; lower learning_rate") as caught:
         train(tmp_path, "perception", mini, checkpoint_every=2)
     assert "\n" not in str(caught.value)
@@ -273,7 +277,7 @@ def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) ->
 def test_masks_are_padded_as_their_frames_are(mini: Path) -> None:
     values = tiny.recipe("perception", mini, model=tiny.with_switches(tiny.MODEL, {"input.short_side": 36}))
     split = MevisSplit(mini, "train")
-    stage = stages.PerceptionStage(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), None, split)
+    stage = PerceptionStage(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), split)
     batch = stage.batch(0)
     assert batch.images.shape[2] == 40
     assert batch.masks.shape[-2:] == batch.images.shape[-2:]

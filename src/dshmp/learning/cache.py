@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from dshmp.config import to_dict
 from dshmp.data.mevis import MevisSplit
+from dshmp.language.encoder import silent_text
 from dshmp.model import DsHmp
+from dshmp.perception.frames import prepare_frames, restore_masks
 from dshmp.progress import track
 
 GRID = (16, 20)
@@ -128,14 +130,11 @@ def _build_shard(job: tuple[Path, list[str]]) -> None:
 @torch.inference_mode()
 def perceive_clip(model: DsHmp, split: MevisSplit, name: str) -> dict[str, Tensor]:
     """Static perception of one clip under no sentence at all, on the grid."""
-    from dshmp.learning.stages import silent_text
-    from dshmp.perception.frames import prepare_frames, restore_masks
-
     video = split.videos[name]
     frames = split.frames(name)
     size = frames[0].shape[:2]
     images = prepare_frames(frames, model.config.input)
-    state = model.perception(images, silent_text(model, len(images)))
+    state = model.perception(images, silent_text(model.language, len(images)))
     logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
     logits = F.adaptive_avg_pool2d(restore_masks(logits, size, model.config.input), GRID).transpose(0, 1)
     annotations = [item["anno_id"] for item in video.objects.values()]

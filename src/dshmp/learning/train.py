@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,31 @@ from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.language.encoder import TextTokenizer, load_tokenizer, train_tokenizer
+from dshmp.learning.cache import TokenCache
+from dshmp.learning.language_stage import LanguageStage
+from dshmp.learning.motion_stage import CachedSplit, MotionStage
+from dshmp.learning.perception_stage import PerceptionStage
 from dshmp.learning.recipe import Recipe, dump_recipe, load_recipe
-from dshmp.learning.stages import MotionStage, stage_for
-from dshmp.learning.validate import validate_motion
+from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import mute_language
+
+
+class Stage(Protocol):
+    """What is learned from which data. A batch is a function of the recipe and the step alone."""
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """What is learned or kept beside the model: in checkpoints, not in the model that is saved."""
+
+    def batch(self, step: int) -> Any:
+        """The data of a step; called in another thread."""
+
+    def losses(self, batch: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Weighted losses, whose sum is minimised."""
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the held-out split, or none."""
 
 
 def run(config: Path, overrides: list[str] | None = None, out: Path | None = None) -> Path:
@@ -82,10 +102,45 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
     return model, TextTokenizer(recipe.model.language, tokenizer)
 
 
+def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit, run: Path) -> Stage:
+    """The recipe's stage, its object tokens cached first where it needs them.
+
+    Raises UserError where the stage cannot learn this model or from this data set.
+    """
+    if recipe.stage == "whole":
+        return WholeStage(recipe, model, tokenizer, split)
+    if recipe.stage == "language":
+        return LanguageStage(recipe, model, tokenizer, split)
+    _check_objects(split, recipe)
+    if recipe.stage == "perception":
+        return PerceptionStage(recipe, model, split)
+    if model.features_read_text or model.config.readout.masks != "trajectories":
+        raise UserError(
+            "stage motion learns from object tokens without a sentence: it needs backbone.language_fusion: false "
+            "and readout.masks: trajectories; train stage: whole otherwise"
+        )
+    validation = MevisSplit(Path(recipe.data), recipe.validation)  # opened before the cache, which takes a while
+    _check_objects(validation, recipe)
+    folder = Path(recipe.cache) if recipe.cache else run / "cache"
+    training, held_out = (
+        CachedSplit(each, TokenCache.build(model, each, folder / name), tokenizer)
+        for each, name in ((split, recipe.split), (validation, recipe.validation))
+    )
+    return MotionStage(recipe, model, training, held_out)
+
+
+def _check_objects(split: MevisSplit, recipe: Recipe) -> None:
+    if not all(video.objects for video in split.videos.values()):
+        raise UserError(
+            f"{split.folder}: does not list all objects of its videos, as a generated world does, which stage "
+            f"{recipe.stage} needs; train stage: whole on it"
+        )
+
+
 class Trainer:
     """Steps, schedule, checkpoints and the record of one run."""
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, stage: Any, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, stage: Stage, folder: Path) -> None:
         self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
         self.stage, self.folder = stage, folder
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=recipe.weight_decay)
@@ -156,7 +211,7 @@ class Trainer:
             group["lr"] = group["base"] * schedule(recipe, self.step)
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)  # dropout; a resumed run draws the same
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_033 + self.step)
-        losses: dict[str, Tensor] = self.stage.losses(batch, self.step, generator)
+        losses = self.stage.losses(batch, self.step, generator)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -170,10 +225,11 @@ class Trainer:
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _validate(self) -> None:
-        if isinstance(self.stage, MotionStage):
-            self.model.eval()
-            self._log({"step": self.step, **validate_motion(self.stage, self.folder)})
-            self.model.train()
+        self.model.eval()
+        figures = self.stage.validate()
+        self.model.train()
+        if figures:
+            self._log({"step": self.step, **figures})
 
     def _log(self, values: dict[str, Any]) -> None:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
