@@ -23,6 +23,8 @@ from dshmp.learning.perception_stage import PerceptionStage
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.train import run
 from dshmp.learning.whole_stage import WholeStage
+from dshmp.model import DsHmp
+from dshmp.perception.frame_decoder import hears_language, mute_language
 
 STAGES = {
     "perception": PerceptionStage,
@@ -253,6 +255,7 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
             {"model": tiny.with_switches(tiny.MODEL, {"readout.masks": "embedding"}), "init": None},
             "readout.masks: trajectories",
         ),
+        ("motion", {"init": None}, "name a run of stage perception or language as init"),
     ],
 )
 def test_what_cannot_be_trained_says_why(
@@ -262,6 +265,36 @@ def test_what_cannot_be_trained_says_why(
         train(tmp_path, stage, mini, **more)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gate", ["static_attention", "fusion", "text_attention"])
+def test_perception_that_hears_the_sentence(gate: str) -> None:
+    perception = DsHmp(tiny.config({"frame_decoder.language": True})).perception
+    assert hears_language(perception)
+    mute_language(perception)
+    assert not hears_language(perception)
+    decoder = perception.frame_decoder
+    opened = {
+        "static_attention": decoder.static_attention.norm.weight,
+        "fusion": decoder.layers[0].fusion.gamma_v,
+        "text_attention": decoder.layers[0].text_attention.attention.out_proj.bias,
+    }[gate]
+    opened[3] = 1e-3
+    assert hears_language(perception)
+
+
+def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_path: Path) -> None:
+    """The whole stage opens the gates; and a perception that is not taken starts with open ones."""
+    for more in ({"init": str(chain / "whole")}, {"init": str(chain / "language"), "take": ["language"]}):
+        with pytest.raises(UserError, match="this perception hears the sentence; give a run of stage perception"):
+            train(tmp_path, "motion", mini, **more)
+
+
+def test_a_missing_validation_split_is_noticed_at_once(chain: Path, mini: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: no such data set split; splits there: "):
+        train(tmp_path, "motion", mini, init=str(chain / "language"), validation="nowhere")
+    assert not (tmp_path / "motion").exists()
 
 
 def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from dshmp.learning.perception_stage import PerceptionStage
 from dshmp.learning.recipe import Recipe, dump_recipe, load_recipe
 from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
-from dshmp.perception.frame_decoder import mute_language
+from dshmp.perception.frame_decoder import hears_language, mute_language
 
 
 class Stage(Protocol):
@@ -118,6 +118,13 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: Mev
         raise UserError(
             "stage motion learns from object tokens without a sentence: it needs backbone.language_fusion: false "
             "and readout.masks: trajectories; train stage: whole otherwise"
+        )
+    if recipe.init is None:
+        raise UserError("stage motion keeps perception as it is: name a run of stage perception or language as init")
+    if hears_language(model.perception):
+        raise UserError(
+            f"{recipe.init}: stage motion learns from object tokens that are the same for every sentence, but this "
+            "perception hears the sentence; give a run of stage perception as init, perception among what it takes"
         )
     validation = MevisSplit(Path(recipe.data), recipe.validation)  # opened before the cache, which takes a while
     _check_objects(validation, recipe)
