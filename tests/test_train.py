@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,12 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
             {"model": tiny.with_switches(tiny.MODEL, {"readout.masks": "embedding"}), "init": None},
             "readout.masks: trajectories",
         ),
+        ("perception", {"batch": 1, "weights": {"link": 1.0}}, "weights.link compares neighbouring frames: batch must"),
+        (
+            "whole",
+            {"model": tiny.with_switches(tiny.MODEL, {"language.max_tokens": 129}), "init": None},
+            "max_position_embeddings = 130 has room for 128 tokens; it must be at least 131",
+        ),
         ("motion", {"init": None}, "name a run of stage perception or language as init"),
     ],
 )
@@ -316,6 +323,17 @@ def test_masks_are_padded_as_their_frames_are(mini: Path) -> None:
     assert batch.masks.shape[-2:] == batch.images.shape[-2:]
     assert batch.masks.any()
     assert not batch.masks[..., 36:, :].any()
+
+
+def test_pairs_of_frames_from_a_video_of_one(mini: Path) -> None:
+    split = MevisSplit(mini, "train")
+    name = list(split.videos)[2]
+    split.videos[name] = replace(split.videos[name], frames=split.videos[name].frames[:1])
+    plain = from_dict(Recipe, tiny.recipe("perception", mini))
+    linked = replace(plain, weights=replace(plain.weights, link=1.0))
+    PerceptionStage(plain, tiny.model(), split)
+    with pytest.raises(UserError, match=f"video '{name}' has one frame only"):
+        PerceptionStage(linked, tiny.model(), split)
 
 
 def test_another_recipe_in_the_same_folder(chain: Path, mini: Path) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from dshmp.config import InputConfig
 from dshmp.data.mevis import MevisSplit
+from dshmp.errors import UserError
 from dshmp.language.encoder import silent_text
 from dshmp.learning.matching import SetPrediction, SetTargets
 from dshmp.learning.probe import ObjectProbe
@@ -44,6 +45,15 @@ class PerceptionStage:
     def __init__(self, recipe: Recipe, model: DsHmp, split: MevisSplit) -> None:
         self.recipe, self.model, self.split = recipe, model, split
         self.names = list(split.videos)
+        if recipe.weights.link:
+            if recipe.batch < 2:
+                raise UserError("weights.link compares neighbouring frames: batch must be at least 2, or link 0")
+            short = next((name for name, video in split.videos.items() if len(video.frames) < 2), None)
+            if short is not None:
+                raise UserError(
+                    f"{split.folder}: video {short!r} has one frame only, but weights.link compares neighbouring "
+                    "frames; remove the video, or set weights.link to 0"
+                )
         self.probe = ObjectProbe(model.config.hidden_size, split)
         self.modules = nn.ModuleDict({"probe": self.probe})
         for parameter in model.parameters():
