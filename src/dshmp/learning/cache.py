@@ -94,7 +94,7 @@ _worker: tuple[DsHmp, MevisSplit] | None = None
 
 
 def _build_shards(model: DsHmp, split: MevisSplit, jobs: list[tuple[Path, list[str]]], workers: int) -> None:
-    state = {key: value.detach() for key, value in model.state_dict().items()}
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     arguments = (model.config, state, split.folder.parent, split.folder.name)
     context = torch.multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:

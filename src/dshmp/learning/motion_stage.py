@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.data.mevis import Expression, MevisSplit
+from dshmp.device import to_device
 from dshmp.language.encoder import TextBatch, TextTokenizer
 from dshmp.learning.cache import CachedClip, TokenCache
 from dshmp.learning.probe import MotionProbe
@@ -116,6 +117,7 @@ class MotionStage:
         that count.
         """
         held_out, model = self.held_out, self.model
+        device = next(model.parameters()).device
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, length in enumerate(held_out.lengths):
             by_length[length].append(index)
@@ -123,7 +125,7 @@ class MotionStage:
         for indices in by_length.values():
             for i in range(0, len(indices), VALIDATION_BATCH):
                 chosen = indices[i : i + VALIDATION_BATCH]
-                batch = held_out.batch(chosen)
+                batch = to_device(held_out.batch(chosen), device)
                 text = model.language(batch.texts)
                 video = model.understand(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
                 assert video.pointer is not None
@@ -134,7 +136,7 @@ class MotionStage:
                 top = masks[torch.arange(len(chosen), device=masks.device), meant.argmax(1)]
                 truth = batch.targets.masks.any(1)
                 iou = _iou(union, truth).mean(1) * 100
-                top_iou = _iou(top, truth).mean(1)
+                top_iou, top = _iou(top, truth).mean(1), top.cpu()
                 for b, index in enumerate(chosen):
                     item = held_out.split.expressions[index]
                     for name in ("all", *item.subsets):

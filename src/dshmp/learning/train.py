@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_tensors, save_model
 from dshmp.data.mevis import MevisSplit
+from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
 from dshmp.language.encoder import TextTokenizer, load_tokenizer, train_tokenizer
 from dshmp.learning.cache import TokenCache
@@ -46,9 +47,11 @@ class Stage(Protocol):
         """Figures of the held-out split, or none."""
 
 
-def run(config: Path, overrides: list[str] | None = None, out: Path | None = None) -> Path:
+def run(
+    config: Path, overrides: list[str] | None = None, out: Path | None = None, device: str | torch.device = "auto"
+) -> Path:
     """Train as the recipe says; a run that was stopped goes on from its last checkpoint. Returns its folder."""
-    recipe = load_recipe(config, overrides)
+    recipe, place = load_recipe(config, overrides), find_device(device)
     folder = out or Path("runs") / config.stem
     resolved = dump_recipe(recipe)
     stored = folder / "recipe.yaml"
@@ -62,7 +65,7 @@ def run(config: Path, overrides: list[str] | None = None, out: Path | None = Non
     stage = stage_for(recipe, model, tokenizer, split, folder)
     folder.mkdir(parents=True, exist_ok=True)
     stored.write_text(resolved)
-    Trainer(recipe, model, tokenizer, stage, folder).train()
+    Trainer(recipe, model, tokenizer, stage, folder, place).train()
     return folder
 
 
@@ -147,9 +150,18 @@ def _check_objects(split: MevisSplit, recipe: Recipe) -> None:
 class Trainer:
     """Steps, schedule, checkpoints and the record of one run."""
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, stage: Stage, folder: Path) -> None:
-        self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
-        self.stage, self.folder = stage, folder
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: DsHmp,
+        tokenizer: TextTokenizer,
+        stage: Stage,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.model, self.tokenizer = recipe, model.to(device), tokenizer
+        self.stage, self.folder, self.device = stage, folder, device
+        stage.modules.to(device)
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=recipe.weight_decay)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
@@ -218,7 +230,7 @@ class Trainer:
             group["lr"] = group["base"] * schedule(recipe, self.step)
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)  # dropout; a resumed run draws the same
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_033 + self.step)
-        losses = self.stage.losses(batch, self.step, generator)
+        losses = self.stage.losses(to_device(batch, self.device), self.step, generator)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -290,8 +302,10 @@ class Trainer:
         self.stage.modules.load_state_dict(part("stage/"))
         for index, parameter in enumerate(self.trained):
             moments = part(f"optimizer/{index}/")
-            if moments:
-                self.optimizer.state[parameter] = dict(moments)
+            if moments:  # AdamW counts its steps on the CPU wherever the parameter is
+                self.optimizer.state[parameter] = {
+                    name: value if name == "step" else value.to(parameter.device) for name, value in moments.items()
+                }
 
 
 def schedule(recipe: Recipe, step: int) -> float:
