@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from dshmp.checkpoint import load_tensors
 from dshmp.config import to_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.language.encoder import silent_text
@@ -55,7 +56,7 @@ class TokenCache:
         self.clips: dict[str, CachedClip] = {}
         for path in sorted(folder.glob("*.safetensors")):
             arrays: dict[str, dict[str, Tensor]] = {}
-            for key, value in load_file(path).items():
+            for key, value in load_tensors(path).items():
                 name, kind = key.rsplit("/", 1)
                 arrays.setdefault(name, {})[kind] = value
             for name, item in arrays.items():
@@ -74,13 +75,15 @@ class TokenCache:
         stamp = folder / "stamp.json"
         identity = {
             "perception": _fingerprint(model),
-            "data": str(split.folder.resolve()),
+            "data": hashlib.sha256((split.folder / "meta_expressions.json").read_bytes()).hexdigest(),
             "grid": list(GRID),
         }
         if not stamp.exists() or json.loads(stamp.read_text()) != identity:
             for path in folder.glob("*.safetensors"):
                 path.unlink()
-            stamp.write_text(json.dumps(identity))
+            part = stamp.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(identity))
+            part.replace(stamp)
         names = list(split.videos)
         shards = {i: names[i : i + SHARD] for i in range(0, len(names), SHARD)}
         missing = [i for i in shards if not (folder / f"{i:06d}.safetensors").exists()]
