@@ -16,6 +16,7 @@ from dshmp.checkpoint import load_model, load_tensors
 from dshmp.config import from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
+from dshmp.language.encoder import save_tokenizer
 from dshmp.learning import cache
 from dshmp.learning.cache import TokenCache
 from dshmp.learning.language_stage import LanguageStage
@@ -336,6 +337,56 @@ def test_pairs_of_frames_from_a_video_of_one(mini: Path) -> None:
         PerceptionStage(linked, tiny.model(), split)
 
 
+@pytest.fixture
+def roberta(tmp_path: Path) -> Path:
+    """A folder as RoBERTa's weights are published."""
+    folder = tmp_path / "roberta"
+    torch.manual_seed(7)
+    encoder = tiny.model().language.encoder
+    encoder.save_pretrained(folder)
+    save_tokenizer(tiny.tokenizer().tokenizer, folder / "tokenizer.json")
+    return folder
+
+
+def test_a_fresh_model_takes_published_text_weights(roberta: Path, mini: Path, tmp_path: Path) -> None:
+    """Frozen, they are in the trained model as they were; so is their tokeniser."""
+    model = tiny.with_switches(tiny.MODEL, {"language.frozen": True})
+    folder = train(tmp_path, "whole", mini, init=None, model=model, text_encoder=str(roberta), steps=1)
+    trained, tokenizer = load_model(folder)
+    published = tiny.model().language.encoder.state_dict()
+    state = trained.language.encoder.state_dict()
+    assert state.keys() == published.keys()
+    assert all(torch.equal(value, published[key]) for key, value in state.items())
+    assert torch.equal(tokenizer(tiny.SENTENCES).input_ids, tiny.tokenizer()(tiny.SENTENCES).input_ids)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"model": {"language.encoder.num_hidden_layers": 2}}, "lacks encoder.layer.1."),
+        ({"model": {"language.encoder.vocab_size": 301}}, "embeddings.word_embeddings.weight has shape [300, 32]"),
+        ({"init": "anything"}, "text_encoder is for a model that starts fresh"),
+        ({"text_encoder": None, "model": {"language.frozen": True}}, "nothing gives its weights: name RoBERTa's"),
+        ({"text_encoder": "./nowhere"}, "cannot load the text encoder './nowhere'"),
+    ],
+)
+def test_text_weights_that_cannot_be_taken(
+    more: dict[str, Any], message: str, roberta: Path, mini: Path, tmp_path: Path
+) -> None:
+    model = tiny.with_switches(tiny.MODEL, more.get("model", {}))
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, "whole", mini, **({"init": None, "text_encoder": str(roberta)} | more | {"model": model}))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_whose_recipe_lacks_newer_keys_goes_on(mini: Path, tmp_path: Path) -> None:
+    folder = train(tmp_path, "perception", mini)
+    stored = folder / "recipe.yaml"
+    stored.write_text(stored.read_text().replace("text_encoder: null\n", ""))
+    train(tmp_path, "perception", mini)
+
+
 def test_another_recipe_in_the_same_folder(chain: Path, mini: Path) -> None:
     before = (chain / "perception" / "recipe.yaml").read_text()
     path = tiny.write_recipe(chain / "other.yaml", tiny.recipe("perception", mini, seed=5))
@@ -418,6 +469,38 @@ def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypa
     third = TokenCache.build(model, split, tmp_path / "c")
     assert len(made) == 7
     assert not all(torch.equal(clip.tokens, first[name].tokens) for name, clip in third.clips.items())
+
+
+def test_another_data_set_starts_the_cache_anew(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which data set it is, its bytes say, not its place."""
+    made: list[str] = []
+    build_shard = cache._build_shard
+
+    def record(job: tuple[Path, list[str]]) -> None:
+        made.append(job[0].name)
+        build_shard(job)
+
+    monkeypatch.setattr(cache, "_build_shard", record)
+    model = tiny.model()
+    TokenCache.build(model, MevisSplit(mini, "valid_u"), tmp_path / "c")
+    moved = tmp_path / "moved" / "valid_u"
+    moved.mkdir(parents=True)
+    for name in ("JPEGImages", "mask_dict.json"):
+        os.symlink(mini / "valid_u" / name, moved / name)
+    text = (mini / "valid_u" / "meta_expressions.json").read_text()
+    (moved / "meta_expressions.json").write_text(text)
+    TokenCache.build(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
+    assert len(made) == 1
+    (moved / "meta_expressions.json").write_text(text + "\n")
+    TokenCache.build(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
+    assert len(made) == 2
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["000000.safetensors", "stamp.json"]
+
+
+def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
+    (tmp_path / "000000.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"000000\.safetensors: damaged"):
+        TokenCache(tmp_path, MevisSplit(mini, "valid_u"))
 
 
 def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
-from dshmp.language.encoder import TextTokenizer, load_tokenizer, train_tokenizer
+from dshmp.language.encoder import TextTokenizer, load_tokenizer, pretrained_encoder, train_tokenizer
 from dshmp.learning.cache import TokenCache
 from dshmp.learning.language_stage import LanguageStage
 from dshmp.learning.motion_stage import CachedSplit, MotionStage
@@ -28,6 +28,20 @@ from dshmp.learning.recipe import Recipe, dump_recipe, load_recipe
 from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import hears_language, mute_language
+
+
+def _take_encoder(model: DsHmp, source: str) -> None:
+    """Published weights into the text encoder of a fresh model."""
+    state, own = pretrained_encoder(source).state_dict(), model.language.encoder.state_dict()
+    if missing := sorted(own.keys() - state.keys()):
+        raise UserError(f"{source}: lacks {missing[0]}, which model.language.encoder asks for; mend its layers")
+    for key in own:
+        if state[key].shape != own[key].shape:
+            raise UserError(
+                f"{source}: {key} has shape {list(state[key].shape)}, model.language.encoder asks "
+                f"{list(own[key].shape)}; give it the numbers of the weights' config.json"
+            )
+    model.language.encoder.load_state_dict({key: state[key] for key in own})
 
 
 class Stage(Protocol):
@@ -53,9 +67,8 @@ def run(
     """Train as the recipe says; a run that was stopped goes on from its last checkpoint. Returns its folder."""
     recipe, place = load_recipe(config, overrides), find_device(device)
     folder = out or Path("runs") / config.stem
-    resolved = dump_recipe(recipe)
     stored = folder / "recipe.yaml"
-    if stored.exists() and stored.read_text() != resolved:
+    if stored.exists() and load_recipe(stored) != recipe:
         raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -64,7 +77,7 @@ def run(
     model, tokenizer = start_model(recipe, split)
     stage = stage_for(recipe, model, tokenizer, split, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stored.write_text(resolved)
+    stored.write_text(dump_recipe(recipe))
     Trainer(recipe, model, tokenizer, stage, folder, place).train()
     return folder
 
@@ -82,9 +95,19 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
             except ValueError as error:
                 raise UserError(f"stage perception needs a model that can be deaf at first: {error}") from None
         language = recipe.model.language
+        if recipe.text_encoder is not None:
+            _take_encoder(model, recipe.text_encoder)
+            return model, TextTokenizer(language, load_tokenizer(recipe.text_encoder))
+        if language.frozen:
+            raise UserError(
+                "model.language.frozen keeps the text encoder as it is, but nothing gives its weights: name RoBERTa's "
+                "as text_encoder, or an earlier run as init, or set model.language.frozen to false"
+            )
         size = min(recipe.vocabulary, language.encoder["vocab_size"])
         tokenizer = train_tokenizer([item.text.lower() for item in split.expressions], size)
         return model, TextTokenizer(language, tokenizer)
+    if recipe.text_encoder is not None:
+        raise UserError("text_encoder is for a model that starts fresh, but init gives this one's; leave one out")
     folder = find_model(recipe.init)
     load_config(folder / CONFIG)  # what is wrong with it is said here
     tokenizer = load_tokenizer(folder / TOKENIZER)
