@@ -109,7 +109,7 @@ def test_base_and_overrides(tmp_path: Path) -> None:
         ("stage: whole\ndata: w\n", ["steps=0"], "r.yaml.steps: must be at least 1, found 0"),
         ("stage: whole\ndata: w\n", ["steps=many"], "r.yaml.steps: expected int, found 'many'"),
         ("stage: whole\ndata: w\n", ["steps=[1"], "steps=[1: is not valid YAML"),
-        ("stage: half\ndata: w\n", [], "r.yaml.stage: 'half' is not one of 'perception', 'motion', 'whole'"),
+        ("stage: half\ndata: w\n", [], "r.yaml.stage: 'half' is not one of 'perception', 'language', 'motion', "),
         ("- a\n", [], "r.yaml: expected a mapping of recipe keys"),
         ("a: [1\n", [], "is not valid YAML"),
         ("base: none.yaml\n", [], "none.yaml: no such recipe"),

@@ -132,8 +132,8 @@ def test_columns_stand_only_where_they_mean_something() -> None:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluate(model: str, root: Path, split_name: str, workers: int) -> list[ExpressionScore]:
-        module._start(model, root, split_name)
+    def evaluate(model: str, root: Path, split_name: str, workers: int, device: str) -> list[ExpressionScore]:
+        module._start(model, root, split_name, device)
         assert module._worker is not None
         return module._score_videos(list(module._worker[2].videos))
 
@@ -177,6 +177,28 @@ def test_what_cannot_be_scored(mini: Path, tmp_path: Path) -> None:
     (hidden / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
     with pytest.raises(UserError, match="masks are not public"):
         run(str(tmp_path / "m"), tmp_path / "hidden", "valid")
+
+
+@pytest.mark.parametrize("masks", ["trajectories", "embedding"])
+def test_frames_in_small_parts_score_the_same(masks: str, split: MevisSplit) -> None:
+    items = [item for item in split.expressions if item.video == next(iter(split.videos))]
+    found = []
+    for chunk in (3 * len(items), 10**6):
+        model = tiny.model({"readout.masks": masks, "readout.threshold": 0.0, "input.chunk": chunk})
+        perceived: list[int] = []
+        plain = model.perceive
+
+        def perceive(images: Any, text: Any, plain: Any = plain, seen: list[int] = perceived) -> Any:
+            seen.append(len(images) * len(text.mask))
+            return plain(images, text)
+
+        model.perceive = perceive  # type: ignore[method-assign]
+        found.append(score_video(model, tiny.tokenizer(), split, items[0].video, items))
+        assert max(perceived) <= chunk
+    for part, whole in zip(*found, strict=True):
+        assert part.j == pytest.approx(whole.j, abs=0.5)
+        assert part.score == pytest.approx(whole.score, abs=1e-4)
+        assert part.right_of_pair == whole.right_of_pair
 
 
 @pytest.mark.slow

@@ -152,3 +152,11 @@ def test_what_is_broken_is_named(kind: str, root: Path) -> None:
 def test_an_empty_place_says_how_to_fill_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dshmp world make"):
         MevisSplit(tmp_path, "train")
+
+
+def test_objects_without_their_annotations(root: Path) -> None:
+    path = root / "valid_u" / "meta_expressions.json"
+    path.write_text(path.read_text().replace('"anno_id": [7, 8]', '"anno_id": [7]'))
+    with pytest.raises(UserError, match="video 'abc', expression '1' has 2 obj_id and 1 anno_id") as caught:
+        MevisSplit(root, "valid_u")
+    assert str(path) in str(caught.value)

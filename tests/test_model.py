@@ -16,7 +16,8 @@ from dshmp.data.mevis import Expression, MevisSplit, Video
 from dshmp.evaluate import score_video
 from dshmp.language.encoder import TextTokenizer
 from dshmp.learning.recipe import Recipe
-from dshmp.learning.stages import Contrast, WholeStage
+from dshmp.learning.video_losses import Contrast
+from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
 from dshmp.motion.decoder import VideoTokens
 from dshmp.perception.frame_decoder import Perception
@@ -285,7 +286,7 @@ def test_negatives_change_the_contrast() -> None:
         contrast = Contrast(recipe, model, split)
         contrast.bank.centroids.copy_(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)))
         contrast.bank.visited.fill_(True)
-        found.append(contrast.loss(video, indices, contrast.rows[:2], 0, torch.Generator().manual_seed(2)).item())
+        found.append(contrast.loss(video, indices, (0, 1), 0, torch.Generator().manual_seed(2)).item())
     assert found[0] < found[1] < found[2]
 
 

@@ -16,6 +16,7 @@ from dshmp.motion import hmp
 from dshmp.motion.decoder import (
     ABSENT,
     MotionDecoder,
+    TrajectoryScore,
     VideoTokens,
     embedding_masks,
     mixed_embeddings,
@@ -92,6 +93,7 @@ class Cues:
 class Text:
     tokens: Tensor
     mask: Tensor
+    sentence: Tensor
     motion: Cues
 
 
@@ -140,13 +142,14 @@ def sample(batch: int, length: int, objects: int = 6, channels: int = C, seed: i
     tokens = 2 * draw(batch, 1, objects, channels) + drift
     frames = torch.ones(batch, length, dtype=torch.bool)
     cues = Cues(draw(batch, 3, channels), torch.ones(batch, 3, dtype=torch.bool))
-    return tokens, frames, Text(draw(batch, 7, channels), torch.ones(batch, 7, dtype=torch.bool), cues)
+    words = draw(batch, 7, channels)
+    return tokens, frames, Text(words, torch.ones(batch, 7, dtype=torch.bool), draw(batch, channels), cues)
 
 
 def repeat(text: Text, times: int) -> Text:
-    parts = (text.tokens, text.mask, text.motion.features, text.motion.mask)
-    tokens, mask, features, cue_mask = (x.repeat(times, *[1] * (x.ndim - 1)) for x in parts)
-    return Text(tokens, mask, Cues(features, cue_mask))
+    parts = (text.tokens, text.mask, text.sentence, text.motion.features, text.motion.mask)
+    tokens, mask, sentence, features, cue_mask = (x.repeat(times, *[1] * (x.ndim - 1)) for x in parts)
+    return Text(tokens, mask, sentence, Cues(features, cue_mask))
 
 
 def outputs(video: VideoTokens) -> dict[str, Tensor]:
@@ -201,7 +204,8 @@ def golden_case(arrays: dict[str, np.ndarray], case: str) -> tuple[Tensor, Tenso
     cues = torch.from_numpy(arrays[f"{case}/motion_feat"])[None]
     words = torch.from_numpy(arrays[f"{case}/lang_feat"])
     mask = torch.from_numpy(arrays[f"{case}/lang_mask"]).bool()
-    text = Text(words, mask, Cues(cues, torch.ones(cues.shape[:2], dtype=torch.bool)))
+    unheard = torch.full((1, C), float("nan"))  # the release's motion part does not read the sentence embedding
+    text = Text(words, mask, unheard, Cues(cues, torch.ones(cues.shape[:2], dtype=torch.bool)))
     return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), repeat(text, len(tokens))
 
 
@@ -364,16 +368,33 @@ def test_order_is_undone_and_lets_gradients_through() -> None:
     assert torch.equal(tokens.grad, weight)
 
 
-def test_displacement_follows_the_trajectory_to_the_slot_of_its_token() -> None:
+@pytest.mark.parametrize(("before", "after"), [(1, 0), (2, 2), (0, 3), (9, 9)])
+def test_displacement_follows_the_trajectory_to_the_slot_of_its_token(before: int, after: int) -> None:
+    """The frames compared stay inside the clip's real frames, so a displacement shrinks at its ends."""
     tokens, who = shuffled(length=5, noise=0.0)
     generator = torch.Generator().manual_seed(5)
     speed = torch.randn(3, 1, 20, C, generator=generator) * 0.05
     tokens = tokens + gather((speed * torch.arange(5)[:, None, None]), who)
-    frames = torch.arange(5) < torch.tensor([[5], [3], [5]])
-    moved = displacement(tokens, frames, align(tokens, frames))
-    wanted = gather(speed.expand(-1, 5, -1, -1), who) * frames[..., None, None]
-    wanted[:, 0] = 0
+    lengths = [5, 3, 5]
+    frames = torch.arange(5) < torch.tensor(lengths)[:, None]
+    tokens[~frames] = 7.0  # what stands in padded frames does not count
+    moved = displacement(tokens, frames, align(tokens, frames), before, after)
+    steps = torch.zeros(3, 5)
+    for b, length in enumerate(lengths):
+        for t in range(length):
+            steps[b, t] = min(t + after, length - 1) - max(t - before, 0)
+    wanted = gather(speed.expand(-1, 5, -1, -1), who) * steps[..., None, None]
     torch.testing.assert_close(moved, wanted, atol=1e-5, rtol=0)
+
+
+def test_displacement_is_by_default_from_the_frame_before() -> None:
+    tokens, _ = shuffled(length=5)
+    frames, order = torch.ones(3, 5, dtype=torch.bool), align(tokens)
+    moved = displacement(tokens, frames, order)
+    assert torch.equal(moved, displacement(tokens, frames, order, 1, 0))
+    assert not moved[:, 0].any()
+    along = gather(tokens, order)
+    assert torch.equal(gather(moved, order)[:, 1:], along[:, 1:] - along[:, :-1])
 
 
 # ------------------------------------------------------------------------ hierarchical cross-attention
@@ -449,7 +470,8 @@ def test_padding_and_company_change_nothing(length: int) -> None:
         return rows
 
     cues = Cues(padded(text.motion.features, other_text.motion.features), masks(text.motion.mask))
-    both = Text(padded(text.tokens, other_text.tokens), masks(text.mask), cues)
+    sentences = torch.cat([text.sentence, other_text.sentence])
+    both = Text(padded(text.tokens, other_text.tokens), masks(text.mask), sentences, cues)
     with torch.no_grad():
         alone = model(tokens, frames, text)
         company = model(torch.cat([long, other]), real, both)
@@ -598,6 +620,57 @@ def test_direct_cues_are_the_queries() -> None:
     rows = decoder.queries(Cues(features, mask))
     assert torch.equal(rows[0], features[0, [0, 1, 2, 0]])
     assert torch.equal(rows[1], features[1, [0, 1, 0, 1]])
+
+
+def test_trajectory_score_is_a_product_of_token_and_sentence() -> None:
+    """A sentence that projects to nothing leaves every token with the same score, and so does such a token."""
+    score = excited(TrajectoryScore(C))
+    tokens, sentences = torch.randn(2, 3, 6, C), torch.randn(2, C)
+    logits = score(tokens, sentences)
+    for b in range(2):
+        product = score.object(tokens[b]) * score.sentence(sentences[b])
+        torch.testing.assert_close(logits[b], score.judge(product)[..., 0])
+    assert (score(tokens, sentences.flip(0)) - logits).abs().min() > 0
+    with torch.no_grad():
+        score.sentence.bias.zero_()
+        score.object.bias.zero_()
+    indifferent = score.judge(torch.zeros(C)).expand(2, 3, 6, 1)[..., 0]
+    torch.testing.assert_close(score(tokens, torch.zeros(2, C)), indifferent)
+    torch.testing.assert_close(score(torch.zeros_like(tokens), sentences), indifferent)
+    torch.testing.assert_close(score(tokens * 3, sentences / 3), score(tokens, sentences), atol=1e-5, rtol=1e-5)
+
+
+def test_the_sentence_decides_which_trajectory_is_meant() -> None:
+    """Everything but f_e being equal, the score of every token changes, and the pointer with it."""
+    model = excited(Motion(OURS)).eval()
+    tokens, frames, text = sample(1, 9)
+    with torch.no_grad():
+        plain, other = model(tokens, frames, text), model(tokens, frames, replace(text, sentence=-text.sentence))
+    assert (plain.track_logits - other.track_logits).abs().min() > 1e-4
+    said, unsaid = ((video.pointer[..., :-1] - video.track_logits[:, None]) for video in (plain, other))
+    torch.testing.assert_close(said, unsaid, atol=1e-5, rtol=0)  # video tokens do not read f_e but through the cues
+    assert torch.equal(plain.logits, other.logits)
+
+
+def test_fusion_starts_at_its_scale() -> None:
+    """The words' share of the decoder's tokens: the scale is that of every layer's fusion, and it is felt."""
+    torch.manual_seed(0)
+    small, large = Motion(OURS).eval(), Motion(replace(OURS, fusion_scale=0.5)).eval()
+    scales = {name: p for name, p in large.named_parameters() if "gamma_" in name}
+    assert len(scales) == 2 * OURS.decoder_layers
+    assert all((p == 0.5).all() for p in scales.values())
+    assert all((p == 1e-4).all() for name, p in small.named_parameters() if "gamma_" in name)
+    state = small.state_dict()
+    large.load_state_dict({name: scales.get(name, value) for name, value in state.items()})
+    tokens, frames, text = sample(1, 9)
+    deaf = replace(text, tokens=-text.tokens)
+
+    def heard(model: nn.Module) -> float:
+        with torch.no_grad():
+            both = model(tokens, frames, text).track_logits, model(tokens, frames, deaf).track_logits
+        return (both[0] - both[1]).abs().max().item()
+
+    assert 0 < 100 * heard(small) < heard(large)
 
 
 def test_trajectory_masks_take_the_mask_pointed_at() -> None:

@@ -1,8 +1,9 @@
-"""Training runs: the three stages in a row, resuming exactly, the token cache, and what is refused."""
+"""Training runs: the four stages in a row, resuming exactly, the token cache, and what is refused."""
 
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,25 @@ from dshmp.checkpoint import load_model, load_tensors
 from dshmp.config import from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
-from dshmp.learning import cache, stages
+from dshmp.language.encoder import save_tokenizer
+from dshmp.learning import cache
 from dshmp.learning.cache import TokenCache
+from dshmp.learning.language_stage import LanguageStage
+from dshmp.learning.motion_stage import MotionStage
+from dshmp.learning.perception_stage import PerceptionStage
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.train import run
+from dshmp.learning.whole_stage import WholeStage
+from dshmp.model import DsHmp
+from dshmp.perception.frame_decoder import hears_language, mute_language
 
-STAGES = {"perception": stages.PerceptionStage, "motion": stages.MotionStage, "whole": stages.WholeStage}
+STAGES = {
+    "perception": PerceptionStage,
+    "language": LanguageStage,
+    "motion": MotionStage,
+    "whole": WholeStage,
+}
+BEFORE = {"perception": None, "language": "perception", "motion": "language", "whole": "motion"}
 BUILD_SHARDS = cache._build_shards
 VIDEO_LOSSES = {"cls", "mask", "dice", "similarity", "trajectory", "contrast"}
 
@@ -45,9 +59,9 @@ def here_and_now() -> Any:
 
 def train(folder: Path, stage: str, world: Path, **more: Any) -> Path:
     """One run in `folder`/`stage`, starting from the stage before."""
-    before = {"motion": "perception", "whole": "motion"}.get(stage)
-    if before:
-        more = {"init": str(folder / before), **more}
+    before = BEFORE[stage]
+    if before and "init" not in more:
+        more["init"] = str(folder / before)
     values = tiny.recipe(stage, world) | more
     return run(tiny.write_recipe(folder / f"{stage}.yaml", values), [], folder / stage)
 
@@ -59,7 +73,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def chain(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three stages, three steps each, one after the other."""
+    """The four stages, three steps each, one after the other."""
     folder = tmp_path_factory.mktemp("chain")
     for stage in STAGES:
         train(folder, stage, mini)
@@ -69,11 +83,12 @@ def chain(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_leaves_a_whole_run(stage: str, chain: Path) -> None:
     folder = chain / stage
-    losses = [line for line in metrics(folder) if "cls" in line or "frame cls" in line]
+    losses = [line for line in metrics(folder) if line.keys() & {"cls", "frame cls", "words"}]
     assert [line["step"] for line in losses] == [1, 2, 3]
     expected = {
         "perception": {"cls", "mask", "dice", "probe"},
-        "motion": VIDEO_LOSSES,
+        "language": {"words", "claim"},
+        "motion": VIDEO_LOSSES | {"probe"},
         "whole": VIDEO_LOSSES | {"frame cls", "frame mask", "frame dice"},
     }
     assert expected[stage] <= losses[0].keys()
@@ -92,7 +107,8 @@ def test_stages_change_their_own_part_only(chain: Path) -> None:
         a, b = before[first], before[second]
         return {".".join(key.split(".")[:2]) for key in a if not torch.equal(a[key], b[key])}
 
-    motion = changed("perception", "motion")
+    assert changed("perception", "language") == {"language.encoder", "language.resizer"}
+    motion = changed("language", "motion")
     assert not any(name.startswith("perception") for name in motion)
     assert {"motion.blocks", "decoder.layers", "language.encoder"} <= motion
     assert {"perception.backbone", "perception.frame_decoder", "motion.blocks"} <= changed("motion", "whole")
@@ -119,7 +135,7 @@ def test_a_resumed_run_is_the_undisturbed_one(
     stage: str, chain: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in its fourth step, the checkpoint being of the second; dropout draws the same again."""
-    start = {"perception": None, "motion": "perception", "whole": "motion"}[stage]
+    start = BEFORE[stage]
     dropout = dict.fromkeys(("language.dropout", "frame_decoder.dropout", "motion.dropout", "backbone.drop_path"), 0.2)
     more: dict[str, Any] = {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "cache": str(tmp_path / "cache")}
     more["model"] = tiny.with_switches(tiny.MODEL, dropout)
@@ -165,7 +181,7 @@ def test_killed_while_the_last_model_is_written(mini: Path, tmp_path: Path, monk
 
 
 def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = stages.PerceptionStage.losses
+    plain = PerceptionStage.losses
 
     def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
         if step == 1:
@@ -173,7 +189,7 @@ def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypa
         return plain(self, batch, step, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.PerceptionStage, "losses", losses)
+        patch.setattr(PerceptionStage, "losses", losses)
         with pytest.raises(Killed):
             train(tmp_path, "perception", mini)
     with (tmp_path / "perception" / "metrics.jsonl").open("a") as file:
@@ -201,13 +217,13 @@ def test_a_damaged_checkpoint_is_named(
 
 
 def test_a_gradient_that_is_not_finite(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = stages.PerceptionStage.losses
+    plain = PerceptionStage.losses
 
     def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
         found = plain(self, batch, step, generator)
         return found | {"cls": found["cls"] * float("nan")} if step == 2 else found
 
-    monkeypatch.setattr(stages.PerceptionStage, "losses", losses)
+    monkeypatch.setattr(PerceptionStage, "losses", losses)
     with pytest.raises(UserError, match=r"the gradient of step 2 is not finite; lower learning_rate") as caught:
         train(tmp_path, "perception", mini, checkpoint_every=2)
     assert "\n" not in str(caught.value)
@@ -241,6 +257,13 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
             {"model": tiny.with_switches(tiny.MODEL, {"readout.masks": "embedding"}), "init": None},
             "readout.masks: trajectories",
         ),
+        ("perception", {"batch": 1, "weights": {"link": 1.0}}, "weights.link compares neighbouring frames: batch must"),
+        (
+            "whole",
+            {"model": tiny.with_switches(tiny.MODEL, {"language.max_tokens": 129}), "init": None},
+            "max_position_embeddings = 130 has room for 128 tokens; it must be at least 131",
+        ),
+        ("motion", {"init": None}, "name a run of stage perception or language as init"),
     ],
 )
 def test_what_cannot_be_trained_says_why(
@@ -250,6 +273,36 @@ def test_what_cannot_be_trained_says_why(
         train(tmp_path, stage, mini, **more)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gate", ["static_attention", "fusion", "text_attention"])
+def test_perception_that_hears_the_sentence(gate: str) -> None:
+    perception = DsHmp(tiny.config({"frame_decoder.language": True})).perception
+    assert hears_language(perception)
+    mute_language(perception)
+    assert not hears_language(perception)
+    decoder = perception.frame_decoder
+    opened = {
+        "static_attention": decoder.static_attention.norm.weight,
+        "fusion": decoder.layers[0].fusion.gamma_v,
+        "text_attention": decoder.layers[0].text_attention.attention.out_proj.bias,
+    }[gate]
+    opened[3] = 1e-3
+    assert hears_language(perception)
+
+
+def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_path: Path) -> None:
+    """The whole stage opens the gates; and a perception that is not taken starts with open ones."""
+    for more in ({"init": str(chain / "whole")}, {"init": str(chain / "language"), "take": ["language"]}):
+        with pytest.raises(UserError, match="this perception hears the sentence; give a run of stage perception"):
+            train(tmp_path, "motion", mini, **more)
+
+
+def test_a_missing_validation_split_is_noticed_at_once(chain: Path, mini: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: no such data set split; splits there: "):
+        train(tmp_path, "motion", mini, init=str(chain / "language"), validation="nowhere")
+    assert not (tmp_path / "motion").exists()
 
 
 def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) -> None:
@@ -265,12 +318,73 @@ def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) ->
 def test_masks_are_padded_as_their_frames_are(mini: Path) -> None:
     values = tiny.recipe("perception", mini, model=tiny.with_switches(tiny.MODEL, {"input.short_side": 36}))
     split = MevisSplit(mini, "train")
-    stage = stages.PerceptionStage(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), None, split)
+    stage = PerceptionStage(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), split)
     batch = stage.batch(0)
     assert batch.images.shape[2] == 40
     assert batch.masks.shape[-2:] == batch.images.shape[-2:]
     assert batch.masks.any()
     assert not batch.masks[..., 36:, :].any()
+
+
+def test_pairs_of_frames_from_a_video_of_one(mini: Path) -> None:
+    split = MevisSplit(mini, "train")
+    name = list(split.videos)[2]
+    split.videos[name] = replace(split.videos[name], frames=split.videos[name].frames[:1])
+    plain = from_dict(Recipe, tiny.recipe("perception", mini))
+    linked = replace(plain, weights=replace(plain.weights, link=1.0))
+    PerceptionStage(plain, tiny.model(), split)
+    with pytest.raises(UserError, match=f"video '{name}' has one frame only"):
+        PerceptionStage(linked, tiny.model(), split)
+
+
+@pytest.fixture
+def roberta(tmp_path: Path) -> Path:
+    """A folder as RoBERTa's weights are published."""
+    folder = tmp_path / "roberta"
+    torch.manual_seed(7)
+    encoder = tiny.model().language.encoder
+    encoder.save_pretrained(folder)
+    save_tokenizer(tiny.tokenizer().tokenizer, folder / "tokenizer.json")
+    return folder
+
+
+def test_a_fresh_model_takes_published_text_weights(roberta: Path, mini: Path, tmp_path: Path) -> None:
+    """Frozen, they are in the trained model as they were; so is their tokeniser."""
+    model = tiny.with_switches(tiny.MODEL, {"language.frozen": True})
+    folder = train(tmp_path, "whole", mini, init=None, model=model, text_encoder=str(roberta), steps=1)
+    trained, tokenizer = load_model(folder)
+    published = tiny.model().language.encoder.state_dict()
+    state = trained.language.encoder.state_dict()
+    assert state.keys() == published.keys()
+    assert all(torch.equal(value, published[key]) for key, value in state.items())
+    assert torch.equal(tokenizer(tiny.SENTENCES).input_ids, tiny.tokenizer()(tiny.SENTENCES).input_ids)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"model": {"language.encoder.num_hidden_layers": 2}}, "lacks encoder.layer.1."),
+        ({"model": {"language.encoder.vocab_size": 301}}, "embeddings.word_embeddings.weight has shape [300, 32]"),
+        ({"init": "anything"}, "text_encoder is for a model that starts fresh"),
+        ({"text_encoder": None, "model": {"language.frozen": True}}, "nothing gives its weights: name RoBERTa's"),
+        ({"text_encoder": "./nowhere"}, "cannot load the text encoder './nowhere'"),
+    ],
+)
+def test_text_weights_that_cannot_be_taken(
+    more: dict[str, Any], message: str, roberta: Path, mini: Path, tmp_path: Path
+) -> None:
+    model = tiny.with_switches(tiny.MODEL, more.get("model", {}))
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, "whole", mini, **({"init": None, "text_encoder": str(roberta)} | more | {"model": model}))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_whose_recipe_lacks_newer_keys_goes_on(mini: Path, tmp_path: Path) -> None:
+    folder = train(tmp_path, "perception", mini)
+    stored = folder / "recipe.yaml"
+    stored.write_text(stored.read_text().replace("text_encoder: null\n", ""))
+    train(tmp_path, "perception", mini)
 
 
 def test_another_recipe_in_the_same_folder(chain: Path, mini: Path) -> None:
@@ -355,6 +469,38 @@ def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypa
     third = TokenCache.build(model, split, tmp_path / "c")
     assert len(made) == 7
     assert not all(torch.equal(clip.tokens, first[name].tokens) for name, clip in third.clips.items())
+
+
+def test_another_data_set_starts_the_cache_anew(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which data set it is, its bytes say, not its place."""
+    made: list[str] = []
+    build_shard = cache._build_shard
+
+    def record(job: tuple[Path, list[str]]) -> None:
+        made.append(job[0].name)
+        build_shard(job)
+
+    monkeypatch.setattr(cache, "_build_shard", record)
+    model = tiny.model()
+    TokenCache.build(model, MevisSplit(mini, "valid_u"), tmp_path / "c")
+    moved = tmp_path / "moved" / "valid_u"
+    moved.mkdir(parents=True)
+    for name in ("JPEGImages", "mask_dict.json"):
+        os.symlink(mini / "valid_u" / name, moved / name)
+    text = (mini / "valid_u" / "meta_expressions.json").read_text()
+    (moved / "meta_expressions.json").write_text(text)
+    TokenCache.build(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
+    assert len(made) == 1
+    (moved / "meta_expressions.json").write_text(text + "\n")
+    TokenCache.build(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
+    assert len(made) == 2
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["000000.safetensors", "stamp.json"]
+
+
+def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
+    (tmp_path / "000000.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"000000\.safetensors: damaged"):
+        TokenCache(tmp_path, MevisSplit(mini, "valid_u"))
 
 
 def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,11 +56,20 @@ def load_model(source: str | Path = "default") -> tuple[DsHmp, TextTokenizer]:
 def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     """A model with fresh weights; UserError, naming `where`, if the config's numbers do not fit together."""
     try:
-        return DsHmp(config)
+        model = DsHmp(config)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{where}: no model can be built from this config ({' '.join(str(error).split())})") from None
+    encoder, longest = model.language.encoder.config, config.language.max_tokens
+    room = encoder.max_position_embeddings - encoder.pad_token_id - 1  # RoBERTa counts from after its <pad>
+    if room < longest:
+        raise UserError(
+            f"{where}: language.max_tokens is {longest}, but language.encoder.max_position_embeddings = "
+            f"{encoder.max_position_embeddings} has room for {room} tokens; it must be at least "
+            f"{longest + encoder.pad_token_id + 1}"
+        )
+    return model
 
 
 def find_model(source: str | Path) -> Path:

@@ -170,6 +170,7 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    device: Device = "auto",
 ) -> None:
     """Train a model as a recipe says; started again, a run goes on from its last checkpoint.
 
@@ -177,7 +178,7 @@ def train(
     """
     from dshmp.learning.train import run
 
-    run(config, overrides or [], out)
+    run(config, overrides or [], out, device)
 
 
 @app.command()
@@ -188,6 +189,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="JSON file for the scores.")] = None,
     beside: Annotated[str | None, typer.Option(help="Another model for the same table.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    device: Device = "auto",
 ) -> None:
     """Score a model: J, F and the shares of right answers, overall and per subset.
 
@@ -195,7 +197,7 @@ def evaluate(
     """
     from dshmp.evaluate import run
 
-    run(model, root, split, out, beside, workers)
+    run(model, root, split, out, beside, workers, device)
 
 
 @world.callback()

@@ -8,20 +8,25 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dshmp.checkpoint import load_model
+from dshmp.config import InputConfig
 from dshmp.data.mevis import Expression, MevisSplit
+from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.language.encoder import TextTokenizer
 from dshmp.metrics import jf
 from dshmp.model import DsHmp
+from dshmp.motion.decoder import VideoTokens
+from dshmp.perception.frame_decoder import Perception
 from dshmp.perception.frames import prepare_frames, restore_masks
 from dshmp.progress import track
 
@@ -60,29 +65,49 @@ def score_video(
     model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit, name: str, expressions: Sequence[Expression]
 ) -> list[ExpressionScore]:
     """Answer and score all expressions of one video."""
-    frames = split.frames(name)
-    size = (frames[0].shape[0], frames[0].shape[1])
     config = model.config
-    text = model.language(tokenizer([item.text for item in expressions]))
-    state = model.perceive(prepare_frames(frames, config.input), text)
-    sentences, length = len(expressions), len(frames)
-    tokens = state.tokens.unflatten(0, (sentences, length))  # (E*T, N, C) -> (E, T, N, C)
-    video = model.understand(tokens, torch.ones(sentences, length, dtype=torch.bool), text)
-    logits = model.clip_masks(video, state)
+    device = next(model.parameters()).device
+    text = model.language(tokenizer([item.text for item in expressions]).to(device))
+    sentences, length = len(expressions), len(split.videos[name].frames)
+    step = max(1, config.input.chunk // sentences)  # frames at once, each under all sentences
+    chunks = [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+    def perceive(chunk: slice) -> Perception:
+        frames = split.frames(name, range(chunk.start, chunk.stop))
+        return model.perceive(prepare_frames(frames, config.input).to(device), text)
+
+    tokens = torch.cat([perceive(chunk).tokens.unflatten(0, (sentences, -1)) for chunk in chunks], 1)  # (E, T, N, C)
+    video = model.understand(tokens, tokens.new_ones(sentences, length, dtype=torch.bool), text)
+    # perceived a second time, since the pixel features of all frames at once may be more than memory holds
+    parts = [_clip_masks(model, video, perceive(chunk), chunk) for chunk in chunks]
+    frame = split.frames(name, [0])[0]
+    size = (frame.shape[0], frame.shape[1])
     scores = []
     for e, item in enumerate(expressions):
-        masks = (restore_masks(logits[e], size, config.input) > 0).numpy()
         meant = video.logits[e].softmax(1)[:, 0]
         best = int(meant.argmax())
         if config.readout.targets == "single":
-            chosen = masks[best]
-            found = True
+            chosen = [best]
         else:
-            passed = (meant > config.readout.threshold).numpy()
-            chosen = _union(masks[passed])
-            found = bool(passed.any())
-        scores.append(_score(split, item, size, length, chosen, masks[best], float(meant[best]), found))
+            chosen = (meant > config.readout.threshold).nonzero()[:, 0].tolist()
+        answer, top = (
+            np.concatenate([_cover(part[e, queries], size, config.input) for part in parts])
+            for queries in (chosen, [best])
+        )
+        scores.append(_score(split, item, size, length, answer, top, float(meant[best]), bool(chosen)))
     return scores
+
+
+def _cover(logits: Tensor, size: tuple[int, int], config: InputConfig) -> NDArray[np.bool_]:
+    """Mask logits (Q, F, h, w) -> (F, H, W): what any of the Q masks covers."""
+    covered: NDArray[np.bool_] = (restore_masks(logits, size, config) > 0).any(0).cpu().numpy()
+    return covered
+
+
+def _clip_masks(model: DsHmp, video: VideoTokens, state: Perception, chunk: slice) -> Tensor:
+    """Mask logits (E, N_v, F, h, w) of the frames of a chunk, `state` holding E * F of them."""
+    pointer = None if video.pointer is None else video.pointer[:, :, chunk]
+    return model.clip_masks(replace(video, pointer=pointer), state)
 
 
 def _score(
@@ -135,8 +160,11 @@ def _overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float((a & b).sum() / max(int((a | b).sum()), 1))
 
 
-def evaluate(model: str | Path, root: Path, split_name: str, workers: int = 2) -> list[ExpressionScore]:
-    """Score a model on every expression of a split, in as many processes as `workers`."""
+def evaluate(
+    model: str | Path, root: Path, split_name: str, workers: int = 2, device: str = "auto"
+) -> list[ExpressionScore]:
+    """Score a model on every expression of a split, in as many processes as `workers`, all on one device."""
+    find_device(device)  # what is wrong with it is said here, once
     split = MevisSplit(root, split_name)
     if not any(item.annotations for item in split.expressions):
         raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; name another split")
@@ -144,7 +172,7 @@ def evaluate(model: str | Path, root: Path, split_name: str, workers: int = 2) -
     names = list(split.videos)
     parts = [names[i : i + 10] for i in range(0, len(names), 10)]
     context = torch.multiprocessing.get_context("spawn")
-    arguments = (str(model), root, split_name)
+    arguments = (str(model), root, split_name, device)
     scores: list[ExpressionScore] = []
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=arguments) as pool:
         results: Iterable[list[ExpressionScore]] = pool.map(_score_videos, parts)
@@ -156,14 +184,15 @@ def evaluate(model: str | Path, root: Path, split_name: str, workers: int = 2) -
 _worker: tuple[DsHmp, TextTokenizer, MevisSplit, dict[str, list[Expression]]] | None = None
 
 
-def _start(model: str, root: Path, split_name: str) -> None:
+def _start(model: str, root: Path, split_name: str, device: str = "auto") -> None:
     global _worker
     torch.set_num_threads(1)
     split = MevisSplit(root, split_name)
     by_video: dict[str, list[Expression]] = defaultdict(list)
     for item in split.expressions:
         by_video[item.video].append(item)
-    _worker = (*load_model(model), split, by_video)
+    network, tokenizer = load_model(model)
+    _worker = network.to(find_device(device)), tokenizer, split, by_video
 
 
 def _score_videos(names: list[str]) -> list[ExpressionScore]:
@@ -216,6 +245,7 @@ def run(
     out: Path | None = None,
     beside: str | None = None,
     workers: int = 2,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Evaluate, print the table to stdout, and write everything to `out` (JSON) if given.
 
@@ -223,7 +253,7 @@ def run(
     """
     if out is not None and out.is_dir():
         raise UserError(f"{out}: is a folder; name a file for the results")
-    scores = {name: evaluate(name, root, split, workers) for name in (model, beside) if name}
+    scores = {name: evaluate(name, root, split, workers, device) for name in (model, beside) if name}
     report = {
         "root": str(root),
         "split": split,

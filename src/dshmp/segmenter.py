@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.perception.frame_decoder import Perception
 from dshmp.perception.frames import prepare_frames, restore_masks
@@ -142,7 +143,7 @@ class Segmenter:
         device: str | torch.device = "auto",
         precision: Precision = "auto",
     ) -> None:
-        self.device = _device(device)
+        self.device = find_device(device)
         self.precision = _precision(precision, self.device)
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
@@ -161,7 +162,7 @@ class Segmenter:
         """
         from dshmp.checkpoint import load_model
 
-        chosen = _device(device)
+        chosen = find_device(device)
         _precision(precision, chosen)
         model, tokenizer = load_model(name)
         return cls(model, tokenizer, chosen, precision)
@@ -480,17 +481,6 @@ def _average_rate(source: VideoSource, times: Sequence[float]) -> float | None:
 
 def _repeat(text: "TextFeatures", count: int) -> "TextFeatures":
     return text.repeat(torch.zeros(count, dtype=torch.int64, device=text.tokens.device))
-
-
-def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device {str(name)!r} is not there; use auto, cpu or cuda") from None
-    return device
 
 
 def _precision(name: Precision, device: torch.device) -> torch.dtype:

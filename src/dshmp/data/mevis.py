@@ -80,6 +80,11 @@ class MevisSplit:
         for key, item in entry["expressions"].items():
             extra = {k: v for k, v in item.items() if k not in ("exp", "obj_id", "anno_id")}
             ids, annotations = tuple(item.get("obj_id", ())), tuple(item.get("anno_id", ()))
+            if len(ids) != len(annotations):
+                raise UserError(
+                    f"{self.folder / 'meta_expressions.json'}: video {name!r}, expression {key!r} has {len(ids)} "
+                    f"obj_id and {len(annotations)} anno_id, which belong together in pairs; fetch the file again"
+                )
             self.expressions.append(Expression(name, key, item["exp"], ids, annotations, extra))
 
     @cached_property

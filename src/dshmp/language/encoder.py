@@ -319,6 +319,17 @@ class LanguageEncoder(nn.Module):
         return Cues(features.masked_fill(~mask[:, :, None], 0.0), mask)
 
 
+def silent_text(language: LanguageEncoder, count: int) -> TextFeatures:
+    """Features of no sentence at all, `count` times: one row of zeros in place of words and of cues."""
+    weight = language.resizer.fc.weight  # (C, C_text)
+    hidden, text_size = weight.shape
+    words = weight.new_zeros(count, 1, text_size)
+    tokens = weight.new_zeros(count, 1, hidden)
+    mask = torch.ones(count, 1, dtype=torch.bool, device=weight.device)
+    cues = Cues(tokens, mask)
+    return TextFeatures(words, tokens, mask, tokens[:, 0], cues, cues)
+
+
 def pretrained_encoder(source: str | Path) -> "RobertaModel":
     """RoBERTa's published weights, from a local folder or a model id on the Hugging Face hub.
 

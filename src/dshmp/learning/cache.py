@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from dshmp.checkpoint import load_tensors
 from dshmp.config import to_dict
 from dshmp.data.mevis import MevisSplit
+from dshmp.language.encoder import silent_text
 from dshmp.model import DsHmp
+from dshmp.perception.frames import prepare_frames, restore_masks
 from dshmp.progress import track
 
 GRID = (16, 20)
@@ -53,7 +56,7 @@ class TokenCache:
         self.clips: dict[str, CachedClip] = {}
         for path in sorted(folder.glob("*.safetensors")):
             arrays: dict[str, dict[str, Tensor]] = {}
-            for key, value in load_file(path).items():
+            for key, value in load_tensors(path).items():
                 name, kind = key.rsplit("/", 1)
                 arrays.setdefault(name, {})[kind] = value
             for name, item in arrays.items():
@@ -72,13 +75,15 @@ class TokenCache:
         stamp = folder / "stamp.json"
         identity = {
             "perception": _fingerprint(model),
-            "data": str(split.folder.resolve()),
+            "data": hashlib.sha256((split.folder / "meta_expressions.json").read_bytes()).hexdigest(),
             "grid": list(GRID),
         }
         if not stamp.exists() or json.loads(stamp.read_text()) != identity:
             for path in folder.glob("*.safetensors"):
                 path.unlink()
-            stamp.write_text(json.dumps(identity))
+            part = stamp.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(identity))
+            part.replace(stamp)
         names = list(split.videos)
         shards = {i: names[i : i + SHARD] for i in range(0, len(names), SHARD)}
         missing = [i for i in shards if not (folder / f"{i:06d}.safetensors").exists()]
@@ -92,7 +97,7 @@ _worker: tuple[DsHmp, MevisSplit] | None = None
 
 
 def _build_shards(model: DsHmp, split: MevisSplit, jobs: list[tuple[Path, list[str]]], workers: int) -> None:
-    state = {key: value.detach() for key, value in model.state_dict().items()}
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     arguments = (model.config, state, split.folder.parent, split.folder.name)
     context = torch.multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
@@ -128,14 +133,11 @@ def _build_shard(job: tuple[Path, list[str]]) -> None:
 @torch.inference_mode()
 def perceive_clip(model: DsHmp, split: MevisSplit, name: str) -> dict[str, Tensor]:
     """Static perception of one clip under no sentence at all, on the grid."""
-    from dshmp.learning.stages import silent_text
-    from dshmp.perception.frames import prepare_frames, restore_masks
-
     video = split.videos[name]
     frames = split.frames(name)
     size = frames[0].shape[:2]
     images = prepare_frames(frames, model.config.input)
-    state = model.perception(images, silent_text(model, len(images)))
+    state = model.perception(images, silent_text(model.language, len(images)))
     logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
     logits = F.adaptive_avg_pool2d(restore_masks(logits, size, model.config.input), GRID).transpose(0, 1)
     annotations = [item["anno_id"] for item in video.objects.values()]

@@ -49,6 +49,8 @@ class Recipe:
     """Folder of an earlier run or model whose weights this one starts from."""
     take: tuple[str, ...] = ()
     """Parts taken from `init` (language, perception, motion, decoder); all by default, the others start fresh."""
+    text_encoder: str | None = None
+    """RoBERTa's published weights for a model that starts fresh: a folder, or an id on the Hugging Face hub."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Of a model that starts fresh, and the switches of one that does not: shapes must agree."""
     steps: int = 50_000

@@ -10,29 +10,65 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_tensors, save_model
 from dshmp.data.mevis import MevisSplit
+from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
-from dshmp.language.encoder import TextTokenizer, load_tokenizer, train_tokenizer
+from dshmp.language.encoder import TextTokenizer, load_tokenizer, pretrained_encoder, train_tokenizer
+from dshmp.learning.cache import TokenCache
+from dshmp.learning.language_stage import LanguageStage
+from dshmp.learning.motion_stage import CachedSplit, MotionStage
+from dshmp.learning.perception_stage import PerceptionStage
 from dshmp.learning.recipe import Recipe, dump_recipe, load_recipe
-from dshmp.learning.stages import MotionStage, stage_for
-from dshmp.learning.validate import validate_motion
+from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
-from dshmp.perception.frame_decoder import mute_language
+from dshmp.perception.frame_decoder import hears_language, mute_language
 
 
-def run(config: Path, overrides: list[str] | None = None, out: Path | None = None) -> Path:
+def _take_encoder(model: DsHmp, source: str) -> None:
+    """Published weights into the text encoder of a fresh model."""
+    state, own = pretrained_encoder(source).state_dict(), model.language.encoder.state_dict()
+    if missing := sorted(own.keys() - state.keys()):
+        raise UserError(f"{source}: lacks {missing[0]}, which model.language.encoder asks for; mend its layers")
+    for key in own:
+        if state[key].shape != own[key].shape:
+            raise UserError(
+                f"{source}: {key} has shape {list(state[key].shape)}, model.language.encoder asks "
+                f"{list(own[key].shape)}; give it the numbers of the weights' config.json"
+            )
+    model.language.encoder.load_state_dict({key: state[key] for key in own})
+
+
+class Stage(Protocol):
+    """What is learned from which data. A batch is a function of the recipe and the step alone."""
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """What is learned or kept beside the model: in checkpoints, not in the model that is saved."""
+
+    def batch(self, step: int) -> Any:
+        """The data of a step; called in another thread."""
+
+    def losses(self, batch: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Weighted losses, whose sum is minimised."""
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the held-out split, or none."""
+
+
+def run(
+    config: Path, overrides: list[str] | None = None, out: Path | None = None, device: str | torch.device = "auto"
+) -> Path:
     """Train as the recipe says; a run that was stopped goes on from its last checkpoint. Returns its folder."""
-    recipe = load_recipe(config, overrides)
+    recipe, place = load_recipe(config, overrides), find_device(device)
     folder = out or Path("runs") / config.stem
-    resolved = dump_recipe(recipe)
     stored = folder / "recipe.yaml"
-    if stored.exists() and stored.read_text() != resolved:
+    if stored.exists() and load_recipe(stored) != recipe:
         raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -41,8 +77,8 @@ def run(config: Path, overrides: list[str] | None = None, out: Path | None = Non
     model, tokenizer = start_model(recipe, split)
     stage = stage_for(recipe, model, tokenizer, split, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stored.write_text(resolved)
-    Trainer(recipe, model, tokenizer, stage, folder).train()
+    stored.write_text(dump_recipe(recipe))
+    Trainer(recipe, model, tokenizer, stage, folder, place).train()
     return folder
 
 
@@ -59,9 +95,19 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
             except ValueError as error:
                 raise UserError(f"stage perception needs a model that can be deaf at first: {error}") from None
         language = recipe.model.language
+        if recipe.text_encoder is not None:
+            _take_encoder(model, recipe.text_encoder)
+            return model, TextTokenizer(language, load_tokenizer(recipe.text_encoder))
+        if language.frozen:
+            raise UserError(
+                "model.language.frozen keeps the text encoder as it is, but nothing gives its weights: name RoBERTa's "
+                "as text_encoder, or an earlier run as init, or set model.language.frozen to false"
+            )
         size = min(recipe.vocabulary, language.encoder["vocab_size"])
         tokenizer = train_tokenizer([item.text.lower() for item in split.expressions], size)
         return model, TextTokenizer(language, tokenizer)
+    if recipe.text_encoder is not None:
+        raise UserError("text_encoder is for a model that starts fresh, but init gives this one's; leave one out")
     folder = find_model(recipe.init)
     load_config(folder / CONFIG)  # what is wrong with it is said here
     tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -82,12 +128,63 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
     return model, TextTokenizer(recipe.model.language, tokenizer)
 
 
+def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit, run: Path) -> Stage:
+    """The recipe's stage, its object tokens cached first where it needs them.
+
+    Raises UserError where the stage cannot learn this model or from this data set.
+    """
+    if recipe.stage == "whole":
+        return WholeStage(recipe, model, tokenizer, split)
+    if recipe.stage == "language":
+        return LanguageStage(recipe, model, tokenizer, split)
+    _check_objects(split, recipe)
+    if recipe.stage == "perception":
+        return PerceptionStage(recipe, model, split)
+    if model.features_read_text or model.config.readout.masks != "trajectories":
+        raise UserError(
+            "stage motion learns from object tokens without a sentence: it needs backbone.language_fusion: false "
+            "and readout.masks: trajectories; train stage: whole otherwise"
+        )
+    if recipe.init is None:
+        raise UserError("stage motion keeps perception as it is: name a run of stage perception or language as init")
+    if hears_language(model.perception):
+        raise UserError(
+            f"{recipe.init}: stage motion learns from object tokens that are the same for every sentence, but this "
+            "perception hears the sentence; give a run of stage perception as init, perception among what it takes"
+        )
+    validation = MevisSplit(Path(recipe.data), recipe.validation)  # opened before the cache, which takes a while
+    _check_objects(validation, recipe)
+    folder = Path(recipe.cache) if recipe.cache else run / "cache"
+    training, held_out = (
+        CachedSplit(each, TokenCache.build(model, each, folder / name), tokenizer)
+        for each, name in ((split, recipe.split), (validation, recipe.validation))
+    )
+    return MotionStage(recipe, model, training, held_out)
+
+
+def _check_objects(split: MevisSplit, recipe: Recipe) -> None:
+    if not all(video.objects for video in split.videos.values()):
+        raise UserError(
+            f"{split.folder}: does not list all objects of its videos, as a generated world does, which stage "
+            f"{recipe.stage} needs; train stage: whole on it"
+        )
+
+
 class Trainer:
     """Steps, schedule, checkpoints and the record of one run."""
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, stage: Any, folder: Path) -> None:
-        self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
-        self.stage, self.folder = stage, folder
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: DsHmp,
+        tokenizer: TextTokenizer,
+        stage: Stage,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.model, self.tokenizer = recipe, model.to(device), tokenizer
+        self.stage, self.folder, self.device = stage, folder, device
+        stage.modules.to(device)
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=recipe.weight_decay)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
@@ -156,7 +253,7 @@ class Trainer:
             group["lr"] = group["base"] * schedule(recipe, self.step)
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)  # dropout; a resumed run draws the same
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_033 + self.step)
-        losses: dict[str, Tensor] = self.stage.losses(batch, self.step, generator)
+        losses = self.stage.losses(to_device(batch, self.device), self.step, generator)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -170,10 +267,11 @@ class Trainer:
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _validate(self) -> None:
-        if isinstance(self.stage, MotionStage):
-            self.model.eval()
-            self._log({"step": self.step, **validate_motion(self.stage, self.folder)})
-            self.model.train()
+        self.model.eval()
+        figures = self.stage.validate()
+        self.model.train()
+        if figures:
+            self._log({"step": self.step, **figures})
 
     def _log(self, values: dict[str, Any]) -> None:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -227,8 +325,10 @@ class Trainer:
         self.stage.modules.load_state_dict(part("stage/"))
         for index, parameter in enumerate(self.trained):
             moments = part(f"optimizer/{index}/")
-            if moments:
-                self.optimizer.state[parameter] = dict(moments)
+            if moments:  # AdamW counts its steps on the CPU wherever the parameter is
+                self.optimizer.state[parameter] = {
+                    name: value if name == "step" else value.to(parameter.device) for name, value in moments.items()
+                }
 
 
 def schedule(recipe: Recipe, step: int) -> float:

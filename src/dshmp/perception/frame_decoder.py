@@ -208,14 +208,26 @@ def mute_language(perception: StaticPerception) -> None:
     Zeroes the last parameters on every path from the text; they still receive gradients, so language can be
     learned later. A language-fused backbone and direct cues have no such state: their features *are* text.
     """
-    decoder = perception.frame_decoder
     if perception.backbone.language_fusion:
         raise ValueError("a language-fused backbone cannot be muted: its outputs are gated by the words")
-    if decoder.direct:
+    if perception.frame_decoder.direct:
         raise ValueError("direct cues cannot be muted: they are the queries")
-    silenced = list(decoder.static_attention.norm.parameters())
+    for parameter in _text_gates(perception.frame_decoder):
+        nn.init.zeros_(parameter)
+
+
+def hears_language(perception: StaticPerception) -> bool:
+    """Whether any path from the sentence is open, that is, object tokens may depend on it."""
+    decoder = perception.frame_decoder
+    if perception.backbone.language_fusion or decoder.direct:
+        return True
+    return any(bool(parameter.any()) for parameter in _text_gates(decoder))
+
+
+def _text_gates(decoder: FrameDecoder) -> list[nn.Parameter]:
+    """The last parameters on every path from the text; at zero it is not heard."""
+    gates = list(decoder.static_attention.norm.parameters())
     for layer in decoder.modules():
         if isinstance(layer, FrameLayer) and layer.language:
-            silenced += [layer.fusion.gamma_v, *layer.text_attention.attention.out_proj.parameters()]
-    for parameter in silenced:
-        nn.init.zeros_(parameter)
+            gates += [layer.fusion.gamma_v, *layer.text_attention.attention.out_proj.parameters()]
+    return gates

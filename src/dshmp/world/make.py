@@ -13,6 +13,7 @@ video has "objects", "size" (height, width) and "family". mask_dict.json covers 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -214,7 +215,8 @@ def _run(
     done = 0
     for split in SPLITS:
         root.joinpath(split, "JPEGImages").mkdir(parents=True)
-    with ProcessPoolExecutor(max_workers=workers) as pool:
+    # a fork of a process with threads, such as OpenCV's and PyTorch's, may hang
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for job, (made, codes) in zip(jobs, pool.map(_write_clips, *zip(*jobs, strict=True)), strict=True):
             videos[job[1]] |= made
             masks[job[1]] |= codes

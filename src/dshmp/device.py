@@ -1,0 +1,37 @@
+"""Where tensors are computed."""
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dshmp.errors import UserError
+
+T = TypeVar("T")
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of this name; `auto` is a CUDA GPU where there is one. UserError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"device {str(name)!r} is not there; use auto, cpu or cuda") from None
+    return device
+
+
+def to_device(batch: T, device: torch.device) -> T:
+    """A dataclass of tensors, and of such dataclasses, on the device; whatever else it holds stays as it is."""
+    values: Any = batch
+    moved: dict[str, Any] = {}
+    for item in fields(values):
+        value = getattr(values, item.name)
+        if isinstance(value, Tensor):
+            moved[item.name] = value.to(device)
+        elif is_dataclass(value) and not isinstance(value, type):
+            moved[item.name] = to_device(value, device)
+    result: T = replace(values, **moved)
+    return result

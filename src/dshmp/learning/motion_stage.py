@@ -1,0 +1,161 @@
+"""Stage `motion`: the motion part on cached object tokens of frozen static perception."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dshmp.data.mevis import Expression, MevisSplit
+from dshmp.device import to_device
+from dshmp.language.encoder import TextBatch, TextTokenizer
+from dshmp.learning.cache import CachedClip, TokenCache
+from dshmp.learning.probe import MotionProbe
+from dshmp.learning.recipe import Recipe
+from dshmp.learning.sampling import EpochSampler
+from dshmp.learning.video_losses import Contrast, VideoTargets, pointed_masks, video_losses
+from dshmp.model import DsHmp
+from dshmp.motion.decoder import trajectory_masks
+
+VALIDATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Object tokens of clips of one length, and what their sentences mean."""
+
+    texts: TextBatch
+    tokens: Tensor
+    """(B, T, N, C)."""
+    mask_logits: Tensor
+    """(B, T, N, h, w)."""
+    owner: Tensor
+    """(B, T, N) long: the object a token has found, as an index of the video's objects, or -1."""
+    targets: VideoTargets
+
+
+class CachedSplit:
+    """The sentences of a split and the cached object tokens of their clips."""
+
+    def __init__(self, split: MevisSplit, cache: TokenCache, tokenizer: TextTokenizer) -> None:
+        self.split, self.cache, self.tokenizer = split, cache, tokenizer
+        tokenizer([item.text for item in split.expressions])  # parsed all at once, which is thrice as fast, and kept
+        self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]
+        """Frames of each sentence's clip."""
+
+    def batch(self, chosen: Sequence[int]) -> ClipBatch:
+        """The sentences with these indices, whose clips have one length, as a batch."""
+        items = [self.split.expressions[i] for i in chosen]
+        clips = [self.cache[item.video] for item in items]
+        return ClipBatch(
+            texts=self.tokenizer([item.text for item in items]),
+            tokens=torch.stack([clip.tokens for clip in clips]).float(),
+            mask_logits=torch.stack([clip.mask_logits for clip in clips]).float(),
+            owner=torch.stack([clip.owner for clip in clips]).long(),
+            targets=_targets(chosen, items, clips),
+        )
+
+
+def _targets(chosen: Sequence[int], items: Sequence[Expression], clips: Sequence[CachedClip]) -> VideoTargets:
+    count = max(1, *(len(item.objects) for item in items))
+    masks = torch.zeros(len(items), count, *clips[0].truth.shape[1:], dtype=torch.bool)
+    objects = torch.full((len(items), count), -1)
+    meant = torch.zeros(len(items), max(len(clip.objects) for clip in clips), dtype=torch.bool)
+    for b, (item, clip) in enumerate(zip(items, clips, strict=True)):
+        index = [clip.objects.index(object_id) for object_id in item.objects]
+        objects[b, : len(index)] = torch.tensor(index, dtype=torch.long)
+        masks[b, : len(index)] = clip.truth[index]
+        meant[b, index] = True
+    return VideoTargets(tuple(chosen), meant, masks, masks.flatten(2).any(2), objects)
+
+
+class MotionStage:
+    """Trajectories, hierarchical motion perception and motion decoder; perception keeps its weights."""
+
+    def __init__(self, recipe: Recipe, model: DsHmp, training: CachedSplit, held_out: CachedSplit) -> None:
+        self.recipe, self.model = recipe, model
+        self.training, self.held_out = training, held_out
+        for parameter in model.perception.parameters():
+            parameter.requires_grad_(False)
+        self.sampler = EpochSampler(training.lengths, recipe.batch, recipe.seed)
+        self.contrast = Contrast(recipe, model, training.split)
+        self.probe = MotionProbe(model.config.hidden_size, training.split)
+        self.modules = nn.ModuleDict({"bank": self.contrast.bank, "probe": self.probe})
+
+    def batch(self, step: int) -> ClipBatch:
+        return self.training.batch([int(i) for i in self.sampler(step)])
+
+    def _labels(self, targets: VideoTargets) -> tuple[Tensor, Tensor]:
+        """Motions (B, G_all) of all objects and the claims (B,) of the sentences, as classes of the probe."""
+        split = self.training.split
+        items = [split.expressions[i] for i in targets.expressions]
+        motions = torch.zeros_like(targets.meant, dtype=torch.long)
+        for b, item in enumerate(items):
+            known = [self.probe.motion(entry) for entry in split.videos[item.video].objects.values()]
+            motions[b, : len(known)] = torch.tensor(known)
+        return motions, motions.new_tensor([self.probe.claim(item.extra) for item in items])
+
+    def losses(self, batch: ClipBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        recipe, targets = self.recipe, batch.targets
+        text = self.model.language(batch.texts)
+        video = self.model.understand(batch.tokens, targets.meant.new_ones(batch.tokens.shape[:2]), text)
+        masks = pointed_masks(video, batch.mask_logits)
+        losses = video_losses(recipe, self.contrast, video, masks, batch.owner, targets, step, generator)
+        if recipe.weights.probe:
+            motions, claims = self._labels(targets)
+            told = self.probe(video.motion_tokens, batch.owner, motions, text.sentence, claims)
+            losses["probe"] = recipe.weights.probe * told
+        return losses
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """A quick look at the held-out split, on cached tokens and the cache's coarse grid.
+
+        Mean IoU in per cent per subset (grid masks, union over the threshold) and what share of direction pairs
+        has the right one of the two on top. Good enough for a learning curve; `dshmp evaluate` gives the figures
+        that count.
+        """
+        held_out, model = self.held_out, self.model
+        device = next(model.parameters()).device
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, length in enumerate(held_out.lengths):
+            by_length[length].append(index)
+        scores: dict[str, list[float]] = defaultdict(list)
+        for indices in by_length.values():
+            for i in range(0, len(indices), VALIDATION_BATCH):
+                chosen = indices[i : i + VALIDATION_BATCH]
+                batch = to_device(held_out.batch(chosen), device)
+                text = model.language(batch.texts)
+                video = model.understand(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
+                assert video.pointer is not None
+                masks = trajectory_masks(video.pointer, batch.mask_logits) > 0
+                meant = video.logits.softmax(2)[..., 0]
+                passed = meant > model.config.readout.threshold
+                union = (masks & passed[:, :, None, None, None]).any(1)
+                top = masks[torch.arange(len(chosen), device=masks.device), meant.argmax(1)]
+                truth = batch.targets.masks.any(1)
+                iou = _iou(union, truth).mean(1) * 100
+                top_iou, top = _iou(top, truth).mean(1), top.cpu()
+                for b, index in enumerate(chosen):
+                    item = held_out.split.expressions[index]
+                    for name in ("all", *item.subsets):
+                        scores[f"iou {name}"].append(float(iou[b]))
+                    if "direction pairs" in item.subsets and len(item.objects) == 1:
+                        rival = _best_other(top[b], held_out.cache[item.video], item)
+                        scores["right of pair"].append(100.0 * bool(top_iou[b] > rival))
+                    empty = not bool(passed[b].any())
+                    scores["absent rejected" if not item.objects else "present rejected"].append(100.0 * empty)
+        return {name: round(sum(values) / len(values), 2) for name, values in sorted(scores.items())}
+
+
+def _best_other(top: Tensor, clip: CachedClip, item: Expression) -> float:
+    """IoU of the top answer with the objects that are not meant: the best of them."""
+    others = [g for g, object_id in enumerate(clip.objects) if object_id not in item.objects]
+    return max((float(_iou(top, clip.truth[g]).mean()) for g in others), default=0.0)
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of masks (..., h, w), 1 where both are empty."""
+    overlap, union = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
+    return torch.where(union == 0, 1.0, overlap / union.clamp(min=1))
