@@ -1,7 +1,8 @@
-"""Draws docs/arrow_of_time.png from a results file that holds a model and its blind twin.
+"""Draws docs/arrow_of_time.png from the results of a model and of its blind twin.
 
-    dshmp evaluate MODEL ROOT --beside BLIND --out results.json
-    python docs/arrow_of_time.py results.json MODEL BLIND
+    dshmp evaluate MODEL ROOT --out model.json
+    dshmp evaluate BLIND ROOT --out blind.json
+    python docs/arrow_of_time.py model.json blind.json
 
 Above: one sentence asked of a clip and of the same frames in reverse order; the right answer is the other of two
 look-alikes. Below: how often the right one is chosen, by kind of motion.
@@ -73,8 +74,10 @@ def example(report: dict[str, Any], split: MevisSplit, ours: str, blind: str) ->
     raise SystemExit("no pair of the split fits the picture")
 
 
-def main(results: str, ours: str, blind: str) -> None:
-    report = json.loads(Path(results).read_text())
+def main(*results: str) -> None:
+    reports = [json.loads(Path(path).read_text()) for path in results]
+    report = reports[0] | {"models": {name: item for each in reports for name, item in each["models"].items()}}
+    ours, blind = report["models"]
     split = MevisSplit(Path(report["root"]), report["split"])
     video, reverse, text = example(report, split, ours, blind)
     models = {ours: Segmenter.from_pretrained(ours), blind: Segmenter.from_pretrained(blind)}
@@ -123,6 +126,6 @@ def main(results: str, ours: str, blind: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     main(*sys.argv[1:])
