@@ -69,7 +69,7 @@ def score_video(
     device = next(model.parameters()).device
     text = model.language(tokenizer([item.text for item in expressions]).to(device))
     sentences, length = len(expressions), len(split.videos[name].frames)
-    step = config.input.chunk
+    step = max(1, config.input.chunk // sentences)  # frames at once, each under all sentences
     chunks = [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
     def perceive(chunk: slice) -> Perception:
