@@ -118,7 +118,8 @@ def main(*results: str) -> None:
     chart.axhline(50, color="#555555", linestyle="--", linewidth=1)
     labels = [f"{name}\n({figures[0][name][1]})".replace(", then", ",\nthen").replace(" / ", " /\n") for name in names]
     chart.set_xticks(places, labels, fontsize=9)
-    chart.set_ylim(0, 109)
+    chart.set_ylim(0, 124)
+    chart.set_yticks(range(0, 101, 20))
     chart.set_ylabel("right one of two look-alikes, %")
     chart.legend(loc="upper right", ncols=2, frameon=False)
     chart.spines[["top", "right"]].set_visible(False)

@@ -148,7 +148,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the clip, the overlays and the contact sheet.")] = Path("demo"),
     model: Model = "default",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Another number makes another clip.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another number makes another clip.")] = 14,
 ) -> None:
     """Make a clip of look-alikes and tell them apart by three sentences that differ in motion only.
 
