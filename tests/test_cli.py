@@ -197,7 +197,7 @@ def test_wrong_lists(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
 def test_interruption_leaves_nothing(tmp_path: Path, model: str, number: int, code: int) -> None:
-    video = write_clip(tmp_path / "clip.mp4", 150)
+    video = write_clip(tmp_path / "clip.mp4", 1500)
     out = tmp_path / "out"
     script = "from dshmp.cli import main; main()"
     command = [sys.executable, "-c", script, "segment", video, "a cat", "--model", model, "--out", out]
@@ -207,7 +207,7 @@ def test_interruption_leaves_nothing(tmp_path: Path, model: str, number: int, co
         while time.monotonic() < deadline and process.poll() is None:
             if any(out.glob(".*.partial/*/masks/*.png")):
                 break
-            time.sleep(0.02)
+            time.sleep(0.005)
         process.send_signal(number)
         process.communicate(timeout=30)
     assert process.returncode == code
