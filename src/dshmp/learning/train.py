@@ -30,20 +30,6 @@ from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import hears_language, mute_language
 
 
-def _take_encoder(model: DsHmp, source: str) -> None:
-    """Published weights into the text encoder of a fresh model."""
-    state, own = pretrained_encoder(source).state_dict(), model.language.encoder.state_dict()
-    if missing := sorted(own.keys() - state.keys()):
-        raise UserError(f"{source}: lacks {missing[0]}, which model.language.encoder asks for; mend its layers")
-    for key in own:
-        if state[key].shape != own[key].shape:
-            raise UserError(
-                f"{source}: {key} has shape {list(state[key].shape)}, model.language.encoder asks "
-                f"{list(own[key].shape)}; give it the numbers of the weights' config.json"
-            )
-    model.language.encoder.load_state_dict({key: state[key] for key in own})
-
-
 class Stage(Protocol):
     """What is learned from which data. A batch is a function of the recipe and the step alone."""
 
@@ -83,48 +69,69 @@ def run(
 
 
 def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer]:
-    """The model that training starts from: fresh, or with the weights of `init` under the recipe's switches.
+    """The model that training starts from: fresh, or with the weights of `init` under the recipe's switches."""
+    return _fresh_model(recipe, split) if recipe.init is None else _continued_model(recipe, recipe.init)
 
-    Parts that `init` lacks under the recipe's config start fresh; those of another shape are an error.
-    """
-    if recipe.init is None:
-        model = build_model(recipe.model, "the recipe's model")
-        if recipe.stage == "perception":
-            try:
-                mute_language(model.perception)
-            except ValueError as error:
-                raise UserError(f"stage perception needs a model that can be deaf at first: {error}") from None
-        language = recipe.model.language
-        if recipe.text_encoder is not None:
-            _take_encoder(model, recipe.text_encoder)
-            return model, TextTokenizer(language, load_tokenizer(recipe.text_encoder))
-        if language.frozen:
+
+def _fresh_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer]:
+    """Random weights, but for a published text encoder; the tokeniser is that encoder's or learned from the split."""
+    model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
+    if recipe.stage == "perception":
+        try:
+            mute_language(model.perception)
+        except ValueError as error:
+            raise UserError(f"stage perception needs a model that can be deaf at first: {error}") from None
+    if recipe.text_encoder is not None:
+        _take_encoder(model, recipe.text_encoder)
+        return model, TextTokenizer(language, load_tokenizer(recipe.text_encoder))
+    if language.frozen:
+        raise UserError(
+            "model.language.frozen keeps the text encoder as it is, but nothing gives its weights: name RoBERTa's "
+            "as text_encoder, or an earlier run as init, or set model.language.frozen to false"
+        )
+    size = min(recipe.vocabulary, language.encoder["vocab_size"])
+    tokenizer = train_tokenizer([item.text.lower() for item in split.expressions], size)
+    return model, TextTokenizer(language, tokenizer)
+
+
+def _take_encoder(model: DsHmp, source: str) -> None:
+    """Published weights into the text encoder of a fresh model."""
+    state, own = pretrained_encoder(source).state_dict(), model.language.encoder.state_dict()
+    if missing := sorted(own.keys() - state.keys()):
+        raise UserError(f"{source}: lacks {missing[0]}, which model.language.encoder asks for; mend its layers")
+    for key in own:
+        if state[key].shape != own[key].shape:
             raise UserError(
-                "model.language.frozen keeps the text encoder as it is, but nothing gives its weights: name RoBERTa's "
-                "as text_encoder, or an earlier run as init, or set model.language.frozen to false"
+                f"{source}: {key} has shape {list(state[key].shape)}, model.language.encoder asks "
+                f"{list(own[key].shape)}; give it the numbers of the weights' config.json"
             )
-        size = min(recipe.vocabulary, language.encoder["vocab_size"])
-        tokenizer = train_tokenizer([item.text.lower() for item in split.expressions], size)
-        return model, TextTokenizer(language, tokenizer)
+    model.language.encoder.load_state_dict({key: state[key] for key in own})
+
+
+def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
+    """The weights of `init`, or the parts of it that the recipe takes.
+
+    What `init` lacks under the recipe's config starts fresh; what has another shape is an error.
+    """
     if recipe.text_encoder is not None:
         raise UserError("text_encoder is for a model that starts fresh, but init gives this one's; leave one out")
-    folder = find_model(recipe.init)
+    folder = find_model(init)
     load_config(folder / CONFIG)  # what is wrong with it is said here
     tokenizer = load_tokenizer(folder / TOKENIZER)
     model = build_model(recipe.model, "the recipe's model")
+    parts = [name for name, _ in model.named_children()]
+    for part in recipe.take:
+        if part not in parts:
+            raise UserError(f"take: {part!r} is no part of the model; known: {', '.join(parts)}")
     own = model.state_dict()
-    state = load_tensors(folder / WEIGHTS)
-    unknown = [part for part in recipe.take if part not in dict(model.named_children())]
-    if unknown:
-        raise UserError(
-            f"take: {unknown[0]!r} is no part of the model; known: {', '.join(dict(model.named_children()))}"
-        )
-    if recipe.take:
-        state = {key: value for key, value in state.items() if key.startswith(tuple(f"{p}." for p in recipe.take))}
+    taken = tuple(f"{part}." for part in recipe.take or parts)
+    state = {
+        key: value for key, value in load_tensors(folder / WEIGHTS).items() if key.startswith(taken) and key in own
+    }
     for key, value in state.items():
-        if key in own and own[key].shape != value.shape:
+        if own[key].shape != value.shape:
             raise UserError(f"{folder}: {key} has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}")
-    model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    model.load_state_dict(state, strict=False)
     return model, TextTokenizer(recipe.model.language, tokenizer)
 
 
