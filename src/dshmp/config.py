@@ -69,6 +69,11 @@ class BackboneConfig:
     window_size: int = 7
     drop_path: float = 0.3
     language_fusion: bool = True
+    temporal_window: int | None = None
+    """Frames in an attention window: None is Swin, image by image; 8 is Video-Swin, whose windows and shifts reach
+    over time (the paper's rows on Ref-YouTube-VOS, Ref-DAVIS17, A2D and JHMDB)."""
+    clip: int = 32
+    """Video-Swin reads a video in consecutive clips of this many frames, which bounds its memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +147,9 @@ class ReadoutConfig:
     targets: Literal["many", "single"] = "many"
     """Union of all video tokens whose score passes the threshold, or the best token."""
     threshold: float = 0.5
+    score: Literal["class", "quality"] = "class"
+    """What is reported of an object: the probability that it is meant, or (release) that times the mean of its
+    mask's probabilities inside the mask. Which objects are meant is decided by the former alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +169,8 @@ class InputConfig:
     sequences of about this rate. None takes every frame as it comes (the release)."""
     chunk: int = 16
     """Frames that static perception takes at once; bounds memory, never changes a result."""
+    autocast: Literal["bfloat16", "float16"] = "bfloat16"
+    """Precision of static perception on a GPU unless asked otherwise (release: float16)."""
 
 
 @dataclass(frozen=True, kw_only=True)
