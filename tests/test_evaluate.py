@@ -12,7 +12,8 @@ import torch
 import dshmp.evaluate as module
 import tiny
 from dshmp.checkpoint import save_model
-from dshmp.data.mevis import Expression, MevisSplit
+from dshmp.data.dataset import Expression
+from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.evaluate import ExpressionScore, _score, print_table, run, score_video, summarise
 from dshmp.language.encoder import TextTokenizer
@@ -33,7 +34,7 @@ def truth(split: MevisSplit, item: Expression, annotations: Any = None) -> np.nd
     frame = split.frames(item.video, [0])[0]
     positions = range(len(split.videos[item.video].frames))
     chosen = item.annotations if annotations is None else annotations
-    return split.masks(chosen, positions, frame.shape[:2]).any(0)
+    return split.masks(item.video, chosen, positions, frame.shape[:2]).any(0)
 
 
 def answered(split: MevisSplit, item: Expression, masks: np.ndarray, top: np.ndarray | None = None) -> ExpressionScore:

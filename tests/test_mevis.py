@@ -60,11 +60,11 @@ def test_mevis_as_it_is(root: Path) -> None:
     frames = split.frames("abc", [2, 0])
     assert [frame.shape for frame in frames] == [(*SIZE, 3)] * 2
     assert (frames[0].mean(), frames[1].mean()) == (80, 0)
-    masks = split.masks(both.annotations, [0, 1, 2], SIZE)
+    masks = split.masks("abc", both.annotations, [0, 1, 2], SIZE)
     expected = np.array([[box(0), box(0) * 0, box(10)], [box(20)] * 3], bool)
     np.testing.assert_array_equal(masks, expected)
-    np.testing.assert_array_equal(split.masks([8], [2], SIZE), expected[1:, 2:])
-    assert split.masks([], [0], SIZE).shape == (0, 1, *SIZE)
+    np.testing.assert_array_equal(split.masks("abc", [8], [2], SIZE), expected[1:, 2:])
+    assert split.masks("abc", [], [0], SIZE).shape == (0, 1, *SIZE)
 
 
 def test_a_split_with_hidden_truth(root: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_generated_world(mini: Path) -> None:
         for video in split.videos.values():
             frame = split.frames(video.name, [0])[0]
             annotations = [item["anno_id"] for item in video.objects.values()]
-            masks = split.masks(annotations, range(len(video.frames)), frame.shape[:2])
+            masks = split.masks(video.name, annotations, range(len(video.frames)), frame.shape[:2])
             assert masks.any((1, 2, 3)).all()
         for item in split.expressions:
             objects = split.videos[item.video].objects
@@ -136,7 +136,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 def read_all(root: Path) -> None:
     split = MevisSplit(root, "valid_u")
     frames = split.frames("abc")
-    split.masks([7], range(3), (frames[0].shape[0], frames[0].shape[1]))
+    split.masks("abc", [7], range(3), (frames[0].shape[0], frames[0].shape[1]))
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import tiny
 from dshmp.config import from_dict
-from dshmp.data.mevis import Expression, MevisSplit, Video
+from dshmp.data.dataset import Expression, Video
+from dshmp.data.mevis import MevisSplit
 from dshmp.evaluate import score_video
 from dshmp.language.encoder import TextTokenizer
 from dshmp.learning.recipe import Recipe

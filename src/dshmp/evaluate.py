@@ -19,7 +19,8 @@ from torch import Tensor
 
 from dshmp.checkpoint import load_model
 from dshmp.config import InputConfig
-from dshmp.data.mevis import Expression, MevisSplit
+from dshmp.data.dataset import Expression, Split
+from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.language.encoder import TextTokenizer
@@ -62,14 +63,15 @@ class ExpressionScore:
 
 @torch.inference_mode()
 def score_video(
-    model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit, name: str, expressions: Sequence[Expression]
+    model: DsHmp, tokenizer: TextTokenizer, split: Split, name: str, expressions: Sequence[Expression]
 ) -> list[ExpressionScore]:
     """Answer and score all expressions of one video."""
     config = model.config
     device = next(model.parameters()).device
     text = model.language(tokenizer([item.text for item in expressions]).to(device))
     sentences, length = len(expressions), len(split.videos[name].frames)
-    step = max(1, config.input.chunk // sentences)  # frames at once, each under all sentences
+    # frames at once, each under all sentences
+    step = model.perception.backbone.whole_clips(max(1, config.input.chunk // sentences))
     chunks = [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
     def perceive(chunk: slice) -> Perception:
@@ -111,7 +113,7 @@ def _clip_masks(model: DsHmp, video: VideoTokens, state: Perception, chunk: slic
 
 
 def _score(
-    split: MevisSplit,
+    split: Split,
     item: Expression,
     size: tuple[int, int],
     length: int,
@@ -121,17 +123,17 @@ def _score(
     found: bool,
 ) -> ExpressionScore:
     positions = range(length)
-    truth = _union(split.masks(item.annotations, positions, size))
+    truth = _union(split.masks(item.video, item.annotations, positions, size))
     j, f = jf(chosen, truth)
     objects = split.videos[item.video].objects
     static_line = candidates = right = None
     if "static_ids" in item.extra:
         fitting = [objects[object_id]["anno_id"] for object_id in item.extra["static_ids"]]
         candidates = len(fitting)
-        static_line = 50 * sum(jf(_union(split.masks(fitting, positions, size)), truth))
+        static_line = 50 * sum(jf(_union(split.masks(item.video, fitting, positions, size)), truth))
     if "direction pairs" in item.subsets and len(item.objects) == 1:
         others = [entry["anno_id"] for key, entry in objects.items() if key not in item.objects]
-        rivals = split.masks(others, positions, size)
+        rivals = split.masks(item.video, others, positions, size)
         right = _overlap(top, truth) > max((_overlap(top, rival) for rival in rivals), default=0.0)
     return ExpressionScore(
         video=item.video,
@@ -166,7 +168,7 @@ def evaluate(
     """Score a model on every expression of a split, in as many processes as `workers`, all on one device."""
     find_device(device)  # what is wrong with it is said here, once
     split = MevisSplit(root, split_name)
-    if not any(item.annotations for item in split.expressions):
+    if not split.has_truth:
         raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; name another split")
     load_model(model)  # what is wrong with it is said here, once
     names = list(split.videos)
@@ -181,7 +183,7 @@ def evaluate(
     return scores
 
 
-_worker: tuple[DsHmp, TextTokenizer, MevisSplit, dict[str, list[Expression]]] | None = None
+_worker: tuple[DsHmp, TextTokenizer, Split, dict[str, list[Expression]]] | None = None
 
 
 def _start(model: str, root: Path, split_name: str, device: str = "auto") -> None:

@@ -7,46 +7,16 @@
 Keys that MeViS does not have (the world adds objects, subsets and candidates) are kept and never needed.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from dshmp.data.dataset import Expression, Video, read_frame, read_json
 from dshmp.errors import UserError
-
-
-@dataclass(frozen=True)
-class Expression:
-    """One sentence of one video and what it means."""
-
-    video: str
-    id: str
-    text: str
-    objects: tuple[int, ...] = ()
-    """Object ids meant, in the order of `annotations`; empty where nothing is meant or the truth is hidden."""
-    annotations: tuple[int, ...] = ()
-    """Keys into the masks, one per object."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the file says of it."""
-
-    @property
-    def subsets(self) -> tuple[str, ...]:
-        return tuple(self.extra.get("subsets", ()))
-
-
-@dataclass(frozen=True)
-class Video:
-    """One video: its frame names and, in the generated world, its objects."""
-
-    name: str
-    frames: tuple[str, ...]
-    objects: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 class MevisSplit:
@@ -64,10 +34,11 @@ class MevisSplit:
             raise UserError(f"{self.folder}: no such data set split; {hint}")
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []
+        self.has_truth = False
         path = self.folder / "meta_expressions.json"
         name = ""
         try:
-            for name, entry in _read_json(path).get("videos", {}).items():
+            for name, entry in read_json(path).get("videos", {}).items():
                 self._add(name, entry)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: video {name!r} is not as MeViS writes it ({error!r}); fetch it again") from None
@@ -79,25 +50,30 @@ class MevisSplit:
         self.videos[name] = Video(name, tuple(entry["frames"]), objects)
         for key, item in entry["expressions"].items():
             extra = {k: v for k, v in item.items() if k not in ("exp", "obj_id", "anno_id")}
+            self.has_truth |= "anno_id" in item
             ids, annotations = tuple(item.get("obj_id", ())), tuple(item.get("anno_id", ()))
             if len(ids) != len(annotations):
                 raise UserError(
                     f"{self.folder / 'meta_expressions.json'}: video {name!r}, expression {key!r} has {len(ids)} "
                     f"obj_id and {len(annotations)} anno_id, which belong together in pairs; fetch the file again"
                 )
-            self.expressions.append(Expression(name, key, item["exp"], ids, annotations, extra))
+            self.expressions.append(
+                Expression(name, key, item["exp"], objects=ids, annotations=annotations, extra=extra)
+            )
 
     @cached_property
     def _masks(self) -> dict[str, list[dict[str, Any] | None]]:
-        return _read_json(self.folder / "mask_dict.json")
+        return read_json(self.folder / "mask_dict.json")
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """Frames (H, W, 3) uint8 RGB of a video at the given positions in its list; all by default."""
         names = self.videos[video].frames
         chosen = names if positions is None else [names[i] for i in positions]
-        return [_read_frame(self.folder / "JPEGImages" / video / f"{name}.jpg") for name in chosen]
+        return [read_frame(self.folder / "JPEGImages" / video / f"{name}.jpg") for name in chosen]
 
-    def masks(self, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+    def masks(
+        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
         """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
         from pycocotools import mask as coco
 
@@ -118,26 +94,3 @@ class MevisSplit:
                         )
                     out[g, t] = coco.decode(rle)
         return out
-
-
-def _read_frame(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: frame is missing; the data set is not complete") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; MeViS's layout needs it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid JSON ({error}); it may be cut off, fetch it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object at the top")
-    return value

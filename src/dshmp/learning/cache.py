@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from dshmp.checkpoint import load_tensors
 from dshmp.config import to_dict
+from dshmp.data.dataset import Split
 from dshmp.data.mevis import MevisSplit
 from dshmp.language.encoder import silent_text
 from dshmp.model import DsHmp
@@ -51,7 +52,7 @@ class CachedClip:
 class TokenCache:
     """Cached clips of one split by video name; all in memory once opened."""
 
-    def __init__(self, folder: Path, split: MevisSplit) -> None:
+    def __init__(self, folder: Path, split: Split) -> None:
         self.folder = folder
         self.clips: dict[str, CachedClip] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -66,7 +67,7 @@ class TokenCache:
         return self.clips[video]
 
     @classmethod
-    def build(cls, model: DsHmp, split: MevisSplit, folder: Path, workers: int | None = None) -> "TokenCache":
+    def build(cls, model: DsHmp, split: Split, folder: Path, workers: int | None = None) -> "TokenCache":
         """Open the cache in `folder`, computing what is missing; a killed build goes on where it stopped.
 
         Another perception or data set than the folder's own starts it anew.
@@ -93,10 +94,10 @@ class TokenCache:
         return cls(folder, split)
 
 
-_worker: tuple[DsHmp, MevisSplit] | None = None
+_worker: tuple[DsHmp, Split] | None = None
 
 
-def _build_shards(model: DsHmp, split: MevisSplit, jobs: list[tuple[Path, list[str]]], workers: int) -> None:
+def _build_shards(model: DsHmp, split: Split, jobs: list[tuple[Path, list[str]]], workers: int) -> None:
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     arguments = (model.config, state, split.folder.parent, split.folder.name)
     context = torch.multiprocessing.get_context("spawn")
@@ -131,17 +132,17 @@ def _build_shard(job: tuple[Path, list[str]]) -> None:
 
 
 @torch.inference_mode()
-def perceive_clip(model: DsHmp, split: MevisSplit, name: str) -> dict[str, Tensor]:
+def perceive_clip(model: DsHmp, split: Split, name: str) -> dict[str, Tensor]:
     """Static perception of one clip under no sentence at all, on the grid."""
     video = split.videos[name]
     frames = split.frames(name)
     size = frames[0].shape[:2]
     images = prepare_frames(frames, model.config.input)
-    state = model.perception(images, silent_text(model.language, len(images)))
+    state = model.perception(images, silent_text(model.language, len(images)), len(images))
     logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
     logits = F.adaptive_avg_pool2d(restore_masks(logits, size, model.config.input), GRID).transpose(0, 1)
     annotations = [item["anno_id"] for item in video.objects.values()]
-    full = torch.from_numpy(split.masks(annotations, range(len(frames)), size)).float()
+    full = torch.from_numpy(split.masks(video.name, annotations, range(len(frames)), size)).float()
     share = F.adaptive_avg_pool2d(full, GRID)  # (G, T, H, W) -> (G, T, *GRID), the share of each cell
     inside = logits.sigmoid().flatten(2)  # (T, N, cells)
     area = share.transpose(0, 1).flatten(2)  # (T, G, cells)
@@ -158,7 +159,8 @@ def perceive_clip(model: DsHmp, split: MevisSplit, name: str) -> dict[str, Tenso
 
 
 def _fingerprint(model: DsHmp) -> str:
-    digest = hashlib.sha256(json.dumps(to_dict(model.config.input), sort_keys=True).encode())
+    settings = {**to_dict(model.config.input), "clip": model.perception.backbone.clip}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(model.perception.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

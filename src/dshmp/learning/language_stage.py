@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.data.mevis import MevisSplit
+from dshmp.data.dataset import Split
 from dshmp.language.encoder import TextBatch, TextTokenizer
 from dshmp.learning.probe import MotionProbe
 from dshmp.learning.recipe import Recipe
@@ -30,7 +30,7 @@ class LanguageStage:
     choice among objects.
     """
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit) -> None:
+    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: Split) -> None:
         self.recipe, self.model, self.tokenizer, self.split = recipe, model, tokenizer, split
         model.requires_grad_(False)
         model.language.requires_grad_(True)

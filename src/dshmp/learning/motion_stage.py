@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dshmp.data.mevis import Expression, MevisSplit
+from dshmp.data.dataset import Expression, Split
 from dshmp.device import to_device
 from dshmp.language.encoder import TextBatch, TextTokenizer
 from dshmp.learning.cache import CachedClip, TokenCache
@@ -38,7 +38,7 @@ class ClipBatch:
 class CachedSplit:
     """The sentences of a split and the cached object tokens of their clips."""
 
-    def __init__(self, split: MevisSplit, cache: TokenCache, tokenizer: TextTokenizer) -> None:
+    def __init__(self, split: Split, cache: TokenCache, tokenizer: TextTokenizer) -> None:
         self.split, self.cache, self.tokenizer = split, cache, tokenizer
         tokenizer([item.text for item in split.expressions])  # parsed all at once, which is thrice as fast, and kept
         self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]

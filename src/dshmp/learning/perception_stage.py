@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import InputConfig
-from dshmp.data.mevis import MevisSplit
+from dshmp.data.dataset import Split
 from dshmp.errors import UserError
 from dshmp.language.encoder import silent_text
 from dshmp.learning.matching import SetPrediction, SetTargets
@@ -42,7 +42,7 @@ class FrameBatch:
 class PerceptionStage:
     """Single frames, all objects, no language: the world's counterpart of COCO instance pre-training."""
 
-    def __init__(self, recipe: Recipe, model: DsHmp, split: MevisSplit) -> None:
+    def __init__(self, recipe: Recipe, model: DsHmp, split: Split) -> None:
         self.recipe, self.model, self.split = recipe, model, split
         self.names = list(split.videos)
         if recipe.weights.link:
@@ -78,7 +78,7 @@ class PerceptionStage:
             for position in range(start, start + apart):
                 frame = self.split.frames(video.name, [position])[0]
                 annotations = [item["anno_id"] for item in objects]
-                truth = self.split.masks(annotations, [position], frame.shape[:2])[:, 0]
+                truth = self.split.masks(video.name, annotations, [position], frame.shape[:2])[:, 0]
                 frame, truth = _resize(frame, truth, (height, width))
                 turn = (slice(None, None, -1 if overturn else 1), slice(None, None, -1 if mirror else 1))
                 frames.append(np.ascontiguousarray(frame[turn]))

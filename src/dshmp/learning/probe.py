@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.data.mevis import MevisSplit
+from dshmp.data.dataset import Split
 
 ATTRIBUTES = ("shape", "colour", "texture")
 GEOMETRY = 5  # centre x, y; standard deviation along x, y; covariance
@@ -20,7 +20,7 @@ GEOMETRY = 5  # centre x, y; standard deviation along x, y; covariance
 class ObjectProbe(nn.Module):
     """Linear heads on object tokens (F, N, C) for the attributes that a data set names and for the geometry."""
 
-    def __init__(self, hidden: int, split: MevisSplit) -> None:
+    def __init__(self, hidden: int, split: Split) -> None:
         super().__init__()
         objects = [item for video in split.videos.values() for item in video.objects.values()]
         self.attributes = [name for name in ATTRIBUTES if objects and name in objects[0]]
@@ -55,7 +55,7 @@ class MotionProbe(nn.Module):
     Of data sets that do not name motions it says nothing: the loss is 0.
     """
 
-    def __init__(self, hidden: int, split: MevisSplit) -> None:
+    def __init__(self, hidden: int, split: Split) -> None:
         super().__init__()
         objects = [item for video in split.videos.values() for item in video.objects.values()]
         self.motions = sorted({str(item["motion"]) for item in objects if "motion" in item})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.data.mevis import MevisSplit
+from dshmp.data.dataset import Split
 from dshmp.learning.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
 from dshmp.learning.losses import deep_supervision, similarity_loss
 from dshmp.learning.matching import SetPrediction, SetTargets
@@ -61,7 +61,7 @@ def pointed_masks(video: VideoTokens, mask_logits: Tensor) -> list[Tensor]:
 class Contrast:
     """Contrastive learning of one split: which targets there are, and the memory bank of their centroids."""
 
-    def __init__(self, recipe: Recipe, model: DsHmp, split: MevisSplit) -> None:
+    def __init__(self, recipe: Recipe, model: DsHmp, split: Split) -> None:
         self.recipe = recipe
         names = {name: i for i, name in enumerate(split.videos)}
         targets: dict[tuple[str, frozenset[int]], int] = {}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.data.mevis import Expression, MevisSplit, Video
+from dshmp.data.dataset import Expression, Split, Video
 from dshmp.language.encoder import TextBatch, TextTokenizer
 from dshmp.learning.matching import SetTargets
 from dshmp.learning.perception_stage import frame_prediction
@@ -42,7 +42,7 @@ class WholeStage:
     sentences = 4
     """Sentences drawn from each clip."""
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit) -> None:
+    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: Split) -> None:
         self.recipe, self.model, self.tokenizer, self.split = recipe, model, tokenizer, split
         for parameter in model.parameters():
             parameter.requires_grad_(True)
@@ -76,7 +76,7 @@ class WholeStage:
             for chosen in rng.choice(own, min(self.sentences, len(own)), replace=False):
                 item = self.split.expressions[chosen]
                 annotations = list(candidates(item, video).values())
-                truth = self.split.masks(annotations, positions, frames[0].shape[:2])
+                truth = self.split.masks(video.name, annotations, positions, frames[0].shape[:2])
                 truths.append(_fit_masks(truth, size, images[-1].shape[-2:]))
                 items.append(item)
                 clip.append(v)
@@ -135,7 +135,7 @@ def candidates(item: Expression, video: Video) -> dict[int, int]:
     return found
 
 
-def _video_size(split: MevisSplit, name: str) -> tuple[int, int]:
+def _video_size(split: Split, name: str) -> tuple[int, int]:
     shape = split.frames(name, [0])[0].shape
     return shape[0], shape[1]
 

@@ -1,0 +1,43 @@
+"""The data sets by name: how each is opened, checked and written in miniature."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dshmp.data.check import Report
+from dshmp.data.dataset import Split
+from dshmp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the commands need to know of a data set."""
+
+    title: str
+    splits: tuple[str, ...]
+    open: Callable[[Path, str], Split]
+    """open(root, split)."""
+    check: Callable[[Path, Report], None]
+    mini: Callable[[Path, int], None]
+    """mini(folder, seed) writes a miniature data set; the folder is there and empty."""
+    targets: Literal["many", "single"]
+    """Whether an expression may mean several objects or none, or always one."""
+    layout: Literal["mevis", "youtube_vos", "davis", "coco"]
+    """How predictions are laid out: PNGs per expression (two ways), palette PNGs per annotator, or COCO's results."""
+
+
+DATASETS: dict[str, Dataset] = {}
+"""By the name that commands and recipes use."""
+
+
+def dataset(name: str) -> Dataset:
+    """The data set of this name, or UserError with the known ones."""
+    if name not in DATASETS:
+        raise UserError(f"{name!r} is no data set known here; choose from {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def open_split(name: str, root: Path, split: str) -> Split:
+    """Open one split of a data set. Raises UserError."""
+    return dataset(name).open(root, split)
