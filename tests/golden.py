@@ -1,12 +1,14 @@
 """Access to the reference inputs and outputs, where a checkout has them beside it."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "golden"
+FOLDER = Path(os.environ.get("DSHMP_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
 
 
 def load(name: str) -> tuple[dict[str, np.ndarray], dict]:
@@ -16,3 +18,8 @@ def load(name: str) -> tuple[dict[str, np.ndarray], dict]:
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
     return arrays, json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def meaning(info: dict[str, Any], name: str) -> str:
+    """What the description says of an array."""
+    return str(next(entry["meaning"] for entry in info["arrays"] if entry["name"] == name))

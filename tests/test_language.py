@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-import golden
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
 from dshmp.language.cues import Word, load_parser, split_words, token_groups
 from dshmp.language.encoder import (
-    FeatureResizer,
     LanguageEncoder,
     TextBatch,
     TextFeatures,
@@ -180,33 +177,6 @@ def test_a_token_belongs_to_the_word_that_contains_all_of_it() -> None:
 def test_missing_parser_names_the_remedy() -> None:
     with pytest.raises(UserError, match="pip install en-core-nowhere"):
         load_parser("en_core_nowhere")
-
-
-def test_release_tokens_and_groups_are_reproduced() -> None:
-    """All 40 sentences: ids, padding with 0, the cut at 40 tokens, both maps, "don't" included."""
-    arrays, info = golden.load("j_text")
-    if not ROBERTA_BPE.exists():
-        pytest.skip("RoBERTa's vocabulary is not beside this checkout")
-    release = config(split="release", max_tokens=40, overlong="cut", pad_to_max=True, pad_token_id=0, normalise=False)
-    tokenizer = TextTokenizer(release, load_tokenizer(ROBERTA_BPE))
-    batch = tokenizer([item["expression"] for item in info["expressions"]])
-    np.testing.assert_array_equal(batch.input_ids.numpy(), arrays["lang_tokens"])
-    np.testing.assert_array_equal(batch.mask.numpy(), arrays["lang_mask"].astype(bool))
-    np.testing.assert_array_equal(batch.static.numpy(), arrays["static_map"].astype(bool))
-    np.testing.assert_array_equal(batch.motion.numpy(), arrays["motion_map"].astype(bool))
-    assert (batch.input_ids[~batch.mask] == 0).all()
-    assert batch.mask.all(dim=1).any(), "no sentence of the case was cut"
-
-
-def test_resizer_reproduces_the_release() -> None:
-    arrays, info = golden.load("g_resizer")
-    meta = info["meta"]
-    resizer = FeatureResizer(meta["in_dim"], meta["out_dim"], eps=meta["layer_norm_eps"]).eval()
-    weights = {k.removeprefix("param/"): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("param/")}
-    resizer.load_state_dict(weights)
-    torch.testing.assert_close(
-        resizer(torch.from_numpy(arrays["x"])), torch.from_numpy(arrays["out"]), atol=1e-5, rtol=0
-    )
 
 
 def test_trained_tokenizer_has_roberta_ids_and_survives_its_file(bpe: Any, tmp_path: Path) -> None:

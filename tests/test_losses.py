@@ -6,15 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import golden
 from dshmp.errors import UserError
 from dshmp.learning.contrastive import (
     MemoryBank,
     TargetGroups,
     anchor,
     contrastive_loss,
-    multi_positive_loss,
-    release_contrastive_loss,
     sample_negatives,
 )
 from dshmp.learning.losses import deep_supervision, importance_points, set_losses, similarity_loss
@@ -28,32 +25,7 @@ from dshmp.learning.matching import (
     sample_points,
 )
 
-LAYERS = ("", "aux0/", "aux1/", "aux2/", "aux3/")
-RECORDED = {3: 0, 4: 1, 0: 2}  # the last three layers' assignments, in order of depth
 CPU = torch.device("cpu")
-
-
-def reference() -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array) for name, array in golden.load("h_losses")[0].items()}
-
-
-def reference_targets(arrays: dict[str, Tensor]) -> SetTargets:
-    masks = arrays["target/masks"][None]
-    return SetTargets(masks, torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool))
-
-
-def reference_indices(arrays: dict[str, Tensor], name: str, queries: int) -> Tensor:
-    lengths = arrays[f"{name}/lens"].tolist()
-    indices = torch.full((len(lengths), queries), -1)
-    parts = zip(arrays[f"{name}/src"].split(lengths), arrays[f"{name}/tgt"].split(lengths), strict=True)
-    for row, (source, target) in zip(indices, parts, strict=True):
-        row[source] = target
-    return indices
-
-
-def assert_reference(losses: dict[str, Tensor], arrays: dict[str, Tensor], prefix: str, suffix: str) -> None:
-    for ours, theirs in (("cls", "ce"), ("mask", "mask"), ("dice", "dice")):
-        torch.testing.assert_close(losses[ours], arrays[f"{prefix}{theirs}{suffix}"][0], rtol=1e-6, atol=1e-6)
 
 
 def example(batch: int = 2, found: int = 3, frames: int = 4, queries: int = 5) -> tuple[SetPrediction, SetTargets]:
@@ -70,73 +42,6 @@ def example(batch: int = 2, found: int = 3, frames: int = 4, queries: int = 5) -
 
 def points_for(*shape: int, seed: int = 1) -> Tensor:
     return random_points(*shape, device=CPU, generator=torch.Generator().manual_seed(seed))
-
-
-# ---- reference values ----------------------------------------------------------------------------
-
-
-def test_frame_level_reference() -> None:
-    arrays = reference()
-    targets = reference_targets(arrays).by_frame()
-    assert torch.equal(targets.valid.T, arrays["target/ids"] >= 0)
-    for call, layer in enumerate(LAYERS):
-        prediction = SetPrediction(
-            arrays[f"frame_out/{layer}pred_logits"], arrays[f"frame_out/{layer}pred_masks"][:, :, None]
-        )
-        indices = match(prediction, targets, arrays["frame/matcher_points"][4 * call : 4 * call + 4])
-        if call in RECORDED:
-            recorded = reference_indices(arrays, f"frame/fg_indices{RECORDED[call]}", 6)
-            assert torch.equal(indices, recorded)
-        points = arrays["frame/loss_points"][call]
-        losses = set_losses(prediction, targets, indices, 7, num_points=48, points=points)
-        assert_reference(losses, arrays, "frame/loss_", f"_{call - 1}" if call else "")
-
-
-@pytest.mark.parametrize("case", ["clipA", "clipB"])
-def test_video_level_reference(case: str) -> None:
-    arrays = reference()
-    targets = reference_targets(arrays).repeat(3)
-    for call, layer in enumerate(LAYERS[:2]):
-        prediction = SetPrediction(
-            arrays[f"clip_out/{layer}pred_logits"][:, 0], arrays[f"clip_out/{layer}pred_masks"][:, 0]
-        )
-        indices = match(prediction, targets, arrays[f"{case}/matcher_points"][3 * call : 3 * call + 3])
-        if not call:
-            assert torch.equal(indices, reference_indices(arrays, f"{case}/clip_indices", 5))
-        points = arrays[f"{case}/loss_points"][call]
-        losses = set_losses(prediction, targets, indices, 6, num_points=48, points=points)
-        assert_reference(losses, arrays, f"{case}/loss_vita_", f"_{call - 1}" if call else "")
-
-
-@pytest.mark.parametrize("case", ["clipA", "clipB"])
-def test_similarity_and_release_contrastive_reference(case: str) -> None:
-    arrays = reference()
-    frames = torch.stack([reference_indices(arrays, f"frame/fg_indices{layer}", 6) for layer in range(3)])
-    video = reference_indices(arrays, f"{case}/clip_indices", 5)
-    loss = similarity_loss(
-        arrays["clip_out/pred_fq_embed"][:, 0], frames, arrays["clip_out/pred_cq_embed"][:, 0], video
-    )
-    torch.testing.assert_close(loss, arrays[f"{case}/loss_vita_sim"][0], rtol=1e-6, atol=1e-6)
-
-    mean, _ = anchor(arrays["clip_out/pred_contrastive_embed"][2], video[2:])
-    bank, row = arrays["memory_before"].clone(), arrays[f"{case}/refer_id"]
-    bank[row] = 0.1 * bank[row] + 0.9 * mean
-    if f"{case}/memory_row_after" in arrays:
-        torch.testing.assert_close(bank[row][0], arrays[f"{case}/memory_row_after"])
-    negatives = torch.cat([arrays[f"{case}/random_negatives"], arrays[f"{case}/distractors"]])
-    loss = release_contrastive_loss(mean[0], bank[arrays[f"{case}/positives"]], bank[negatives])
-    torch.testing.assert_close(loss, arrays[f"{case}/loss_con_sim"][0], rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("case", ["mp0", "mp1", "mp2"])
-def test_multi_positive_reference(case: str) -> None:
-    arrays = reference()
-    dots, cosines = arrays[f"{case}/pred"][0].requires_grad_(), arrays[f"{case}/aux"][0].requires_grad_()
-    loss = multi_positive_loss(dots, cosines, arrays[f"{case}/label"][0] > 0)
-    loss.backward()
-    torch.testing.assert_close(loss, arrays[f"{case}/loss"][0])
-    torch.testing.assert_close(dots.grad, arrays[f"{case}/grad_pred"][0])
-    torch.testing.assert_close(cosines.grad, arrays[f"{case}/grad_aux"][0])
 
 
 # ---- matching ------------------------------------------------------------------------------------

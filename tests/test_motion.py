@@ -1,15 +1,12 @@
 """Section 3.2: trajectories, hierarchical motion perception, motion decoder."""
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-import golden
 from dshmp.config import CueSource, MotionConfig, ReadoutConfig
 from dshmp.errors import UserError
 from dshmp.motion import hmp
@@ -42,45 +39,6 @@ RELEASE = MotionConfig(
     contrast_size=C,
 )
 OURS = MotionConfig(blocks=3, queries=4, decoder_layers=2, heads=4, ffn=64, dropout=0.0, contrast_size=16)
-
-NAMES = [  # the release's parameter names, and ours
-    (r"^hierarchical_cross\.(\d+)\.", r"motion.blocks.\1.cross_attention."),
-    (r"^enc_self_attn\.(\d+)\.", r"motion.blocks.\1.self_attention."),
-    (r"^enc_ffn\.(\d+)\.", r"motion.blocks.\1.feed_forward."),
-    (r"^input_proj_dec\.", "motion.input_projection."),
-    (r"^fusion_layers\.(\d+)\.", r"decoder.layers.\1.fusion."),
-    (r"^transformer_cross_attention_layers\.(\d+)\.", r"decoder.layers.\1.cross_attention."),
-    (r"^cross_test\.(\d+)\.", r"decoder.layers.\1.text_attention."),
-    (r"^transformer_self_attention_layers\.(\d+)\.", r"decoder.layers.\1.self_attention."),
-    (r"^transformer_ffn_layers\.(\d+)\.", r"decoder.layers.\1.feed_forward."),
-    (r"^cross_motion\.", "decoder.queries.cross_attention."),
-    (r"^query_feat\.", "decoder.queries.content."),
-    (r"^query_embed\.", "decoder.query_position."),
-    (r"^fq_pos\.", "decoder.object_position."),
-    (r"^decoder_norm\.", "decoder.norm."),
-    (r"^class_embed\.", "decoder.class_embed."),
-    (r"^mask_embed\.", "decoder.mask_embed."),
-    (r"^vita_mask_features\.", "decoder.mask_features."),
-    (r"^sim_embed_frame\.", "decoder.frame_similarity."),
-    (r"^sim_embed_clip\.", "decoder.similarity."),
-    (r"^contrastive_embed\.", "decoder.contrast."),
-    (r"\bto_q\b", "query"),
-    (r"\bto_k\b", "key"),
-    (r"\bto_v\b", "value"),
-    (r"\b(out|norm)([123])\.", lambda found: f"{found[1]}.{int(found[2]) - 1}."),
-    (r"\bres_gate\.", "gate."),
-    (r"\.(self_attn|multihead_attn)\.", ".attention."),
-    (r"\.layer_norm_", ".norm_"),
-    (r"\.attn\.values_([vl])_proj", r".value_\1"),
-    (r"\.attn\.out_([vl])_proj", r".out_\1"),
-    (r"\.attn\.([vl])_proj", r".proj_\1"),
-]
-
-
-def renamed(name: str) -> str:
-    for pattern, replacement in NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 @dataclass(frozen=True)
@@ -167,144 +125,6 @@ def largest_change(a: VideoTokens, b: VideoTokens, length: int | None = None) ->
             x, y = x[:, :, :length], y[:, :, :length]
         changes.append((x - y).abs().max().item())
     return max(changes)
-
-
-# ------------------------------------------------------------------------------------------- parity
-
-
-def official(arrays: dict[str, np.ndarray], config: MotionConfig) -> Motion:
-    model = Motion(config, masks="embedding")
-    state = {renamed(name[6:]): torch.from_numpy(x) for name, x in arrays.items() if name.startswith("param/")}
-    expected = model.state_dict()
-    if "motion.input_projection.weight" not in state:  # a case without that layer
-        state["motion.input_projection.weight"] = torch.eye(C)
-        state["motion.input_projection.bias"] = torch.zeros(C)
-    if not config.stages:
-        state = {name: x for name, x in state.items() if ".blocks." not in name or "cross_" not in name}
-    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expected.items()}
-    model.load_state_dict(state)
-    return model
-
-
-def replay(arrays: dict[str, np.ndarray], case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the recorded assignments: those of padded frames, all alike, are ties."""
-    calls = iter(np.unique(arrays[f"{case}/match_layer"]))
-
-    def recorded(tokens: Tensor, frames: Tensor | None = None, matching: str = "") -> Tensor:
-        indices = arrays[f"{case}/match_indices"][arrays[f"{case}/match_layer"] == next(calls)]
-        steps = torch.from_numpy(indices).view(len(tokens), -1, tokens.shape[2])
-        first = torch.arange(tokens.shape[2]).expand(len(tokens), 1, -1)
-        return torch.cat([first, steps], dim=1)
-
-    monkeypatch.setattr(hmp, "align", recorded)
-
-
-def golden_case(arrays: dict[str, np.ndarray], case: str) -> tuple[Tensor, Tensor, Text]:
-    tokens = torch.from_numpy(arrays[f"{case}/frame_query"])
-    cues = torch.from_numpy(arrays[f"{case}/motion_feat"])[None]
-    words = torch.from_numpy(arrays[f"{case}/lang_feat"])
-    mask = torch.from_numpy(arrays[f"{case}/lang_mask"]).bool()
-    unheard = torch.full((1, C), float("nan"))  # the release's motion part does not read the sentence embedding
-    text = Text(words, mask, unheard, Cues(cues, torch.ones(cues.shape[:2], dtype=torch.bool)))
-    return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), repeat(text, len(tokens))
-
-
-OUTPUTS = {
-    "pred_logits": "logits",
-    "pred_mask_embed": "mask_embed",
-    "pred_cq_embed": "similarity",
-    "pred_contrastive_embed": "contrast",
-    "pred_fq_embed": "frame_similarity",
-}
-
-
-def assert_official(arrays: dict[str, np.ndarray], case: str, video: VideoTokens, names: dict[str, str]) -> None:
-    for theirs, ours in names.items():
-        wanted = torch.from_numpy(arrays[f"{case}/{theirs}"])[:, 0]
-        torch.testing.assert_close(
-            getattr(video, ours), wanted, atol=2e-5, rtol=1e-5, msg=lambda m, t=theirs: f"{t}: {m}"
-        )
-
-
-@pytest.mark.parametrize("case", ["c0", "c1", "c2", "c3", "c4", "c5"])
-def test_hierarchical_cross_attention_is_the_release(case: str) -> None:
-    arrays, _ = golden.load("a_hier_cross")
-    module = HierarchicalCrossAttention(C, 3, "mean")
-    module.load_state_dict({renamed(k[6:]): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("param/")})
-    tokens = torch.from_numpy(arrays[f"{case}/tgt"]).permute(2, 0, 1, 3)  # (T, N, n, C) -> (n, T, N, C)
-    order = align(tokens, matching="inverse")
-    if f"{case}/match_indices" in arrays:
-        assert (order[:, 1:].numpy() == arrays[f"{case}/match_indices"]).all()
-    ordered = gather(tokens, order)
-    wanted = torch.from_numpy(arrays[f"{case}/sorted"]).permute(2, 0, 1, 3)
-    assert torch.equal(ordered, wanted)
-    memory = torch.from_numpy(arrays[f"{case}/memory"])[None]
-    result, weights = module(ordered[None], Cues(memory, torch.ones(memory.shape[:2], dtype=torch.bool)))
-    wanted = torch.from_numpy(arrays[f"{case}/output"]).permute(2, 0, 1, 3)
-    torch.testing.assert_close(scatter(result[0], order), wanted, atol=1e-5, rtol=1e-5)
-    rows = torch.from_numpy(arrays[f"{case}/weight1"])  # (N*n, T, 1), track-major
-    wanted = rows.view(tokens.shape[2], len(tokens), -1).permute(1, 2, 0)
-    torch.testing.assert_close(weights[0], wanted, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("case", ["T1", "T3", "T8", "T11", "T16", "T19"])
-def test_use_is_the_release(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Padding, shifted windows and all; ties of padded frames are replayed (T not a multiple of 8)."""
-    arrays, _ = golden.load("b_hmp_eval")
-    model = official(arrays, RELEASE).eval()
-    if case not in ("T8", "T16"):
-        replay(arrays, case, monkeypatch)
-    with torch.no_grad():
-        video = model(*golden_case(arrays, case))
-    assert_official(arrays, case, video, OUTPUTS)
-    assert len(video.layers) == 1
-
-
-@pytest.mark.parametrize(("name", "case"), [("b_hmp_train", "T8"), ("b_hmp_train_T11", "T11")])
-def test_training_is_the_release(name: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays, _ = golden.load(name)
-    model = official(arrays, RELEASE).train()
-    if case == "T11":
-        replay(arrays, case, monkeypatch)
-    video = model(*golden_case(arrays, case))
-    assert_official(arrays, case, video, OUTPUTS)
-    earlier = {k: OUTPUTS[k] for k in ("pred_logits", "pred_mask_embed", "pred_cq_embed")}
-    assert_official(arrays, f"{case}/aux0", video.layers[0], earlier)
-    assert torch.equal(video.layers[-1].logits, video.logits)
-
-
-def test_gradients_are_the_release() -> None:
-    arrays, _ = golden.load("b_hmp_train")
-    model = official(arrays, RELEASE).train()
-    tokens, frames, text = golden_case(arrays, "T8")
-    tokens.requires_grad_()
-    text.tokens.requires_grad_()
-    text.motion.features.requires_grad_()
-    video = model(tokens, frames, text)
-    loss = sum(
-        (getattr(video, ours) * torch.from_numpy(arrays[f"T8/cotangent/{theirs}"])[:, 0]).sum()
-        for theirs, ours in OUTPUTS.items()
-    )
-    loss.backward()
-    for gradient, wanted in (
-        (tokens.grad, arrays["T8/grad/frame_query"]),
-        (text.tokens.grad.sum(0, keepdim=True), arrays["T8/grad/lang_feat"]),
-        (text.motion.features.grad.sum(0), arrays["T8/grad/motion_feat"]),
-    ):
-        torch.testing.assert_close(gradient, torch.from_numpy(wanted), atol=2e-4, rtol=1e-4)
-    parameters = dict(model.named_parameters())
-    for name, wanted in arrays.items():
-        if name.startswith("T8/param_grad_norm/") and not np.isnan(wanted[0]):
-            gradient = parameters[renamed(name.split("/")[-1])].grad
-            assert gradient.norm().item() == pytest.approx(wanted[0], rel=1e-4, abs=1e-4), name
-
-
-def test_one_window_without_stages_is_plain_temporal_attention() -> None:
-    arrays, _ = golden.load("b_hmp_window0")
-    config = replace(RELEASE, stages=0, window=11, window_shift="always")
-    model = official(arrays, config).eval()
-    with torch.no_grad():
-        assert_official(arrays, "T11", model(*golden_case(arrays, "T11")), OUTPUTS)
 
 
 # ------------------------------------------------------------------------------------- trajectories

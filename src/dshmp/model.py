@@ -1,7 +1,10 @@
 """DsHmp as one module: language -> static perception -> motion perception -> video tokens -> masks."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.config import ModelConfig
 from dshmp.language.encoder import LanguageEncoder, TextFeatures
@@ -37,6 +40,46 @@ class DsHmp(nn.Module):
             config.frame_decoder.queries,
         )
 
+    def forward(
+        self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
+    ) -> list[tuple[VideoTokens, Tensor]]:
+        """Clips of any sizes and lengths, each under its own sentence; the others change no clip's answer.
+
+        Args:
+            clips: B clips (T_b, 3, H_b, W_b), normalised, the sides multiples of `input.divisor`.
+            text: B sentences.
+            chunk: frames perceived at once; `input.chunk` by default.
+
+        Returns:
+            For each clip its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4.
+        """
+        step = self.perception.backbone.whole_clips(chunk or self.config.input.chunk)
+        seen = []
+        for index, images in enumerate(clips):
+            alone = text.repeat(torch.tensor([index], device=images.device))
+            seen.append([self.perceive(part, alone) for part in images.split(step)])
+        tokens = [torch.cat([part.tokens for part in parts]) for parts in seen]
+        if self.config.motion.padded_frames == "masked":
+            whole = pad_sequence(tokens, batch_first=True)  # B x (T_b, N, C) -> (B, T, N, C)
+            lengths = torch.tensor([len(each) for each in tokens], device=whole.device)
+            frames = torch.arange(whole.shape[1], device=whole.device) < lengths[:, None]
+            batch = self.understand(whole, frames, text)
+            videos = [batch.clip(index, len(each)) for index, each in enumerate(tokens)]
+        else:  # the release's padded frames are seen, so a clip is not padded to another's length
+            rows = torch.arange(len(tokens), device=text.tokens.device).split(1)
+            videos = [
+                self.understand(each[None], each.new_ones(1, len(each), dtype=torch.bool), text.repeat(row))
+                for each, row in zip(tokens, rows, strict=True)
+            ]
+        return [(video, self._all_masks(video, parts)) for video, parts in zip(videos, seen, strict=True)]
+
+    def _all_masks(self, video: VideoTokens, parts: Sequence[Perception]) -> Tensor:
+        masks, start = [], 0
+        for part in parts:
+            masks.append(self.masks(video, slice(start, start + len(part.tokens)), part))
+            start += len(part.tokens)
+        return torch.cat(masks, dim=1)
+
     @property
     def features_read_text(self) -> bool:
         """Whether pixel features depend on the sentence; if not, expressions of one video share them."""
@@ -45,6 +88,7 @@ class DsHmp(nn.Module):
     def perceive(self, images: Tensor, text: TextFeatures) -> Perception:
         """Static perception of one clip's frames: images (F, 3, H, W), normalised; text of E sentences.
 
+        A longer video may be cut into such clips at multiples of `perception.backbone.whole_clips(1)` frames.
         Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
         computed once where the backbone does not hear the sentence.
         """
@@ -64,9 +108,9 @@ class DsHmp(nn.Module):
         images = images.flatten(0, 1)
         perception = self.perception
         if self.features_read_text:
-            result: Perception = perception(images[frames], frame_text)
+            result: Perception = perception(images[frames], frame_text, length)
             return result
-        mask_features, video_features, levels = perception.features(images, None)
+        mask_features, video_features, levels = perception.features(images, None, length)
         if len(clip) > 1 or clips > 1:
             mask_features, video_features = mask_features[frames], video_features[frames]
             levels = [level[frames] for level in levels]

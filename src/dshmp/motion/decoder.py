@@ -55,6 +55,24 @@ class VideoTokens:
     track_logits: Tensor | None
     layers: tuple["VideoTokens", ...] = ()
 
+    def clip(self, index: int, length: int) -> "VideoTokens":
+        """Those of one clip of the batch (B = 1), without the frames that pad it."""
+        row, frames = slice(index, index + 1), slice(length)
+        return VideoTokens(
+            tokens=self.tokens[row],
+            logits=self.logits[row],
+            similarity=self.similarity[row],
+            contrast=self.contrast[row],
+            attention=self.attention[row, :, frames],
+            motion_tokens=self.motion_tokens[row, frames],
+            frame_similarity=self.frame_similarity[row, frames],
+            frame_weights=self.frame_weights[row, frames],
+            mask_embed=None if self.mask_embed is None else self.mask_embed[row],
+            pointer=None if self.pointer is None else self.pointer[row, :, frames],
+            track_logits=None if self.track_logits is None else self.track_logits[row, frames],
+            layers=tuple(layer.clip(index, length) for layer in self.layers),
+        )
+
 
 def embedding_masks(mask_embed: Tensor, features: Tensor) -> Tensor:
     """Mask logits of the paper: mask_embed (B, N_v, C), features (B, T, C, h, w) -> (B, N_v, T, h, w)."""

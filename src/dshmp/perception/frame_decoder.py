@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dshmp.config import CueSource, FrameDecoderConfig, ModelConfig
 from dshmp.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
-from dshmp.perception.backbone import LanguageSwin
+from dshmp.perception.backbone import LanguageBackbone
 from dshmp.perception.pixel_decoder import PixelDecoder, sine_position
 
 if TYPE_CHECKING:
@@ -175,28 +175,34 @@ def outside(mask_embed: Tensor, features: Tensor) -> Tensor:
 
 
 class StaticPerception(nn.Module):
-    """Images and a sentence -> object tokens and pixel features, image by image (section 3.1)."""
+    """Images and a sentence -> object tokens and pixel features of every image (section 3.1)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden = config.hidden_size
-        self.backbone = LanguageSwin(config.backbone, text_size=config.language.encoder["hidden_size"])
+        self.backbone = LanguageBackbone(config.backbone, text_size=config.language.encoder["hidden_size"])
         self.pixel_decoder = PixelDecoder(config.pixel_decoder, self.backbone.channels, hidden)
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
-    def features(self, images: Tensor, text: "TextFeatures | None") -> tuple[Tensor, Tensor, list[Tensor]]:
+    def features(
+        self, images: Tensor, text: "TextFeatures | None", length: int = 1
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Backbone and pixel decoder: images (F, 3, H, W) -> mask features, video features, levels.
 
+        Every `length` images are one video, which matters to Video-Swin only; by default each stands alone.
         Without language fusion the backbone reads no text, and `text` may be None.
         """
         words, mask = (None, None) if text is None else (text.words, text.mask)
-        maps = self.backbone(images, words, mask)
+        maps = self.backbone(images, words, mask, length)
         features: tuple[Tensor, Tensor, list[Tensor]] = self.pixel_decoder(maps)
         return features
 
-    def forward(self, images: Tensor, text: "TextFeatures") -> Perception:
-        """Perceive F images (F, 3, H, W), normalised, under F copies of a sentence (or F sentences)."""
-        mask_features, video_features, levels = self.features(images, text)
+    def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
+        """Perceive F images (F, 3, H, W), normalised, under F copies of a sentence (or F sentences).
+
+        Every `length` images are one video, as in `features`.
+        """
+        mask_features, video_features, levels = self.features(images, text, length)
         frame: FrameTokens = self.frame_decoder(levels, mask_features, text)
         return Perception(**vars(frame), mask_features=mask_features, video_features=video_features)
 

@@ -35,12 +35,19 @@ def prepare_frames(frames: Sequence[NDArray[np.uint8]], config: InputConfig) -> 
     return F.pad((images - mean) / std, pad).contiguous()
 
 
-def restore_masks(masks: Tensor, size: tuple[int, int], config: InputConfig) -> Tensor:
-    """Mask logits (Q, F, h/4, w/4) -> (Q, F, H, W) logits at the frames' own `size`.
-
-    Bilinear to the padded input size, the padding cropped, bilinear to the frame (the release's order).
-    """
+def input_masks(masks: Tensor, size: tuple[int, int], config: InputConfig) -> Tensor:
+    """Mask logits (Q, F, h/4, w/4) of frames of `size` -> (Q, F, h, w), the size they were resized to: bilinear to
+    the padded input, the padding cropped."""
     h, w = input_size(size, config)
     padded = (h + -h % config.divisor, w + -w % config.divisor)
-    masks = F.interpolate(masks, padded, mode="bilinear", align_corners=False)[..., :h, :w]
-    return masks if (h, w) == size else F.interpolate(masks, size, mode="bilinear", align_corners=False)
+    return F.interpolate(masks, padded, mode="bilinear", align_corners=False)[..., :h, :w]
+
+
+def output_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask logits (Q, F, h, w) -> (Q, F, *size), bilinear."""
+    return masks if masks.shape[-2:] == size else F.interpolate(masks, size, mode="bilinear", align_corners=False)
+
+
+def restore_masks(masks: Tensor, size: tuple[int, int], config: InputConfig) -> Tensor:
+    """Mask logits (Q, F, h/4, w/4) -> (Q, F, H, W) logits at the frames' own `size` (the release's order)."""
+    return output_masks(input_masks(masks, size, config), size)
