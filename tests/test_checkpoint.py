@@ -1,21 +1,44 @@
 """A model on disk: what is saved comes back, and whatever is wrong with it is said in one line."""
 
 import json
+import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, find_model, load_model, load_tensors, save_model
+from dshmp.card import Card
+from dshmp.checkpoint import (
+    CONFIG,
+    README,
+    SHARDS,
+    TOKENIZER,
+    UPGRADES,
+    VERSION,
+    WEIGHTS,
+    find_model,
+    load_card,
+    load_config,
+    load_model,
+    load_tensors,
+    save_model,
+)
+from dshmp.config import to_dict
 from dshmp.errors import UserError
+from dshmp.segmenter import Segmenter
 
 State = dict[str, torch.Tensor]
 WEIGHT = "motion.input_projection.weight"
+CARD = Card(
+    name="tiny", data="nothing", recipe={"steps": 3}, scores={"valid_u": {"J&F": 64.5}}, limits=("It is tiny.",)
+)
 
 
 @pytest.fixture
@@ -27,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 def test_round_trip(folder: Path) -> None:
     model, tokenizer = tiny.model(), tiny.tokenizer()
     loaded, read = load_model(folder)
-    assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, TOKENIZER, WEIGHTS])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, README, TOKENIZER, WEIGHTS])
     assert loaded.config == model.config
     assert not loaded.training
     own, state = model.state_dict(), loaded.state_dict()
@@ -38,6 +61,36 @@ def test_round_trip(folder: Path) -> None:
     save_model(loaded, read, folder.parent / "again")
     for path in folder.iterdir():
         assert path.read_bytes() == (folder.parent / "again" / path.name).read_bytes()
+
+
+def test_the_card_survives(tmp_path: Path) -> None:
+    Segmenter(tiny.model(), tiny.tokenizer(), "cpu", card=CARD).save_pretrained(tmp_path / "m")
+    segmenter = Segmenter.from_pretrained(tmp_path / "m", "cpu")
+    assert segmenter.card == load_card(tmp_path / "m" / CONFIG) == CARD
+    segmenter.save_pretrained(str(tmp_path / "again"))
+    for name in (CONFIG, README, TOKENIZER, WEIGHTS):
+        assert (tmp_path / "m" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_our_config_is_the_only_one(folder: Path) -> None:
+    """Nothing of the hub's mixin enters it; what it offers beside it is refused."""
+    segmenter = Segmenter(tiny.model(), tiny.tokenizer(), "cpu")
+    segmenter.save_pretrained(folder)
+    values = json.loads((folder / CONFIG).read_text())
+    assert values == {"version": VERSION, "model": to_dict(tiny.config()), "card": to_dict(Card())}
+    with pytest.raises(ValueError, match="own configuration"):
+        segmenter.save_pretrained(folder, config={"a": 1})  # type: ignore[arg-type]
+    assert json.loads((folder / CONFIG).read_text()) == values
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_all_files_have_the_usual_mode(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        save_model(tiny.model(), tiny.tokenizer(), tmp_path / "m")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == {0o666 & ~mask}
 
 
 def test_a_run_holds_its_model(folder: Path) -> None:
@@ -103,8 +156,57 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         f"{WEIGHT} has shape [3, 2], the config asks [32, 32]",
     ),
     "other config": (change_config(lambda c: c["model"].update(hidden_size=64)), WEIGHTS, "the config asks"),
-    "other version": (change_config(lambda c: c.update(version=99)), CONFIG, "has version 99, this program reads"),
-    "no version": (change_config(lambda c: c.pop("version")), CONFIG, "has version None"),
+    "newer": (
+        change_config(lambda c: c.update(version=99)),
+        CONFIG,
+        "made by a newer dshmp (version 99); upgrade: pip install -U dshmp",
+    ),
+    "newer and laid out anew": (
+        lambda f: (f / CONFIG).write_text('{"version": 3, "parts": []}'),
+        CONFIG,
+        "made by a newer dshmp (version 3)",
+    ),
+    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0; versions 1 to 2 can be read"),
+    "version in words": (change_config(lambda c: c.update(version="2")), CONFIG, "has version '2'; expected a whole"),
+    "version true": (change_config(lambda c: c.update(version=True)), CONFIG, "has version True; expected a whole"),
+    "no version": (change_config(lambda c: c.pop("version")), CONFIG, "has version None; expected a whole number"),
+    "unknown part": (
+        change_config(lambda c: c.update(cart={})),
+        CONFIG,
+        "unknown key 'cart'; did you mean 'card'?",
+    ),
+    "card of another kind": (change_config(lambda c: c.update(card=["x"])), CONFIG, "expected a mapping of Card's"),
+    "card misspelt": (
+        change_config(lambda c: c["card"].update(limit=[])),
+        CONFIG,
+        "config.json.card: unknown key 'limit'; did you mean 'limits'?",
+    ),
+    "card of wrong type": (
+        change_config(lambda c: c["card"].update(scores={"valid_u": {"J&F": "high"}})),
+        CONFIG,
+        "config.json.card.scores.valid_u.J&F: expected float, found 'high'",
+    ),
+    "score is no number": (
+        change_config(lambda c: c["card"].update(scores={"valid_u": {"J&F": float("nan")}})),
+        CONFIG,
+        "NaN is not a number",
+    ),
+    "nested too deep": (lambda f: (f / CONFIG).write_text("[" * 100_000), CONFIG, "cannot be read"),
+    "version 1 without sections": (
+        lambda f: (f / CONFIG).write_text('{"version": 1, "model": []}'),
+        CONFIG,
+        "expected a mapping of ModelConfig's fields",
+    ),
+    "version 1 with a broken section": (
+        lambda f: (f / CONFIG).write_text('{"version": 1, "model": {"input": 3}}'),
+        CONFIG,
+        "config.json.model.input: expected a mapping",
+    ),
+    "in several files": (
+        lambda f: ((f / WEIGHTS).unlink(), (f / SHARDS).write_text("{}")),
+        SHARDS,
+        "its weights are in several files",
+    ),
     "not ours": (change_config(lambda c: c.pop("model")), CONFIG, "is not a configuration of this program"),
     "unknown key": (
         change_config(lambda c: c["model"].update(hiden_size=3)),
@@ -126,6 +228,121 @@ def test_damage_is_named(kind: str, folder: Path) -> None:
     assert file in text
     assert message in text
     assert "\n" not in text
+
+
+OLD = {  # the default model's config.json as the first release wrote it
+    "version": 1,
+    "model": {
+        "hidden_size": 64,
+        "language": {
+            "encoder": {
+                "vocab_size": 1024,
+                "hidden_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "intermediate_size": 256,
+                "max_position_embeddings": 130,
+                "type_vocab_size": 1,
+                "initializer_range": 0.1,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+            "frozen": False,
+            "split": "dependency",
+            "cues": "full",
+            "max_tokens": 128,
+            "overlong": "error",
+            "pad_to_max": False,
+            "pad_token_id": None,
+            "normalise": True,
+            "spacy_model": "en_core_web_sm",
+            "dropout": 0.0,
+            "resizer_norm_eps": 1e-12,
+        },
+        "backbone": {
+            "embed_dim": 24,
+            "depths": [2, 2, 2, 2],
+            "num_heads": [1, 2, 4, 8],
+            "window_size": 4,
+            "drop_path": 0.0,
+            "language_fusion": False,
+        },
+        "pixel_decoder": {"layers": 1, "heads": 4, "ffn": 128},
+        "frame_decoder": {
+            "queries": 12,
+            "layers": 3,
+            "heads": 4,
+            "ffn": 256,
+            "injection": 0.1,
+            "dropout": 0.0,
+            "language": False,
+        },
+        "motion": {
+            "blocks": 3,
+            "window": 8,
+            "stages": 3,
+            "merge": "weighted",
+            "matching": "hungarian",
+            "window_shift": "always",
+            "padded_frames": "masked",
+            "position": True,
+            "displacement": True,
+            "queries": 6,
+            "decoder_layers": 2,
+            "heads": 4,
+            "ffn": 256,
+            "injection": 0.1,
+            "dropout": 0.0,
+            "fusion_scale": 0.1,
+            "contrast_size": 64,
+        },
+        "readout": {"masks": "trajectories", "targets": "many", "threshold": 0.3},
+        "input": {
+            "short_side": 72,
+            "long_side": 112,
+            "divisor": 8,
+            "mean": [123.675, 116.28, 103.53],
+            "std": [58.395, 57.12, 57.37],
+            "motion_fps": 8.0,
+            "chunk": 16,
+        },
+    },
+}
+
+
+def test_version_1_is_read_and_means_the_same(tmp_path: Path) -> None:
+    for name in (TOKENIZER, WEIGHTS):
+        shutil.copy(find_model("default") / name, tmp_path / name)
+    (tmp_path / CONFIG).write_text(json.dumps(OLD))
+    old, new = Segmenter.from_pretrained(tmp_path, "cpu"), Segmenter.from_pretrained("default", "cpu")
+    assert old.config == new.config
+    assert old.card == Card()
+    video = np.random.default_rng(0).integers(0, 256, (6, 72, 96, 3), dtype=np.uint8)
+    for sentence in tiny.SENTENCES:
+        one, other = old(video, sentence, targets="single"), new(video, sentence, targets="single")
+        assert one.score == other.score
+        assert np.array_equal(one.masks, other.masks)
+
+    old.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["version"] == VERSION
+    assert Segmenter.from_pretrained(tmp_path, "cpu").config == new.config
+
+
+def test_upgrades_are_pure_and_complete() -> None:
+    assert list(UPGRADES) == list(range(1, VERSION))
+    before = json.dumps(OLD)
+    new = UPGRADES[1](OLD)
+    assert json.dumps(OLD) == before
+    assert new["version"] == 2
+    assert new["model"]["readout"] == {**OLD["model"]["readout"], "score": "class"}
+    chosen = {"version": 1, "model": {"readout": {"score": "quality"}}}  # written after the field, before the version
+    assert UPGRADES[1](chosen)["model"]["readout"] == {"score": "quality"}
+
+
+def test_load_config_checks_the_card_too(folder: Path) -> None:
+    change_config(lambda c: c.update(card=3))(folder)
+    with pytest.raises(UserError, match="Card's fields"):
+        load_config(folder / CONFIG)
 
 
 def test_a_pickle_is_never_run(folder: Path) -> None:
@@ -163,6 +380,7 @@ def test_a_failed_save_leaves_nothing_new(fresh: bool, folder: Path, monkeypatch
         raise OSError("no space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
+    segmenter = Segmenter(tiny.model({"motion.stages": 0}), tiny.tokenizer(), "cpu", card=CARD)
     with pytest.raises(OSError, match="no space"):
-        save_model(tiny.model({"motion.stages": 0}), tiny.tokenizer(), target)
+        segmenter.save_pretrained(target)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before

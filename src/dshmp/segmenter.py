@@ -22,17 +22,21 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 import torch
+from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.perception.frame_decoder import Perception
-from dshmp.perception.frames import prepare_frames, restore_masks
+from dshmp.perception.frames import input_masks, output_masks, prepare_frames
 from dshmp.result import ObjectResult, Result, Rle, encode, save_results
 from dshmp.video import Frame, FrameRange, Video, VideoSource, open_video
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
     from dshmp.language.cues import Word
     from dshmp.language.encoder import TextFeatures, TextTokenizer
     from dshmp.model import DsHmp
@@ -68,11 +72,13 @@ class Answer:
     chosen: tuple[int, ...]
     """Video tokens meant, best first; empty where nothing matches."""
     scores: tuple[float, ...]
-    """Of the chosen tokens."""
+    """Probability that each of the chosen tokens is meant."""
     best: float
     threshold: float
     evidence: NDArray[np.float64]
     """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
+    quality: "Quality | None"
+    """Of the chosen tokens' masks, complete after the second pass; None where the model's scores are without."""
 
     @property
     def mean_evidence(self) -> tuple[float, ...]:
@@ -93,6 +99,9 @@ class Clip:
     (K, H, W) of its objects."""
 
     def result(self, answer: Answer, rles: "Rles") -> Result:
+        scores = answer.scores
+        if answer.quality is not None:
+            scores = tuple(score * mean for score, mean in zip(scores, answer.quality.means(), strict=True))
         return Result(
             expression=answer.question.expression,
             words=answer.question.words,
@@ -106,10 +115,30 @@ class Clip:
             evidence=answer.mean_evidence,
             objects=tuple(
                 ObjectResult(score, tuple(rle), tuple(row.tolist()))
-                for score, rle, row in zip(answer.scores, rles.objects, answer.evidence, strict=False)
+                for score, rle, row in zip(scores, rles.objects, answer.evidence, strict=False)
             ),
             rle=tuple(rles.union),
         )
+
+
+class Quality:
+    """How sure the masks of K objects are of themselves: the mean of a mask's probabilities inside it, over all
+    frames, at the size of the network's input (as in the release)."""
+
+    def __init__(self, objects: int) -> None:
+        self.sums = np.zeros(objects)
+        self.pixels = np.zeros(objects)
+
+    def add(self, logits: Tensor) -> None:
+        """Take the mask logits (K, F, h, w) of some frames."""
+        inside = logits > 0
+        self.sums += (logits.sigmoid() * inside).sum((1, 2, 3)).double().cpu().numpy()
+        self.pixels += inside.sum((1, 2, 3)).cpu().numpy()
+
+    def means(self) -> list[float]:
+        """One per object, 0 to 1; 0 where its mask is empty in all frames."""
+        means: list[float] = (self.sums / (self.pixels + 1e-6)).tolist()
+        return means
 
 
 class Rles:
@@ -128,12 +157,15 @@ class Rles:
         return union
 
 
-class Segmenter:
+class Segmenter(ModelHubMixin):
     """Answers sentences about videos.
 
     >>> seg = Segmenter.from_pretrained("default")
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
+
+    Of the hub's mixin, pushing is used as it is. Its loading would ask the hub for "default" and hand parts of
+    config.json to `__init__`; its saving removes the old config.json before there is a new one.
     """
 
     def __init__(
@@ -142,30 +174,119 @@ class Segmenter:
         tokenizer: "TextTokenizer",
         device: str | torch.device = "auto",
         precision: Precision = "auto",
+        card: Card | None = None,
     ) -> None:
         self.device = find_device(device)
-        self.precision = _precision(precision, self.device)
+        self.precision = _precision(precision, self.device, model.config.input.autocast)
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.config = model.config
+        self.card = card or Card()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto") -> Self:
+    def from_pretrained(
+        cls,
+        name: str | Path = "default",
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
 
         Args:
             device: "auto" (a CUDA GPU where there is one), "cpu", "cuda", "cuda:1" ...
-            precision: "auto" is bfloat16 on GPUs that have it and float32 elsewhere.
+            precision: "auto" is the model's own on a GPU that has it, float32 elsewhere.
+            revision: branch, tag or commit of a model on the hub; this and the rest are huggingface_hub's, and of
+                no effect on a folder.
 
         Raises:
             UserError: no such model, device or precision.
         """
-        from dshmp.checkpoint import load_model
+        from dshmp.checkpoint import CONFIG, find_model, load_card, load_model
 
         chosen = find_device(device)
-        _precision(precision, chosen)
-        model, tokenizer = load_model(name)
-        return cls(model, tokenizer, chosen, precision)
+        _precision(precision, chosen, "bfloat16")  # a wrong name is told before the model is loaded
+        folder = find_model(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        model, tokenizer = load_model(folder)
+        return cls(model, tokenizer, chosen, precision, load_card(folder / CONFIG))
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        config: None = None,
+        model_card_kwargs: dict[str, str] | None = None,
+        **push: Any,
+    ) -> str | None:
+        """Write config.json, model.safetensors, tokenizer.json and README.md; `from_pretrained` reads them back.
+
+        Args:
+            repo_id: id on the hub if `push_to_hub`; then `push` goes to `push_to_hub`, whose result is returned.
+            config: the mixin's; the model's own is written.
+            model_card_kwargs: the mixin's; arguments of `generate_model_card`.
+        """
+        from dshmp.checkpoint import save_model
+
+        if config is not None:
+            raise ValueError("config.json holds the model's own configuration")
+        save_model(self.model, self.tokenizer, Path(save_directory), self.card, **(model_card_kwargs or {}))
+        return self.push_to_hub(repo_id or "", **push) if push_to_hub else None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push a dshmp model",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
+
+        Returns the commit's address. Warns where the card does not say what people need to know.
+
+        Raises:
+            UserError: `repo_id` is no such name, or the hub cannot be reached or refuses.
+        """
+        from dshmp.checkpoint import reason
+
+        if repo_id.count("/") != 1:
+            raise UserError(f"{repo_id!r}: no repository; name it `owner/name`")
+        if missing := lacks(self.card):
+            log.warning("%s: the model's card does not state %s; see Segmenter.card", repo_id, " or ".join(missing))
+        try:
+            return str(
+                super().push_to_hub(
+                    repo_id,
+                    commit_message=commit_message,
+                    private=private,
+                    token=token,
+                    branch=branch,
+                    create_pr=create_pr,
+                    model_card_kwargs={"where": repo_id},
+                )
+            )
+        except Exception as error:  # the hub client raises a dozen kinds: no network, no token, no permission
+            raise UserError(f"{repo_id}: cannot be pushed to the hub ({reason(error)})") from None
+
+    def generate_model_card(self, where: str = HERE) -> "ModelCard":
+        """The README.md that is saved; `where` is what it tells people to load."""
+        return model_card(self.card, where)
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
@@ -298,7 +419,8 @@ class Segmenter:
     def _chunks(self, source: VideoSource) -> Iterator[tuple[list[float], Tensor]]:
         """Times and images of a chunk; each frame is resized as it comes, so no chunk of full frames is held."""
         frames = iter(source)
-        while chunk := [(f.time, self._image(f)) for f in itertools.islice(frames, self.config.input.chunk)]:
+        size = self.model.perception.backbone.whole_clips(self.config.input.chunk)
+        while chunk := [(f.time, self._image(f)) for f in itertools.islice(frames, size)]:
             yield [time for time, _ in chunk], torch.cat([image for _, image in chunk])
 
     def _image(self, frame: Frame) -> Tensor:
@@ -310,7 +432,8 @@ class Segmenter:
         images = images.to(self.device)
         asked = questions if self.model.features_read_text else questions[:1]
         with self._inference():
-            return [self.model.perception.features(images, _repeat(q.text, len(images))) for q in asked]
+            count = len(images)
+            return [self.model.perception.features(images, _repeat(q.text, count), count) for q in asked]
 
     def _objects(self, question: Question, levels: "_Levels", count: int) -> tuple[Tensor, Tensor]:
         mask_features, _, maps = levels
@@ -344,7 +467,14 @@ class Segmenter:
         attention = video.attention[0].float()[chosen or order[:1]].double().cpu().numpy()
         evidence = attention / attention.sum(axis=1, keepdims=True)
         return Answer(
-            question, video, tuple(chosen), tuple(float(scores[i]) for i in chosen), best, threshold, evidence
+            question=question,
+            video=video,
+            chosen=tuple(chosen),
+            scores=tuple(float(scores[i]) for i in chosen),
+            best=best,
+            threshold=threshold,
+            evidence=evidence,
+            quality=Quality(len(chosen)) if self.config.readout.score == "quality" else None,
         )
 
     def _draw(
@@ -377,15 +507,23 @@ class Segmenter:
                 frame = None if frames is None else next(frames, None)
                 if frames is not None and frame is None:
                     raise UserError(f"{source.name}: changed while it was being read")
-                yield frame, [self._masks(logit, offset, size) for logit in logits]
+                yield (
+                    frame,
+                    [
+                        self._masks(answer, None if logit is None else logit[:, offset : offset + 1], size)
+                        for answer, logit in zip(answers, logits, strict=True)
+                    ],
+                )
             start += length
 
-    def _masks(self, logits: Tensor | None, frame: int, size: tuple[int, int]) -> Masks:
-        """The masks (K, H, W) of one frame of a chunk, at the frame's own size."""
+    def _masks(self, answer: Answer, logits: Tensor | None, size: tuple[int, int]) -> Masks:
+        """The masks (K, H, W) at the frame's own size of one frame's mask logits (K, 1, h, w)."""
         if logits is None:
             return np.zeros((0, *size), dtype=bool)
-        restored = restore_masks(logits[:, frame : frame + 1], size, self.config.input)[:, 0]
-        return np.asarray((restored > 0).cpu().numpy())
+        logits = input_masks(logits, size, self.config.input)
+        if answer.quality is not None:
+            answer.quality.add(logits)
+        return np.asarray((output_masks(logits, size)[:, 0] > 0).cpu().numpy())
 
     def _logits(self, answer: Answer, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
         """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""
@@ -483,11 +621,13 @@ def _repeat(text: "TextFeatures", count: int) -> "TextFeatures":
     return text.repeat(torch.zeros(count, dtype=torch.int64, device=text.tokens.device))
 
 
-def _precision(name: Precision, device: torch.device) -> torch.dtype:
+def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
+    """The precision asked for; `auto` is the model's own on a GPU that has it, and float32 elsewhere."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
         modern = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if modern else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        able = modern if own == "bfloat16" else device.type == "cuda"
+        return known[own] if able else torch.float32
     if name not in known:
         raise UserError(f"precision {name!r} is not one of auto, {', '.join(known)}")
     return known[name]
