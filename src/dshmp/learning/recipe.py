@@ -51,6 +51,11 @@ class Recipe:
     """Parts taken from `init` (language, perception, motion, decoder); all by default, the others start fresh."""
     text_encoder: str | None = None
     """RoBERTa's published weights for a model that starts fresh: a folder, or an id on the Hugging Face hub."""
+    mask2former: str | None = None
+    """Mask2Former's published weights (COCO instances, as in the release) for the static perception of a model that
+    starts fresh: its .pkl file, the folder of transformers' model, or that model's id on the Hugging Face hub."""
+    video_swin: str | None = None
+    """Video-Swin's published weights (Kinetics) for the backbone of a model that starts fresh: its .pth file."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Of a model that starts fresh, and the switches of one that does not: shapes must agree."""
     steps: int = 50_000

@@ -15,10 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dshmp.card import trained_card
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_tensors, save_model
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
+from dshmp.interop.mask2former import initialise
+from dshmp.interop.rows import report
+from dshmp.interop.video_swin import load_kinetics
 from dshmp.language.encoder import TextTokenizer, load_tokenizer, pretrained_encoder, train_tokenizer
 from dshmp.learning.cache import TokenCache
 from dshmp.learning.language_stage import LanguageStage
@@ -74,13 +78,17 @@ def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer
 
 
 def _fresh_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer]:
-    """Random weights, but for a published text encoder; the tokeniser is that encoder's or learned from the split."""
+    """Random weights, but for published ones; the tokeniser is the text encoder's or learned from the split."""
     model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
     if recipe.stage == "perception":
         try:
             mute_language(model.perception)
         except ValueError as error:
             raise UserError(f"stage perception needs a model that can be deaf at first: {error}") from None
+    if recipe.mask2former is not None:
+        report(initialise(model, recipe.mask2former), f"mask2former: {recipe.mask2former}")
+    if recipe.video_swin is not None:
+        report(load_kinetics(model.perception.backbone, Path(recipe.video_swin)), f"video_swin: {recipe.video_swin}")
     if recipe.text_encoder is not None:
         _take_encoder(model, recipe.text_encoder)
         return model, TextTokenizer(language, load_tokenizer(recipe.text_encoder))
@@ -113,8 +121,9 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
 
     What `init` lacks under the recipe's config starts fresh; what has another shape is an error.
     """
-    if recipe.text_encoder is not None:
-        raise UserError("text_encoder is for a model that starts fresh, but init gives this one's; leave one out")
+    for key in ("text_encoder", "mask2former", "video_swin"):
+        if getattr(recipe, key) is not None:
+            raise UserError(f"{key} is for a model that starts fresh, but init gives this one's; leave one out")
     folder = find_model(init)
     load_config(folder / CONFIG)  # what is wrong with it is said here
     tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -301,7 +310,8 @@ class Trainer:
         """
         from safetensors.torch import save_file
 
-        save_model(self.model, self.tokenizer, self.folder / "model")
+        card = trained_card(self.recipe, self.folder.resolve().name, self.step)
+        save_model(self.model, self.tokenizer, self.folder / "model", card)
         state: dict[str, Tensor] = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         state |= {f"stage/{k}": v for k, v in self.stage.modules.state_dict().items()}
         for index, parameter in enumerate(self.trained):
