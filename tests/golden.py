@@ -1,4 +1,4 @@
-"""Access to the reference inputs and outputs, where a checkout has them beside it."""
+"""The release's recorded inputs and outputs: the smaller ones in `tests/reference`, the others beside the checkout."""
 
 import json
 import os
@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+SMALL = Path(__file__).parent / "reference"
 FOLDER = Path(os.environ.get("DSHMP_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
+"""All of them, where a checkout has them beside it; these are taken first."""
 
 
-def load(name: str) -> tuple[dict[str, np.ndarray], dict]:
-    """Arrays and description of one golden case; the calling test is skipped where the folder is absent."""
-    if not (FOLDER / f"{name}.npz").exists():
+def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and description of one golden case; the calling test is skipped where there is none."""
+    path = next((path for folder in (FOLDER, SMALL) if (path := folder / f"{name}.npz").exists()), None)
+    if path is None:
         pytest.skip(f"reference arrays {name} are not beside this checkout")
-    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
+    with np.load(path, allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
-    return arrays, json.loads((FOLDER / f"{name}.json").read_text())
+    return arrays, json.loads(path.with_suffix(".json").read_text())
 
 
 def meaning(info: dict[str, Any], name: str) -> str:

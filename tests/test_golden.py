@@ -105,6 +105,8 @@ class Parity:
 def parity(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[Parity]:
     result = Parity()
     yield result
+    if not result.count:
+        return
     with capsys.disabled():
         name = request.node.callspec.params["name"]
         print(f"\n{name}: {result.count} comparisons, worst absolute error {result.worst:.1e} ({result.where})", end="")
