@@ -1,0 +1,564 @@
+"""Augmentation of clips: what is changed in the pixels is changed in the masks and, where it matters, in the words.
+
+A clip is frames (T, H, W, 3) uint8 RGB, masks (G, T, H, W) bool and a sentence. Every function is pure, draws from
+the generator it is given, and treats all frames of a clip alike. Where a change would make the sentence untrue it is
+left out: no flip where "left" cannot be mirrored with certainty, no crop where the sentence speaks of the frame's
+border, no change of hue where it names a colour. Time is never reversed: that turns "rises" into "falls".
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dshmp.config import InputConfig
+from dshmp.errors import UserError
+from dshmp.language.cues import load_parser
+from dshmp.perception.frames import input_size
+
+Frames = NDArray[np.uint8]
+Masks = NDArray[np.bool_]
+Clip = tuple[Frames, Masks, str]
+
+TRIES = 10
+"""Draws before a change that would lose the target is given up."""
+KEPT = 0.1
+"""Share of the target's pixels that a crop keeps; no sentence means a sliver at the border."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to a clip; probabilities are per clip, and 0 turns a change off.
+
+    Frames, sizes, crop and flip are the release's; rotation and colour are ours (the release has neither for videos).
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    frames: int = 8
+    """Frames drawn from a video."""
+    reach: int = 10
+    """They lie this many frames at most before or after a reference frame."""
+    short_sides: tuple[int, ...] = (288, 320, 352, 384, 416, 448, 480, 512)
+    """The clip is resized to one of these; none leaves its size alone."""
+    long_side: int = 768
+    """No longer than this after resizing (ReferFormer: 640)."""
+    crop: float = 0.5
+    """Probability that a window of the clip is cut out before resizing; RefCOCO's stills are better off without."""
+    crop_scales: tuple[int, ...] = (400, 500, 600)
+    """The window is measured on the clip with a short side of one of these."""
+    crop_sizes: tuple[int, int] = (384, 600)
+    """Range of the height and of the width of the window."""
+    crop_drift: bool = True
+    """The window moves along a straight line, as if the camera panned (the release pans along one diagonal only).
+    Motion in the image then differs from motion in the scene; the generated world's sentences mean the former."""
+    flip: float = 0.5
+    """Probability of a left-right flip of frames, masks and words (the release leaves the words as they are)."""
+    rotate: float = 0.25
+    """Probability of a small rotation of the whole clip."""
+    angle: float = 10.0
+    """Largest rotation in degrees."""
+    jitter: float = 0.5
+    """Probability of new brightness, contrast, saturation and hue."""
+    brightness: float = 0.2
+    """Factors lie in 1 +- this; likewise contrast and saturation."""
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.05
+    """Largest turn of the hue as part of the colour circle."""
+    path_shift: float = 0.08
+    """Pseudo-clips: largest shift, as part of the sides."""
+    path_angle: float = 10.0
+    """Pseudo-clips: largest rotation in degrees (release: 15)."""
+    path_zoom: float = 0.15
+    """Pseudo-clips: scales lie between 1 / (1 + this) and 1 + this."""
+    path_shear: float = 0.1
+    """Pseudo-clips: largest shear, as a slope."""
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "flip", "rotate", "jitter"):
+            self._check(name, 0, 1)
+        for name in ("brightness", "contrast", "saturation", "path_shift"):
+            self._check(name, 0, 0.9)
+        self._check("hue", 0, 0.5)
+        # within these a thing beside another stays beside it: tan(30 degrees) + 0.3 < 1
+        for name in ("angle", "path_angle"):
+            self._check(name, 0, 30)
+        self._check("path_shear", 0, 0.3)
+        self._check("path_zoom", 0, 1)
+        for name in ("frames", "reach", "long_side"):
+            self._check(name, 1, math.inf)
+        for name in ("short_sides", "crop_scales", "crop_sizes"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise UserError(f"augmentation.{name}: lengths must be at least 1, found {getattr(self, name)}")
+        if self.crop and not self.crop_scales:
+            raise UserError("augmentation.crop_scales: is empty; name a length, or set crop to 0")
+        if self.crop_sizes[0] > self.crop_sizes[1]:
+            raise UserError(f"augmentation.crop_sizes: the smaller length comes first, found {self.crop_sizes}")
+
+    def _check(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high:  # false for NaN too
+            within = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            raise UserError(f"augmentation.{name}: must be {within}, found {value}")
+
+
+OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)
+"""Nothing happens to a clip."""
+
+
+def augment(frames: Frames, masks: Masks, sentence: str, generator: np.random.Generator, config: Augmentation) -> Clip:
+    """Crop, resize, flip, rotation and colour in this order, each by chance.
+
+    Args: frames (T, H, W, 3) uint8 RGB; masks (G, T, H, W) bool, G may be 0; sentence.
+
+    Returns:
+        Frames (T, h, w, 3) and masks (G, T, h, w), new or the given arrays, and the sentence that is true of them.
+
+    Raises:
+        ValueError: frames and masks differ in size or length.
+    """
+    if frames.ndim != 4 or masks.shape[1:] != frames.shape[:3]:
+        raise ValueError(f"frames {frames.shape} and masks {masks.shape} do not belong together")
+    cropped, flipped, rotated, jittered = generator.random(4) < (config.crop, config.flip, config.rotate, config.jitter)
+    if cropped and not _BORDER.search(sentence):
+        frames, masks = crop(frames, masks, generator, config)
+    if config.short_sides:
+        frames, masks = resize(frames, masks, int(generator.choice(config.short_sides)), config.long_side)
+    if flipped:
+        frames, masks, sentence = flip(frames, masks, sentence)
+    if rotated:
+        frames, masks = rotate(frames, masks, generator.uniform(-config.angle, config.angle))
+    if jittered:
+        frames = jitter(frames, generator, config, hue=not _COLOUR.search(sentence))
+    return frames, masks, sentence
+
+
+# --- Which frames ---
+
+
+def sample_positions(
+    length: int, generator: np.random.Generator, config: Augmentation, visible: Masks | None = None
+) -> list[int]:
+    """Positions of the frames of a clip in a video of `length` frames, in order of time.
+
+    A reference at random and others within reach of it; frames repeat only where there are too few. `visible`
+    (length,) bool says where something meant is to be seen: if anywhere, then also in the clip.
+    """
+    seen = np.arange(length) if visible is None else np.flatnonzero(visible)
+    for _ in range(TRIES):
+        positions = _around(int(generator.integers(length)), length, generator, config)
+        if not len(seen) or np.isin(positions, seen).any():
+            return positions
+    return _around(int(generator.choice(seen)), length, generator, config)
+
+
+def _around(reference: int, length: int, generator: np.random.Generator, config: Augmentation) -> list[int]:
+    near = range(max(reference - config.reach, 0), min(reference + config.reach + 1, length))
+    others = [position for position in near if position != reference]
+    count = min(config.frames - 1, len(others))
+    drawn = generator.choice(others, count, replace=False).tolist() if count else []
+    again = generator.choice(near, config.frames - 1 - count).tolist()
+    return sorted([reference, *drawn, *again])
+
+
+# --- Where and how large ---
+
+
+def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: Augmentation) -> tuple[Frames, Masks]:
+    """Cuts a window out of every frame, drifting if so configured.
+
+    The windows are the release's, which first scales the clip and then cuts; here the window is scaled instead, so
+    that pixels are resampled once. Where no draw keeps a tenth of the target the clip stays whole.
+    """
+    length, height, width = frames.shape[:3]
+    pixels = np.count_nonzero(masks)
+    for _ in range(TRIES):
+        short = int(generator.choice(config.crop_scales))
+        scaled = input_size((height, width), InputConfig(short_side=short, long_side=1333))
+        low, high = np.minimum(scaled, config.crop_sizes[0]), np.minimum(scaled, config.crop_sizes[1])
+        share = generator.integers(low, high, endpoint=True) / scaled
+        h, w = np.maximum(np.rint(share * (height, width)), 1).astype(int).tolist()
+        start, end = generator.integers(0, (height - h, width - w), (2, 2), endpoint=True)
+        way = np.sort(generator.random(length)) if config.crop_drift else np.zeros(length)
+        corners = np.rint(start + way[:, None] * (end - start)).astype(int)
+        windows = [(t, slice(y, y + h), slice(x, x + w)) for t, (y, x) in enumerate(corners.tolist())]
+        cut = np.stack([masks[:, *window] for window in windows], axis=1)
+        if np.count_nonzero(cut) >= KEPT * pixels:
+            return np.stack([frames[window] for window in windows]), cut
+    return frames, masks
+
+
+def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tuple[Frames, Masks]:
+    """Resizes to a short side, less where the long side would then exceed `long_side`."""
+    size = frames.shape[1:3]
+    h, w = input_size(size, InputConfig(short_side=short_side, long_side=long_side))
+    if (h, w) == size:
+        return frames, masks
+    smooth = cv2.INTER_AREA if h < size[0] else cv2.INTER_LINEAR
+    return (
+        _each(frames, (h, w), lambda _, image, out: cv2.resize(image, (w, h), out, interpolation=smooth)),
+        _each_mask(
+            masks, (h, w), lambda _, mask, out: cv2.resize(mask, (w, h), out, interpolation=cv2.INTER_NEAREST_EXACT)
+        ),
+    )
+
+
+def flip(frames: Frames, masks: Masks, sentence: str) -> Clip:
+    """Flips left and right in pixels and words, or nothing at all where the words are not certain."""
+    mirrored = mirror_sentence(sentence)
+    if mirrored is None:
+        return frames, masks, sentence
+    size = frames.shape[1:3]
+    return (
+        _each(frames, size, lambda _, image, out: cv2.flip(image, 1, out)),
+        _each_mask(masks, size, lambda _, mask, out: cv2.flip(mask, 1, out)),
+        mirrored,
+    )
+
+
+def rotate(frames: Frames, masks: Masks, angle: float) -> tuple[Frames, Masks]:
+    """Rotates about the middle by `angle` degrees; what comes in from outside has the clip's mean colour."""
+    height, width = frames.shape[1:3]
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+    return _warp(frames, masks, np.broadcast_to(turn, (len(frames), 2, 3)))
+
+
+def _warp(frames: Frames, masks: Masks, forward: NDArray[np.float64]) -> tuple[Frames, Masks]:
+    """Frames and masks moved by one affine map (2, 3) per frame, `forward` (T, 2, 3) in pixels (x, y)."""
+    size = frames.shape[1:3]
+    mean = tuple(frames[:, ::4, ::4].mean((0, 1, 2)).tolist())
+
+    def smooth(t: int, image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        cv2.warpAffine(image, forward[t], size[::-1], out, flags=cv2.INTER_LINEAR, borderValue=mean)
+
+    def nearest(t: int, mask: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        cv2.warpAffine(mask, forward[t], size[::-1], out, flags=cv2.INTER_NEAREST)
+
+    return _each(frames, size, smooth), _each_mask(masks, size, nearest)
+
+
+Change = Callable[[int, NDArray[np.uint8], NDArray[np.uint8]], object]
+
+
+def _each(images: NDArray[np.uint8], size: tuple[int, int], change: Change) -> NDArray[np.uint8]:
+    """`change(t, image, out)` for each of T images (T, H, W, ...) -> (T, *size, ...)."""
+    out = np.empty((len(images), *size, *images.shape[3:]), np.uint8)
+    for t, image in enumerate(images):
+        change(t, np.ascontiguousarray(image), out[t])
+    return out
+
+
+def _each_mask(masks: Masks, size: tuple[int, int], change: Change) -> Masks:
+    out = np.zeros((*masks.shape[:2], *size), bool)
+    for g, t in np.argwhere(masks.any((2, 3))):
+        change(t, np.ascontiguousarray(masks[g, t]).view(np.uint8), out[g, t].view(np.uint8))
+    return out
+
+
+# --- Colour ---
+
+
+def jitter(frames: Frames, generator: np.random.Generator, config: Augmentation, hue: bool = True) -> Frames:
+    """New brightness, contrast, saturation and, if asked, hue: one affine map of RGB for the whole clip."""
+    spread = np.array([config.brightness, config.contrast, config.saturation, config.hue])
+    brightness, contrast, saturation, turn = generator.uniform(-spread, spread)
+    matrix = colour_matrix(
+        1 + brightness, 1 + contrast, 1 + saturation, turn * hue, frames[:, ::4, ::4].mean((0, 1, 2))
+    )
+    length, height, width, _ = frames.shape
+    # (T, H, W, 3) -> (T*H, W, 3): one picture
+    changed: Frames = cv2.transform(np.ascontiguousarray(frames).reshape(length * height, width, 3), matrix)
+    return changed.reshape(frames.shape)
+
+
+_GREY = np.array([0.299, 0.587, 0.114])
+# luma, and two axes of colour without any
+_TO_YIQ = np.array([_GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def colour_matrix(
+    brightness: float, contrast: float, saturation: float, hue: float, mean: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(3, 4) affine map of RGB: hue turned by a part of the circle, distance from grey and then from the grey of
+    `mean` (3,) scaled, all scaled by the brightness. Grey stays grey."""
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+    turn = np.array([[1, 0, 0], [0, saturation * cos, -saturation * sin], [0, saturation * sin, saturation * cos]])
+    linear = brightness * contrast * np.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ
+    offset = brightness * (1 - contrast) * (_GREY @ mean)
+    return np.column_stack([linear, np.full(3, offset)])
+
+
+# --- Clips from stills ---
+
+
+def pseudo_clip(
+    image: NDArray[np.uint8], masks: Masks, generator: np.random.Generator, config: Augmentation
+) -> tuple[Frames, Masks]:
+    """A clip of `config.frames` frames from a still, which moves, turns, grows and shears a little, and smoothly.
+
+    Every map is applied to the whole image and so small that what stands beside (above) something else still does;
+    the sentence stays true. Where no draw keeps a tenth of the target in each frame the still is repeated.
+
+    Args: image (H, W, 3) uint8 RGB; masks (G, H, W) bool.
+
+    Returns:
+        Frames (T, H, W, 3), masks (G, T, H, W).
+    """
+    frames = np.repeat(image[None], config.frames, axis=0)
+    repeated = np.repeat(masks[:, None], config.frames, axis=1)
+    pixels = np.count_nonzero(masks)
+    for _ in range(TRIES):
+        moved = _warp(frames, repeated, affine_path(image.shape[:2], generator, config))
+        if np.count_nonzero(moved[1], axis=(0, 2, 3)).min() >= KEPT * pixels:
+            return moved
+    return frames, repeated
+
+
+def affine_path(size: tuple[int, int], generator: np.random.Generator, config: Augmentation) -> NDArray[np.float64]:
+    """One affine map about the middle per frame, (T, 2, 3) in pixels (x, y), for images of `size` (H, W).
+
+    Shift, angle, scale and shear follow quadratic Bezier curves, which never leave the range of their ends.
+    """
+    u = np.linspace(0, 1, config.frames)[:, None]
+    ends = generator.uniform(-1, 1, (3, 5))
+    curve = (1 - u) ** 2 * ends[0] + 2 * u * (1 - u) * ends[1] + u**2 * ends[2]  # (T, 5)
+    x, y = curve[:, 0] * config.path_shift * size[1], curve[:, 1] * config.path_shift * size[0]
+    angle = np.radians(config.path_angle) * curve[:, 2]
+    scale = (1 + config.path_zoom) ** curve[:, 3]
+    shear = config.path_shear * curve[:, 4]
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    # rotation times shear along x, (T, 2, 2)
+    linear = np.stack([np.stack([cos, cos * shear - sin], 1), np.stack([sin, sin * shear + cos], 1)], 1)
+    middle = (np.array(size[::-1]) - 1) / 2
+    offset = np.stack([x, y], 1) + middle - linear @ middle
+    return np.concatenate([linear, offset[:, :, None]], axis=2)
+
+
+# --- Words ---
+
+# Colours keep their names: no change of hue beside one of these.
+_COLOUR = re.compile(
+    r"\b(?:black|white|gr[ea]y|red|orange|yellow|green|cyan|blue|purple|violet|pink|magenta|brown|beige|tan|golden?|"
+    r"silver|bronze|copper|cream|ivory|maroon|crimson|scarlet|amber|emerald|lime|olive|teal|turquoise|aqua|navy|indigo|"
+    r"lilac|lavender|peach|khaki|ginger|blonde?|brunette|tabby|pale|colou?r\w*)(?:d?ish|head|haired|s)?\b",
+    re.IGNORECASE,
+)
+# A crop moves the frame's border and middle, and with them who comes into the frame, and when.
+_BORDER = re.compile(
+    r"\b(?:(?:frame|view|scene|screen|picture|image|photo|edge|border|corner)s?|sight|middle|cent(?:er|re)|enter\w*|"
+    r"exit\w*|leav(?:e|es|ing)|left (?:the|its|his|her|their)|(?:comes?|coming|came) in|arriv\w*|depart\w*|emerg\w*|"
+    r"appear\w*|disappear\w*|vanish\w*)\b",
+    re.IGNORECASE,
+)
+
+Reading = Literal["side", "other", "unsure"]
+
+# Words and punctuation; what is written with a hyphen falls apart, but for these.
+_TOKEN = re.compile(r"left-overs?|(?:counter|anti)[- ]?clockwise|[a-z]+|[0-9]+|[,.:;!?()]", re.IGNORECASE | re.ASCII)
+# Words that are mirrored whatever stands around them; "left" and "right" alone are not among them.
+_SIDED = re.compile(
+    r"(top|bottom|upper|lower|far|front|back|mid|middle)?(left|right)"
+    r"(most|wards?|hand|handed|hander|side|corner|est|er|ish|y)?"
+)
+_UNSIDED = re.compile(
+    r"(?:b|f|w|up|al|out|down|forth|copy|birth|ship|play)right\w*|right(?:s|ly|ful\w*|eous\w*|ed|ing)|"
+    r"cleft\w*|left-?overs?"
+)
+# Sides that cannot be mirrored by a change of words, or not surely.
+_NO_MIRROR = re.compile(
+    r"\b(?:[lr]|lft|lt|rt|rgt|[lr]h[sd]?|c?cw|o\W?clock|(?:north|south)?-?(?:east|west)(?:ern|wards?|bound)?)\b",
+    re.IGNORECASE,
+)
+_OPPOSITE = {"left": "right", "right": "left"}
+
+
+def mirror_sentence(text: str) -> str | None:
+    """The sentence that is true of the mirror image: left and right change places, and so does the sense of circling.
+
+    "Left" as a verb or a remainder ("the dog left", "was left behind") and "right" in the sense of exactly or
+    correct ("right behind", "right angle") are kept, and so is case. Mirrored twice a sentence is itself again, but
+    for the spelling of "anticlockwise".
+
+    Returns:
+        None where the sentence or its mirror image can be read in two ways ("dog left", "walking right after it").
+    """
+    mirrored = _mirror(text)
+    back = None if mirrored is None else _mirror(mirrored)
+    return mirrored if back is not None and _one_spelling(back) == _one_spelling(text) else None
+
+
+def _one_spelling(text: str) -> str:
+    return re.sub("(?:counter|anti)[- ]?clockwise", "counterclockwise", text, flags=re.IGNORECASE).lower()
+
+
+def _mirror(text: str) -> str | None:
+    if _NO_MIRROR.search(text):
+        return None
+    tokens = list(_TOKEN.finditer(text))
+    words = [token[0].lower() for token in tokens]
+    parts, end = [], 0
+    for index, (token, word) in enumerate(zip(tokens, words, strict=True)):
+        mirrored = _mirror_word(word)
+        if mirrored is None:
+            if ("left" in word or "right" in word) and not _UNSIDED.fullmatch(word):
+                return None  # "leftbehind"
+            continue
+        reading = _reading(words, index) if word in _OPPOSITE else "side"
+        if reading == "unsure":
+            return None
+        if reading == "side":
+            parts += [text[end : token.start()], _like(token[0], mirrored)]
+            end = token.end()
+    return "".join([*parts, text[end:]])
+
+
+def _mirror_word(word: str) -> str | None:
+    if word.endswith("clockwise"):
+        return "counterclockwise" if word == "clockwise" else "clockwise"
+    match = _SIDED.fullmatch(word)
+    return f"{match[1] or ''}{_OPPOSITE[match[2]]}{match[3] or ''}" if match else None
+
+
+def _like(model: str, word: str) -> str:
+    """`word` in the case of `model`."""
+    if model.isupper():
+        return word.upper()
+    return word.capitalize() if model[0].isupper() else word
+
+
+# How "left" and "right" are read. The words around decide, as the tagger errs on just these two ("moving left": a
+# verb); it is asked only where they do not. First what the rules are made of.
+
+
+def _any(words: str) -> str:
+    return f"(?:{'|'.join(words.split())})"
+
+
+_TRAVELS = "(?:go|goes|going|(?:mov|slid|glid)(?:e|es|ing)|(?:head|drift|travel|proceed)(?:s|ing)?)"
+_STANDS = "(?:(?:stand|stay|wait|rest|perch|hang|crouch|kneel)(?:s|ing)?|sits?|sitting|lies?|lying|lays?|laying|parked)"
+_MOVES = _any(
+    "walk run jump hop leap dash dart bolt zip rush march step turn spin roll crawl swim float sail climb veer swerve "
+    "shift come exit enter leave look stare gaze face lean point tilt bend race dance charge trot gallop swing"
+)
+# any gerund; the nouns that end so are left out
+_GERUND = (
+    "(?!(?:some|any|every|no)?thing|wing|king|ring|string|(?:pain|build|ceil|cloth|duckl|sibl|gosl|wedd|pudd|earr)ing)"
+    "[a-z]{2,}ing"
+)
+_GOES = f"(?:{_TRAVELS}|{_MOVES}s?|flies|dashes|rushes|marches|{_GERUND})"
+_WENT = _any(
+    "went gone ran flew swam slid swung came leapt moved headed drifted travelled traveled glided proceeded turned "
+    "walked jumped hopped dashed darted bolted zipped rolled stepped looked faced leaned pointed tilted shifted veered"
+)
+_HOW = r"(?: (?:[a-z]+ly|straight|back|forward|away|off|out|over|around|further))?"
+_GOING = f"(?:{_GOES}|{_WENT}){_HOW}"
+_SIDEWAYS = "(?:(?:to|towards?) the )?(?:(?:left|right)(?:most)?|up|down|top|bottom|(?!to)[a-z]+wards?)"
+_WAY = f"(?:{_SIDEWAYS}|back)"
+_THEN = r"(?: ,)?(?: (?:and|or|to))?(?: then)?"
+_ARTICLES = _any("the a an his her its their my our your this these those another")
+_TO = _any("to towards? on at from in")
+_FAR = _any("far very extreme upper lower farthest furthest slightly")
+_OWNED = _any("a an his her their my our your")
+_OF_SOMEBODY = f"{_TO} (?:[a-z]+ ){{0,2}}(?!(?:that|what|it|he|she|who) )[a-z]+ s"  # "on the man's"
+_BODY = _any("hands? arms? legs? foot feet eyes? ears? paws? wings? cheek shoulder knee shoe turns? handed hander most")
+_PLACES = _any(
+    "side sided half part portion corner edge end lane front rear back top bottom row column one ones middle center "
+    "centre direction directions"
+)
+_CORNERS = _any("top bottom upper lower front back middle center centre far")
+_BE = _any("is are was were be been being am s re get gets got getting")
+_PERFECT = _any("has have had having ve he she it they we i you who already never just recently")
+_LEFT_SO = _any("behind over")
+_LEFT_BEING = _any("alone out unattended untouched")
+_AFTER_LEAVING = _any("first last early from before after when while to with without through by as together")
+_EXACTLY = (
+    "(?:after|before|behind|in front|in the (?:middle|center|centre)|in between|at|when|as|while|under|underneath|"
+    "above|below|beneath|by|near|against|between|through|past|over|around|inside|outside|into|onto|off|out|across|"
+    "along|opposite|until|up to|up against)"
+)
+_CLOSE = "(?:now|there|here|where|next to|beside|alongside|adjacent|away(?! from))"
+_LOOSE = _any("in on up down to away back")
+_CORRECT = _any("answer answers way time moment order size amount kind thing things place position")
+_END = r"(?:$|[,.:;!?)]|and|or|then|but)"
+
+Rule = tuple[Reading, re.Pattern[str], re.Pattern[str]]
+
+
+def _rule(reading: Reading, before: str = "", after: str = "") -> Rule:
+    """A reading for words before that end so and words after that begin so."""
+    ends = rf"(?:^|.* )(?:{before})$" if before else ""
+    return reading, re.compile(ends), re.compile(rf"(?:{after})(?![a-z])" if after else "")
+
+
+_RULES: dict[str, tuple[Rule, ...]] = {
+    "left": (
+        _rule("side", after=_BODY),
+        _rule("unsure", "her|him|it|them", _ARTICLES),
+        _rule("side", f"{_TO}(?: the)?|{_OF_SOMEBODY}"),
+        _rule("other", _BE, f"{_LEFT_SO}|{_LEFT_BEING}"),
+        _rule("side", _FAR),
+        _rule("unsure", after=_LEFT_BEING),
+        _rule("other", "having"),
+        _rule("unsure", _GOING, _ARTICLES),
+        _rule("unsure", "being|getting"),
+        _rule("side", _GOING),
+        _rule("unsure", after=_LEFT_SO),
+        _rule("unsure", f"{_any('what whatever nothing all everything much little')}.*", "of"),
+        _rule("side", after="of"),
+        _rule("unsure", f"{_PERFECT}|that|which", _PLACES),
+        _rule("other", _PERFECT),
+        _rule("other", ".+ (?:that|which)", f"{_ARTICLES}|{_AFTER_LEAVING}|{_END}"),
+        _rule("side", "the|its"),
+        _rule("other", after=_ARTICLES),
+        _rule("side", f"{_GOES} (?:.* )?{_WAY}{_THEN}"),
+        _rule("side", "right(?: ,| and| or| to| then)+"),
+        _rule("side", _OWNED),
+        _rule("side", after=_PLACES),
+        _rule("side", "^"),
+        _rule("side", _CORNERS, _END),
+    ),
+    "right": (
+        _rule("other", after="angles?|angled|triangles?|side up|of way"),
+        _rule("side", _TRAVELS, f"(?:after|before) [a-z]+ing {_SIDEWAYS}"),
+        _rule("side", after=f"(?:to|and|or|then) {_SIDEWAYS}"),
+        _rule("unsure", after=_CORRECT),
+        _rule("side", f"the|its|{_FAR}"),
+        _rule("unsure", f"{_TO}|{_OWNED}", f"{_EXACTLY}|{_CLOSE}"),
+        _rule("side", f"{_TO}(?: the)?|{_OWNED}|{_OF_SOMEBODY}"),
+        _rule("other", after=_CLOSE),
+        _rule("other", _STANDS, _EXACTLY),
+        _rule("unsure", _GOING, f"{_EXACTLY}|{_LOOSE}"),
+        _rule("side", after=f"{_BODY}|{_PLACES}|of"),
+        _rule("other", "all"),
+        _rule("other", after=_EXACTLY),
+        _rule("unsure", after=_LOOSE),
+        _rule("side", f"{_GOING}|(?:.* )?{_WAY}{_THEN}"),
+        _rule("unsure", f"it|that|what|which|just|{_BE}"),
+        _rule("side", "^"),
+        _rule("side", after=_END),
+    ),
+}
+
+
+def _reading(words: list[str], index: int) -> Reading:
+    """How the "left" or "right" at `index` is read: the first rule that fits, else by its tag."""
+    before, after = " ".join(words[:index]), " ".join(words[index + 1 :])
+    for reading, ends, begins in _RULES[words[index]]:
+        if ends.match(before) and begins.match(after):
+            return reading
+    place = len(before) + bool(before)
+    token = next((token for token in load_parser()(" ".join(words)) if token.idx == place), None)
+    if token is None:
+        return "unsure"
+    if token.dep_ == "amod" and token.head.i == token.i + 1 and token.head.pos_ in ("NOUN", "PROPN"):
+        return "side"  # "that left guy"
+    if token.pos_ == "VERB" and token.dep_ == "relcl" and words[index - 1] in ("that", "which"):
+        return "other"  # "the one that left quickly"
+    return "unsure"
