@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from dshmp.data import mevis
 from dshmp.data.mevis import MevisSplit
+from dshmp.data.mini import draw_clips, hide
 from dshmp.errors import UserError
 
 SIZE = (24, 31)
@@ -160,3 +162,62 @@ def test_objects_without_their_annotations(root: Path) -> None:
     with pytest.raises(UserError, match="video 'abc', expression '1' has 2 obj_id and 1 anno_id") as caught:
         MevisSplit(root, "valid_u")
     assert str(path) in str(caught.value)
+
+
+def test_nothing_meant_as_in_version_2(root: Path) -> None:
+    """An absent target has an empty anno_id: the truth is public, and it is no mask."""
+    path = root / "valid_u" / "meta_expressions.json"
+    values = json.loads(path.read_text())
+    values["videos"]["abc"]["expressions"] = {
+        "0": {"exp": "the bird that lands", "obj_id": [], "anno_id": [], "type": "no target", "audio": "a.wav"}
+    }
+    values["version"] = 2
+    path.write_text(json.dumps(values))
+    split = MevisSplit(root, "valid_u")
+    (item,) = split.expressions
+    assert (split.has_truth, item.objects, item.annotations) == (True, (), ())
+    assert item.extra == {"type": "no target", "audio": "a.wav"}
+    assert split.masks("abc", item.annotations, range(3), SIZE).shape == (0, 3, *SIZE)
+    assert not MevisSplit(root, "valid").has_truth
+
+
+def test_opening_a_split_reads_no_masks(root: Path) -> None:
+    (root / "valid_u" / "mask_dict.json").unlink()
+    assert MevisSplit(root, "valid_u").has_truth
+
+
+def test_damaged_run_lengths_are_named(root: Path) -> None:
+    """They are never given to the decoder, which would read beyond them."""
+    path = root / "valid_u" / "mask_dict.json"
+    masks = json.loads(path.read_text())
+    masks["7"][2]["counts"] = masks["7"][2]["counts"][:-1] + "o"
+    path.write_text(json.dumps(masks))
+    with pytest.raises(UserError, match="annotation 7, frame 2 has run lengths that are damaged"):
+        MevisSplit(root, "valid_u").masks("abc", [7], [2], SIZE)
+
+
+def test_the_miniature_is_what_was_drawn(tmp_path: Path) -> None:
+    mevis.write_mini(tmp_path, seed=5)
+    first = 0  # annotation ids go on from split to split
+    for number, name in enumerate(("train", "valid_u")):
+        split = MevisSplit(tmp_path, name)
+        clips = draw_clips(3, 5 + number, families=("alike", "easy", "relative"))
+        for video, clip in zip(split.videos.values(), clips, strict=True):
+            frames, masks = clip.frames[:8].copy(), clip.masks[:, :8].copy()
+            hide(frames, masks, 0, (0, 5))
+            read = np.stack(split.frames(video.name))
+            assert read.shape == frames.shape
+            assert np.abs(read.astype(int) - frames).mean() < 8  # JPEG
+            annotations = range(first, first + len(masks))
+            found = split.masks(video.name, annotations, range(8), masks.shape[2:])
+            np.testing.assert_array_equal(found, masks)
+            assert found[0].any((1, 2)).tolist() == [t not in (0, 5) for t in range(8)]
+            first += len(masks)
+        counts = {len(item.annotations) for item in split.expressions}
+        assert {0, 1} <= counts
+        assert max(counts) > 1
+        assert split.has_truth
+    hidden = MevisSplit(tmp_path, "valid")
+    assert not hidden.has_truth
+    assert not (tmp_path / "valid" / "mask_dict.json").exists()
+    assert {len(item.objects) for item in hidden.expressions} == {0}

@@ -135,7 +135,10 @@ def test_commands_of_the_readme_parse(line: str):
 
 
 def test_files_of_the_readme_exist():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    anchors = re.findall(r"\]\(#([^)]+)\)", README)
+    headings = [re.sub(r"[^\w -]", "", line).strip().lower() for line in re.findall(r"^#+ (.*)", README, re.MULTILINE)]
+    assert set(anchors) <= {heading.replace(" ", "-") for heading in headings}
     recipes = re.findall(r"configs/[\w./-]+\.yaml", README)
     paths = [f"src/dshmp/{path}" for path in re.findall(r"`(\w+/\w+\.py)`", README)]
     assert len(links) > 2

@@ -116,6 +116,14 @@ def target_rows(expressions: Sequence[Expression]) -> list[int]:
     return [known.setdefault(item.target, len(known)) for item in expressions]
 
 
+def frame_names(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The frame names in a video's entry of a meta_expressions.json. Raises KeyError or TypeError."""
+    names = entry["frames"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("frames are no list of names")
+    return tuple(names)
+
+
 def read_frame(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB. Raises UserError."""
     try:
@@ -123,7 +131,7 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"{path}: frame is missing; the data set is not complete") from None
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's PNG reader raises SyntaxError for a broken file
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
 
 
@@ -136,19 +144,31 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image, dtype=np.uint8)
     except FileNotFoundError:
         raise UserError(f"{path}: mask is missing; the data set is not complete") from None
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's PNG reader raises SyntaxError for a broken file
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises UserError."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; the data set's layout needs it") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid JSON ({error}); it may be cut off, fetch it again") from None
+    value = _parse_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object at the top")
     return value
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """The list of a JSON file. Raises UserError."""
+    value = _parse_json(path)
+    if not isinstance(value, list):
+        raise UserError(f"{path}: expected a JSON list at the top")
+    return value
+
+
+def _parse_json(path: Path) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the data set's layout needs it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not valid JSON ({error}); it may be cut off, fetch it again") from None

@@ -4,9 +4,14 @@
     <root>/<split>/meta_expressions.json   {"videos": {video: {"frames": [...], "expressions": {id: {...}}}}}
     <root>/<split>/mask_dict.json          {annotation id: [COCO RLE or null, one per frame position]}
 
-Keys that MeViS does not have (the world adds objects, subsets and candidates) are kept and never needed.
+Keys that MeViS does not have (the world adds objects, subsets and candidates, version 2 of MeViS others) are kept and
+never needed. An expression of version 2 may mean nothing: its `anno_id` is empty. Where the truth is hidden there is no
+`anno_id` and no mask_dict.json; the same holds for one's own videos, for which nobody drew masks.
 """
 
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +20,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.data.dataset import Expression, Video, read_frame, read_json
+from dshmp.data.check import Report, check_folders, check_frames
+from dshmp.data.dataset import Expression, Video, frame_names, read_frame, read_json
+from dshmp.data.mevis_index import MaskIndex, open_index, rle_fault
+from dshmp.data.mini import draw_clips, hide, save_jpeg
 from dshmp.errors import UserError
+from dshmp.result import encode
+
+SPLITS = ("train", "valid_u", "valid", "test")
+COUNTS = {  # videos and expressions of version 1, and of version 2 where they are published
+    "train": ((1662, 23051), (1662, 27502)),
+    "valid_u": ((50, 793), (50, 907)),
+    "valid": ((140, 2236), (140, 2523)),
+    "test": ((154, 2490),),
+}
+SHA256 = {  # of version 1's mask_dict.json
+    "train": "f9d9b01a2a6d7a004e2e7a664ce2b9b1576218e975030f8e4df4f66111fb253f",
+    "valid_u": "6e711a3f713cd95a825f536323e434b4d80f85a8e4e66d0cd662408e8779db50",
+}
 
 
 class MevisSplit:
@@ -47,11 +68,11 @@ class MevisSplit:
 
     def _add(self, name: str, entry: dict[str, Any]) -> None:
         objects = {int(key): value for key, value in entry.get("objects", {}).items()}
-        self.videos[name] = Video(name, tuple(entry["frames"]), objects)
+        self.videos[name] = Video(name, frame_names(entry), objects)
         for key, item in entry["expressions"].items():
             extra = {k: v for k, v in item.items() if k not in ("exp", "obj_id", "anno_id")}
             self.has_truth |= "anno_id" in item
-            ids, annotations = tuple(item.get("obj_id", ())), tuple(item.get("anno_id", ()))
+            ids, annotations = (tuple(int(i) for i in item.get(ids_of, ())) for ids_of in ("obj_id", "anno_id"))
             if len(ids) != len(annotations):
                 raise UserError(
                     f"{self.folder / 'meta_expressions.json'}: video {name!r}, expression {key!r} has {len(ids)} "
@@ -62,8 +83,8 @@ class MevisSplit:
             )
 
     @cached_property
-    def _masks(self) -> dict[str, list[dict[str, Any] | None]]:
-        return read_json(self.folder / "mask_dict.json")
+    def _index(self) -> MaskIndex:
+        return open_index(self.folder / "mask_dict.json")
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """Frames (H, W, 3) uint8 RGB of a video at the given positions in its list; all by default."""
@@ -80,7 +101,7 @@ class MevisSplit:
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for g, annotation in enumerate(annotations):
             where = f"{self.folder / 'mask_dict.json'}: annotation {annotation}"
-            track = self._masks.get(str(annotation))
+            track = self._index.track(annotation)
             if track is None:
                 raise UserError(f"{where} is missing")
             for t, position in enumerate(positions):
@@ -88,9 +109,168 @@ class MevisSplit:
                     raise UserError(f"{where} ends before frame {position}")
                 rle = track[position]
                 if rle is not None:
-                    if tuple(rle["size"]) != tuple(size):
-                        raise UserError(
-                            f"{where}, frame {position} has size {rle['size']}, its frames have {list(size)}"
-                        )
+                    fault = rle_fault(rle, size)
+                    if fault:
+                        raise UserError(f"{where}, frame {position} {fault}")
                     out[g, t] = coco.decode(rle)
         return out
+
+
+# --- Checking ---
+
+_FETCH = "fetch or unpack it again"
+
+
+def check(root: Path, report: Report) -> None:
+    """Every split that is there: expressions, frames, and where the truth is public its masks."""
+    there = [name for name in SPLITS if (root / name).is_dir()]
+    for name in report.splits or (() if there else SPLITS[:1]):
+        if name not in there:
+            report.found(root / name, "the split's folder is missing", _FETCH)
+    for name in there:
+        if report.wants(name):
+            _check_split(root, name, report)
+
+
+def _check_split(root: Path, name: str, report: Report) -> None:
+    folder = root / name
+    mend = f"fetch {name}/meta_expressions.json again"
+    split = report.attempt(mend, lambda: MevisSplit(root, name))
+    if split is None:
+        return
+    version = _check_counts(split, name, report, mend)
+    _check_expressions(split, report, mend)
+    images = folder / "JPEGImages"
+    check_folders(report, images, split.videos, mend)
+    frames = {images / video.name: [f"{frame}.jpg" for frame in video.frames] for video in split.videos.values()}
+    sizes = check_frames(report, f"{name} frames", frames, f"unpack {name}/JPEGImages again")
+    if split.has_truth:
+        _check_masks(split, name, {path.name: size for path, size in sizes.items()}, version, report)
+    elif report.published and name in SHA256:
+        report.found(folder / "meta_expressions.json", "names no anno_id, which this split has", mend)
+
+
+def _check_counts(split: MevisSplit, name: str, report: Report, mend: str) -> int:
+    """The version of MeViS that the counts fit; 1 where they fit none."""
+    found = len(split.videos), len(split.expressions)
+    if found in COUNTS[name]:
+        return COUNTS[name].index(found) + 1
+    if report.published:
+        path = split.folder / "meta_expressions.json"
+        report.count(path, "videos", found[0], COUNTS[name][0][0], mend)
+        expected = " or ".join(f"{item[1]:,} (version {i})" for i, item in enumerate(COUNTS[name], 1))
+        if found[1] not in (item[1] for item in COUNTS[name]):
+            report.found(path, f"holds {found[1]:,} expressions, the published data set has {expected}", mend)
+    return 1
+
+
+def _check_expressions(split: MevisSplit, report: Report, mend: str) -> None:
+    path = split.folder / "meta_expressions.json"
+    for video in split.videos.values():
+        if not video.frames:
+            report.found(path, f"video {video.name!r} has no frame", mend)
+        for frame, times in Counter(video.frames).items():
+            if times > 1:
+                report.found(path, f"video {video.name!r} lists frame {frame!r} {times} times", mend)
+    pairs: dict[tuple[str, int], int] = {}
+    for item in split.expressions:
+        where = f"video {item.video!r}, expression {item.id!r}"
+        if not isinstance(item.text, str) or not item.text.strip():
+            report.found(path, f"{where} has no text", mend)
+        if any(number < 0 for number in (*item.objects, *item.annotations)):
+            report.found(path, f"{where} has an obj_id or anno_id below 0", mend)
+        for number, annotation in zip(item.objects, item.annotations, strict=True):
+            known = pairs.setdefault((item.video, number), annotation)
+            if known != annotation:
+                report.found(path, f"{where} has anno_id {annotation} for object {number}, elsewhere {known}", mend)
+
+
+def _check_masks(split: MevisSplit, name: str, sizes: dict[str, tuple[int, int]], version: int, report: Report) -> None:
+    path = split.folder / "mask_dict.json"
+    mend = f"fetch {name}/mask_dict.json again"
+    expected = SHA256.get(name) if report.published and version == 1 else None
+    if expected:
+        mend += f", its SHA256 is {expected}"
+    index = report.attempt(
+        mend, lambda: open_index(path, lambda chunks, what, total: report.each(f"{name} {what}", chunks, total))
+    )
+    if index is None:
+        return
+    meant = {
+        annotation: (item.video, item.id) for item in reversed(split.expressions) for annotation in item.annotations
+    }
+    for annotation, (video, expression) in sorted(meant.items(), key=str):
+        if str(annotation) not in index.spans:
+            where = f"video {video!r}, expression {expression!r}"
+            report.found(path, f"annotation {annotation} is missing, which {where} means", mend)
+    known = [(annotation, where[0]) for annotation, where in meant.items() if str(annotation) in index.spans]
+    for annotation, video in report.each(f"{name} masks", report.sample(known)):
+        track = report.attempt(mend, lambda annotation=annotation: index.track(annotation))  # type: ignore[misc]
+        if track is not None:
+            fault = _track_fault(track, len(split.videos[video].frames), sizes.get(video))
+            if fault:
+                report.found(path, f"annotation {annotation} (video {video!r}) {fault}", mend)
+    if report.full and expected:
+        found = _sha256(path, name, report)
+        if found != expected:
+            report.found(path, f"has the SHA256 {found}", mend)
+
+
+def _track_fault(track: list[Any], frames: int, size: tuple[int, int] | None) -> str | None:
+    """What is wrong with the masks of an annotation, of which the first is told; None if nothing is."""
+    if len(track) != frames:
+        return f"has masks for {len(track)} frames, the video has {frames}"
+    for position, rle in enumerate(track):
+        if rle is not None:
+            own = rle.get("size") if isinstance(rle, dict) else None
+            fault = rle_fault(rle, size or (tuple(own) if isinstance(own, list) and len(own) == 2 else (0, 0)))
+            if fault:
+                return f"in frame {position} {fault}"
+    return None
+
+
+def _sha256(path: Path, name: str, report: Report) -> str:
+    digest, step = hashlib.sha256(), 2**22
+    with open(path, "rb") as file:
+        count = -(-path.stat().st_size // step)
+        for chunk in report.each(f"{name} SHA256", iter(lambda: file.read(step), b""), count):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+# --- A miniature ---
+
+
+def write_mini(folder: Path, seed: int) -> None:
+    """Two splits with masks and one with hidden truth, of three videos each, as version 2 writes them.
+
+    Among the expressions are some that mean several objects and some that mean nothing; an object of every video is
+    not seen in some of its frames, and mask_dict.json holds null for it there.
+    """
+    annotation = 0
+    for number, name in enumerate(SPLITS[:3]):
+        videos: dict[str, Any] = {}
+        masks: dict[str, Any] = {}
+        for i, clip in enumerate(draw_clips(3, seed + number, families=("alike", "easy", "relative"))):
+            video = f"{name[0]}{number}{i:02d}a3c{seed:02x}"
+            frames, tracks = clip.frames[:8].copy(), clip.masks[:, :8].copy()
+            hide(frames, tracks, 0, (0, 5))
+            for t, frame in enumerate(frames):
+                save_jpeg(folder / name / "JPEGImages" / video / f"{t:05d}.jpg", frame)
+            meant = [(item.text, item.meant) for item in clip.expressions]
+            meant += [("all of them", tuple(range(len(tracks)))), ("the elephant that lies down", ())]
+            videos[video] = {
+                "frames": [f"{t:05d}" for t in range(len(frames))],
+                "expressions": {
+                    str(key): {"exp": text, "obj_id": list(ids), "anno_id": [annotation + k for k in ids]}
+                    if name != "valid"
+                    else {"exp": text}
+                    for key, (text, ids) in enumerate(meant)
+                },
+            }
+            for track in tracks:
+                masks[str(annotation)] = [encode(mask) if mask.any() else None for mask in track]
+                annotation += 1
+        (folder / name / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
+        if name != "valid":
+            (folder / name / "mask_dict.json").write_text(json.dumps(masks))

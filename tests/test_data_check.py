@@ -1,0 +1,360 @@
+"""`dshmp data check` and `dshmp data mini`: miniatures are whole, and every kind of damage gives its line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dshmp.cli import app
+from dshmp.data import mevis
+from dshmp.data.catalogue import DATASETS, dataset, open_split
+from dshmp.data.check import Report, examine
+from dshmp.data.mini import make_mini
+from dshmp.errors import UserError
+
+OURS = ("mevis", "ref-youtube-vos", "ref-davis17")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Miniatures by name, written once."""
+
+    @cache
+    def make(name: str) -> Path:
+        out = tmp_path_factory.mktemp("minis") / name
+        make_mini(name, DATASETS[name].mini, out)
+        return out
+
+    return make
+
+
+def lines(name: str, root: Path, full: bool = True, **options: Any) -> list[str]:
+    return [str(item) for item in examine(dataset(name).check, root, full=full, **options).findings]
+
+
+# --- Miniatures ---
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_miniatures_are_whole(name: str, made: Callable[[str], Path]) -> None:
+    root = made(name)
+    for full in (True, False):
+        report = examine(dataset(name).check, root, full=full)
+        assert report.findings == []
+        assert "published counts are not compared" in report.notes[0]
+    assert sum(item.stat().st_size for item in root.rglob("*") if item.is_file()) < 3e6
+    assert json.loads((root / "mini.json").read_text()) == {"dshmp_mini": 1, "dataset": name, "seed": 0}
+    for split in DATASETS[name].splits:
+        if name != "mevis" or split != "test":
+            assert open_split(name, root, split).expressions
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_equal_seeds_make_equal_miniatures(name: str, made: Callable[[str], Path], tmp_path: Path) -> None:
+    def contents(root: Path) -> dict[str, bytes]:
+        return {str(item.relative_to(root)): item.read_bytes() for item in root.rglob("*") if item.is_file()}
+
+    make_mini(name, DATASETS[name].mini, tmp_path / "same", 0)
+    make_mini(name, DATASETS[name].mini, tmp_path / "other", 1)
+    assert contents(tmp_path / "same") == contents(made(name))
+    assert contents(tmp_path / "other") != contents(made(name))
+    assert lines(name, tmp_path / "other") == []
+
+
+def test_a_miniature_is_written_wholly_or_not_at_all(tmp_path: Path) -> None:
+    def fail(folder: Path, seed: int) -> None:
+        (folder / "half").write_text("")
+        raise OSError("no space left")
+
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="no space left"):
+        make_mini("mevis", fail, out)
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    make_mini("mevis", lambda folder, seed: None, out)  # an empty folder may be there
+    assert [item.name for item in out.iterdir()] == ["mini.json"]
+    with pytest.raises(UserError, match="is there already"):
+        make_mini("mevis", lambda folder, seed: None, out)
+
+
+# --- Damage ---
+
+
+def edit(path: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        values = json.loads((root / path).read_text())
+        change(values)
+        (root / path).write_text(json.dumps(values))
+
+    return apply
+
+
+def files(root: Path, pattern: str) -> Path:
+    return sorted(root.glob(pattern))[2]
+
+
+def first_of(values: dict[str, Any]) -> Any:
+    return next(iter(values.values()))
+
+
+def first_expression(values: Any) -> Any:
+    return first_expressions(values)["0"]
+
+
+def first_expressions(values: Any) -> Any:
+    return first_of(values["videos"])["expressions"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-150])
+
+
+def shrink(path: Path) -> None:
+    with Image.open(path) as image:
+        small = image.resize((9, 8))
+    small.save(path)
+
+
+def grey_to_rgb(path: Path) -> None:
+    with Image.open(path) as image:
+        coloured = image.convert("RGB")
+    coloured.save(path)
+
+
+def damage_rle(masks: Any) -> None:
+    track = first_of(masks)
+    track[1]["counts"] = track[1]["counts"][:-2]
+
+
+META, MASKS = "train/meta_expressions.json", "train/mask_dict.json"
+YTVOS = "meta_expressions/train/meta_expressions.json"
+JPEG, PNG = "train/JPEGImages/*/*.jpg", "train/Annotations/*/*.png"
+DAVIS_JPEG, DAVIS_PNG = "JPEGImages/480p/*/*.jpg", "Annotations_unsupervised/480p/*/*.png"
+TEXT = "davis_text_annotations/Davis17_annot1.txt"
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
+    # what: (data set, how, the line's path ends with, the line holds)
+    "frame missing": ("mevis", lambda r: files(r, JPEG).unlink(), "00002.jpg", "is missing; unpack train/JPEGImages"),
+    "frame empty": ("mevis", lambda r: files(r, JPEG).write_bytes(b""), "00002.jpg", "is empty (0 bytes)"),
+    "frame cut off": ("mevis", lambda r: cut(files(r, JPEG)), "00002.jpg", "cannot be read as an image"),
+    "frame small": ("mevis", lambda r: shrink(files(r, JPEG)), "00002.jpg", "is 9x8, other frames of the video"),
+    "frame too many": (
+        "mevis",
+        lambda r: shutil.copy(files(r, JPEG), files(r, JPEG).with_name("00008.jpg")),
+        "00008.jpg",
+        "is a frame that the data set does not list",
+    ),
+    "video missing": (
+        "mevis",
+        lambda r: shutil.rmtree(files(r, "train/JPEGImages/*")),
+        "",
+        "the folder is missing; unpack train/JPEGImages again",
+    ),
+    "video too many": (
+        "mevis",
+        lambda r: (r / "train/JPEGImages/more").mkdir(),
+        "train/JPEGImages/more",
+        "is a video that the data set does not list",
+    ),
+    "no expressions": ("mevis", lambda r: (r / META).unlink(), META, "missing"),
+    "expressions cut off": ("mevis", lambda r: cut(r / META), META, "is not valid JSON"),
+    "expression without text": (
+        "mevis",
+        edit(META, lambda v: first_expression(v).update(exp=" ")),
+        META,
+        "has no text",
+    ),
+    "pairs torn": (
+        "mevis",
+        edit(META, lambda v: first_expression(v)["anno_id"].append(1)),
+        META,
+        "obj_id and 2 anno_id",
+    ),
+    "pairs that disagree": (
+        "mevis",
+        edit(META, lambda v: first_expressions(v).update(x={"exp": "it", "obj_id": [0, 0], "anno_id": [0, 1]})),
+        META,
+        "has anno_id 1 for object 0, elsewhere 0",
+    ),
+    "frame listed twice": (
+        "mevis",
+        edit(META, lambda v: first_of(v["videos"])["frames"].append("00000")),
+        META,
+        "lists frame '00000' 2 times",
+    ),
+    "masks cut off": ("mevis", lambda r: cut(r / MASKS), MASKS, "is not valid JSON (cut off at"),
+    "masks missing": ("mevis", lambda r: (r / MASKS).unlink(), MASKS, "missing"),
+    "annotation missing": ("mevis", edit(MASKS, lambda v: v.pop("0")), MASKS, "annotation 0 is missing, which video"),
+    "track short": ("mevis", edit(MASKS, lambda v: v["0"].pop()), MASKS, "has masks for 7 frames, the video has 8"),
+    "run lengths damaged": ("mevis", edit(MASKS, damage_rle), MASKS, "in frame 1 has run lengths that"),
+    "mask of another size": (
+        "mevis",
+        edit(MASKS, lambda v: v["0"][1].update(size=[3, 4])),
+        MASKS,
+        "in frame 1 has size [3, 4], its frames have",
+    ),
+    "valid without test": (
+        "ref-youtube-vos",
+        lambda r: shutil.rmtree(r / "meta_expressions/test"),
+        "meta_expressions/test/meta_expressions.json",
+        "missing",
+    ),
+    "object unknown": (
+        "ref-youtube-vos",
+        edit(YTVOS, lambda v: first_expression(v).update(obj_id="9")),
+        "train/meta.json",
+        "does not list object 9",
+    ),
+    "object not named": (
+        "ref-youtube-vos",
+        edit(YTVOS, lambda v: first_expression(v).pop("obj_id")),
+        YTVOS,
+        "has expressions without obj_id",
+    ),
+    "mask missing": ("ref-youtube-vos", lambda r: files(r, PNG).unlink(), "00010.png", "is missing; unpack train/Ann"),
+    "mask in colour": ("ref-youtube-vos", lambda r: grey_to_rgb(files(r, PNG)), "00010.png", "is a RGB image"),
+    "mask cut off": ("ref-youtube-vos", lambda r: cut(files(r, PNG)), "00010.png", "cannot be read as an image"),
+    "mask small": ("ref-youtube-vos", lambda r: shrink(files(r, PNG)), "00010.png", "is 9x8, its frame is"),
+    "frame of DAVIS missing": ("ref-davis17", lambda r: files(r, DAVIS_JPEG).unlink(), "00002.jpg", "is missing"),
+    "mask of DAVIS missing": ("ref-davis17", lambda r: files(r, DAVIS_PNG).unlink(), "00002.png", "is missing"),
+    "text line garbled": ("ref-davis17", lambda r: (r / TEXT).write_text("\nbear"), TEXT, "line 2 is not `<video>"),
+    "text line missing": (
+        "ref-davis17",
+        lambda r: (r / TEXT).write_text("".join((r / TEXT).read_text().splitlines(True)[1:])),
+        TEXT,
+        "says nothing of object 1 of 'bear'",
+    ),
+    "an object that nobody drew": (
+        "ref-davis17",
+        lambda r: (r / TEXT).write_text((r / TEXT).read_text() + 'bear 7 "a goose"\n'),
+        "bear/00000.png",
+        "the texts speak of 7",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_gives_its_line(kind: str, made: Callable[[str], Path], tmp_path: Path) -> None:
+    name, damage, path, message = DAMAGE[kind]
+    root = Path(shutil.copytree(made(name), tmp_path / "copy"))
+    damage(root)
+    found = examine(dataset(name).check, root, full=True).findings
+    told = [item for item in found if str(item.path).endswith(path) and message in str(item)]
+    assert told, "\n".join(map(str, found))
+    assert len(found) <= 6
+    assert not any("\n" in str(item) or item.path.is_absolute() for item in found)
+
+
+def test_published_counts_and_checksums(made: Callable[[str], Path], tmp_path: Path) -> None:
+    """Without its mark, a miniature is a real data set of which much is missing; unless one says it is one's own."""
+    for name in OURS:
+        root = Path(shutil.copytree(made(name), tmp_path / name))
+        (root / "mini.json").unlink()
+        assert any("the published data set has" in line for line in lines(name, root, full=False))
+        assert lines(name, root, own=True) == []
+    found = lines("mevis", tmp_path / "mevis", splits=("valid_u",))
+    assert found[0].startswith("valid_u/meta_expressions.json: holds 3 videos, the published data set has 50; fetch")
+    assert "has 793 (version 1) or 907 (version 2)" in found[1]
+    assert len(found) == 3
+    assert "valid_u/mask_dict.json: has the SHA256 " in found[2]
+    assert found[2].endswith(f"its SHA256 is {mevis.SHA256['valid_u']}")
+    found = lines("ref-youtube-vos", tmp_path / "ref-youtube-vos", splits=("valid",))
+    assert "holds 3 videos that are not the test split's, the published data set has 202" in found[0]
+    assert "the published data set has 834" in found[1]
+    assert "the published data set has 5,486" in found[2]
+    found = lines("ref-davis17", tmp_path / "ref-davis17", splits=("val",))
+    assert [line.split(" published data set has ")[1].split(";")[0] for line in found] == ["30", "61", "244", "1,999"]
+
+
+def test_version_2_of_mevis_has_counts_of_its_own(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(made("mevis"), tmp_path / "mevis"))
+    (root / "mini.json").unlink()
+    count = len(open_split("mevis", root, "train").expressions)
+    monkeypatch.setitem(mevis.COUNTS, "train", ((3, 1), (3, count)))
+    assert lines("mevis", root, splits=("train",)) == []  # the published checksum is version 1's
+
+
+def test_a_fast_check_decodes_a_sample(made: Callable[[str], Path], tmp_path: Path) -> None:
+    report = Report(full=False)
+    assert report.sample(range(1000), 4) == [0, 250, 500, 750]
+    assert Report(full=True).sample(range(1000), 4) == list(range(1000))
+    root = Path(shutil.copytree(made("mevis"), tmp_path / "mevis"))
+    for path in root.glob("*/JPEGImages/*/*.jpg"):
+        path.write_bytes(np.random.default_rng(0).bytes(500))
+    fast, full = lines("mevis", root, full=False), lines("mevis", root)
+    assert 50 < len(fast) <= len(full) == 72
+
+
+def test_what_a_check_did_not_foresee_is_a_finding(tmp_path: Path) -> None:
+    def check(root: Path, report: Report) -> None:
+        report.found(root / "a", "is wrong", "mend it")
+        raise KeyError("b")
+
+    assert [str(item) for item in examine(check, tmp_path).findings] == [
+        "a: is wrong; mend it",
+        ".: the check could not go on (KeyError('b')); mend what is named above and check again",
+    ]
+
+
+# --- The commands ---
+
+
+def test_check_command(made: Callable[[str], Path], tmp_path: Path) -> None:
+    runner = CliRunner()
+    root = Path(shutil.copytree(made("mevis"), tmp_path / "mevis"))
+    result = runner.invoke(app, ["data", "check", "mevis", str(root), "--full"])
+    assert result.exit_code == 0
+    assert result.stdout == f"MeViS in {root} (all decoded): nothing is wrong\n"
+    assert "train frames" in result.stderr
+    files(root, JPEG).unlink()
+    (root / "valid_u" / "mask_dict.json").unlink()
+    result = runner.invoke(app, ["data", "check", "mevis", str(root)])
+    assert result.exit_code == 1
+    first, second, summary = result.stdout.splitlines()
+    assert first.startswith("train/JPEGImages/")
+    assert second.startswith("valid_u/mask_dict.json: missing; fetch valid_u/mask_dict.json again")
+    assert summary == f"MeViS in {root} (a sample decoded): 2 things are wrong"
+    assert runner.invoke(app, ["data", "check", "mevis", str(root), "--split", "valid"]).exit_code == 0
+    result = runner.invoke(app, ["data", "check", "mevis", str(root), "--split", "test"])
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (
+        1,
+        "test: the split's folder is missing; fetch or unpack it again",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "imagenet", "."], "'imagenet' is no data set known here; choose from mevis, "),
+        (["check", "mevis", "nowhere"], "nowhere: no such folder"),
+        (
+            ["check", "mevis", ".", "--split", "val"],
+            "MeViS has no split 'val'; choose from train, valid_u",
+        ),
+        (["mini", "imagenet", "out"], "'imagenet' is no data set known here"),
+        (["mini", "mevis", "."], ".: is there already"),
+    ],
+)
+def test_mistakes_are_told(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(app, ["data", *arguments])
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_mini_command(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "mini"
+    result = CliRunner().invoke(app, ["data", "mini", "ref-davis17", str(out), "--seed", "4"])
+    assert (result.exit_code, result.stdout) == (0, f"wrote {out}\n")
+    assert lines("ref-davis17", out) == []
