@@ -5,10 +5,12 @@ import math
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import golden
 from dshmp.errors import UserError
-from dshmp.metrics import boundary_measure, jf, region_similarity
+from dshmp.metrics import boundary_measure, jf, jf_frames, region_similarity
 
 
 def unpack(arrays: dict[str, np.ndarray], name: str, offsets: str, index: int, shape: np.ndarray) -> np.ndarray:
@@ -77,6 +79,51 @@ def test_window_changes_nothing() -> None:
     np.testing.assert_allclose(region_similarity(pred, truth), expected[:, 0], atol=1e-12)
     np.testing.assert_allclose(boundary_measure(pred, truth), expected[:, 1], atol=1e-12)
     assert jf(pred, truth) == pytest.approx(tuple(expected.mean(0)))
+
+
+def test_every_frame_in_one_pass() -> None:
+    rng = np.random.default_rng(2)
+    pred, truth = blobs(rng, 12, 40, 60), blobs(rng, 12, 40, 60)
+    void = rng.random(pred.shape) < 0.1
+    j, f = jf_frames(pred, truth, void)
+    np.testing.assert_array_equal(j, region_similarity(pred, truth, void))
+    np.testing.assert_array_equal(f, boundary_measure(pred, truth, void))
+    assert jf_frames(pred[0], truth[0])[0].shape == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 24), st.integers(1, 24))
+def test_any_masks_score_as_defined_both_ways(seed: int, height: int, width: int) -> None:
+    """Noise, lines and dots of every density, down to images of one pixel."""
+    rng = np.random.default_rng(seed)
+    density = rng.choice([0.01, 0.1, 0.5, 0.99], 2)[:, None, None]
+    pred, truth = rng.random((2, height, width)) < density
+    j, f = (float(value) for value in jf_frames(pred, truth))
+    assert (j, f) == pytest.approx(full_frame_scores(pred, truth), abs=1e-12)
+    assert (j, f) == pytest.approx(tuple(float(value) for value in jf_frames(truth, pred)), abs=1e-12)
+    assert 0 <= j <= 1
+    assert 0 <= f <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 30), st.integers(0, 30))
+def test_where_masks_lie_does_not_matter(seed: int, down: int, right: int) -> None:
+    """Two places in one frame, neither at its border."""
+    rng = np.random.default_rng(seed)
+    pred, truth = (mask[0] for mask in (blobs(rng, 1, 30, 30), blobs(rng, 1, 30, 30)))
+    places = [np.zeros((2, 64, 64), np.uint8) for _ in range(2)]
+    places[0][:, 1:31, 1:31] = pred, truth
+    places[1][:, 1 + down : 31 + down, 1 + right : 31 + right] = pred, truth
+    assert jf_frames(*places[0]) == jf_frames(*places[1])
+
+
+def test_boundaries_out_of_reach() -> None:
+    left, right = np.zeros((2, 40, 200), bool)
+    left[10:20, 10:20], right[10:20, 180:190] = True, True
+    assert (float(region_similarity(left, right)), float(boundary_measure(left, right))) == (0, 0)
+    both = left | right
+    assert float(region_similarity(left, both)) == 0.5
+    assert float(boundary_measure(left, both)) == pytest.approx(2 / 3)  # precision 1, recall 1/2
 
 
 def test_symmetry() -> None:

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import logging
+import os
 import signal
 import sys
 from collections import Counter
@@ -36,6 +37,10 @@ world = typer.Typer(
     help="The generated world of videos with motion expressions.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(world, name="world")
+data = typer.Typer(
+    help="The benchmarks: is one whole, and miniatures of them.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(data, name="data")
 
 
 class Precision(StrEnum):
@@ -48,7 +53,7 @@ class Precision(StrEnum):
 Model = Annotated[str, typer.Option(help="`default`, a model's or a training run's folder, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
-Precise = Annotated[Precision, typer.Option(help="auto: bfloat16 on GPUs that have it, float32 elsewhere.")]
+Precise = Annotated[Precision, typer.Option(help="auto: the model's own on a GPU, float32 elsewhere.")]
 Threshold = Annotated[
     float | None, typer.Option(help="Score (0 to 1) above which an object is meant; the model's own by default.")
 ]
@@ -200,6 +205,58 @@ def evaluate(
     run(model, root, split, out, beside, workers, device)
 
 
+@app.command()
+def score(
+    name: Annotated[str, typer.Argument(help="Data set: mevis, ref-youtube-vos, ref-davis17, a2d ...")],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    split: Annotated[str, typer.Option(help="Which split was predicted.")],
+    pred: Annotated[Path, typer.Option(help="Folder of the predictions, or the zip file for a server.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for results.json, expressions.csv and videos.csv.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="A results.json to show beside.")] = None,
+) -> None:
+    """Score predictions by the data set's own protocol, with intervals from resampled videos.
+
+    What is missing counts 0 and is told; where a file is damaged, the exit code is 1.
+
+    Example: dshmp score mevis data/mevis --split valid_u --pred predictions/mevis --out scores/mevis
+    """
+    from dshmp.scoring.run import run
+
+    scores = run(name, root, split, pred, out, workers or os.cpu_count() or 1, compare)
+    if scores.damaged:
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint; with --to-release, a model's folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model; with --to-release, the file to write.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="RoBERTa's tokeniser: a folder with vocab.json and merges.txt, or a hub id.")
+    ] = "roberta-base",
+    motion_heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attention heads of the motion part; as in static perception by default."),
+    ] = None,
+    to_release: Annotated[bool, typer.Option("--to-release", help="The other way: for the authors' code.")] = False,
+) -> None:
+    """Make a model of the authors' checkpoint, or write a model as theirs.
+
+    The checkpoint may be torch's or safetensors, whatever its name; nothing in it is run. What it holds beyond the
+    model is kept in OUT, so that the way back gives the same tensors. A file that ends in .safetensors is one.
+
+    Example: dshmp convert dshmp_swin_tiny.pth models/mevis --tokenizer roberta-base
+    """
+    from dshmp.interop import release
+
+    if to_release:
+        release.to_release(str(checkpoint), out)
+    else:
+        release.print_report(release.convert(checkpoint, out, tokenizer, motion_heads))
+    typer.echo(f"wrote {out}")
+
+
 @world.callback()
 def _world() -> None:
     """The generated world of videos with motion expressions."""
@@ -231,6 +288,70 @@ def world_make(
             progress=lambda done, total: progress("clips", done, total),
         )
     typer.echo(f"wrote {root}" if fresh else f"{root}: is there already, with these settings")
+
+
+@data.callback()
+def _data() -> None:
+    """The benchmarks: is one whole, and miniatures of them."""
+
+
+DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="mevis, ref-youtube-vos, ref-davis17 ...")]
+
+
+@data.command("check")
+def data_check(
+    name: DatasetName,
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    full: Annotated[bool, typer.Option("--full/--fast", help="Decode everything, or a sample.")] = False,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
+    own: Annotated[
+        bool, typer.Option("--own", help="One's own videos in this layout: published counts are not compared.")
+    ] = False,
+) -> None:
+    """Tell whether a data set is whole: a line per file that is wrong, why, and what mends it.
+
+    Findings go to stdout. Exit code 0 where nothing is wrong, 1 where something is.
+
+    Example: dshmp data check mevis data/mevis --full
+    """
+    from dshmp.data.catalogue import dataset
+    from dshmp.data.check import examine
+
+    chosen = dataset(name)
+    for wanted in split or ():
+        if wanted not in chosen.splits:
+            raise UserError(f"{chosen.title} has no split {wanted!r}; choose from {', '.join(chosen.splits)}")
+    with _progress(name) as progress:
+        splits = tuple(split) if split else None
+        report = examine(chosen.check, root, full=full, splits=splits, own=own, progress=progress)
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)
+    for finding in report.findings:
+        typer.echo(finding)
+    how = "all decoded" if full else "a sample decoded"
+    what = {0: "nothing is wrong", 1: "1 thing is wrong"}.get(
+        len(report.findings), f"{len(report.findings)} things are wrong"
+    )
+    typer.echo(f"{chosen.title} in {root} ({how}): {what}")
+    if report.findings:
+        raise typer.Exit(1)
+
+
+@data.command("mini")
+def data_mini(
+    name: DatasetName,
+    out: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be empty.")],
+    seed: Annotated[int, typer.Option(min=0, help="Equal numbers make equal data sets.")] = 0,
+) -> None:
+    """Write a miniature data set, drawn, in the exact layout of the real one: to try commands on.
+
+    Example: dshmp data mini mevis data/mini
+    """
+    from dshmp.data.catalogue import dataset
+    from dshmp.data.mini import make_mini
+
+    make_mini(name, dataset(name).mini, out, seed)
+    typer.echo(f"wrote {out}")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""Scoring predictions on disk by the benchmarks' own protocols."""

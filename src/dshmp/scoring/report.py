@@ -1,0 +1,193 @@
+"""What is told of scores: results.json, tables, warnings, and whether two results may be compared."""
+
+import csv
+import hashlib
+import json
+import logging
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dshmp import __version__
+from dshmp.data.dataset import read_json
+from dshmp.errors import UserError
+from dshmp.result import save_json
+from dshmp.scoring.figures import LEVEL, RESAMPLES, SEED, Scores, figures
+from dshmp.scoring.predictions import Kind, Predictions
+from dshmp.scoring.protocols import Row
+
+log = logging.getLogger(__name__)
+
+SHOWN = 20  # damaged files named one by one; results.json names all
+
+
+def document(scores: Scores, name: str, split_name: str, pred: Path) -> dict[str, Any]:
+    """results.json: the figures and all they depend on."""
+    frames = hashlib.sha256()
+    count = 0
+    names: set[tuple[str, str]] = set()
+    for item in scores.split.expressions:
+        listed = scores.split.videos[item.video].frames
+        for frame in listed if item.scored is None else (listed[t] for t in item.scored):
+            frames.update(f"{item.video}\t{item.id}\t{frame}\n".encode())
+            names.add((item.video, frame))
+            count += 1
+    return {
+        "dataset": name,
+        "split": split_name,
+        "predictions": str(pred),
+        "figures": {key: round(value, 4) for key, value in scores.figures.items()},
+        "intervals": {key: [round(value, 4) for value in ends] for key, ends in scores.intervals.items()},
+        "bootstrap": {"unit": "video", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        "counts": {
+            "videos": len({item.video for item in scores.split.expressions}),
+            "expressions": len(scores.split.expressions),
+            "frames": len(names),
+            "expression frames": count,
+        },
+        "frame_list": {
+            "sha256": frames.hexdigest(),  # of the lines "video <tab> expression <tab> frame"
+            "source": getattr(scores.split, "frame_list", None),
+        },
+        "prediction": _facts(pred),
+        "code": {"version": __version__, "revision": _revision()},
+        "problems": [asdict(problem) for problem in scores.problems],
+        "videos": _per_video(scores.rows),
+        "expressions": [asdict(row) for row in scores.rows],
+    }
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Why two results are not comparable; nothing where they are."""
+    found = []
+    if ours["dataset"] != theirs["dataset"]:
+        found.append(f"data sets {ours['dataset']} and {theirs['dataset']}")
+    elif ours["split"] != theirs["split"]:
+        found.append(f"splits {ours['split']} and {theirs['split']}")
+        if {ours["split"], theirs["split"]} == {"valid_u", "valid"}:
+            found[-1] += ": valid_u gives several points more than valid"
+    elif ours["frame_list"]["sha256"] != theirs["frame_list"]["sha256"]:
+        found.append("other frames or expressions were scored")
+    for key in ("resolution", "pretraining"):
+        one, two = (results["prediction"].get(key) for results in (ours, theirs))
+        if one != two:
+            found.append(f"{key} {_or_unknown(one)} and {_or_unknown(two)}")
+    return found
+
+
+def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, label: str = "") -> None:
+    """Figures down with their intervals, to stdout; another result beside if given."""
+    from rich.console import Console
+    from rich.table import Table
+
+    counts, level = report["counts"], f"{100 * LEVEL:.0f} %"
+    title = f"{report['dataset']} {report['split']}: {counts['videos']} videos, {counts['expressions']} expressions"
+    table = Table("figure")
+    results = [report] + ([other] if other else [])
+    for heading in ["", label][: len(results)]:
+        table.add_column(heading or "score", justify="right")
+        table.add_column(level, justify="right")
+    for figure in dict.fromkeys(key for result in results for key in result["figures"]):
+        cells = []
+        for result in results:
+            value, ends = result["figures"].get(figure), result["intervals"].get(figure)
+            cells += ["" if value is None else f"{value:.1f}", f"{ends[0]:.1f} - {ends[1]:.1f}" if ends else ""]
+        table.add_row(figure, *cells)
+    Console(width=120).print(title, table, sep="\n", highlight=False)
+
+
+def tell(scores: Scores, layout: str) -> None:
+    """One line per kind of missing part and per damaged one, as warnings."""
+    counts = Counter(problem.kind for problem in scores.problems)
+    first = {problem.kind: problem.path for problem in reversed(scores.problems)}
+    texts: dict[Kind, str] = {
+        "video": "video folder(s) missing, all their expressions",
+        "expression": "sample(s) without a detection" if layout == "coco" else "expression folder(s) missing",
+        "frame": "frame(s) missing",
+    }
+    for kind, text in texts.items():
+        if counts[kind]:
+            log.warning("%d %s count 0, the first is %s", counts[kind], text, first[kind])
+    for problem in scores.damaged[:SHOWN]:
+        log.warning("%s: %s; it counts 0", problem.path, problem.reason)
+    if len(scores.damaged) > SHOWN:
+        log.warning("and %d more damaged files", len(scores.damaged) - SHOWN)
+    left_out = {(problem.path.split("/")[0]) for problem in scores.problems if problem.kind == "video"}
+    kept = [row for row in scores.rows if row.complete or row.video in left_out]
+    if layout == "mevis" and len(kept) < len(scores.rows):
+        log.warning(
+            "MeViS's own script leaves out the %d incomplete expression(s)%s",
+            len(scores.rows) - len(kept),
+            f" and gives J&F {figures(kept)['J&F']:.1f}" if kept else "",
+        )
+
+
+def write(out: Path, scores: Scores, report: dict[str, Any]) -> None:
+    """results.json, and its expressions and videos as CSV."""
+    out.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in scores.rows for name in row.terms))
+    rows = [[row.video, row.id, row.text, *_cells(figures([row]), columns)] for row in scores.rows]
+    _write_csv(out / "expressions.csv", ["video", "expression", "text", *columns], rows)
+    videos = [[video, *_cells(values, ["expressions", *columns])] for video, values in report["videos"].items()]
+    _write_csv(out / "videos.csv", ["video", "expressions", *columns], videos)
+    save_json(out / "results.json", report)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    part = path.with_name(f".{path.name}.partial")
+    with open(part, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    part.replace(path)
+
+
+def _cells(values: dict[str, float], columns: Sequence[str]) -> list[object]:
+    return [round(values[name], 4) if name in values else "" for name in columns]
+
+
+def _per_video(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.video].append(row)
+    return {video: {"expressions": len(group), **figures(group)} for video, group in groups.items()}
+
+
+def _facts(pred: Path) -> dict[str, Any]:
+    """What predict.json says of the model and how it was run; nothing where there is none."""
+    content = Predictions(pred).read_top("predict.json")
+    try:
+        facts = json.loads(content) if content is not None else {}
+    except ValueError as error:
+        raise UserError(f"{pred}/predict.json: is not valid JSON ({error}); remove it or predict again") from None
+    if not isinstance(facts, dict):
+        raise UserError(f"{pred}/predict.json: expected a JSON object at the top")
+    return facts
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results.json. Raises UserError."""
+    results = read_json(path)
+    if not {"dataset", "split", "figures", "intervals", "frame_list", "prediction"} <= results.keys():
+        raise UserError(f"{path}: is not the results.json of `dshmp score`")
+    return results
+
+
+def _or_unknown(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _revision() -> str | None:
+    """The commit that the code is of, with `+` where files differ from it; None outside a clone."""
+    home = Path(__file__).resolve().parents[3]
+    if not (home / ".git").exists():
+        return None
+    git = partial(subprocess.run, cwd=home, capture_output=True, text=True, check=True)
+    try:
+        commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+        changed = git(["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"]).stdout
+        return commit + "+" if changed else commit
+    except (OSError, subprocess.CalledProcessError):
+        return None
