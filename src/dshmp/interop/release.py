@@ -35,6 +35,7 @@ from dshmp.checkpoint import (
     load_config,
     load_model,
     load_tensors,
+    reason,
     save_model,
 )
 from dshmp.config import (
@@ -654,18 +655,23 @@ def _some(names: list[str]) -> str:
 
 
 def _tokenizer(source: str | Path, vocabulary: int) -> "PreTrainedTokenizerFast":
-    """The tokeniser, if the text encoder knows all its ids."""
-    try:
-        tokenizer = load_tokenizer(source)
-    except UserError:
+    """The tokeniser of a text encoder with so many tokens."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(source)
+    if not folder.exists():
+        try:  # not left to transformers, which makes an empty tokeniser of a hub out of reach
+            folder = Path(snapshot_download(str(source), allow_patterns=["tokenizer.json", "vocab.json", "merges.txt"]))
+        except Exception as error:  # the hub client raises a dozen kinds: no network, no such id, no permission
+            raise UserError(
+                f"the tokeniser {str(source)!r} is neither here nor to be had from the hub ({reason(error)}); name a "
+                "folder with RoBERTa's vocab.json and merges.txt: --tokenizer FOLDER"
+            ) from None
+    tokenizer = load_tokenizer(folder)
+    if (size := max(tokenizer.get_vocab().values()) + 1) != vocabulary:
         raise UserError(
-            f"the tokeniser {str(source)!r} is not to be had; name a folder with RoBERTa's vocab.json and merges.txt: "
-            "--tokenizer FOLDER"
-        ) from None
-    if (largest := max(tokenizer.get_vocab().values())) >= vocabulary:
-        raise UserError(
-            f"the tokeniser {str(source)!r} has ids up to {largest}, but the checkpoint's text encoder knows only "
-            f"{vocabulary} tokens; name the tokeniser that it was trained with: --tokenizer FOLDER"
+            f"the tokeniser {str(source)!r} has {size} tokens, but the checkpoint's text encoder {vocabulary}; name a "
+            "folder with the vocab.json and merges.txt that it was trained with: --tokenizer FOLDER"
         )
     return tokenizer
 

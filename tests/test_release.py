@@ -1,0 +1,551 @@
+"""The authors' checkpoint: names, sizes read off shapes, there and back bit by bit, and what is refused."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import golden
+import tiny
+from dshmp import cli
+from dshmp.checkpoint import load_model, save_model
+from dshmp.config import (
+    ROBERTA_BASE,
+    BackboneConfig,
+    FrameDecoderConfig,
+    LanguageConfig,
+    ModelConfig,
+    MotionConfig,
+    PixelDecoderConfig,
+)
+from dshmp.errors import UserError
+from dshmp.interop.release import (
+    LEFT_OVERS,
+    MEMORY_ROWS,
+    Report,
+    as_release,
+    convert,
+    from_release,
+    infer_config,
+    relative_position_index,
+    release_config,
+    release_order,
+    to_release,
+)
+from dshmp.language.encoder import save_tokenizer
+from dshmp.model import DsHmp
+
+State = dict[str, Tensor]
+
+SMALL = release_config(
+    ModelConfig(
+        hidden_size=32,
+        language=LanguageConfig(
+            encoder={
+                **ROBERTA_BASE,
+                "vocab_size": 290,
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 1,
+                "intermediate_size": 48,
+                "max_position_embeddings": 60,
+            }
+        ),
+        backbone=BackboneConfig(embed_dim=12, depths=(2, 1, 2, 1), num_heads=(1, 2, 3, 4), window_size=5),
+        pixel_decoder=PixelDecoderConfig(layers=2, heads=4, ffn=1024),
+        frame_decoder=FrameDecoderConfig(queries=6, layers=3, heads=4, ffn=64),
+        motion=MotionConfig(blocks=2, queries=5, decoder_layers=1, heads=4, ffn=80, contrast_size=16),
+    )
+)
+QKV = "backbone.layers.0.blocks.1.attn.qkv.weight"
+BANK = "vita_criterion.train_memory_bank.features"
+
+
+def beside(config: ModelConfig, generator: torch.Generator) -> State:
+    """What a checkpoint of the release holds besides parameters, as after some training."""
+    backbone = config.backbone
+    index = "backbone.layers.{}.blocks.{}.attn.relative_position_index"
+    return {
+        **{
+            index.format(stage, block): relative_position_index(backbone.window_size).clone()
+            for stage, depth in enumerate(backbone.depths)
+            for block in range(depth)
+        },
+        "criterion.empty_weight": torch.tensor([1.0, 0.2]),
+        "vita_criterion.empty_weight": torch.tensor([1.0, 0.3]),
+        BANK: torch.randn(40, config.motion.contrast_size, generator=generator),
+    }
+
+
+@pytest.fixture(scope="module")
+def small() -> State:
+    """A checkpoint of the release with random weights."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        shapes = as_release(DsHmp(SMALL).state_dict())
+    state = {key: torch.randn(value.shape, generator=generator) for key, value in shapes.items()}
+    state |= beside(SMALL, generator)
+    return {key: state[key] for key in sorted(state, key=release_order)}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokeniser's folder, with 290 tokens."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(tiny.tokenizer().tokenizer, folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, dict[str, Any]]:
+    """The description of the release's full-size model."""
+    if not (golden.FOLDER / "state_dict_full.json").exists():
+        pytest.skip("the release's list of weights is not beside this checkout")
+    description: dict[str, dict[str, Any]] = json.loads((golden.FOLDER / "state_dict_full.json").read_text())
+    return description
+
+
+def same(found: State, expected: State) -> bool:
+    return list(found) == list(expected) and all(
+        torch.equal(found[key], value) and found[key].dtype == value.dtype for key, value in expected.items()
+    )
+
+
+# --- names and sizes
+
+
+def test_names_shapes_and_sizes_of_the_full_model(whole: dict[str, dict[str, Any]]) -> None:
+    entries = whole["state_dict"]
+    names = list(entries)
+    backwards = names[::-1]
+    backwards.sort(key=release_order)
+    assert backwards == names
+    parameters = {key: torch.empty(e["shape"], device="meta") for key, e in entries.items() if e["kind"] == "parameter"}
+    config = infer_config(parameters)
+    assert config == release_config(ModelConfig())
+    with torch.device("meta"):
+        own = DsHmp(config).state_dict()
+    theirs = as_release(own)
+    assert {key: value.shape for key, value in theirs.items()} == {key: v.shape for key, v in parameters.items()}
+    assert list(theirs) == list(parameters)
+    found = from_release(parameters)
+    assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in own.items()}
+
+
+def test_names_of_the_recorded_model() -> None:
+    """A small model that the authors' code made: every name and shape, without the text encoder."""
+    file = golden.FOLDER / "i_full_inference.json"
+    if not file.exists():
+        pytest.skip("the recorded model is not beside this checkout")
+    shapes = {
+        entry["name"].removeprefix("param/"): entry["shape"]
+        for entry in json.loads(file.read_text())["arrays"]
+        if entry["name"].startswith("param/")
+    }
+    config = replace(
+        SMALL,
+        language=LanguageConfig(encoder={**ROBERTA_BASE, "num_hidden_layers": 1}),
+        backbone=BackboneConfig(embed_dim=12, depths=(2, 2, 2, 2), num_heads=(1, 2, 3, 4)),
+        pixel_decoder=PixelDecoderConfig(layers=2, heads=4),
+        motion=replace(SMALL.motion, decoder_layers=2, ffn=64, contrast_size=32),
+    )
+    with torch.device("meta"):
+        state = as_release(DsHmp(config).state_dict())
+    text = {key: value for key, value in state.items() if key.startswith("text_encoder.")}
+    found = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    assert {key: list(value.shape) for key, value in state.items() if key not in text} == {
+        key: shape for key, shape in shapes.items() if not key.endswith(("_index", "empty_weight"))
+    }
+    assert infer_config({**found, **text}) == release_config(config)
+
+
+def test_relative_position_index_is_swins() -> None:
+    arrays, info = golden.load("e_backbone")
+    index = relative_position_index(info["meta"]["window"])
+    recorded = [value for key, value in arrays.items() if key.endswith("relative_position_index")]
+    assert recorded
+    for value in recorded:
+        assert torch.equal(index, torch.from_numpy(value))
+
+
+def test_a_submodule_by_its_prefix(small: State) -> None:
+    prefix, own = "vita_module.hierarchical_cross.1.", "motion.blocks.1.cross_attention."
+    part = {key.removeprefix(prefix): value for key, value in small.items() if key.startswith(prefix)}
+    found = from_release(part, prefix, own)
+    with torch.device("meta"):
+        module = DsHmp(SMALL).motion.blocks[1].cross_attention
+    module.load_state_dict(found, assign=True)
+    assert torch.equal(module.out[2].weight, part["out3.weight"])
+    assert same(as_release(module.state_dict(), prefix, own), part)
+
+
+def test_what_has_no_place() -> None:
+    with pytest.raises(UserError, match=r"vita_module\.foo\.weight is no name of the release"):
+        from_release({"foo.weight": torch.ones(1)}, prefix="vita_module.")
+    with pytest.raises(UserError, match="a single number"):
+        from_release({QKV: torch.tensor(1.0)})
+    with pytest.raises(ValueError, match=r"no parameter like decoder\.pointer\.absent"):
+        as_release({"decoder.pointer.absent": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"needs .*k_proj.*v_proj"):
+        as_release({"perception.backbone.stages.0.blocks.0.attention.q_proj.bias": torch.ones(1)})
+
+
+# --- there and back
+
+
+def save(state: State, path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"model": state, "optimizer": {}, "iteration": 3}, path)
+    return path
+
+
+def read(path: Path) -> State:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content = torch.load(path, weights_only=True)
+    assert list(content) == ["model"]
+    state: State = content["model"]
+    return state
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_there_and_back(suffix: str, small: State, words: Path, tmp_path: Path) -> None:
+    state = {**small, "text_encoder.embeddings.position_ids": torch.arange(60)[None]}  # of an older transformers
+    report = convert(save(state, tmp_path / f"a{suffix}"), tmp_path / "out", words)
+    assert report.config == SMALL
+    assert report.left_over["backbone.layers.*.blocks.*.attn.relative_position_index"][0] == 6
+    assert sum(count for count, _ in report.left_over.values()) == 10
+    assert sum(count for count, _ in report.parts.values()) == len(state) - 10
+    model, tokenizer = load_model(tmp_path / "out")
+    assert model.config == SMALL
+    assert tokenizer(["The Red Star"]).input_ids.shape == (1, 40)
+    found = model.perception.backbone.stages[0].blocks[1].attention
+    assert torch.equal(found.k_proj.weight, state[QKV].chunk(3)[1])
+    to_release(tmp_path / "out", tmp_path / f"back{suffix}")
+    back = read(tmp_path / f"back{suffix}")
+    order = sorted(state, key=release_order)
+    expected = {key: state[key] for key in order}
+    assert same({key: back[key] for key in order} if suffix == ".safetensors" else back, expected)
+    assert len(back) == len(state)
+
+
+@pytest.mark.slow
+def test_the_full_checkpoint_there_and_back(whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    roberta = golden.FOLDER.parent / "roberta_bpe"
+    if not roberta.exists():
+        pytest.skip("RoBERTa's tokeniser is not beside this checkout")
+    generator = torch.Generator().manual_seed(0)
+    entries = whole["state_dict"]
+    state = {
+        key: relative_position_index(7).clone()
+        if key.endswith("relative_position_index")
+        else torch.randn(entry["shape"], generator=generator)
+        for key, entry in entries.items()
+    }
+    report = convert(save(state, tmp_path / "a.pth"), tmp_path / "out", roberta)
+    (tmp_path / "a.pth").unlink()
+    assert report.config == release_config(ModelConfig())
+    sizes = {name: item["params"] for name, item in whole["submodules"].items()}
+    assert {name: parameters for name, (_, parameters) in report.parts.items()} == {
+        "text encoder": sizes["text_encoder"],
+        "resizer": sizes["resizer"],
+        "backbone": sizes["backbone"],
+        "pixel decoder": sizes["sem_seg_head.pixel_decoder"],
+        "frame decoder": sizes["sem_seg_head.predictor"],
+        "motion": sizes["vita_module"],
+    }
+    totals = whole["totals"]
+    assert sum(parameters for _, parameters in report.parts.values()) == totals["params"]
+    assert sum(tensors for tensors, _ in report.parts.values()) == totals["n_params_tensors"]
+    assert sum(count for count, _ in report.left_over.values()) == len(entries) - totals["n_params_tensors"]
+    to_release(tmp_path / "out", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True, mmap=True)["model"]
+    assert same(back, state)
+
+
+def test_without_left_overs_they_start_as_in_the_release(small: State, words: Path, tmp_path: Path) -> None:
+    convert(save(small, tmp_path / "a.pth"), tmp_path / "out", words)
+    (tmp_path / "out" / LEFT_OVERS).unlink()
+    to_release(tmp_path / "out", tmp_path / "back.pth")
+    back = read(tmp_path / "back.pth")
+    assert list(back) == list(small)
+    assert torch.equal(back["criterion.empty_weight"], torch.tensor([1.0, 0.1]))
+    assert back[BANK].shape == (MEMORY_ROWS, 16)
+    assert abs(float(back[BANK].std()) - 1) < 0.01
+    changed = {"criterion.empty_weight", "vita_criterion.empty_weight", BANK}
+    assert all(torch.equal(back[key], value) for key, value in small.items() if key not in changed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32_and_are_told(
+    dtype: torch.dtype, small: State, words: Path, tmp_path: Path
+) -> None:
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in small.items()}
+    report = convert(save(state, tmp_path / "a.pth"), tmp_path / "out", words)
+    assert f"weights in {str(dtype).removeprefix('torch.')} are kept as float32" in report.assumed
+    model, _ = load_model(tmp_path / "out")
+    assert torch.equal(model.decoder.norm.weight, state["vita_module.decoder_norm.weight"].float())
+    to_release(tmp_path / "out", tmp_path / "back.pth")
+    back = read(tmp_path / "back.pth")
+    assert torch.equal(back[QKV], state[QKV].float())
+    assert torch.equal(back[BANK], state[BANK])
+    assert back[BANK].dtype == dtype  # left-overs stay as they are
+
+
+def test_heads_of_motion(small: State, words: Path, tmp_path: Path) -> None:
+    path = save(small, tmp_path / "a.pth")
+    report = convert(path, tmp_path / "out", words, motion_heads=8)
+    assert report.config.motion.heads == 8
+    assert not any("motion.heads" in line for line in report.assumed)
+    assert load_model(tmp_path / "out")[0].config.motion.heads == 8
+    assert any("motion.heads = 4" in line for line in convert(path, tmp_path / "out", words).assumed)
+
+
+# --- the folder
+
+
+def test_a_model_is_replaced_and_nothing_else(small: State, words: Path, tmp_path: Path) -> None:
+    path, out = save(small, tmp_path / "a.pth"), tmp_path / "deep" / "out"
+    convert(path, out, words)
+    before = {item.name: item.stat().st_ino for item in out.iterdir()}
+    assert LEFT_OVERS in before
+    convert(path, out, words)
+    assert {item.name: item.stat().st_ino for item in out.iterdir()} != before
+    assert [item.name for item in out.parent.iterdir()] == ["out"]
+    assert len({item.stat().st_mode for item in out.iterdir()}) == 1
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds notes\.txt, which is no model's"):
+        convert(path, out, words)
+    assert (out / "notes.txt").read_text() == "mine"
+    with pytest.raises(UserError, match="is a file"):
+        convert(path, out / "notes.txt", words)
+    (tmp_path / "empty").mkdir()
+    convert(path, tmp_path / "empty", words)
+    with pytest.raises(UserError, match="exists already"):
+        to_release(out, path)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_failed_conversion_leaves_what_was_there(
+    fresh: bool, small: State, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = save(small, tmp_path / "a.pth"), tmp_path / "models" / "out"
+    if not fresh:
+        convert(path, out, words)
+    before = {item.name: item.read_bytes() for item in out.iterdir()} if out.exists() else None
+
+    def fail(state: State, path: Path) -> None:
+        if path.name == LEFT_OVERS:
+            raise OSError("no space left on device")
+        save_file(state, path)
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        convert(path, out, words, motion_heads=2)
+    assert (None if fresh else {item.name: item.read_bytes() for item in out.iterdir()}) == before
+    assert [item.name for item in out.parent.iterdir()] == ([] if fresh else ["out"])
+
+
+# --- the command
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["dshmp", "convert", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    code = caught.value.code
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def test_the_command(
+    small: State, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out, back = save(small, tmp_path / "a.pth"), tmp_path / "out", tmp_path / "back.pth"
+    assert call(monkeypatch, path, out, "--tokenizer", words, "--motion-heads", 2) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "window 5",
+        "depths 2-1-2-1",
+        "2 heads, ffn 80",
+        "the memory bank, for training only",
+        "assumed: ",
+        "wrote ",
+    ):
+        assert part in text
+    assert call(monkeypatch, out, back, "--to-release") == 0
+    assert same(read(back), small)
+    warnings = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("dshmp: warning: ") for line in warnings)
+    assert "the authors' code fixes motion.contrast_size = 16 (there 256)" in warnings[0]
+    assert len(warnings) == 1  # every switch is the release's
+    assert call(monkeypatch, "--help") == 0
+    assert "Example: dshmp convert" in capsys.readouterr().out
+
+
+def without(*keys: str) -> Callable[[State], State]:
+    return lambda state: {key: value for key, value in state.items() if not key.startswith(keys)}
+
+
+def with_(**changes: Tensor) -> Callable[[State], State]:
+    return lambda state: state | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def renamed(old: str, new: str) -> Callable[[State], State]:
+    return lambda state: {key.replace(old, new): value for key, value in state.items()}
+
+
+def turned(state: State) -> State:
+    key = "backbone.layers.1.blocks.0.attn.relative_position_index"
+    return state | {key: state[key].flip(0).contiguous()}
+
+
+WRONG: dict[str, tuple[Callable[[State], State], str]] = {
+    "lacks": (without("vita_module.enc_ffn.1.linear"), "lacks vita_module.enc_ffn.1.linear1.weight, vita_module.enc"),
+    "count": (without("vita_module.enc_ffn.1.linear"), "... (4 in all); the checkpoint is not whole"),
+    "no text": (without("text_encoder."), "text_encoder.embeddings.word_embeddings.weight is missing"),
+    "no backbone": (without("backbone."), "backbone.patch_embed.proj.weight is missing"),
+    "unknown": (with_(extra=torch.ones(1)), "has extra, for which a DsHmp model of its sizes has no place"),
+    "near": (renamed("sim_embed_clip", "sim_embed_klip"), "_klip.weight may be vita_module.sim_embed_clip.weight"),
+    "layer": (
+        with_(vita_module__query_feat__weight=torch.ones(4, 32)),
+        "vita_module.query_embed.weight has shape [5, 32], the other sizes ask [4, 32] (1 such in all)",
+    ),
+    "hidden": (
+        with_(sem_seg_head__predictor__query_feat__weight=torch.ones(6, 40)),
+        "no model can be built from this config (the pixel decoder has 32 norm groups",
+    ),
+    "flat": (with_(backbone__patch_embed__proj__weight=torch.tensor(1.0)), "proj.weight has shape []"),
+    "integers": (with_(resizer__fc__bias=torch.ones(32, dtype=torch.int64)), "resizer.fc.bias hold whole numbers"),
+    "index": (turned, "relative_position_index is not Swin's for a window of 5"),
+    "NaN": (with_(resizer__fc__bias=torch.full((32,), float("nan"))), "resizer.fc.bias holds NaN or infinity"),
+    "video": (with_(backbone__patch_embed__proj__weight=torch.ones(12, 3, 1, 4, 4)), "its backbone is Video-Swin"),
+    "Mask2Former": (
+        without("vita_module", "text_encoder", "resizer"),
+        "is not a DsHmp checkpoint but, by its names, Mask2Former's",
+    ),
+    "VITA": (without("vita_module.hierarchical_cross"), "by its names, VITA's or one built on it"),
+    "ours": (lambda state: from_release(state), "by its names, a model of this program already"),
+    "other": (lambda state: {"conv1.weight": torch.ones(1)}, "is not a DsHmp checkpoint; its names begin with conv1"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_checkpoints_are_told_in_a_line(
+    kind: str,
+    small: State,
+    words: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change, message = WRONG[kind]
+    path = tmp_path / "a.pth"
+    torch.save(change(small), path)
+    assert call(monkeypatch, path, tmp_path / "new" / "out", "--tokenizer", words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"dshmp: {path}: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_unfit_tokenisers(
+    small: State, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise OSError("no route to the hub\nand a traceback")
+
+    path, out = save(small, tmp_path / "a.pth"), tmp_path / "out"
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    assert call(monkeypatch, path, out) == 2
+    line = capsys.readouterr().err
+    assert "'roberta-base' is neither here nor to be had from the hub (no route to the hub" in line
+    assert "name a folder with RoBERTa's vocab.json and merges.txt: --tokenizer FOLDER" in line
+    (tmp_path / "empty").mkdir()
+    assert call(monkeypatch, path, out, "--tokenizer", tmp_path / "empty") == 2
+    assert "cannot load a tokeniser" in capsys.readouterr().err
+    key = "text_encoder.embeddings.word_embeddings.weight"
+    for size in (280, 300):  # ids without an embedding, and embeddings without a token
+        path = save(small | {key: torch.ones(size, 64)}, tmp_path / "b.pth")
+        assert call(monkeypatch, path, out, "--tokenizer", words) == 2
+        assert f"has 290 tokens, but the checkpoint's text encoder {size}" in capsys.readouterr().err
+    assert call(monkeypatch, path, out, "--tokenizer", words, "--motion-heads", 5) == 2
+    assert "--motion-heads must divide it" in capsys.readouterr().err
+    assert not out.exists()
+
+
+# --- what their code cannot hold
+
+
+def stored(switches: dict[str, Any], folder: Path) -> Path:
+    base = {
+        "language.cues": "full",
+        "backbone.language_fusion": True,
+        "frame_decoder.language": True,
+        "motion.position": False,
+        "motion.displacement": False,
+        "readout.masks": "embedding",
+    }
+    save_model(tiny.model(base | switches), tiny.tokenizer(), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"motion.position": True, "motion.displacement": True}, "motion.position = True (not False), motion.displace"),
+        ({"readout.masks": "trajectories"}, "readout.masks = trajectories (not embedding)"),
+        ({"backbone.language_fusion": False}, "backbone.language_fusion = False"),
+        ({"backbone.temporal_window": 2}, "backbone.temporal_window = 2 (not None)"),
+        ({"frame_decoder.language": False}, "frame_decoder.language = False"),
+        ({"language.cues": "words"}, "language.cues = words (not full)"),
+        ({"motion.stages": 2}, "motion.stages = 2 (not 3)"),
+        ({"motion.window": 16}, "motion.window = 16 (not 8)"),
+        ({"frame_decoder.heads": 4}, "frame_decoder.heads = 4 (not 2, the pixel decoder's)"),
+    ],
+)
+def test_parts_that_their_code_lacks_are_refused(switches: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        to_release(stored(switches, tmp_path / "m"), tmp_path / "x.pth")
+    assert "the authors' code has no place for" in str(caught.value)
+    assert message in str(caught.value)
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_settings_that_their_code_ignores_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stored({}, tmp_path / "m")
+    assert call(monkeypatch, folder, tmp_path / "new" / "x.pth", "--to-release") == 0
+    fixed, silent = capsys.readouterr().err.splitlines()
+    assert "pixel_decoder.ffn = 32 (there 1024)" in fixed
+    assert "language.encoder.hidden_size = 32 (there 768)" in fixed
+    for part in ("split = dependency (there release)", "merge = weighted (there mean)", "matching = hungarian"):
+        assert part in silent
+    state = read(tmp_path / "new" / "x.pth")
+    assert from_release(state).keys() == load_model(folder)[0].state_dict().keys()
+
+
+def test_foreign_left_overs_are_refused(small: State, words: Path, tmp_path: Path) -> None:
+    convert(save(small, tmp_path / "a.pth"), tmp_path / "out", words)
+    save_file({BANK: torch.ones(3, 8)}, tmp_path / "out" / LEFT_OVERS)
+    with pytest.raises(UserError, match="does not belong to this model"):
+        to_release(tmp_path / "out", tmp_path / "x.pth")
+
+
+def test_the_report_is_plain_data(small: State, words: Path, tmp_path: Path) -> None:
+    report = convert(save(small, tmp_path / "a.pth"), tmp_path / "out", words)
+    assert isinstance(report, Report)
+    total = sum(value.numel() for value in load_model(tmp_path / "out")[0].parameters())
+    assert sum(parameters for _, parameters in report.parts.values()) == total
