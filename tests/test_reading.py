@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -189,3 +190,10 @@ def test_an_endless_nesting_is_no_state_dict(tmp_path: Path) -> None:
     torch.save(endless, tmp_path / "x.pth")
     with pytest.raises(UserError, match="'model' is a dict, not a tensor"):
         read_tensors(tmp_path / "x.pth")
+
+
+def test_numbers_that_a_training_program_leaves_beside_the_weights(tmp_path: Path) -> None:
+    """NumPy scalars are plain numbers, not code."""
+    beside = {"iteration": 5, "best": [np.float64(46.4), np.float32(1), np.int64(3), np.bool_(True)]}
+    torch.save({"model": {"w": torch.ones(3)}, **beside}, tmp_path / "run.pth")
+    assert torch.equal(read_tensors(tmp_path / "run.pth")["w"], torch.ones(3))

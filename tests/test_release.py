@@ -426,7 +426,10 @@ WRONG: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "flat": (with_(backbone__patch_embed__proj__weight=torch.tensor(1.0)), "proj.weight has shape []"),
     "integers": (with_(resizer__fc__bias=torch.ones(32, dtype=torch.int64)), "resizer.fc.bias hold whole numbers"),
-    "index": (turned, "relative_position_index is not Swin's for a window of 5"),
+    "index": (
+        with_(**{"backbone.layers.1.blocks.0.attn.relative_position_index": torch.zeros(4, 4, dtype=torch.int64)}),
+        "relative_position_index has shape [4, 4], the window asks [25, 25]",
+    ),
     "NaN": (with_(resizer__fc__bias=torch.full((32,), float("nan"))), "resizer.fc.bias holds NaN or infinity"),
     "video": (with_(backbone__patch_embed__proj__weight=torch.ones(12, 3, 1, 4, 4)), "its backbone is Video-Swin"),
     "Mask2Former": (
@@ -460,6 +463,16 @@ def test_wrong_checkpoints_are_told_in_a_line(
     assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]
 
 
+def test_an_index_of_another_order_is_told_and_kept(
+    small: State, words: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    convert(save(turned(small), tmp_path / "a.pth"), tmp_path / "out", words)
+    assert "relative_position_index differ from Swin's" in caplog.text
+    to_release(tmp_path / "out", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert all(torch.equal(value, back[key]) for key, value in turned(small).items())
+
+
 def test_unfit_tokenisers(
     small: State, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -470,8 +483,8 @@ def test_unfit_tokenisers(
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     assert call(monkeypatch, path, out) == 2
     line = capsys.readouterr().err
-    assert "'roberta-base' is neither here nor to be had from the hub (no route to the hub" in line
-    assert "name a folder with RoBERTa's vocab.json and merges.txt: --tokenizer FOLDER" in line
+    assert "cannot load a tokeniser from 'roberta-base' (no route to the hub" in line
+    assert line.rstrip().endswith(": --tokenizer FOLDER")
     (tmp_path / "empty").mkdir()
     assert call(monkeypatch, path, out, "--tokenizer", tmp_path / "empty") == 2
     assert "cannot load a tokeniser" in capsys.readouterr().err

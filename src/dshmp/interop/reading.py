@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from torch import Tensor
 
 from dshmp.checkpoint import load_tensors
@@ -19,6 +21,14 @@ WRAPPERS = ("model", "state_dict")
 ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How `torch.save` began before it wrote zip files: a pickled magic number."""
+
+NUMBERS: list[Any] = [
+    np.dtype,
+    scalar,
+    (scalar, "numpy.core.multiarray.scalar"),
+    *map(type, map(np.dtype, "?bhilqBHILQefd")),
+]
+"""What a single number of NumPy is pickled as: training programs leave some beside the weights."""
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -124,7 +134,7 @@ def _check_archive(path: Path) -> None:
 def _load(path: Path, mapped: bool) -> object:
     try:
         # given a path that ends in .safetensors, torch would take the file for one, so it gets the open file
-        with path.open("rb") as file:
+        with path.open("rb") as file, torch.serialization.safe_globals(NUMBERS):
             by_path = mapped and path.suffix != ".safetensors"
             return torch.load(path if by_path else file, map_location="cpu", weights_only=True, mmap=by_path)
     except Exception as error:  # a crafted or cut-off pickle makes torch raise nearly anything

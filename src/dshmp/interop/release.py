@@ -35,7 +35,6 @@ from dshmp.checkpoint import (
     load_config,
     load_model,
     load_tensors,
-    reason,
     save_model,
 )
 from dshmp.config import (
@@ -639,9 +638,14 @@ def _check_shapes(path: Path, state: Mapping[str, Tensor], asked: Mapping[str, T
     if whole := [key for key in asked if not state[key].is_floating_point()]:
         raise UserError(f"{path}: {_some(whole)} hold whole numbers, no weights")
     index = relative_position_index(window)
-    for key, value in state.items():
-        if key.endswith("relative_position_index") and not torch.equal(value, index):
-            raise UserError(f"{path}: {key} is not Swin's for a window of {window}; the weights mean something else")
+    tables = {key: value for key, value in state.items() if key.endswith("relative_position_index")}
+    for key, value in tables.items():
+        if value.shape != index.shape:
+            raise UserError(f"{path}: {key} has shape {list(value.shape)}, the window asks {list(index.shape)}")
+    if odd := [key for key, value in tables.items() if not torch.equal(value, index)]:
+        log.warning(
+            "%s: %s differ from Swin's for a window of %d, which is what the model uses", path, _some(odd), window
+        )
 
 
 def _is_left_over(key: str) -> bool:
@@ -656,18 +660,10 @@ def _some(names: list[str]) -> str:
 
 def _tokenizer(source: str | Path, vocabulary: int) -> "PreTrainedTokenizerFast":
     """The tokeniser of a text encoder with so many tokens."""
-    from huggingface_hub import snapshot_download
-
-    folder = Path(source)
-    if not folder.exists():
-        try:  # not left to transformers, which makes an empty tokeniser of a hub out of reach
-            folder = Path(snapshot_download(str(source), allow_patterns=["tokenizer.json", "vocab.json", "merges.txt"]))
-        except Exception as error:  # the hub client raises a dozen kinds: no network, no such id, no permission
-            raise UserError(
-                f"the tokeniser {str(source)!r} is neither here nor to be had from the hub ({reason(error)}); name a "
-                "folder with RoBERTa's vocab.json and merges.txt: --tokenizer FOLDER"
-            ) from None
-    tokenizer = load_tokenizer(folder)
+    try:
+        tokenizer = load_tokenizer(source)
+    except UserError as error:
+        raise UserError(f"{error}: --tokenizer FOLDER") from None
     if (size := max(tokenizer.get_vocab().values()) + 1) != vocabulary:
         raise UserError(
             f"the tokeniser {str(source)!r} has {size} tokens, but the checkpoint's text encoder {vocabulary}; name a "

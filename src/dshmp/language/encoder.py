@@ -191,16 +191,19 @@ def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
     Raises:
         UserError: there is none, or it cannot be read.
     """
+    from huggingface_hub import snapshot_download
     from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
     path = Path(source)
-    file = path / "tokenizer.json" if path.is_dir() else path
     try:
+        if not path.exists():  # not left to transformers, which makes an empty tokeniser of a hub out of reach
+            path = Path(snapshot_download(str(source), allow_patterns=["tokenizer.json", "vocab.json", "merges.txt"]))
+        file = path / "tokenizer.json" if path.is_dir() else path
         if file.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
-        if path.is_dir() and not (path / "vocab.json").is_file():
+        if not all((path / name).is_file() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
-        return cast("PreTrainedTokenizerFast", RobertaTokenizerFast.from_pretrained(str(source)))
+        return cast("PreTrainedTokenizerFast", RobertaTokenizerFast.from_pretrained(str(path)))
     except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot read
         raise UserError(
             f"cannot load a tokeniser from {str(source)!r} ({_first_line(error)}); "
