@@ -7,6 +7,7 @@ words, groups and assignments are the same. Where the last window is filled up, 
 their assignment is a tie that SciPy breaks as it likes: there the recorded assignments are replayed.
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,7 +30,7 @@ from dshmp.config import (
     PixelDecoderConfig,
     ReadoutConfig,
 )
-from dshmp.interop.release import as_release, from_release, infer_config
+from dshmp.interop.release import as_release, convert, from_release, infer_config
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.language.encoder import Cues, FeatureResizer, TextBatch, TextFeatures, TextTokenizer, load_tokenizer
 from dshmp.layers import BiAttention
@@ -47,7 +48,7 @@ from dshmp.perception.frame_decoder import FrameDecoder
 from dshmp.perception.frames import input_masks, output_masks, prepare_frames
 from dshmp.perception.fusion import PixelWordAttention
 from dshmp.perception.pixel_decoder import PixelDecoder, sine_position
-from dshmp.segmenter import Quality
+from dshmp.segmenter import Quality, Segmenter
 
 ROBERTA_BPE = Path(golden.FOLDER).parent / "roberta_bpe"
 RELEASE_MOTION = MotionConfig(
@@ -585,14 +586,18 @@ def whole_model(arrays: Arrays, recorded: Arrays, **switches: Any) -> DsHmp:
     return model
 
 
-def text_encoder() -> dict[str, Tensor]:
+def text_encoder(vocabulary: int = 60) -> dict[str, Tensor]:
     """Parameters of a small text encoder as wide as the recorded one, in the release's names."""
     from transformers import RobertaConfig, RobertaModel
 
     torch.manual_seed(0)
     model = RobertaModel(
         RobertaConfig(
-            vocab_size=60, num_hidden_layers=1, intermediate_size=8, max_position_embeddings=44, type_vocab_size=1
+            vocab_size=vocabulary,
+            num_hidden_layers=1,
+            intermediate_size=8,
+            max_position_embeddings=44,
+            type_vocab_size=1,
         )
     )
     return {f"text_encoder.{key}": value for key, value in model.state_dict().items()}
@@ -803,3 +808,33 @@ def test_golden(name: str, parity: Parity, monkeypatch: pytest.MonkeyPatch) -> N
         else:
             check(arrays, info, parity)
     assert parity.count
+
+
+def test_recorded_masks_come_out_of_a_converted_checkpoint(tmp_path: Path) -> None:
+    """The whole way: the release's file -> `convert` -> `Segmenter` on frames and a sentence -> masks and scores."""
+    base, info = golden.load("i_full_inference")
+    arrays, _ = golden.load("i_long")
+    if not ROBERTA_BPE.exists():
+        pytest.skip("RoBERTa's vocabulary is not beside this checkout")
+    torch.save({"model": weights(base) | text_encoder(50265), "iteration": 55000}, tmp_path / "release.pth")
+    convert(tmp_path / "release.pth", tmp_path / "model", ROBERTA_BPE)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    given = case_of(arrays, "v5")
+    size = given["video"].shape[2:]
+    config["model"]["input"] |= {"short_side": min(size), "long_side": max(size)}  # these frames are small already
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    segmenter = Segmenter.from_pretrained(tmp_path / "model", "cpu")
+    segmenter.model.language.encoder = RecordedEncoder(base)
+    for readout, targets in (("mevis", "many"), ("top1", "single")):
+        if f"v5_{readout}/pred_masks" not in arrays:
+            continue
+        wanted = case_of(arrays, f"v5_{readout}")
+        result = segmenter(np.stack(pictures(given["video"])), info["meta"]["sentence"], targets=targets)
+        sure = (wanted["mask_logits_output"].abs() > 1e-4).all(0).numpy()
+        assert (result.masks == wanted["pred_masks"][0].bool().numpy())[sure].all()
+        np.testing.assert_allclose(
+            sorted(item.score for item in result.objects), sorted(wanted["pred_scores"]), atol=1e-5
+        )
+    nothing = segmenter(np.stack(pictures(given["video"])), info["meta"]["sentence"], threshold=1.0)
+    assert not nothing.masks.any()
+    assert not nothing.objects
