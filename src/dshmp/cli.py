@@ -188,21 +188,131 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="`default`, a model's or a training run's folder, or a hub id.")],
-    root: Annotated[Path, typer.Argument(help="A data set in the layout of MeViS, such as a generated world.")],
-    split: Annotated[str, typer.Option(help="Name of the split's folder.")] = "valid_u",
-    out: Annotated[Path | None, typer.Option(help="JSON file for the scores.")] = None,
-    beside: Annotated[str | None, typer.Option(help="Another model for the same table.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    name: Annotated[str, typer.Argument(help="Data set: mevis (a generated world too), ref-youtube-vos, a2d ...")],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    split: Annotated[str, typer.Option(help="Which split; its masks have to be public.")],
+    out: Annotated[Path, typer.Option(help="Folder for predictions and scores, made where it is missing.")],
+    model: Model = "default",
     device: Device = "auto",
+    precision: Precise = Precision.auto,
+    threshold: Threshold = None,
+    single: Annotated[
+        bool | None,
+        typer.Option("--single/--many", help="Only the best object, or all that are meant; the data set's by default."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew; earlier predictions are removed.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that score; all cores by default.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="A results.json to show beside.")] = None,
 ) -> None:
-    """Score a model: J, F and the shares of right answers, overall and per subset.
+    """Predict a split and score it: what `dshmp predict` and `dshmp score` do, in one go.
 
-    Example: dshmp evaluate default worlds/small --split valid_u
+    Writes OUT/predictions, results.json, expressions.csv and videos.csv; goes on where it was stopped.
+
+    Example: dshmp evaluate mevis worlds/v1 --split valid_u --out scores/default
     """
     from dshmp.evaluate import run
 
-    run(model, root, split, out, beside, workers, device)
+    with _progress(name) as progress:
+        scores = run(
+            name,
+            root,
+            split,
+            out,
+            model=model,
+            device=device,
+            precision=precision.value,
+            threshold=threshold,
+            targets=None if single is None else "single" if single else "many",
+            overwrite=overwrite,
+            workers=workers,
+            compare=compare,
+            progress=progress,
+        )
+    if scores is not None and scores.damaged:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    name: Annotated[str, typer.Argument(help="Data set: mevis, ref-youtube-vos, ref-davis17, a2d ...")],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    split: Annotated[str, typer.Option(help="Which split.")],
+    out: Annotated[Path, typer.Option(help="Folder for the predictions, made where it is missing.")],
+    model: Model = "default",
+    device: Device = "auto",
+    precision: Precise = Precision.auto,
+    threshold: Threshold = None,
+    single: Annotated[
+        bool | None,
+        typer.Option("--single/--many", help="Only the best object, or all that are meant; the data set's by default."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew; what OUT holds is removed.")] = False,
+    zip_path: Annotated[Path | None, typer.Option("--zip", help="The zip file for the server; OUT.zip.")] = None,
+    no_zip: Annotated[bool, typer.Option("--no-zip", help="Write none.")] = False,
+) -> None:
+    """Answer every expression of a data set's split, as `dshmp score` and the benchmark's server read it.
+
+    Started again with the same settings, it goes on where it was stopped; damaged files are written anew. A video
+    that fails is told at the end and doesn't stop the rest. Where the benchmark has a server (MeViS,
+    Ref-YouTube-VOS), a zip file is written and validated once all is done. Several GPUs share the videos:
+    torchrun --nproc-per-node 4 -m dshmp predict ..., or accelerate launch -m dshmp predict ...
+
+    Example: dshmp predict mevis data/mevis --split valid --model models/mevis --out predictions/mevis
+    """
+    from dshmp.predict import run
+
+    with _progress(name) as progress:
+        done = run(
+            name,
+            root,
+            split,
+            out,
+            model=model,
+            device=device,
+            precision=precision.value,
+            threshold=threshold,
+            targets=None if single is None else "single" if single else "many",
+            overwrite=overwrite,
+            zip_path=zip_path,
+            zipped=not no_zip,
+            progress=progress,
+        )
+    if done is not None:
+        before = f", {done.skipped:,} of them before" if done.skipped else ""
+        typer.echo(f"wrote {out}: {done.videos:,} videos, {done.expressions:,} expressions{before}")
+        if done.zip is not None:
+            typer.echo(f"wrote {done.zip}, a valid submission")
+
+
+@app.command()
+def submission(
+    name: Annotated[str, typer.Argument(help="Data set: mevis or ref-youtube-vos.")],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    path: Annotated[Path, typer.Argument(help="A zip file to validate, or a folder of predictions to zip.")],
+    split: Annotated[str, typer.Option(help="Which split was predicted.")],
+) -> None:
+    """Validate a zip file for a benchmark's server, or make a valid one of a folder: FOLDER.zip.
+
+    What is wrong goes to stdout, a line each. Exit code 0 where nothing is wrong, 1 where something is.
+
+    Example: dshmp submission mevis data/mevis predictions/mevis.zip --split valid
+    """
+    from dshmp.data.catalogue import dataset
+    from dshmp.submission import validate_zip, write_zip
+
+    data = dataset(name)
+    opened = data.open(root, split)
+    if path.is_dir():
+        typer.echo(f"wrote {write_zip(path, opened, data.layout)}, a valid submission")
+        return
+    findings = validate_zip(path, opened, data.layout)
+    for finding in findings:
+        typer.echo(finding)
+    if findings:
+        raise typer.Exit(1)
+    typer.echo(f"{path}: a valid submission")
 
 
 @app.command()

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Self, overload
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ Targets = Literal["many", "single"]
 Progress = Callable[[str, int, int | None], None]
 """Told (what is being done, frames done, frames in all or None where unknown)."""
 Masks = NDArray[np.bool_]
+T = TypeVar("T")
 
 SPILL_LIMIT = 4 * 2**30
 
@@ -81,27 +82,36 @@ class Answer:
     """Of the chosen tokens' masks, complete after the second pass; None where the model's scores are without."""
 
     @property
+    def final_scores(self) -> tuple[float, ...]:
+        """What is reported of the chosen tokens, by way of their masks' quality if the model scores that; known after
+        the second pass."""
+        if self.quality is None:
+            return self.scores
+        return tuple(score * mean for score, mean in zip(self.scores, self.quality.means(), strict=True))
+
+    @property
     def mean_evidence(self) -> tuple[float, ...]:
         return tuple(self.evidence.mean(axis=0).tolist())
 
 
 @dataclass
 class Clip:
-    """A video that has been perceived and understood; `frames` is the second pass."""
+    """A video that has been perceived and understood; `draw` is the second pass."""
 
     source: VideoSource
     answers: tuple[Answer, ...]
     fps: float | None
     """Average over the frames read; None where the rate isn't known."""
     times: tuple[float, ...]
-    frames: Callable[[bool], Iterator[tuple[Frame | None, list[Masks]]]]
-    """frames(pixels) -> per frame the decoded picture (certain only with `pixels`) and per expression the masks
-    (K, H, W) of its objects."""
+    draw: Callable[[Callable[[Tensor], Any], bool], Iterator[tuple[Frame | None, list[Any]]]]
+    """draw(make, pixels) -> per frame the decoded picture (certain only with `pixels`) and per expression what `make`
+    makes of its objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory."""
+
+    def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
+        """The second pass over masks (K, H, W)."""
+        return self.draw(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
 
     def result(self, answer: Answer, rles: "Rles") -> Result:
-        scores = answer.scores
-        if answer.quality is not None:
-            scores = tuple(score * mean for score, mean in zip(scores, answer.quality.means(), strict=True))
         return Result(
             expression=answer.question.expression,
             words=answer.question.words,
@@ -115,7 +125,7 @@ class Clip:
             evidence=answer.mean_evidence,
             objects=tuple(
                 ObjectResult(score, tuple(rle), tuple(row.tolist()))
-                for score, rle, row in zip(scores, rles.objects, answer.evidence, strict=False)
+                for score, rle, row in zip(answer.final_scores, rles.objects, answer.evidence, strict=False)
             ),
             rle=tuple(rles.union),
         )
@@ -362,14 +372,8 @@ class Segmenter(ModelHubMixin):
         targets: Targets | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Clip]:
-        """First pass and understanding; the second pass is the clip's `frames`. Leaves no temporary file."""
-        targets = targets or self.config.readout.targets
-        if targets not in ("many", "single"):
-            raise UserError(f"targets must be many or single, not {targets!r}")
-        if threshold is None:
-            threshold = self.config.readout.threshold if targets == "many" else 0.0
-        if not 0 <= threshold <= 1:
-            raise UserError(f"the threshold must lie between 0 and 1, not {threshold}")
+        """First pass and understanding; the second pass is the clip's `draw`. Leaves no temporary file."""
+        threshold, targets = self.readout(threshold, targets)
         if not expressions:
             raise UserError("no expression given; say in words what to segment")
         questions = [self._question(expression) for expression in expressions]
@@ -384,10 +388,24 @@ class Segmenter(ModelHubMixin):
             )
             seen.tokens.clear()
 
-            def frames(pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
-                return self._draw(source, answers, seen, pixels)
+            def draw(make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
+                return self._draw(source, answers, seen, make, pixels)
 
-            yield Clip(source, answers, fps, tuple(seen.times), frames)
+            yield Clip(source, answers, fps, tuple(seen.times), draw)
+
+    def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
+        """The threshold and targets that a question is answered with; the model's own where they are not given.
+
+        Raises UserError where they are none.
+        """
+        targets = targets or self.config.readout.targets
+        if targets not in ("many", "single"):
+            raise UserError(f"targets must be many or single, not {targets!r}")
+        if threshold is None:
+            threshold = self.config.readout.threshold if targets == "many" else 0.0
+        if not 0 <= threshold <= 1:
+            raise UserError(f"the threshold must lie between 0 and 1, not {threshold}")
+        return threshold, targets
 
     def _question(self, expression: str) -> Question:
         with self._inference(exact=True):
@@ -478,8 +496,13 @@ class Segmenter(ModelHubMixin):
         )
 
     def _draw(
-        self, source: VideoSource, answers: Sequence[Answer], seen: "_Seen", pixels: bool
-    ) -> Iterator[tuple[Frame | None, list[Masks]]]:
+        self,
+        source: VideoSource,
+        answers: Sequence[Answer],
+        seen: "_Seen",
+        make: Callable[[Tensor], T],
+        pixels: bool,
+    ) -> Iterator[tuple[Frame | None, list[T]]]:
         """Second pass. Frames are decoded again only where their pixels are wanted or perceived anew."""
         size = (source.height, source.width)
         wanted = any(answer.chosen for answer in answers)
@@ -510,20 +533,20 @@ class Segmenter(ModelHubMixin):
                 yield (
                     frame,
                     [
-                        self._masks(answer, None if logit is None else logit[:, offset : offset + 1], size)
+                        make(self._at_size(answer, None if logit is None else logit[:, offset : offset + 1], size))
                         for answer, logit in zip(answers, logits, strict=True)
                     ],
                 )
             start += length
 
-    def _masks(self, answer: Answer, logits: Tensor | None, size: tuple[int, int]) -> Masks:
-        """The masks (K, H, W) at the frame's own size of one frame's mask logits (K, 1, h, w)."""
+    def _at_size(self, answer: Answer, logits: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """One frame's mask logits (K, 1, h, w) -> (K, H, W) at the frame's own size."""
         if logits is None:
-            return np.zeros((0, *size), dtype=bool)
+            return torch.zeros(0, *size)
         logits = input_masks(logits, size, self.config.input)
         if answer.quality is not None:
             answer.quality.add(logits)
-        return np.asarray((output_masks(logits, size)[:, 0] > 0).cpu().numpy())
+        return output_masks(logits, size)[:, 0]
 
     def _logits(self, answer: Answer, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
         """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""

@@ -34,6 +34,15 @@ def figures(rows: Sequence[Row]) -> dict[str, float]:
     return {name: float(100 * n.sum() / d.sum()) for name, (n, d) in _sums(rows).items()}
 
 
+def by_subset(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Figures and the number of expressions of each named subset, in the order in which they occur."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        for name in row.subsets:
+            groups.setdefault(name, []).append(row)
+    return {name: {"expressions": len(group), **figures(group)} for name, group in groups.items()}
+
+
 def intervals(rows: Sequence[Row], seed: int = SEED) -> dict[str, tuple[float, float]]:
     """Bootstrap percentile intervals of each figure at `LEVEL`, per cent.
 

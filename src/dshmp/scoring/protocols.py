@@ -19,6 +19,7 @@ from dshmp.data.dataset import Expression, Split
 from dshmp.data.ref_davis import ANNOTATORS, VOID
 from dshmp.metrics import Scores, jf_frames
 from dshmp.scoring.predictions import Predictions, Problem
+from dshmp.scoring.world import world_terms
 
 CHUNK = 8  # frames of all of a video's targets in memory
 PROPOSALS = 20  # as many objects as the DAVIS evaluation takes
@@ -74,7 +75,7 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
     """J and F of each expression, the mean over its scored frames, and whether an absent target was recognised.
 
     N-acc is the share of absent targets answered with no pixel at all, T-acc that of present ones answered with
-    some; they stand in the rows of a split that has absent targets.
+    some; they stand in the rows of a split that has absent targets. The generated world adds figures of its own.
     """
     names = split.videos[video].frames
     wanted = np.ones((len(items), len(names)), bool)
@@ -115,6 +116,7 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
             terms["N-acc"] = (float(complete[e] and not found[e]), 1.0)
         elif absent:
             terms["T-acc"] = (float(found[e]), 1.0)
+        terms |= world_terms(split, predictions, video, item, size)
         rows.append(Row(video, item.id, item.text, item.subsets, terms, bool(complete[e])))
     return VideoScores(tuple(rows), tuple(problems))
 

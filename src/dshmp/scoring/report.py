@@ -16,13 +16,16 @@ from dshmp import __version__
 from dshmp.data.dataset import read_json
 from dshmp.errors import UserError
 from dshmp.result import save_json
-from dshmp.scoring.figures import LEVEL, RESAMPLES, SEED, Scores, figures
+from dshmp.scoring.figures import LEVEL, RESAMPLES, SEED, Scores, by_subset, figures
 from dshmp.scoring.predictions import Kind, Predictions
 from dshmp.scoring.protocols import Row
 
 log = logging.getLogger(__name__)
 
 SHOWN = 20  # damaged files named one by one; results.json names all
+
+
+SUBSET_COLUMNS = ("J&F", "J", "F", "static line", "right of pair", "N-acc", "T-acc")
 
 
 def document(scores: Scores, name: str, split_name: str, pred: Path) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def document(scores: Scores, name: str, split_name: str, pred: Path) -> dict[str
         },
         "prediction": _facts(pred),
         "code": {"version": __version__, "revision": _revision()},
+        "subsets": by_subset(scores.rows),
         "problems": [asdict(problem) for problem in scores.problems],
         "videos": _per_video(scores.rows),
         "expressions": [asdict(row) for row in scores.rows],
@@ -89,15 +93,25 @@ def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, lab
     table = Table("figure")
     results = [report] + ([other] if other else [])
     for heading in ["", label][: len(results)]:
-        table.add_column(heading or "score", justify="right")
-        table.add_column(level, justify="right")
+        table.add_column(heading or "score")
+        table.add_column(level)
     for figure in dict.fromkeys(key for result in results for key in result["figures"]):
         cells = []
         for result in results:
             value, ends = result["figures"].get(figure), result["intervals"].get(figure)
             cells += ["" if value is None else f"{value:.1f}", f"{ends[0]:.1f} - {ends[1]:.1f}" if ends else ""]
         table.add_row(figure, *cells)
-    Console(width=120).print(title, table, sep="\n", highlight=False)
+    tables = [table]
+    if report["subsets"]:
+        columns = [name for name in SUBSET_COLUMNS if name in report["figures"]]
+        tables.append(Table("subset", "expressions", *columns))
+        for name, values in report["subsets"].items():
+            cells = [f"{values[column]:.1f}" if column in values else "" for column in columns]
+            tables[-1].add_row(name, str(values["expressions"]), *cells)
+    for each in tables:
+        for column in each.columns[1:]:
+            column.justify = "right"
+    Console(width=120).print(title, *tables, sep="\n", highlight=False)
 
 
 def tell(scores: Scores, layout: str) -> None:
