@@ -31,6 +31,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
         ((896, 1003), (448, 502)),  # 501.5 too: not to the even number
         ((1003, 896), (502, 448)),
         ((1, 3000), (1, 1333)),  # never nothing
+        ((25, 310), (107, 1333)),  # 107.5 but for rounding in the first of two steps
     ],
 )
 def test_input_size_is_the_release(size: tuple[int, int], expected: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ from dshmp.learning.recipe import Recipe
 from dshmp.learning.video_losses import Contrast
 from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
-from dshmp.motion.decoder import VideoTokens
+from dshmp.motion.decoder import VideoTokens, trajectory_masks
 from dshmp.perception.frame_decoder import Perception
 
 TOLERANCE = 1e-5
@@ -29,6 +29,14 @@ LENGTHS = (5, 9, 16)
 @pytest.fixture(scope="module")
 def tokenizer() -> TextTokenizer:
     return tiny.tokenizer()
+
+
+def clip_masks(model: DsHmp, video: VideoTokens, state: Perception) -> Tensor:
+    """Mask logits (B, Nv, T, h, w) of B whole clips, made of masks where the model mixes their embeddings."""
+    if video.pointer is None:
+        return model.embedded_masks(video, state.video_features)
+    logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed, state.mask_features)
+    return trajectory_masks(video.pointer, logits.unflatten(0, (len(video.pointer), -1)))
 
 
 def images(count: int, seed: int = 0, size: tuple[int, int] = (40, 56)) -> Tensor:
@@ -161,7 +169,7 @@ def test_masks_of_slices_are_slices_of_the_masks(masks: str, tokenizer: TextToke
     state = model.perceive(images(7), text)
     tokens = state.tokens.unflatten(0, (3, 7))
     video = model.understand(tokens, torch.ones(3, 7, dtype=torch.bool), text)
-    together = model.clip_masks(video, state)
+    together = clip_masks(model, video, state)
     assert together.shape == (3, 4, 7, 10, 14)
     for row in range(3):
         single = model.language(tokenizer([tiny.SENTENCES[row]]))
@@ -179,7 +187,7 @@ def test_any_frame_size(size: tuple[int, int], tokenizer: TextTokenizer) -> None
     text = model.language(tokenizer(tiny.SENTENCES[:1]))
     state = model.perceive(torch.randn(2, 3, *size), text)
     video = model.understand(state.tokens[None], torch.ones(1, 2, dtype=torch.bool), text)
-    masks = model.clip_masks(video, state)
+    masks = clip_masks(model, video, state)
     assert masks.shape == (1, 4, 2, -(-size[0] // 4), -(-size[1] // 4))
     assert masks.isfinite().all()
 
@@ -235,7 +243,7 @@ def answer(model: DsHmp) -> tuple[Tensor, Tensor]:
     shuffled = torch.rand(22, 6, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
     tokens = state.tokens.gather(1, shuffled[..., None].expand(-1, -1, 32))  # so that there is something to match
     video = model.understand(tokens[None], torch.ones(1, 22, dtype=torch.bool), text)
-    return video.logits, model.clip_masks(video, state)
+    return video.logits, clip_masks(model, video, state)
 
 
 @cache
@@ -347,7 +355,7 @@ def test_mixed_precision(switches: dict[str, Any], precision: torch.dtype) -> No
         text = model.language(tokenizer(tiny.SENTENCES[:2]))
         state = model.perceive_clips(images, torch.tensor([0, 0]), text)
         video = model.understand(state.tokens.unflatten(0, (2, 9)), frames, text)
-        return video.logits.float(), model.clip_masks(video, state).float()
+        return video.logits.float(), clip_masks(model, video, state).float()
 
     with torch.no_grad():
         exact = answer()

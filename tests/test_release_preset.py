@@ -189,6 +189,15 @@ def test_three_clips_in_one_call_and_any_chunk(preset: str) -> None:
                 _close(masks, wanted_masks)
 
 
+def test_clips_and_sentences_go_together() -> None:
+    model = built(tiny.config())
+    with torch.no_grad():
+        text = model.language(tiny.tokenizer()(tiny.SENTENCES))
+        for clips in ([], [torch.zeros(2, 3, 8, 8)]):
+            with pytest.raises(ValueError, match="one each is needed"):
+                model(clips, text)
+
+
 def _close(found: Tensor, wanted: Tensor) -> None:
     assert found.shape == wanted.shape
     assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))

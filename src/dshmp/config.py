@@ -170,7 +170,10 @@ class InputConfig:
     chunk: int = 16
     """Frames that static perception takes at once; bounds memory, never changes a result."""
     autocast: Literal["bfloat16", "float16"] = "bfloat16"
-    """Precision of static perception on a GPU unless asked otherwise (release: float16)."""
+    """Precision on a GPU unless asked otherwise (release: float16)."""
+    exact: bool = True
+    """Words and motion stay in float32 whatever the precision: cheap, and they decide who is meant. In the release
+    all but the pixel decoder is in half precision."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from dshmp.motion.decoder import (
     VideoTokens,
     embedding_masks,
     mixed_embeddings,
-    trajectory_masks,
 )
 from dshmp.motion.hmp import MotionPerception
 from dshmp.perception.frame_decoder import FrameTokens, Perception, StaticPerception
@@ -22,8 +21,9 @@ from dshmp.perception.frame_decoder import FrameTokens, Perception, StaticPercep
 class DsHmp(nn.Module):
     """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and Nv motion queries.
 
-    `perceive` works image by image, so the caller decides how many frames it takes at once; `understand` needs
-    the object tokens of the whole clip; `masks` works on any slice of frames again. Memory is bounded by that.
+    `perceive` works image by image (with Video-Swin clip by clip), so the caller decides how many frames it takes at
+    once; `understand` needs the object tokens of the whole clip; `masks` works on any slice of frames again. Memory is
+    bounded by that. Called as a function, the model does all three for clips that fit in memory.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,7 +52,13 @@ class DsHmp(nn.Module):
 
         Returns:
             For each clip its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4.
+            Every frame counts as one step of time.
+
+        Raises:
+            ValueError: not as many sentences as clips, or none.
         """
+        if not clips or len(clips) != len(text.mask):
+            raise ValueError(f"{len(clips)} clips under {len(text.mask)} sentences: one each is needed, at least one")
         step = self.perception.backbone.whole_clips(chunk or self.config.input.chunk)
         seen = []
         for index, images in enumerate(clips):
@@ -171,14 +177,6 @@ class DsHmp(nn.Module):
             return self.embedded_masks(video, state.video_features)[0]
         mixed, missing = mixed_embeddings(video.pointer[:, :, frames], state.mask_embed[None])
         return torch.einsum("qfc,fchw->qfhw", mixed[0], state.mask_features) + missing[0, ..., None, None]
-
-    def clip_masks(self, video: VideoTokens, state: Perception) -> Tensor:
-        """Mask logits (B, Nv, T, h, w) of B whole clips at once, `state` holding their B * T frames."""
-        if video.pointer is None:
-            return self.embedded_masks(video, state.video_features)
-        batch = len(video.pointer)
-        logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed, state.mask_features)
-        return trajectory_masks(video.pointer, logits.unflatten(0, (batch, -1)))
 
     def embedded_masks(self, video: VideoTokens, video_features: Tensor) -> Tensor:
         """The paper's masks of B clips: (B, Nv, T, h, w) from video features (B*T, C, h, w)."""

@@ -565,8 +565,8 @@ class Segmenter(ModelHubMixin):
 
     @contextlib.contextmanager
     def _inference(self, exact: bool = False) -> Iterator[None]:
-        """The chosen precision; `exact` is float32, for words and motion: cheap, and they decide who is meant."""
-        lower = self.precision != torch.float32 and not exact
+        """The chosen precision; float32 for what shall be `exact`, if the model's config says so."""
+        lower = self.precision != torch.float32 and not (exact and self.config.input.exact)
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=lower):
                 yield
