@@ -32,8 +32,10 @@ lint: $(INSTALLED)  ## check style and formatting
 types: $(INSTALLED)  ## check types
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## time the segmentation of 10 s of video
+bench: $(INSTALLED)  ## time the segmentation of 10 s of video, J and F, and the opening of a large data set
 	$(BIN)/python benchmarks/segment.py
+	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/open_mevis.py
 
 clean:  ## remove the environment, caches and the demo's pictures (runs/ and worlds/ stay)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo

@@ -1,8 +1,8 @@
 """Draws docs/arrow_of_time.png from the results of a model and of its blind twin.
 
-    dshmp evaluate MODEL ROOT --out model.json
-    dshmp evaluate BLIND ROOT --out blind.json
-    python docs/arrow_of_time.py model.json blind.json
+    dshmp evaluate mevis ROOT --split valid_u --out OURS
+    dshmp evaluate mevis ROOT --split valid_u --model BLIND --out TWIN
+    python docs/arrow_of_time.py ROOT OURS/results.json TWIN/results.json
 
 Above: one sentence asked of a clip and of the same frames in reverse order; the right answer is the other of two
 look-alikes. Below: how often the right one is chosen, by kind of motion.
@@ -49,38 +49,51 @@ def kind(motion: str) -> str:
     return "dash one way / other"
 
 
-def shares(expressions: list[dict[str, Any]]) -> dict[str, tuple[float, int]]:
+def pairs(results: dict[str, Any], split: MevisSplit) -> list[dict[str, Any]]:
+    """The sentences of direction pairs: video, text, motion, J, and whether the right one was chosen."""
+    motions = {(item.video, item.id): item.extra["motion"] for item in split.expressions}
+    return [
+        {
+            "video": row["video"],
+            "text": row["text"],
+            "motion": motions[row["video"], row["id"]],
+            "j": row["terms"]["J"][0],
+            "right": bool(row["terms"]["right of pair"][0]),
+        }
+        for row in results["expressions"]
+        if "right of pair" in row["terms"]
+    ]
+
+
+def shares(sentences: list[dict[str, Any]]) -> dict[str, tuple[float, int]]:
     """Per cent of pairs in which the right one was chosen, and how many there are, by kind."""
     groups = defaultdict(list)
-    for item in expressions:
-        if item["right_of_pair"] is not None:
-            groups["all"].append(item["right_of_pair"])
-            groups[kind(item["motion"])].append(item["right_of_pair"])
+    for item in sentences:
+        groups["all"].append(item["right"])
+        groups[kind(item["motion"])].append(item["right"])
     return {name: (100 * float(np.mean(values)), len(values)) for name, values in groups.items()}
 
 
-def example(report: dict[str, Any], split: MevisSplit, ours: str, blind: str) -> tuple[str, str, str]:
+def example(ours: list[dict[str, Any]], blind: list[dict[str, Any]]) -> tuple[str, str, str]:
     """A video, its reverse and a sentence that ours answers rightly both ways."""
-    by_key = {
-        name: {(e["video"], e["text"]): e for e in report["models"][name]["expressions"]} for name in (ours, blind)
-    }
-    for (video, text), item in by_key[ours].items():
-        twin = by_key[ours].get((f"{video}_r", text))
-        good = item["right_of_pair"] and twin and twin["right_of_pair"]
-        if good and item["motion"] in ("left", "right") and min(item["j"], twin["j"]) > 70:
-            one, other = by_key[blind][video, text], by_key[blind][f"{video}_r", text]
-            if one["right_of_pair"] != other["right_of_pair"]:
-                return video, f"{video}_r", text
+    right, twins = ({(item["video"], item["text"]): item for item in items} for items in (ours, blind))
+    for (video, text), item in right.items():
+        other = right.get((f"{video}_r", text))
+        if not (other and item["right"] and other["right"] and item["motion"] in ("left", "right")):
+            continue
+        told_apart = twins[video, text]["right"] != twins[f"{video}_r", text]["right"]
+        if told_apart and min(item["j"], other["j"]) > 0.7:
+            return video, f"{video}_r", text
     raise SystemExit("no pair of the split fits the picture")
 
 
-def main(*results: str) -> None:
-    reports = [json.loads(Path(path).read_text()) for path in results]
-    report = reports[0] | {"models": {name: item for each in reports for name, item in each["models"].items()}}
-    ours, blind = report["models"]
-    split = MevisSplit(Path(report["root"]), report["split"])
-    video, reverse, text = example(report, split, ours, blind)
-    models = {ours: Segmenter.from_pretrained(ours), blind: Segmenter.from_pretrained(blind)}
+def main(root: str, *paths: str) -> None:
+    results = [json.loads(Path(path).read_text()) for path in paths]
+    split = MevisSplit(Path(root), results[0]["split"])
+    sentences = [pairs(each, split) for each in results]
+    video, reverse, text = example(*sentences)
+    ours, blind = (each["prediction"]["model"] for each in results)
+    models = {name: Segmenter.from_pretrained(name) for name in (ours, blind)}
     figure = plt.figure(figsize=(12, 8.4), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[1.25, 1])
     above.suptitle(f"“{text}”", fontsize=17, fontweight="bold")
@@ -91,7 +104,7 @@ def main(*results: str) -> None:
         result = models[model](np.stack(frames), text, targets="single", fps=8.0)
         item = next(e for e in split.expressions if e.video == name and e.text == text)
         chosen = np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)
-        truth = split.masks(item.annotations, chosen, frames[0].shape[:2]).any(0)
+        truth = split.masks(name, item.annotations, chosen, frames[0].shape[:2]).any(0)
         colour = OURS if model == ours else BLIND
         for axis, t, real in zip(axes, chosen, truth, strict=True):
             picture = frames[t].astype(float)
@@ -106,7 +119,7 @@ def main(*results: str) -> None:
         who = "with a position in time" if model == ours else "blind twin"
         axes[0].set_ylabel(f"{who}\n{order}", rotation=0, ha="right", va="center", color=colour, fontsize=10)
     chart = below.subplots()
-    figures = [shares(report["models"][name]["expressions"]) for name in (ours, blind)]
+    figures = [shares(each) for each in sentences]
     names = sorted(figures[0], key=lambda name: (name != "all", -figures[0][name][1]))
     places = np.arange(len(names))
     for offset, label, colour, values in zip(
@@ -127,6 +140,6 @@ def main(*results: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         raise SystemExit(__doc__)
     main(*sys.argv[1:])

@@ -111,7 +111,13 @@ def test_version_is_printed_without_heavy_imports():
     assert not modules & HEAVY
 
 
-@pytest.mark.parametrize("command", ["segment", "batch", "demo", "train", "evaluate", "world make"])
+COMMAND_NAMES = [
+    *("segment", "batch", "demo", "train", "evaluate", "predict", "submission", "score", "convert"),
+    *("world make", "data check", "data mini"),
+]
+
+
+@pytest.mark.parametrize("command", COMMAND_NAMES)
 def test_help_gives_an_example_without_heavy_imports(command: str):
     text, modules = command_line(f"{command} --help")
     assert f"Example: dshmp {command} " in text
