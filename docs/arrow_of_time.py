@@ -1,7 +1,7 @@
 """Draws docs/arrow_of_time.png from the results of a model and of its blind twin.
 
-    dshmp evaluate mevis ROOT --split valid_u --out OURS
-    dshmp evaluate mevis ROOT --split valid_u --model BLIND --out TWIN
+    dshmp evaluate mevis ROOT --split valid_u --single --out OURS
+    dshmp evaluate mevis ROOT --split valid_u --single --model BLIND --out TWIN
     python docs/arrow_of_time.py ROOT OURS/results.json TWIN/results.json
 
 Above: one sentence asked of a clip and of the same frames in reverse order; the right answer is the other of two
