@@ -77,21 +77,21 @@ def test_frames_and_masks_stay_aligned(seed: int) -> None:
     generator = rng(seed)
     check_aligned(*crop(frames, masks, generator, EVERYTHING))
     check_aligned(*resize(frames, masks, int(generator.integers(40, 200)), 240))
-    check_aligned(*flip(frames, masks, SENTENCE)[:2])
+    check_aligned(*flip(frames, masks, [SENTENCE])[:2])
     check_aligned(*rotate(frames, masks, generator.uniform(-30, 30)))
     check_aligned(*pseudo_clip(frames[0], masks[:, 0], generator, EVERYTHING))
-    check_aligned(*augment(frames, masks, SENTENCE, generator, replace(EVERYTHING, jitter=0))[:2], rim=4)
+    check_aligned(*augment(frames, masks, [SENTENCE], generator, replace(EVERYTHING, jitter=0))[:2], rim=4)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_shapes_types_and_determinism(seed: int) -> None:
     frames, masks = clip()
     kept = frames.copy(), masks.copy()
-    first = augment(frames, masks, SENTENCE, rng(seed), EVERYTHING)
-    second = augment(frames, masks, SENTENCE, rng(seed), EVERYTHING)
+    first = augment(frames, masks, [SENTENCE], rng(seed), EVERYTHING)
+    second = augment(frames, masks, [SENTENCE], rng(seed), EVERYTHING)
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(first[1], second[1])
-    assert first[2] == second[2] == "the one on the right"
+    assert first[2] == second[2] == ("the one on the right",)
     assert (first[0].dtype, first[1].dtype) == (np.uint8, bool)
     assert first[0].shape[:3] == first[1].shape[1:]
     assert min(first[0].shape[1:3]) in EVERYTHING.short_sides
@@ -103,23 +103,23 @@ def test_shapes_types_and_determinism(seed: int) -> None:
 
 def test_other_seeds_give_other_clips() -> None:
     frames, masks = clip()
-    results = [augment(frames, masks, SENTENCE, rng(seed), EVERYTHING)[0] for seed in (1, 2)]
+    results = [augment(frames, masks, [SENTENCE], rng(seed), EVERYTHING)[0] for seed in (1, 2)]
     assert results[0].shape != results[1].shape or not np.array_equal(*results)
 
 
 def test_nothing_happens_when_all_is_off() -> None:
     frames, masks = clip()
-    result = augment(frames, masks, SENTENCE, rng(), OFF)
+    result = augment(frames, masks, [SENTENCE], rng(), OFF)
     assert np.array_equal(result[0], frames)
     assert np.array_equal(result[1], masks)
-    assert result[2] == SENTENCE
+    assert result[2] == (SENTENCE,)
 
 
 @pytest.mark.parametrize("objects", [0, 2])
 def test_no_target_stays_no_target(objects: int) -> None:
     frames, _ = clip()
     nothing = np.zeros((objects, *frames.shape[:3]), bool)
-    out, masks, _ = augment(frames, nothing, SENTENCE, rng(), EVERYTHING)
+    out, masks, _ = augment(frames, nothing, [SENTENCE], rng(), EVERYTHING)
     assert masks.shape == (objects, *out.shape[:3])
     assert not masks.any()
     assert pseudo_clip(frames[0], nothing[:, 0], rng(), EVERYTHING)[1].shape == (objects, 8, *frames.shape[1:3])
@@ -128,25 +128,31 @@ def test_no_target_stays_no_target(objects: int) -> None:
 def test_masks_of_another_length_are_refused() -> None:
     frames, masks = clip()
     with pytest.raises(ValueError, match="do not belong together"):
-        augment(frames, masks[:, 1:], SENTENCE, rng(), OFF)
+        augment(frames, masks[:, 1:], [SENTENCE], rng(), OFF)
 
 
 def test_flipped_twice_is_itself() -> None:
     frames, masks = clip()
-    once = flip(frames, masks, SENTENCE)
+    once = flip(frames, masks, [SENTENCE])
     twice = flip(*once)
     assert np.array_equal(once[0][:, :, ::-1], frames)
     assert np.array_equal(twice[0], frames)
     assert np.array_equal(twice[1], masks)
-    assert twice[2] == SENTENCE
+    assert twice[2] == (SENTENCE,)
+
+
+def test_one_uncertain_sentence_keeps_a_clip_from_being_flipped() -> None:
+    frames, masks = clip()
+    assert flip(frames, masks, [SENTENCE, "dog left"])[2] == (SENTENCE, "dog left")
+    assert flip(frames, masks, [SENTENCE, "the dog"])[2] == flip(frames, masks, [SENTENCE])[2] + ("the dog",)
 
 
 def test_an_uncertain_sentence_is_not_flipped() -> None:
     frames, masks = clip()
-    result = flip(frames, masks, "dog left")
+    result = flip(frames, masks, ["dog left"])
     assert result[0] is frames
     assert result[1] is masks
-    assert result[2] == "dog left"
+    assert result[2] == ("dog left",)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -180,8 +186,8 @@ def test_a_crop_drifts_if_asked_and_stays_inside() -> None:
 def test_no_crop_where_the_sentence_speaks_of_the_frame(text: str) -> None:
     frames, masks = clip()
     only = replace(OFF, crop=1)
-    assert augment(frames, masks, text, rng(3), only)[0].shape == frames.shape
-    assert augment(frames, masks, "the red disc", rng(3), only)[0].shape != frames.shape
+    assert augment(frames, masks, [text], rng(3), only)[0].shape == frames.shape
+    assert augment(frames, masks, ["the red disc"], rng(3), only)[0].shape != frames.shape
 
 
 @pytest.mark.parametrize(("size", "expected"), [((480, 854), (360, 641)), ((854, 480), (641, 360))])
@@ -209,8 +215,8 @@ def test_jitter_leaves_grey_grey_and_hue_where_a_colour_is_named() -> None:
         assert np.ptp(out, axis=-1).max() <= 2
     frames, masks = clip()
     only_hue = replace(OFF, jitter=1, brightness=0, contrast=0, saturation=0)
-    named = augment(frames, masks, "the red disc", rng(1), only_hue)[0]
-    unnamed = augment(frames, masks, "the disc", rng(1), only_hue)[0]
+    named = augment(frames, masks, ["the red disc"], rng(1), only_hue)[0]
+    unnamed = augment(frames, masks, ["the disc"], rng(1), only_hue)[0]
     assert np.abs(named.astype(int) - frames).max() <= 1
     assert np.abs(unnamed.astype(int) - frames).max() > 10
 
@@ -512,7 +518,7 @@ def test_pixels_and_words_of_the_world_agree_after_a_flip() -> None:
         for expression in drawn.expressions:
             if expression.meaning.claim not in ("left", "right") or not expression.meant:
                 continue
-            _, masks, text = flip(drawn.frames, drawn.masks[list(expression.meant)], expression.text)
+            _, masks, (text,) = flip(drawn.frames, drawn.masks[list(expression.meant)], [expression.text])
             ends = [np.argwhere(masks[0, t]).mean(0)[1] for t in (0, -1)]
             side = "right" if ends[1] > ends[0] else "left"
             assert side in text.lower()

@@ -12,7 +12,7 @@ import tiny
 from dshmp.checkpoint import build_model
 from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.learning.recipe import LossWeights, Recipe, dump_recipe, load_recipe
+from dshmp.learning.recipe import LossWeights, Recipe, Source, dump_recipe, load_recipe
 from dshmp.model import DsHmp
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -76,27 +76,29 @@ def test_numbers_that_do_not_fit_together(switches: dict[str, Any]) -> None:
 
 
 def test_recipe_round_trip(tmp_path: Path) -> None:
-    recipe = Recipe(stage="whole", data="x", weights=LossWeights(probe=0.0), model=tiny.config())
+    data = {"mevis": Source(root="x", weight=2.0)}
+    recipe = Recipe(stage="whole", data=data, weights=LossWeights(probe=0.0), model=tiny.config())
     (tmp_path / "a.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "a.yaml") == recipe
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.e-4", "1.0e-4", "0.0001", "+1E-4"])
 def test_numbers_with_an_exponent(text: str, tmp_path: Path) -> None:
-    path = tiny.write_recipe(tmp_path / "r.yaml", {"stage": "whole", "data": "1e-4x"})
+    path = tiny.write_recipe(tmp_path / "r.yaml", {"stage": "whole", "data": {"mevis": {"root": "1e-4x"}}})
     recipe = load_recipe(path, [f"learning_rate={text}"])
     assert recipe.learning_rate == 1e-4
-    assert recipe.data == "1e-4x"
+    assert recipe.data["mevis"].root == "1e-4x"
 
 
 def test_base_and_overrides(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    (tmp_path / "base.yaml").write_text("data: w\nsteps: 5\nstage: whole\nmodel: {motion: {stages: 1, blocks: 2}}\n")
+    base = "data: {mevis: {root: w}}\nsteps: 5\nstage: whole\nmodel: {motion: {stages: 1, blocks: 2}}\n"
+    (tmp_path / "base.yaml").write_text(base)
     (tmp_path / "deep" / "mid.yaml").write_text("base: ../base.yaml\nsteps: 6\nbatch: 2\n")
     path = tmp_path / "deep" / "top.yaml"
     path.write_text("base: mid.yaml\nbatch: 3\nmodel: {motion: {blocks: 4}}\n")
     recipe = load_recipe(path, ["weights.label=1.5", "model.motion.position=false", "init=null", "points=7"])
-    assert (recipe.data, recipe.steps, recipe.batch, recipe.points, recipe.init) == ("w", 6, 3, 7, None)
+    assert (recipe.data["mevis"].root, recipe.steps, recipe.batch, recipe.points, recipe.init) == ("w", 6, 3, 7, None)
     assert recipe.model.motion == MotionConfig(stages=1, blocks=4, position=False)
     assert recipe.weights == LossWeights(label=1.5)
 
@@ -104,17 +106,17 @@ def test_base_and_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("stage: whole\ndata: w\n", ["steps"], "'steps' is not of the form key=value"),
-        ("stage: whole\ndata: w\n", ["stepz=3"], "r.yaml: unknown key 'stepz'; did you mean 'steps'?"),
-        ("stage: whole\ndata: w\n", ["steps=0"], "r.yaml.steps: must be at least 1, found 0"),
-        ("stage: whole\ndata: w\n", ["steps=many"], "r.yaml.steps: expected int, found 'many'"),
-        ("stage: whole\ndata: w\n", ["steps=[1"], "steps=[1: is not valid YAML"),
+        ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps"], "'steps' is not of the form key=value"),
+        ("stage: whole\ndata: {mevis: {root: w}}\n", ["stepz=3"], "r.yaml: unknown key 'stepz'; did you mean 'steps'?"),
+        ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=0"], "r.yaml.steps: must be at least 1, found 0"),
+        ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=many"], "r.yaml.steps: expected int, found 'many'"),
+        ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=[1"], "steps=[1: is not valid YAML"),
         ("stage: half\ndata: w\n", [], "r.yaml.stage: 'half' is not one of 'perception', 'language', 'motion', "),
         ("- a\n", [], "r.yaml: expected a mapping of recipe keys"),
         ("a: [1\n", [], "is not valid YAML"),
         ("base: none.yaml\n", [], "none.yaml: no such recipe"),
         ("data: w\n", [], "r.yaml: the key 'stage' is missing"),
-        ("stage: whole\ndata: w\nbase: r.yaml\n", [], "r.yaml: is its own base"),
+        ("stage: whole\ndata: {mevis: {root: w}}\nbase: r.yaml\n", [], "r.yaml: is its own base"),
     ],
 )
 def test_wrong_recipes(text: str, overrides: list[str], message: str, tmp_path: Path) -> None:

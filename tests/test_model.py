@@ -290,8 +290,8 @@ def test_negatives_change_the_contrast() -> None:
     indices = torch.tensor([[0, -1, -1, -1], [-1, 0, -1, -1]])
     found = []
     for negatives in (10, 100, 200):
-        recipe = Recipe(stage="whole", data="", negatives=negatives, contrast_start=0)
-        contrast = Contrast(recipe, model, split)
+        recipe = Recipe(stage="whole", data={}, negatives=negatives, contrast_start=0)
+        contrast = Contrast(recipe, model, [split])
         contrast.bank.centroids.copy_(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)))
         contrast.bank.visited.fill_(True)
         found.append(contrast.loss(video, indices, (0, 1), 0, torch.Generator().manual_seed(2)).item())
@@ -305,7 +305,7 @@ def whole_stage(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeSta
     torch.manual_seed(0)
     values = tiny.recipe("whole", mini, **recipe) | {"model": tiny.with_switches(tiny.MODEL, switches)}
     model = DsHmp(tiny.config(switches)).train()
-    return WholeStage(from_dict(Recipe, values), model, tiny.tokenizer(switches), MevisSplit(mini, "train"))
+    return WholeStage(from_dict(Recipe, values), model, tiny.tokenizer(switches), [MevisSplit(mini, "train")], [1.0])
 
 
 @pytest.mark.parametrize(

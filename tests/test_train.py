@@ -238,8 +238,8 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "more", "message"),
     [
-        ("perception", {"data": "nowhere"}, "nowhere/train: no such data set split"),
-        ("perception", {"split": "valid"}, "splits there: "),
+        ("perception", {"data": {"mevis": {"root": "nowhere"}}}, "nowhere/train: no such data set split"),
+        ("perception", {"data": {"mevis": {"root": "MINI", "split": "valid"}}}, "splits there: "),
         ("whole", {"init": "nowhere/at/all"}, "nowhere/at/all: no such model"),
         (
             "perception",
@@ -269,6 +269,8 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_trained_says_why(
     stage: str, more: dict[str, Any], message: str, mini: Path, tmp_path: Path
 ) -> None:
+    if "data" in more and more["data"]["mevis"]["root"] == "MINI":
+        more = {"data": {"mevis": more["data"]["mevis"] | {"root": str(mini)}}}
     with pytest.raises(UserError) as caught:
         train(tmp_path, stage, mini, **more)
     assert message in str(caught.value)
@@ -301,13 +303,19 @@ def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_pa
 
 def test_a_missing_validation_split_is_noticed_at_once(chain: Path, mini: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: no such data set split; splits there: "):
-        train(tmp_path, "motion", mini, init=str(chain / "language"), validation="nowhere")
+        train(
+            tmp_path,
+            "motion",
+            mini,
+            init=str(chain / "language"),
+            data={"mevis": {"root": str(mini), "validation": "nowhere"}},
+        )
     assert not (tmp_path / "motion").exists()
 
 
 def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such data set"):
-        train(tmp_path, "perception", mini, data=str(tmp_path / "nowhere"))
+        train(tmp_path, "perception", mini, data={"mevis": {"root": str(tmp_path / "nowhere")}})
     model = tiny.with_switches(tiny.MODEL, {"readout.masks": "embedding"})
     path = tiny.write_recipe(tmp_path / "a.yaml", tiny.recipe("motion", mini, model=model))
     with pytest.raises(UserError, match="stage motion learns from object tokens"):

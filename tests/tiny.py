@@ -95,7 +95,7 @@ def recipe(stage: str, data: Path, **more: Any) -> dict[str, Any]:
     """Keys of a recipe that is done in a few seconds."""
     return {
         "stage": stage,
-        "data": str(data),
+        "data": {"mevis": {"root": str(data), "validation": "valid_u"}},
         "model": MODEL,
         "steps": 3,
         "batch": 2,

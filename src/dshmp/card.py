@@ -20,7 +20,7 @@ from dshmp.config import to_dict
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
-    from dshmp.learning.recipe import Recipe
+    from dshmp.learning.recipe import Recipe, Source
 
 HERE = "path/to/this/folder"
 """What a README says to load while nobody knows where its folder will lie."""
@@ -77,21 +77,29 @@ def trained_card(recipe: "Recipe", name: str, step: int) -> Card:
     rest is of one machine.
     """
     values = {key: value for key, value in to_dict(recipe).items() if key != "model"}
-    for key in ("data", "init", "cache", "text_encoder"):
+    for key in ("init", "cache", "text_encoder", "mask2former", "video_swin"):
         values[key] = _place(values[key])
+    for source_values in values["data"].values():
+        source_values["root"] = _place(source_values["root"])
     if recipe.init is not None:
         source = f"training continued from {values['init']}"
         source += f" (of which {', '.join(recipe.take)})" if recipe.take else ""
     else:
         source = "random weights, trained"
         source += "" if recipe.text_encoder is None else f"; text encoder from {values['text_encoder']}"
-    generated = Path(recipe.data, "world.json").is_file()
+    data = [
+        f"{name} ({_place(each.root)}), split {each.split}{_made(each)}" for name, each in sorted(recipe.data.items())
+    ]
     return Card(
         name=name,
         source=source,
-        data=f"{values['data']}, split {recipe.split}{' (made by dshmp world make)' if generated else ''}",
+        data="; ".join(data),
         recipe={**values, "trained_steps": step},
     )
+
+
+def _made(source: "Source") -> str:
+    return " (made by dshmp world make)" if Path(source.root, "world.json").is_file() else ""
 
 
 def lacks(card: Card) -> list[str]:

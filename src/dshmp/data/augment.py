@@ -1,14 +1,14 @@
 """Augmentation of clips: what is changed in the pixels is changed in the masks and, where it matters, in the words.
 
-A clip is frames (T, H, W, 3) uint8 RGB, masks (G, T, H, W) bool and a sentence. Every function is pure, draws from
-the generator it is given, and treats all frames of a clip alike. Where a change would make the sentence untrue it is
-left out: no flip where "left" cannot be mirrored with certainty, no crop where the sentence speaks of the frame's
+A clip is frames (T, H, W, 3) uint8 RGB, masks (G, T, H, W) bool and the sentences said of it. Every function is pure,
+draws from the generator it is given, and treats all frames of a clip alike. Where a change would make a sentence untrue
+it is left out: no flip where "left" cannot be mirrored with certainty, no crop where the sentence speaks of the frame's
 border, no change of hue where it names a colour. Time is never reversed: that turns "rises" into "falls".
 """
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ from dshmp.perception.frames import input_size
 
 Frames = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
-Clip = tuple[Frames, Masks, str]
+Clip = tuple[Frames, Masks, tuple[str, ...]]
 
 TRIES = 10
 """Draws before a change that would lose the target is given up."""
@@ -113,13 +113,15 @@ OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)
 """Nothing happens to a clip."""
 
 
-def augment(frames: Frames, masks: Masks, sentence: str, generator: np.random.Generator, config: Augmentation) -> Clip:
+def augment(
+    frames: Frames, masks: Masks, sentences: Sequence[str], generator: np.random.Generator, config: Augmentation
+) -> Clip:
     """Crop, resize, flip, rotation and colour in this order, each by chance.
 
-    Args: frames (T, H, W, 3) uint8 RGB; masks (G, T, H, W) bool, G may be 0; sentence.
+    Args: frames (T, H, W, 3) uint8 RGB; masks (G, T, H, W) bool, G may be 0; sentences.
 
     Returns:
-        Frames (T, h, w, 3) and masks (G, T, h, w), new or the given arrays, and the sentence that is true of them.
+        Frames (T, h, w, 3) and masks (G, T, h, w), new or the given arrays, and the sentences that are true of them.
 
     Raises:
         ValueError: frames and masks differ in size or length.
@@ -127,17 +129,17 @@ def augment(frames: Frames, masks: Masks, sentence: str, generator: np.random.Ge
     if frames.ndim != 4 or masks.shape[1:] != frames.shape[:3]:
         raise ValueError(f"frames {frames.shape} and masks {masks.shape} do not belong together")
     cropped, flipped, rotated, jittered = generator.random(4) < (config.crop, config.flip, config.rotate, config.jitter)
-    if cropped and not _BORDER.search(sentence):
+    if cropped and not any(map(_BORDER.search, sentences)):
         frames, masks = crop(frames, masks, generator, config)
     if config.short_sides:
         frames, masks = resize(frames, masks, int(generator.choice(config.short_sides)), config.long_side)
     if flipped:
-        frames, masks, sentence = flip(frames, masks, sentence)
+        frames, masks, sentences = flip(frames, masks, sentences)
     if rotated:
         frames, masks = rotate(frames, masks, generator.uniform(-config.angle, config.angle))
     if jittered:
-        frames = jitter(frames, generator, config, hue=not _COLOUR.search(sentence))
-    return frames, masks, sentence
+        frames = jitter(frames, generator, config, hue=not any(map(_COLOUR.search, sentences)))
+    return frames, masks, tuple(sentences)
 
 
 # --- Which frames ---
@@ -210,16 +212,16 @@ def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tup
     )
 
 
-def flip(frames: Frames, masks: Masks, sentence: str) -> Clip:
+def flip(frames: Frames, masks: Masks, sentences: Sequence[str]) -> Clip:
     """Flips left and right in pixels and words, or nothing at all where the words are not certain."""
-    mirrored = mirror_sentence(sentence)
-    if mirrored is None:
-        return frames, masks, sentence
+    mirrored = [text for sentence in sentences if (text := mirror_sentence(sentence)) is not None]
+    if len(mirrored) < len(sentences):
+        return frames, masks, tuple(sentences)
     size = frames.shape[1:3]
     return (
         _each(frames, size, lambda _, image, out: cv2.flip(image, 1, out)),
         _each_mask(masks, size, lambda _, mask, out: cv2.flip(mask, 1, out)),
-        mirrored,
+        tuple(mirrored),
     )
 
 

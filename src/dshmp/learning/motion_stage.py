@@ -79,7 +79,7 @@ class MotionStage:
         for parameter in model.perception.parameters():
             parameter.requires_grad_(False)
         self.sampler = EpochSampler(training.lengths, recipe.batch, recipe.seed)
-        self.contrast = Contrast(recipe, model, training.split)
+        self.contrast = Contrast(recipe, model, [training.split])
         self.probe = MotionProbe(model.config.hidden_size, training.split)
         self.modules = nn.ModuleDict({"bank": self.contrast.bank, "probe": self.probe})
 
@@ -99,9 +99,10 @@ class MotionStage:
     def losses(self, batch: ClipBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         recipe, targets = self.recipe, batch.targets
         text = self.model.language(batch.texts)
-        video = self.model.understand(batch.tokens, targets.meant.new_ones(batch.tokens.shape[:2]), text)
+        frames = targets.meant.new_ones(batch.tokens.shape[:2])
+        video = self.model.understand(batch.tokens, frames, text)
         masks = pointed_masks(video, batch.mask_logits)
-        losses = video_losses(recipe, self.contrast, video, masks, batch.owner, targets, step, generator)
+        losses = video_losses(recipe, self.contrast, video, masks, batch.owner, frames, targets, step, generator)
         if recipe.weights.probe:
             motions, claims = self._labels(targets)
             told = self.probe(video.motion_tokens, batch.owner, motions, text.sentence, claims)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from dshmp.config import ModelConfig, from_dict, to_dict
+from dshmp.data.augment import Augmentation
 from dshmp.errors import UserError
 
 
@@ -31,6 +32,19 @@ class LossWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set to learn from."""
+
+    root: str
+    """Its folder."""
+    split: str = "train"
+    validation: str | None = None
+    """Split for the figures on the way; none are taken without."""
+    weight: float = 1.0
+    """How often a batch comes from it, against the weights of the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What `dshmp train` reads.
 
@@ -41,10 +55,9 @@ class Recipe:
     """
 
     stage: Literal["perception", "language", "motion", "whole"]
-    data: str
-    """Root of a data set in MeViS's layout."""
-    split: str = "train"
-    validation: str = "valid_u"
+    data: dict[str, Source]
+    """By the names of `dshmp data`: mevis (a generated world too), ref-youtube-vos, a2d, refcoco ... Stages other than
+    `whole` learn from one, which lists all objects of its videos: a generated world."""
     init: str | None = None
     """Folder of an earlier run or model whose weights this one starts from."""
     take: tuple[str, ...] = ()
@@ -61,7 +74,9 @@ class Recipe:
     steps: int = 50_000
     batch: int = 8
     clip_frames: int = 16
-    """Longest clip of the whole stage; a longer video gives a random stretch of it."""
+    """Longest clip of the whole stage without augmentation; a longer video gives a random stretch of it."""
+    augmentation: Augmentation | None = None
+    """Of the whole stage: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
     learning_rate: float = 5e-5
     backbone_factor: float = 0.1
     """The backbone learns this much slower (release: 0.1)."""

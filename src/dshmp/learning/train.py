@@ -7,7 +7,7 @@ where the run stopped) and model/ (the weights, ready for `--model`).
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from dshmp.card import trained_card
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_tensors, save_model
+from dshmp.data.catalogue import open_split
+from dshmp.data.dataset import Split
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
@@ -63,21 +65,21 @@ def run(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    split = MevisSplit(Path(recipe.data), recipe.split)
-    model, tokenizer = start_model(recipe, split)
-    stage = stage_for(recipe, model, tokenizer, split, folder)
+    splits = [open_split(name, Path(source.root), source.split) for name, source in recipe.data.items()]
+    model, tokenizer = start_model(recipe, splits)
+    stage = stage_for(recipe, model, tokenizer, splits, folder)
     folder.mkdir(parents=True, exist_ok=True)
     stored.write_text(dump_recipe(recipe))
     Trainer(recipe, model, tokenizer, stage, folder, place).train()
     return folder
 
 
-def start_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer]:
+def start_model(recipe: Recipe, splits: Sequence[Split]) -> tuple[DsHmp, TextTokenizer]:
     """The model that training starts from: fresh, or with the weights of `init` under the recipe's switches."""
-    return _fresh_model(recipe, split) if recipe.init is None else _continued_model(recipe, recipe.init)
+    return _fresh_model(recipe, splits) if recipe.init is None else _continued_model(recipe, recipe.init)
 
 
-def _fresh_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenizer]:
+def _fresh_model(recipe: Recipe, splits: Sequence[Split]) -> tuple[DsHmp, TextTokenizer]:
     """Random weights, but for published ones; the tokeniser is the text encoder's or learned from the split."""
     model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
     if recipe.stage == "perception":
@@ -98,7 +100,7 @@ def _fresh_model(recipe: Recipe, split: MevisSplit) -> tuple[DsHmp, TextTokenize
             "as text_encoder, or an earlier run as init, or set model.language.frozen to false"
         )
     size = min(recipe.vocabulary, language.encoder["vocab_size"])
-    tokenizer = train_tokenizer([item.text.lower() for item in split.expressions], size)
+    tokenizer = train_tokenizer([item.text.lower() for split in splits for item in split.expressions], size)
     return model, TextTokenizer(language, tokenizer)
 
 
@@ -144,13 +146,18 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     return model, TextTokenizer(recipe.model.language, tokenizer)
 
 
-def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: MevisSplit, run: Path) -> Stage:
+def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Sequence[Split], run: Path) -> Stage:
     """The recipe's stage, its object tokens cached first where it needs them.
 
-    Raises UserError where the stage cannot learn this model or from this data set.
+    Raises UserError where the stage cannot learn this model or from these data.
     """
+    if hidden := [split for split in splits if not split.has_truth]:
+        raise UserError(f"{hidden[0].folder}: its masks are not public, so nothing can be learned; name another split")
     if recipe.stage == "whole":
-        return WholeStage(recipe, model, tokenizer, split)
+        return WholeStage(recipe, model, tokenizer, splits, [source.weight for source in recipe.data.values()])
+    if len(splits) > 1:
+        raise UserError(f"stage {recipe.stage} learns from one data set, not from {', '.join(recipe.data)}")
+    (split,), (source,) = splits, recipe.data.values()
     if recipe.stage == "language":
         return LanguageStage(recipe, model, tokenizer, split)
     _check_objects(split, recipe)
@@ -168,17 +175,21 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: Mev
             f"{recipe.init}: stage motion learns from object tokens that are the same for every sentence, but this "
             "perception hears the sentence; give a run of stage perception as init, perception among what it takes"
         )
-    validation = MevisSplit(Path(recipe.data), recipe.validation)  # opened before the cache, which takes a while
-    _check_objects(validation, recipe)
+    if source.validation is None:
+        raise UserError(
+            "stage motion looks at a held-out split on the way: name it, such as data.mevis.validation=valid_u"
+        )
+    held_out_split = MevisSplit(Path(source.root), source.validation)  # opened before the cache, which takes a while
+    _check_objects(held_out_split, recipe)
     folder = Path(recipe.cache) if recipe.cache else run / "cache"
     training, held_out = (
         CachedSplit(each, TokenCache.build(model, each, folder / name), tokenizer)
-        for each, name in ((split, recipe.split), (validation, recipe.validation))
+        for each, name in ((split, source.split), (held_out_split, source.validation))
     )
     return MotionStage(recipe, model, training, held_out)
 
 
-def _check_objects(split: MevisSplit, recipe: Recipe) -> None:
+def _check_objects(split: Split, recipe: Recipe) -> None:
     if not all(video.objects for video in split.videos.values()):
         raise UserError(
             f"{split.folder}: does not list all objects of its videos, as a generated world does, which stage "

@@ -21,7 +21,7 @@ class VideoTargets:
     """What B sentences mean in their clips."""
 
     expressions: tuple[int, ...]
-    """Which sentences of the split these are."""
+    """Which sentences these are, counted through all splits."""
     meant: Tensor
     """(B, G_all) bool: which of the clip's objects are meant."""
     masks: Tensor
@@ -59,17 +59,26 @@ def pointed_masks(video: VideoTokens, mask_logits: Tensor) -> list[Tensor]:
 
 
 class Contrast:
-    """Contrastive learning of one split: which targets there are, and the memory bank of their centroids."""
+    """Contrastive learning: which targets the splits have, and the memory bank of their centroids."""
 
-    def __init__(self, recipe: Recipe, model: DsHmp, split: Split) -> None:
+    def __init__(self, recipe: Recipe, model: DsHmp, splits: Sequence[Split]) -> None:
         self.recipe = recipe
-        names = {name: i for i, name in enumerate(split.videos)}
-        targets: dict[tuple[str, frozenset[int]], int] = {}
-        rows = [targets.setdefault((item.video, frozenset(item.objects)), len(targets)) for item in split.expressions]
+        targets: dict[tuple[int, str, frozenset[int]], int] = {}
+        videos: dict[tuple[int, str], int] = {}
+        categories: dict[str | None, int] = {None: -1}
+        rows: list[int] = []
+        video: list[int] = []
+        category: list[int] = []
+        for source, split in enumerate(splits):
+            for item in split.expressions:
+                row = targets.setdefault((source, *item.target), len(targets))
+                rows.append(row)
+                if row == len(video):
+                    video.append(videos.setdefault((source, item.video), len(videos)))
+                    category.append(categories.setdefault(item.category, len(categories) - 1))
         self.rows = torch.tensor(rows)
-        """Row of the bank of every sentence of the split."""
-        video = torch.tensor([names[name] for name, _ in targets])
-        self.groups = TargetGroups(video, torch.full_like(video, -1))
+        """Row of the bank of every sentence, those of all splits in turn."""
+        self.groups = TargetGroups(torch.tensor(video), torch.tensor(category))
         self.bank = MemoryBank(len(targets), model.config.motion.contrast_size)
 
     def loss(
@@ -99,6 +108,7 @@ def video_losses(
     video: VideoTokens,
     masks: Sequence[Tensor],
     owner: Tensor,
+    labelled: Tensor,
     targets: VideoTargets,
     step: int,
     generator: torch.Generator,
@@ -106,13 +116,13 @@ def video_losses(
     """Weighted losses of B clips of T frames, all of them real.
 
     Args:
+        labelled: (B, T) bool, frames whose masks are known; masks are compared there alone.
         masks: mask logits (B, N_v, T, h, w) of every decoder layer.
         owner: (B, T, N) long, the object that a token has found as an index of the clip's objects, or -1.
     """
     weights = recipe.weights
-    frames = targets.meant.new_ones(owner.shape[:2])
     predictions = [SetPrediction(layer.logits, logits) for layer, logits in zip(video.layers, masks, strict=True)]
-    losses, indices = supervise(recipe, predictions, SetTargets(targets.masks, targets.valid, frames), generator)
+    losses, indices = supervise(recipe, predictions, SetTargets(targets.masks, targets.valid, labelled), generator)
     matched = indices[-1]
     # the same numbering of objects for frames and video: indices of the clip's objects
     video_object = torch.where(matched >= 0, targets.objects.gather(1, matched.clamp(min=0)), -1)

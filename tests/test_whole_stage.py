@@ -1,0 +1,128 @@
+"""The whole stage on every data set, alone and mixed, with and without augmentation."""
+
+import dataclasses
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from dshmp.config import from_dict
+from dshmp.data.catalogue import DATASETS, dataset, open_split
+from dshmp.data.mini import make_mini
+from dshmp.learning.recipe import Recipe
+from dshmp.learning.whole_stage import VideoBatch, WholeStage
+from dshmp.model import DsHmp
+
+AUGMENTATION = {"frames": 5, "short_sides": [40, 48], "long_side": 80, "crop_scales": [50], "crop_sizes": [40, 60]}
+SPLITS = {"jhmdb": "test"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("minis")
+    for name in DATASETS:
+        make_mini(name, dataset(name).mini, folder / name, 0)
+    return folder
+
+
+def stage(folder: Path, names: list[str], weights: list[float] | None = None, **more: Any) -> WholeStage:
+    data = {name: {"root": str(folder / name), "split": SPLITS.get(name, "train")} for name in names}
+    values = tiny.recipe("whole", folder) | {"data": data, "steps": 40} | more
+    recipe = from_dict(Recipe, values)
+    torch.manual_seed(0)
+    splits = [open_split(name, Path(source.root), source.split) for name, source in recipe.data.items()]
+    return WholeStage(recipe, DsHmp(tiny.config()), tiny.tokenizer(), splits, weights or [1.0] * len(names))
+
+
+def tensors(batch: Any) -> list[Tensor]:
+    values = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return [
+        tensor
+        for value in values
+        for tensor in (
+            [value] if isinstance(value, Tensor) else tensors(value) if dataclasses.is_dataclass(value) else []
+        )
+    ]
+
+
+def shaped(batch: VideoBatch) -> None:
+    """What a batch promises of its shapes."""
+    sentences, length = batch.labelled.shape
+    assert batch.images.shape[1] == length
+    assert batch.clip.max() < len(batch.images)
+    assert batch.candidates.shape[:3:2] == (sentences, length)
+    assert batch.candidates.shape[-2:] == batch.images.shape[-2:]
+    assert batch.targets.masks.shape[-2:] == batch.images.shape[-2:]
+    assert batch.labelled.any(1).all()
+    assert not batch.candidates.transpose(1, 2)[~batch.labelled].any()
+    assert batch.texts.mask.shape[0] == sentences
+
+
+@pytest.mark.parametrize("augmentation", [None, AUGMENTATION], ids=["plain", "augmented"])
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_can_be_learned(name: str, augmentation: Any, folder: Path) -> None:
+    learned = stage(folder, [name], augmentation=augmentation)
+    for step in range(2):
+        batch = learned.batch(step)
+        shaped(batch)
+        again = learned.batch(step)
+        assert all(torch.equal(a, b) for a, b in zip(tensors(batch), tensors(again), strict=True))
+        losses = learned.losses(batch, step, torch.Generator().manual_seed(step))
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()
+        assert total.isfinite()
+    if name in ("a2d", "jhmdb"):
+        assert not batch.labelled.all()
+    else:
+        assert batch.labelled.all()
+    if augmentation and name not in ("a2d", "jhmdb"):
+        assert batch.images.shape[1] == 5  # stills too
+
+
+def test_unlabelled_frames_teach_nothing(folder: Path) -> None:
+    """Whatever stands for masks in them."""
+    learned = stage(folder, ["a2d"])
+    batch = learned.batch(0)
+    assert not batch.labelled.all()
+    dirty = batch.candidates | ~batch.labelled[:, None, :, None, None]
+    targets = dataclasses.replace(
+        batch.targets,
+        masks=batch.targets.masks
+        | ~batch.labelled[:, None, :, None, None] & batch.targets.valid[:, :, None, None, None],
+    )
+    losses = [
+        learned.losses(each, 0, torch.Generator().manual_seed(0))
+        for each in (batch, dataclasses.replace(batch, candidates=dirty, targets=targets))
+    ]
+    for name, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][name], msg=name)
+
+
+def test_a_mixture_keeps_its_ratio_and_its_rows_apart(folder: Path) -> None:
+    names = ["mevis", "refcoco", "ref-youtube-vos"]
+    learned = stage(folder, names, [2.0, 1.0, 1.0], steps=4000, augmentation=AUGMENTATION)
+    share = np.bincount(learned.source) / len(learned.source)
+    assert np.abs(share - [0.5, 0.25, 0.25]).max() < 0.03
+    for source in range(3):
+        assert learned.place[learned.source == source].tolist() == list(range(int((learned.source == source).sum())))
+    rows = learned.contrast.rows
+    first = learned.first.tolist()
+    parts = [set(rows[a:b].tolist()) for a, b in pairwise(first)]
+    assert len(rows) == first[-1]
+    assert not parts[0] & parts[1]
+    assert not parts[1] & parts[2]
+    assert len(learned.contrast.bank.visited) == sum(map(len, parts))
+    groups = learned.contrast.groups
+    assert len(set(groups.video[list(parts[0])].tolist()) & set(groups.video[list(parts[1])].tolist())) == 0
+    assert (groups.category[list(parts[0])] == -1).all()  # MeViS names none
+    assert (groups.category[list(parts[1])] >= 0).all()
+    for step in range(6):
+        batch = learned.batch(step)
+        shaped(batch)
+        source = int(learned.source[step])
+        assert all(first[source] <= index < first[source + 1] for index in batch.targets.expressions)
