@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import tiny
@@ -23,6 +25,7 @@ from dshmp.checkpoint import (
     UPGRADES,
     VERSION,
     WEIGHTS,
+    build_model,
     find_model,
     load_card,
     load_config,
@@ -148,7 +151,27 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "text": (lambda f: (f / WEIGHTS).write_text("version https://git-lfs\n" * 9), WEIGHTS, "not a safetensors file"),
     "NaN": (change_weights(poison(float("nan"))), WEIGHTS, f"{WEIGHT} holds NaN"),
     "infinity": (change_weights(poison(float("inf"))), WEIGHTS, f"{WEIGHT} holds NaN or infinity"),
-    "key lacking": (change_weights(lambda s: s.pop(WEIGHT)), WEIGHTS, f"lacks {WEIGHT} (1 in all)"),
+    "key lacking": (change_weights(lambda s: s.pop(WEIGHT)), WEIGHTS, f"lacks {WEIGHT}; it belongs to another config"),
+    "key renamed": (
+        change_weights(lambda s: s.update(extra=s.pop(WEIGHT))),
+        WEIGHTS,
+        f"lacks {WEIGHT} and has unknown extra; it belongs to another config",
+    ),
+    "whole numbers": (
+        change_weights(lambda s: s.update({WEIGHT: s[WEIGHT].to(torch.int64)})),
+        WEIGHTS,
+        f"{WEIGHT} holds whole numbers",
+    ),
+    "float8": (
+        change_weights(lambda s: s.update({WEIGHT: s[WEIGHT].to(torch.float8_e4m3fn)})),
+        WEIGHTS,
+        f"{WEIGHT} is no plain tensor of numbers (torch.float8_e4m3fn",
+    ),
+    "beyond float32": (
+        change_weights(lambda s: s.update({WEIGHT: s[WEIGHT].double() + 1e300})),
+        WEIGHTS,
+        f"{WEIGHT} holds numbers beyond the range of float32",
+    ),
     "key unknown": (change_weights(lambda s: s.update(extra=torch.ones(1))), WEIGHTS, "has unknown extra"),
     "wrong shape": (
         change_weights(lambda s: s.update({WEIGHT: torch.ones(3, 2)})),
@@ -197,8 +220,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         CONFIG,
         "expected a mapping of ModelConfig's fields",
     ),
+    "version 1 with more": (
+        lambda f: (f / CONFIG).write_text(json.dumps({**OLD, "foo": 3})),
+        CONFIG,
+        "unknown key 'foo'",
+    ),
     "version 1 with a broken section": (
-        lambda f: (f / CONFIG).write_text('{"version": 1, "model": {"input": 3}}'),
+        lambda f: (f / CONFIG).write_text(json.dumps({"version": 1, "model": {**OLD["model"], "input": 3}})),
         CONFIG,
         "config.json.model.input: expected a mapping",
     ),
@@ -206,6 +234,37 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         lambda f: ((f / WEIGHTS).unlink(), (f / SHARDS).write_text("{}")),
         SHARDS,
         "its weights are in several files",
+    ),
+    "a key lacking": (
+        change_config(lambda c: c["model"]["motion"].pop("merge")),
+        CONFIG,
+        "config.json.model.motion: the key 'merge' is missing",
+    ),
+    "a section lacking": (change_config(lambda c: c["model"].pop("motion")), CONFIG, "the key 'motion' is missing"),
+    "no chunk": (
+        change_config(lambda c: c["model"]["input"].update(chunk=0)),
+        CONFIG,
+        "input.chunk must be at least 1",
+    ),
+    "a huge number": (
+        change_config(lambda c: c["model"]["input"].update(motion_fps=10**400)),
+        CONFIG,
+        "is too large a number",
+    ),
+    "huge windows": (
+        change_config(lambda c: c["model"]["backbone"].update(window_size=150)),
+        CONFIG,
+        "backbone.window_size must be at most 32, found 150",
+    ),
+    "endless layers": (
+        change_config(lambda c: c["model"]["language"]["encoder"].update(num_hidden_layers=10**9)),
+        CONFIG,
+        "language.encoder.num_hidden_layers must be at most 256",
+    ),
+    "a word for a number": (
+        change_config(lambda c: c["model"]["language"]["encoder"].update(num_hidden_layers="a")),
+        CONFIG,
+        "no model can be built from this config (",
     ),
     "not ours": (change_config(lambda c: c.pop("model")), CONFIG, "is not a configuration of this program"),
     "unknown key": (
@@ -335,6 +394,8 @@ def test_upgrades_are_pure_and_complete() -> None:
     assert json.dumps(OLD) == before
     assert new["version"] == 2
     assert new["model"]["readout"] == {**OLD["model"]["readout"], "score": "class"}
+    assert new["model"]["input"] == {**OLD["model"]["input"], "autocast": "bfloat16", "exact": True}
+    assert new["card"] == to_dict(Card())
     chosen = {"version": 1, "model": {"readout": {"score": "quality"}}}  # written after the field, before the version
     assert UPGRADES[1](chosen)["model"]["readout"] == {"score": "quality"}
 
@@ -375,12 +436,54 @@ def test_a_failed_save_leaves_nothing_new(fresh: bool, folder: Path, monkeypatch
     target = folder.parent / "fresh" if fresh else folder
     before = {} if fresh else {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def fail(state: State, path: Path) -> None:
+    def fail(state: State, path: Path, metadata: object) -> None:
         path.write_bytes(b"half")
-        raise OSError("no space left on device")
+        raise SafetensorError("I/O error: no space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
     segmenter = Segmenter(tiny.model({"motion.stages": 0}), tiny.tokenizer(), "cpu", card=CARD)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError) as caught:
         segmenter.save_pretrained(target)
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert (
+        str(caught.value)
+        == f"{target / WEIGHTS}: cannot be written (I/O error: no space left on device); is the disk full?"
+    )
+    assert target.exists() != fresh
+    assert fresh or {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+@pytest.mark.parametrize("room", [1_000, 4_000, 20_000])
+def test_a_full_disk_is_told_in_a_line(room: int, tmp_path: Path) -> None:
+    """Whichever of the files it is that has no room."""
+    model, tokenizer, before = tiny.model(), tiny.tokenizer(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(UserError, match=rf"^{tmp_path / 'm'}.*: cannot be written \(") as caught:
+            save_model(model, tokenizer, tmp_path / "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ".partial" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_huge_sizes_take_no_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made in the claimed size before the weights are seen to be of it."""
+    made = []
+
+    def build(*arguments: Any) -> Any:
+        made.append(torch.get_default_device().type)
+        return build_model(*arguments)
+
+    monkeypatch.setattr("dshmp.checkpoint.build_model", build)
+    change_config(lambda c: c["model"]["language"]["encoder"].update(vocab_size=2**24, hidden_size=2**16))(folder)
+    with pytest.raises(UserError, match="the config asks"):
+        load_model(folder)
+    assert made == ["meta"]
+
+
+def test_neighbours_stay(folder: Path) -> None:
+    """Nothing beside a model's own files is touched, whatever it is called."""
+    (folder / f"{WEIGHTS}.part").write_text("mine")
+    save_model(tiny.model(), tiny.tokenizer(), folder)
+    assert (folder / f"{WEIGHTS}.part").read_text() == "mine"
+    assert len(list(folder.iterdir())) == 5

@@ -1,6 +1,7 @@
 """The command: exit codes, one-line errors, help at once, resuming, interruption."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dshmp
@@ -191,6 +193,23 @@ def test_wrong_lists(
     (tmp_path / name).write_text(text)
     assert call(monkeypatch, "batch", tmp_path / name) == 2
     assert part in one_line(capsys)
+
+
+def test_a_message_is_one_printable_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Names that files hold reach no terminal as they are."""
+    torch.save({"evil\nline\x1b[31m": torch.ones(1), "x": torch.ones(1)}, tmp_path / "a.pth")
+    assert call(monkeypatch, "convert", tmp_path / "a.pth", tmp_path / "m") == 2
+    assert r"its names begin with evil\nline\x1b[31m, x" in one_line(capsys)
+    torch.save({"evil\n" * 100_000: torch.ones(1), "x": torch.tensor(torch.nan)}, tmp_path / "a.pth")
+    assert call(monkeypatch, "convert", tmp_path / "a.pth", tmp_path / "m") == 2
+    assert one_line(capsys).endswith("x holds NaN or infinity; it is damaged, or the training behind it diverged")
+    torch.save({"evil\n" * 100_000: torch.ones(1)}, tmp_path / "a.pth")
+    assert call(monkeypatch, "convert", tmp_path / "a.pth", tmp_path / "m") == 2
+    assert len(one_line(capsys)) < 1000
+    logging.getLogger("dshmp").warning("%s", "a\nb")
+    assert one_line(capsys) == r"dshmp: warning: a\nb"
 
 
 @pytest.mark.parametrize(

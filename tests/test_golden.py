@@ -30,7 +30,8 @@ from dshmp.config import (
     PixelDecoderConfig,
     ReadoutConfig,
 )
-from dshmp.interop.release import as_release, convert, from_release, infer_config
+from dshmp.interop.names import as_release, from_release
+from dshmp.interop.release import convert, infer_config
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.language.encoder import Cues, FeatureResizer, TextBatch, TextFeatures, TextTokenizer, load_tokenizer
 from dshmp.layers import BiAttention

@@ -14,7 +14,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 import tiny
 from dshmp.card import Card
-from dshmp.checkpoint import CONFIG, README, SHARDS, TOKENIZER, WEIGHTS, load_model
+from dshmp.checkpoint import CONFIG, LEFT_OVERS, README, SHARDS, TOKENIZER, WEIGHTS, load_model, save_model
 from dshmp.errors import UserError
 from dshmp.segmenter import Segmenter
 
@@ -33,6 +33,7 @@ class Hub:
 
     def create_repo(self, repo_id: str, private: bool | None, exist_ok: bool) -> Any:
         self.calls.append({"private": private})
+        repo_id = repo_id if "/" in repo_id else f"jane/{repo_id}"
         (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
         return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
 
@@ -173,7 +174,7 @@ def test_a_thin_card_is_warned_of(
 
 
 def test_what_cannot_be_pushed(hub: Hub, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("tiny", "", "a/b/c"):
+    for name in ("", "a/b/c"):
         with pytest.raises(UserError, match="name it `owner/name`"):
             segmenter.push_to_hub(name)
     with pytest.raises(UserError, match=r"^jane/my tiny: cannot be pushed to the hub"):
@@ -188,6 +189,37 @@ def test_what_cannot_be_pushed(hub: Hub, segmenter: Segmenter, monkeypatch: pyte
     assert str(caught.value) == (
         "jane/tiny: cannot be pushed to the hub (403 Client Error. 403 Forbidden: you may not.)"
     )
+
+
+def test_a_full_disk_is_not_the_hubs_fault(hub: Hub, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(UserError, match=r"model.safetensors: cannot be written \(No space left on device\)$"):
+        segmenter.push_to_hub("jane/tiny")
+    assert not list((hub.root / "jane/tiny").iterdir())
+
+
+def test_a_name_without_an_owner(hub: Hub, segmenter: Segmenter, tmp_path: Path) -> None:
+    """The hub says whose it is; a folder's own name does, too."""
+    segmenter.push_to_hub("tiny", delete_patterns="*.bin", ignore_patterns=["*.md"])
+    assert 'from_pretrained("jane/tiny")' in (hub.root / "jane/tiny" / README).read_text()
+    assert hub.calls[-1]["delete_patterns"] == "*.bin"
+    assert hub.calls[-1]["ignore_patterns"] == ["*.md"]
+    segmenter.save_pretrained(tmp_path / "small", push_to_hub=True)
+    assert (hub.root / "jane/small" / WEIGHTS).is_file()
+
+
+def test_left_overs_go_along(hub: Hub, tmp_path: Path) -> None:
+    """What a converted model keeps for the way back is saved, pushed and fetched with it."""
+    folder = tmp_path / "converted"
+    save_model(tiny.model(), tiny.tokenizer(), folder)
+    (folder / LEFT_OVERS).write_bytes(b"x")
+    Segmenter.from_pretrained(folder, "cpu").push_to_hub("jane/tiny")
+    Segmenter.from_pretrained("jane/tiny", "cpu").save_pretrained(tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES | {LEFT_OVERS}
+    assert (tmp_path / "again" / LEFT_OVERS).read_bytes() == b"x"
 
 
 def test_saved_and_pushed_at_once(hub: Hub, segmenter: Segmenter, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import struct
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -228,9 +229,9 @@ def test_names_of_the_first_version(published: Mask2FormerForUniversalSegmentati
     }
     new, other, third = fresh(), fresh(), fresh()
     rows = initialise(new, file)
-    assert set(initialise(other, write_pickle(tmp_path / "old.pkl", old))) == set(rows)
-    save_file({key: value.contiguous() for key, value in old.items()}, tmp_path / "old.safetensors")
-    assert set(initialise(third, tmp_path / "old.safetensors")) == set(rows)
+    assert set(initialise(other, write_pickle(tmp_path / "old.pth", old))) == set(rows)
+    save_file({key: value.contiguous() for key, value in old.items()}, tmp_path / "old.pkl")  # told by content
+    assert set(initialise(third, tmp_path / "old.pkl")) == set(rows)
     for model in (other, third):
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in new.state_dict().items())
 
@@ -374,7 +375,7 @@ def test_sources_that_are_no_mask2former(
     crooked = state | {"backbone.layers.0.blocks.0.attn.qkv.bias": torch.ones(2)}
     with pytest.raises(UserError, match=r"backbone\.stages\.0\.blocks\.0\.attention\.q_proj\.bias has shape"):
         initialise(fresh(), write_pickle(tmp_path / "crooked.pkl", crooked))
-    with pytest.raises(UserError, match="is a whole DsHmp, no Mask2Former; import it"):
+    with pytest.raises(UserError, match="is a whole DsHmp, no Mask2Former; name what dshmp convert makes of it"):
         initialise(fresh(), write_pickle(tmp_path / "a.pkl", state | {"vita_module.query_feat.weight": torch.ones(1)}))
     with pytest.raises(UserError, match=r"name the folder that it and config\.json are in"):
         initialise(fresh(), folder / "model.safetensors")
@@ -480,6 +481,15 @@ def test_what_a_pickle_may_not_ask_for(
 
 
 ARRAY = pickle.dumps({"a": np.ones(4, np.float32)}, 4)
+
+
+def many_copies(name: str, *arguments: bytes) -> bytes:
+    """A pickle that calls a function on the same arguments 100 times."""
+    stored = b"".join(value + b"q%c" % i for i, value in enumerate(arguments))
+    call = b"h\x09" + b"".join(b"h%c" % i for i in range(len(arguments))) + b"%cR" % (0x84 + len(arguments))
+    return b"\x80\x02" + stored + b"c" + name.encode() + b"\nq\x09](" + call * 100 + b"e."
+
+
 NUMPY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
 
 
@@ -488,7 +498,11 @@ NUMPY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01
     [
         (b"", "damaged"),
         (b"\x80\x04.", "damaged"),
-        (b"PK\x03\x04 a zip file", "damaged"),
+        (b"PK\x03\x04 a zip file", "is no pickle of protocol 2 to 5"),
+        (pickle.dumps({"model": {"a": np.ones(3)}}, 0), "is no pickle of protocol 2 to 5"),
+        (pickle.dumps({"model": {"a": np.ones(3)}}, 1), "is no pickle of protocol 2 to 5"),
+        (many_copies("_codecs\nencode", b"X" + struct.pack("<I", 9000) + b"a" * 9000, b"X\x06\0\0\0latin1"), "larger"),
+        (many_copies("collections\nOrderedDict", b"](" + b"K\x01K\x02\x86" * 2000 + b"e"), "larger than the file"),
         (b"\x80\x02X\xff\xff\xff\x7fabc.", "damaged"),  # text longer than the file
         (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc.", "damaged"),  # bytes, likewise
         (b"\x80\x02}r\xff\xff\xff\xff.", "damaged"),  # a memo of 4 G places

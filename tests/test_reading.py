@@ -4,14 +4,17 @@ import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy._core.multiarray import scalar
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,8 +25,8 @@ from dshmp.interop.reading import read_tensors
 STATE = {"a.weight": torch.arange(12.0).view(3, 4), "a.count": torch.tensor(3), "b": torch.ones(7001).half()}
 
 
-def legacy(value: object, path: Path) -> None:
-    torch.save(value, path, _use_new_zipfile_serialization=False)
+def legacy(value: object, path: Path, pickle_protocol: int = 2) -> None:
+    torch.save(value, path, pickle_protocol=pickle_protocol, _use_new_zipfile_serialization=False)
 
 
 def safe(value: dict[str, Tensor], path: Path) -> None:
@@ -31,7 +34,7 @@ def safe(value: dict[str, Tensor], path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x"])
-@pytest.mark.parametrize("write", [torch.save, legacy, safe])
+@pytest.mark.parametrize("write", [torch.save, legacy, partial(legacy, pickle_protocol=3), safe])
 def test_formats_are_told_by_content(write: Callable[[Any, Path], None], name: str, tmp_path: Path) -> None:
     write(STATE, tmp_path / name)
     found = read_tensors(tmp_path / name)
@@ -124,6 +127,31 @@ def cut(write: Callable[[Any, Path], None], share: float) -> Callable[[Path], No
     return make
 
 
+def nested() -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+
+
+def quantised() -> Tensor:
+    return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+
+
+class HugeType:
+    """A number type of 900 MB."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return np.dtype, ("V900000000",)
+
+
+class Huge:
+    def __reduce__(self) -> tuple[Any, tuple[HugeType]]:
+        return scalar, (HugeType(),)
+
+
+class Long:
+    def __reduce__(self) -> tuple[Any, tuple[Any, bytes]]:
+        return scalar, (np.dtype("f8"), b"12345")
+
+
 def saved(value: object, write: Callable[[Any, Path], None] = torch.save) -> Callable[[Path], None]:
     return lambda path: write(value, path)
 
@@ -166,16 +194,27 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (saved({"w": torch.arange(3)}), "holds no weights"),
     "complex": (saved({"w": torch.ones(3, dtype=torch.complex64)}), "w is no plain tensor of numbers"),
     "sparse": (saved({"w": torch.eye(3).to_sparse()}), "w is no plain tensor of numbers"),
+    "sparse rows": (lambda p: torch.save({"w": torch.eye(3).to_sparse_csr()}, p), "w is no plain tensor of numbers"),
+    "nested": (lambda p: torch.save({"w": nested()}, p), "w is no plain tensor of numbers"),
+    "quantised": (lambda p: torch.save({"w": quantised()}, p), "w is no plain tensor of numbers"),
+    "float8": (saved({"w": torch.ones(3).to(torch.float8_e4m3fn)}, safe), "w is no plain tensor of numbers"),
+    "protocol 4": (saved({"w": torch.ones(3)}, partial(torch.save, pickle_protocol=4)), "pickled with protocol 4"),
+    "legacy protocol 4": (saved({"w": torch.ones(3)}, partial(legacy, pickle_protocol=4)), "pickled with protocol 4"),
+    "legacy protocol 5": (saved({"w": torch.ones(3)}, partial(legacy, pickle_protocol=5)), "pickled with protocol 5"),
+    "pickle 0": (lambda p: p.write_bytes(pickle.dumps({"a": 1}, 0)), "a Python pickle of protocol 0"),
+    "pickle 1": (lambda p: p.write_bytes(pickle.dumps({"a": 1}, 1)), "a Python pickle of protocol 1"),
+    "huge number": (lambda p: torch.save({"model": STATE, "best": Huge()}, p), "a NumPy number of type 'V900000000'"),
+    "long number": (lambda p: torch.save({"model": STATE, "best": Long()}, p), "a NumPy number of 5 bytes, not 8"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-@pytest.mark.filterwarnings("ignore:.*sparse.*:UserWarning")
 def test_broken_files_are_told_in_a_line(kind: str, tmp_path: Path) -> None:
     make, message = BROKEN[kind]
     path = tmp_path / "x.pth"
-    make(path)
-    with pytest.raises(UserError) as caught:
+    with warnings.catch_warnings(action="ignore"):
+        make(path)
+    with pytest.raises(UserError) as caught, warnings.catch_warnings(action="error"):
         read_tensors(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: ")

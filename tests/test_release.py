@@ -1,21 +1,25 @@
 """The authors' checkpoint: names, sizes read off shapes, there and back bit by bit, and what is refused."""
 
 import json
+import re
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import golden
 import tiny
 from dshmp import cli
-from dshmp.checkpoint import load_model, save_model
+from dshmp.card import lacks
+from dshmp.checkpoint import CONFIG, LEFT_OVERS, load_card, load_model, save_model
 from dshmp.config import (
     ROBERTA_BASE,
     BackboneConfig,
@@ -26,17 +30,15 @@ from dshmp.config import (
     PixelDecoderConfig,
 )
 from dshmp.errors import UserError
+from dshmp.interop.names import as_release, from_release, release_order
 from dshmp.interop.release import (
-    LEFT_OVERS,
+    BANK,
     MEMORY_ROWS,
     Report,
-    as_release,
     convert,
-    from_release,
     infer_config,
     relative_position_index,
     release_config,
-    release_order,
     to_release,
 )
 from dshmp.language.encoder import save_tokenizer
@@ -65,7 +67,6 @@ SMALL = release_config(
     )
 )
 QKV = "backbone.layers.0.blocks.1.attn.qkv.weight"
-BANK = "vita_criterion.train_memory_bank.features"
 
 
 def beside(config: ModelConfig, generator: torch.Generator) -> State:
@@ -307,31 +308,66 @@ def test_heads_of_motion(small: State, words: Path, tmp_path: Path) -> None:
     assert report.config.motion.heads == 8
     assert not any("motion.heads" in line for line in report.assumed)
     assert load_model(tmp_path / "out")[0].config.motion.heads == 8
-    assert any("motion.heads = 4" in line for line in convert(path, tmp_path / "out", words).assumed)
+    again = convert(path, tmp_path / "out", words, overwrite=True)
+    assert any("motion.heads = 4" in line for line in again.assumed)
 
 
 # --- the folder
 
 
-def test_a_model_is_replaced_and_nothing_else(small: State, words: Path, tmp_path: Path) -> None:
+def test_a_model_is_replaced_where_asked_and_nothing_else(small: State, words: Path, tmp_path: Path) -> None:
     path, out = save(small, tmp_path / "a.pth"), tmp_path / "deep" / "out"
     convert(path, out, words)
     before = {item.name: item.stat().st_ino for item in out.iterdir()}
     assert LEFT_OVERS in before
-    convert(path, out, words)
-    assert {item.name: item.stat().st_ino for item in out.iterdir()} != before
+    with pytest.raises(UserError, match=r"holds a model already; name a new folder, or replace it with --overwrite"):
+        convert(path, out, words)
+    assert {item.name: item.stat().st_ino for item in out.iterdir()} == before
+    convert(path, out, words, overwrite=True)
+    after = {item.name: item.stat().st_ino for item in out.iterdir()}
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
     assert [item.name for item in out.parent.iterdir()] == ["out"]
     assert len({item.stat().st_mode for item in out.iterdir()}) == 1
     (out / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds notes\.txt, which is no model's"):
-        convert(path, out, words)
+        convert(path, out, words, overwrite=True)
     assert (out / "notes.txt").read_text() == "mine"
     with pytest.raises(UserError, match="is a file"):
         convert(path, out / "notes.txt", words)
     (tmp_path / "empty").mkdir()
     convert(path, tmp_path / "empty", words)
+    (out / "notes.txt").unlink()
     with pytest.raises(UserError, match="exists already"):
         to_release(out, path)
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        to_release(out, tmp_path / "empty", overwrite=True)
+    torch.save({}, path)
+    to_release(out, path, overwrite=True)
+    assert same(read(path), small)
+
+
+def test_the_folder_that_one_is_in(small: State, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, here = save(small, tmp_path / "a.pth"), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    number = here.stat().st_ino
+    convert(path, Path(), words)
+    convert(path, Path(), words, overwrite=True)
+    assert Path().stat().st_ino == here.stat().st_ino == number
+    assert load_card(Path(CONFIG)).name == "here"
+    assert load_model(here)[0].config == SMALL
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_where_nothing_can_be_written(back: bool, tmp_path: Path) -> None:
+    """It is told before anything is read."""
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    for out, message in (("file/x/y", "is a file, not a folder"), ("circle/y", "name another place")):
+        with pytest.raises(UserError, match=message):
+            (to_release if back else convert)(tmp_path / "nowhere", tmp_path / out)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -341,18 +377,25 @@ def test_a_failed_conversion_leaves_what_was_there(
     path, out = save(small, tmp_path / "a.pth"), tmp_path / "models" / "out"
     if not fresh:
         convert(path, out, words)
-    before = {item.name: item.read_bytes() for item in out.iterdir()} if out.exists() else None
+    before = {} if fresh else {item.name: item.read_bytes() for item in out.iterdir()}
 
-    def fail(state: State, path: Path) -> None:
-        if path.name == LEFT_OVERS:
-            raise OSError("no space left on device")
+    def fail(state: State, path: Path, metadata: object) -> None:
+        if LEFT_OVERS in path.name:
+            raise SafetensorError("I/O error: no space left on device")
         save_file(state, path)
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OSError, match="no space"):
-        convert(path, out, words, motion_heads=2)
-    assert (None if fresh else {item.name: item.read_bytes() for item in out.iterdir()}) == before
-    assert [item.name for item in out.parent.iterdir()] == ([] if fresh else ["out"])
+    with pytest.raises(UserError) as caught:
+        convert(path, out, words, motion_heads=2, overwrite=not fresh)
+    assert (
+        str(caught.value)
+        == f"{out / LEFT_OVERS}: cannot be written (I/O error: no space left on device); is the disk full?"
+    )
+    if fresh:
+        assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]
+    else:
+        assert {item.name: item.read_bytes() for item in out.iterdir()} == before
+        assert [item.name for item in out.parent.iterdir()] == ["out"]
 
 
 # --- the command
@@ -386,7 +429,8 @@ def test_the_command(
     assert same(read(back), small)
     warnings = capsys.readouterr().err.splitlines()
     assert all(line.startswith("dshmp: warning: ") for line in warnings)
-    assert "the authors' code fixes motion.contrast_size = 16 (there 256)" in warnings[0]
+    assert "the authors' code fixes language.encoder.vocab_size = 290 (there 50265)" in warnings[0]
+    assert "motion.contrast_size = 16 (there 256); it has to be changed there" in warnings[0]
     assert len(warnings) == 1  # every switch is the release's
     assert call(monkeypatch, "--help") == 0
     assert "Example: dshmp convert" in capsys.readouterr().out
@@ -409,13 +453,55 @@ def turned(state: State) -> State:
     return state | {key: state[key].flip(0).contiguous()}
 
 
+def windows_of_150(state: State) -> State:
+    """A window's table of 5 MB at most, from which one of pixel pairs of 4 GB would follow."""
+    tables = {key for key in state if key.endswith("bias_table")}
+    kept = {key: value for key, value in state.items() if not key.endswith("_index")}
+    return kept | {key: torch.zeros(299**2, state[key].shape[1], dtype=torch.float16) for key in tables}
+
+
+def plain(state: State) -> State:
+    """Without what reads the sentence, and so the names of another program."""
+    reads = re.compile(
+        r"text_|.*\.(hierarchical_cross|cross_static|cross_motion|cross_test|fusion|fusion_layers|res_gate)\."
+    )
+    return {key: value for key, value in state.items() if not reads.match(key)}
+
+
 WRONG: dict[str, tuple[Callable[[State], State], str]] = {
     "lacks": (without("vita_module.enc_ffn.1.linear"), "lacks vita_module.enc_ffn.1.linear1.weight, vita_module.enc"),
     "count": (without("vita_module.enc_ffn.1.linear"), "... (4 in all); the checkpoint is not whole"),
-    "no text": (without("text_encoder."), "text_encoder.embeddings.word_embeddings.weight is missing"),
-    "no backbone": (without("backbone."), "backbone.patch_embed.proj.weight is missing"),
+    "no text": (without("text_encoder."), "lacks text_encoder.* (text encoder); the checkpoint is not whole"),
+    "no backbone": (without("backbone."), "lacks backbone.* (backbone); the checkpoint is not whole"),
+    "no patches": (without("backbone.patch_embed."), "backbone.patch_embed.proj.weight is missing"),
     "unknown": (with_(extra=torch.ones(1)), "has extra, for which a DsHmp model of its sizes has no place"),
     "near": (renamed("sim_embed_clip", "sim_embed_klip"), "_klip.weight may be vita_module.sim_embed_clip.weight"),
+    "lacks and unknown": (renamed("sim_embed_clip", "sim_embed_klip"), "lacks vita_module.sim_embed_clip.weight, vita"),
+    "a layer between": (
+        without("text_encoder.encoder.layer.0."),
+        "lacks text_encoder.encoder.layer.0, though it has text_encoder.encoder.layer.1",
+    ),
+    "a layer of a kind": (
+        without("sem_seg_head.predictor.transformer_ffn_layers.1."),
+        "lacks sem_seg_head.predictor.transformer_ffn_layers.1, though it has",
+    ),
+    "a layer of many digits": (
+        with_(**{f"vita_module.enc_ffn.{'9' * 5000}.linear1.weight": torch.ones(1)}),
+        "lacks vita_module.enc_ffn.2, though it has vita_module.enc_ffn.999",
+    ),
+    "windows": (windows_of_150, "has 89401 rows, for windows of 150 pixels; at most 32 can be used"),
+    "beyond float32": (
+        with_(resizer__fc__bias=torch.full((32,), 1e300, dtype=torch.float64)),
+        "resizer.fc.bias holds numbers beyond the range of float32",
+    ),
+    "flat bank": (with_(**{BANK: torch.ones(5)}), f"{BANK} has shape [5], this model asks [23051, 16]"),
+    "wide bank": (with_(**{BANK: torch.ones(5, 8)}), f"{BANK} has shape [5, 8], this model asks [23051, 16]"),
+    "whole bank": (with_(**{BANK: torch.ones(5, 16).int()}), f"{BANK} holds torch.int32, this model asks torch.float"),
+    "the first half": (lambda state: dict(list(state.items())[: len(state) // 2]), "the checkpoint is not whole"),
+    "one half": (
+        without("vita_module.", "sem_seg_head.pixel"),
+        "lacks sem_seg_head.pixel_decoder.* (pixel decoder), vita_module.* (motion); the checkpoint is not whole",
+    ),
     "layer": (
         with_(vita_module__query_feat__weight=torch.ones(4, 32)),
         "vita_module.query_embed.weight has shape [5, 32], the other sizes ask [4, 32] (1 such in all)",
@@ -425,18 +511,18 @@ WRONG: dict[str, tuple[Callable[[State], State], str]] = {
         "no model can be built from this config (the pixel decoder has 32 norm groups",
     ),
     "flat": (with_(backbone__patch_embed__proj__weight=torch.tensor(1.0)), "proj.weight has shape []"),
-    "integers": (with_(resizer__fc__bias=torch.ones(32, dtype=torch.int64)), "resizer.fc.bias hold whole numbers"),
+    "integers": (with_(resizer__fc__bias=torch.ones(32, dtype=torch.int64)), "resizer.fc.bias holds whole numbers"),
     "index": (
         with_(**{"backbone.layers.1.blocks.0.attn.relative_position_index": torch.zeros(4, 4, dtype=torch.int64)}),
-        "relative_position_index has shape [4, 4], the window asks [25, 25]",
+        "relative_position_index has shape [4, 4], this model asks [25, 25]",
     ),
     "NaN": (with_(resizer__fc__bias=torch.full((32,), float("nan"))), "resizer.fc.bias holds NaN or infinity"),
     "video": (with_(backbone__patch_embed__proj__weight=torch.ones(12, 3, 1, 4, 4)), "its backbone is Video-Swin"),
     "Mask2Former": (
-        without("vita_module", "text_encoder", "resizer"),
+        lambda state: without("vita_module.", "resizer.")(plain(state)),
         "is not a DsHmp checkpoint but, by its names, Mask2Former's",
     ),
-    "VITA": (without("vita_module.hierarchical_cross"), "by its names, VITA's or one built on it"),
+    "VITA": (lambda state: plain(state), "by its names, VITA's or one built on it"),
     "ours": (lambda state: from_release(state), "by its names, a model of this program already"),
     "other": (lambda state: {"conv1.weight": torch.ones(1)}, "is not a DsHmp checkpoint; its names begin with conv1"),
 }
@@ -553,7 +639,10 @@ def test_settings_that_their_code_ignores_are_told(
 def test_foreign_left_overs_are_refused(small: State, words: Path, tmp_path: Path) -> None:
     convert(save(small, tmp_path / "a.pth"), tmp_path / "out", words)
     save_file({BANK: torch.ones(3, 8)}, tmp_path / "out" / LEFT_OVERS)
-    with pytest.raises(UserError, match="does not belong to this model"):
+    with pytest.raises(UserError, match=rf"{LEFT_OVERS}: {BANK} has shape \[3, 8\], this model asks"):
+        to_release(tmp_path / "out", tmp_path / "x.pth")
+    save_file({"extra": torch.ones(3, 8)}, tmp_path / "out" / LEFT_OVERS)
+    with pytest.raises(UserError, match=r"extra is no left-over of the release"):
         to_release(tmp_path / "out", tmp_path / "x.pth")
 
 
@@ -562,3 +651,80 @@ def test_the_report_is_plain_data(small: State, words: Path, tmp_path: Path) -> 
     assert isinstance(report, Report)
     total = sum(value.numel() for value in load_model(tmp_path / "out")[0].parameters())
     assert sum(parameters for _, parameters in report.parts.values()) == total
+
+
+def test_a_prefix_of_all_names_is_left_out(small: State, words: Path, tmp_path: Path) -> None:
+    """As data-parallel training writes them, also more than one."""
+    convert(
+        save({f"model.module.{key}": value for key, value in small.items()}, tmp_path / "a.pth"), tmp_path / "m", words
+    )
+    to_release(tmp_path / "m", tmp_path / "back.pth")
+    assert same(read(tmp_path / "back.pth"), small)
+
+
+def test_sizes_unlike_the_published_ones_are_told(small: State, words: Path, tmp_path: Path) -> None:
+    """A checkpoint without its last layers would otherwise pass for a smaller model."""
+    state = without("text_encoder.encoder.layer.1.")(small)
+    report = convert(save(state, tmp_path / "a.pth"), tmp_path / "m", words)
+    line = next(line for line in report.assumed if "not whole" in line)
+    assert "language.encoder.num_hidden_layers = 1 (there 12)" in line
+    assert "hidden_size = 32 (there 256)" in line
+    assert "pixel_decoder.ffn" not in line
+
+
+def test_the_converted_models_card(small: State, words: Path, tmp_path: Path) -> None:
+    convert(save(small, tmp_path / "a.pth"), tmp_path / "m", words)
+    card = load_card(tmp_path / "m" / CONFIG)
+    assert card.data is None
+    assert card.licence is None
+    for part in ("40 sub-word tokens", "arrow", "inverse", "shifted", "licence"):
+        assert any(part in limit for limit in card.limits)
+    assert "blind to its arrow" in (tmp_path / "m" / "README.md").read_text()
+    bank = {BANK: torch.zeros(MEMORY_ROWS, 16)}
+    convert(save(small | bank, tmp_path / "b.pth"), tmp_path / "n", words)
+    card = load_card(tmp_path / "n" / CONFIG)
+    assert card.data == "MeViS, split train"
+    assert lacks(card) == ["recipe", "scores"]
+
+
+def test_only_a_checkpoint_takes_a_tokeniser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, value in (("--tokenizer", "roberta-base"), ("--motion-heads", 4)):
+        assert call(monkeypatch, tmp_path / "m", tmp_path / "x.pth", "--to-release", option, value) == 2
+        assert f"{option} is for a checkpoint" in capsys.readouterr().err
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file can grow beyond 1 MB, which is told as a full disk is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def converted(small: State, words: Path, tmp_path: Path) -> Path:
+    convert(save(small, tmp_path / "a.pth"), tmp_path / "m", words)
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("back", [None, "x.pth", "x.safetensors"])
+def test_a_full_disk_is_one_line(
+    back: str | None,
+    words: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    converted: Path,
+    full_disk: None,
+) -> None:
+    out = tmp_path / (back or "new/m")
+    arguments = [converted, out, "--to-release"] if back else [tmp_path / "a.pth", out, "--tokenizer", words]
+    assert call(monkeypatch, *arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"dshmp: {out}")
+    assert "cannot be written (" in line
+    assert ".partial" not in line
+    assert {item.name for item in tmp_path.iterdir()} == {"a.pth", "m"}

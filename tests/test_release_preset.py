@@ -18,6 +18,7 @@ from dshmp.model import DsHmp
 from dshmp.perception.frames import input_masks, prepare_frames
 from dshmp.result import Result
 from dshmp.segmenter import Segmenter
+from dshmp.video import open_video
 
 SMALL = {"input.short_side": 64, "input.long_side": 128}
 SENTENCE = "The one that moves left and then turns back"
@@ -201,3 +202,18 @@ def test_clips_and_sentences_go_together() -> None:
 def _close(found: Tensor, wanted: Tensor) -> None:
     assert found.shape == wanted.shape
     assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+def test_a_second_pass_counts_the_masks_once() -> None:
+    seg = segmenter()
+    with seg.ask(open_video(clip(5)), [SENTENCE], threshold=0.0) as asked:
+        passes = iter(asked.frames(False))
+        next(passes)  # broken off after a frame
+        means = []
+        for _ in range(2):
+            for _ in asked.frames(False):
+                pass
+            quality = asked.answers[0].quality
+            assert quality is not None
+            means.append(quality.means())
+    assert means[0] == means[1]

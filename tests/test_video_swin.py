@@ -193,7 +193,7 @@ def test_loading_keeps_the_language_and_gives_the_same_features(kinetics: dict[s
     ("settings", "message"),
     [
         ({"temporal_window": None}, "for Video-Swin, the config asks for Swin; set backbone.temporal_window to 8"),
-        ({"temporal_window": 8}, r"position_bias; set backbone.window_size to 7 and temporal_window to 8"),
+        ({"temporal_window": 8}, r"position_bias; set backbone.window_size to 3 and temporal_window to 4"),
         ({"depths": (2, 2, 2, 2)}, r"lacks stages.2.blocks.1.* set backbone.* depths to \[2, 2, 1, 2\]"),
         ({"depths": (2, 1, 1, 2)}, r"layers.1.blocks.1.\S+ has no place .* depths to \[2, 2, 1, 2\]"),
         ({"num_heads": (2, 2, 2, 2)}, r"table has shape \[175, 1\], .* \[175, 2\] .* num_heads to \[1, 2, 2, 2\]"),

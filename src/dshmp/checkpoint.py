@@ -6,7 +6,8 @@ made. Older versions are read by way of `UPGRADES`.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -15,15 +16,21 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from dshmp.card import HERE, Card, model_card
-from dshmp.config import ModelConfig, from_dict, to_dict
+from dshmp.config import ModelConfig, check_numbers, from_dict, to_dict
 from dshmp.errors import UserError
+from dshmp.files import reason, save_tensors, whole_folder
 from dshmp.language.encoder import TextTokenizer, load_tokenizer, save_tokenizer
 from dshmp.model import DsHmp
 
 CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+LEFT_OVERS = "release.safetensors"
+"""What the authors' checkpoint holds beyond the model (`dshmp.interop.release`), where it was made of one."""
 SHARDS = f"{WEIGHTS}.index.json"
 """Names the parts of weights in several files; fetched with ours so that a model of that kind can be told."""
 VERSION = 2
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 JSON = dict[str, Any]
 
@@ -49,31 +56,31 @@ class SavedConfig:
 
 
 def save_model(
-    model: DsHmp, tokenizer: TextTokenizer, folder: Path, card: Card | None = None, where: str = HERE
+    model: DsHmp,
+    tokenizer: TextTokenizer,
+    folder: Path,
+    card: Card | None = None,
+    where: str = HERE,
+    left_overs: Path | None = None,
 ) -> None:
-    """Write the model; all files to temporary names first, then renamed, so that what was there stays whole.
+    """Write the model, first aside, then file by file to its place, so that what was there stays whole.
 
     Args:
         where: what the README says to load: a folder or an id on the hub.
-    """
-    from safetensors.torch import save_file
+        left_overs: the file that goes with it as `LEFT_OVERS`.
 
+    Raises:
+        UserError: it cannot be written.
+    """
     card = card or Card()
-    folder.mkdir(parents=True, exist_ok=True)
     config = to_dict(SavedConfig(version=VERSION, model=model.config, card=card))
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    parts = {name: folder / f"{name}.part" for name in (CONFIG, TOKENIZER, README, WEIGHTS)}
-    try:
-        parts[CONFIG].write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        save_tokenizer(tokenizer.tokenizer, parts[TOKENIZER])
-        parts[README].write_text(str(model_card(card, where)), encoding="utf-8", errors="replace")
-        save_file(state, parts[WEIGHTS])
-        shutil.copymode(parts[CONFIG], parts[WEIGHTS])  # safetensors shuts out all but the owner
-        for name, part in parts.items():
-            part.replace(folder / name)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    with whole_folder(folder, keep=True) as work:
+        (work / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        save_tokenizer(tokenizer.tokenizer, work / TOKENIZER)
+        (work / README).write_text(str(model_card(card, where)), encoding="utf-8", errors="replace")
+        save_tensors(model.state_dict(), work / WEIGHTS)
+        if left_overs is not None:
+            shutil.copyfile(left_overs, work / LEFT_OVERS)
 
 
 def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tuple[DsHmp, TextTokenizer]:
@@ -89,8 +96,11 @@ def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tup
     """
     folder = find_model(source, **hub)
     config = load_config(folder / CONFIG)
+    with torch.device("meta"):  # a config may claim any size: nothing is allocated before the weights bear it out
+        shapes = build_model(config, folder / CONFIG).state_dict()
+    weights = _load_weights(folder / WEIGHTS, shapes)
     model = build_model(config, folder / CONFIG)
-    _load_weights(model, folder / WEIGHTS)
+    model.load_state_dict(weights)
     tokenizer = TextTokenizer(config.language, load_tokenizer(folder / TOKENIZER))
     return model.eval(), tokenizer
 
@@ -98,11 +108,13 @@ def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tup
 def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     """A model with fresh weights; UserError, naming `where`, if the config's numbers do not fit together."""
     try:
-        model = DsHmp(config)
+        check_numbers(config)
+        with warnings.catch_warnings(action="ignore"):  # of libraries, about numbers that are as they are
+            model = DsHmp(config)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{where}: no model can be built from this config ({' '.join(str(error).split())})") from None
+    except Exception as error:  # transformers validates by classes of its own
+        raise UserError(f"{where}: no model can be built from this config ({reason(error)})") from None
     encoder, longest = model.language.encoder.config, config.language.max_tokens
     room = encoder.max_position_embeddings - encoder.pad_token_id - 1  # RoBERTa counts from after its <pad>
     if room < longest:
@@ -156,7 +168,7 @@ def _load(path: Path) -> SavedConfig:
         if step not in UPGRADES:
             raise UserError(f"{path}: has version {number}; versions {min(UPGRADES)} to {VERSION} can be read")
         values = UPGRADES[step](values)
-    return from_dict(SavedConfig, values, path.name)
+    return from_dict(SavedConfig, values, path.name, complete=True)
 
 
 def _no_number(name: str) -> float:
@@ -166,11 +178,13 @@ def _no_number(name: str) -> float:
 def _from_1(values: JSON) -> JSON:
     """The card is new; of the model, what has been added since is as it was before there was a choice."""
     added: dict[str, JSON] = {
-        "backbone": {"temporal_window": None},
+        "backbone": {"temporal_window": None, "clip": 32},
         "readout": {"score": "class"},
-        "input": {"autocast": "bfloat16"},
+        "input": {"autocast": "bfloat16", "exact": True},
     }
-    return {"version": 2, "model": _completed(values["model"], added)}
+    card: JSON = dict.fromkeys(("name", "source", "data", "licence"))
+    card |= {"datasets": [], "recipe": {}, "scores": {}, "limits": []}
+    return {**values, "version": 2, "model": _completed(values["model"], added), "card": card}
 
 
 def _completed(values: Any, added: Mapping[str, JSON]) -> Any:
@@ -187,7 +201,11 @@ UPGRADES: Mapping[int, Callable[[JSON], JSON]] = {1: _from_1}
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; UserError where it is missing or damaged or holds NaN."""
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: it is missing or damaged, or does not hold finite numbers.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -198,38 +216,68 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         state: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from None
-    for key, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UserError(f"{path}: {key} holds NaN or infinity; the training behind it diverged")
+        raise UserError(f"{path}: damaged or not a safetensors file ({reason(error)}); fetch it again") from None
+    check_finite(path, state)
     return state
 
 
-def _load_weights(model: DsHmp, path: Path) -> None:
-    state, own = load_tensors(path), model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or extra:
-        kind, keys = ("lacks", missing) if missing else ("has unknown", extra)
-        raise UserError(f"{path}: {kind} {', '.join(keys[:3])} ({len(keys)} in all); it belongs to another config")
+def check_plain(path: str | Path, key: str, value: torch.Tensor) -> None:
+    """Raises UserError, naming `path`, unless it is a dense tensor of real numbers on the CPU."""
+    dense = not value.is_nested and value.layout == torch.strided and value.device.type == "cpu"
+    if not dense or value.dtype not in FLOATS + WHOLE:
+        raise UserError(f"{path}: {key} is no plain tensor of numbers ({value.dtype}, {value.layout})")
+
+
+def check_finite(path: str | Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Raises UserError, naming `path`, unless these are plain tensors of finite numbers."""
     for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise UserError(f"{path}: {key} has shape {list(value.shape)}, the config asks {list(own[key].shape)}")
-    model.load_state_dict(state)
+        check_plain(path, key, value)
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(f"{path}: {key} holds NaN or infinity; it is damaged, or the training behind it diverged")
+
+
+def as_float32(path: str | Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Finite weights in the type that the model computes in.
+
+    Raises:
+        UserError: they are whole numbers, or one is beyond the range of float32; the message names `path`.
+    """
+    weights = {}
+    for key, value in state.items():
+        if not value.is_floating_point():
+            raise UserError(f"{path}: {key} holds whole numbers, no weights")
+        weights[key] = value.float()
+        if value.dtype == torch.float64 and not bool(torch.isfinite(weights[key]).all()):
+            raise UserError(f"{path}: {key} holds numbers beyond the range of float32")
+    return weights
+
+
+def some(names: Sequence[str]) -> str:
+    """A few of the names, and how many there are."""
+    return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
+
+
+def _load_weights(path: Path, shapes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a model whose tensors have these names and shapes."""
+    state = load_tensors(path)
+    missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
+    if missing or extra:
+        faults = [f"{kind} {some(keys)}" for kind, keys in (("lacks", missing), ("has unknown", extra)) if keys]
+        raise UserError(f"{path}: {' and '.join(faults)}; it belongs to another config")
+    for key, value in state.items():
+        if value.shape != shapes[key].shape:
+            raise UserError(f"{path}: {key} has shape {list(value.shape)}, the config asks {list(shapes[key].shape)}")
+    return as_float32(path, state)
 
 
 def _download(name: str, **hub: Unpack[HubOptions]) -> Path:
     from huggingface_hub import snapshot_download
 
+    wanted = [CONFIG, WEIGHTS, TOKENIZER, README, LEFT_OVERS, SHARDS]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER, README, SHARDS], **hub))
+        folder = Path(snapshot_download(name, allow_patterns=wanted, **hub))
     except Exception as error:  # the hub client raises a dozen kinds: no network, no such id, no permission
         raise UserError(f"{name}: is neither a folder here nor to be had from the hub ({reason(error)})") from None
     if not (folder / CONFIG).is_file():
         raise UserError(f"{name}: holds no model on the hub ({CONFIG} is missing)")
     return folder
-
-
-def reason(error: Exception) -> str:
-    """What the hub client says, in one line: the first is often but the status, so it takes two."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__

@@ -343,27 +343,34 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint; with --to-release, a model's folder.")],
     out: Annotated[Path, typer.Argument(help="Folder for the model; with --to-release, the file to write.")],
     tokenizer: Annotated[
-        str, typer.Option(help="RoBERTa's tokeniser: a folder with vocab.json and merges.txt, or a hub id.")
-    ] = "roberta-base",
+        str | None,
+        typer.Option(help="RoBERTa's tokeniser: a folder with vocab.json and merges.txt, or a hub id; roberta-base."),
+    ] = None,
     motion_heads: Annotated[
         int | None,
         typer.Option(min=1, help="Attention heads of the motion part; as in static perception by default."),
     ] = None,
     to_release: Annotated[bool, typer.Option("--to-release", help="The other way: for the authors' code.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model or file that OUT is.")] = False,
 ) -> None:
     """Make a model of the authors' checkpoint, or write a model as theirs.
 
     The checkpoint may be torch's or safetensors, whatever its name; nothing in it is run. What it holds beyond the
-    model is kept in OUT, so that the way back gives the same tensors. A file that ends in .safetensors is one.
+    model is kept in OUT, so that the way back gives the same tensors, bit by bit if they are float32; others are kept
+    as float32. With --to-release, an OUT that ends in .safetensors is written as such.
 
     Example: dshmp convert dshmp_swin_tiny.pth models/mevis --tokenizer roberta-base
     """
     from dshmp.interop import release
 
     if to_release:
-        release.to_release(str(checkpoint), out)
+        for option, value in (("--tokenizer", tokenizer), ("--motion-heads", motion_heads)):
+            if value is not None:
+                raise UserError(f"{option} is for a checkpoint that becomes a model; leave it out with --to-release")
+        release.to_release(str(checkpoint), out, overwrite)
     else:
-        release.print_report(release.convert(checkpoint, out, tokenizer, motion_heads))
+        report = release.convert(checkpoint, out, tokenizer or "roberta-base", motion_heads, overwrite)
+        release.print_report(report)
     typer.echo(f"wrote {out}")
 
 
@@ -591,7 +598,15 @@ class _Lines(logging.Handler):
     """Warnings as single lines among the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(f"dshmp: {record.levelname.lower()}: {record.getMessage()}", err=True)
+        typer.echo(f"dshmp: {record.levelname.lower()}: {_one_line(record.getMessage(), 2000)}", err=True)
+
+
+def _one_line(text: str, longest: int = 500) -> str:
+    """A message, which may tell what files hold, as a terminal may show it: one line of about `longest` characters
+    without control codes. Of a longer one the end is kept too, as it says what to do."""
+    if len(text) > longest:
+        text = f"{text[: longest - 150]} ... {text[-150:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -608,11 +623,11 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"dshmp: {error}", file=sys.stderr)
+        print(f"dshmp: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
-        print(f"dshmp: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"dshmp: {_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("dshmp: interrupted", file=sys.stderr)

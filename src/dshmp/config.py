@@ -8,9 +8,11 @@ instead is named at each field. The switches of the paper's ablations: Table 1 *
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -193,8 +195,11 @@ class ModelConfig:
 T = TypeVar("T")
 
 
-def from_dict(kind: type[T], values: object, where: str = "config") -> T:
-    """Build the dataclass `kind` from plain containers; unknown or missing keys and wrong types raise UserError."""
+def from_dict(kind: type[T], values: object, where: str = "config", complete: bool = False) -> T:
+    """Build the dataclass `kind` from plain containers; unknown or missing keys and wrong types raise UserError.
+
+    With `complete`, defaults stand for nothing: all keys must be there.
+    """
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected a mapping of {kind.__name__}'s fields, found {values!r}")
     hints = typing.get_type_hints(kind)
@@ -206,9 +211,10 @@ def from_dict(kind: type[T], values: object, where: str = "config") -> T:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
     for item in fields:
-        if item.name not in values and item.default is item.default_factory is dataclasses.MISSING:
+        needed = complete or item.default is item.default_factory is dataclasses.MISSING
+        if needed and item.name not in values:
             raise UserError(f"{where}: the key {item.name!r} is missing")
-    return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+    return kind(**{key: _value(hints[key], value, f"{where}.{key}", complete) for key, value in values.items()})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -222,11 +228,46 @@ def to_dict(config: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values with dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+_LARGEST = 2**24
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    (r"motion\.stages", 0, 16),
+    (r"(.*\.)?(num_hidden_layers|layers|decoder_layers|depths|blocks)", 1, 256),
+    (r"backbone\.window_size", 1, 32),
+    (r"readout\.threshold|(.*\.)?(\w*dropout\w*|drop_path)", 0, 1),
+    (r"input\.mean", -math.inf, math.inf),
+    (r"input\.(std|motion_fps)", 1e-6, math.inf),
+    (r"language\.(encoder\..*|pad_token_id)|(.*\.)?(injection|\w+_eps|fusion_scale)", 0, _LARGEST),
+)
+"""What numbers can be at all; the first pattern counts, and others are sizes, 1 or more. Tables of a window's pixels
+grow with its size to the fourth power."""
+
+
+def check_numbers(config: ModelConfig) -> None:
+    """Raises UserError, naming the field, where a number is none that any model has."""
+    for key, value in flat(to_dict(config)):
+        low, high = next(((low, high) for name, low, high in _RANGES if re.fullmatch(name, key)), (1, _LARGEST))
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if not low <= number <= high or number == math.inf:
+                bound = f"at least {low}" if number < low else f"at most {high}"
+                raise UserError(f"{key} must be {bound}, found {number}")
+
+
+def _value(hint: Any, value: Any, where: str, complete: bool) -> Any:
     """`value` as the annotated type `hint`, or UserError."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, where)
+        return from_dict(typing.cast(type, hint), value, where, complete)
     if origin is Literal:
         if value in args:
             return value
@@ -234,19 +275,22 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _value(next(arg for arg in args if arg is not type(None)), value, where)
+        return _value(next(arg for arg in args if arg is not type(None)), value, where, complete)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise UserError(f"{where}: expected {len(kinds)} values, found {len(value)}")
         pairs = enumerate(zip(kinds, value, strict=True))
-        return tuple(_value(kind, item, f"{where}[{i}]") for i, (kind, item) in pairs)
+        return tuple(_value(kind, item, f"{where}[{i}]", complete) for i, (kind, item) in pairs)
     if origin is dict and isinstance(value, Mapping):
-        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _value(args[1], item, f"{where}.{key}", complete) for key, item in value.items()}
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{where}: {str(value)[:20]}... is too large a number") from None
     kind = origin or hint
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value

@@ -33,15 +33,14 @@ from torch import Tensor
 from dshmp import __version__
 from dshmp.config import to_dict
 from dshmp.data.catalogue import dataset
-from dshmp.data.dataset import Expression, Split, read_json
-from dshmp.data.mevis_index import rle_fault
-from dshmp.data.mini import save_palette_png
+from dshmp.data.dataset import Expression, Split, by_video, frame_size, read_json
+from dshmp.data.images import save_palette_png
+from dshmp.data.rle import rle_fault
 from dshmp.errors import UserError
+from dshmp.files import publish
 from dshmp.overlay import save_png
 from dshmp.result import Rle, encode, save_json
 from dshmp.scoring.coco import FILE, image_id
-from dshmp.scoring.protocols import frame_size
-from dshmp.scoring.run import by_video
 from dshmp.segmenter import Precision, Progress, Segmenter, Targets
 from dshmp.submission import TOPS, folders, is_whole_png, write_zip, zip_beside
 from dshmp.video import UNKNOWN_RATE, Frame, Image, VideoSource
@@ -425,10 +424,10 @@ def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int]) -> NDArra
 
 def _publish(made: Path, path: Path) -> None:
     """Give a finished piece its name, in place of a damaged one."""
-    if path.is_dir():
+    if path.is_dir() and not made.is_dir():
         shutil.rmtree(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(made, path)
+    publish(made, path)
 
 
 def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from torch import Tensor
 from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device
 from dshmp.errors import UserError
+from dshmp.files import is_vacant, reason, whole_folder
 from dshmp.perception.frame_decoder import Perception
 from dshmp.perception.frames import input_masks, output_masks, prepare_frames
 from dshmp.result import ObjectResult, Result, Rle, encode, save_results
@@ -136,8 +136,13 @@ class Quality:
     frames, at the size of the network's input (as in the release)."""
 
     def __init__(self, objects: int) -> None:
-        self.sums = np.zeros(objects)
-        self.pixels = np.zeros(objects)
+        self.objects = objects
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what an earlier pass over the frames has added."""
+        self.sums = np.zeros(self.objects)
+        self.pixels = np.zeros(self.objects)
 
     def add(self, logits: Tensor) -> None:
         """Take the mask logits (K, F, h, w) of some frames."""
@@ -174,9 +179,13 @@ class Segmenter(ModelHubMixin):
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
 
-    Of the hub's mixin, pushing is used as it is. Its loading would ask the hub for "default" and hand parts of
-    config.json to `__init__`; its saving removes the old config.json before there is a new one.
+    Of the hub's mixin the signatures are kept. Its loading would ask the hub for "default" and hand parts of
+    config.json to `__init__`; its saving removes the old config.json before there is a new one; its pushing does not
+    tell a full disk from a hub out of reach.
     """
+
+    left_overs: Path | None = None
+    """What the authors' checkpoint held beyond the model, where it was made of one; saved and pushed with it."""
 
     def __init__(
         self,
@@ -217,7 +226,7 @@ class Segmenter(ModelHubMixin):
         Raises:
             UserError: no such model, device or precision.
         """
-        from dshmp.checkpoint import CONFIG, find_model, load_card, load_model
+        from dshmp.checkpoint import CONFIG, LEFT_OVERS, find_model, load_card, load_model
 
         chosen = find_device(device)
         _precision(precision, chosen, "bfloat16")  # a wrong name is told before the model is loaded
@@ -230,7 +239,10 @@ class Segmenter(ModelHubMixin):
             force_download=force_download,
         )
         model, tokenizer = load_model(folder)
-        return cls(model, tokenizer, chosen, precision, load_card(folder / CONFIG))
+        segmenter = cls(model, tokenizer, chosen, precision, load_card(folder / CONFIG))
+        if (folder / LEFT_OVERS).is_file():
+            segmenter.left_overs = folder / LEFT_OVERS
+        return segmenter
 
     def save_pretrained(
         self,
@@ -245,54 +257,71 @@ class Segmenter(ModelHubMixin):
         """Write config.json, model.safetensors, tokenizer.json and README.md; `from_pretrained` reads them back.
 
         Args:
-            repo_id: id on the hub if `push_to_hub`; then `push` goes to `push_to_hub`, whose result is returned.
+            repo_id: id on the hub if `push_to_hub`, by default the folder's name; then `push` goes to `push_to_hub`,
+                whose result is returned.
             config: the mixin's; the model's own is written.
             model_card_kwargs: the mixin's; arguments of `generate_model_card`.
+
+        Raises:
+            UserError: the files cannot be written, or as `push_to_hub`.
         """
         from dshmp.checkpoint import save_model
 
         if config is not None:
             raise ValueError("config.json holds the model's own configuration")
-        save_model(self.model, self.tokenizer, Path(save_directory), self.card, **(model_card_kwargs or {}))
-        return self.push_to_hub(repo_id or "", **push) if push_to_hub else None
+        folder, where = Path(save_directory), (model_card_kwargs or {}).get("where", HERE)
+        save_model(self.model, self.tokenizer, folder, self.card, where, self.left_overs)
+        return self.push_to_hub(repo_id or folder.resolve().name, **push) if push_to_hub else None
 
     def push_to_hub(
         self,
         repo_id: str,
         *,
+        config: None = None,
         commit_message: str = "Push a dshmp model",
         private: bool | None = None,
         token: str | None = None,
         branch: str | None = None,
         create_pr: bool | None = None,
+        allow_patterns: list[str] | str | None = None,
+        ignore_patterns: list[str] | str | None = None,
+        delete_patterns: list[str] | str | None = None,
+        model_card_kwargs: dict[str, str] | None = None,
     ) -> str:
         """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
 
-        Returns the commit's address. Warns where the card does not say what people need to know.
+        A `name` alone is one of the token's owner. `config` and `model_card_kwargs` are as for `save_pretrained`, the
+        others huggingface_hub's. Returns the commit's address. Warns where the card does not say what people need to
+        know.
 
         Raises:
-            UserError: `repo_id` is no such name, or the hub cannot be reached or refuses.
+            UserError: `repo_id` is no such name, the hub cannot be reached or refuses, or the model cannot be written
+                to the temporary folder that it is pushed from.
         """
-        from dshmp.checkpoint import reason
+        from huggingface_hub import HfApi
 
-        if repo_id.count("/") != 1:
+        if not repo_id or repo_id.count("/") > 1:
             raise UserError(f"{repo_id!r}: no repository; name it `owner/name`")
         if missing := lacks(self.card):
             log.warning("%s: the model's card does not state %s; see Segmenter.card", repo_id, " or ".join(missing))
-        try:
-            return str(
-                super().push_to_hub(
-                    repo_id,
-                    commit_message=commit_message,
-                    private=private,
-                    token=token,
-                    branch=branch,
-                    create_pr=create_pr,
-                    model_card_kwargs={"where": repo_id},
+        api = HfApi(token=token)
+        with _pushing(repo_id):
+            name = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory(prefix="dshmp-") as folder:
+            self.save_pretrained(folder, config=config, model_card_kwargs={"where": name} | (model_card_kwargs or {}))
+            with _pushing(repo_id):
+                return str(
+                    api.upload_folder(
+                        repo_id=name,
+                        folder_path=folder,
+                        commit_message=commit_message,
+                        revision=branch,
+                        create_pr=create_pr,
+                        allow_patterns=allow_patterns,
+                        ignore_patterns=ignore_patterns,
+                        delete_patterns=delete_patterns,
+                    )
                 )
-            )
-        except Exception as error:  # the hub client raises a dozen kinds: no network, no token, no permission
-            raise UserError(f"{repo_id}: cannot be pushed to the hub ({reason(error)})") from None
 
     def generate_model_card(self, where: str = HERE) -> "ModelCard":
         """The README.md that is saved; `where` is what it tells people to load."""
@@ -504,6 +533,9 @@ class Segmenter(ModelHubMixin):
         pixels: bool,
     ) -> Iterator[tuple[Frame | None, list[T]]]:
         """Second pass. Frames are decoded again only where their pixels are wanted or perceived anew."""
+        for answer in answers:
+            if answer.quality is not None:
+                answer.quality.restart()
         size = (source.height, source.width)
         wanted = any(answer.chosen for answer in answers)
         decoded: Iterator[Frame] | None = None
@@ -575,6 +607,15 @@ class Segmenter(ModelHubMixin):
                 f"not enough memory on {self.device}; use --device cpu, --precision bfloat16, a range of --frames, "
                 "or a model with a smaller input.chunk"
             ) from None
+
+
+@contextlib.contextmanager
+def _pushing(repo_id: str) -> Iterator[None]:
+    """The hub client raises a dozen kinds: no network, no token, no permission."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{repo_id}: cannot be pushed to the hub ({reason(error)})") from None
 
 
 _Levels = tuple[Tensor, Tensor, list[Tensor]]
@@ -703,10 +744,7 @@ def segment_to_folder(
     target = out / (name or source.name)
     _check_target(target, Path(video))
     folders = [f"{i:02d}-{slug(text)}" for i, text in enumerate(settings.expressions, 1)]
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out, prefix=f".{target.name}.", suffix=".partial"))
-    try:
+    with whole_folder(target) as work:
         with (
             segmenter.ask(source, settings.expressions, settings.threshold, settings.targets, progress) as clip,
             contextlib.ExitStack() as stack,
@@ -748,14 +786,6 @@ def segment_to_folder(
             settings=settings.to_json(),
             folders=folders,
         )
-        work.chmod(0o755)
-        _publish(work, target)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        for parent in made:  # innermost first; only what we made and nobody has used
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
     return target, results
 
 
@@ -790,23 +820,8 @@ def _check_target(target: Path, video: Path) -> None:
         return
     document = read_result(target)
     if document is None:
-        if target.is_dir() and not any(target.iterdir()):
+        if target.is_dir() and is_vacant(target):
             return
         raise UserError(f"{target}: exists and is not a result of dshmp; choose another --out")
     if document["video"] != str(video.resolve()):
         raise UserError(f"{target}: holds the result of {document['video']}; choose another --out")
-
-
-def _publish(work: Path, target: Path) -> None:
-    """Give the finished folder its name; an older one goes only once the new one stands."""
-    if not target.exists():
-        os.replace(work, target)
-        return
-    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-    os.replace(target, old)
-    try:
-        os.replace(work, target)
-    except BaseException:
-        os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

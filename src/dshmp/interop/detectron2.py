@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dshmp.checkpoint import check_finite
 from dshmp.errors import UserError
+from dshmp.files import reason
 
 _DTYPE = re.compile(r"[<>|=]?(f[248]|[iu][1248]|b1)")
 
@@ -36,7 +38,9 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
+    if data and data[0] != 0x80:  # which protocols 0 and 1 do not have
+        raise UserError(f"{path}: is no pickle of protocol 2 to 5, in which detectron2's model files are written")
     try:
         arrays = _arrays(_run(data), len(data))
     except _Refused as refused:
@@ -44,12 +48,9 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             f"{path}: asks for {refused}, which no file of weights needs; it is not loaded, since it may do harm"
         ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: damaged or not a detectron2 model file ({reason}); fetch it again") from None
+        raise UserError(f"{path}: damaged or not a detectron2 model file ({reason(error)}); fetch it again") from None
     state = {key: torch.from_numpy(value) for key, value in arrays.items()}
-    for key, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{path}: {key} holds NaN or infinity; fetch the file again")
+    check_finite(path, state)
     return state
 
 
@@ -98,18 +99,34 @@ class _Refused(Exception):
     """What a model file has no reason to hold."""
 
 
-def _mapping(pairs: Any = ()) -> dict[Any, Any]:
-    result: dict[Any, Any] = {}
-    for key, value in pairs:
-        _set_items(result, [key, value])
-    return result
+class _Copies:
+    """The calls that copy what the pickle names; since it may name a thing often, all copies have a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+
+    def _take(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("its content is larger than the file")
+
+    def encode(self, text: str, _: str) -> bytes:
+        self._take(len(text))
+        return text.encode("latin1")
+
+    def mapping(self, pairs: Any = ()) -> dict[Any, Any]:
+        self._take(_PAIR * len(pairs))
+        result: dict[Any, Any] = {}
+        for key, value in pairs:
+            _set_items(result, [key, value])
+        return result
 
 
-def _encode(text: str, _: str) -> bytes:
-    return text.encode("latin1")
+_PAIR = 8
+"""Bytes that a pair has at least in a pickle of arrays by name."""
 
 
-def _admitted() -> dict[str, Callable[..., Any]]:
+def _admitted(copies: _Copies) -> dict[str, Callable[..., Any]]:
     """What a pickle may name, and what is called in its place; nothing of numpy itself runs."""
     functions: dict[str, Callable[..., Any]] = {
         "multiarray _reconstruct": lambda *_: _Array(),
@@ -120,13 +137,12 @@ def _admitted() -> dict[str, Callable[..., Any]]:
     return inside | {
         "numpy ndarray": _Array,
         "numpy dtype": _Dtype,
-        "collections OrderedDict": _mapping,
-        "_codecs encode": _encode,  # bytes in protocol 2, and no bytes at all:
+        "collections OrderedDict": copies.mapping,
+        "_codecs encode": copies.encode,  # bytes in protocol 2, and no bytes at all:
         "__builtin__ bytes": lambda: b"",
     }
 
 
-_ADMITTED = _admitted()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
@@ -143,6 +159,7 @@ def _run(data: bytes) -> Any:
     """
     stack: list[Any] = []
     below: list[list[Any]] = []  # the stacks under the marks
+    admitted = _admitted(_Copies(2 * len(data)))
     memo: dict[int, Any] = {}
     instructions: Iterator[tuple[pickletools.OpcodeInfo, Any, Any]] = pickletools.genops(io.BytesIO(data))
     for opcode, argument, _ in instructions:
@@ -180,15 +197,15 @@ def _run(data: bytes) -> Any:
             items = [stack.pop() for _ in range(int(name[-1]))]
             stack.append(tuple(items[::-1]))
         elif name == "GLOBAL":
-            stack.append(_find(argument))
+            stack.append(_find(argument, admitted))
         elif name == "STACK_GLOBAL":
             attribute, module = stack.pop(), stack.pop()
             if not isinstance(module, str) or not isinstance(attribute, str):
                 raise ValueError("a name that is no text")
-            stack.append(_find(f"{module} {attribute}"))
+            stack.append(_find(f"{module} {attribute}", admitted))
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
-            if function not in _ADMITTED.values():
+            if function not in admitted.values():
                 raise ValueError("a call of what is no function")
             stack.append(function(*arguments))
         elif name == "BUILD":
@@ -203,10 +220,10 @@ def _run(data: bytes) -> Any:
     raise ValueError("it has no end")
 
 
-def _find(name: str) -> Callable[..., Any]:
-    if name not in _ADMITTED:
+def _find(name: str, admitted: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+    if name not in admitted:
         raise _Refused(repr(name.replace(" ", ".")[:100]))
-    return _ADMITTED[name]
+    return admitted[name]
 
 
 def _set_items(target: Any, items: list[Any]) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dshmp.checkpoint import check_finite
 from dshmp.config import ModelConfig
 from dshmp.errors import UserError
+from dshmp.files import reason
 from dshmp.interop.detectron2 import read_pickle
-from dshmp.interop.reading import read_tensors
-from dshmp.interop.release import from_release
+from dshmp.interop.names import from_release
+from dshmp.interop.reading import is_pickle, read_tensors
 from dshmp.interop.rows import Row, row
 from dshmp.model import DsHmp
 
@@ -24,7 +26,7 @@ _QUERIES = ("frame_decoder.query_content.weight", "frame_decoder.query_position.
 _TEXT = re.compile(
     r"backbone\.(fusions|gates)\.|frame_decoder\.(static_attention|layers\.\d+\.(fusion|text_attention))\."
 )
-_CLASSES = "frame_decoder.classify."
+_CLASSES_PREFIX = "frame_decoder.classify."
 _LAYER = re.compile(r"frame_decoder\.layers\.(\d+)\.")
 _KINETICS = "Video-Swin takes its weights from video_swin"
 
@@ -113,7 +115,7 @@ def _stays(key: str, config: ModelConfig, layers: int) -> str | None:
         return _KINETICS
     if _TEXT.match(key):
         return "reads the sentence"
-    if key.startswith(_CLASSES):
+    if key.startswith(_CLASSES_PREFIX):
         return "object or none"
     if (found := _LAYER.match(key)) and int(found[1]) >= layers:
         return f"the file has {layers} decoder layers"
@@ -124,7 +126,7 @@ def _surplus(key: str, config: ModelConfig) -> str | None:
     """Why a parameter of Mask2Former with a known place is left out, if it is."""
     if key.startswith("backbone.") and config.backbone.temporal_window is not None:
         return _KINETICS
-    if key.startswith(_CLASSES):
+    if key.startswith(_CLASSES_PREFIX):
         return "other classes than object or none"
     if (found := _LAYER.match(key)) and int(found[1]) >= config.frame_decoder.layers:
         return f"decoder layers beyond the first {config.frame_decoder.layers}"
@@ -139,7 +141,7 @@ def _unplaced(key: str) -> tuple[str, str]:
         return "criterion", "belongs to the training before"
     if key.endswith("relative_position_index"):
         return "backbone", "tables that are computed here"
-    if key.startswith(f"{_PIXELS}encoder."):
+    if key.startswith(f"{_PIXELS_PREFIX}encoder."):
         return "backbone", "a norm that Mask2Former does not use"
     return _part(key), "no counterpart here"
 
@@ -186,10 +188,10 @@ def _weights(source: str | Path, config: ModelConfig) -> tuple[dict[str, Tensor]
     """Weights under the names of our static perception, and the others under their own."""
     path = Path(source)
     if path.is_file():
-        state = read_pickle(path) if path.suffix == ".pkl" else read_tensors(path)
+        state = read_pickle(path) if is_pickle(path) else read_tensors(path)
         if any(key.startswith("vita_module.") for key in state):
-            raise UserError(f"{source}: is a whole DsHmp, no Mask2Former; import it and name it as init")
-        if any(key.startswith(_PIXELS) for key in state):
+            raise UserError(f"{source}: is a whole DsHmp, no Mask2Former; name what dshmp convert makes of it as init")
+        if any(key.startswith(_PIXELS_PREFIX) for key in state):
             raise UserError(f"{source}: is of transformers' model; name the folder that it and config.json are in")
         placed, rest = _from_original(state)
     elif path.exists() or (str(source).count("/") == 1 and not str(source).startswith((".", "/"))):
@@ -222,7 +224,7 @@ def _place(key: str, value: Tensor) -> dict[str, Tensor]:
     if not key.startswith(("backbone.", "sem_seg_head.")):
         return {}
     try:
-        return from_release({key: value}, own="perception.")
+        return from_release({key: value}, own_prefix="perception.")
     except UserError:
         return {}
 
@@ -251,17 +253,14 @@ def _read_transformers(source: str, config: ModelConfig) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # files and hub client raise a dozen kinds: missing, damaged, no network, no such id
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{source}: cannot be loaded as transformers' Mask2Former ({reason}); name a folder with its config.json "
-            "and model.safetensors, or an id on the hub"
+            f"{source}: cannot be loaded as transformers' Mask2Former ({reason(error)}); name a folder with its "
+            "config.json and model.safetensors, or an id on the hub"
         ) from None
     if lacking := sorted(key for key in info["missing_keys"] if key.startswith(tuple(_PREFIXES))):
         raise UserError(f"{source}: lacks {lacking[0]}; fetch it again")
     state = {key: value for key, value in model.state_dict().items() if key not in info["missing_keys"]}
-    for key, value in state.items():
-        if not bool(torch.isfinite(value).all()):
-            raise UserError(f"{source}: {key} holds NaN or infinity; fetch it again")
+    check_finite(source, state)
     heads = model.config.num_attention_heads
     if heads != config.frame_decoder.heads:  # which no shape shows
         raise UserError(
@@ -271,23 +270,23 @@ def _read_transformers(source: str, config: ModelConfig) -> dict[str, Tensor]:
     return state
 
 
-_PIXELS, _QUERY = "model.pixel_level_module.", "model.transformer_module."
+_PIXELS_PREFIX, _QUERY_PREFIX = "model.pixel_level_module.", "model.transformer_module."
 _PREFIXES = {
-    f"{_PIXELS}encoder.swin.embeddings.": "backbone.embeddings.",
-    f"{_PIXELS}encoder.swin.encoder.layers.": "backbone.stages.",
-    **{f"{_PIXELS}encoder.hidden_states_norms.stage{i + 1}.": f"backbone.norms.{i}." for i in range(4)},
-    f"{_PIXELS}decoder.mask_projection.": "pixel_decoder.mask_projection.",
-    f"{_PIXELS}decoder.": "pixel_decoder.decoder.",
-    f"{_QUERY}queries_features.": "frame_decoder.query_content.",
-    f"{_QUERY}queries_embedder.": "frame_decoder.query_position.",
-    f"{_QUERY}level_embed.": "frame_decoder.level_embed.",
-    f"{_QUERY}decoder.layernorm.": "frame_decoder.norm.",
-    f"{_QUERY}decoder.layers.": "frame_decoder.layers.",
+    f"{_PIXELS_PREFIX}encoder.swin.embeddings.": "backbone.embeddings.",
+    f"{_PIXELS_PREFIX}encoder.swin.encoder.layers.": "backbone.stages.",
+    **{f"{_PIXELS_PREFIX}encoder.hidden_states_norms.stage{i + 1}.": f"backbone.norms.{i}." for i in range(4)},
+    f"{_PIXELS_PREFIX}decoder.mask_projection.": "pixel_decoder.mask_projection.",
+    f"{_PIXELS_PREFIX}decoder.": "pixel_decoder.decoder.",
+    f"{_QUERY_PREFIX}queries_features.": "frame_decoder.query_content.",
+    f"{_QUERY_PREFIX}queries_embedder.": "frame_decoder.query_position.",
+    f"{_QUERY_PREFIX}level_embed.": "frame_decoder.level_embed.",
+    f"{_QUERY_PREFIX}decoder.layernorm.": "frame_decoder.norm.",
+    f"{_QUERY_PREFIX}decoder.layers.": "frame_decoder.layers.",
     **{
-        f"{_QUERY}decoder.mask_predictor.mask_embedder.{i}.0.": f"frame_decoder.mask_embed.layers.{i}."
+        f"{_QUERY_PREFIX}decoder.mask_predictor.mask_embedder.{i}.0.": f"frame_decoder.mask_embed.layers.{i}."
         for i in range(3)
     },
-    "class_predictor.": _CLASSES,
+    "class_predictor.": _CLASSES_PREFIX,
 }
 _FRAME_LAYER = {
     "self_attn_layer_norm": "self_attention.norm",

@@ -112,8 +112,12 @@ def _hint(key: str, theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
             f"; these are {_PUBLISHED.get(sizes, 'weights of another size')}: set backbone.embed_dim to {sizes[0]}, "
             f"depths to {list(sizes[1])}, num_heads to {list(sizes[2])}"
         )
-    if key.endswith("position_bias"):
-        return "; set backbone.window_size to 7 and temporal_window to 8"
+    if key.endswith("position_bias") and key in theirs and theirs[key].ndim:
+        rows = theirs[key].shape[0]  # (2t - 1)(2w - 1)^2, with w = 7 in all published weights
+        for window in (7, *range(32, 0, -1)):
+            frames, rest = divmod(rows, (2 * window - 1) ** 2)
+            if frames % 2 and not rest:
+                return f"; set backbone.window_size to {window} and temporal_window to {(frames + 1) // 2}"
     return ""
 
 

@@ -240,7 +240,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> "PreTrained
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", path: Path) -> None:
     """Write one `tokenizer.json` that `load_tokenizer` reads back."""
-    tokenizer.backend_tokenizer.save(str(path))
+    path.write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")  # its own writing hides errors
 
 
 class FeatureResizer(nn.Module):

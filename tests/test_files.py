@@ -1,0 +1,179 @@
+"""What is written is there wholly or not at all, under the usual permissions, and nothing else is touched."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dshmp.errors import UserError
+from dshmp.files import is_vacant, publish, reason, save_tensors, whole_file, whole_folder, writable
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def fill(folder: Path, *names: str, text: str = "new") -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_reasons_are_one_line() -> None:
+    assert reason(ValueError("one\n\n  two\tparts\nthree")) == "one two parts"
+    assert reason(OSError(28, "No space left on device", "/x")) == "No space left on device"
+    assert reason(KeyError()) == "KeyError"
+    assert len(reason(ValueError("x" * 10_000))) == 300
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_the_usual_permissions(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        with whole_folder(tmp_path / "a" / "b") as work:
+            save_tensors({"w": torch.ones(3)}, work / "x")
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "a", tmp_path / "a" / "b")} == {0o777 & ~mask}
+    assert (tmp_path / "a" / "b" / "x").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_new_folder(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "deep" / "m") as work:
+        fill(work, "a", "b/c")
+        assert not (tmp_path / "deep" / "m").exists()
+    assert content(tmp_path) == {"deep/m/a": "new", "deep/m/b/c": "new"}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_folder_that_is_there_stays_itself(keep: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    fill(folder, "a", "b/c", "mine/d", text="old")
+    number = folder.stat().st_ino
+    with whole_folder(folder, keep=keep) as work:
+        fill(work, "a", "e")
+        assert content(folder)["a"] == "old"
+    assert folder.stat().st_ino == number
+    assert content(folder) == {"a": "new", "e": "new"} | ({"b/c": "old", "mine/d": "old"} if keep else {})
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("there")
+    with whole_folder(tmp_path / "link") as work:
+        fill(work, "a")
+    with whole_file(tmp_path / "there" / "b") as part:
+        part.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert content(tmp_path / "there") == {"a": "new", "b": "new"}
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, ValueError, UserError])
+def test_what_fails_leaves_all_as_it_was(fault: type[BaseException], fresh: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "m"
+    if not fresh:
+        fill(folder, "a", text="old")
+    before = sorted(tmp_path.rglob("*"))
+
+    def write(place: AbstractContextManager[Path], name: str) -> None:
+        with place as work:
+            fill(work.parent, f"{work.name}{name}")
+            raise fault
+
+    with pytest.raises(fault):
+        write(whole_folder(folder), "/a")
+    with pytest.raises(fault):
+        write(whole_file(folder / "a"), "")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert fresh or content(folder) == {"a": "old"}
+
+
+@pytest.mark.parametrize("last", range(1, 6))
+def test_an_exchange_that_fails_is_taken_back(last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of its moves it is."""
+    fill(tmp_path / "m", "a", "b/c", text="old")
+    fill(tmp_path / "work", "a", "d/e")
+    move, moves = os.replace, []
+
+    def fail(before: Path, after: Path) -> None:
+        moves.append(after)
+        if len(moves) == last:
+            raise OSError(5, "Input/output error", str(before))
+        move(before, after)
+
+    monkeypatch.setattr(os, "replace", fail)
+    if last == 5:  # there are only four
+        publish(tmp_path / "work", tmp_path / "m")
+        assert content(tmp_path) == {"m/a": "new", "m/d/e": "new"}
+        return
+    with pytest.raises(OSError, match="Input/output"):
+        publish(tmp_path / "work", tmp_path / "m")
+    assert content(tmp_path) == {"m/a": "old", "m/b/c": "old", "work/a": "new", "work/d/e": "new"}
+
+
+def test_faults_are_told_of_the_place_that_people_know(tmp_path: Path) -> None:
+    def full(work: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    def lacking(work: Path) -> None:
+        (work / "no" / "such").write_text("x")
+
+    def told(work: Path) -> None:
+        raise UserError(f"{work / 'x'}: cannot be written (why)")
+
+    cases: dict[Callable[[Path], None], str] = {
+        full: "m: cannot be written (No space left on device)",
+        lacking: "m: cannot be written (No such file or directory)",
+        told: "m/x: cannot be written (why)",
+    }
+    for write, message in cases.items():
+        with pytest.raises(UserError) as caught, whole_folder(tmp_path / "m") as work:
+            write(work)
+        assert str(caught.value) == f"{tmp_path}/{message}"
+    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "m"):  # not of ours
+        (tmp_path / "nowhere").read_text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_two_writers_share_a_name(tmp_path: Path) -> None:
+    fill(tmp_path, "x.part", ".x.partial", text="mine")
+    with whole_file(tmp_path / "x") as one, whole_file(tmp_path / "x") as other:
+        assert one != other
+        one.write_text("1")
+        other.write_text("2")
+    assert content(tmp_path) == {"x.part": "mine", ".x.partial": "mine", "x": "1"}
+
+
+def test_tensors_of_any_layout(tmp_path: Path) -> None:
+    values = torch.arange(6.0).view(2, 3)
+    save_tensors({"a": values.T, "b": values.clone().requires_grad_()}, tmp_path / "x", {"step": "3"})
+    found = load_file(tmp_path / "x")
+    assert torch.equal(found["a"], values.T)
+    assert torch.equal(found["b"], values)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"folder: cannot be written \("):
+        save_tensors({"a": values}, tmp_path / "folder")
+    assert {p.name for p in tmp_path.iterdir()} == {"x", "folder"}
+
+
+def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("file/x/y", "circle", "circle/x"):
+        with pytest.raises(UserError, match="name another place"):
+            writable(tmp_path / name)
+    assert writable(tmp_path / "new" / "x") == tmp_path / "new" / "x"
+    assert writable(tmp_path / "file") == tmp_path / "file"
+
+
+def test_vacant_is_what_a_killed_run_leaves(tmp_path: Path) -> None:
+    assert is_vacant(tmp_path)
+    with whole_folder(tmp_path) as work:
+        assert work.parent == tmp_path
+        assert is_vacant(tmp_path)
+        fill(work, ".hidden")
+    assert not is_vacant(tmp_path)
