@@ -14,9 +14,10 @@ from PIL import Image
 import dshmp.segmenter as module
 from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
+from dshmp.export import Settings, finished, segment_to_folder, slug
 from dshmp.overlay import Caption, OverlayPainter
 from dshmp.result import decode
-from dshmp.segmenter import Segmenter, Settings, finished, segment_to_folder, slug
+from dshmp.segmenter import Segmenter
 
 SENTENCES = ("the red star moving left", "The one that turns  back")
 

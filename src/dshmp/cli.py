@@ -22,8 +22,8 @@ from dshmp.errors import UserError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from dshmp.export import Settings
     from dshmp.result import Result
-    from dshmp.segmenter import Settings
 
 app = typer.Typer(
     name="dshmp",
@@ -57,11 +57,21 @@ Precise = Annotated[Precision, typer.Option(help="auto: the model's own on a GPU
 Threshold = Annotated[
     float | None, typer.Option(help="Score (0 to 1) above which an object is meant; the model's own by default.")
 ]
+Name = Annotated[str, typer.Argument(help="Data set: mevis (a generated world too), ref-youtube-vos, a2d ...")]
+Root = Annotated[Path, typer.Argument(help="Folder of the data set.")]
+Predicted = Annotated[str, typer.Option("--split", help="Which split was predicted.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that score; all cores by default.")]
+Compare = Annotated[Path | None, typer.Option(help="A results.json to show beside.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew; earlier predictions are removed.")]
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
 Single = Annotated[
     bool | None,
     typer.Option("--single/--many", help="Only the best object, or all that are meant; the model's own by default."),
+]
+SingleOfData = Annotated[
+    bool | None,
+    typer.Option("--single/--many", help="Only the best object, or all that are meant; the data set's by default."),
 ]
 
 
@@ -88,7 +98,8 @@ def segment(
 
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
-    from dshmp.segmenter import Segmenter, segment_to_folder
+    from dshmp.export import segment_to_folder
+    from dshmp.segmenter import Segmenter
 
     settings = _settings(model, expressions, threshold, single, frames, fps, precision)
     segmenter = Segmenter.from_pretrained(model, device, precision.value)
@@ -120,7 +131,8 @@ def batch(
 
     Example: dshmp batch clips.csv --out results
     """
-    from dshmp.segmenter import Segmenter, finished, segment_to_folder
+    from dshmp.export import finished, segment_to_folder
+    from dshmp.segmenter import Segmenter
 
     jobs = _read_list(videos)
     names = _folder_names(list(jobs))
@@ -188,23 +200,18 @@ def train(
 
 @app.command()
 def evaluate(
-    name: Annotated[str, typer.Argument(help="Data set: mevis (a generated world too), ref-youtube-vos, a2d ...")],
-    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    name: Name,
+    root: Root,
     split: Annotated[str, typer.Option(help="Which split; its masks have to be public.")],
     out: Annotated[Path, typer.Option(help="Folder for predictions and scores, made where it is missing.")],
     model: Model = "default",
     device: Device = "auto",
     precision: Precise = Precision.auto,
     threshold: Threshold = None,
-    single: Annotated[
-        bool | None,
-        typer.Option("--single/--many", help="Only the best object, or all that are meant; the data set's by default."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew; earlier predictions are removed.")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that score; all cores by default.")] = None,
-    compare: Annotated[Path | None, typer.Option(help="A results.json to show beside.")] = None,
+    single: SingleOfData = None,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    compare: Compare = None,
 ) -> None:
     """Predict a split and score it: what `dshmp predict` and `dshmp score` do, in one go.
 
@@ -224,7 +231,7 @@ def evaluate(
             device=device,
             precision=precision.value,
             threshold=threshold,
-            targets=None if single is None else "single" if single else "many",
+            targets=_targets(single),
             overwrite=overwrite,
             workers=workers,
             compare=compare,
@@ -236,19 +243,16 @@ def evaluate(
 
 @app.command()
 def predict(
-    name: Annotated[str, typer.Argument(help="Data set: mevis, ref-youtube-vos, ref-davis17, a2d ...")],
-    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    name: Name,
+    root: Root,
     split: Annotated[str, typer.Option(help="Which split.")],
     out: Annotated[Path, typer.Option(help="Folder for the predictions, made where it is missing.")],
     model: Model = "default",
     device: Device = "auto",
     precision: Precise = Precision.auto,
     threshold: Threshold = None,
-    single: Annotated[
-        bool | None,
-        typer.Option("--single/--many", help="Only the best object, or all that are meant; the data set's by default."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew; what OUT holds is removed.")] = False,
+    single: SingleOfData = None,
+    overwrite: Overwrite = False,
     zip_path: Annotated[Path | None, typer.Option("--zip", help="The zip file for the server; OUT.zip.")] = None,
     no_zip: Annotated[bool, typer.Option("--no-zip", help="Write none.")] = False,
 ) -> None:
@@ -273,7 +277,7 @@ def predict(
             device=device,
             precision=precision.value,
             threshold=threshold,
-            targets=None if single is None else "single" if single else "many",
+            targets=_targets(single),
             overwrite=overwrite,
             zip_path=zip_path,
             zipped=not no_zip,
@@ -282,6 +286,8 @@ def predict(
     if done is not None:
         before = f", {done.skipped:,} of them before" if done.skipped else ""
         typer.echo(f"wrote {out}: {done.videos:,} videos, {done.expressions:,} expressions{before}")
+        if done.frame_list:
+            typer.echo(f"frames: {done.frame_list}")
         if done.zip is not None:
             typer.echo(f"wrote {done.zip}, a valid submission")
 
@@ -289,9 +295,9 @@ def predict(
 @app.command()
 def submission(
     name: Annotated[str, typer.Argument(help="Data set: mevis or ref-youtube-vos.")],
-    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    root: Root,
     path: Annotated[Path, typer.Argument(help="A zip file to validate, or a folder of predictions to zip.")],
-    split: Annotated[str, typer.Option(help="Which split was predicted.")],
+    split: Predicted,
 ) -> None:
     """Validate a zip file for a benchmark's server, or make a valid one of a folder: FOLDER.zip.
 
@@ -317,13 +323,13 @@ def submission(
 
 @app.command()
 def score(
-    name: Annotated[str, typer.Argument(help="Data set: mevis, ref-youtube-vos, ref-davis17, a2d ...")],
-    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    split: Annotated[str, typer.Option(help="Which split was predicted.")],
+    name: Name,
+    root: Root,
+    split: Predicted,
     pred: Annotated[Path, typer.Option(help="Folder of the predictions, or the zip file for a server.")],
     out: Annotated[Path | None, typer.Option(help="Folder for results.json, expressions.csv and videos.csv.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default.")] = None,
-    compare: Annotated[Path | None, typer.Option(help="A results.json to show beside.")] = None,
+    workers: Workers = None,
+    compare: Compare = None,
 ) -> None:
     """Score predictions by the data set's own protocol, with intervals from resampled videos.
 
@@ -491,6 +497,10 @@ def _options(
     """
 
 
+def _targets(single: bool | None) -> "Targets | None":
+    return None if single is None else "single" if single else "many"
+
+
 def _settings(
     model: str,
     expressions: list[str],
@@ -500,13 +510,13 @@ def _settings(
     fps: float | None,
     precision: Precision,
 ) -> "Settings":
-    from dshmp.segmenter import Settings
+    from dshmp.export import Settings
 
     return Settings(
         model=model,
         expressions=tuple(expressions),
         threshold=threshold,
-        targets=None if single is None else "single" if single else "many",
+        targets=_targets(single),
         frames=frames,
         fps=fps,
         precision=precision.value,

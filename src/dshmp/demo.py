@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
+from dshmp.export import Settings, segment_to_folder
 from dshmp.overlay import Caption, OverlayWriter, Row, contact_sheet, sheet_frames
-from dshmp.segmenter import Progress, Segmenter, Settings, segment_to_folder
+from dshmp.segmenter import Progress, Segmenter
 from dshmp.video import open_video
 from dshmp.world import motions
 from dshmp.world.grammar import Meaning, Static, Wording, inflect, resolve
