@@ -1,6 +1,5 @@
 """Augmentation: pixels, masks and words stay true of each other."""
 
-import random
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -20,7 +19,6 @@ from dshmp.data.augment import (
     crop,
     flip,
     jitter,
-    mirror_sentence,
     pseudo_clip,
     resize,
     rotate,
@@ -28,9 +26,6 @@ from dshmp.data.augment import (
 )
 from dshmp.errors import UserError
 from dshmp.world import make_clip
-from dshmp.world.grammar import Meaning, Style, resolve, word
-from dshmp.world.motions import CLAIMS, Motion
-from dshmp.world.plan import SCHEDULE, plan_clip
 
 COLOURS = np.array([(220, 30, 30), (30, 200, 40), (40, 60, 230)], np.uint8)
 EVERYTHING = Augmentation(short_sides=(72, 96, 130), crop=1, flip=1, rotate=1, jitter=1)
@@ -312,203 +307,6 @@ def test_values_out_of_range(values: dict[str, Any], message: str) -> None:
 
 # --- Words ---
 
-MIRRORED = """
-left guy | right guy
-left | right
-The LEFT one | The RIGHT one
-Left-hand side | Right-hand side
-cat on the left | cat on the right
-the Leftmost giraffe | the Rightmost giraffe
-THE RIGHTMOST GIRAFFE | THE LEFTMOST GIRAFFE
-the left-most cat | the right-most cat
-moving leftwards then rightward | moving rightwards then leftward
-the lefthand car | the righthand car
-person in the right hand lane | person in the left hand lane
-right handed batsman | left handed batsman
-bottomleft kid, bottom-left kid | bottomright kid, bottom-right kid
-circling clockwise | circling counterclockwise
-Counterclockwise spinning disc | Clockwise spinning disc
-second from left | second from right
-from left to right | from right to left
-right to left | left to right
-left, right and center | right, left and center
-man's right hand | man's left hand
-on the man's left | on the man's right
-the man to left of woman | the man to right of woman
-the person right of the tree | the person left of the tree
-the dog that's right of the cat | the dog that's left of the cat
-kid left side | kid right side
-back right guy | back left guy
-guy far right behind the table | guy far left behind the table
-the man on the right behind the woman | the man on the left behind the woman
-the dog to the right in front of the fence | the dog to the left in front of the fence
-the red, the left and the right one | the red, the right and the left one
-the dog on the left left the frame | the dog on the right left the frame
-the left dog right behind the cat | the right dog right behind the cat
-moving left | moving right
-moves left slowly | moves right slowly
-The panda that turned left | The panda that turned right
-turning left, then right | turning right, then left
-walking slowly to the left | walking slowly to the right
-facing left | facing right
-goes up and left and then down | goes up and right and then down
-go right after moving left | go left after moving right
-going left and coming back | going right and coming back
-moving left: the red star | moving right: the red star
-THE DISC MOVES LEFT. | THE DISC MOVES RIGHT.
-the upright bear on the right | the upright bear on the left
-"""
-KEPT = """
-no side at all
-the dog left the room
-left the room
-The one that left
-the giraffe that left the herd
-the man who left first
-the cat that has left
-she left
-the bag which was left behind
-the bear that got left behind
-leftover food
-left-over food
-the cleft rock
-the dog moving right now
-the man who jumps right away
-that looks all right
-alright
-the bright light
-the upright bear
-a right angle
-a right triangle
-right side up
-human rights march
-the cat right next to the dog
-walking right next to its owner
-the man right behind the woman
-the man standing right behind the woman
-right after the jump the dog runs
-the cat that stops right before the door
-right in front of the car
-the lamp right above the table
-the dog right under the table
-the chair right beside the bed
-the boy right at the door
-"""
-UNSURE = """
-dog left
-the person left behind
-only one left in the box
-the cow that is left
-what is left of the cake
-a bird left standing alone
-stood up and left
-moving left the dog
-jumps right when the bell rings
-walking right after the cat
-moving right away from the tree
-the right answer
-that's right
-comes right back
-right in blue
-the letter L
-at 3 o'clock
-on the east side
-the leftbehind one
-"""
-
-
-def lines(text: str) -> list[str]:
-    return text.strip().splitlines()
-
-
-@pytest.mark.parametrize("line", lines(MIRRORED))
-def test_sides_change_places(line: str) -> None:
-    text, mirrored = line.split(" | ")
-    assert mirror_sentence(text) == mirrored
-    assert mirror_sentence(mirrored) == text
-
-
-@pytest.mark.parametrize("text", lines(KEPT))
-def test_other_senses_are_kept(text: str) -> None:
-    assert mirror_sentence(text) == text
-
-
-@pytest.mark.parametrize("text", lines(UNSURE))
-def test_uncertain_sentences_have_no_mirror_image(text: str) -> None:
-    assert mirror_sentence(text) is None
-
-
-@pytest.mark.parametrize("text", ["counter-clockwise", "anticlockwise", "anti-clockwise", "counter clockwise"])
-def test_spellings_of_counterclockwise(text: str) -> None:
-    assert mirror_sentence(f"circling {text}") == "circling clockwise"
-
-
-def test_no_parse_without_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "load_parser", lambda: pytest.fail("parsed"))
-    for text in ["the red star", "the one on the left", "the dog left the room", "circling clockwise"]:
-        assert mirror_sentence(text) is not None
-
-
-# --- The generated world ---
-
-SIDES = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
-
-
-def in_mirror(name: str) -> str:
-    """The name of a motion, or of a claim, seen in a mirror."""
-    return re.sub("[a-z]+", lambda match: SIDES.get(match[0], match[0]), name)
-
-
-def mirror_motion(motion: Motion) -> Motion:
-    return Motion(in_mirror(motion.name), tuple(map(in_mirror, motion.path)), motion.other)
-
-
-def unhyphenated(text: str) -> str:
-    return re.sub("(?:counter-?|anti)clockwise", "counterclockwise", text)
-
-
-@pytest.mark.parametrize("style", ["plain", "phrasing", "words"])
-def test_mirroring_commutes_with_wording(style: Style) -> None:
-    """The mirror image of a sentence is the sentence of the mirrored meaning, for every claim of the grammar."""
-    checked = 0
-    for claim in CLAIMS:
-        other = (("colour", "red"),) if claim in ("follow", "pass", "meet", "part", "orbit") else None
-        meaning = Meaning((("colour", "blue"), ("shape", "disc")), claim, other)
-        if style == "words" and "clockwise" in claim:
-            continue  # the two have a different number of held-out words
-        for seed in range(12):
-            count = 1 + seed % 2
-            text = word(meaning, count, random.Random(seed), style)
-            mirrored = mirror_sentence(text)
-            if mirrored is None:  # "immediately after", or the side?
-                assert re.search("(?:left|right) after (?:wait|rest|linger)ing", text, re.IGNORECASE)
-                continue
-            expected = word(replace(meaning, claim=in_mirror(claim)), count, random.Random(seed), style)
-            assert unhyphenated(mirrored.lower()) == unhyphenated(expected.lower())
-            checked += mirrored != text
-    assert checked > 150
-
-
-def test_the_same_objects_are_meant_in_the_mirror() -> None:
-    changed = total = 0
-    for seed in range(120):
-        plan = plan_clip(seed, SCHEDULE[seed % len(SCHEDULE)], "train")
-        looks = [item.look for item in plan.items]
-        motions = [mirror_motion(item.motion) for item in plan.items]
-        for expression in plan.expressions:
-            mirrored = mirror_sentence(expression.text)
-            if mirrored is None:
-                continue
-            meaning = replace(expression.meaning, claim=in_mirror(expression.meaning.claim))
-            found = resolve(meaning, looks, motions)
-            assert (found.static, found.meant, found.doubtful) == (expression.static, expression.meant, ())
-            # what the sentence says has changed just where what it means has
-            assert (mirrored == expression.text) == (meaning == expression.meaning)
-            changed += mirrored != expression.text
-            total += 1
-    assert total > 500
-    assert changed > total / 4
-
 
 def test_pixels_and_words_of_the_world_agree_after_a_flip() -> None:
     """What moves to a side in the pixels does so in the words."""
@@ -522,6 +320,6 @@ def test_pixels_and_words_of_the_world_agree_after_a_flip() -> None:
             ends = [np.argwhere(masks[0, t]).mean(0)[1] for t in (0, -1)]
             side = "right" if ends[1] > ends[0] else "left"
             assert side in text.lower()
-            assert SIDES[side] not in text.lower()
+            assert {"left": "right", "right": "left"}[side] not in text.lower()
             checked += 1
     assert checked >= 2
