@@ -1,11 +1,12 @@
-"""J and F per frame of 480x854, the benchmarks' reference method beside ours, on one core; then `dshmp score`'s time
-by what it is spent on: reading the PNGs, reading the annotation, J and F.
+"""J and F per frame of 480x854, the benchmarks' reference method beside ours, on one core; `dshmp score`'s time by what
+it is spent on: reading the PNGs, reading the annotation, J and F; and its time by the number of processes.
 
 Usage: python benchmarks/metrics.py
 """
 
 import json
 import math
+import os
 import platform
 import tempfile
 import time
@@ -17,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dshmp.data.catalogue import dataset
 from dshmp.data.mevis import MevisSplit
 from dshmp.metrics import jf_frames
 from dshmp.result import encode
 from dshmp.scoring.predictions import Predictions
 from dshmp.scoring.protocols import score_expressions, target
+from dshmp.scoring.run import score_split
 
 HEIGHT, WIDTH = 480, 854
 VIDEOS, EXPRESSIONS, FRAMES = 10, 4, 20
@@ -154,12 +157,25 @@ def share_of_a_split() -> None:
             print(
                 f"{name:32} {value:7.2f} s {1e3 * value / count / FRAMES:6.2f} ms a frame {value / times['all']:7.0%}"
             )
+        scale(root, pred)
+
+
+def scale(root: Path, pred: Path) -> None:
+    """`dshmp score` with more and more processes, each time from opening the split to the figures."""
+    cores = len(os.sched_getaffinity(0))
+    print(f"\nthe same with processes on {cores} cores, from opening the split to the intervals")
+    alone = None
+    for workers in sorted({1, 2, cores}):
+        value = seconds(lambda w=workers: score_split(dataset("mevis"), root, "valid_u", pred, w))
+        alone = alone or value
+        print(f"{f'--workers {workers}':32} {value:7.2f} s {alone / value:6.1f} times")
 
 
 def main() -> None:
-    """Both tables, on one core."""
+    """All tables; the first two on one core."""
     cv2.setNumThreads(1)
-    print(f"one core of: {_processor()}; NumPy {np.__version__}, OpenCV {cv2.__version__}")
+    cores = f"{os.cpu_count()} cores, one of them used in the first two tables"
+    print(f"{_processor()}, {cores}; NumPy {np.__version__}, OpenCV {cv2.__version__}")
     compare_methods()
     share_of_a_split()
 

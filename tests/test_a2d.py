@@ -17,12 +17,12 @@ from dshmp.data.a2d import (
     SPLITS,
     VIDEOSET,
     A2dSplit,
-    centred_window,
     check,
     read_masks,
     write_mini,
 )
 from dshmp.data.check import examine
+from dshmp.data.dataset import centred_window
 from dshmp.data.mini import draw_clips, make_mini, resized
 from dshmp.errors import UserError
 
@@ -61,7 +61,7 @@ def test_frames_and_masks_are_those_drawn(whole: Path, drawn: list[tuple[np.ndar
     for name in SPLITS:
         split = A2dSplit(whole, name)
         assert split.has_truth
-        assert split.frame_list == "derived from the HDF5 files"
+        assert split.frame_list.startswith("all annotated frames, as a2d_sentences_single_frame_")
         for item in split.expressions:
             frames, masks = drawn[int(item.video[-4:])]
             (position,) = item.scored or ()
@@ -137,7 +137,7 @@ def test_listed_samples_decide(root: Path) -> None:
     frame = item.scored[0] + 1  # type: ignore[index]
     (root / LISTED).write_text(json.dumps([["the one", item.video, frame, 1]]))
     split = A2dSplit(root, "train", window=3)
-    assert split.frame_list == LISTED
+    assert split.frame_list == f"MTTR's list ({LISTED})"
     (only,) = split.expressions
     assert (only.text, only.video, only.scored, len(only.shown or ())) == ("the one", item.video, item.scored, 3)
     assert len(A2dSplit(root, "test").expressions) > 1
@@ -205,12 +205,29 @@ def silence(root: Path) -> None:
         output.mux(sound.encode(None))
 
 
+def listed(*samples: list[Any]) -> Callable[[Path], Any]:
+    """MTTR's list of these videos, frames and instances."""
+    return lambda root: (root / LISTED).write_text(json.dumps([["the one", *sample] for sample in samples]))
+
+
+def vast(root: Path) -> None:
+    with h5py.File(root / H5, "w") as file:
+        file["instance"] = np.array([1], np.uint8)
+        file.create_dataset("reMask", shape=(1, 60_000, 60_000), dtype="u1", chunks=(1, 1000, 1000))
+
+
+def groups(root: Path) -> None:
+    with h5py.File(root / H5, "w") as file:
+        file.create_group("instance")
+        file.create_group("reMask")
+
+
 MP4 = Path("Release", "clips320H", "a2dmini0000.mp4")
 H5 = INSTANCES / "a2dmini0000" / "00001.h5"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no videoset": (lambda r: (r / VIDEOSET).unlink(), "Release/videoset.csv: missing; "),
     "a column too few": (edit(VIDEOSET, lambda v: v[2].pop()), "Release/videoset.csv: line 3 has 8 columns, not 9; "),
-    "subset 2": (edit(VIDEOSET, lambda v: v[1].__setitem__(8, "2")), "videoset.csv: line 2 needs numbers"),
+    "subset 2": (edit(VIDEOSET, lambda v: v[1].__setitem__(8, "2")), "videoset.csv: line 2 needs a label"),
     "videoset is binary": (lambda r: (r / VIDEOSET).write_bytes(b"\xff\x00"), "videoset.csv: is no CSV text"),
     "a row without a query": (edit(ANNOTATION, lambda v: v[4].pop()), "a2d_annotation.txt: line 5 has 2 columns"),
     "instance is no number": (edit(ANNOTATION, lambda v: v[1].__setitem__(1, "x")), "line 2 has instance 'x'"),
@@ -250,6 +267,29 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda r: (r / LISTED).write_text('[["a", "b", 1, 1]]'),
         f"{LISTED}: entry 0 is no frame of a video of this split",
     ),
+    "list of text": (listed(["a2dmini0000", "1", "1"]), f"{LISTED}: entry 0 is not [query, video, frame, instance]"),
+    "list of fractions": (listed(["a2dmini0000", 1.5, 1]), f"{LISTED}: entry 0 is not [query, video, frame"),
+    "list of a frame without masks": (
+        listed(["a2dmini0000", 2, 1]),
+        f"{LISTED}: names frame 2 of a2dmini0000, which has no masks",
+    ),
+    "list of no such instance": (
+        listed(["a2dmini0000", 1, 77]),
+        f"{LISTED}: names instance 77 in frame 1 of a2dmini0000, which lacks it",
+    ),
+    "list with a sample twice": (
+        listed(["a2dmini0000", 1, 1], ["a2dmini0000", 1, 1]),
+        f"{LISTED}: entry 1 names frame 1 and instance 1 of a2dmini0000 again",
+    ),
+    "two sentences of an instance": (
+        edit(ANNOTATION, lambda v: v.append(["a2dmini0000", "1", "again the same"])),
+        "a2d_annotation.txt: has 2 sentences of instance 1 of a2dmini0000",
+    ),
+    "no column names": (edit(ANNOTATION, lambda v: v.pop(0)), "a2d_annotation.txt: lacks the line of column names"),
+    "a billion frames": (edit(VIDEOSET, lambda v: v[1].__setitem__(6, "1000000000")), "videoset.csv: line 2 needs a"),
+    "frames below 0": (edit(VIDEOSET, lambda v: v[1].__setitem__(6, "-5")), "videoset.csv: line 2 needs a label"),
+    "h5 of many gigabytes": (vast, "a2dmini0000/00001.h5: 'reMask' holds 3,600,000,000 values, too many"),
+    "h5 of groups": (groups, "a2dmini0000/00001.h5: cannot be read as HDF5"),
 }
 
 

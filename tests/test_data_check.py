@@ -16,6 +16,7 @@ from dshmp.cli import app
 from dshmp.data import mevis
 from dshmp.data.catalogue import DATASETS, dataset, open_split
 from dshmp.data.check import Report, examine
+from dshmp.data.images import read_index_mask, save_palette_png
 from dshmp.data.mini import make_mini
 from dshmp.errors import UserError
 
@@ -84,6 +85,17 @@ def test_a_miniature_is_written_wholly_or_not_at_all(tmp_path: Path) -> None:
         make_mini("mevis", lambda folder, seed: None, out)
 
 
+def test_a_miniature_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("")
+    make_mini("mevis", lambda folder, seed: None, tmp_path / "out")
+    assert (tmp_path / "out.partial" / "mine").is_file()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    make_mini("mevis", lambda folder, seed: None, Path("."))
+    assert [item.name for item in (tmp_path / "empty").iterdir()] == ["mini.json"]
+
+
 # --- Damage ---
 
 
@@ -131,6 +143,18 @@ def grey_to_rgb(path: Path) -> None:
 def damage_rle(masks: Any) -> None:
     track = first_of(masks)
     track[1]["counts"] = track[1]["counts"][:-2]
+
+
+def erase(root: Path, pattern: str) -> None:
+    """Nobody drew object 1."""
+    for path in root.glob(pattern):
+        indices = read_index_mask(path).copy()
+        indices[indices == 1] = 0
+        save_palette_png(path, indices)
+
+
+def say(root: Path, line: str) -> None:
+    (root / TEXT).write_text((root / TEXT).read_text() + f"{line}\n")
 
 
 META, MASKS = "train/meta_expressions.json", "train/mask_dict.json"
@@ -231,6 +255,109 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         TEXT,
         "says nothing of object 1 of 'bear'",
     ),
+    "an expression without anno_id": (
+        "mevis",
+        edit(META, lambda v: first_expressions(v).update(x={"exp": "it"})),
+        META,
+        "has no anno_id, while others have (1 of",
+    ),
+    "ids that are not whole": (
+        "mevis",
+        edit(META, lambda v: first_expression(v).update(obj_id=[0.9], anno_id=[0.9])),
+        META,
+        "'0.9' is no integer",
+    ),
+    "ids in a string": (
+        "mevis",
+        edit(META, lambda v: first_expression(v).update(obj_id="10", anno_id="10")),
+        META,
+        "'10' is no list of ids",
+    ),
+    "objects that are no objects": (
+        "mevis",
+        edit(META, lambda v: first_of(v["videos"]).update(objects={"1": "dog"})),
+        META,
+        "is not as MeViS writes it",
+    ),
+    "static objects that nobody drew": (
+        "mevis",
+        edit(
+            META,
+            lambda v: (first_of(v["videos"]).update(objects={"1": {}}), first_expression(v).update(static_ids=[1])),
+        ),
+        META,
+        "static_ids are no objects with an anno_id",
+    ),
+    "half a character": (
+        "mevis",
+        edit(META, lambda v: first_expression(v).update(exp="a \ud800 dog")),
+        META,
+        "surrogates not allowed",
+    ),
+    "an expression twice": (
+        "mevis",
+        lambda r: (r / META).write_text((r / META).read_text().replace('"0": {', '"1": {"exp": "b"}, "0": {', 1)),
+        META,
+        "one of its objects holds '1' twice",
+    ),
+    "an annotation twice": (
+        "mevis",
+        lambda r: (r / MASKS).write_text((r / MASKS).read_text()[:-1] + ', "0": []}'),
+        MASKS,
+        "holds annotation '0' twice",
+    ),
+    "run lengths that decoders hang on": (
+        "mevis",
+        edit(MASKS, lambda v: v["0"][1].update(counts="\u0100\u0100" + v["0"][1]["counts"])),
+        MASKS,
+        "in frame 1 has run lengths that are damaged",
+    ),
+    "size of text": (
+        "mevis",
+        edit(MASKS, lambda v: v["0"][1].update(size=["3", "4"])),
+        MASKS,
+        "in frame 1 has size ['3', '4'], no height and width",
+    ),
+    "object true": (
+        "ref-youtube-vos",
+        edit(YTVOS, lambda v: first_expression(v).update(obj_id=True)),
+        YTVOS,
+        "obj_id 'True' is no number",
+    ),
+    "object 1.9": (
+        "ref-youtube-vos",
+        edit(YTVOS, lambda v: first_expression(v).update(obj_id=1.9)),
+        YTVOS,
+        "obj_id '1.9' is no number",
+    ),
+    "object 0": (
+        "ref-youtube-vos",
+        edit(YTVOS, lambda v: first_expression(v).update(obj_id="0")),
+        YTVOS,
+        "obj_id '0' is no number",
+    ),
+    "object in no mask": (
+        "ref-youtube-vos",
+        lambda r: erase(r, "train/Annotations/000*/*.png"),
+        "",
+        "no mask shows object 1, which an expression means",
+    ),
+    "object of DAVIS in no mask": (
+        "ref-davis17",
+        lambda r: erase(r, "Annotations_unsupervised/480p/libby/*.png"),
+        "libby",
+        "no mask shows object 1, of which the texts speak",
+    ),
+    "object 01": ("ref-davis17", lambda r: say(r, 'libby 01 "the x"'), TEXT, "is not `<video> <object>"),
+    "object 300": ("ref-davis17", lambda r: say(r, 'libby 300 "the x"'), TEXT, "is not `<video> <object>"),
+    "text line twice": ("ref-davis17", lambda r: say(r, 'libby 1 "x"'), TEXT, "2 times of object 1 of 'libby'"),
+    "text of no video": ("ref-davis17", lambda r: say(r, 'nobody 1 "x"'), TEXT, "'nobody', which no split has"),
+    "video of DAVIS twice": (
+        "ref-davis17",
+        lambda r: (r / "ImageSets/2017/val.txt").write_text("libby\nlibby\nshooting\n"),
+        "val.txt",
+        "names video 'libby' 2 times",
+    ),
     "an object that nobody drew": (
         "ref-davis17",
         lambda r: (r / TEXT).write_text((r / TEXT).read_text() + 'bear 7 "a goose"\n'),
@@ -294,15 +421,122 @@ def test_a_fast_check_decodes_a_sample(made: Callable[[str], Path], tmp_path: Pa
     assert 50 < len(fast) <= len(full) == 72
 
 
-def test_what_a_check_did_not_foresee_is_a_finding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [KeyError("b"), MemoryError(), Image.DecompressionBombError("b"), EOFError()])
+def test_what_a_check_did_not_foresee_is_a_finding(error: Exception, tmp_path: Path) -> None:
     def check(root: Path, report: Report) -> None:
         report.found(root / "a", "is wrong", "mend it")
-        raise KeyError("b")
+        raise error
 
     assert [str(item) for item in examine(check, tmp_path).findings] == [
         "a: is wrong; mend it",
-        ".: the check could not go on (KeyError('b')); mend what is named above and check again",
+        f".: the check could not go on ({error!r}); mend what is named above and check again",
     ]
+
+
+def test_findings_are_lines_that_a_terminal_may_show(tmp_path: Path) -> None:
+    def check(root: Path, report: Report) -> None:
+        report.found(root / "a\nb\x1b[31m", "is \ud800", "mend it")
+        report.note("a\x07")
+
+    report = examine(check, tmp_path)
+    assert [str(item) for item in report.findings] == ["a\\nb\\x1b[31m: is \\ud800; mend it"]
+    assert report.notes == ["a\\x07"]
+
+
+# --- Names ---
+
+NAMES = [
+    "../../x",
+    "/etc",
+    "a\nb\x1b[31m",
+    "\ud800",
+    "a\0b",
+    "",
+    ".",
+    "..",
+    "v" * 300,
+    "Annotations",
+    "predict.json",
+    "._x",
+]
+
+
+def renamed(values: dict[str, Any], old: str, new: str) -> None:
+    values[new] = values.pop(old)
+
+
+def rename_video(path: str) -> Callable[[str], Callable[[Path], None]]:
+    return lambda name: edit(path, lambda v: renamed(v["videos"], next(iter(v["videos"])), name))
+
+
+PLACES: dict[str, tuple[str, str, Callable[[str], Callable[[Path], None]]]] = {
+    "video of MeViS": ("mevis", "train", rename_video(META)),
+    "expression of MeViS": (
+        "mevis",
+        "train",
+        lambda name: edit(META, lambda v: renamed(first_expressions(v), "0", name)),
+    ),
+    "frame of MeViS": (
+        "mevis",
+        "train",
+        lambda name: edit(META, lambda v: first_of(v["videos"])["frames"].append(name)),
+    ),
+    "video of Ref-YouTube-VOS": ("ref-youtube-vos", "train", rename_video(YTVOS)),
+    "expression of Ref-YouTube-VOS": (
+        "ref-youtube-vos",
+        "train",
+        lambda name: edit(YTVOS, lambda v: renamed(first_expressions(v), "0", name)),
+    ),
+    "image of RefCOCO": (
+        "refcoco",
+        "train",
+        lambda name: edit("refcoco/instances.json", lambda v: v["images"][0].update(file_name=f"{name}.jpg")),
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_that_no_file_can_have_are_refused(
+    place: str, name: str, made: Callable[[str], Path], tmp_path: Path
+) -> None:
+    dataset_name, split, rename = PLACES[place]
+    if place == "image of RefCOCO" and name in ("../../x", "/etc", "", ".", "a\0b"):
+        return  # only the last part of the path is a name
+    root = Path(shutil.copytree(made(dataset_name), tmp_path / "copy"))
+    rename(name)(root)
+    with pytest.raises(UserError, match="so no file can be called so; rename it"):
+        open_split(dataset_name, root, split)
+    found = lines(dataset_name, root, splits=(split,))
+    assert any("so no file can be called so" in line for line in found)
+    assert all(line.isprintable() for line in found)
+
+
+def test_names_in_text_files_are_refused(made: Callable[[str], Path], tmp_path: Path) -> None:
+    davis = Path(shutil.copytree(made("ref-davis17"), tmp_path / "davis"))
+    (davis / "ImageSets/2017/val.txt").write_text("libby\n../../x\n")
+    a2d = Path(shutil.copytree(made("a2d"), tmp_path / "a2d"))
+    with open(a2d / "Release/videoset.csv", "a") as file:
+        file.write("../../x,18,0,0,80,112,24,3,1\n")
+    jhmdb = Path(shutil.copytree(made("jhmdb"), tmp_path / "jhmdb"))
+    with open(jhmdb / "jhmdb_annotation.txt", "a") as file:
+        file.write("../../x,foo\n")
+    for name, root, split in (("ref-davis17", davis, "val"), ("a2d", a2d, "test"), ("jhmdb", jhmdb, "test")):
+        with pytest.raises(UserError, match="begins with a dot or holds a slash"):
+            open_split(name, root, split)
+        assert any("the video '../../x' begins with a dot" in line for line in lines(name, root))
+
+
+def test_ones_own_splits_may_have_any_name(made: Callable[[str], Path], tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    shutil.copytree(made("mevis") / "valid", root / "clips")
+    assert lines("mevis", root, own=True) == []
+    assert lines("mevis", root, own=True, splits=("clips",)) == []
+    files(root, "clips/JPEGImages/*/*.jpg").unlink()
+    assert "is missing; unpack clips/JPEGImages again" in lines("mevis", root, own=True, splits=("clips",))[0]
+    command = ["data", "check", "mevis", str(root), "--split", "clips"]
+    assert CliRunner().invoke(app, [*command, "--own"]).exit_code == 1
+    assert isinstance(CliRunner().invoke(app, command).exception, UserError)
 
 
 # --- The commands ---

@@ -90,7 +90,7 @@ def listed(entries: list[tuple[str, int, int, str]]) -> str:
 def test_listed_samples_decide(root: Path) -> None:
     (root / LIST).write_text(listed([(VIDEO, 1, 9, "a"), (SHORT, 4, 10, "b"), (VIDEO, 9, 9, "a")]))
     split = JhmdbSplit(root, window=4)
-    assert split.frame_list == f"MTTR's ({LIST})"
+    assert split.frame_list == f"MTTR's list ({LIST})"
     found = [(item.video, item.text, item.shown, item.scored) for item in split.expressions]
     assert found == [
         (VIDEO, "a", (0, 0, 0, 1), (0,)),
@@ -165,6 +165,26 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "list of more masks": (
         lambda r: (r / LIST).write_text(listed([(VIDEO, 9, 99, "a")])),
         f"masks, {LIST} counts 99 frames with masks",
+    ),
+    "list of more frames": (
+        lambda r: (r / LIST).write_text(listed([(VIDEO, 9, 99, "a")])),
+        f"{LIST}: counts 99 frames of {VIDEO}, which has",
+    ),
+    "list with a sample twice": (
+        lambda r: (r / LIST).write_text(listed([(VIDEO, 1, 9, "a"), (VIDEO, 1, 9, "a")])),
+        f"{LIST}: entry 1 names frame 1 of {VIDEO} again",
+    ),
+    "list that counts differently": (
+        lambda r: (r / LIST).write_text(listed([(VIDEO, 1, 9, "a"), (VIDEO, 2, 8, "a")])),
+        f"{LIST}: entry 1 counts 8 frames of {VIDEO}, an earlier one 9",
+    ),
+    "list with a count of text": (
+        lambda r: (r / LIST).write_text(listed([(VIDEO, 1, 9, "a")]).replace(" 9,", ' "9",')),
+        f"{LIST}: entry 0 is not [video, ",
+    ),
+    "no column names": (
+        lambda r: (r / ANNOTATION).write_text(f"{VIDEO},a\n"),
+        f"{ANNOTATION}: lacks the line of column names",
     ),
 }
 

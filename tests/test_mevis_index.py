@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import tracemalloc
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dshmp.data import mevis_index
-from dshmp.data.mevis_index import open_index, rle_fault, split_object
+from dshmp.data.mevis_index import open_index, split_object
 from dshmp.errors import UserError
 from dshmp.result import encode
 
@@ -276,33 +275,29 @@ def test_two_builds_at_once(cache: Path, tmp_path: Path) -> None:
     assert len(open_index(path, pytest.fail).spans) == 4000  # from the cache, without reading the file
 
 
-# --- Run lengths ---
+def test_one_process_makes_the_index_and_the_others_wait(cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mask_dict.json"
+    write_masks(path, 4000)
+    script = (
+        "import sys; from pathlib import Path; from dshmp.data import mevis_index\n"
+        "mevis_index.SMALL = 0; sys.stdin.read(1)\n"
+        "mevis_index.open_index(Path(sys.argv[1]), lambda chunks, what, total: print(what) or chunks)"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write(b"x")
+        process.stdin.flush()
+    said = [process.communicate()[0] for process in started]
+    assert all(process.returncode == 0 for process in started)
+    assert sorted(said) == [b"", b"", b"indexing mask_dict.json\n"]
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31), st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
-def test_run_lengths_as_they_are_written(height: int, width: int, seed: int, share: float) -> None:
-    mask = np.kron(np.random.default_rng(seed).random((height, width)) < share, np.ones((3, 1), bool))
-    assert rle_fault(encode(mask), (3 * height, width)) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        (lambda rle: rle | {"counts": rle["counts"][:-3]}, "run lengths that"),
-        (lambda rle: rle | {"counts": rle["counts"] + "o"}, "run lengths that are damaged"),
-        (lambda rle: rle | {"counts": rle["counts"] + "1"}, "of 480 pixels"),
-        (lambda rle: rle | {"counts": ""}, "run lengths that are damaged"),
-        (lambda rle: rle | {"counts": "\ufffd" + rle["counts"]}, "of 480 pixels|are damaged"),
-        (lambda rle: rle | {"counts": "oooooooo1"}, "run lengths that are damaged"),
-        (lambda rle: rle | {"counts": [480]}, "no COCO run lengths"),
-        (lambda rle: rle | {"size": [24, 20]}, r"has size \[24, 20\], its frames have \[20, 24\]"),
-        (lambda rle: "x", "no COCO run lengths"),
-    ],
-)
-def test_damaged_run_lengths(change: Any, fault: str) -> None:
-    mask = np.zeros((20, 24), bool)
-    mask[4:9, 3:17] = True
-    found = rle_fault(change(encode(mask)), mask.shape)
-    assert found is not None
-    assert re.search(fault, found), found
+def test_an_annotation_twice(tmp_path: Path) -> None:
+    path = tmp_path / "mask_dict.json"
+    path.write_text('{"7": [null], "8": [null], "7": []}')
+    with pytest.raises(UserError, match="holds annotation '7' twice"):
+        open_index(path, silent)

@@ -1,5 +1,6 @@
 """Predictions of every layout: laid out exactly, whole after any kill, the same from one process and from two."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from PIL import Image
 
 from clips import tiny_model
 from dshmp.checkpoint import save_model
+from dshmp.data import catalogue
 from dshmp.data.catalogue import dataset, open_split
 from dshmp.data.dataset import Expression, Video
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.mini import make_mini
 from dshmp.errors import UserError
-from dshmp.predict import _place, deal, merge_objects, pieces, probability, run
+from dshmp.predict import Piece, _place, deal, fitting, grouped, merge_objects, pieces, probability, run
 from dshmp.result import decode
 from dshmp.scoring.run import score_split
 from dshmp.segmenter import Segmenter
@@ -242,9 +245,10 @@ def test_windows_are_decoded_once(home: Path, tmp_path: Path, name: str, monkeyp
 def test_merging_objects_by_hand() -> None:
     one = torch.tensor([[0.9, 0.6, 0.49, 0.05], [0.5, 0.0, 0.8, 0.499]])
     two = torch.tensor([[0.8, 0.7, 0.48, 0.09], [0.5, 0.51, 0.8, 0.4]])
-    merged = merge_objects([one, two], [3, 12])
+    merged = merge_objects([one, two], [3, 12], (2, 4))
     assert merged.dtype == np.uint8
     assert merged.tolist() == [[3, 12, 0, 0], [3, 12, 3, 0]]
+    assert merge_objects([], [], (2, 3)).tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_probability_is_the_best_masks() -> None:
@@ -392,6 +396,140 @@ def test_foreign_folders_are_left_alone(home: Path, tmp_path: Path) -> None:
     assert tree(tmp_path) == {"diary.txt": b"precious"}
 
 
+def test_what_is_hidden_in_a_foreign_folder_stays(home: Path, tmp_path: Path) -> None:
+    (tmp_path / ".thesis.partial").write_text("precious")
+    (tmp_path / "predict.json").write_text('{"my": "own"}')
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"predict\.json: is not of `dshmp predict`"):
+            predict(home, "mevis", tmp_path, overwrite=overwrite)
+    (tmp_path / "predict.json").unlink()
+    with pytest.raises(UserError, match="holds no predictions"):
+        predict(home, "mevis", tmp_path)
+    assert tree(tmp_path) == {".thesis.partial": b"precious"}
+
+
+def test_only_its_own_zip_file_is_replaced(home: Path, tmp_path: Path) -> None:
+    whole = undisturbed(home, "mevis")
+    archive = tmp_path / "out.zip"
+    archive.write_text("a thesis")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"out\.zip: is there, and not of the predictions"):
+            predict(home, "mevis", tmp_path / "out", overwrite=overwrite)
+    assert archive.read_text() == "a thesis"
+    archive.unlink()
+    shutil.copytree(home / "undisturbed/mevis", tmp_path / "out", dirs_exist_ok=True)
+    shutil.copy(home / "undisturbed/mevis.zip", archive)
+    predict(home, "mevis", tmp_path / "out", zipped=False)  # still knows it
+    next((tmp_path / "out").rglob("*.png")).unlink()
+    predict(home, "mevis", tmp_path / "out")
+    assert tree(tmp_path / "out") == whole
+    archive.write_bytes(b"other")
+    with pytest.raises(UserError, match="not of the predictions"):
+        predict(home, "mevis", tmp_path / "out")
+    assert archive.read_bytes() == b"other"
+
+
+def edited(home: Path, tmp_path: Path, change: Callable[[list[dict[str, Any]]], None]) -> Path:
+    """A miniature of MeViS whose first video's expressions are changed."""
+    root = shutil.copytree(mini(home, "mevis"), tmp_path / "edited")
+    path = root / "valid_u" / "meta_expressions.json"
+    meta = json.loads(path.read_text())
+    change(list(next(iter(meta["videos"].values()))["expressions"].values()))
+    path.write_text(json.dumps(meta))
+    return root
+
+
+def test_odd_sentences_are_answered(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = undisturbed(home, "mevis")
+
+    def change(items: list[dict[str, Any]]) -> None:
+        items[0]["exp"], items[1]["exp"] = " ", items[1]["exp"] + " that turns" * 5_000
+
+    root = edited(home, tmp_path, change)
+    done = run("mevis", root, "valid_u", tmp_path / "out", model=str(home / "tiny"), device="cpu")
+    assert done is not None
+    assert done.zip is not None
+    files = tree(tmp_path / "out")
+    assert files.keys() == whole.keys()
+    first, second = (item for item in open_split("mevis", root, "valid_u").expressions[:2])
+    odd = [name for name in files if name.startswith((f"{first.video}/{first.id}/", f"{second.video}/{second.id}/"))]
+    empty = [name for name in odd if name.startswith(f"{first.video}/{first.id}/")]
+    assert not any(read(tmp_path / "out" / name).any() for name in empty)
+    same = whole.keys() - {*odd, "predict.json", ".zip"}
+    assert {name: files[name] for name in same} == {name: whole[name] for name in same}
+    told = [message for message in caplog.messages if "expression" in message]
+    assert [any(word in message for message in told) for word in ("says nothing", "is too long")] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["ref-davis17", "jhmdb"])
+def test_nothing_is_the_answer_to_nothing(
+    home: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = dataset(name).open
+    root = mini(home, name)
+
+    def empty(*arguments: Any) -> Any:
+        split = opened(*arguments)
+        video = split.expressions[0].video
+        split.expressions = [replace(i, text="") if i.video == video else i for i in split.expressions]
+        return split
+
+    monkeypatch.setitem(catalogue.DATASETS, name, replace(dataset(name), open=empty))
+    split = empty(root, SPLITS[name])
+    for skipped in (0, len(split.expressions)):
+        assert predict(home, name, tmp_path / "out").skipped == skipped
+    if name == "jhmdb":
+        entries = json.loads((tmp_path / "out/predictions.json").read_text())
+        silent = {item.extra["image_id"] for item in split.expressions if not item.text}
+        assert {entry["image_id"] for entry in entries} == {i.extra["image_id"] for i in split.expressions} - silent
+    else:
+        pictures = list((tmp_path / "out").glob(f"anno_*/{split.expressions[0].video}/*.png"))
+        assert pictures
+        assert not any(read(path).any() for path in pictures)
+
+
+def test_sentences_are_cut_where_the_model_ends(home: Path) -> None:
+    segmenter = Segmenter.from_pretrained(home / "tiny", "cpu")
+    limit = segmenter.config.language.max_tokens
+    for text in ("the dog " * 9_000, "d" * 9_000, "\u0130" * 900, "Caf\u00e9 " * 900):
+        fit = fitting(segmenter, text)
+        assert text.startswith(fit)
+        assert limit - 4 <= segmenter.tokenizer([fit]).input_ids.shape[1] <= limit
+    assert fitting(segmenter, "The  dog") == "The  dog"
+    assert fitting(segmenter, "a \ud800 dog") == "a ? dog"
+
+
+def test_groups_hold_no_more_than_can_be_asked() -> None:
+    items = {count: Piece(str(count), "v", (Expression("v", "0", "a"),) * count) for count in (1, 2, 3)}
+    sizes = [1, 2, 3, 1, 1, 1, 3]
+    plan = [items[size] for size in sizes]
+    groups = grouped(plan, 3)
+    assert [piece for group in groups for piece in group] == plan
+    assert [[len(piece.items) for piece in group] for group in groups] == [[1, 2], [3], [1, 1, 1], [3]]
+    assert grouped(plan, 1) == [[piece] for piece in plan]
+
+
+def test_groups_change_nothing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {name: undisturbed(home, name) for name in ("mevis", "refcoco")}
+    monkeypatch.setattr("dshmp.predict.ASKED", 2)
+    for name in whole:
+        predict(home, name, tmp_path / name)
+        assert tree(tmp_path / name) == whole[name]
+
+
+def test_a_full_disk_is_told_in_a_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, picture: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    whole = undisturbed(home, "mevis")
+    with monkeypatch.context() as patch:
+        patch.setattr("dshmp.predict.save_png", full)
+        with pytest.raises(UserError, match=r"\.png: cannot be written \(No space left on device\); make room"):
+            predict(home, "mevis", tmp_path / "out")
+    predict(home, "mevis", tmp_path / "out")
+    assert tree(tmp_path / "out") == whole
+
+
 def test_wrong_arguments(home: Path, tmp_path: Path) -> None:
     for name, options in (
         ("a2d", {"threshold": 0.5}),
@@ -413,7 +551,6 @@ def test_a_failing_video_is_told_and_the_rest_is_done(
     frame = sorted((root / "valid_u/JPEGImages").glob("*/00003.jpg"))[1]
     content = frame.read_bytes()
     frame.write_bytes(b"")
-    (tmp_path / "out.zip").write_text("an older one")
     with pytest.raises(UserError, match="1 of 3 videos failed"):
         run("mevis", root, "valid_u", tmp_path / "out", model=str(home / "tiny"), device="cpu")
     assert [record.message for record in caplog.records if frame.parent.name in record.message]
@@ -482,13 +619,18 @@ def start(home: Path, name: str, out: Path) -> Any:
     return process
 
 
+def remove(out: Path) -> None:
+    shutil.rmtree(out)
+    out.with_name(out.name + ".zip").unlink(missing_ok=True)
+
+
 def kill_and_go_on(home: Path, name: str, out: Path, kills: int) -> list[int]:
     """Kill runs at random moments, each going on where the last was killed; how many files every one had left."""
     rng = random.Random(0)
     begun = time.monotonic()
     start(home, name, out).join()
     length = time.monotonic() - begun
-    shutil.rmtree(out)
+    remove(out)
     left: list[int] = []
     while len(left) < kills:
         process = start(home, name, out)
@@ -498,7 +640,7 @@ def kill_and_go_on(home: Path, name: str, out: Path, kills: int) -> list[int]:
             process.join()
             left.append(len(tree(out)) if out.is_dir() else 0)
         else:
-            shutil.rmtree(out)
+            remove(out)
     return left
 
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from dshmp.data import ref_youtube_vos
-from dshmp.data.mini import draw_clips, hide, index_mask, save_palette_png
+from dshmp.data.images import index_mask, save_palette_png
+from dshmp.data.mini import draw_clips, hide
 from dshmp.data.ref_youtube_vos import RefYoutubeVosSplit, expressions_file
 from dshmp.errors import UserError
 
@@ -120,7 +121,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no mask": (lambda r: first_mask(r).unlink(), "mask is missing"),
     "a coloured mask": (lambda r: Image.open(first_mask(r)).convert("RGB").save(first_mask(r)), "is a RGB image"),
-    "a small mask": (lambda r: Image.open(first_mask(r)).resize((9, 8)).save(first_mask(r)), "has size [8, 9]"),
+    "a small mask": (lambda r: Image.open(first_mask(r)).resize((9, 8)).save(first_mask(r)), "is 9x8, its frame is"),
     "a cut mask": (lambda r: first_mask(r).write_bytes(first_mask(r).read_bytes()[:60]), "cannot be read as an image"),
 }
 

@@ -296,6 +296,25 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda r: (r / IMAGE).write_bytes((r / IMAGE).read_bytes()[:-900]),
         f"{IMAGE}: cannot be read as an image",
     ),
+    "image of infinite height": (
+        instances(lambda v: v["images"][0].update(height=float("inf"))),
+        f"{JSON}: is not as COCO writes it",
+    ),
+    "image below 0": (instances(lambda v: v["images"][0].update(height=-5)), f"{JSON}: is not as COCO writes it"),
+    "image of light years": (
+        instances(lambda v: v["images"][0].update(height=10**12)),
+        f"{JSON}: is not as COCO writes it",
+    ),
+    "annotation without id": (instances(lambda v: v["annotations"][0].pop("id")), f"{JSON}: is not as COCO writes it"),
+    "annotation of a list": (instances(lambda v: v["annotations"][0].update(id=[1])), f"{JSON}: is not as COCO writes"),
+    "half a character": (
+        references(lambda v: v[0]["sentences"][0].update(sent="a \ud800")),
+        f"{PICKLE}: reference 0 is not as REFER writes it",
+    ),
+    "run lengths that decoders hang on": (
+        segmentation({"counts": "\u0100\u0100", "size": list(SIZE)}, 1),
+        "annotation 50001 has run lengths that are damaged",
+    ),
     "converted without a mask": (converted, "instances_refcoco_train.json: is not as ReferFormer converts it"),
 }
 

@@ -1,8 +1,14 @@
 """Scoring by the official protocols: what is perfect, missing or damaged, matching, COCO's figures, intervals."""
 
+import io
 import json
 import logging
+import multiprocessing
+import os
+import subprocess
+import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +27,10 @@ from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.metrics import jf
 from dshmp.result import encode
+from dshmp.scoring.coco import frame_list
 from dshmp.scoring.figures import figures, intervals
-from dshmp.scoring.predictions import Predictions
-from dshmp.scoring.protocols import Row
+from dshmp.scoring.predictions import LARGEST, SIGNATURE, Predictions
+from dshmp.scoring.protocols import SampleScore
 from dshmp.scoring.report import differences
 from dshmp.scoring.run import run, score_split
 
@@ -100,7 +107,7 @@ def score(root: Path, pred: Path, workers: int = 1, layout: str = "mevis") -> An
     return score_split(data(layout, MevisSplit), root, "valid_u", pred, workers)
 
 
-def by_key(scores: Any) -> dict[tuple[str, str], Row]:
+def by_key(scores: Any) -> dict[tuple[str, str], SampleScore]:
     return {(row.video, row.id): row for row in scores.rows}
 
 
@@ -221,10 +228,47 @@ def test_damaged_files_are_named_and_count_zero(root: Path, pred: Path) -> None:
     scores = score(root, pred)
     assert [p.path for p in scores.damaged] == [f"bird/0/{FRAMES[t]}.png" for t in (0, 1, 2, 5)]
     assert "is 31x25, its frame is 31x24" in scores.damaged[0].reason
-    assert "cannot be read" in scores.damaged[1].reason
-    assert scores.damaged[2].reason == "is no image"
-    assert "cannot be read" in scores.damaged[3].reason
+    assert scores.damaged[1].reason == "is cut off or damaged"
+    assert scores.damaged[2].reason == "is no PNG"
+    assert "cannot be read (no file)" in scores.damaged[3].reason
     assert by_key(scores)["bird", "0"].terms["J"][0] == pytest.approx((T - 4) / T)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+
+def header(width: int, height: int) -> bytes:
+    return chunk(b"IHDR", width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 0]))
+
+
+def test_nothing_but_a_png_of_the_right_size_is_decoded(
+    root: Path, pred: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pred / "bird" / "0"
+    stream = io.BytesIO()
+    Image.new("L", (W, H)).save(stream, "EPS")  # which would start another program
+    image = chunk(b"IDAT", zlib.compress(bytes(H * (W + 1)))) + chunk(b"IEND", b"")
+    wrong = [
+        stream.getvalue(),
+        SIGNATURE + header(60_000, 60_000) + image,
+        SIGNATURE + header(W, H) + header(9_000, 9_000) + image,
+        (folder / f"{FRAMES[0]}.png").read_bytes()[:-5],  # decoders would not mind
+        SIGNATURE + header(W, H) + chunk(b"IDAT", b"x") + chunk(b"IEND", b""),
+    ]
+    for name, content in zip(FRAMES, wrong, strict=False):
+        (folder / f"{name}.png").write_bytes(content)
+    (folder / f"{FRAMES[5]}.png").unlink()
+    os.mkfifo(folder / f"{FRAMES[5]}.png")  # would never end
+    opened: list[Any] = []
+    monkeypatch.setattr("dshmp.scoring.predictions.LARGEST", 4_000)
+    (folder / f"{FRAMES[6]}.png").write_bytes(bytes(4_001))
+    monkeypatch.setattr(Image.Image, "load", lambda self, load=Image.Image.load: opened.append(self.size) or load(self))
+    reasons = [problem.reason for problem in score(root, pred).damaged]
+    assert reasons[:4] == ["is no PNG", "is 60000x60000, its frame is 31x24", "is damaged", "is cut off or damaged"]
+    assert reasons[4].startswith("cannot be read")
+    assert reasons[5:] == ["cannot be read (no file)", "is far too large for a mask"]
+    assert set(opened) <= {(W, H)}
 
 
 def test_only_scored_frames_count(root: Path, pred: Path) -> None:
@@ -254,15 +298,14 @@ def test_predictions_of_something_else(root: Path, pred: Path, tmp_path: Path) -
         score(root, tmp_path / "x.zip")
 
 
-def zipped(folder: Path, target: Path, top: str = "") -> Path:
-    with zipfile.ZipFile(target, "w") as file:
+def zipped(folder: Path, target: Path, top: str = "", method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(target, "w", method) as file:
         for path in sorted(folder.rglob("*.png")):
             file.write(path, f"{top}{path.relative_to(folder)}")
     return target
 
 
-@pytest.mark.parametrize("layout", ["mevis", "youtube_vos"])
-@pytest.mark.parametrize("top", ["", "Annotations/"])
+@pytest.mark.parametrize(("layout", "top"), [("mevis", ""), ("youtube_vos", ""), ("youtube_vos", "Annotations/")])
 def test_zip_scores_as_its_folder(layout: str, top: str, root: Path, pred: Path, tmp_path: Path) -> None:
     write_pngs(pred / "bird" / "0", np.roll(truth("bird", "0"), 2, axis=1))
     (pred / "cat" / "1" / f"{FRAMES[0]}.png").unlink()
@@ -284,6 +327,36 @@ def test_damage_inside_a_zip(root: Path, pred: Path, tmp_path: Path) -> None:
     assert [p.path for p in scores.damaged] == [f"cat/0/{FRAMES[2]}.png"]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_damage_of_a_packed_entry(method: int, root: Path, pred: Path, tmp_path: Path) -> None:
+    path = zipped(pred, tmp_path / "p.zip", method=method)
+    content = path.read_bytes()
+    name = f"cat/0/{FRAMES[2]}.png".encode()
+    start = content.index(name) + len(name)
+    for place in range(start + 4, start + 28, 3):  # what lies before them is a version, which nobody reads
+        path.write_bytes(content[:place] + b"\xff\xff\xff" + content[place + 3 :])
+        assert [p.path for p in score(root, path).damaged] == [name.decode()]
+
+
+def test_damage_of_a_zips_names(root: Path, pred: Path, tmp_path: Path) -> None:
+    path = zipped(pred, tmp_path / "p.zip")
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 8 : entry + 10] = b"\0\x08"  # its name is said to be UTF-8
+    content[entry + 46] = 255
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="neither a folder nor a readable zip file"):
+        score(root, path)
+
+
+def test_a_bomb_is_not_unpacked(root: Path, pred: Path, tmp_path: Path) -> None:
+    path = zipped(pred, tmp_path / "p.zip")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr(f"cat/0/{FRAMES[2]}.png", bytes(LARGEST + 2**20))
+    (problem,) = score(root, path).damaged
+    assert problem.reason == "is far too large for a mask"
+
+
 @pytest.mark.parametrize("source", ["folder", "zip"])
 def test_number_of_workers_changes_nothing(source: str, root: Path, pred: Path, tmp_path: Path) -> None:
     for i, (video, key) in enumerate(TARGETS):
@@ -294,16 +367,36 @@ def test_number_of_workers_changes_nothing(source: str, root: Path, pred: Path, 
     assert (one.rows, one.figures, one.intervals, one.problems) == (two.rows, two.figures, two.intervals, two.problems)
 
 
+@pytest.mark.parametrize("source", ["folder", "zip"])
+def test_forked_processes(source: str, root: Path, pred: Path, tmp_path: Path) -> None:
+    """A process without torch forks; the split is opened but once, and results.json is the same byte by byte."""
+    path = pred if source == "folder" else zipped(pred, tmp_path / "p.zip")
+    script = (
+        "import os, sys; from dshmp.data.mevis import MevisSplit; from dshmp.scoring import run\n"
+        "opened = MevisSplit.__init__\n"
+        "def once(*a): open(sys.argv[4], 'a').write('.'); opened(*a)\n"
+        "MevisSplit.__init__ = once\n"
+        "assert run._start_method() == 'fork'\n"
+        "run.run('mevis', sys.argv[1], 'valid_u', sys.argv[2], __import__('pathlib').Path(sys.argv[3]), 2)"
+    )
+    arguments = [sys.executable, "-c", script, str(root), str(path), str(tmp_path / "out"), str(tmp_path / "count")]
+    subprocess.run(arguments, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "count").read_text() == "."
+    run("mevis", root, "valid_u", path, tmp_path / "one", 1)
+    for name in ("results.json", "expressions.csv", "videos.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
 def test_a_dying_process_is_told(root: Path, pred: Path) -> None:
     with pytest.raises(UserError, match="a scoring process died"):
         score_split(data("mevis", Deadly), root, "valid_u", pred, workers=2)
 
 
 class Deadly(MevisSplit):
-    def masks(self, *_: Any) -> Any:
-        import os
-
-        os._exit(9)
+    def masks(self, *arguments: Any) -> Any:
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().masks(*arguments)
 
 
 def test_an_error_of_the_annotation_crosses_processes(root: Path, pred: Path) -> None:
@@ -337,6 +430,11 @@ class FakeDavis:
 
     def index_masks(self, video: str, positions: Sequence[int]) -> np.ndarray:
         return davis_labels()[list(positions)]
+
+    def frames(self, video: str, positions: Sequence[int]) -> list[np.ndarray]:
+        raise UserError("frames are not needed")
+
+    masks = frames
 
 
 def davis_labels() -> np.ndarray:
@@ -511,11 +609,12 @@ def test_coco_by_hand(tmp_path: Path) -> None:
 
 
 def test_precision_is_strict(tmp_path: Path) -> None:
-    """7 of 10 is not above 0.7, nor 1 of 2 above 0.5: the tolerance of the IoU changes neither."""
-    seven, half = (box(0) & (np.arange(H) < 5 + rows)[:, None] for rows in (7, 5))
-    scores = score_coco(tmp_path, [detection(0, seven, 0.5)])
-    assert (scores.figures["P@0.6"], scores.figures["P@0.7"]) == (pytest.approx(100 / 6), 0)
-    assert score_coco(tmp_path, [detection(0, half, 0.5)]).figures["P@0.5"] == 0
+    """7 of 10 is not above 0.7, nor 6 of 10 above 0.6, however a computer rounds them."""
+    for rows in (5, 6, 7, 8, 9):
+        part = box(0) & (np.arange(H) < 5 + rows)[:, None]
+        scores = score_coco(tmp_path, [detection(0, part, 0.5)])
+        assert scores.figures[f"P@{rows / 10}"] == 0
+        assert rows == 5 or scores.figures[f"P@{(rows - 1) / 10}"] == pytest.approx(100 / 6)
 
 
 def test_mean_average_precision_is_that_of_pycocotools(tmp_path: Path) -> None:
@@ -575,6 +674,27 @@ def test_coco_damage(tmp_path: Path) -> None:
         score_split(data("coco", FakeCoco), tmp_path, "test", tmp_path.parent)
 
 
+def test_coco_results_of_anyone(tmp_path: Path) -> None:
+    """What else an entry says is no matter, and what it should say is looked at."""
+    good = [detection(i, coco_truth(i), 0.5) for i in range(6)]
+    expected = score_coco(tmp_path, good).figures
+    odd = {"caption": "x", "bbox": 5, "id": "x", "iscrowd": 1, "ignore": 1, "area": None, "category_id": "x"}
+    assert score_coco(tmp_path, [good[0] | odd, *good[1:]]).figures == expected
+    for value in ("0.9", True, None, [0.9], 10**400):
+        with pytest.raises(UserError, match="entry 0 is no COCO result"):
+            score_coco(tmp_path, [good[0] | {"score": value}])
+    for content in (b"[" * 100_000, b"\xff\xfe[]"):
+        (tmp_path / "predictions.json").write_bytes(content)
+        with pytest.raises(UserError, match="not valid JSON"):
+            score_split(data("coco", FakeCoco), tmp_path, "test", tmp_path)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("predictions.json", json.dumps(good))
+    packed = (tmp_path / "p.zip").read_bytes()
+    (tmp_path / "p.zip").write_bytes(packed[:48] + b"\xff" * 8 + packed[56:])
+    with pytest.raises(UserError, match="cannot be read"):
+        score_split(data("coco", FakeCoco), tmp_path, "test", tmp_path / "p.zip")
+
+
 def test_coco_without_detections(tmp_path: Path) -> None:
     scores = score_coco(tmp_path, [])
     assert scores.figures["mAP"] == scores.figures["oIoU"] == scores.figures["mIoU"] == 0
@@ -590,9 +710,9 @@ def test_coco_in_processes(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- intervals
 
 
-def rows(values: Mapping[str, Sequence[float]]) -> list[Row]:
+def rows(values: Mapping[str, Sequence[float]]) -> list[SampleScore]:
     return [
-        Row(video, str(i), "", (), {"J": (value, 1.0)})
+        SampleScore(video, str(i), "", (), {"J": (value, 1.0)})
         for video, group in values.items()
         for i, value in enumerate(group)
     ]
@@ -666,7 +786,7 @@ def test_command(root: Path, pred: Path, caplog: pytest.LogCaptureFixture) -> No
         ]
         (pred / "cat" / "0" / f"{FRAMES[4]}.png").write_bytes(b"no png")
         assert CliRunner().invoke(app, command).exit_code == 1
-        assert any(message.startswith(f"cat/0/{FRAMES[4]}.png: is no image") for message in caplog.messages)
+        assert any(message.startswith(f"cat/0/{FRAMES[4]}.png: is no PNG") for message in caplog.messages)
 
 
 @pytest.mark.usefixtures("named")
@@ -682,6 +802,69 @@ def test_comparison(root: Path, pred: Path, tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match=r"is not the results\.json"):
         run("mevis", root, "valid_u", pred, compare=tmp_path / "other.json")
+
+
+@pytest.mark.usefixtures("named")
+def test_what_is_wrong_beside_is_told_before_scoring(
+    root: Path, pred: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("mevis", root, "valid_u", pred, tmp_path / "one")
+    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr("dshmp.scoring.run.score_split", None)
+        for wrong in ({"figures": []}, {"figures": {"J": "1"}}, {"intervals": {"J": [1]}}, {"frame_list": None}):
+            (tmp_path / "r.json").write_text(json.dumps(results | wrong))
+            with pytest.raises(UserError, match=r"is not the results\.json"):
+                run("mevis", root, "valid_u", pred, compare=tmp_path / "r.json")
+        for content in ("{", "[" * 100_000, "[]"):
+            (pred / "predict.json").write_text(content)
+            with pytest.raises(UserError, match=r"predict\.json"):
+                run("mevis", root, "valid_u", pred)
+        (pred / "predict.json").unlink()
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match="is a file"):
+            run("mevis", root, "valid_u", pred, tmp_path / "file" / "deep")
+    odd = tmp_path / "a[" / "b]"
+    odd.mkdir(parents=True)
+    (odd / "r.json").write_text(json.dumps(results | {"figures": {"[/x]\x1b[31m": 1.0}}))
+    monkeypatch.setattr("dshmp.scoring.report.write", lambda *_: 1 / 0)
+    capsys.readouterr()
+    with pytest.raises(ZeroDivisionError):  # the table is there, whatever becomes of the files
+        run("mevis", root, "valid_u", pred, tmp_path / "two", compare=odd / "r.json")
+    printed = capsys.readouterr().out
+    assert "[/x]\\x1b[31m" in printed
+    assert "100.0" in printed
+
+
+def test_frames_of_ones_own_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = catalogue.dataset("a2d")
+    (tmp_path / "root").mkdir()
+    entry.mini(tmp_path / "root", 0)
+    split = entry.open(tmp_path / "root", "test")
+    (tmp_path / "pred").mkdir()
+    write_truth(split, "coco", tmp_path / "pred")
+    run("a2d", tmp_path / "root", "test", tmp_path / "pred")
+    assert "frames: all annotated frames" in capsys.readouterr().out
+    assert not frame_list(split)[1]
+
+
+@pytest.mark.parametrize("subsets", [None, 5, [5], "few"])
+def test_subsets_that_are_no_names(root: Path, pred: Path, subsets: Any) -> None:
+    path = root / "valid_u" / "meta_expressions.json"
+    meta = json.loads(path.read_text())
+    meta["videos"]["cat"]["expressions"]["0"]["subsets"] = subsets
+    path.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="subsets"):
+        score(root, pred)
+
+
+def test_a_video_without_frames(root: Path, pred: Path) -> None:
+    path = root / "valid_u" / "meta_expressions.json"
+    meta = json.loads(path.read_text())
+    meta["videos"]["cat"]["frames"] = []
+    path.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="cat"):
+        score(root, pred)
 
 
 def test_what_is_not_comparable() -> None:
@@ -769,4 +952,4 @@ def test_reading_one_file(pred: Path) -> None:
     predictions = Predictions(pred)
     assert predictions.holds("cat/0")
     assert not predictions.holds("cat/7")
-    assert predictions.read("cat/7/x.png") is None
+    assert predictions.read_json("cat/7/x.png") is None

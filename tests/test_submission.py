@@ -125,7 +125,7 @@ DAMAGES: dict[str, tuple[Callable[[Files], Files], str]] = {
     ),
     "size": (changed("dog/0/00000.png", png(ZEROS.T)), "dog/0/00000.png: is 6x9, its frame is 9x6"),
     "values": (changed("dog/0/00000.png", png(ZEROS + 1)), "dog/0/00000.png: holds the value 1; only 0 and 255 are"),
-    "no image": (changed("dog/0/00000.png", b"mask"), "dog/0/00000.png: cannot be read"),
+    "no image": (changed("dog/0/00000.png", b"mask"), "dog/0/00000.png: is no PNG"),
     "cut off": (changed("dog/0/00000.png", png(ZEROS)[:-20]), "dog/0/00000.png: is cut off or damaged"),
     "macOS": (changed("__MACOSX/cat/._0", b""), "__MACOSX/cat/._0: 1 file of the operating system"),
     "store": (changed("cat/.DS_Store", b""), "cat/.DS_Store: 1 file of the operating system"),
@@ -183,6 +183,25 @@ def test_damaged_bytes_of_the_zip(split: FakeSplit, tmp_path: Path) -> None:
     at = content.index(b"IDAT") + 6
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     assert validate_zip(path, split, "mevis")[0].startswith("cat/0/00000.png: cannot be read")  # the zip's checksum
+
+
+def test_damage_of_packed_entries(split: FakeSplit, tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(path, "w", method) as file:
+            for name, content in masks().items():
+                file.writestr(name, content)
+        content = path.read_bytes()
+        start = content.index(b"cat/0/00000.png") + 15
+        for place in range(start + 4, start + 28, 3):
+            path.write_bytes(content[:place] + b"\xff\xff\xff" + content[place + 3 :])
+            (finding,) = validate_zip(path, split, "mevis")
+            assert finding.startswith("cat/0/00000.png: cannot be read")
+    damaged = bytearray(pack(path, masks()).read_bytes())
+    entry = damaged.index(b"PK\x01\x02")
+    damaged[entry + 8 : entry + 10], damaged[entry + 46] = b"\0\x08", 255  # its name is said to be UTF-8
+    path.write_bytes(damaged)
+    assert validate_zip(path, split, "mevis")[0].startswith("is no readable zip file")
 
 
 def test_nothing_there_or_no_server(split: FakeSplit, tmp_path: Path) -> None:

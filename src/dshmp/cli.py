@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dshmp.export import Settings
     from dshmp.result import Result
+    from dshmp.segmenter import Targets
 
 app = typer.Typer(
     name="dshmp",
@@ -442,7 +443,7 @@ def data_check(
 
     chosen = dataset(name)
     for wanted in split or ():
-        if wanted not in chosen.splits:
+        if wanted not in chosen.splits and not (own and chosen.layout == "mevis"):
             raise UserError(f"{chosen.title} has no split {wanted!r}; choose from {', '.join(chosen.splits)}")
     with _progress(name) as progress:
         splits = tuple(split) if split else None

@@ -37,12 +37,13 @@ from dshmp.data.dataset import Expression, Split, by_video, frame_size, read_jso
 from dshmp.data.images import save_palette_png
 from dshmp.data.rle import rle_fault
 from dshmp.errors import UserError
-from dshmp.files import publish
+from dshmp.files import publish, reason
 from dshmp.overlay import save_png
 from dshmp.result import Rle, encode, save_json
-from dshmp.scoring.coco import FILE, image_id
+from dshmp.scoring.coco import FILE, frame_list, image_id
+from dshmp.scoring.predictions import TOPS, is_whole_png
 from dshmp.segmenter import Precision, Progress, Segmenter, Targets
-from dshmp.submission import TOPS, folders, is_whole_png, write_zip, zip_beside
+from dshmp.submission import folders, packed, zip_beside
 from dshmp.video import UNKNOWN_RATE, Frame, Image, VideoSource
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ T = TypeVar("T")
 FACTS = "predict.json"
 PARTS = "parts"
 """Detections per video, until all are there."""
+ASKED = 64
+"""Expressions that are asked at once: what is kept of a video grows with them."""
 BACKGROUND = 0.1
 """Probability of the background where DAVIS's objects are merged."""
 KEPT = 2**30
@@ -81,6 +84,8 @@ class Summary:
     expressions: int
     skipped: int
     """Expressions that were answered before."""
+    frame_list: str | None
+    """Where the frames are named, for a data set that leaves it open."""
     zip: Path | None
 
 
@@ -110,7 +115,8 @@ def run(
         zipped: whether one is written where the data set has a server.
 
     Raises:
-        UserError: wrong arguments; `out` holds something else; or some videos failed, and the others are done.
+        UserError: wrong arguments; `out` or the zip file is something else's; the disk is full; or some videos
+            failed, and the others are done.
     """
     data = dataset(name)
     if data.layout == "coco" and (threshold is not None or targets is not None):
@@ -136,16 +142,27 @@ def run(
 
         def begin() -> set[str]:
             stack.enter_context(_alone(out))
-            _settle(out, settings, overwrite)
+            before = _facts(out)
+            if archive is not None and archive.exists() and _digest(archive) != before.get("zip", ""):
+                raise UserError(
+                    f"{archive}: is there, and not of the predictions in {out}; move it away, or name another --zip"
+                )
+            if "zip" in before:
+                settings["zip"] = before["zip"]
+            _settle(out, before, settings, overwrite)
             found = whole(out, split, data.layout, plan)
             if archive is not None and len(found) < len(plan):
                 archive.unlink(missing_ok=True)  # no older one is taken for this run's
             return found
 
         done = _from_first(state, begin)
+        source, published = frame_list(split)
+        if state.is_main_process and not published:
+            log.warning("the frames are %s: these are not the frames of published figures", source)
         pending = [piece for piece in plan if piece.path not in done]
         skipped = sum(len(piece.items) for piece in plan if piece.path in done)
-        failures = _work(predictor, pending, state, f"videos ({skipped:,} expressions skipped)", progress)
+        with _room(out):
+            failures = _work(predictor, pending, state, f"videos ({skipped:,} expressions skipped)", progress)
         if not state.is_main_process:
             return None
         count = len({piece.video for piece in plan})
@@ -153,12 +170,15 @@ def run(
             log.error(failure)
         if failures:
             raise UserError(f"{len(failures)} of {count} videos failed, see above; the others are done")
-        if data.layout == "coco":
-            _merge(out, plan)
-        save_json(out / FACTS, {**settings, "complete": True})
-        if archive is not None:
-            write_zip(out, split, data.layout, archive)
-        return Summary(count, len(split.expressions), skipped, archive)
+        with _room(out):
+            if data.layout == "coco":
+                _merge(out, plan)
+            if archive is None:
+                save_json(out / FACTS, {**settings, "complete": True})
+            else:
+                with packed(out, split, data.layout, archive) as made:  # known as ours before it has its name
+                    save_json(out / FACTS, {**settings, "zip": _digest(made), "complete": True})
+        return Summary(count, len(split.expressions), skipped, source, archive)
 
 
 # What is to be done -----------------------------------------------------------------------------------------------
@@ -259,7 +279,7 @@ def _are_detections(path: Path, items: Sequence[Expression]) -> bool:
         faults = [rle_fault(entry["segmentation"], tuple(entry["segmentation"]["size"])) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return False
-    return samples == {image_id(item) for item in items} and not any(faults)
+    return samples == {image_id(item) for item in items if says(item)} and not any(faults)
 
 
 # Doing it ---------------------------------------------------------------------------------------------------------
@@ -283,20 +303,21 @@ class Predictor:
         Raises UserError where a frame cannot be read, or an expression cannot be answered.
         """
         video = plan[0].video
+        for item in (item for piece in plan for item in piece.items if not says(item)):
+            log.warning("%s, expression %s: says nothing, so nothing is the answer", video, item.id)
         try:
             if self.layout == "coco":
                 for piece in plan:
                     _write_list(self._scratch / piece.path, self._detect(video, piece.items))
             else:
-                # where pixel features read the words, nothing but the decoding is shared
-                apart = self.segmenter.model.features_read_text
 
                 def read(position: int) -> Image:
                     return self.split.frames(video, [position])[0]
 
-                keep = _keeping(read)
-                for group in [[piece] for piece in plan] if apart else [plan]:
-                    self._paint(video, group, keep if apart else read)
+                groups = grouped(plan, self._most)
+                keep = read if len(groups) == 1 else _keeping(read)
+                for group in groups:
+                    self._paint(video, group, keep)
             for piece in plan:
                 _publish(self._scratch / piece.path, self.out / piece.path)
         finally:
@@ -306,35 +327,54 @@ class Predictor:
     def _scratch(self) -> Path:
         return self.out / f".{self.rank}.partial"
 
+    @property
+    def _most(self) -> int:
+        """Expressions that are asked at once; where pixel features read the words, only the decoding is shared."""
+        return 1 if self.segmenter.model.features_read_text else ASKED
+
+    def _text(self, item: Expression) -> str:
+        """What the model is asked: a sentence that is too long for it is cut."""
+        text = fitting(self.segmenter, item.text)
+        if len(text) < len(item.text):
+            log.warning("%s, expression %s: is too long, asked as far as %r", item.video, item.id, text[-40:])
+        return text
+
     def _paint(self, video: str, plan: Sequence[Piece], read: Callable[[int], Image]) -> None:
         """A PNG per piece and frame."""
         names = self.split.videos[video].frames
         source = _source(video, range(len(names)), read)
-        texts = [item.text for piece in plan for item in piece.items]
         davis = self.layout == "davis"
-        with self.segmenter.ask(source, texts, self.threshold, self.targets) as clip:
-            drawn = clip.draw(probability if davis else _cover, False)
-            for name, (_, answers) in zip(names, drawn, strict=True):
+        asked = {piece.path: [item for item in piece.items if says(item)] for piece in plan}
+        texts = [self._text(item) for items in asked.values() for item in items]
+        size = (source.height, source.width)
+        with contextlib.ExitStack() as stack:
+            drawn: Iterable[Sequence[Any]] = ([] for _ in names)
+            if texts:
+                clip = stack.enter_context(self.segmenter.ask(source, texts, self.threshold, self.targets))
+                drawn = (answers for _, answers in clip.draw(probability if davis else _cover, False))
+            for name, answers in zip(names, drawn, strict=True):
                 rest = iter(answers)
                 for piece in plan:
                     path = self._scratch / piece.path / f"{name}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    own = list(islice(rest, len(piece.items)))
+                    items = asked[piece.path]
+                    own = list(islice(rest, len(items)))
                     if davis:
-                        save_palette_png(path, merge_objects(own, [item.objects[0] for item in piece.items]))
+                        save_palette_png(path, merge_objects(own, [item.objects[0] for item in items], size))
                     else:
-                        save_png(path, own[0])
+                        save_png(path, own[0] if own else np.zeros(size, np.uint8))
 
     def _detect(self, video: str, items: Sequence[Expression]) -> list[dict[str, Any]]:
         """COCO's results of a video's samples: all video tokens, in the frame that is scored."""
         every = tuple(range(len(self.split.videos[video].frames)))
         windows: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, item in enumerate(items):
-            windows[every if item.shown is None else item.shown].append(index)
+            if says(item):
+                windows[every if item.shown is None else item.shown].append(index)
         groups = [
-            (shown, group)
+            (shown, found[start : start + self._most])
             for shown, found in windows.items()
-            for group in ([[index] for index in found] if self.segmenter.model.features_read_text else [found])
+            for start in range(0, len(found), self._most)
         ]
         positions = sorted(set().union(*windows))
         frames = dict(zip(positions, self.split.frames(video, positions), strict=True))
@@ -343,7 +383,8 @@ class Predictor:
             source = _source(video, shown, frames.__getitem__)
             places = [_place(shown, 0 if (scored := items[i].scored) is None else scored[0]) for i in group]
             rles: list[list[Rle]] = [[] for _ in group]
-            with self.segmenter.ask(source, [items[i].text for i in group], self.threshold, self.targets) as clip:
+            texts = [self._text(items[i]) for i in group]
+            with self.segmenter.ask(source, texts, self.threshold, self.targets) as clip:
                 for t, (_, masks) in enumerate(clip.frames(False)):
                     for e in (e for e, place in enumerate(places) if place == t):
                         rles[e] = [encode(mask) for mask in masks[e]]
@@ -352,7 +393,42 @@ class Predictor:
                         {"image_id": image_id(items[i]), "category_id": 1, "segmentation": rle, "score": score}
                         for score, rle in zip(answer.final_scores, found, strict=True)
                     ]
-        return [entry for index in range(len(items)) for entry in results[index]]
+        return [entry for index in range(len(items)) for entry in results.get(index, ())]
+
+
+def says(item: Expression) -> bool:
+    """Whether there is anything to ask; nothing is the answer to nothing."""
+    return bool(item.text.strip())
+
+
+def fitting(segmenter: Segmenter, text: str) -> str:
+    """The beginning of a sentence, as much as the model's language encoder takes."""
+    tokenizer, config = segmenter.tokenizer.tokenizer, segmenter.config.language
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
+
+    def count(text: str) -> int:
+        return len(tokenizer(text.lower() if config.normalise else text, verbose=False)["input_ids"])
+
+    if config.overlong == "error" and count(text) > config.max_tokens:
+        offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        last = config.max_tokens - 2  # the sentence's end is a token too
+        while last and count(text) > config.max_tokens:
+            text = text[: offsets[last][1]].rstrip()
+            last -= 1
+    return text
+
+
+def grouped(plan: Sequence[Piece], most: int) -> list[list[Piece]]:
+    """The pieces in order, in groups of no more than `most` expressions, or of one piece."""
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in plan:
+        if not groups or len(piece.items) > room:
+            groups.append([])
+            room = most
+        groups[-1].append(piece)
+        room -= len(piece.items)
+    return groups
 
 
 def _source(video: str, positions: Sequence[int], read: Callable[[int], Image]) -> VideoSource:
@@ -405,19 +481,20 @@ def probability(logits: Tensor) -> Tensor:
     return logits.sigmoid().amax(0) if len(logits) else logits.new_zeros(logits.shape[1:])
 
 
-def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int]) -> NDArray[np.uint8]:
+def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Merge the masks of objects as in ReferFormer's evaluation of DAVIS: probabilities below 0.5 become 0, background
     has 0.1, and the greatest one wins; of equals, the first.
 
     Args:
         probabilities: (H, W) per object.
         ids: of the objects.
+        size: (H, W), for there may be no object.
 
     Returns:
         (H, W) uint8 object ids, 0 is background.
     """
-    known = [item.cpu() for item in probabilities]
-    stack = torch.stack([torch.full_like(known[0], BACKGROUND), *(item * (item >= 0.5) for item in known)])
+    known = [item.float().cpu() for item in probabilities]
+    stack = torch.stack([torch.full(size, BACKGROUND), *(item * (item >= 0.5) for item in known)])
     indices: NDArray[np.uint8] = np.array([0, *ids], np.uint8)[stack.argmax(0).numpy()]
     return indices
 
@@ -476,7 +553,7 @@ def _split_facts(split: Split) -> dict[str, Any]:
         frames += len(shown)
         asked.update(json.dumps([item.video, item.id, item.text, shown, item.scored]).encode())
     return {
-        "frame_list": getattr(split, "frame_list", None),
+        "frame_list": frame_list(split)[0],
         "expressions": asked.hexdigest(),
         "counts": {
             "videos": len({item.video for item in split.expressions}),
@@ -500,27 +577,54 @@ DECISIVE = ("dataset", "split", "expressions", "frame_list", "weights", "precisi
 HASHES = ("expressions", "weights")
 
 
-def _settle(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Make `out` ready: ours alone, of this very run, without what a killed one left."""
-    for path in [*out.glob(".*.partial"), *(out / PARTS).glob(".*.partial")]:
-        _remove(path)
-    there = [path for path in out.iterdir() if path.name != FACTS]
+def _facts(out: Path) -> dict[str, Any]:
+    """predict.json of the run before, which makes a folder ours; nothing where the folder is empty.
+
+    Raises UserError where it is someone else's.
+    """
     if (out / FACTS).is_file():
-        if overwrite:
-            for path in there:
-                _remove(path)
-        else:
-            before = read_json(out / FACTS)
-            for key in DECISIVE:
-                if before.get(key) != settings.get(key):
-                    values = "" if key in HASHES else f" ({before.get(key)}, not {settings.get(key)})"
-                    raise UserError(
-                        f"{out}: holds predictions made with different {key}{values}; choose another --out, or begin "
-                        "anew with --overwrite"
-                    )
-    elif there:
+        facts = read_json(out / FACTS)
+        if not {"dataset", "split", "expressions", "weights"} <= facts.keys():
+            raise UserError(f"{out / FACTS}: is not of `dshmp predict`; choose another --out")
+        return facts
+    if any(not path.match(f".{FACTS}.*.partial") for path in out.iterdir()):  # as a killed run may leave it
         raise UserError(f"{out}: is not empty and holds no predictions; choose another --out")
+    return {}
+
+
+def _settle(out: Path, before: dict[str, Any], settings: dict[str, Any], overwrite: bool) -> None:
+    """Make `out`, which is ours, ready: of this very run, without what a killed one left."""
+    for key in () if overwrite or not before else DECISIVE:
+        if before.get(key) != settings.get(key):
+            values = "" if key in HASHES else f" ({before.get(key)}, not {settings.get(key)})"
+            raise UserError(
+                f"{out}: holds predictions made with different {key}{values}; choose another --out, or begin "
+                "anew with --overwrite"
+            )
+    unfinished = [*out.glob(".*.partial"), *(out / PARTS).glob(".*.partial")]
+    for path in [path for path in out.iterdir() if path.name != FACTS] if overwrite else unfinished:
+        _remove(path)
     save_json(out / FACTS, {**settings, "complete": False})
+
+
+def _digest(path: Path) -> str | None:
+    """SHA256 of a file, if it is one."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _room(out: Path) -> Iterator[None]:
+    """Raises UserError where something cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or out}: cannot be written ({reason(error)}); make room, or see to what is wrong, and "
+            "start the same command again: it goes on where it stopped"
+        ) from None
 
 
 def _remove(path: Path) -> None:

@@ -6,31 +6,21 @@
 Every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothing else lies in the file.
 """
 
-import io
+import contextlib
 import zipfile
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
-from dshmp.data.dataset import Split
+from dshmp.data.dataset import Split, frame_size
 from dshmp.errors import UserError
 from dshmp.progress import track
-from dshmp.scoring.predictions import TOP
-from dshmp.scoring.protocols import frame_size
+from dshmp.scoring.predictions import TOPS, UNREADABLE, open_png, read_entry
 
-TOPS = {"mevis": "", "youtube_vos": f"{TOP}/"}
-"""Layouts that have a submission, and what its paths begin with."""
 DATE = (1980, 1, 1, 0, 0, 0)
-LARGEST = 64 * 2**20
-"""Bytes; no mask is larger."""
 JUNK = {"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"}
-UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, zipfile.BadZipFile, Image.DecompressionBombError)
-"""What decoders raise on damage; a password is a RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +63,13 @@ def write_zip(out: Path, split: Split, layout: str, path: Path | None = None) ->
         UserError: the layout has no submission, a file of the split is missing, or what is there is not valid.
     """
     path = path or zip_beside(out)
+    with packed(out, split, layout, path):
+        return path
+
+
+@contextlib.contextmanager
+def packed(out: Path, split: Split, layout: str, path: Path) -> Iterator[Path]:
+    """A valid zip file of the predictions in `out`, which gets its name `path` in the end. Raises as `write_zip`."""
     wanted = [f"{folder.path}/{frame}" for folder in folders(split, layout) for frame in folder.frames]
     missing = [name for name in wanted if not (out / name).is_file()]
     if missing:
@@ -89,10 +86,10 @@ def write_zip(out: Path, split: Split, layout: str, path: Path | None = None) ->
         if findings:
             more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
             raise UserError(f"{out}: no valid submission ({findings[0]}{more}); predict again")
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return path
 
 
 def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
@@ -109,21 +106,6 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
         return [f"is no readable zip file ({error}); it may be cut off"]
     with file:
         return _Validator(file, split, wanted, TOPS[layout]).findings()
-
-
-def is_whole_png(content: bytes) -> bool:
-    """Whether every chunk of a PNG has its checksum, and the last byte is the end's. What decodes is not told."""
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return False
-    start = 8
-    while start + 12 <= len(content):
-        end = start + 12 + int.from_bytes(content[start : start + 4])
-        if zlib.crc32(content[start + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
-            return False
-        if content[start + 4 : start + 8] == b"IEND":
-            return end == len(content)
-        start = end
-    return False
 
 
 class _Validator:
@@ -230,22 +212,14 @@ class _Validator:
     def _fault(self, name: str, size: tuple[int, int]) -> str | None:
         """What is wrong with a mask of a frame of `size` (H, W)."""
         try:
-            with self.file.open(name) as stream:
-                content = stream.read(LARGEST + 1)
-            if len(content) > LARGEST:
-                return "is far too large for a mask"
-            with Image.open(io.BytesIO(content)) as image:
-                if image.format != "PNG":
-                    return f"is {image.format}, not PNG"
-                if image.size != size[::-1]:
-                    return f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}"
-                if image.mode != "L":
-                    return f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
-                counts = image.histogram()
+            image = open_png(read_entry(self.file, name), size)
         except UNREADABLE as error:
             return f"cannot be read ({error})"
-        if not is_whole_png(content):  # decoders forgive
-            return "is cut off or damaged"
+        if isinstance(image, str):
+            return image
+        if image.mode != "L":
+            return f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
+        counts = image.histogram()
         other = [value for value in range(1, 255) if counts[value]]
         return f"holds the value {other[0]}; only 0 and 255 are allowed" if other else None
 

@@ -13,7 +13,9 @@ A sample is a sentence in one annotated frame. Which ones, MTTR's list decides i
 sentence's instance, read from the HDF5 files.
 """
 
+import contextlib
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +26,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.check import Report
-from dshmp.data.dataset import Expression, Video, read_json_list
+from dshmp.data.dataset import (
+    Expression,
+    Video,
+    centred_window,
+    checked_name,
+    checked_text,
+    integer,
+    read_json_list,
+    read_rows,
+)
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
+from dshmp.files import reason
 from dshmp.overlay import OverlayWriter
 from dshmp.video import open_video
 
@@ -45,6 +57,8 @@ INSTANCES = Path("text_annotations", "a2d_annotation_with_instances")
 VIDEOSET_ROWS, ANNOTATION_ROWS = 3782, 6655
 LAST = 99_999
 """Greatest frame number that a file name of five digits holds."""
+LARGEST = 2**28
+"""Values of a file that are ever read: as many as a thousand masks have."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,8 @@ class A2dSplit:
 
     `shown` of an expression is a window of `window` frames centred on the annotated one; where it reaches over an end
     of the clip, the end's frame is repeated. `scored` is the annotated frame. `extra["image_id"]` is the image id that
-    ground truth and predictions in COCO's format share. `category` is the clip's main actor. `frame_list` says where
-    the samples come from.
+    ground truth and predictions in COCO's format share. `category` is the clip's main actor. `frame_list` tells
+    which list of samples is used: report it beside every number.
 
     Raises UserError naming the file where something is missing or malformed.
     """
@@ -90,10 +104,10 @@ class A2dSplit:
         entries = {entry.video: entry for entry in read_videoset(self.folder) if entry.split == split}
         listed = self.folder / f"a2d_sentences_single_frame_{split}_annotations.json"
         if listed.is_file():
-            self.frame_list = listed.name
+            self.frame_list = f"MTTR's list ({listed.name})"
             samples = _listed_samples(listed, entries)
         else:
-            self.frame_list = "derived from the HDF5 files"
+            self.frame_list = f"all annotated frames, as {listed.name} is not at the root"
             samples = _derived_samples(self.folder, entries)
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []
@@ -136,52 +150,40 @@ class A2dSplit:
         return out
 
 
-def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
-    """Positions of `width` frames around `centre` in a video of `count`; the ends are repeated."""
-    start = centre - width // 2
-    return tuple(min(max(t, 0), count - 1) for t in range(start, start + width))
-
-
-def read_rows(path: Path, columns: int) -> list[tuple[int, list[str]]]:
-    """(Line number, cells) of the rows of a CSV file that aren't blank. Raises UserError."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; the data set's layout needs it") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no CSV text ({error}); fetch it again") from None
-    for line, row in rows:
-        if len(row) != columns:
-            raise UserError(f"{path}: line {line} has {len(row)} columns, not {columns}; fetch it again")
-    return rows
-
-
 def read_videoset(root: Path) -> list[Entry]:
     """The clips of videoset.csv. Raises UserError."""
     entries = []
     for line, row in read_rows(root / VIDEOSET, 9):
         try:
-            entries.append(Entry(row[0], int(row[1]), int(row[6]), SPLITS[("0", "1").index(row[8].strip())]))
+            label, frames, subset = int(row[1]), int(row[6]), SPLITS[("0", "1").index(row[8].strip())]
         except ValueError:
+            frames = 0
+        if not 1 <= frames <= LAST:
             raise UserError(
-                f"{root / VIDEOSET}: line {line} needs numbers for label and frames, and 0 or 1 as the subset; "
+                f"{root / VIDEOSET}: line {line} needs a label, 1 to {LAST:,} frames, and 0 or 1 as the subset; "
                 "fetch it again"
-            ) from None
+            )
+        entries.append(Entry(checked_name(root / VIDEOSET, "video", row[0]), label, frames, subset))
     return entries
 
 
 def read_annotation(root: Path) -> list[Row]:
     """The sentences of a2d_annotation.txt without `1 (copy)`. Raises UserError."""
-    rows = []
-    for line, (video, instance, query) in read_rows(root / ANNOTATION, 3)[1:]:
+    path, rows = root / ANNOTATION, []
+    (_, header), *lines = read_rows(path, 3) or [(1, [""] * 3)]
+    if _is_number(header[1]):
+        raise UserError(f"{path}: lacks the line of column names at the top; fetch it again")
+    for line, (video, instance, query) in lines:
         if instance.strip() == COPY:
             continue
-        if not instance.strip().isdecimal():
-            raise UserError(f"{root / ANNOTATION}: line {line} has instance {instance!r}, no number; fetch it again")
-        rows.append(Row(video, int(instance), query))
+        if not _is_number(instance):
+            raise UserError(f"{path}: line {line} has instance {instance[:50]!r}, no number; fetch it again")
+        rows.append(Row(checked_name(path, "video", video), int(instance), query))
     return rows
+
+
+def _is_number(cell: str) -> bool:
+    return cell.strip().isdecimal() and len(cell) < 10
 
 
 def read_missed(root: Path) -> set[str]:
@@ -222,19 +224,18 @@ def _read_h5(path: Path, *names: str) -> list[NDArray[Any]]:
 
     try:
         with h5py.File(path, "r") as file:
+            for name in names:
+                if file[name].size > LARGEST:
+                    raise UserError(f"{path}: {name!r} holds {file[name].size:,} values, too many; fetch it again")
             arrays = [np.asarray(file[name]) for name in names]
     except FileNotFoundError:
         raise UserError(f"{path}: masks are missing; the data set is not complete") from None
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as HDF5 ({_one_line(error)})") from None
+    except (OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        raise UserError(f"{path}: cannot be read as HDF5 ({reason(error)})") from None
     for name, array in zip(names, arrays, strict=True):
         if array.dtype.kind not in "iufb":
             raise UserError(f"{path}: {name!r} holds {array.dtype}, not numbers; fetch it again")
     return arrays
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _clips_folder(root: Path) -> Path:
@@ -246,17 +247,20 @@ def _clips_folder(root: Path) -> Path:
 
 def _listed_samples(path: Path, entries: dict[str, Entry]) -> list[tuple[Row, int]]:
     """Samples of MTTR's list [[query, video, frame, instance], ...]; frames count from 1."""
-    samples = []
+    samples: dict[tuple[str, int, int], tuple[Row, int]] = {}
     for number, item in enumerate(read_json_list(path)):
         try:
             query, video, frame, instance = item
-            sample = Row(str(video), int(instance), str(query)), int(frame)
+            key = checked_text(video), integer(frame), integer(instance)
+            sample = Row(key[0], key[2], checked_text(query)), key[1]
         except (TypeError, ValueError):
             raise UserError(f"{path}: entry {number} is not [query, video, frame, instance]; fetch it again") from None
-        if sample[0].video not in entries or not 1 <= sample[1] <= LAST:
+        if key[0] not in entries or not 1 <= key[1] <= LAST:
             raise UserError(f"{path}: entry {number} is no frame of a video of this split in {VIDEOSET.name}")
-        samples.append(sample)
-    return samples
+        if key in samples:
+            raise UserError(f"{path}: entry {number} names frame {key[1]} and instance {key[2]} of {key[0]} again")
+        samples[key] = sample
+    return list(samples.values())
 
 
 def _derived_samples(root: Path, entries: dict[str, Entry]) -> list[tuple[Row, int]]:
@@ -351,6 +355,9 @@ def check(root: Path, report: Report) -> None:
     known = {entry.video: entry for entry in entries}
     if len(known) < len(entries):
         report.found(root / VIDEOSET, f"names {len(entries) - len(known)} video(s) twice", MEND)
+    for (video, instance), times in Counter((row.video, row.instance) for row in rows).items():
+        if times > 1:
+            report.found(root / ANNOTATION, f"has {times} sentences of instance {instance} of {video}", MEND)
     needed: dict[str, set[int]] = {}
     for row in rows:
         if row.video not in missed:
@@ -368,7 +375,25 @@ def check(root: Path, report: Report) -> None:
         path = root / f"a2d_sentences_single_frame_{split}_annotations.json"
         if path.is_file() and report.wants(split):
             here = {video: entry for video, entry in known.items() if entry.split == split}
-            report.attempt("fetch it again from MTTR's repository", partial(_listed_samples, path, here))
+            _check_list(root, path, here, report)
+
+
+def _check_list(root: Path, path: Path, entries: dict[str, Entry], report: Report) -> None:
+    """Every frame of MTTR's list is annotated and holds the instance; a sample of the files is read."""
+    mend = "fetch it again from MTTR's repository"
+    samples = report.attempt(mend, partial(_listed_samples, path, entries))
+    named: dict[Path, set[int]] = {}
+    for row, frame in samples or ():
+        named.setdefault(root / INSTANCES / row.video / f"{frame:05d}.h5", set()).add(row.instance)
+    read = set(report.sample(named))
+    for file in report.each(path.name, named):
+        if not file.is_file():
+            report.found(path, f"names frame {int(file.stem)} of {file.parent.name}, which has no masks", mend)
+        elif file in read:
+            with contextlib.suppress(UserError):  # a damaged file is told above
+                for instance in sorted(named[file] - set(read_instances(file))):
+                    where = f"frame {int(file.stem)} of {file.parent.name}"
+                    report.found(path, f"names instance {instance} in {where}, which lacks it", mend)
 
 
 def _check_video(root: Path, path: Path, entry: Entry, instances: set[int], decode: bool, report: Report) -> None:
@@ -407,7 +432,7 @@ def _check_clip(path: Path, entry: Entry, report: Report) -> int | None:
         report.found(path, str(error).removeprefix(f"{path}: ").split("; ")[0], MEND)
         return None
     except Exception as error:  # whatever a decoder makes of damage
-        report.found(path, f"cannot be decoded ({_one_line(error)})", MEND)
+        report.found(path, f"cannot be decoded ({reason(error)})", MEND)
         return None
     if source.expected is not None and count < source.expected:
         report.found(path, f"only {count} of its {source.expected} frames can be decoded", MEND)

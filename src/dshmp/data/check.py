@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dshmp.data.dataset import read_frame, read_index_mask
+import numpy as np
+
+from dshmp.data.images import read_frame, read_index_mask
 from dshmp.data.mini import is_mini
 from dshmp.errors import UserError
 
@@ -21,7 +24,7 @@ class Finding:
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}; {self.mend}"
+        return _printable(f"{self.path}: {self.reason}; {self.mend}")
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Report:
         self.findings.append(Finding(path, reason, mend))
 
     def note(self, text: str) -> None:
-        self.notes.append(text)
+        self.notes.append(_printable(text))
 
     def wants(self, split: str) -> bool:
         return self.splits is None or split in self.splits
@@ -104,7 +107,7 @@ def examine(
         report.note("a miniature data set: published counts are not compared")
     try:
         check(root, report)
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, UserError) as error:
+    except Exception as error:
         # damage that the check did not foresee must not hide what it found before
         report.found(root, f"the check could not go on ({error!r})", "mend what is named above and check again")
     report.findings = [replace(item, path=_relative(item.path, root)) for item in report.findings]
@@ -148,7 +151,7 @@ def check_frames(
             if i and (folder, name) not in sampled:
                 continue
             path = folder / name
-            frame = report.attempt(mend, lambda path=path: read_frame(path))  # type: ignore[misc]
+            frame = report.attempt(mend, partial(read_frame, path))
             if frame is None:
                 continue
             size = frame.shape[0], frame.shape[1]
@@ -164,21 +167,24 @@ def check_index_masks(
     folders: Mapping[Path, Sequence[str]],
     sizes: Mapping[Path, tuple[int, int]],
     mend: str,
-) -> None:
+) -> dict[Path, set[int]]:
     """Each folder holds exactly these palette masks, whole and of its frames' size (H, W).
 
-    A sample is decoded, or all in a full check.
+    A sample is decoded, or all in a full check. Returned are the indices that masks show, of folders that were read
+    wholly.
     """
+    shown: dict[Path, set[int]] = {}
     sampled = set(report.sample((folder, name) for folder, names in folders.items() for name in names))
     for folder, names in report.each(what, folders.items()):
+        seen = []
         for name in check_files(report, folder, names, mend):
             if (folder, name) in sampled:
-                path = folder / name
-                indices = report.attempt(mend, lambda path=path: read_index_mask(path))  # type: ignore[misc]
-                size = sizes.get(folder)
-                if indices is not None and size and indices.shape != size:
-                    height, width = indices.shape
-                    report.found(path, f"is {width}x{height}, its frame is {size[1]}x{size[0]}", mend)
+                indices = report.attempt(mend, partial(read_index_mask, folder / name, sizes.get(folder)))
+                if indices is not None:
+                    seen.append(set(np.unique(indices).tolist()))
+        if len(seen) == len(names):
+            shown[folder] = set().union(*seen)
+    return shown
 
 
 def check_folders(report: Report, folder: Path, names: Iterable[str], mend: str) -> None:
@@ -186,6 +192,11 @@ def check_folders(report: Report, folder: Path, names: Iterable[str], mend: str)
     if folder.is_dir():
         for name in sorted({item.name for item in folder.iterdir() if item.is_dir()} - set(names)):
             report.found(folder / name, "is a video that the data set does not list", "remove it, or " + mend)
+
+
+def _printable(text: str) -> str:
+    """A line that a terminal may show, whatever names a damaged file gives."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _relative(path: Path, root: Path) -> Path:

@@ -4,15 +4,16 @@ One file per data set turns its own layout into a `Split`; everything else (trai
 only what stands here.
 """
 
+import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dshmp.errors import UserError
 
@@ -116,41 +117,103 @@ def target_rows(expressions: Sequence[Expression]) -> list[int]:
     return [known.setdefault(item.target, len(known)) for item in expressions]
 
 
-def frame_names(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """The frame names in a video's entry of a meta_expressions.json. Raises KeyError or TypeError."""
+def by_video(split: Split) -> dict[str, list[Expression]]:
+    """The expressions of each video that has any, in the split's order."""
+    found: dict[str, list[Expression]] = defaultdict(list)
+    for item in split.expressions:
+        found[item.video].append(item)
+    return dict(found)
+
+
+def frame_size(split: Split, video: str, position: int = 0) -> tuple[int, int]:
+    """(H, W) of a frame."""
+    height, width = split.frames(video, [position])[0].shape[:2]
+    return height, width
+
+
+def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
+    """Positions of `width` frames around `centre` in a video of `count`; the ends are repeated."""
+    start = centre - width // 2
+    return tuple(min(max(t, 0), count - 1) for t in range(start, start + width))
+
+
+# --- What files may say ---
+
+LONGEST_NAME = 200
+"""Bytes of a name; file systems take 255, and suffixes are added to it."""
+RESERVED = frozenset({"Annotations", "predict.json"})
+"""Names that folders of predictions use themselves."""
+
+
+def checked_name(path: Path, what: str, name: object) -> str:
+    """The name of a video, frame or expression that `path` gives: one that a file of predictions can have.
+
+    Raises UserError.
+    """
+    if not isinstance(name, str) or not name:
+        fault = "is empty or no text"
+    elif not name.isprintable():
+        fault = "holds characters that cannot be printed"
+    elif "/" in name or "\\" in name or name.startswith("."):
+        fault = "begins with a dot or holds a slash"
+    elif len(name.encode()) > LONGEST_NAME:
+        fault = f"is longer than {LONGEST_NAME} bytes"
+    elif name in RESERVED:
+        fault = "is reserved for predictions"
+    else:
+        return name
+    shown = ascii(name)
+    raise UserError(
+        f"{path}: the {what} {shown if len(shown) < 80 else shown[:60] + '...'} {fault}, so no file can be called so; "
+        "rename it, or fetch the file again"
+    )
+
+
+def checked_text(text: object) -> str:
+    """What an expression says, as a file gives it. Raises TypeError or ValueError."""
+    if not isinstance(text, str):
+        raise TypeError(f"the text is {str(text)[:50]!r}, no string")
+    text.encode()  # half a surrogate pair is no character
+    return text
+
+
+def integer(value: object) -> int:
+    """A number that a file gives and that has to be whole. Raises TypeError."""
+    if type(value) is not int:
+        raise TypeError(f"{str(value)[:50]!r} is no integer")
+    return value
+
+
+def frame_names(path: Path, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The frame names in a video's entry of a meta_expressions.json. Raises KeyError, TypeError or UserError."""
     names = entry["frames"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list):
         raise TypeError("frames are no list of names")
-    return tuple(names)
+    return tuple(checked_name(path, "frame", name) for name in names)
 
 
-def read_frame(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB. Raises UserError."""
+# --- Text files ---
+
+
+def read_rows(path: Path, columns: int) -> list[tuple[int, list[str]]]:
+    """(Line number, cells) of the rows of a CSV file that aren't blank. Raises UserError."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError:
-        raise UserError(f"{path}: frame is missing; the data set is not complete") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's PNG reader raises SyntaxError for a broken file
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+        raise UserError(f"{path}: missing; the data set's layout needs it") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is no CSV text ({error}); fetch it again") from None
+    for line, row in rows:
+        if len(row) != columns:
+            raise UserError(f"{path}: line {line} has {len(row)} columns, not {columns}; fetch it again")
+    return rows
 
 
-def read_index_mask(path: Path) -> NDArray[np.uint8]:
-    """(H, W) uint8, the raw indices of a palette or grey PNG. Raises UserError."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise UserError(f"{path}: is a {image.mode} image, masks are palette or grey; fetch it again")
-            return np.asarray(image, dtype=np.uint8)
-    except FileNotFoundError:
-        raise UserError(f"{path}: mask is missing; the data set is not complete") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's PNG reader raises SyntaxError for a broken file
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file. Raises UserError."""
-    value = _parse_json(path)
+def read_json(path: Path, keep: Callable[[dict[str, Any]], Any] = lambda entry: entry) -> dict[str, Any]:
+    """The object of a JSON file; of every object in it there remains what `keep` returns, at once. Raises UserError."""
+    value = _parse_json(path, keep)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object at the top")
     return value
@@ -158,17 +221,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_json_list(path: Path) -> list[Any]:
     """The list of a JSON file. Raises UserError."""
-    value = _parse_json(path)
+    value = _parse_json(path, lambda entry: entry)
     if not isinstance(value, list):
         raise UserError(f"{path}: expected a JSON list at the top")
     return value
 
 
-def _parse_json(path: Path) -> Any:
+def _parse_json(path: Path, keep: Callable[[dict[str, Any]], Any]) -> Any:
+    def entry(pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise UserError(f"{path}: one of its objects holds {ascii(twice)[:50]} twice; fetch it again")
+        return keep(found)
+
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            return json.load(file, object_pairs_hook=entry)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set's layout needs it") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}); it may be cut off, fetch it again") from None

@@ -9,7 +9,9 @@ Frames without a mask are no part of a video. Published numbers hang on which fr
 `drawn_frames`, the same on every machine, and not those of any published number.
 """
 
+import math
 import random
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,11 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dshmp.data.a2d import LAST, WINDOW, centred_window, read_rows
+from dshmp.data.a2d import LARGEST, LAST, WINDOW
 from dshmp.data.check import Report
-from dshmp.data.dataset import Expression, Video, read_frame, read_json_list
+from dshmp.data.dataset import (
+    Expression,
+    Video,
+    centred_window,
+    checked_name,
+    checked_text,
+    integer,
+    read_json_list,
+    read_rows,
+)
+from dshmp.data.images import read_frame, read_frames
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
+from dshmp.files import reason
 
 SPLITS = ("test",)
 ANNOTATION = "jhmdb_annotation.txt"
@@ -44,7 +57,7 @@ class JhmdbSplit:
 
     `shown` of an expression is a window of `window` frames centred on the scored one; where it reaches over an end of
     the video, the end's frame is repeated. `extra["image_id"]` is the image id that ground truth and predictions in
-    COCO's format share. `frame_list` says which list of frames is used: report it beside every number.
+    COCO's format share. `frame_list` tells which list of frames is used: report it beside every number.
 
     Raises UserError naming the file where something is missing or malformed.
     """
@@ -57,10 +70,10 @@ class JhmdbSplit:
         self._actions = find_actions(self.folder)
         self._kept: tuple[str, NDArray[np.bool_]] | None = None
         if (self.folder / LIST).is_file():
-            self.frame_list = f"MTTR's ({LIST})"
+            self.frame_list = f"MTTR's list ({LIST})"
             samples = _listed_samples(self.folder / LIST, self._actions)
         else:
-            self.frame_list = f"drawn with seed {SEED}, as {LIST} is not at the root"
+            self.frame_list = f"three frames per video drawn with seed {SEED}, as {LIST} is not at the root"
             samples = _drawn_samples(self.folder, self._actions)
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []
@@ -84,11 +97,8 @@ class JhmdbSplit:
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """Frames (H, W, 3) uint8 RGB of a video at the given positions; all that have masks by default."""
-        names = self.videos[video].frames
-        chosen = names if positions is None else [names[i] for i in positions]
         folder = self.folder / "Rename_Images" / self._actions[video] / video
-        frames = {name: read_frame(folder / f"{name}.png") for name in set(chosen)}
-        return [frames[name] for name in chosen]
+        return read_frames(folder, self.videos[video].frames, positions, ".png")
 
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
@@ -123,34 +133,40 @@ def find_actions(root: Path) -> dict[str, str]:
 
 def read_sentences(root: Path) -> list[tuple[str, str]]:
     """(Video, query) of jhmdb_annotation.txt. Raises UserError."""
-    return [(row[0], row[1]) for _, row in read_rows(root / ANNOTATION, 2)[1:]]
+    path = root / ANNOTATION
+    rows = [row for _, row in read_rows(path, 2)]
+    if rows and (root / "Rename_Images").is_dir() and rows[0][0] in find_actions(root):
+        raise UserError(f"{path}: lacks the line of column names at the top; fetch it again")
+    return [(checked_name(path, "video", video), query) for video, query in rows[1:]]
 
 
 def read_part_mask(path: Path) -> NDArray[np.bool_]:
     """Masks (T, H, W) of a puppet_mask.mat. Raises UserError."""
     import scipy.io
 
-    stored = _mat(path, partial(scipy.io.loadmat, path, variable_names=["part_mask"])).get("part_mask")
-    if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "iufb":
-        raise UserError(f"{path}: holds no part_mask of numbers; fetch it again")
-    _check_shape(path, stored.shape)
+    _shape(path)
+    stored = _mat(path, partial(scipy.io.loadmat, path, variable_names=["part_mask"]))["part_mask"]
     volume = stored if stored.ndim == 3 else stored[..., None]  # MATLAB drops a last axis of one
     return np.asarray(volume.transpose(2, 0, 1) != 0)  # (H, W, T) -> (T, H, W)
 
 
 def count_masks(path: Path) -> int:
     """How many masks a puppet_mask.mat says it has, without reading them. Raises UserError."""
-    import scipy.io
-
-    shapes = {name: shape for name, shape, _ in _mat(path, partial(scipy.io.whosmat, path))}
-    shape = tuple(shapes.get("part_mask", ()))
-    _check_shape(path, shape)
+    shape = _shape(path)
     return shape[2] if len(shape) == 3 else 1
 
 
-def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
-    if len(shape) not in (2, 3) or 0 in shape:
+def _shape(path: Path) -> tuple[int, ...]:
+    """The shape of part_mask, (H, W, T) or, where T is 1, (H, W)."""
+    import scipy.io
+
+    stored = {name: (tuple(shape), kind) for name, shape, kind in _mat(path, partial(scipy.io.whosmat, path))}
+    shape, kind = stored.get("part_mask", ((), ""))
+    if not re.fullmatch(r"logical|single|double|u?int\d+", kind):
+        raise UserError(f"{path}: holds no part_mask of numbers; fetch it again")
+    if len(shape) not in (2, 3) or not 0 < math.prod(shape) <= LARGEST:
         raise UserError(f"{path}: part_mask has shape {shape}, not (H, W, T); fetch it again")
+    return shape
 
 
 def _mat(path: Path, read: Any) -> Any:
@@ -160,8 +176,7 @@ def _mat(path: Path, read: Any) -> Any:
     try:
         return read()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: cannot be read as a MATLAB file ({reason})") from None
+        raise UserError(f"{path}: cannot be read as a MATLAB file ({reason(error)})") from None
 
 
 def _mask_file(root: Path, action: str, video: str) -> Path:
@@ -174,11 +189,12 @@ def _frame_files(root: Path, action: str, video: str) -> list[Path]:
 
 def _listed_samples(path: Path, actions: dict[str, str]) -> list[Sample]:
     """Samples of MTTR's list [[video, path of the frame, path of the masks, frames with masks, query], ...]."""
-    samples = []
+    samples: dict[tuple[str, int], Sample] = {}
+    counts: dict[str, int] = {}
     for number, item in enumerate(read_json_list(path)):
         try:
             video, frame_path, _, count, query = item
-            sample = str(video), str(query), int(Path(frame_path).stem), int(count)
+            sample = checked_text(video), checked_text(query), int(Path(frame_path).stem), integer(count)
         except (TypeError, ValueError):
             raise UserError(
                 f"{path}: entry {number} is not [video, frame, masks, number of frames, query]; fetch it again"
@@ -187,8 +203,15 @@ def _listed_samples(path: Path, actions: dict[str, str]) -> list[Sample]:
             raise UserError(f"{path}: entry {number} names {sample[0]}, which is not in Rename_Images")
         if not 1 <= sample[2] <= sample[3] <= LAST:
             raise UserError(f"{path}: entry {number} names frame {sample[2]} of {sample[3]}; fetch it again")
-        samples.append(sample)
-    return samples
+        if counts.setdefault(sample[0], sample[3]) != sample[3]:
+            raise UserError(
+                f"{path}: entry {number} counts {sample[3]} frames of {sample[0]}, an earlier one {counts[sample[0]]}; "
+                "fetch it again"
+            )
+        if (sample[0], sample[2]) in samples:
+            raise UserError(f"{path}: entry {number} names frame {sample[2]} of {sample[0]} again; fetch it again")
+        samples[sample[0], sample[2]] = sample
+    return list(samples.values())
 
 
 def _drawn_samples(root: Path, actions: dict[str, str]) -> list[Sample]:
@@ -244,6 +267,9 @@ def _check_list(root: Path, actions: dict[str, str], report: Report) -> None:
         masks = report.attempt(MEND, partial(count_masks, path)) if path.is_file() else None
         if masks is not None and masks < count:
             report.found(path, f"has {masks} masks, {LIST} counts {count} frames with masks", MEND)
+        frames = len(_frame_files(root, actions[video], video))
+        if frames < count:
+            report.found(root / LIST, f"counts {count} frames of {video}, which has {frames}", mend)
 
 
 def _check_video(root: Path, action: str, video: str, decode: bool, report: Report) -> bool:

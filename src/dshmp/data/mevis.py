@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.check import Report, check_folders, check_frames
-from dshmp.data.dataset import Expression, Video, frame_names, read_frame, read_json
-from dshmp.data.mevis_index import MaskIndex, open_index, rle_fault
-from dshmp.data.mini import draw_clips, hide, save_jpeg
+from dshmp.data.dataset import Expression, Video, checked_name, checked_text, frame_names, integer, read_json
+from dshmp.data.images import read_frames, save_jpeg
+from dshmp.data.mevis_index import MaskIndex, open_index
+from dshmp.data.mini import draw_clips, hide
+from dshmp.data.rle import decode_rle, rle_fault
 from dshmp.errors import UserError
 from dshmp.result import encode
 
@@ -50,37 +52,54 @@ class MevisSplit:
     def __init__(self, root: Path, split: str) -> None:
         self.folder = Path(root) / split
         if not self.folder.is_dir():
-            known = sorted(item.parent.name for item in Path(root).glob("*/meta_expressions.json"))
+            known = split_names(Path(root))
             hint = f"splits there: {', '.join(known)}" if known else "make one with `dshmp world make`"
             raise UserError(f"{self.folder}: no such data set split; {hint}")
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []
-        self.has_truth = False
         path = self.folder / "meta_expressions.json"
+        hidden: list[str] = []
         name = ""
         try:
             for name, entry in read_json(path).get("videos", {}).items():
-                self._add(name, entry)
+                hidden += self._add(path, name, entry)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: video {name!r} is not as MeViS writes it ({error!r}); fetch it again") from None
         if not self.expressions:
             raise UserError(f"{path}: holds no expression")
+        self.has_truth = not hidden
+        if 0 < len(hidden) < len(self.expressions):
+            raise UserError(
+                f"{path}: {hidden[0]} has no anno_id, while others have ({len(hidden)} of {len(self.expressions)} have "
+                "none); fetch it again"
+            )
 
-    def _add(self, name: str, entry: dict[str, Any]) -> None:
-        objects = {int(key): value for key, value in entry.get("objects", {}).items()}
-        self.videos[name] = Video(name, frame_names(entry), objects)
+    def _add(self, path: Path, name: str, entry: dict[str, Any]) -> list[str]:
+        """Take in a video; the expressions of which the truth is hidden are returned."""
+        hidden = []
+        checked_name(path, "video", name)
+        objects = {int(key): dict(value) for key, value in entry.get("objects", {}).items()}
+        self.videos[name] = Video(name, frame_names(path, entry), objects)
+        drawn = {key for key, value in objects.items() if integer(value.get("anno_id", -1)) >= 0}
         for key, item in entry["expressions"].items():
+            checked_name(path, f"expression of video {name!r}", key)
             extra = {k: v for k, v in item.items() if k not in ("exp", "obj_id", "anno_id")}
-            self.has_truth |= "anno_id" in item
-            ids, annotations = (tuple(int(i) for i in item.get(ids_of, ())) for ids_of in ("obj_id", "anno_id"))
+            if not all(isinstance(subset, str) for subset in extra.get("subsets", ())):
+                raise TypeError("subsets are no list of names")
+            if objects and not drawn >= set(_integers(extra.get("static_ids", []))):
+                raise ValueError("static_ids are no objects with an anno_id")
+            if "anno_id" not in item:
+                hidden.append(f"video {name!r}, expression {key!r}")
+            ids, annotations = (_integers(item.get(ids_of, [])) for ids_of in ("obj_id", "anno_id"))
             if len(ids) != len(annotations):
                 raise UserError(
-                    f"{self.folder / 'meta_expressions.json'}: video {name!r}, expression {key!r} has {len(ids)} "
+                    f"{path}: video {name!r}, expression {key!r} has {len(ids)} "
                     f"obj_id and {len(annotations)} anno_id, which belong together in pairs; fetch the file again"
                 )
             self.expressions.append(
-                Expression(name, key, item["exp"], objects=ids, annotations=annotations, extra=extra)
+                Expression(name, key, checked_text(item["exp"]), objects=ids, annotations=annotations, extra=extra)
             )
+        return hidden
 
     @cached_property
     def _index(self) -> MaskIndex:
@@ -88,16 +107,12 @@ class MevisSplit:
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """Frames (H, W, 3) uint8 RGB of a video at the given positions in its list; all by default."""
-        names = self.videos[video].frames
-        chosen = names if positions is None else [names[i] for i in positions]
-        return [read_frame(self.folder / "JPEGImages" / video / f"{name}.jpg") for name in chosen]
+        return read_frames(self.folder / "JPEGImages" / video, self.videos[video].frames, positions)
 
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
-        from pycocotools import mask as coco
-
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for g, annotation in enumerate(annotations):
             where = f"{self.folder / 'mask_dict.json'}: annotation {annotation}"
@@ -109,11 +124,19 @@ class MevisSplit:
                     raise UserError(f"{where} ends before frame {position}")
                 rle = track[position]
                 if rle is not None:
-                    fault = rle_fault(rle, size)
-                    if fault:
-                        raise UserError(f"{where}, frame {position} {fault}")
-                    out[g, t] = coco.decode(rle)
+                    out[g, t] = decode_rle(rle, size, f"{where}, frame {position}")
         return out
+
+
+def split_names(root: Path) -> list[str]:
+    """The splits that are there, of whatever name: one's own data has names of its own."""
+    return sorted(path.parent.name for path in root.glob("*/meta_expressions.json"))
+
+
+def _integers(values: object) -> tuple[int, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{str(values)[:50]!r} is no list of ids")
+    return tuple(integer(value) for value in values)
 
 
 # --- Checking ---
@@ -124,6 +147,8 @@ _FETCH = "fetch or unpack it again"
 def check(root: Path, report: Report) -> None:
     """Every split that is there: expressions, frames, and where the truth is public its masks."""
     there = [name for name in SPLITS if (root / name).is_dir()]
+    if not report.published:
+        there += [name for name in split_names(root) if name not in SPLITS]
     for name in report.splits or (() if there else SPLITS[:1]):
         if name not in there:
             report.found(root / name, "the split's folder is missing", _FETCH)
@@ -151,16 +176,17 @@ def _check_split(root: Path, name: str, report: Report) -> None:
 
 
 def _check_counts(split: MevisSplit, name: str, report: Report, mend: str) -> int:
-    """The version of MeViS that the counts fit; 1 where they fit none."""
+    """The version of MeViS that the counts fit; 1 where they fit none, or are not MeViS's."""
+    if not report.published:
+        return 1
     found = len(split.videos), len(split.expressions)
     if found in COUNTS[name]:
         return COUNTS[name].index(found) + 1
-    if report.published:
-        path = split.folder / "meta_expressions.json"
-        report.count(path, "videos", found[0], COUNTS[name][0][0], mend)
-        expected = " or ".join(f"{item[1]:,} (version {i})" for i, item in enumerate(COUNTS[name], 1))
-        if found[1] not in (item[1] for item in COUNTS[name]):
-            report.found(path, f"holds {found[1]:,} expressions, the published data set has {expected}", mend)
+    path = split.folder / "meta_expressions.json"
+    report.count(path, "videos", found[0], COUNTS[name][0][0], mend)
+    expected = " or ".join(f"{item[1]:,} (version {i})" for i, item in enumerate(COUNTS[name], 1))
+    if found[1] not in (item[1] for item in COUNTS[name]):
+        report.found(path, f"holds {found[1]:,} expressions, the published data set has {expected}", mend)
     return 1
 
 
@@ -175,7 +201,7 @@ def _check_expressions(split: MevisSplit, report: Report, mend: str) -> None:
     pairs: dict[tuple[str, int], int] = {}
     for item in split.expressions:
         where = f"video {item.video!r}, expression {item.id!r}"
-        if not isinstance(item.text, str) or not item.text.strip():
+        if not item.text.strip():
             report.found(path, f"{where} has no text", mend)
         if any(number < 0 for number in (*item.objects, *item.annotations)):
             report.found(path, f"{where} has an obj_id or anno_id below 0", mend)

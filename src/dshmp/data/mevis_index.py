@@ -19,9 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dshmp.errors import UserError
 from dshmp.progress import track as progress_bar
 
@@ -33,7 +30,6 @@ CHUNK = 2**20
 """Bytes read at once; memory grows with the longest annotation beyond that."""
 
 Span = tuple[int, int]
-Rle = dict[str, Any]
 Watch = Callable[[Iterable[bytes], str, int], Iterable[bytes]]
 """watch(chunks, description, count) yields the chunks and shows how many are done."""
 
@@ -79,21 +75,29 @@ class MaskIndex:
 def open_index(path: Path, watch: Watch = progress_bar) -> MaskIndex:
     """The index of a mask_dict.json, from the cache where it is there; a large file shows `watch` how far it is.
 
-    Raises UserError where the file is missing or no JSON object. Two processes may do the same work at once: each
-    writes to a file of its own and renames it, so whoever is last wins, and a killed one leaves nothing half-written.
+    Raises UserError where the file is missing or no JSON object, or holds an annotation twice. Of several processes
+    one makes the index and the others wait for it. Where files cannot be locked each writes to a file of its own and
+    renames it, so whoever is last wins; a killed one leaves nothing half-written.
     """
     path = Path(path)
-    with _open(path) as file:
+    cached = _cache_file(path)
+    with _open(path) as file, contextlib.ExitStack() as alone:
         stamp = _stamp(file.fileno())
         small = stamp[0] <= SMALL
-        cached = _cache_file(path)
         spans = None if small else _load(cached, path, stamp)
+        if spans is None and not small:
+            alone.enter_context(_locked(cached.parent))
+            spans = _load(cached, path, stamp)  # another process may have made it meanwhile
         if spans is None:
             chunks: Iterable[bytes] = iter(lambda: file.read(CHUNK), b"")
             if not small:
                 chunks = watch(chunks, f"indexing {path.name}", -(-stamp[0] // CHUNK))
             try:
-                spans = {key: (start, stop) for key, start, stop in split_object(chunks)}
+                spans = {}
+                for key, begin, end in split_object(chunks):
+                    if key in spans:
+                        raise ValueError(f"holds annotation {key[:50]!r} twice")
+                    spans[key] = begin, end
             except ValueError as error:
                 raise UserError(f"{path}: {error}; it may be cut off, fetch it again") from None
             except OSError as error:
@@ -123,6 +127,18 @@ def _stamp(file: int) -> Span:
 def _cache_file(path: Path) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home, "dshmp", "mask-index", hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32] + ".json")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits while another process makes an index for this folder; where files cannot be locked, nobody waits."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            folder.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(open(folder.with_suffix(".lock"), "wb")), fcntl.LOCK_EX)
+        yield
 
 
 def _load(cached: Path, path: Path, stamp: Span) -> dict[str, Span] | None:
@@ -250,46 +266,3 @@ class _Window:
             self._start += self._at
             self._text, self._at = "".join(pieces), 0
         return got > 0
-
-
-# --- Run lengths ---
-
-
-def rle_fault(rle: object, size: tuple[int, int]) -> str | None:
-    """What is wrong with COCO's compressed run lengths of a mask of this size (H, W), or None.
-
-    Found without decoding, as decoders read and write beyond their memory where run lengths are damaged.
-    """
-    if not isinstance(rle, dict) or not isinstance(rle.get("counts"), str) or "size" not in rle:
-        return "is no COCO run lengths"
-    if rle["size"] != list(size):
-        return f"has size {rle['size']}, its frames have {list(size)}"
-    covered = _covered(rle["counts"])
-    if covered != size[0] * size[1]:
-        what = "are damaged" if covered is None else f"cover {covered:,} of {size[0] * size[1]:,} pixels"
-        return f"has run lengths that {what}"
-    return None
-
-
-def _covered(counts: str) -> int | None:
-    """Pixels that compressed run lengths cover; None where they are no run lengths.
-
-    A number is written in digits of 5 bits, lowest first, as characters from "0" on; bit 5 says that more follow and
-    bit 4 of the last digit is the sign. From the fourth on, numbers are differences to the last but one.
-    """
-    digits = np.frombuffer(counts.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
-    last = (digits & 32) == 0
-    if not len(digits) or digits.min() < 0 or digits.max() > 63 or not last[-1]:
-        return None
-    ends = np.flatnonzero(last)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 6:
-        return None
-    place: NDArray[np.int64] = np.arange(len(digits)) - np.repeat(starts, lengths)
-    numbers = np.add.reduceat((digits & 31) << (5 * place), starts)
-    numbers -= np.where(digits[ends] & 16, 1 << (5 * lengths), 0)
-    runs = numbers.copy()
-    runs[1::2] = np.cumsum(numbers[1::2])
-    runs[2::2] = np.cumsum(numbers[2::2])
-    return int(runs.sum()) if runs.min() >= 0 else None

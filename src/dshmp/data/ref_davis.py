@@ -12,6 +12,7 @@ a video's k-th object (in the order of their numbers as strings) has the id 4k +
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.check import Report, check_frames, check_index_masks
-from dshmp.data.dataset import Expression, Video, read_frame, read_index_mask, read_json
-from dshmp.data.mini import draw_clips, hide, index_mask, save_jpeg, save_palette_png
+from dshmp.data.dataset import Expression, Video, checked_name, read_json
+from dshmp.data.images import index_mask, read_frames, read_index_mask, save_jpeg, save_palette_png
+from dshmp.data.mini import draw_clips, hide
 from dshmp.errors import UserError
 
 SPLITS = ("train", "val")
@@ -34,7 +36,7 @@ ANNOTATORS = (
     ("Davis17_annot2_full_video.txt", "latin-1"),
 )
 MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
-_line = re.compile(r'\s*(\S+)\s+(\d+)\s+"?(.*?)"?\s*')
+_line = re.compile(r'\s*(\S+)\s+([1-9][0-9]{0,2})\s+"?(.*?)"?\s*')
 
 
 class RefDavisSplit:
@@ -82,9 +84,7 @@ class RefDavisSplit:
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """Frames (H, W, 3) uint8 RGB of a video at the given positions in its list; all by default."""
-        names = self.videos[video].frames
-        chosen = names if positions is None else [names[i] for i in positions]
-        return [read_frame(_images(self.folder, video) / f"{name}.jpg") for name in chosen]
+        return read_frames(_images(self.folder, video), self.videos[video].frames, positions)
 
     def index_masks(self, video: str, positions: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """(T, H, W) uint8: the object's id per pixel, 0 is background and 255 void; all frames by default."""
@@ -114,22 +114,32 @@ class RefDavisSplit:
 
 def read_video_names(root: Path, split: str) -> list[str]:
     """The videos of a split. Raises UserError."""
-    return _read_text(root / "ImageSets" / "2017" / f"{split}.txt", "utf-8").split()
+    path = root / "ImageSets" / "2017" / f"{split}.txt"
+    names = [checked_name(path, "video", name) for name in _read_text(path, "utf-8").split()]
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise UserError(f"{path}: names video {name!r} {times} times; fetch it again")
+    return names
 
 
 def read_texts(root: Path, annotator: int) -> dict[tuple[str, str], str]:
-    """(video, object) -> what an annotator says of it, misspelt videos mended. Raises UserError."""
+    """(video, object) -> what an annotator says of it. Raises UserError."""
+    return {(video, object_id): text for video, object_id, text in _read_lines(root, annotator)}
+
+
+def _read_lines(root: Path, annotator: int) -> list[tuple[str, str, str]]:
+    """Video, object and expression of each line, misspelt videos mended."""
     file, encoding = ANNOTATORS[annotator]
     path = root / "davis_text_annotations" / file
-    texts: dict[tuple[str, str], str] = {}
+    said = []
     for number, line in enumerate(_read_text(path, encoding).split("\n"), 1):
         if line.strip():
             match = _line.fullmatch(line)
-            if match is None:
+            if match is None or int(match[2]) >= VOID:
                 raise UserError(f'{path}: line {number} is not `<video> <object> "<expression>"`; fetch it again')
             video, object_id, text = match.groups()
-            texts[MISSPELT.get(video, video), object_id] = text.strip()
-    return texts
+            said.append((MISSPELT.get(video, video), object_id, text.strip()))
+    return said
 
 
 def _read_text(path: Path, encoding: str) -> str:
@@ -174,6 +184,8 @@ def check(root: Path, report: Report) -> None:
     for name in there:
         if report.wants(name):
             _check_split(root, name, report)
+    if len(there) == len(SPLITS):
+        _check_lines(root, report)
 
 
 def _check_split(root: Path, name: str, report: Report) -> None:
@@ -197,7 +209,7 @@ def _check_split(root: Path, name: str, report: Report) -> None:
         {_images(root, v.name): [f"{frame}.jpg" for frame in v.frames] for v in videos},
         _UNPACK,
     )
-    check_index_masks(
+    shown = check_index_masks(
         report,
         f"{name} masks",
         {_annotations(root, v.name): [f"{frame}.png" for frame in v.frames] for v in videos},
@@ -212,6 +224,25 @@ def _check_split(root: Path, name: str, report: Report) -> None:
             for number in video.objects if first is not None else ():
                 if not 1 <= number <= most:
                     report.found(path, f"shows objects 1 to {most}, the texts speak of {number}", _UNPACK)
+        for number in video.objects:
+            if number not in shown.get(path.parent, {number}):
+                report.found(path.parent, f"no mask shows object {number}, of which the texts speak", _UNPACK)
+
+
+def _check_lines(root: Path, report: Report) -> None:
+    mend = "fetch the text files again"
+    lists = report.attempt(_UNPACK, lambda: [read_video_names(root, name) for name in SPLITS])
+    for annotator, (file, _) in enumerate(ANNOTATORS):
+        path = root / "davis_text_annotations" / file
+        lines = report.attempt(mend, lambda annotator=annotator: _read_lines(root, annotator))  # type: ignore[misc]
+        if lists is None or lines is None:
+            continue
+        said = Counter((video, object_id) for video, object_id, _ in lines)
+        for video in sorted({video for video, _ in said} - {name for names in lists for name in names}):
+            report.found(path, f"speaks of video {video!r}, which no split has", mend)
+        for (video, object_id), times in said.items():
+            if times > 1:
+                report.found(path, f"speaks {times} times of object {object_id} of {video!r}; the last is read", mend)
 
 
 def _check_texts(split: RefDavisSplit, texts: Path, report: Report) -> None:

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.check import Report, check_folders, check_frames, check_index_masks
-from dshmp.data.dataset import Expression, Video, frame_names, read_frame, read_index_mask, read_json
-from dshmp.data.mini import draw_clips, hide, index_mask, save_jpeg, save_palette_png
+from dshmp.data.dataset import Expression, Video, checked_name, checked_text, frame_names, read_json
+from dshmp.data.images import index_mask, read_frames, read_index_mask, save_jpeg, save_palette_png
+from dshmp.data.mini import draw_clips, hide
 from dshmp.errors import UserError
 
 SPLITS = ("train", "valid")
@@ -61,13 +62,17 @@ class RefYoutubeVosSplit:
 
     def _add(self, name: str, entry: dict[str, Any], known: dict[str, Any]) -> None:
         objects = {int(key): dict(value) for key, value in known.get("objects", {}).items()}
-        self.videos[name] = Video(name, frame_names(entry), objects)
+        checked_name(self.meta, "video", name)
+        self.videos[name] = Video(name, frame_names(self.meta, entry), objects)
         for key, item in entry["expressions"].items():
+            checked_name(self.meta, f"expression of video {name!r}", key)
             named = item.get("obj_id", known.get("expressions", {}).get(key, {}).get("obj_id"))
-            ids = () if named is None else (int(named),)
+            ids = () if named is None else (_object_id(named),)
             category = objects.get(ids[0], {}).get("category") if ids else None
             extra = {k: v for k, v in item.items() if k not in ("exp", "obj_id")}
-            self.expressions.append(Expression(name, key, item["exp"], ids, ids, category=category, extra=extra))
+            self.expressions.append(
+                Expression(name, key, checked_text(item["exp"]), ids, ids, category=category, extra=extra)
+            )
 
     def _has_masks(self) -> bool:
         """Whether every frame has a mask file."""
@@ -78,9 +83,7 @@ class RefYoutubeVosSplit:
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """Frames (H, W, 3) uint8 RGB of a video at the given positions in its list; all by default."""
-        names = self.videos[video].frames
-        chosen = names if positions is None else [names[i] for i in positions]
-        return [read_frame(self.folder / "JPEGImages" / video / f"{name}.jpg") for name in chosen]
+        return read_frames(self.folder / "JPEGImages" / video, self.videos[video].frames, positions)
 
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
@@ -89,9 +92,7 @@ class RefYoutubeVosSplit:
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for t, position in enumerate(positions):
             path = self.folder / "Annotations" / video / f"{self.videos[video].frames[position]}.png"
-            indices = read_index_mask(path)
-            if indices.shape != tuple(size):
-                raise UserError(f"{path}: has size {list(indices.shape)}, its frame has {list(size)}; fetch it again")
+            indices = read_index_mask(path, size)
             for g, annotation in enumerate(annotations):
                 out[g, t] = indices == annotation
         return out
@@ -99,6 +100,14 @@ class RefYoutubeVosSplit:
 
 def expressions_file(root: Path, split: str) -> Path:
     return root / "meta_expressions" / split / "meta_expressions.json"
+
+
+def _object_id(value: object) -> int:
+    """An object's id, "1" or 1 in the files: an index of masks other than the background's."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if type(number) is not int or not 1 <= number <= 255:
+        raise ValueError(f"obj_id {str(value)[:50]!r} is no number from 1 to 255")
+    return number
 
 
 def _entries(path: Path) -> dict[str, Any]:
@@ -146,7 +155,7 @@ def _check_split(root: Path, name: str, report: Report) -> None:
     files = {images / video.name: [f"{frame}.jpg" for frame in video.frames] for video in split.videos.values()}
     sizes = check_frames(report, f"{name} frames", files, f"unpack {name}/JPEGImages again")
     if split.has_truth:
-        check_index_masks(
+        shown = check_index_masks(
             report,
             f"{name} masks",
             {
@@ -156,6 +165,10 @@ def _check_split(root: Path, name: str, report: Report) -> None:
             {split.folder / "Annotations" / path.name: size for path, size in sizes.items()},
             f"unpack {name}/Annotations again",
         )
+        meant = sorted({(item.video, item.objects[0]) for item in split.expressions})
+        for folder, number in ((split.folder / "Annotations" / video, number) for video, number in meant):
+            if number not in shown.get(folder, {number}):
+                report.found(folder, f"no mask shows object {number}, which an expression means", mend)
     elif name == "train":
         report.found(split.meta, "has expressions without obj_id, which this split has", mend)
     elif (split.folder / "Annotations").is_dir() and all(item.objects for item in split.expressions):
@@ -168,7 +181,7 @@ def _check_expressions(split: RefYoutubeVosSplit, name: str, report: Report, men
             report.found(split.meta, f"video {video.name!r} lists no frame, or one of them twice", mend)
     for item in split.expressions:
         where = f"video {item.video!r}, expression {item.id!r}"
-        if not isinstance(item.text, str) or not item.text.strip():
+        if not item.text.strip():
             report.found(split.meta, f"{where} has no text", mend)
         if name == "train" and item.objects and item.objects[0] not in split.videos[item.video].objects:
             report.found(

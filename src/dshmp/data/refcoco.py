@@ -13,6 +13,7 @@ import json
 import math
 import pickle
 import pickletools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.check import Report
-from dshmp.data.dataset import Expression, Video, read_frame, read_json
-from dshmp.data.mevis_index import rle_fault
-from dshmp.data.mini import draw_clips, resized, save_jpeg
+from dshmp.data.dataset import Expression, Video, checked_name, checked_text, integer, read_json
+from dshmp.data.images import read_frame, save_jpeg
+from dshmp.data.mini import draw_clips, resized
+from dshmp.data.rle import decode_rle, rle_fault
 from dshmp.errors import UserError
+from dshmp.files import reason
 
 DATASETS = ("refcoco", "refcoco+", "refcocog")
 SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd
@@ -34,6 +37,10 @@ SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd
     "refcoco+": {"train": 120_191, "val": 10_758, "testA": 5_726, "testB": 4_889},
     "refcocog": {"train": 80_512, "val": 4_896, "test": 9_602},
 }
+
+LARGEST = 2**15
+"""Pixels of an image's side."""
+_surrogate = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ def draw_mask(mask: Mask, where: str) -> NDArray[np.bool_]:
         codes = coco.merge(coco.frPyObjects(codes, *mask.size))
     elif isinstance(codes["counts"], list):
         codes = coco.frPyObjects(codes, *mask.size)
+    else:
+        return decode_rle(codes, mask.size, where)
     return np.asarray(coco.decode(codes), dtype=bool)
 
 
@@ -162,14 +171,21 @@ def _fault(mask: Mask) -> str | None:
 def _from_references(path: Path, instances: Path, split: str, masks: dict[int, Mask]) -> list[Expression]:
     """The sentences of a split; fills `masks`."""
     chosen = [item for item in read_references(path) if item["split"] == split]
-    content = read_json(instances)
+    annotations, shown = {item["ann_id"] for item in chosen}, {item["image_id"] for item in chosen}
+
+    def keep(entry: dict[str, Any]) -> dict[str, Any] | None:
+        """Of 200,000 annotations, most of which the split does not mean, none stays in memory."""
+        if "segmentation" in entry:
+            return entry if entry["id"] in annotations else None
+        return None if "file_name" in entry and entry["id"] not in shown else entry
+
     try:
-        names = {int(item["id"]): str(item["name"]) for item in content["categories"]}
-        images = {int(item["id"]): item for item in content["images"]}
-        wanted = {item["ann_id"] for item in chosen}
-        kept = {int(item["id"]): item for item in content["annotations"] if item["id"] in wanted}
-        masks.update((key, _mask(item, images[int(item["image_id"])])) for key, item in kept.items())
-        stems = {key: Path(str(item["file_name"])).stem for key, item in images.items()}
+        content = read_json(instances, keep)
+        names = {integer(item["id"]): str(item["name"]) for item in content["categories"]}
+        images = {integer(item["id"]): item for item in content["images"] if item is not None}
+        kept = {integer(item["id"]): item for item in content["annotations"] if item is not None}
+        masks.update((key, _mask(item, images[integer(item["image_id"])])) for key, item in kept.items())
+        stems = {key: _stem(instances, item) for key, item in images.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{instances}: is not as COCO writes it ({error!r}); fetch it again") from None
     expressions = []
@@ -198,17 +214,17 @@ def _from_converted(path: Path, masks: dict[int, Mask]) -> list[Expression]:
     content = read_json(path)
     expressions = []
     try:
-        names = {int(item["id"]): str(item["name"]) for item in content["categories"]}
-        objects = {int(item["image_id"]): item for item in content["annotations"]}
+        names = {integer(item["id"]): str(item["name"]) for item in content["categories"]}
+        objects = {integer(item["image_id"]): item for item in content["annotations"]}
         for image in content["images"]:
-            item = objects[int(image["id"])]
-            annotation = int(item["original_id"])
+            item = objects[integer(image["id"])]
+            annotation = integer(item["original_id"])
             masks.setdefault(annotation, _mask(item, image))
             expressions.append(
                 Expression(
-                    Path(str(image["file_name"])).stem,
+                    _stem(path, image),
                     str(image["id"]),
-                    str(image["caption"]),
+                    checked_text(image["caption"]),
                     objects=(annotation,),
                     annotations=(annotation,),
                     category=names.get(item["category_id"]),
@@ -220,7 +236,15 @@ def _from_converted(path: Path, masks: dict[int, Mask]) -> list[Expression]:
 
 
 def _mask(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> Mask:
-    return Mask(annotation["segmentation"], (int(image["height"]), int(image["width"])))
+    size = integer(image["height"]), integer(image["width"])
+    if not 0 < min(size) <= max(size) <= LARGEST:
+        raise ValueError(f"image {image['id']} is {size[1]}x{size[0]}")
+    return Mask(annotation["segmentation"], size)
+
+
+def _stem(path: Path, image: Mapping[str, Any]) -> str:
+    """The name of an image, which `path` gives."""
+    return checked_name(path, "image", Path(str(image["file_name"])).stem)
 
 
 # The pickle -------------------------------------------------------------------------------------------------------
@@ -273,8 +297,7 @@ def read_references(path: Path) -> list[dict[str, Any]]:
             f"{path}: asks for the instruction {name}, which no list of references needs; fetch it again"
         ) from None
     except Exception as error:  # an unpickler fails in any way on damage
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: is damaged or no pickle ({reason}); fetch it again") from None
+        raise UserError(f"{path}: is damaged or no pickle ({reason(error)}); fetch it again") from None
     if not isinstance(content, list):
         raise UserError(f"{path}: holds no list of references; fetch it again")
     for number, item in enumerate(content):
@@ -294,6 +317,7 @@ def _is_reference(item: Any) -> bool:
             isinstance(sentence, dict)
             and type(sentence.get("sent_id")) is int
             and isinstance(sentence.get("sent"), str)
+            and not _surrogate.search(sentence["sent"])
             for sentence in item["sentences"]
         )
     )

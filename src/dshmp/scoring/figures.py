@@ -7,7 +7,7 @@ import numpy as np
 
 from dshmp.data.dataset import Split
 from dshmp.scoring.predictions import Problem
-from dshmp.scoring.protocols import Row
+from dshmp.scoring.protocols import SampleScore
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -19,7 +19,7 @@ class Scores:
     """All rows of a split in the split's order, figures over them in per cent, and what stood in the way."""
 
     split: Split
-    rows: tuple[Row, ...]
+    rows: tuple[SampleScore, ...]
     figures: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     problems: tuple[Problem, ...]
@@ -29,21 +29,21 @@ class Scores:
         return [problem for problem in self.problems if problem.kind == "damaged"]
 
 
-def figures(rows: Sequence[Row]) -> dict[str, float]:
+def figures(rows: Sequence[SampleScore]) -> dict[str, float]:
     """Each figure over all rows that have it, per cent."""
     return {name: float(100 * n.sum() / d.sum()) for name, (n, d) in _sums(rows).items()}
 
 
-def by_subset(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def by_subset(rows: Sequence[SampleScore]) -> dict[str, dict[str, float]]:
     """Figures and the number of expressions of each named subset, in the order in which they occur."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[SampleScore]] = {}
     for row in rows:
         for name in row.subsets:
             groups.setdefault(name, []).append(row)
     return {name: {"expressions": len(group), **figures(group)} for name, group in groups.items()}
 
 
-def intervals(rows: Sequence[Row], seed: int = SEED) -> dict[str, tuple[float, float]]:
+def intervals(rows: Sequence[SampleScore], seed: int = SEED) -> dict[str, tuple[float, float]]:
     """Bootstrap percentile intervals of each figure at `LEVEL`, per cent.
 
     Videos are drawn with replacement, not expressions: those of one video are about the same pixels. Draws in which
@@ -63,7 +63,7 @@ def intervals(rows: Sequence[Row], seed: int = SEED) -> dict[str, tuple[float, f
     return found
 
 
-def _sums(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _sums(rows: Sequence[SampleScore]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Figure -> numerators and denominators, both (V,), summed per video; undefined figures are left out."""
     number = {video: v for v, video in enumerate(dict.fromkeys(row.video for row in rows))}
     names = dict.fromkeys(name for row in rows for name in row.terms)

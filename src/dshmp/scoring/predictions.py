@@ -1,19 +1,38 @@
-"""Reading predictions: a folder of PNGs, or the zip file that is sent to a benchmark's server."""
+"""Reading predictions: a folder of PNGs, or the zip file that is sent to a benchmark's server.
+
+What is read may come from anywhere: no more than `LARGEST` bytes of a mask are ever unpacked, nothing but PNG is
+decoded, and that only where its header has the frame's size.
+"""
 
 import io
+import lzma
+import os
+import stat
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dshmp.errors import UserError
 
-TOP = "Annotations"  # what Ref-YouTube-VOS's server wants on top; may be there or not
-
+TOP = "Annotations"
+TOPS = {"mevis": "", "youtube_vos": f"{TOP}/"}
+"""Layouts that have a submission, and what its paths begin with."""
+LARGEST = 64 * 2**20
+"""Bytes; no mask is larger."""
+LARGEST_JSON = 2**30
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, ArithmeticError, SyntaxError, RuntimeError, MemoryError),
+    *(struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, Image.DecompressionBombError),
+)
+"""What decoders of PNG, zip and JSON raise on damage; a zip file's password is a RuntimeError, as is deep nesting."""
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 Kind = Literal["video", "expression", "frame", "damaged"]
 
@@ -29,42 +48,51 @@ class Problem:
 
 
 class Predictions:
-    """Files below a folder or inside a zip file, named by paths with slashes. Raises UserError if it is neither."""
+    """Files below a folder or inside a zip file, named by paths with slashes.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        top: what may lie above them, as Ref-YouTube-VOS's server wants it; it is there or not.
+
+    Raises:
+        UserError: it is neither.
+    """
+
+    def __init__(self, path: Path, top: str = "") -> None:
         self.path = Path(path)
         self._zip: zipfile.ZipFile | None = None
         if self.path.is_dir():
-            self._prefix = f"{TOP}/" if (self.path / TOP).is_dir() else ""
+            self._prefix = top if (self.path / top).is_dir() else ""
             return
         if not self.path.exists():
             raise UserError(f"{path}: no such predictions; name the folder or zip file that holds them")
+        if not self.path.is_file():
+            raise UserError(f"{path}: is neither a folder nor a zip file")
         try:
             self._zip = zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise UserError(f"{path}: is neither a folder nor a readable zip file ({error})") from None
-        files = set(self._zip.namelist())
-        folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
-        self._names = files | folders
-        self._prefix = f"{TOP}/" if TOP in folders else ""
+        self._files = set(self._zip.namelist())
+        self._folders = {str(parent) for name in self._files for parent in PurePosixPath(name).parents}
+        self._prefix = top if top.rstrip("/") in self._folders else ""
 
     def holds(self, name: str) -> bool:
         """Whether there is a file or folder of this name."""
         name = self._prefix + name
-        return (self.path / name).exists() if self._zip is None else name in self._names
+        return (self.path / name).exists() if self._zip is None else name in self._files or name in self._folders
 
-    def read(self, name: str) -> bytes | None:
-        """A file's content, None where it is missing. Raises OSError or BadZipFile where it cannot be read."""
-        return self.read_top(self._prefix + name)
+    def read_json(self, name: str) -> bytes | None:
+        """A file that lies at the very top, whatever lies above the others; None where it is missing.
 
-    def read_top(self, name: str) -> bytes | None:
-        """The same, of a file that lies at the very top whether there is a folder `Annotations` or not."""
-        if self._zip is not None:
-            return self._zip.read(name) if name in self._names else None
+        Raises UserError where it cannot be read.
+        """
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
-        except FileNotFoundError:
-            return None
+            content = self._read(name, LARGEST_JSON)
+        except UNREADABLE as error:
+            raise UserError(f"{path}: cannot be read ({error}); write it again") from None
+        if content is not None and len(content) > LARGEST_JSON:
+            raise UserError(f"{path}: is larger than {LARGEST_JSON:,} bytes; is it what it should be?")
+        return content
 
     def mask(self, name: str, size: tuple[int, int]) -> NDArray[np.bool_] | Problem:
         """Any PNG as a mask (H, W) bool: a pixel is foreground where any channel but alpha is not 0."""
@@ -87,24 +115,66 @@ class Predictions:
 
     def _image(self, name: str, size: tuple[int, int]) -> Image.Image | Problem:
         try:
-            content = self.read(name)
+            content = self._read(self._prefix + name, LARGEST)
             if content is None:
                 return Problem("frame", name)
-            image = Image.open(io.BytesIO(content))
-            image.load()
-        except UnidentifiedImageError:
-            return Problem("damaged", name, "is no image")
-        # decoders raise various errors on damage, and a password of a zip file is a RuntimeError
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            RuntimeError,
-            zipfile.BadZipFile,
-            Image.DecompressionBombError,
-        ) as error:
-            return Problem("damaged", name, f"cannot be read as an image ({error})")
-        if image.size != size[::-1]:
-            found, wanted = (f"{width}x{height}" for width, height in (image.size, size[::-1]))
-            return Problem("damaged", name, f"is {found}, its frame is {wanted}")
-        return image
+            image = open_png(content, size)
+        except UNREADABLE as error:
+            return Problem("damaged", name, f"cannot be read ({error})")
+        return Problem("damaged", name, image) if isinstance(image, str) else image
+
+    def _read(self, name: str, limit: int) -> bytes | None:
+        """A file's content up to the first byte beyond the limit; None where there is none. Raises `UNREADABLE`."""
+        if self._zip is not None:
+            return read_entry(self._zip, name, limit) if name in self._files else None
+        try:
+            handle = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would keep us waiting
+        except FileNotFoundError:
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError("no file")
+            with open(handle, "rb", closefd=False) as file:
+                return file.read(limit + 1)
+        finally:
+            os.close(handle)
+
+
+def read_entry(file: zipfile.ZipFile, name: str, limit: int = LARGEST) -> bytes:
+    """An entry of a zip file up to the first byte beyond the limit. Raises `UNREADABLE`."""
+    stream: IO[bytes]
+    with file.open(name) as stream:
+        return stream.read(limit + 1)
+
+
+def open_png(content: bytes, size: tuple[int, int]) -> Image.Image | str:
+    """A decoded PNG of `size` (H, W), or what is wrong with it. Raises `UNREADABLE`."""
+    if len(content) > LARGEST:
+        return "is far too large for a mask"
+    if not content.startswith(SIGNATURE):
+        return "is no PNG"
+    if not is_whole_png(content):  # decoders forgive
+        return "is cut off or damaged"
+    width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
+    if (height, width) != size:
+        return f"is {width}x{height}, its frame is {size[1]}x{size[0]}"
+    image = Image.open(io.BytesIO(content), formats=("PNG",))
+    if image.size != (width, height):  # by a second header
+        return "is damaged"
+    image.load()
+    return image
+
+
+def is_whole_png(content: bytes) -> bool:
+    """Whether every chunk of a PNG has its checksum, and the last byte is the end's. What decodes is not told."""
+    if not content.startswith(SIGNATURE):
+        return False
+    start = 8
+    while start + 12 <= len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4])
+        if zlib.crc32(content[start + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
+            return False
+        if content[start + 4 : start + 8] == b"IEND":
+            return end == len(content)
+        start = end
+    return False

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from dshmp.data.dataset import Expression, Split
+from dshmp.data.dataset import Expression, Split, frame_size
 from dshmp.data.ref_davis import ANNOTATORS, VOID
 from dshmp.metrics import Scores, jf_frames
 from dshmp.scoring.predictions import Predictions, Problem
@@ -26,7 +26,7 @@ PROPOSALS = 20  # as many objects as the DAVIS evaluation takes
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleScore:
     """How one expression was answered; in DAVIS one object under one annotator, in COCO's layout one sample."""
 
     video: str
@@ -43,7 +43,7 @@ class Row:
 class VideoScores:
     """The rows of one video and what stood in the way."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SampleScore, ...]
     problems: tuple[Problem, ...]
 
 
@@ -55,12 +55,6 @@ class IndexedSplit(Split, Protocol):
 
     def index_masks(self, video: str, positions: Sequence[int]) -> NDArray[np.uint8]:
         """(T, H, W) uint8 object ids, 0 = none, `VOID` = not scored."""
-
-
-def frame_size(split: Split, video: str, position: int = 0) -> tuple[int, int]:
-    """(H, W) of a frame."""
-    height, width = split.frames(video, [position])[0].shape[:2]
-    return height, width
 
 
 def target(
@@ -117,7 +111,7 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
         elif absent:
             terms["T-acc"] = (float(found[e]), 1.0)
         terms |= world_terms(split, predictions, video, item, size)
-        rows.append(Row(video, item.id, item.text, item.subsets, terms, bool(complete[e])))
+        rows.append(SampleScore(video, item.id, item.text, item.subsets, terms, bool(complete[e])))
     return VideoScores(tuple(rows), tuple(problems))
 
 
@@ -133,7 +127,7 @@ def score_objects(split: Split, predictions: Predictions, video: str, items: Seq
     size = (labels.shape[1], labels.shape[2])
     texts = {(item.extra["annotator"], *item.objects): item.text for item in items}
     count = int(labels[0][labels[0] != VOID].max(initial=0))
-    rows: list[Row] = []
+    rows: list[SampleScore] = []
     problems: list[Problem] = []
     for annotator in range(len(ANNOTATORS)):
         folder = f"anno_{annotator}/{video}"
@@ -158,7 +152,7 @@ def score_objects(split: Split, predictions: Predictions, video: str, items: Seq
             terms = _means(j[match[k], k], f[match[k], k])
             terms |= {f"{name} identity-fixed": value for name, value in _means(j[k, k], f[k, k]).items()}
             text = texts.get((annotator, k + 1), "")
-            rows.append(Row(video, f"anno_{annotator}/{k + 1}", text, (), terms, bool(there.all())))
+            rows.append(SampleScore(video, f"anno_{annotator}/{k + 1}", text, (), terms, bool(there.all())))
     return VideoScores(tuple(rows), tuple(problems))
 
 

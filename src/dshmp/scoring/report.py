@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from dshmp import __version__
 from dshmp.data.dataset import read_json
 from dshmp.errors import UserError
 from dshmp.result import save_json
+from dshmp.scoring.coco import frame_list
 from dshmp.scoring.figures import LEVEL, RESAMPLES, SEED, Scores, by_subset, figures
-from dshmp.scoring.predictions import Kind, Predictions
-from dshmp.scoring.protocols import Row
+from dshmp.scoring.predictions import UNREADABLE, Kind, Predictions
+from dshmp.scoring.protocols import SampleScore
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +30,8 @@ SHOWN = 20  # damaged files named one by one; results.json names all
 SUBSET_COLUMNS = ("J&F", "J", "F", "static line", "right of pair", "N-acc", "T-acc")
 
 
-def document(scores: Scores, name: str, split_name: str, pred: Path) -> dict[str, Any]:
-    """results.json: the figures and all they depend on."""
+def document(scores: Scores, name: str, split_name: str, pred: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """results.json: the figures and all they depend on; `facts` are those of `read_facts`."""
     frames = hashlib.sha256()
     count = 0
     names: set[tuple[str, str]] = set()
@@ -54,9 +56,9 @@ def document(scores: Scores, name: str, split_name: str, pred: Path) -> dict[str
         },
         "frame_list": {
             "sha256": frames.hexdigest(),  # of the lines "video <tab> expression <tab> frame"
-            "source": getattr(scores.split, "frame_list", None),
+            "source": frame_list(scores.split)[0],
         },
-        "prediction": _facts(pred),
+        "prediction": facts,
         "code": {"version": __version__, "revision": _revision()},
         "subsets": by_subset(scores.rows),
         "problems": [asdict(problem) for problem in scores.problems],
@@ -74,7 +76,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         found.append(f"splits {ours['split']} and {theirs['split']}")
         if {ours["split"], theirs["split"]} == {"valid_u", "valid"}:
             found[-1] += ": valid_u gives several points more than valid"
-    elif ours["frame_list"]["sha256"] != theirs["frame_list"]["sha256"]:
+    elif ours["frame_list"].get("sha256") != theirs["frame_list"].get("sha256"):
         found.append("other frames or expressions were scored")
     for key in ("resolution", "pretraining"):
         one, two = (results["prediction"].get(key) for results in (ours, theirs))
@@ -86,32 +88,43 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, label: str = "") -> None:
     """Figures down with their intervals, to stdout; another result beside if given."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     counts, level = report["counts"], f"{100 * LEVEL:.0f} %"
     title = f"{report['dataset']} {report['split']}: {counts['videos']} videos, {counts['expressions']} expressions"
+    source = report["frame_list"]["source"]
+    if source:
+        title += f"\nframes: {source}"
     table = Table("figure")
     results = [report] + ([other] if other else [])
     for heading in ["", label][: len(results)]:
-        table.add_column(heading or "score")
+        table.add_column(_shown(heading) or "score")
         table.add_column(level)
     for figure in dict.fromkeys(key for result in results for key in result["figures"]):
         cells = []
         for result in results:
             value, ends = result["figures"].get(figure), result["intervals"].get(figure)
             cells += ["" if value is None else f"{value:.1f}", f"{ends[0]:.1f} - {ends[1]:.1f}" if ends else ""]
-        table.add_row(figure, *cells)
+        table.add_row(_shown(figure), *cells)
     tables = [table]
     if report["subsets"]:
         columns = [name for name in SUBSET_COLUMNS if name in report["figures"]]
         tables.append(Table("subset", "expressions", *columns))
         for name, values in report["subsets"].items():
             cells = [f"{values[column]:.1f}" if column in values else "" for column in columns]
-            tables[-1].add_row(name, str(values["expressions"]), *cells)
+            tables[-1].add_row(_shown(name), str(values["expressions"]), *cells)
     for each in tables:
         for column in each.columns[1:]:
             column.justify = "right"
-    Console(width=120).print(title, *tables, sep="\n", highlight=False)
+    Console(width=120).print(escape(title), *tables, sep="\n", highlight=False)
+
+
+def _shown(text: str) -> str:
+    """What a file says, as a cell of a table."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 def tell(scores: Scores, layout: str) -> None:
@@ -130,6 +143,9 @@ def tell(scores: Scores, layout: str) -> None:
         log.warning("%s: %s; it counts 0", problem.path, problem.reason)
     if len(scores.damaged) > SHOWN:
         log.warning("and %d more damaged files", len(scores.damaged) - SHOWN)
+    source, published = frame_list(scores.split)
+    if not published:
+        log.warning("the frames are %s: these are not the frames of published figures", source)
     left_out = {(problem.path.split("/")[0]) for problem in scores.problems if problem.kind == "video"}
     kept = [row for row in scores.rows if row.complete or row.video in left_out]
     if layout == "mevis" and len(kept) < len(scores.rows):
@@ -153,7 +169,7 @@ def write(out: Path, scores: Scores, report: dict[str, Any]) -> None:
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     part = path.with_name(f".{path.name}.partial")
-    with open(part, "w", encoding="utf-8", newline="") as file:
+    with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
     part.replace(path)
 
@@ -162,19 +178,19 @@ def _cells(values: dict[str, float], columns: Sequence[str]) -> list[object]:
     return [round(values[name], 4) if name in values else "" for name in columns]
 
 
-def _per_video(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    groups: dict[str, list[Row]] = defaultdict(list)
+def _per_video(rows: Sequence[SampleScore]) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[SampleScore]] = defaultdict(list)
     for row in rows:
         groups[row.video].append(row)
     return {video: {"expressions": len(group), **figures(group)} for video, group in groups.items()}
 
 
-def _facts(pred: Path) -> dict[str, Any]:
+def read_facts(pred: Path) -> dict[str, Any]:
     """What predict.json says of the model and how it was run; nothing where there is none."""
-    content = Predictions(pred).read_top("predict.json")
+    content = Predictions(pred).read_json("predict.json")
     try:
         facts = json.loads(content) if content is not None else {}
-    except ValueError as error:
+    except UNREADABLE as error:
         raise UserError(f"{pred}/predict.json: is not valid JSON ({error}); remove it or predict again") from None
     if not isinstance(facts, dict):
         raise UserError(f"{pred}/predict.json: expected a JSON object at the top")
@@ -184,9 +200,20 @@ def _facts(pred: Path) -> dict[str, Any]:
 def read_results(path: Path) -> dict[str, Any]:
     """A results.json. Raises UserError."""
     results = read_json(path)
-    if not {"dataset", "split", "figures", "intervals", "frame_list", "prediction"} <= results.keys():
+    kinds = {"dataset": str, "split": str, "figures": dict, "intervals": dict, "frame_list": dict, "prediction": dict}
+    if not all(isinstance(results.get(key), kind) for key, kind in kinds.items()) or not _are_numbers(
+        [*results["figures"].values(), *(end for ends in results["intervals"].values() for end in _pair(ends))]
+    ):
         raise UserError(f"{path}: is not the results.json of `dshmp score`")
     return results
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def _pair(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) and len(value) == 2 else (None,)
 
 
 def _or_unknown(value: object) -> str:

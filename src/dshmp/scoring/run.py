@@ -1,27 +1,33 @@
 """`dshmp score`: predictions on disk against a split's annotation, by the data set's own protocol."""
 
+import contextlib
+import gc
 import logging
 import multiprocessing
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from dshmp.data.catalogue import Dataset, dataset
-from dshmp.data.dataset import Expression, Split
+from dshmp.data.dataset import Expression, Split, by_video, frame_size
 from dshmp.errors import UserError
+from dshmp.files import writable
 from dshmp.progress import track
 from dshmp.scoring import coco, report
 from dshmp.scoring.figures import Scores, figures, intervals
-from dshmp.scoring.predictions import Predictions
-from dshmp.scoring.protocols import SCORERS, VideoScorer, VideoScores
+from dshmp.scoring.predictions import TOPS, Predictions
+from dshmp.scoring.protocols import SCORERS, VideoScores
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Items = Mapping[str, Sequence[Expression]]
 
 
 def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers: int = 1) -> Scores:
@@ -29,15 +35,15 @@ def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers:
 
     Raises UserError where the split's masks are not public, the predictions are of something else, or a process dies.
     """
-    opening = partial(data.open, root, split_name)
-    split = opening()
+    split = data.open(root, split_name)
     if not split.has_truth:
         raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; name another split")
-    predictions = Predictions(pred)
+    predictions = Predictions(pred, TOPS.get(data.layout, ""))
     items = by_video(split)
+    _check(split, items)
     if data.layout == "coco":
         truth: coco.Truths = {}
-        for part in _each(coco.truths, opening, items, workers):
+        for part in _each(_Work(_truths, split, items), workers):
             truth |= part
         detections, damaged = coco.read_detections(predictions, truth)
         rows, missing = coco.score_samples([item for group in items.values() for item in group], truth, detections)
@@ -48,19 +54,22 @@ def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers:
         if not any(predictions.holds(prefix + video) for video in items):
             example = f"{prefix}{next(iter(items))}{'' if prefix else '/<expression>'}/<frame>.png"
             raise UserError(f"{pred}: holds no video of this split; files such as {example} are needed")
-        parts = list(_each(partial(_score_video, SCORERS[data.layout], pred), opening, items, workers))
+        parts = list(_each(_Work(partial(_scorer, data.layout, pred), split, items), workers))
         rows = [row for part in parts for row in part.rows]
         problems = [problem for part in parts for problem in part.problems]
         known = figures(rows)
     return Scores(split, tuple(rows), known, intervals(rows), tuple(problems))
 
 
-def by_video(split: Split) -> dict[str, list[Expression]]:
-    """The expressions of each video that has any, in the split's order."""
-    found: dict[str, list[Expression]] = defaultdict(list)
-    for item in split.expressions:
-        found[item.video].append(item)
-    return dict(found)
+def _check(split: Split, items: Items) -> None:
+    """Raises UserError where a split's files say what no figure can be made of."""
+    for video, group in items.items():
+        if not split.videos[video].frames:
+            raise UserError(f"{split.folder}: video {video} has no frames; check the data set with `dshmp data check`")
+        for item in group:
+            names: Any = item.extra.get("subsets", [])
+            if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+                raise UserError(f"{split.folder}: the subsets of {video}, expression {item.id} must be a list of names")
 
 
 # Every video is a job of its own; answers come in the order of the videos.
@@ -68,38 +77,53 @@ def by_video(split: Split) -> dict[str, list[Expression]]:
 Job = Callable[[Split, str, Sequence[Expression]], T]
 
 
-def _score_video(scorer: VideoScorer, pred: Path, split: Split, video: str, items: Sequence[Expression]) -> VideoScores:
-    return scorer(split, _opened(pred), video, items)
+def _truths() -> Job[coco.Truths]:
+    return coco.truths
 
 
-_opened = lru_cache(maxsize=1)(Predictions)  # a zip file's list of names is read once per process
+def _scorer(layout: str, pred: Path) -> Job[VideoScores]:
+    predictions = Predictions(pred, TOPS.get(layout, ""))
+
+    def score(split: Split, video: str, items: Sequence[Expression]) -> VideoScores:
+        return SCORERS[layout](split, predictions, video, items)
+
+    return score
 
 
-def _each(job: Job[T], opening: Callable[[], Split], items: dict[str, list[Expression]], workers: int) -> Iterator[T]:
-    """job(split, video, expressions) for every video; with more than one worker in processes of their own."""
-    return track(_results(job, opening, items, workers), "scoring", total=len(items))
+@dataclass(frozen=True)
+class _Work(Generic[T]):
+    """What is done with every video. Each process makes the job anew, as an open file cannot be shared."""
+
+    make: Callable[[], Job[T]]
+    split: Split
+    items: Items
+
+    def results(self) -> Iterator[T]:
+        job = self.make()
+        for video, group in self.items.items():
+            yield job(self.split, video, group)
 
 
-def _results(
-    job: Job[T], opening: Callable[[], Split], items: dict[str, list[Expression]], workers: int
-) -> Iterator[T]:
-    workers = min(workers, len(items))
+def _each(work: _Work[T], workers: int) -> Iterator[T]:
+    """The job's result for every video; with more than one worker in processes of their own."""
+    workers = min(workers, len(work.items))
     if workers == 1:
-        split = opening()
-        for video, group in items.items():
-            yield job(split, video, group)
+        yield from track(work.results(), "scoring", total=len(work.items))
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(opening,))
+    _read_once(work)
+    context = multiprocessing.get_context(_start_method())
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work,))
     try:
-        waiting = iter(items.items())
-        running: deque[Future[T]] = deque()
-        while True:
-            for video, group in islice(waiting, 2 * workers - len(running)):
-                running.append(pool.submit(_run, job, video, group))
-            if not running:
-                return
-            yield running.popleft().result()
+        waiting = iter(work.items)
+        # processes are forked here, before the progress bar starts a thread
+        running: deque[Future[T]] = deque(pool.submit(_run, video) for video in islice(waiting, 2 * workers))
+
+        def results() -> Iterator[T]:
+            while running:
+                yield running.popleft().result()
+                running.extend(pool.submit(_run, video) for video in islice(waiting, 1))
+
+        yield from track(results(), "scoring", total=len(work.items))
     except BrokenProcessPool:
         raise UserError(
             "a scoring process died, perhaps for want of memory; nothing was written: take fewer --workers"
@@ -108,20 +132,38 @@ def _results(
         pool.shutdown(cancel_futures=True)
 
 
-_split: Split | None = None
+def _start_method() -> str:
+    """Forked processes share the opened split, spawned ones get a copy. Torch has threads, and perhaps a GPU, that
+    do not outlive a fork; nor do macOS's libraries."""
+    return "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
 
 
-def _start(opening: Callable[[], Split]) -> None:
-    global _split
+def _read_once(work: _Work[T]) -> None:
+    """Read a mask, as a split may index its file of masks at the first one: once, not in every process."""
+    first = next((item for group in work.items.values() for item in group if item.annotations), None)
+    if first is not None:
+        position = first.scored[0] if first.scored else 0
+        with contextlib.suppress(UserError):  # which is told in its turn
+            size = frame_size(work.split, first.video, position)
+            work.split.masks(first.video, first.annotations[:1], [position], size)
+
+
+_here: tuple[_Work[Any], Job[Any]] | None = None
+
+
+def _start(work: _Work[Any]) -> None:
+    global _here
     import cv2
 
+    gc.freeze()  # what is shared stays so: collecting garbage would write to all of it
     cv2.setNumThreads(1)
-    _split = opening()
+    _here = work, work.make()
 
 
-def _run(job: Job[T], video: str, items: Sequence[Expression]) -> T:
-    assert _split is not None
-    return job(_split, video, items)
+def _run(video: str) -> Any:
+    assert _here is not None
+    work, job = _here
+    return job(work.split, video, work.items[video])
 
 
 def run(
@@ -138,15 +180,16 @@ def run(
     `compare`: a results.json whose figures stand beside; where the two are not comparable, a warning says why.
     """
     other = report.read_results(compare) if compare else None
-    if out is not None and out.exists() and not out.is_dir():
+    if out is not None and writable(out).is_file():
         raise UserError(f"{out}: is a file; name a folder for the results")
+    facts = report.read_facts(pred)
     data = dataset(name)
     scores = score_split(data, root, split_name, pred, workers)
-    results = report.document(scores, name, split_name, pred)
-    if out is not None:
-        report.write(out, scores, results)
+    results = report.document(scores, name, split_name, pred, facts)
     report.tell(scores, data.layout)
     report.print_table(results, other, str(compare))
     for difference in report.differences(results, other) if other else ():
         log.warning("not comparable with %s: %s", compare, difference)
+    if out is not None:
+        report.write(out, scores, results)
     return scores
