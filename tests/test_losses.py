@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dshmp.errors import UserError
 from dshmp.learning.contrastive import (
     MemoryBank,
     TargetGroups,
@@ -96,11 +95,15 @@ def test_layers_stack_along_the_batch() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_diverged_prediction_is_named(bad: float) -> None:
+def test_a_diverged_prediction_is_matched_all_the_same(bad: float) -> None:
+    """So that its loss is not finite either, which is how training notices."""
     prediction, targets = example()
     prediction.masks[0, 1, 2] = bad
-    with pytest.raises(UserError, match="not finite"):
-        match(prediction, targets, points_for(2, 40))
+    indices = match(prediction, targets, points_for(2, 40))
+    assert torch.equal((indices >= 0).sum(1), targets.present.sum(1).clamp(max=indices.shape[1]))
+    prediction.masks[0] = bad
+    losses, _ = deep_supervision([prediction], targets, 6, num_points=40)
+    assert not losses["mask"].isfinite()
 
 
 # ---- set losses ----------------------------------------------------------------------------------

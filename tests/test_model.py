@@ -294,7 +294,8 @@ def test_negatives_change_the_contrast() -> None:
         contrast = Contrast(recipe, model, [split])
         contrast.bank.centroids.copy_(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)))
         contrast.bank.visited.fill_(True)
-        found.append(contrast.loss(video, indices, (0, 1), 0, torch.Generator().manual_seed(2)).item())
+        own = [torch.Generator().manual_seed(2), torch.Generator().manual_seed(3)]
+        found.append(contrast.loss(video, indices, (0, 1), 0, own, torch.tensor(2)).item())
     assert found[0] < found[1] < found[2]
 
 
@@ -319,13 +320,14 @@ def whole_stage(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeSta
 )
 def test_gradients_reach_every_parameter(switches: dict[str, Any], mini: Path) -> None:
     stage = whole_stage(mini, switches, contrast_start=0)
-    batch = stage.batch(1)
+    batch = stage.batches(1)[0]
     optimiser = torch.optim.SGD(stage.model.parameters(), lr=0.01)
     for step in range(2):
-        losses = stage.losses(batch, step, torch.Generator().manual_seed(step))
+        losses = stage.losses(batch, step, stage.counts(batch, step))
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
+        stage.contrast.commit(lambda rows: rows)
     assert losses["contrast"] > 0
     named = stage.model.named_parameters()
     idle = [name for name, p in named if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)]
@@ -334,7 +336,8 @@ def test_gradients_reach_every_parameter(switches: dict[str, Any], mini: Path) -
 
 def test_a_frozen_encoder_and_no_contrast_stay_out(mini: Path) -> None:
     stage = whole_stage(mini, {"language.frozen": True}, negatives=0)
-    losses = stage.losses(stage.batch(0), 0, torch.Generator().manual_seed(0))
+    batch = stage.batches(0)[0]
+    losses = stage.losses(batch, 0, stage.counts(batch, 0))
     torch.stack(list(losses.values())).sum().backward()
     assert "contrast" not in losses
     assert all(p.grad is None for p in stage.model.language.encoder.parameters())

@@ -24,6 +24,7 @@ from dshmp.learning.motion_stage import MotionStage
 from dshmp.learning.perception_stage import PerceptionStage
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.train import run
+from dshmp.learning.watch import MEASURED
 from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import hears_language, mute_language
@@ -68,7 +69,16 @@ def train(folder: Path, stage: str, world: Path, **more: Any) -> Path:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
+
+
+def last_checkpoint(folder: Path) -> Path:
+    return max(folder.glob("checkpoints/*.safetensors"))
+
+
+def flip_a_bit(data: bytes) -> bytes:
+    """Of the last tensor's, which no format notices."""
+    return data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +104,7 @@ def test_a_stage_leaves_a_whole_run(stage: str, chain: Path) -> None:
     assert expected[stage] <= losses[0].keys()
     assert all(torch.tensor(list(line.values())).isfinite().all() for line in losses)
     model, _ = load_model(folder)
-    checkpoint = load_tensors(folder / "checkpoint.safetensors")
+    checkpoint = load_tensors(last_checkpoint(folder))
     for key, value in model.state_dict().items():
         assert torch.equal(value, checkpoint[f"model/{key}"])
     assert not list(folder.glob("**/*.part"))
@@ -145,10 +155,10 @@ def test_a_resumed_run_is_the_undisturbed_one(
     straight = run(paths[0], [], tmp_path / "straight")
     plain = STAGES[stage].losses
 
-    def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
+    def losses(self: Any, batch: Any, step: int, counts: Any) -> Any:
         if step == 3:
             raise Killed
-        return plain(self, batch, step, generator)
+        return plain(self, batch, step, counts)
 
     with monkeypatch.context() as patch:
         patch.setattr(STAGES[stage], "losses", losses)
@@ -157,13 +167,13 @@ def test_a_resumed_run_is_the_undisturbed_one(
     assert max(line["step"] for line in metrics(tmp_path / "stopped")) == 3
     torch.manual_seed(99)
     resumed = run(paths[1], [], tmp_path / "stopped")
-    one, other = (load_file(folder / "checkpoint.safetensors") for folder in (straight, resumed))
+    one, other = (load_file(last_checkpoint(folder)) for folder in (straight, resumed))
     assert one.keys() == other.keys()
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
     assert metrics(straight) == metrics(resumed)
-    before = (resumed / "checkpoint.safetensors").read_bytes()
+    before = last_checkpoint(resumed).read_bytes()
     run(paths[1], [], resumed)  # there is nothing left to do
-    assert (resumed / "checkpoint.safetensors").read_bytes() == before
+    assert last_checkpoint(resumed).read_bytes() == before
 
 
 def test_killed_while_the_last_model_is_written(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,22 +181,22 @@ def test_killed_while_the_last_model_is_written(mini: Path, tmp_path: Path, monk
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("dshmp.learning.train.save_model", killed)
+        patch.setattr("dshmp.learning.engine.save_model", killed)
         with pytest.raises(Killed):
             train(tmp_path, "perception", mini)
     folder = train(tmp_path, "perception", mini)
     model, _ = load_model(folder)
-    checkpoint = load_tensors(folder / "checkpoint.safetensors")
+    checkpoint = load_tensors(last_checkpoint(folder))
     assert all(torch.equal(value, checkpoint[f"model/{key}"]) for key, value in model.state_dict().items())
 
 
 def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = PerceptionStage.losses
 
-    def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
+    def losses(self: Any, batch: Any, step: int, counts: Any) -> Any:
         if step == 1:
             raise Killed
-        return plain(self, batch, step, generator)
+        return plain(self, batch, step, counts)
 
     with monkeypatch.context() as patch:
         patch.setattr(PerceptionStage, "losses", losses)
@@ -198,41 +208,58 @@ def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypa
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: data[: len(data) // 2], "damaged"),
-        (lambda data: b"", "damaged"),
-    ],
-)
-def test_a_damaged_checkpoint_is_named(
-    damage: Callable[[bytes], bytes], message: str, mini: Path, tmp_path: Path
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", flip_a_bit])
+def test_a_damaged_checkpoint_is_made_up_for(
+    damage: Callable[[bytes], bytes], mini: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = train(tmp_path, "perception", mini)
-    path = folder / "checkpoint.safetensors"
+    """By the one before, with a warning; without any other the file is named."""
+    folder = train(tmp_path, "language", mini, init=None, checkpoint_every=1)
+    path = last_checkpoint(folder)
+    whole = {key: value.clone() for key, value in load_tensors(path).items()}  # the file is mapped, not read
+    assert len(list(path.parent.iterdir())) == 2
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=message) as caught:
-        train(tmp_path, "perception", mini)
+    train(tmp_path, "language", mini, init=None, checkpoint_every=1)
+    assert f"{path}: damaged" in caplog.text
+    assert "going on from step 2" in caplog.text
+    again = load_tensors(path)
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())
+    for each in path.parent.iterdir():
+        each.write_bytes(damage(each.read_bytes()))
+    with pytest.raises(UserError, match=r"damaged.*remove .*checkpoints to start anew") as caught:
+        train(tmp_path, "language", mini, init=None, checkpoint_every=1)
     assert str(path) in str(caught.value)
 
 
-def test_a_gradient_that_is_not_finite(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_whose_gradient_is_not_finite(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are left out and counted; too many in a row end the run and name what was in them."""
     plain = PerceptionStage.losses
+    bad = {1}
 
-    def losses(self: Any, batch: Any, step: int, generator: torch.Generator) -> Any:
-        found = plain(self, batch, step, generator)
-        return found | {"cls": found["cls"] * float("nan")} if step == 2 else found
+    def losses(self: Any, batch: Any, step: int, counts: Any) -> Any:
+        found = plain(self, batch, step, counts)
+        return found | {"cls": found["cls"] * float("nan")} if step in bad else found
 
     monkeypatch.setattr(PerceptionStage, "losses", losses)
-    with pytest.raises(UserError, match=r"the gradient of step 2 is not finite; lower learning_rate") as caught:
-        train(tmp_path, "perception", mini, checkpoint_every=2)
+    folder = train(tmp_path, "perception", mini, steps=6, checkpoint_every=2, patience=3)
+    assert all(value.isfinite().all() for value in load_file(last_checkpoint(folder)).values())
+    lines = metrics(folder)
+    assert [line.get("skipped") for line in lines] == [None, 1, 1, 1, 1, 1]
+    assert lines[1].keys() == {"step", "skipped"}
+    assert "step 1 is left out" in caplog.text
+    names = [name for name in MevisSplit(mini, "train").videos if name in caplog.text]
+    assert names
+    bad |= {3, 4, 5}
+    with pytest.raises(UserError, match=r"not finite in 3 steps in a row, the last one being 5 \(.*lower") as caught:
+        run(tmp_path / "perception.yaml", [], tmp_path / "other")
     assert "\n" not in str(caught.value)
-    assert all(value.isfinite().all() for value in load_file(tmp_path / "perception/checkpoint.safetensors").values())
+    assert all(value.isfinite().all() for value in load_file(last_checkpoint(tmp_path / "other")).values())
 
 
 def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="training has diverged"):
-        train(tmp_path, "perception", mini, learning_rate=1e30, steps=5, clip_norm=1e30)
+        train(tmp_path, "perception", mini, learning_rate=1e30, steps=5, clip_norm=1e30, patience=2)
 
 
 @pytest.mark.parametrize(
@@ -302,13 +329,13 @@ def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_pa
 
 
 def test_a_missing_validation_split_is_noticed_at_once(chain: Path, mini: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: no such data set split; splits there: "):
+    with pytest.raises(UserError, match=r"/valid: no such data set split; splits there: "):
         train(
             tmp_path,
             "motion",
             mini,
             init=str(chain / "language"),
-            data={"mevis": {"root": str(mini), "validation": "nowhere"}},
+            data={"mevis": {"root": str(mini), "validation": "valid"}},
         )
     assert not (tmp_path / "motion").exists()
 
@@ -327,7 +354,7 @@ def test_masks_are_padded_as_their_frames_are(mini: Path) -> None:
     values = tiny.recipe("perception", mini, model=tiny.with_switches(tiny.MODEL, {"input.short_side": 36}))
     split = MevisSplit(mini, "train")
     stage = PerceptionStage(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), split)
-    batch = stage.batch(0)
+    batch = stage.batches(0)[0]
     assert batch.images.shape[2] == 40
     assert batch.masks.shape[-2:] == batch.images.shape[-2:]
     assert batch.masks.any()
@@ -359,7 +386,7 @@ def roberta(tmp_path: Path) -> Path:
 def test_a_fresh_model_takes_published_text_weights(roberta: Path, mini: Path, tmp_path: Path) -> None:
     """Frozen, they are in the trained model as they were; so is their tokeniser."""
     model = tiny.with_switches(tiny.MODEL, {"language.frozen": True})
-    folder = train(tmp_path, "whole", mini, init=None, model=model, text_encoder=str(roberta), steps=1)
+    folder = train(tmp_path, "whole", mini, init=None, model=model, text_encoder=str(roberta), steps=2)
     trained, tokenizer = load_model(folder)
     published = tiny.model().language.encoder.state_dict()
     state = trained.language.encoder.state_dict()
@@ -437,7 +464,7 @@ def test_data_without_objects(mini: Path, tmp_path: Path) -> None:
     for stage in ("perception", "motion"):
         with pytest.raises(UserError, match="does not list all objects of its videos"):
             train(tmp_path, stage, plain, init=None)
-    folder = train(tmp_path, "whole", plain, init=None, steps=2)
+    folder = train(tmp_path, "whole", plain, init=None, steps=2, data={"mevis": {"root": str(plain)}})
     assert [line["step"] for line in metrics(folder)] == [1, 2]
 
 

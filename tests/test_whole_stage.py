@@ -68,14 +68,14 @@ def shaped(batch: VideoBatch) -> None:
 def test_every_data_set_can_be_learned(name: str, augmentation: Any, folder: Path) -> None:
     learned = stage(folder, [name], augmentation=augmentation)
     for step in range(2):
-        batch = learned.batch(step)
-        shaped(batch)
-        again = learned.batch(step)
-        assert all(torch.equal(a, b) for a, b in zip(tensors(batch), tensors(again), strict=True))
-        losses = learned.losses(batch, step, torch.Generator().manual_seed(step))
-        total = torch.stack(list(losses.values())).sum()
-        total.backward()
-        assert total.isfinite()
+        batches = learned.batches(step)
+        for batch, again in zip(batches, learned.batches(step), strict=True):
+            shaped(batch)
+            assert all(torch.equal(a, b) for a, b in zip(tensors(batch), tensors(again), strict=True))
+            losses = learned.losses(batch, step, learned.counts(batch, step))
+            total = torch.stack(list(losses.values())).sum()
+            total.backward()
+            assert total.isfinite()
     if name in ("a2d", "jhmdb"):
         assert not batch.labelled.all()
     else:
@@ -87,7 +87,7 @@ def test_every_data_set_can_be_learned(name: str, augmentation: Any, folder: Pat
 def test_unlabelled_frames_teach_nothing(folder: Path) -> None:
     """Whatever stands for masks in them."""
     learned = stage(folder, ["a2d"])
-    batch = learned.batch(0)
+    batch = learned.batches(0)[0]
     assert not batch.labelled.all()
     dirty = batch.candidates | ~batch.labelled[:, None, :, None, None]
     targets = dataclasses.replace(
@@ -96,7 +96,7 @@ def test_unlabelled_frames_teach_nothing(folder: Path) -> None:
         | ~batch.labelled[:, None, :, None, None] & batch.targets.valid[:, :, None, None, None],
     )
     losses = [
-        learned.losses(each, 0, torch.Generator().manual_seed(0))
+        learned.losses(each, 0, learned.counts(each, 0))
         for each in (batch, dataclasses.replace(batch, candidates=dirty, targets=targets))
     ]
     for name, value in losses[0].items():
@@ -122,7 +122,7 @@ def test_a_mixture_keeps_its_ratio_and_its_rows_apart(folder: Path) -> None:
     assert (groups.category[list(parts[0])] == -1).all()  # MeViS names none
     assert (groups.category[list(parts[1])] >= 0).all()
     for step in range(6):
-        batch = learned.batch(step)
-        shaped(batch)
         source = int(learned.source[step])
-        assert all(first[source] <= index < first[source + 1] for index in batch.targets.expressions)
+        for batch in learned.batches(step):
+            shaped(batch)
+            assert all(first[source] <= index < first[source + 1] for index in batch.targets.expressions)

@@ -1,11 +1,13 @@
 """Where tensors are computed."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from dshmp.config import InputConfig
 from dshmp.errors import UserError
 
 T = TypeVar("T")
@@ -21,6 +23,11 @@ def find_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device {str(name)!r} is not there; use auto, cpu or cuda") from None
     return device
+
+
+def exactly(config: InputConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Float32 where the model asks for it (`exact`), whatever the precision of the rest."""
+    return torch.autocast(device.type, enabled=False) if config.exact else nullcontext()
 
 
 def to_device(batch: T, device: torch.device) -> T:

@@ -59,6 +59,11 @@ class Expression:
         return self.video, frozenset(self.objects)
 
 
+def expression_name(item: Expression) -> str:
+    """An expression as messages name it."""
+    return f"{item.video}/{item.id}"
+
+
 class Split(Protocol):
     """One split of a data set, opened."""
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dshmp.learning.matching import Randomness, uniform
+
 
 @dataclass(frozen=True)
 class TargetGroups:
@@ -71,14 +73,15 @@ def sample_negatives(
     groups: TargetGroups,
     visited: Tensor,
     count: int,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
 ) -> tuple[Tensor, Tensor]:
     """Rows of the bank that serve as negatives, never the own row and each at most once.
 
     First come targets of the same video and category, then others of the same video, then any row; within
     each of the three the choice is random, and only rows that were visited are chosen.
 
-    Args: target_index (M,) long; visited (N,) bool; count, negatives wanted (0 = none).
+    Args: target_index (M,) long; visited (N,) bool; count, negatives wanted (0 = none); generator, one or one for each
+    of the M.
     Returns: rows (M, K) long and mask (M, K) bool, False where there were too few; K = min(count, N).
     """
     rows = len(visited)
@@ -86,8 +89,7 @@ def sample_negatives(
     category = categories[target_index, None]
     same_video = video[target_index, None] == video  # (M, N)
     same_category = same_video & (category == categories) & (category >= 0)
-    source = visited.device if generator is None else generator.device
-    lot = torch.rand(len(target_index), rows, generator=generator, device=source).to(visited.device)
+    lot = uniform(len(target_index), rows, device=visited.device, generator=generator)
     priority = lot + same_video.float() + same_category.float()
     itself = target_index[:, None] == torch.arange(rows, device=visited.device)
     chosen = priority.masked_fill(itself | ~visited, -1.0).topk(min(count, rows), dim=1)
@@ -101,10 +103,12 @@ def contrastive_loss(
     mask: Tensor,
     bank: MemoryBank,
     tau: float = 0.07,
+    count: Tensor | None = None,
 ) -> Tensor:
     """Eq. 9 on normalised vectors, mean over the anchors whose target was visited before; 0 where none was.
 
-    Args: anchors (M, C); target_index (M,) long; negatives and mask (M, K) from `sample_negatives`.
+    Args: anchors (M, C); target_index (M,) long; negatives and mask (M, K) from `sample_negatives`; count, divisor
+    in place of the number of such anchors.
     """
     anchors = F.normalize(anchors.float(), dim=1)
     rows = torch.cat([target_index[:, None], negatives], 1)  # (M, 1 + K), the positive first
@@ -112,7 +116,7 @@ def contrastive_loss(
     logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(~mask, float("-inf"))], 1)
     loss = -logits.log_softmax(1)[:, 0]
     known = bank.visited[target_index].float()
-    return (loss * known).sum() / known.sum().clamp(min=1)
+    return (loss * known).sum() / (known.sum() if count is None else count).clamp(min=1)
 
 
 def release_contrastive_loss(anchor: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:

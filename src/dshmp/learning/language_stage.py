@@ -1,16 +1,20 @@
 """Stage `language`: sentences alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.data.dataset import Split
+from dshmp.data.dataset import Split, expression_name
+from dshmp.device import exactly
 from dshmp.language.encoder import TextBatch, TextTokenizer
 from dshmp.learning.probe import MotionProbe
 from dshmp.learning.recipe import Recipe
-from dshmp.learning.sampling import EpochSampler
+from dshmp.learning.sampling import ALL, EpochSampler, Share
+from dshmp.learning.video_losses import Counts
+from dshmp.learning.watch import Figures
 from dshmp.model import DsHmp
 
 
@@ -21,6 +25,8 @@ class SentenceBatch:
     texts: TextBatch
     claims: Tensor
     """(B,) long: the motion that is asked for, as a class of the probe."""
+    expressions: tuple[int, ...]
+    """Which sentences these are."""
 
 
 class LanguageStage:
@@ -29,6 +35,9 @@ class LanguageStage:
     Stands in for RoBERTa's pre-training. Learned together with everything else, language is what holds up the
     choice among objects.
     """
+
+    counted = ("words", "claims")
+    contrast = None
 
     def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: Split) -> None:
         self.recipe, self.model, self.tokenizer, self.split = recipe, model, tokenizer, split
@@ -40,18 +49,36 @@ class LanguageStage:
         self.words = nn.Linear(model.config.hidden_size, model.config.language.encoder["vocab_size"])
         self.modules = nn.ModuleDict({"probe": self.probe, "words": self.words})
 
-    def batch(self, step: int) -> SentenceBatch:
-        items = [self.split.expressions[int(i)] for i in self.sampler(step)]
+    def batches(self, step: int, share: Share = ALL) -> list[SentenceBatch]:
+        chosen = self.sampler(step).tolist()
+        own = [chosen[place] for place in share.places(len(chosen))]
+        return [self._batch(part) for part in share.parts(own)]
+
+    def _batch(self, chosen: Sequence[int]) -> SentenceBatch:
+        items = [self.split.expressions[i] for i in chosen]
         claims = torch.tensor([self.probe.claim(item.extra) for item in items])
-        return SentenceBatch(self.tokenizer([item.text for item in items]), claims)
+        return SentenceBatch(self.tokenizer([item.text for item in items]), claims, tuple(chosen))
 
-    def losses(self, batch: SentenceBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        sentence = self.model.language(batch.texts).sentence
-        logits = self.words(sentence)
-        said = torch.zeros_like(logits).scatter_(1, batch.texts.input_ids, 1.0)
-        words = F.binary_cross_entropy_with_logits(logits, said, reduction="none").sum(1).mean() / said.sum(1).mean()
-        return {"words": words, "claim": F.cross_entropy(self.probe.sentence_head(sentence), batch.claims)}
+    def names(self, batch: SentenceBatch) -> list[str]:
+        return [expression_name(self.split.expressions[i]) for i in batch.expressions]
 
-    def validate(self) -> dict[str, float]:
+    def counts(self, batch: SentenceBatch, step: int) -> Counts:
+        return {"words": self._said(batch).sum(), "claims": torch.tensor(len(batch.claims))}
+
+    def _said(self, batch: SentenceBatch) -> Tensor:
+        """(B, V) 0 or 1: which words a sentence has."""
+        ids = batch.texts.input_ids
+        said = torch.zeros(len(ids), self.words.out_features, device=ids.device)
+        return said.scatter_(1, ids, batch.texts.mask.float())  # not the padding, which depends on the other sentences
+
+    def losses(self, batch: SentenceBatch, step: int, counts: Counts) -> dict[str, Tensor]:
+        with exactly(self.model.config.input, batch.claims.device):
+            sentence = self.model.language(batch.texts).sentence
+        logits = self.words(sentence).float()
+        words = F.binary_cross_entropy_with_logits(logits, self._said(batch), reduction="sum") / counts["words"]
+        claim = F.cross_entropy(self.probe.sentence_head(sentence).float(), batch.claims, reduction="sum")
+        return {"words": words, "claim": claim / counts["claims"]}
+
+    def validate(self) -> Figures:
         """Nothing: losses alone are recorded."""
-        return {}
+        return Figures()

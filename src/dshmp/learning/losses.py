@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.learning.matching import (
+    Randomness,
     SetPrediction,
     SetTargets,
     assign,
@@ -23,19 +24,22 @@ OVERSAMPLE = 3.0  # candidates drawn for each point of the loss
 IMPORTANCE = 0.75  # share of the points taken where the prediction is least certain
 
 
-def importance_points(logits: Tensor, num_points: int, generator: torch.Generator | None = None) -> Tensor:
-    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2).
+def importance_points(
+    logits: Tensor, num_points: int, generator: Randomness = None, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2), drawn as in `uniform`.
 
     Three quarters are the least certain of three times as many candidates, the rest are uniform.
     """
     masks = len(logits)
     with torch.no_grad():
-        candidates = random_points(masks, int(num_points * OVERSAMPLE), device=logits.device, generator=generator)
+        many, device = int(num_points * OVERSAMPLE), logits.device
+        candidates = random_points(masks, many, device=device, generator=generator, rows=rows)
         certainty = sample_points(logits[:, None], candidates)[:, 0].abs()  # (N, candidates)
         uncertain = int(num_points * IMPORTANCE)
         chosen = certainty.topk(uncertain, dim=1, largest=False).indices
-        uniform = random_points(masks, num_points - uncertain, device=logits.device, generator=generator)
-        return torch.cat([candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2)), uniform], 1)
+        rest = random_points(masks, num_points - uncertain, device=device, generator=generator, rows=rows)
+        return torch.cat([candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2)), rest], 1)
 
 
 def set_losses(
@@ -46,7 +50,8 @@ def set_losses(
     *,
     num_points: int,
     no_object_weight: float = 0.1,
-    generator: torch.Generator | None = None,
+    query_weight: Tensor | None = None,
+    generator: Randomness = None,
     points: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar.
@@ -57,6 +62,7 @@ def set_losses(
             counted over all processes and layers. Values below 1 count as 1.
         num_points: points for each mask and frame.
         no_object_weight: weight of unmatched queries in the class loss, a weighted mean.
+        query_weight: divisor of the class loss; by default the sum of these queries' weights.
         points: (M*T, num_points, 2) for the M matches in order of (sample, query), in place of drawn ones.
 
     Samples without targets bear the class loss only; samples and frames that fill the batch bear none.
@@ -66,7 +72,7 @@ def set_losses(
     divisor = num_masks.to(prediction.masks.device).clamp(min=1)
     mask, dice = _mask_losses(prediction, targets, indices, num_points, generator, points)
     return {
-        "cls": _class_loss(prediction, targets, indices, no_object_weight),
+        "cls": _class_loss(prediction, targets, indices, no_object_weight, query_weight),
         "mask": mask / divisor,
         "dice": dice / divisor,
     }
@@ -80,12 +86,12 @@ def deep_supervision(
     num_points: int,
     weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
     no_object_weight: float = 0.1,
-    generator: torch.Generator | None = None,
+    query_weight: Tensor | None = None,
+    generator: Randomness = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Weighted set losses summed over decoder layers, each layer matched by itself.
 
     Returns: losses `cls`, `mask`, `dice` times their weights; the matches (layers, B, Q) long, -1 = none.
-    Raises: UserError where predictions are not finite.
     """
     batch, device = len(targets.masks), targets.masks.device
     costs = torch.stack(
@@ -109,6 +115,7 @@ def deep_supervision(
             num_masks,
             num_points=num_points,
             no_object_weight=no_object_weight,
+            query_weight=query_weight,
             generator=generator,
         )
         for prediction, matched in zip(predictions, indices, strict=True)
@@ -120,8 +127,19 @@ def deep_supervision(
     return total, indices
 
 
+def query_weight(targets: SetTargets, queries: int, no_object_weight: float) -> Tensor:
+    """The sum of the queries' weights in the class loss, known before anything is matched: every target finds a
+    query as long as there are any."""
+    matched = targets.present.sum(1).clamp(max=queries)
+    return ((matched + no_object_weight * (queries - matched)) * targets.frames.any(1)).sum()
+
+
 def similarity_loss(
-    frame_embeddings: Tensor, frame_indices: Tensor, video_embeddings: Tensor, video_indices: Tensor
+    frame_embeddings: Tensor,
+    frame_indices: Tensor,
+    video_embeddings: Tensor,
+    video_indices: Tensor,
+    samples: Tensor | None = None,
 ) -> Tensor:
     """Matched embeddings of one target shall agree, across frames and with the video's; others shall not.
 
@@ -132,6 +150,7 @@ def similarity_loss(
     Args:
         frame_embeddings: (B, T, N_s, C); frame_indices: (B, T, N_s) long, the matched target or -1.
         video_embeddings: (B, N_v, C); video_indices: (B, N_v) long, numbering the same targets.
+        samples: divisor; by default the number of samples with a matched embedding.
     """
     # (B, T, N_s, C) and (B, N_v, C) -> (B, T*N_s + N_v, C)
     embeddings = torch.cat([frame_embeddings.flatten(1, 2), video_embeddings], 1).float()
@@ -148,15 +167,17 @@ def similarity_loss(
         products = embeddings @ embeddings.mT
     entropy = F.binary_cross_entropy_with_logits(products, same, reduction="none")
     by_sample = (entropy * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
-    return by_sample.sum() / matched.any(1).sum().clamp(min=1)
+    return by_sample.sum() / (matched.any(1).sum() if samples is None else samples).clamp(min=1)
 
 
-def _class_loss(prediction: SetPrediction, targets: SetTargets, indices: Tensor, no_object_weight: float) -> Tensor:
+def _class_loss(
+    prediction: SetPrediction, targets: SetTargets, indices: Tensor, no_object_weight: float, divisor: Tensor | None
+) -> Tensor:
     matched = indices >= 0
     entropy = F.cross_entropy(prediction.logits.float().mT, (~matched).long(), reduction="none")  # (B, Q)
     real = targets.frames.any(1, keepdim=True)
     weight = torch.where(matched, 1.0, no_object_weight) * real
-    return (entropy * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    return (entropy * weight).sum() / (weight.sum() if divisor is None else divisor).clamp(min=1e-6)
 
 
 def _mask_losses(
@@ -164,7 +185,7 @@ def _mask_losses(
     targets: SetTargets,
     indices: Tensor,
     num_points: int,
-    generator: torch.Generator | None,
+    generator: Randomness,
     points: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and dice, summed over the M matches; zeros that keep the graph where there is none."""
@@ -178,7 +199,11 @@ def _mask_losses(
     matches, frames = masks.shape[:2]
     masks, truth = masks.flatten(0, 1), truth.flatten(0, 1)  # (M, T, H, W) -> (M*T, H, W)
     if points is None:
-        points = importance_points(masks, num_points, generator)
+        rows = None
+        if isinstance(generator, Sequence):  # the matches of each sample, times their frames
+            owner = sample // (len(prediction.masks) // len(generator))
+            rows = (owner.bincount(minlength=len(generator)) * frames).tolist()
+        points = importance_points(masks, num_points, generator, rows)
     logits = sample_points(masks[:, None], points).view(matches, frames, -1)  # (M*T, 1, P) -> (M, T, P)
     label = sample_points(truth[:, None], points).view(matches, frames, -1)
     entropy = F.binary_cross_entropy_with_logits(logits, label, reduction="none") * real

@@ -4,6 +4,7 @@ One form serves both levels: frame level has T = 1 and frames as the batch, vide
 are compared on random points, as in Mask2Former (Cheng et al., CVPR 2022, section 3.3).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.errors import UserError
+Randomness = torch.Generator | Sequence[torch.Generator] | None
+"""One source of random numbers, or one for each sample of a batch, so that what a sample draws does not depend on
+the others it is learned with."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,27 @@ class SetPrediction:
     masks: Tensor
 
 
-def random_points(*shape: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform points (*shape, 2), (x, y) in [0, 1). A generator may live on another device."""
+def uniform(
+    *shape: int, device: torch.device, generator: Randomness = None, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Random numbers in [0, 1) of this shape. A generator may live on another device.
+
+    Args:
+        rows: of several generators, how many rows (of the first axis) each one draws; as many each by default.
+    """
+    if isinstance(generator, Sequence):
+        counts = rows or [shape[0] // len(generator)] * len(generator)
+        drawn = [uniform(n, *shape[1:], device=device, generator=g) for n, g in zip(counts, generator, strict=True)]
+        return torch.cat(drawn)
     source = device if generator is None else generator.device
-    return torch.rand(*shape, 2, generator=generator, device=source).to(device)
+    return torch.rand(*shape, generator=generator, device=source).to(device)
+
+
+def random_points(
+    *shape: int, device: torch.device, generator: Randomness = None, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Uniform points (*shape, 2), (x, y) in [0, 1), drawn as in `uniform`."""
+    return uniform(*shape, 2, device=device, generator=generator, rows=rows)
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -115,16 +135,14 @@ def assign(costs: Tensor, present: Tensor) -> Tensor:
     Args: costs (B, Q, G); present (B, G) bool, the targets that take part. Everything crosses to the CPU at
     once, so hand over all layers stacked along B.
     Returns: (B, Q) long, the target of each query or -1, on the device of the costs.
-    Raises: UserError where a cost is not finite.
+
+    Costs that are not finite count as very high, so that every process goes on to the end of its step: the losses
+    then are not finite either, and the step is left out.
     """
     costs = costs.detach()
     batch, queries, _ = costs.shape
     together = torch.cat([costs, present[:, None].to(costs)], 1).cpu().numpy()
-    if not np.isfinite(together).all():
-        raise UserError(
-            "matching failed: the predictions are not finite, so training has diverged; "
-            "lower the learning rate or look at the batch's inputs"
-        )
+    together = np.nan_to_num(together, nan=1e9, posinf=1e9, neginf=1e9)
     indices = torch.full((batch, queries), -1)
     for sample, table in enumerate(together):
         columns = table[-1].nonzero()[0]

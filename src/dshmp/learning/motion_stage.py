@@ -2,19 +2,28 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from dshmp.data.dataset import Expression, Split
-from dshmp.device import to_device
+from dshmp.data.dataset import Expression, Split, expression_name
+from dshmp.device import exactly, to_device
 from dshmp.language.encoder import TextBatch, TextTokenizer
 from dshmp.learning.cache import CachedClip, TokenCache
 from dshmp.learning.probe import MotionProbe
 from dshmp.learning.recipe import Recipe
-from dshmp.learning.sampling import EpochSampler
-from dshmp.learning.video_losses import Contrast, VideoTargets, pointed_masks, video_losses
+from dshmp.learning.sampling import ALL, EpochSampler, Share, torch_generators
+from dshmp.learning.video_losses import (
+    VIDEO_COUNTS,
+    Contrast,
+    Counts,
+    VideoTargets,
+    pointed_masks,
+    video_counts,
+    video_losses,
+)
+from dshmp.learning.watch import Figures
 from dshmp.model import DsHmp
 from dshmp.motion.decoder import trajectory_masks
 
@@ -33,6 +42,8 @@ class ClipBatch:
     owner: Tensor
     """(B, T, N) long: the object a token has found, as an index of the video's objects, or -1."""
     targets: VideoTargets
+    seeds: tuple[tuple[int, ...], ...] = ()
+    """Of each sentence's random numbers; of use in training only."""
 
 
 class CachedSplit:
@@ -73,6 +84,8 @@ def _targets(chosen: Sequence[int], items: Sequence[Expression], clips: Sequence
 class MotionStage:
     """Trajectories, hierarchical motion perception and motion decoder; perception keeps its weights."""
 
+    counted = (*VIDEO_COUNTS, "objects", "claims")
+
     def __init__(self, recipe: Recipe, model: DsHmp, training: CachedSplit, held_out: CachedSplit) -> None:
         self.recipe, self.model = recipe, model
         self.training, self.held_out = training, held_out
@@ -83,8 +96,25 @@ class MotionStage:
         self.probe = MotionProbe(model.config.hidden_size, training.split)
         self.modules = nn.ModuleDict({"bank": self.contrast.bank, "probe": self.probe})
 
-    def batch(self, step: int) -> ClipBatch:
-        return self.training.batch([int(i) for i in self.sampler(step)])
+    def batches(self, step: int, share: Share = ALL) -> list[ClipBatch]:
+        chosen = self.sampler(step).tolist()
+        parts = share.parts(share.places(len(chosen)))
+        return [
+            replace(
+                self.training.batch([chosen[place] for place in part]),
+                seeds=tuple((self.recipe.seed, step, place) for place in part),
+            )
+            for part in parts
+        ]
+
+    def names(self, batch: ClipBatch) -> list[str]:
+        return [expression_name(self.training.split.expressions[i]) for i in batch.targets.expressions]
+
+    def counts(self, batch: ClipBatch, step: int) -> Counts:
+        found = (batch.owner >= 0).sum(2)
+        frames = torch.ones_like(found, dtype=torch.bool)
+        counts = video_counts(self.recipe, self.model, self.contrast, found, frames, batch.targets, step)
+        return counts | {"objects": found.sum(), "claims": found.new_tensor(len(found))}
 
     def _labels(self, targets: VideoTargets) -> tuple[Tensor, Tensor]:
         """Motions (B, G_all) of all objects and the claims (B,) of the sentences, as classes of the probe."""
@@ -96,21 +126,26 @@ class MotionStage:
             motions[b, : len(known)] = torch.tensor(known)
         return motions, motions.new_tensor([self.probe.claim(item.extra) for item in items])
 
-    def losses(self, batch: ClipBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: ClipBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         recipe, targets = self.recipe, batch.targets
-        text = self.model.language(batch.texts)
+        generators = torch_generators(batch.seeds, batch.tokens.device)
         frames = targets.meant.new_ones(batch.tokens.shape[:2])
-        video = self.model.understand(batch.tokens, frames, text)
+        with exactly(self.model.config.input, batch.tokens.device):
+            text = self.model.language(batch.texts)
+            video = self.model.understand(batch.tokens, frames, text)
         masks = pointed_masks(video, batch.mask_logits)
-        losses = video_losses(recipe, self.contrast, video, masks, batch.owner, frames, targets, step, generator)
+        losses = video_losses(
+            recipe, self.contrast, video, masks, batch.owner, frames, targets, step, generators, counts
+        )
         if recipe.weights.probe:
             motions, claims = self._labels(targets)
-            told = self.probe(video.motion_tokens, batch.owner, motions, text.sentence, claims)
+            objects, sentences = self.probe(video.motion_tokens, batch.owner, motions, text.sentence, claims)
+            told = objects / counts["objects"].clamp(min=1) + sentences / counts["claims"]
             losses["probe"] = recipe.weights.probe * told
         return losses
 
     @torch.inference_mode()
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Figures:
         """A quick look at the held-out split, on cached tokens and the cache's coarse grid.
 
         Mean IoU in per cent per subset (grid masks, union over the threshold) and what share of direction pairs
@@ -147,7 +182,7 @@ class MotionStage:
                         scores["right of pair"].append(100.0 * bool(top_iou[b] > rival))
                     empty = not bool(passed[b].any())
                     scores["absent rejected" if not item.objects else "present rejected"].append(100.0 * empty)
-        return {name: round(sum(values) / len(values), 2) for name, values in sorted(scores.items())}
+        return Figures({name: round(sum(values) / len(values), 2) for name, values in sorted(scores.items())})
 
 
 def _best_other(top: Tensor, clip: CachedClip, item: Expression) -> float:

@@ -1,6 +1,6 @@
 """Stage `perception`: single frames, all objects, no language."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,9 @@ from dshmp.language.encoder import silent_text
 from dshmp.learning.matching import SetPrediction, SetTargets
 from dshmp.learning.probe import ObjectProbe
 from dshmp.learning.recipe import Recipe
-from dshmp.learning.sampling import step_generator
-from dshmp.learning.video_losses import supervise
+from dshmp.learning.sampling import ALL, Share, sample_generator, step_generator, torch_generators
+from dshmp.learning.video_losses import SET_COUNTS, Counts, set_counts, supervise
+from dshmp.learning.watch import Figures
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import Prediction
 from dshmp.perception.frames import prepare_frames
@@ -37,14 +38,21 @@ class FrameBatch:
     """(F, G) bool."""
     attributes: Tensor
     """(F, G, A) long, the class of each attribute."""
+    seeds: tuple[tuple[int, ...], ...]
+    """Of each frame's random numbers."""
+    names: tuple[str, ...]
+    """The video of each frame."""
 
 
 class PerceptionStage:
     """Single frames, all objects, no language: the world's counterpart of COCO instance pre-training."""
 
+    counted = (*SET_COUNTS, "tokens", "links")
+    contrast = None
+
     def __init__(self, recipe: Recipe, model: DsHmp, split: Split) -> None:
         self.recipe, self.model, self.split = recipe, model, split
-        self.names = list(split.videos)
+        self.videos = list(split.videos)
         if recipe.weights.link:
             if recipe.batch < 2:
                 raise UserError("weights.link compares neighbouring frames: batch must be at least 2, or link 0")
@@ -61,30 +69,44 @@ class PerceptionStage:
         for parameter in visual_parameters(model):
             parameter.requires_grad_(True)
 
-    def batch(self, step: int) -> FrameBatch:
+    def batches(self, step: int, share: Share = ALL) -> list[FrameBatch]:
         rng = step_generator(self.recipe.seed, step)
         config = self.model.config.input
         height = config.short_side
         width = int(rng.integers(height, config.long_side + 1))
         width -= width % config.divisor
-        frames, masks, attributes = [], [], []
-        apart = 2 if self.recipe.weights.link else 1
-        for index in rng.integers(len(self.names), size=self.recipe.batch // apart):
-            video = self.split.videos[self.names[index]]
-            start = int(rng.integers(len(video.frames) - apart + 1))
+        apart = self.apart
+        share = replace(share, at_once=share.at_once and max(1, share.at_once // apart))
+        parts = share.parts(share.places(self.recipe.batch // apart))
+        return [self._batch(step, part, (height, width)) for part in parts]
+
+    @property
+    def apart(self) -> int:
+        """Frames of a sample: 2, neighbours, where links are learned."""
+        return 2 if self.recipe.weights.link else 1
+
+    def _batch(self, step: int, places: Sequence[int], size: tuple[int, int]) -> FrameBatch:
+        frames, masks, attributes, seeds, names = [], [], [], [], []
+        for place in places:
+            rng = sample_generator(self.recipe.seed, step, place)
+            video = self.split.videos[self.videos[rng.integers(len(self.videos))]]
+            start = int(rng.integers(len(video.frames) - self.apart + 1))
             objects = list(video.objects.values())
             classes = [self.probe.classes(item) for item in objects]
             mirror, overturn = rng.random(2) < 0.5
-            for position in range(start, start + apart):
+            for position in range(start, start + self.apart):
                 frame = self.split.frames(video.name, [position])[0]
                 annotations = [item["anno_id"] for item in objects]
                 truth = self.split.masks(video.name, annotations, [position], frame.shape[:2])[:, 0]
-                frame, truth = _resize(frame, truth, (height, width))
+                frame, truth = _resize(frame, truth, size)
                 turn = (slice(None, None, -1 if overturn else 1), slice(None, None, -1 if mirror else 1))
                 frames.append(np.ascontiguousarray(frame[turn]))
                 masks.append(np.ascontiguousarray(truth[:, *turn]))
                 attributes.append(classes)
-        images = prepare_frames(frames, _exact(config, height, width))
+                seeds.append((self.recipe.seed, step, place, position - start))
+                names.append(f"{video.name}/{video.frames[position]}")
+        height, width = size
+        images = prepare_frames(frames, _exact(self.model.config.input, height, width))
         most = max(map(len, masks))
         padded = np.zeros((len(masks), most, 1, *images.shape[-2:]), dtype=bool)
         labels = np.zeros((len(masks), most, len(self.probe.attributes)), dtype=np.int64)
@@ -96,30 +118,46 @@ class PerceptionStage:
             torch.from_numpy(padded),
             torch.from_numpy(padded.any((2, 3, 4))),
             torch.from_numpy(labels),
+            tuple(seeds),
+            tuple(names),
         )
 
-    def losses(self, batch: FrameBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def names(self, batch: FrameBatch) -> list[str]:
+        return list(batch.names)
+
+    def _targets(self, batch: FrameBatch) -> SetTargets:
+        return SetTargets(batch.masks, batch.valid, batch.valid.new_ones(len(batch.images), 1))
+
+    def counts(self, batch: FrameBatch, step: int) -> Counts:
+        queries = self.model.config.frame_decoder.queries
+        links = (batch.valid[0::2] & batch.valid[1::2]).sum() if self.recipe.weights.link else batch.valid.sum() * 0
+        found = batch.valid.sum(1).clamp(max=queries).sum()
+        return set_counts(self.recipe, self._targets(batch), queries) | {"tokens": found, "links": links}
+
+    def losses(self, batch: FrameBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         recipe, weights = self.recipe, self.recipe.weights
         text = silent_text(self.model.language, len(batch.images))
         state = self.model.perception(batch.images, text)
-        targets = SetTargets(batch.masks, batch.valid, batch.valid.new_ones(len(batch.images), 1))
         predictions = [frame_prediction(layer, state.mask_features) for layer in state.layers]
-        losses, indices = supervise(recipe, predictions, targets, generator)
-        losses["probe"] = weights.probe * self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
+        generators = torch_generators(batch.seeds, batch.images.device)
+        losses, indices = supervise(recipe, predictions, self._targets(batch), generators, counts)
+        told = self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
+        losses["probe"] = weights.probe * told / counts["tokens"].clamp(min=1)
         if weights.link:
-            losses["link"] = weights.link * link_loss(state.tokens, indices[-1])
+            losses["link"] = weights.link * link_loss(state.tokens, indices[-1]) / counts["links"].clamp(min=1)
         return losses
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Figures:
         """Nothing: losses alone are recorded."""
-        return {}
+        return Figures()
 
 
 LINK_TEMPERATURE = 0.1
 
 
 def link_loss(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Of all tokens of the next frame, the same object's shall be the most similar by cosine (and the other way).
+    """Of all tokens of the next frame, the same object's shall be the most similar by cosine (and the other way): the
+    sum over the objects found in both.
 
     Args: tokens (F, N, C), frames 2i and 2i+1 neighbours; indices (F, N) long, the object found or -1.
     """
@@ -128,7 +166,7 @@ def link_loss(tokens: Tensor, indices: Tensor) -> Tensor:
     here, there = indices[0::2], indices[1::2]
     same = (here[:, :, None] == there[:, None]) & (here >= 0)[:, :, None]
     forward, backward = scores.log_softmax(2), scores.log_softmax(1)
-    return -((forward + backward) / 2 * same).sum() / same.sum().clamp(min=1)
+    return -((forward + backward) / 2 * same).sum()
 
 
 def visual_parameters(model: DsHmp) -> Iterator[nn.Parameter]:

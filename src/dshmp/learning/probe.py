@@ -33,7 +33,7 @@ class ObjectProbe(nn.Module):
         return [self.values[name].index(str(item[name])) for name in self.attributes]
 
     def forward(self, tokens: Tensor, indices: Tensor, masks: Tensor, attributes: Tensor) -> Tensor:
-        """Cross-entropy of the attributes and absolute error of the geometry, mean over the matched tokens.
+        """Cross-entropy of the attributes and absolute error of the geometry, summed over the matched tokens.
 
         Args: tokens (F, N, C); indices (F, N) long, the matched object or -1; masks (F, G, h, w) bool;
         attributes (F, G, A) long.
@@ -43,9 +43,10 @@ class ObjectProbe(nn.Module):
             return tokens.sum() * 0
         found = tokens[frame, token]  # (M, C)
         target = indices[frame, token]
-        loss = 5 * F.l1_loss(self.geometry(found), mask_geometry(masks[frame, target]))
+        loss = F.l1_loss(self.geometry(found), mask_geometry(masks[frame, target]), reduction="sum")
+        loss = loss * (5 / GEOMETRY)  # the mean of a token's numbers
         for a, head in enumerate(self.heads):
-            loss = loss + F.cross_entropy(head(found), attributes[frame, target, a])
+            loss = loss + F.cross_entropy(head(found), attributes[frame, target, a], reduction="sum")
         return loss
 
 
@@ -72,16 +73,18 @@ class MotionProbe(nn.Module):
         name = str(extra.get("motion", ""))
         return self.claims.index(name) if name in self.claims else 0
 
-    def forward(self, tokens: Tensor, owner: Tensor, motions: Tensor, sentence: Tensor, claims: Tensor) -> Tensor:
-        """Cross-entropy of both, each a mean.
+    def forward(
+        self, tokens: Tensor, owner: Tensor, motions: Tensor, sentence: Tensor, claims: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of both, summed over the objects found and over the sentences.
 
         Args: tokens (B, T, N, C); owner (B, T, N) long, the object found or -1; motions (B, G) long;
         sentence (B, C); claims (B,) long.
         """
         found = owner >= 0
         label = motions.gather(1, owner.clamp(min=0).flatten(1)).view_as(owner)[found]
-        objects = F.cross_entropy(self.object_head(tokens[found]), label, reduction="sum") / found.sum().clamp(min=1)
-        return objects + F.cross_entropy(self.sentence_head(sentence), claims)
+        objects = F.cross_entropy(self.object_head(tokens[found]), label, reduction="sum")
+        return objects, F.cross_entropy(self.sentence_head(sentence), claims, reduction="sum")
 
 
 def mask_geometry(masks: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
+import difflib
+import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +12,7 @@ import yaml
 
 from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.data.augment import Augmentation
+from dshmp.data.catalogue import DATASETS
 from dshmp.errors import UserError
 
 
@@ -45,6 +49,23 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class About:
+    """What a recipe is for and what it asks of a GPU, as `dshmp configs` shows it; training does not read it."""
+
+    reproduces: str
+    """Tables and rows."""
+    paper: str | None = None
+    """The paper's figures there."""
+    then: tuple[str, ...] = ()
+    """The commands that come next, such as the evaluation on another data set with the same weights."""
+    memory_gb: float | None = None
+    """What the forward pass of one clip keeps for the backward pass, GB in float32 (`benchmarks/memory.py`), at the
+    largest size that the recipe gives to a 16:9 video or a 4:3 image."""
+    tflop: float | None = None
+    """Floating-point operations of that forward pass, in 1e12."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What `dshmp train` reads.
 
@@ -73,8 +94,21 @@ class Recipe:
     """Of a model that starts fresh, and the switches of one that does not: shapes must agree."""
     steps: int = 50_000
     batch: int = 8
+    """Clips of an optimiser step (frames in the perception stage, sentences in the language stage), all processes
+    together."""
+    micro_batch: int | None = None
+    """Of these, how many a process learns from at once; less takes less memory and changes no result. All by
+    default."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of perception; what `model.input.exact` keeps exact stays so. float16 needs a GPU."""
+    checkpointing: bool = False
+    """Activations of the backbone and of decoder layers are computed again instead of kept: less memory, a third
+    slower."""
     clip_frames: int = 16
     """Longest clip of the whole stage without augmentation; a longer video gives a random stretch of it."""
+    sentences: int = 4
+    """Sentences drawn from each clip of the whole stage (release: 1); they share the reading of its frames, and its
+    features too where the backbone does not hear the sentence."""
     augmentation: Augmentation | None = None
     """Of the whole stage: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
     learning_rate: float = 5e-5
@@ -98,13 +132,31 @@ class Recipe:
     seed: int = 0
     threads: int = 0
     """CPU threads; 0 leaves it to PyTorch."""
+    workers: int = 2
+    """Threads that read the coming steps' data, one step each."""
     log_every: int = 20
     validate_every: int = 500
+    validation_videos: int = 4
+    """Videos of each held-out split that the whole stage answers for its figures, evenly spread over the split."""
     checkpoint_every: int = 200
+    keep: int = 2
+    """Checkpoints kept, the newest; one that is damaged is made up for by the one before."""
+    best: str | None = None
+    """Name of a figure of validation: the model of its highest value is kept in best/."""
+    patience: int = 10
+    """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out."""
+    tensorboard: bool = False
+    """Curves and pictures for TensorBoard in the run's folder too; asks for `dshmp[train]`."""
     cache: str | None = None
     """Folder for the motion stage's object tokens; beside the run by default."""
     vocabulary: int = 1024
     """Size of the byte-pair vocabulary learned from the split's sentences where no tokeniser is at hand."""
+    about: About | None = field(default=None, compare=False)
+    """Two recipes that differ in it alone are the same."""
+
+
+FREE = ("micro_batch", "checkpointing", "threads", "workers", "checkpoint_every", "keep", "patience", "tensorboard")
+"""Keys that do not change what is learned: a run may go on with others."""
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -119,23 +171,87 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             raise UserError(f"{item!r} is not of the form key=value")
         _merge(values, _nest(key.split("."), _parse(text, item)))
     recipe = from_dict(Recipe, values, path.name)
-    for name in (
-        "steps",
-        "batch",
-        "points",
-        "clip_frames",
-        "log_every",
-        "validate_every",
-        "checkpoint_every",
-    ):
-        if getattr(recipe, name) < 1:
-            raise UserError(f"{path.name}.{name}: must be at least 1, found {getattr(recipe, name)}")
+    _check(recipe, path.name)
     return recipe
+
+
+def recipes(folder: Path) -> Iterator[tuple[Path, Recipe]]:
+    """The recipes in a folder and below that say what they are for (`about`), in the order of their names.
+
+    The others are bases of these, or not meant for others. Raises UserError where there are none, and for a wrong one.
+    """
+    found = False
+    for path in sorted(folder.glob("**/*.yaml")):
+        if "about" in _read(path):
+            found = True
+            yield path, load_recipe(path)
+    if not found:
+        raise UserError(f"{folder}: no recipe in it says what it is about; name the folder `configs` of the repository")
+
+
+def same_run(one: Recipe, other: Recipe) -> bool:
+    """Whether a run begun with one recipe may go on with the other: they differ in `FREE` at most."""
+    return replace(one, **{name: getattr(other, name) for name in FREE}) == other
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(to_dict(recipe), sort_keys=False)
+
+
+_COUNTS = (
+    "steps",
+    "batch",
+    "points",
+    "clip_frames",
+    "sentences",
+    "workers",
+    "validation_videos",
+    "keep",
+    "patience",
+    "vocabulary",
+)
+_EVERY = ("log_every", "validate_every", "checkpoint_every")
+_SIZES = ("backbone_factor", "warmup", "weight_decay", "no_object", "negatives", "contrast_start", "seed", "threads")
+_POSITIVE = ("learning_rate", "clip_norm", "temperature")
+_SMALLEST = math.ulp(0)
+"""The smallest number above 0."""
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """UserError for the first value that no run could have."""
+    for least, names in ((1, _COUNTS + _EVERY), (0, _SIZES), (_SMALLEST, _POSITIVE)):
+        for name in names:
+            _check_number(getattr(recipe, name), least, f"{where}.{name}")
+    if recipe.micro_batch is not None:
+        _check_number(recipe.micro_batch, 1, f"{where}.micro_batch")
+    for name, weight in vars(recipe.weights).items():
+        _check_number(weight, 0, f"{where}.weights.{name}")
+    if not 0 <= recipe.bank_delta < 1:
+        raise UserError(f"{where}.bank_delta: must be at least 0 and below 1, found {recipe.bank_delta}")
+    if not recipe.data:
+        raise UserError(f"{where}.data: names no data set; choose from {', '.join(DATASETS)}")
+    for name, source in recipe.data.items():
+        if name not in DATASETS:
+            near = difflib.get_close_matches(name, DATASETS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(DATASETS)}"
+            raise UserError(f"{where}.data: {name!r} is no data set known here{hint}")
+        _check_number(source.weight, _SMALLEST, f"{where}.data.{name}.weight")
+    if recipe.warmup > recipe.steps:
+        raise UserError(
+            f"{where}.warmup: {recipe.warmup} steps are more than the whole run has (steps: {recipe.steps}); lower it"
+        )
+    contrasts = recipe.stage in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
+    if contrasts and recipe.contrast_start > recipe.steps:
+        raise UserError(
+            f"{where}.contrast_start: {recipe.contrast_start} is after the last step (steps: {recipe.steps}), so "
+            "contrastive learning would never start; lower it, or set negatives to 0"
+        )
+
+
+def _check_number(value: float, least: float, where: str) -> None:
+    if not least <= value < math.inf:  # false for NaN too
+        raise UserError(f"{where}: must be {'above 0' if least == _SMALLEST else f'at least {least}'}, found {value}")
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Losses at video level (section 3.3): set losses, similarity, contrast, and the trajectories' own question."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +9,19 @@ from torch.nn import functional as F
 
 from dshmp.data.dataset import Split
 from dshmp.learning.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
-from dshmp.learning.losses import deep_supervision, similarity_loss
-from dshmp.learning.matching import SetPrediction, SetTargets
+from dshmp.learning.losses import deep_supervision, query_weight, similarity_loss
+from dshmp.learning.matching import Randomness, SetPrediction, SetTargets
 from dshmp.learning.recipe import Recipe
 from dshmp.model import DsHmp
 from dshmp.motion.decoder import VideoTokens, trajectory_masks
+
+Counts = dict[str, Tensor]
+"""Divisors of losses, by name. They are known from the targets alone, so that they can be counted over a whole step
+before any part of it is learned: a loss of a part is its sum divided by the step's count."""
+SET_COUNTS = ("masks", "queries")
+VIDEO_COUNTS = (*SET_COUNTS, "samples", "tokens", "anchors")
+UNASKED = 0.1
+"""Weight of tokens that have found nothing, in the trajectories' own question."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +40,35 @@ class VideoTargets:
     """(B, G) long: the objects meant as indices of the clip's objects, -1 where a row only fills the batch."""
 
 
+def set_counts(recipe: Recipe, targets: SetTargets, queries: int) -> Counts:
+    """`SET_COUNTS` of targets that so many queries look for."""
+    return {"masks": targets.present.sum(), "queries": query_weight(targets, queries, recipe.no_object)}
+
+
 def supervise(
-    recipe: Recipe, predictions: Sequence[SetPrediction], targets: SetTargets, generator: torch.Generator
+    recipe: Recipe,
+    predictions: Sequence[SetPrediction],
+    targets: SetTargets,
+    generator: Randomness,
+    counts: Counts,
+    prefix: str = "",
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Set losses of all layers with the recipe's weights, and the matches (layers, B, Q)."""
+    """Set losses of all layers with the recipe's weights, and the matches (layers, B, Q).
+
+    `prefix` stands before the names of losses and counts.
+    """
     weights = recipe.weights
-    return deep_supervision(
+    losses, indices = deep_supervision(
         predictions,
         targets,
-        targets.present.sum(),
+        counts[f"{prefix}masks"],
         num_points=recipe.points,
         weights=(weights.label, weights.mask, weights.dice),
         no_object_weight=recipe.no_object,
+        query_weight=counts[f"{prefix}queries"],
         generator=generator,
     )
+    return {f"{prefix}{name}": value for name, value in losses.items()}, indices
 
 
 def pointed_masks(video: VideoTokens, mask_logits: Tensor) -> list[Tensor]:
@@ -59,7 +82,11 @@ def pointed_masks(video: VideoTokens, mask_logits: Tensor) -> list[Tensor]:
 
 
 class Contrast:
-    """Contrastive learning: which targets the splits have, and the memory bank of their centroids."""
+    """Contrastive learning: which targets the splits have, and the memory bank of their centroids.
+
+    Every part of a step meets the bank as it stood before the step, which `commit` then writes at once: the result is
+    the same in however many parts and processes the step is learned.
+    """
 
     def __init__(self, recipe: Recipe, model: DsHmp, splits: Sequence[Split]) -> None:
         self.recipe = recipe
@@ -80,6 +107,13 @@ class Contrast:
         """Row of the bank of every sentence, those of all splits in turn."""
         self.groups = TargetGroups(torch.tensor(video), torch.tensor(category))
         self.bank = MemoryBank(len(targets), model.config.motion.contrast_size)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def count(self, targets: VideoTargets, present: Tensor, step: int) -> Tensor:
+        """How many of these sentences, which have a target where `present` (B,), the loss looks at."""
+        if step < self.recipe.contrast_start:
+            return present.sum() * 0
+        return (present & self.bank.visited[self._rows(targets.expressions)]).sum()
 
     def loss(
         self,
@@ -87,19 +121,52 @@ class Contrast:
         indices: Tensor,
         expressions: Sequence[int],
         step: int,
-        generator: torch.Generator,
+        generator: Sequence[torch.Generator],
+        count: Tensor,
     ) -> Tensor:
-        """Eq. 9 on the matched tokens of these sentences, with the bank as it stands; then the bank takes them up
-        (Eq. 8)."""
+        """Eq. 9 on the matched tokens of these sentences, each with its own generator; they are noted for the bank."""
         recipe = self.recipe
         anchors, found = anchor(video.contrast, indices)
-        anchors, rows = anchors[found], self.rows[list(expressions)].to(found.device)[found]
-        loss = video.contrast.sum() * 0
-        if step >= recipe.contrast_start and len(rows):
-            negatives, mask = sample_negatives(rows, self.groups, self.bank.visited, recipe.negatives, generator)
-            loss = contrastive_loss(anchors, rows, negatives, mask, self.bank, recipe.temperature)
-        self.bank.update(rows, F.normalize(anchors.detach(), dim=1), recipe.bank_delta)
-        return loss
+        anchors, rows = anchors[found], self._rows(expressions)[found]
+        self._seen.append((rows, F.normalize(anchors.detach().float(), dim=1)))
+        if step < recipe.contrast_start or not len(rows):
+            return video.contrast.sum() * 0
+        own = [each for each, is_found in zip(generator, found.tolist(), strict=True) if is_found]
+        negatives, mask = sample_negatives(rows, self.groups, self.bank.visited, recipe.negatives, own)
+        return contrastive_loss(anchors, rows, negatives, mask, self.bank, recipe.temperature, count)
+
+    def commit(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Eq. 8 for all sentences since the last time: the end of a step. `gather` puts the rows of all processes
+        together, the first process's first."""
+        device = self.bank.centroids.device
+        rows = torch.cat([rows for rows, _ in self._seen] or [torch.zeros(0, dtype=torch.long, device=device)])
+        anchors = torch.cat([each for _, each in self._seen] or [self.bank.centroids[:0]])
+        self._seen.clear()
+        rows, anchors = gather(rows), gather(anchors)
+        if len(rows):
+            self.bank.update(rows, anchors, self.recipe.bank_delta)
+
+    def forget(self) -> None:
+        """Leave out what was noted: the step is not taken."""
+        self._seen.clear()
+
+    def _rows(self, expressions: Sequence[int]) -> Tensor:
+        return self.rows[list(expressions)].to(self.bank.visited.device)
+
+
+def video_counts(
+    recipe: Recipe, model: DsHmp, contrast: Contrast, found: Tensor, labelled: Tensor, targets: VideoTargets, step: int
+) -> Counts:
+    """`VIDEO_COUNTS` of what `video_losses` divides; found (B, T) long: tokens of each frame that find an object."""
+    sets = SetTargets(targets.masks, targets.valid, labelled)
+    present = sets.present.any(1)
+    tokens = model.config.frame_decoder.queries * labelled.sum()
+    asked = (found * labelled).sum()
+    return set_counts(recipe, sets, model.config.motion.queries) | {
+        "samples": present.sum(),
+        "tokens": asked + UNASKED * (tokens - asked),
+        "anchors": contrast.count(targets, present, step),
+    }
 
 
 def video_losses(
@@ -111,18 +178,22 @@ def video_losses(
     labelled: Tensor,
     targets: VideoTargets,
     step: int,
-    generator: torch.Generator,
+    generator: Sequence[torch.Generator],
+    counts: Counts,
 ) -> dict[str, Tensor]:
     """Weighted losses of B clips of T frames, all of them real.
 
     Args:
-        labelled: (B, T) bool, frames whose masks are known; masks are compared there alone.
+        labelled: (B, T) bool, frames whose masks are known; only they teach.
         masks: mask logits (B, N_v, T, h, w) of every decoder layer.
         owner: (B, T, N) long, the object that a token has found as an index of the clip's objects, or -1.
+        generator: one for each clip.
+        counts: `video_counts` of the whole step.
     """
     weights = recipe.weights
     predictions = [SetPrediction(layer.logits, logits) for layer, logits in zip(video.layers, masks, strict=True)]
-    losses, indices = supervise(recipe, predictions, SetTargets(targets.masks, targets.valid, labelled), generator)
+    sets = SetTargets(targets.masks, targets.valid, labelled)
+    losses, indices = supervise(recipe, predictions, sets, generator, counts)
     matched = indices[-1]
     # the same numbering of objects for frames and video: indices of the clip's objects
     video_object = torch.where(matched >= 0, targets.objects.gather(1, matched.clamp(min=0)), -1)
@@ -132,14 +203,15 @@ def video_losses(
     if weights.similarity:
         frame_object = torch.where(wanted, owner, -1)
         losses["similarity"] = weights.similarity * similarity_loss(
-            video.frame_similarity, frame_object, video.similarity, video_object
+            video.frame_similarity, frame_object, video.similarity, video_object, counts["samples"]
         )
     if weights.trajectory and video.track_logits is not None:
         said = torch.stack([layer.track_logits for layer in video.layers if layer.track_logits is not None])
         answer = wanted.float().expand_as(said)
         entropy = F.binary_cross_entropy_with_logits(said, answer, reduction="none").sum(0)
-        emphasis = torch.where(asked, 1.0, 0.1)
-        losses["trajectory"] = weights.trajectory * (entropy * emphasis).sum() / emphasis.sum().clamp(min=1)
+        emphasis = torch.where(asked, 1.0, UNASKED) * labelled[..., None]
+        losses["trajectory"] = weights.trajectory * (entropy * emphasis).sum() / counts["tokens"].clamp(min=1)
     if recipe.negatives:
-        losses["contrast"] = weights.contrast * contrast.loss(video, matched, targets.expressions, step, generator)
+        contrasted = contrast.loss(video, matched, targets.expressions, step, generator, counts["anchors"])
+        losses["contrast"] = weights.contrast * contrasted
     return losses

@@ -11,20 +11,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.data.augment import augment, pseudo_clip, sample_positions
-from dshmp.data.dataset import Expression, Split, Video
+from dshmp.data.dataset import Expression, Split, Video, expression_name
+from dshmp.device import exactly
 from dshmp.language.encoder import TextBatch, TextTokenizer
+from dshmp.learning.held_out import look
 from dshmp.learning.matching import SetTargets
 from dshmp.learning.perception_stage import frame_prediction
 from dshmp.learning.recipe import Recipe
-from dshmp.learning.sampling import EpochSampler, step_generator
-from dshmp.learning.video_losses import Contrast, VideoTargets, pointed_masks, supervise, video_losses
+from dshmp.learning.sampling import ALL, EpochSampler, Share, sample_generator, torch_generators
+from dshmp.learning.video_losses import (
+    SET_COUNTS,
+    VIDEO_COUNTS,
+    Contrast,
+    Counts,
+    VideoTargets,
+    pointed_masks,
+    set_counts,
+    supervise,
+    video_counts,
+    video_losses,
+)
+from dshmp.learning.watch import Figures
 from dshmp.model import DsHmp
 from dshmp.perception.frames import input_size, prepare_frames
 
 
 @dataclass(frozen=True)
 class VideoBatch:
-    """Whole clips of one length, padded to one size, each with several of its sentences."""
+    """Whole clips of one length and size, each with several of its sentences."""
 
     texts: TextBatch
     images: Tensor
@@ -37,6 +51,25 @@ class VideoBatch:
     """(B, G_all, T, h, w) bool, full size: all objects that fit the sentence's static words where the data say
     so (the world does), else the objects meant."""
     targets: VideoTargets
+    seeds: tuple[tuple[int, ...], ...]
+    """Of each sentence's random numbers."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip with its sentences."""
+
+    images: Tensor
+    """(T, 3, h, w)."""
+    labelled: Tensor
+    """(T,) bool."""
+    truths: Sequence[Tensor]
+    """(G, T, h, w) bool for every sentence: its candidates."""
+    items: Sequence[Expression]
+    texts: Sequence[str]
+    """The sentences as they are true of the augmented clip."""
+    expressions: Sequence[int]
+    seed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -55,15 +88,21 @@ class Group:
 class WholeStage:
     """Everything at once on clips, with the paper's losses at frame and at video level."""
 
-    sentences = 4
-    """Sentences drawn from each clip."""
+    counted = (*(f"frame {name}" for name in SET_COUNTS), *VIDEO_COUNTS)
     tries = 10
     """Draws of a clip before one in which nothing meant is to be seen is taken."""
 
     def __init__(
-        self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Sequence[Split], weights: Sequence[float]
+        self,
+        recipe: Recipe,
+        model: DsHmp,
+        tokenizer: TextTokenizer,
+        splits: Sequence[Split],
+        weights: Sequence[float],
+        held_out: Sequence[tuple[str, Split]] = (),
     ) -> None:
         self.recipe, self.model, self.tokenizer, self.splits = recipe, model, tokenizer, splits
+        self.held_out = held_out
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         model.language.encoder.requires_grad_(not model.config.language.frozen)
@@ -92,35 +131,42 @@ class WholeStage:
         augmentation = self.recipe.augmentation
         return min(length, self.recipe.clip_frames) if augmentation is None else augmentation.frames
 
-    def batch(self, step: int) -> VideoBatch:
-        rng = step_generator(self.recipe.seed, step)
+    def batches(self, step: int, share: Share = ALL) -> list[VideoBatch]:
         source = int(self.source[step])
-        images: list[Tensor] = []
-        truths: list[Tensor] = []
-        labelled: list[Tensor] = []
-        items: list[Expression] = []
-        texts: list[str] = []
-        clip: list[int] = []
-        drawn: list[int] = []
-        for v, index in enumerate(self.samplers[source](int(self.place[step]))):
-            group = self.groups[source][index]
-            chosen = rng.choice(group.items, min(self.sentences, len(group.items)), replace=False)
-            own = [self.splits[source].expressions[i] for i in chosen]
-            frames, known, masks, said = self._clip(group, own, rng)
-            images.append(frames)
-            items += own
-            texts += said
-            truths += masks
-            clip += [v] * len(own)
-            labelled += [known] * len(own)
-            drawn += [int(self.first[source] + i) for i in chosen]
-        height, width = (max(each.shape[axis] for each in images) for axis in (-2, -1))
-        padded = [F.pad(each, (0, width - each.shape[-1], 0, height - each.shape[-2])) for each in images]
-        truths = [F.pad(each, (0, width - each.shape[-1], 0, height - each.shape[-2])) for each in truths]
-        shown, targets = self._targets(items, truths, drawn)
-        return VideoBatch(
-            self.tokenizer(texts), torch.stack(padded), torch.tensor(clip), torch.stack(labelled), shown, targets
+        chosen = self.samplers[source](int(self.place[step]))
+        alike: dict[torch.Size, list[Clip]] = {}  # clips of different sizes are not padded, which they would notice
+        for place in share.places(len(chosen)):
+            clip = self._draw(self.groups[source][chosen[place]], (self.recipe.seed, step, place))
+            alike.setdefault(clip.images.shape, []).append(clip)
+        return [self._batch(part) for clips in alike.values() for part in share.parts(clips)]
+
+    def _draw(self, group: Group, seed: tuple[int, int, int]) -> Clip:
+        rng = sample_generator(*seed)
+        chosen = rng.choice(group.items, min(self.recipe.sentences, len(group.items)), replace=False)
+        items = [self.splits[group.source].expressions[i] for i in chosen]
+        images, labelled, truths, texts = self._clip(group, items, rng)
+        expressions = [int(self.first[group.source] + i) for i in chosen]
+        return Clip(images, labelled, truths, items, texts, expressions, seed)
+
+    def _batch(self, clips: Sequence[Clip]) -> VideoBatch:
+        sentences = torch.tensor([len(clip.items) for clip in clips])
+        shown, targets = self._targets(
+            [item for clip in clips for item in clip.items],
+            [truth for clip in clips for truth in clip.truths],
+            [index for clip in clips for index in clip.expressions],
         )
+        return VideoBatch(
+            self.tokenizer([text for clip in clips for text in clip.texts]),
+            torch.stack([clip.images for clip in clips]),
+            torch.arange(len(clips)).repeat_interleave(sentences),
+            torch.stack([clip.labelled for clip in clips]).repeat_interleave(sentences, 0),
+            shown,
+            targets,
+            tuple((*clip.seed, number) for clip in clips for number in range(len(clip.items))),
+        )
+
+    def names(self, batch: VideoBatch) -> list[str]:
+        return [expression_name(self._expression(index)) for index in batch.targets.expressions]
 
     def _clip(
         self, group: Group, items: Sequence[Expression], rng: np.random.Generator
@@ -186,37 +232,59 @@ class WholeStage:
         masks = masks & (objects >= 0)[:, :, None, None, None]
         return shown, VideoTargets(tuple(drawn), meant, masks, masks.flatten(2).any(2), objects)
 
-    def _video(self, expression: int) -> Video:
-        """Of an expression by its number among those of all sources."""
-        source = int(np.searchsorted(self.first, expression, side="right")) - 1
-        split = self.splits[source]
-        return split.videos[split.expressions[expression - int(self.first[source])].video]
+    def _expression(self, number: int) -> Expression:
+        """By its number among those of all sources."""
+        source = self._source(number)
+        return self.splits[source].expressions[number - int(self.first[source])]
 
-    def losses(self, batch: VideoBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def _video(self, number: int) -> Video:
+        """Of an expression by its number among those of all sources."""
+        return self.splits[self._source(number)].videos[self._expression(number).video]
+
+    def _source(self, number: int) -> int:
+        return int(np.searchsorted(self.first, number, side="right")) - 1
+
+    def _frame_targets(self, batch: VideoBatch) -> SetTargets:
+        """What there is to find in the single frames, (B*T, ...)."""
+        return SetTargets(batch.candidates, batch.candidates.flatten(2).any(2), batch.labelled).by_frame()
+
+    def counts(self, batch: VideoBatch, step: int) -> Counts:
+        recipe, queries = self.recipe, self.model.config.frame_decoder.queries
+        by_frame = self._frame_targets(batch)
+        found = by_frame.present.sum(1).clamp(max=queries).unflatten(0, batch.labelled.shape)  # (B*T) -> (B, T)
+        counts = {f"frame {name}": value for name, value in set_counts(recipe, by_frame, queries).items()}
+        return counts | video_counts(recipe, self.model, self.contrast, found, batch.labelled, batch.targets, step)
+
+    def losses(self, batch: VideoBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         recipe, model = self.recipe, self.model
         length = batch.images.shape[1]
         sentences = len(batch.clip)
-        text = model.language(batch.texts)
+        generators = torch_generators(batch.seeds, batch.images.device)
+        with exactly(model.config.input, batch.images.device):
+            text = model.language(batch.texts)
         state = model.perceive_clips(batch.images, batch.clip, text)
-        visible = batch.candidates.flatten(2).any(2)
-        by_frame = SetTargets(batch.candidates, visible, batch.labelled).by_frame()
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
-        frame_losses, indices = supervise(recipe, layers, by_frame, generator)
-        losses = {f"frame {name}": value for name, value in frame_losses.items()}
-        tokens = state.tokens.unflatten(0, (sentences, length))  # (B*T, N, C) -> (B, T, N, C)
-        video = model.understand(tokens, torch.ones_like(batch.labelled), text)
+        losses, indices = supervise(recipe, layers, self._frame_targets(batch), generators, counts, "frame ")
+        tokens = state.tokens.unflatten(0, (sentences, length)).float()  # (B*T, N, C) -> (B, T, N, C)
+        with exactly(model.config.input, batch.images.device):
+            video = model.understand(tokens, torch.ones_like(batch.labelled), text)
         if model.config.readout.masks == "embedding":
             masks = [model.embedded_masks(layer, state.video_features) for layer in video.layers]
         else:
             masks = pointed_masks(video, layers[-1].masks[:, :, 0].unflatten(0, (sentences, length)))
         owner = indices[-1].unflatten(0, (sentences, length))  # (B*T, N) -> (B, T, N)
         return losses | video_losses(
-            recipe, self.contrast, video, masks, owner, batch.labelled, batch.targets, step, generator
+            recipe, self.contrast, video, masks, owner, batch.labelled, batch.targets, step, generators, counts
         )
 
-    def validate(self) -> dict[str, float]:
-        """Nothing: losses alone are recorded."""
-        return {}
+    def validate(self) -> Figures:
+        """J and F of a few videos of the held-out splits, where the recipe names any."""
+        from dshmp.segmenter import Segmenter
+
+        if not self.held_out:
+            return Figures()
+        segmenter = Segmenter(self.model, self.tokenizer, next(self.model.parameters()).device)
+        return look(segmenter, self.held_out, self.recipe.validation_videos)
 
 
 def candidates(item: Expression, video: Video) -> dict[int, int]:

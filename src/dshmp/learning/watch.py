@@ -1,0 +1,199 @@
+"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, curves for TensorBoard, and run.json with
+what the run was made with."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dshmp.errors import UserError
+from dshmp.learning.recipe import Recipe
+from dshmp.overlay import save_png
+from dshmp.result import save_json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PACKAGES = ("dshmp", "torch", "accelerate", "transformers", "numpy", "spacy")
+MEASURED = ("seconds_per_step", "waited", "memory_gib")
+"""Figures of the machine, not of what is learned."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a look at the held-out split gives."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """(H, W, 3) RGB by name."""
+
+
+class Watch:
+    """Shows and records one run; by the first process alone."""
+
+    def __init__(self, recipe: Recipe, folder: Path, step: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.recipe, self.folder, self.step = recipe, folder, step
+        self.shown: dict[str, float] = {}
+        self.validation: dict[str, float] = {}
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        self.progress = Progress(*columns)
+        self.task = self.progress.add_task(recipe.stage, total=recipe.steps, completed=step)
+        self.live = Live(console=Console(stderr=True), get_renderable=self._view, refresh_per_second=2)
+        self.board = _board(folder, step) if recipe.tensorboard else None
+
+    def __enter__(self) -> Self:
+        forget(self.folder / "metrics.jsonl", self.step)
+        describe(self.folder / "run.json", self.step)
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the last view standing."""
+        self.live.stop()
+        if self.board is not None:
+            self.board.close()
+
+    def tick(self, step: int) -> None:
+        """A step is done."""
+        self.progress.update(self.task, completed=step)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Losses and pace of the last steps."""
+        self.shown = {"memory_gib": round(peak_memory(), 3), **figures}
+        self._write(step, self.shown, "train")
+        self.tick(step)
+
+    def validated(self, step: int, figures: Figures) -> None:
+        """Figures and pictures of the held-out split; a picture replaces the one of the same name."""
+        if figures.values:
+            self.validation = figures.values
+            self._write(step, figures.values, "held out")
+        for name, picture in figures.pictures.items():
+            (self.folder / "pictures").mkdir(exist_ok=True)
+            save_png(self.folder / "pictures" / f"{name}.png", picture)
+            if self.board is not None:
+                self.board.add_image(name, picture, step, dataformats="HWC")
+
+    def _write(self, step: int, values: Mapping[str, float], group: str) -> None:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{group}/{name}", value, step)
+            self.board.flush()
+
+    def _view(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.table import Table
+
+        losses = {name: value for name, value in self.shown.items() if name not in (*MEASURED, "skipped")}
+        table = Table.grid(padding=(0, 2))
+        if self.shown:
+            table.add_row("loss", f"{sum(losses.values()):.3f}", _line(losses, 3))
+            pace = self.shown["seconds_per_step"]
+            speed = f"{self.recipe.batch / pace:.2f} a second" if pace else ""
+            waited = f"{100 * self.shown['waited']:.0f} % waiting for data"
+            memory = f"{self.shown['memory_gib']:.2f} GiB"
+            skipped = f", {self.shown['skipped']:.0f} steps left out" if "skipped" in self.shown else ""
+            table.add_row("pace", speed, f"{waited}, {memory}{skipped}")
+        if self.validation:
+            table.add_row("held out", "", _line(self.validation, 2))
+        return Group(self.progress, table)
+
+
+def _line(values: Mapping[str, float], digits: int) -> str:
+    return "  ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard: is not installed; pip install 'dshmp[train]', or set it to false") from None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+
+def forget(path: Path, step: int) -> None:
+    """Remove what a stopped run recorded after its last checkpoint; those steps come again."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    part = path.with_suffix(".part")
+    part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+    part.replace(path)
+
+
+def peak_memory() -> float:
+    """The most that this process has held, GiB: of a GPU's memory where one is used, of the machine's elsewhere."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def describe(path: Path, step: int) -> None:
+    """Add to run.json with what the run was started, or went on, at this step."""
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+    except (OSError, ValueError, KeyError):
+        starts = []
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    start = {
+        "step": step,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(Path(__file__).parent),
+    }
+    save_json(path, {"starts": [*starts, start]})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether anything was changed since, where this program runs from a git repository."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # a file that git knows: an installed package may lie in somebody else's repository
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "changed": bool(changed)} if commit else None
