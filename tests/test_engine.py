@@ -3,7 +3,6 @@ stop, or run out of disk; what is shown and recorded."""
 
 import errno
 import json
-import logging
 import multiprocessing
 import os
 import random
@@ -23,9 +22,8 @@ from torch import Tensor
 
 import tiny
 from dshmp.errors import UserError
-from dshmp.learning import checkpoints, engine
+from dshmp.learning import engine
 from dshmp.learning.checkpoints import Checkpoints, Saved
-from dshmp.learning.engine import Trainer
 from dshmp.learning.sampling import Share
 from dshmp.learning.train import run
 from dshmp.learning.watch import MEASURED
@@ -156,3 +154,231 @@ def test_every_sample_is_learned_once() -> None:
             parts = [part for share in shares for part in share.parts(share.places(samples))]
             assert [place for part in parts for place in part] == list(range(samples))
             assert all(len(part) <= 2 for part in parts)
+
+
+# ------------------------------------------------------------------------------------------------- stopped runs
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert happened()
+
+
+def starts(folder: Path) -> int:
+    """How often the run was begun or gone on with."""
+    path = folder / "run.json"
+    return len(json.loads(path.read_text())["starts"]) if path.exists() else 0
+
+
+def begin(path: Path, overrides: list[str], folder: Path) -> Any:
+    """Start, and wait until it is about to take its first step."""
+    known = starts(folder)
+    process = start(path, overrides, folder)
+    wait_for(lambda: starts(folder) > known or not process.is_alive())
+    return process
+
+
+def identical(one: Path, other: Path) -> None:
+    a, b = last(one), last(other)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    assert lines(one) == lines(other)
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (one, other)]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment(kills: int, mini: Path, tmp_path: Path) -> None:
+    """SIGKILL, while it starts, learns, looks at the held-out split or writes: in the end nothing differs. Dropout is
+    on, losses are logged more rarely than checkpoints are written."""
+    dropout = dict.fromkeys(("language.dropout", "frame_decoder.dropout", "motion.dropout", "backbone.drop_path"), 0.2)
+    more: dict[str, Any] = {"steps": 8 * kills, "batch": 1, "sentences": 2, "log_every": 3, "validate_every": 7}
+    more |= {"checkpoint_every": 2, "validation_videos": 1, "model": tiny.with_switches(tiny.MODEL, dropout)}
+    more["data"] = {"mevis": {"root": str(mini), "validation": "valid_u"}}
+    path = recipe(tmp_path, "whole", mini, **more)
+    undisturbed = start(path, [], tmp_path / "undisturbed")
+    rng = random.Random(kills)
+    folder, killed = tmp_path / "killed", []
+    while len(killed) < kills:
+        # the first one at any moment of its start, the others once they have begun
+        process = (begin if killed else start)(path, [], folder)
+        process.join(rng.uniform(0, 1.5))
+        if not process.is_alive():
+            break
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        killed.append(max((int(p.stem[5:]) for p in folder.glob("checkpoints/*.safetensors")), default=0))
+    assert len(killed) >= 2
+    undisturbed.join(120)
+    final = start(path, [], tmp_path / "killed")
+    final.join(120)
+    assert (undisturbed.exitcode, final.exitcode) == (0, 0), (tmp_path / "killed.log").read_text()
+    identical(tmp_path / "undisturbed", tmp_path / "killed")
+    assert not list(tmp_path.glob("killed/**/*.part"))
+
+
+def test_told_to_stop(mini: Path, tmp_path: Path) -> None:
+    """SIGTERM: the step is finished and saved, one line says so, and the run goes on from there."""
+    path = recipe(tmp_path, "whole", mini, steps=12, batch=1, checkpoint_every=1000)
+    process = start(path, [], tmp_path / "stopped")
+    wait_for((tmp_path / "stopped" / "metrics.jsonl").exists)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    said = (tmp_path / "stopped.log").read_text()
+    steps = lines(tmp_path / "stopped")[-1]["step"]
+    assert 0 < steps < 12
+    assert f"stopped by SIGTERM after step {steps}, which is saved; the same command goes on from there" in " ".join(
+        said.split()
+    )
+    run(path, [], tmp_path / "stopped", "cpu")
+    identical(run(path, [], tmp_path / "straight", "cpu"), tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("where", ["save_file", "metrics"])
+def test_a_full_disk(where: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = recipe(tmp_path, "language", mini, steps=6, checkpoint_every=2)
+    straight = run(path, [], tmp_path / "straight", "cpu")
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def no_room(self: Any, saved: Saved) -> None:
+        if saved.step == 4:
+            (self.folder / "step-00000004.part").write_bytes(b"half of i")
+            raise full
+        save(self, saved)
+
+    def no_line(self: Any, step: int, *rest: Any) -> None:
+        if step == 3:
+            raise full
+        write(self, step, *rest)
+
+    save, write = Checkpoints.save, engine.Watch._write
+    with monkeypatch.context() as patch:
+        if where == "metrics":
+            patch.setattr(engine.Watch, "_write", no_line)
+        else:
+            patch.setattr(Checkpoints, "save", no_room)
+        with pytest.raises(UserError, match=r"the disk is full; make room and start the same command again") as caught:
+            run(path, [], tmp_path / "full", "cpu")
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in (tmp_path / "full" / "checkpoints").glob("*.safetensors")] == ["step-00000002.safetensors"]
+    identical(run(path, [], tmp_path / "full", "cpu"), straight)
+
+
+def test_safetensors_words_for_a_full_disk(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for it."""
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path\n"
+        "from dshmp.learning.checkpoints import Checkpoints, Saved, room\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "folder = Path(sys.argv[1])\n"
+        "with room(folder):\n"
+        "    for step, size in ((1, 10), (2, 1_000_000)):\n"
+        "        Checkpoints(folder, 2).save(Saved(step, {'x': torch.zeros(size)}, {}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "c")], capture_output=True, text=True)
+    assert "UserError" in done.stderr.splitlines()[-1]
+    assert "the disk is full" in done.stderr
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["step-00000001.safetensors"]
+
+
+def test_checkpoints_that_are_kept(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path / "c", 3)
+    assert store.newest() is None
+    for step in (1, 2, 10, 20, 100):
+        store.save(Saved(step, {"x": torch.full((3,), float(step))}, {"a": [1, None, "x"]}))
+    assert [path.name for path in store.paths()] == [f"step-{n:08d}.safetensors" for n in (10, 20, 100)]
+    found = store.newest()
+    assert found is not None
+    assert (found.step, found.facts) == (100, {"a": [1, None, "x"]})
+    assert torch.equal(found.tensors["x"], torch.full((3,), 100.0))
+
+
+# ------------------------------------------------------------------------------------------------- memory and precision
+
+
+def test_recomputed_activations_change_nothing(mini: Path, tmp_path: Path) -> None:
+    dropout = dict.fromkeys(("frame_decoder.dropout", "motion.dropout", "backbone.drop_path"), 0.2)
+    model = tiny.with_switches(tiny.MODEL, dropout)
+    path = recipe(tmp_path, "whole", mini, steps=2, contrast_start=1, model=model)
+    plain = run(path, [], tmp_path / "plain", "cpu")
+    identical(plain, run(path, ["checkpointing=true"], tmp_path / "again", "cpu"))
+
+
+def test_recomputed_activations_are_not_kept(mini: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path, "whole", mini, steps=1, negatives=0)
+    kept = []
+    for value in ("false", "true"):
+        sizes: list[int] = []
+
+        def note(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            run(path, [f"checkpointing={value}"], tmp_path / value, "cpu")
+        kept.append(sum(sizes))
+    assert kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.parametrize("stage", ["whole", "perception", "language"])
+def test_bfloat16(stage: str, mini: Path, tmp_path: Path) -> None:
+    """Near to single precision, and master weights and checkpoints are in it."""
+    path = recipe(tmp_path, stage, mini, steps=2, contrast_start=1)
+    exact, rough = (run(path, [f"precision={p}"], tmp_path / p, "cpu") for p in ("float32", "bfloat16"))
+    for a, b in zip(lines(exact), lines(rough), strict=True):
+        assert all(value == pytest.approx(b[name], rel=0.1, abs=0.05) for name, value in a.items())
+    assert {value.dtype for value in last(rough).values()} <= {torch.float32, torch.bool, torch.int64}
+    if stage == "language":  # which is kept exact
+        identical(exact, rough)
+
+
+def test_half_precision_needs_a_gpu(mini: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="float16 needs a GPU"):
+        run(recipe(tmp_path, "language", mini, precision="float16"), [], tmp_path / "x", "cpu")
+
+
+# ------------------------------------------------------------------------------------------------- what is seen
+
+
+def test_what_a_run_leaves_to_be_seen(mini: Path, tmp_path: Path) -> None:
+    data = {"mevis": {"root": str(mini), "validation": "valid_u"}}
+    more = {"steps": 4, "log_every": 2, "validate_every": 2, "validation_videos": 2, "best": "J&F"}
+    path = recipe(tmp_path, "whole", mini, data=data, **more)
+    folder = run(path, ["steps=4"], tmp_path / "run", "cpu")
+    found = lines(folder)
+    assert [line["step"] for line in found] == [2, 2, 4, 4]
+    looks = found[1::2]
+    assert all(line.keys() == {"step", "J", "F", "J&F"} for line in looks)
+    assert all(line["J&F"] == pytest.approx((line["J"] + line["F"]) / 2, abs=0.01) for line in looks)
+    record = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(set(MEASURED) <= line.keys() for line in record[::2])
+    assert 0 <= record[0]["waited"] <= 1
+    assert len(list((folder / "pictures").glob("*.png"))) == 2
+    best = max(looks, key=lambda line: line["J&F"])["step"]
+    assert f"trained_steps: {best}" in (folder / "best" / "README.md").read_text()
+    (start,) = json.loads((folder / "run.json").read_text())["starts"]
+    assert (start["step"], start["threads"], start["processes"]) == (0, torch.get_num_threads(), 1)
+    assert start["packages"]["torch"]
+    assert {"git", "command", "gpus", "python", "cuda"} <= start.keys()
+
+
+def test_tensorboard(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = {"mevis": {"root": str(mini), "validation": "valid_u"}}
+    path = recipe(tmp_path, "whole", mini, data=data, tensorboard=True, steps=2, validation_videos=1)
+    folder = run(path, [], tmp_path / "run", "cpu")
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    tags = events.Tags()
+    assert {"train/cls", "train/frame mask", "held out/J&F"} <= set(tags["scalars"])
+    assert len(tags["images"]) == 1
+    assert [event.step for event in events.Scalars("train/cls")] == [1, 2]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"pip install 'dshmp\[train\]'"):
+        run(path, [], tmp_path / "other", "cpu")

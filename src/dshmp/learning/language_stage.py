@@ -74,10 +74,10 @@ class LanguageStage:
     def losses(self, batch: SentenceBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         with exactly(self.model.config.input, batch.claims.device):
             sentence = self.model.language(batch.texts).sentence
-        logits = self.words(sentence).float()
-        words = F.binary_cross_entropy_with_logits(logits, self._said(batch), reduction="sum") / counts["words"]
-        claim = F.cross_entropy(self.probe.sentence_head(sentence).float(), batch.claims, reduction="sum")
-        return {"words": words, "claim": claim / counts["claims"]}
+            logits = self.words(sentence)
+            words = F.binary_cross_entropy_with_logits(logits, self._said(batch), reduction="sum")
+            claim = F.cross_entropy(self.probe.sentence_head(sentence), batch.claims, reduction="sum")
+        return {"words": words / counts["words"], "claim": claim / counts["claims"]}
 
     def validate(self) -> Figures:
         """Nothing: losses alone are recorded."""
