@@ -12,7 +12,7 @@ import tiny
 from dshmp.checkpoint import build_model
 from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.learning.recipe import LossWeights, Recipe, Source, dump_recipe, load_recipe
+from dshmp.learning.recipe import About, LossWeights, Recipe, Source, dump_recipe, load_recipe
 from dshmp.model import DsHmp
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -93,7 +93,7 @@ def test_numbers_with_an_exponent(text: str, tmp_path: Path) -> None:
 def test_base_and_overrides(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     base = "data: {mevis: {root: w}}\nsteps: 5\nstage: whole\nmodel: {motion: {stages: 1, blocks: 2}}\n"
-    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "base.yaml").write_text(f"{base}warmup: 1\nnegatives: 0\n")
     (tmp_path / "deep" / "mid.yaml").write_text("base: ../base.yaml\nsteps: 6\nbatch: 2\n")
     path = tmp_path / "deep" / "top.yaml"
     path.write_text("base: mid.yaml\nbatch: 3\nmodel: {motion: {blocks: 4}}\n")
@@ -111,6 +111,7 @@ def test_base_and_overrides(tmp_path: Path) -> None:
         ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=0"], "r.yaml.steps: must be at least 1, found 0"),
         ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=many"], "r.yaml.steps: expected int, found 'many'"),
         ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=[1"], "steps=[1: is not valid YAML"),
+        ("stage: whole\ndata: {}\n", [], "r.yaml.data: names no data set; choose from mevis, ref-youtube-vos, "),
         ("stage: half\ndata: w\n", [], "r.yaml.stage: 'half' is not one of 'perception', 'language', 'motion', "),
         ("- a\n", [], "r.yaml: expected a mapping of recipe keys"),
         ("a: [1\n", [], "is not valid YAML"),
@@ -134,9 +135,59 @@ def test_missing_and_unreadable_recipes(tmp_path: Path) -> None:
             load_recipe(tmp_path / name)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_every_recipe_of_the_repository(path: Path) -> None:
-    recipe = load_recipe(path)
-    with torch.device("meta"):
-        model = DsHmp(recipe.model)
-    assert sum(parameter.numel() for parameter in model.parameters()) > 0
+WHOLE = "stage: whole\ndata: {mevis: {root: w}}\nsteps: 20000\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["learning_rate=0"], "learning_rate: must be above 0, found 0.0"),
+        (["learning_rate=.nan"], "learning_rate: must be above 0, found nan"),
+        (["clip_norm=-1"], "clip_norm: must be above 0, found -1.0"),
+        (["temperature=0"], "temperature: must be above 0, found 0.0"),
+        (["batch=0"], "batch: must be at least 1, found 0"),
+        (["sentences=0"], "sentences: must be at least 1, found 0"),
+        (["sentences=2.5"], "sentences: expected int, found 2.5"),
+        (["sentence=1"], "unknown key 'sentence'; did you mean 'sentences'?"),
+        (["negatives=-1"], "negatives: must be at least 0, found -1"),
+        (["weight_decay=.inf"], "weight_decay: must be at least 0, found inf"),
+        (["weights.mask=-5"], "weights.mask: must be at least 0, found -5.0"),
+        (["weights.contrst=1"], "weights: unknown key 'contrst'; did you mean 'contrast'?"),
+        (["bank_delta=1"], "bank_delta: must be at least 0 and below 1, found 1.0"),
+        (["warmup=20001"], "warmup: 20001 steps are more than the whole run has (steps: 20000); lower it"),
+        (["contrast_start=20001"], "contrast_start: 20001 is after the last step (steps: 20000), so contrastive"),
+        (["data.refcocoo={root: w}"], "data: 'refcocoo' is no data set known here; did you mean 'refcoco'?"),
+        (["data.imagenet={root: w}"], "data: 'imagenet' is no data set known here; choose from mevis, ref-youtube-vos"),
+        (["data.mevis.weight=0"], "data.mevis.weight: must be above 0, found 0.0"),
+        (["data.mevis.ratio=2"], "data.mevis: unknown key 'ratio'; known: root, split, validation, weight"),
+        (["augmentation.frames=0"], "augmentation.frames: must be at least 1, found 0"),
+        (["about.paper=46.4"], "about: the key 'reproduces' is missing"),
+    ],
+    ids=str,
+)
+def test_impossible_values(changes: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(WHOLE)
+    with pytest.raises(UserError) as caught:
+        load_recipe(tmp_path / "r.yaml", changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_negatives_the_start_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(WHOLE)
+    assert load_recipe(tmp_path / "r.yaml", ["steps=100", "negatives=0"]).negatives == 0
+    assert load_recipe(tmp_path / "r.yaml", ["steps=100", "weights.contrast=0"]).steps == 100
+    assert load_recipe(tmp_path / "r.yaml", ["steps=100", "stage=perception"]).steps == 100
+
+
+def test_what_a_recipe_is_about_does_not_make_it_another() -> None:
+    recipe = Recipe(stage="whole", data={"mevis": Source(root="x")})
+    assert dataclasses.replace(recipe, about=About(reproduces="Table 3")) == recipe
+
+
+def test_every_recipe_of_the_repository() -> None:
+    """Sizes of those that say what they are about: test_configs.py."""
+    for path in CONFIGS.glob("world/*.yaml"):
+        with torch.device("meta"):
+            model = DsHmp(load_recipe(path).model)
+        assert sum(parameter.numel() for parameter in model.parameters()) > 0

@@ -200,6 +200,21 @@ def train(
 
 
 @app.command()
+def configs(
+    folder: Annotated[Path, typer.Argument(help="Folder of recipes.")] = Path("configs"),
+) -> None:
+    """List the recipes: what each reproduces, the paper's figures, parameters, estimated GPU memory and time.
+
+    Example: dshmp configs configs/paper
+    """
+    from rich.console import Console
+
+    from dshmp.learning.configs import overview
+
+    Console(markup=False, highlight=False).print(overview(folder))
+
+
+@app.command()
 def evaluate(
     name: Name,
     root: Root,
