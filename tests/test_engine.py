@@ -129,14 +129,23 @@ def launch(path: Path, overrides: list[str], out: Path, processes: int) -> None:
     ("stage", "more"), [("whole", WHOLE | {"negatives": 5, "batch": 3}), ("perception", PERCEPTION)], ids=str
 )
 def test_two_processes(stage: str, more: dict[str, Any], mini: Path, tmp_path: Path) -> None:
-    """Give what one gives with the double batch; where the batch is odd, the second one has more to do. A run may be
-    gone on with by another number of processes."""
+    """Give what one gives with the double batch; where the batch is odd, the second one has more to do."""
     path = recipe(tmp_path, stage, mini, **more | {"data": {"mevis": {"root": str(mini)}}})
     one = run(path, [], tmp_path / "one", "cpu")
     launch(path, [], tmp_path / "two", 2)
     same(one, tmp_path / "two")
-    launch(path, ["micro_batch=1"], tmp_path / "parts", 2)
-    same(one, tmp_path / "parts")
+
+
+def test_another_number_of_processes_goes_on(mini: Path, tmp_path: Path) -> None:
+    """And in other parts; the last checkpoint is lost."""
+    path = recipe(tmp_path, "whole", mini, **WHOLE | {"data": {"mevis": {"root": str(mini)}}, "checkpoint_every": 2})
+    one = run(path, [], tmp_path / "one", "cpu")
+    launch(path, ["micro_batch=1"], tmp_path / "two", 2)
+    same(one, tmp_path / "two")
+    max((tmp_path / "two").glob("checkpoints/*.safetensors")).unlink()
+    same(one, run(path, ["checkpointing=true"], tmp_path / "two", "cpu"))
+    with pytest.raises(UserError, match="holds a run of another recipe"):
+        run(path, ["batch=5"], tmp_path / "two", "cpu")
 
 
 def test_more_processes_than_samples(mini: Path, tmp_path: Path) -> None:

@@ -192,6 +192,9 @@ def train(
 ) -> None:
     """Train a model as a recipe says; started again, a run goes on from its last checkpoint.
 
+    On several GPUs: accelerate launch -m dshmp train RECIPE. A batch is then shared among them; micro_batch=1 learns
+    from one clip at a time on each.
+
     Example: dshmp train configs/world/perception.yaml steps=1000 --out runs/perception
     """
     from dshmp.learning.train import run

@@ -1,5 +1,6 @@
 """Section 3.1, sentence -> word features F_w, sentence embedding f_e, static cues F_s and motion cues F_m."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -110,6 +111,7 @@ class TextTokenizer:
         self.config = config
         self.tokenizer = tokenizer
         self._cache: dict[str, _Parsed] = {}
+        self._lock = threading.Lock()  # neither the parser nor the tokeniser may be used by two threads at once
 
     def __call__(self, expressions: Sequence[str]) -> TextBatch:
         """Tokenise a batch.
@@ -138,12 +140,13 @@ class TextTokenizer:
         if isinstance(expressions, str) or not expressions:
             raise ValueError(f"expected a non-empty list of expressions, found {expressions!r}")
         texts = [self._text(expression) for expression in expressions]
-        parsed = {text: self._cache[text] for text in texts if text in self._cache}
-        new = [text for text in dict.fromkeys(texts) if text not in parsed]
-        parsed.update(zip(new, self._parse_new(new), strict=True))
-        self._cache.update(parsed)
-        while len(self._cache) > _CACHE_SIZE:
-            del self._cache[next(iter(self._cache))]
+        with self._lock:
+            parsed = {text: self._cache[text] for text in texts if text in self._cache}
+            new = [text for text in dict.fromkeys(texts) if text not in parsed]
+            parsed.update(zip(new, self._parse_new(new), strict=True))
+            self._cache.update(parsed)
+            while len(self._cache) > _CACHE_SIZE:
+                del self._cache[next(iter(self._cache))]
         return [parsed[text] for text in texts]
 
     def _text(self, expression: object) -> str:

@@ -183,11 +183,13 @@ class Trainer:
             if self.step % recipe.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
-                self.accelerator.wait_for_everyone()
                 if watch:
                     watch.close()
-                log.warning("%s: stopped by SIGTERM after step %d, which is saved; the same command goes on from there",
-                            self.folder, self.step)  # fmt: skip
+                    log.warning(
+                        "%s: stopped by SIGTERM after step %d, which is saved; the same command goes on from there",
+                        self.folder,
+                        self.step,
+                    )
                 raise SystemExit(128 + signal.SIGTERM)
 
     def _batches(self) -> Iterator[tuple[list[Any], float]]:

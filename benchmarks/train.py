@@ -1,0 +1,164 @@
+"""Clips per second and peak memory of training the full-size model (Swin-T, six frames a clip as in the paper), and
+where the time goes: waiting for data, forward pass, matching, losses, backward pass, optimiser.
+
+Usage: python benchmarks/train.py [--size 192 320] [--steps 2] [--device cuda] [key=value ...]
+
+The data are clips of a small generated world, scaled to `--size` (height and width; 360 640 is the paper's). What the
+loader would take by itself stands beside what is waited for it. The recipe's keys can be changed: precision=bfloat16,
+checkpointing=true, micro_batch=1, batch=8, model.backbone.language_fusion=false ...
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from dshmp.data.catalogue import open_split
+from dshmp.device import find_device
+from dshmp.learning import losses, video_losses, whole_stage
+from dshmp.learning.engine import Trainer, processes
+from dshmp.learning.recipe import load_recipe
+from dshmp.learning.train import stage_for, start_model
+from dshmp.learning.watch import peak_memory
+from dshmp.world.make import make_world
+
+WARM = 1
+"""Steps before the clock starts."""
+
+
+class Clock:
+    """Seconds by part of a step; a part inside another is not counted twice."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.open: list[str] = []
+        self.since = 0.0
+
+    def _lap(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self.open:
+            self.seconds[self.open[-1]] += now - self.since
+        self.since = now
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        self._lap()
+        self.open.append(name)
+        try:
+            yield
+        finally:
+            self._lap()
+            self.open.pop()
+
+    def wrap(self, place: Any, attribute: str, name: str) -> None:
+        """Count a function's time as this part's."""
+        plain: Callable[..., Any] = getattr(place, attribute)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name):
+                return plain(*args, **kwargs)
+
+        setattr(place, attribute, timed)
+
+
+def recipe_values(world: Path, size: Sequence[int], steps: int) -> dict[str, Any]:
+    """The paper's numbers, random weights; eight clips of six frames would be a step of its eight cards."""
+    height, width = size
+    return {
+        "stage": "whole",
+        "data": {"mevis": {"root": str(world)}},
+        "steps": steps + WARM,
+        "batch": 1,
+        "sentences": 1,
+        "warmup": 1,
+        "contrast_start": 0,
+        "augmentation": {
+            "frames": 6,
+            "short_sides": [min(height, width)],
+            "long_side": max(height, width),
+            "crop": 0.0,
+        },
+        "model": {"language": {"frozen": False}, "input": {"short_side": height, "long_side": width}},
+        "vocabulary": 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=2, default=(192, 320))
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_world(folder / "world", train=16, valid=1, test=1, workers=1)
+        values = recipe_values(folder / "world", chosen.size, chosen.steps)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+        recipe = load_recipe(folder / "recipe.yaml", chosen.overrides)
+        torch.manual_seed(recipe.seed)
+        splits = [open_split(key, Path(source.root), source.split) for key, source in recipe.data.items()]
+        model, tokenizer = start_model(recipe, splits)
+        with processes(recipe, find_device(chosen.device)) as accelerator:
+            stage = stage_for(recipe, model, tokenizer, splits, folder)
+            trainer = Trainer(recipe, model, tokenizer, stage, folder, accelerator)
+            measure(trainer)
+
+
+def measure(trainer: Trainer) -> None:
+    """Run the recipe's steps and print what they took."""
+    recipe, clock = trainer.recipe, Clock(trainer.device)
+    clock.wrap(losses, "matching_costs", "matching")
+    clock.wrap(losses, "assign", "matching")
+    clock.wrap(whole_stage, "supervise", "losses")
+    clock.wrap(video_losses, "supervise", "losses")
+    clock.wrap(whole_stage, "video_losses", "losses")
+    clock.wrap(trainer.accelerator, "backward", "backward")
+    clock.wrap(trainer.optimizer, "step", "optimiser")
+    clock.wrap(trainer.accelerator, "clip_grad_norm_", "optimiser")
+    trainer.model.train()
+    trainer.stage.batches(0, trainer.share)  # which loads the parser
+    started = time.perf_counter()
+    alone = sum(len(trainer.stage.batches(step, trainer.share)) > 0 for step in range(recipe.steps))
+    loading = (time.perf_counter() - started) / alone
+    waited = 0.0
+    for batches, seconds in trainer._batches():
+        if trainer.step == WARM:
+            clock.seconds.clear()
+            waited = 0.0
+            if trainer.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+        waited += seconds
+        with clock.part("forward"):
+            trainer._step(batches)
+        trainer.step += 1
+    steps = recipe.steps - WARM
+    parts = {"data": waited, **clock.seconds}
+    total = sum(parts.values()) / steps
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    _, frames, _, height, width = batches[0].images.shape
+    print(
+        f"{parameters / 1e6:.1f} M parameters; a step has {recipe.batch} clips of {frames} frames, the last one of "
+        f"{width}x{height}; {recipe.precision} on {trainer.device}, {torch.get_num_threads()} threads"
+    )
+    print(f"{recipe.batch / total:8.3f} clips a second")
+    print(f"{peak_memory():8.2f} GiB at most")
+    for name, seconds in parts.items():
+        print(f"{seconds / steps:8.3f} s {100 * seconds / steps / total:5.1f} %  {name}")
+    print(f"{loading:8.3f} s          a step's data by themselves, read meanwhile")
+    print(json.dumps({name: round(seconds / steps, 4) for name, seconds in parts.items()}))
+
+
+if __name__ == "__main__":
+    main()
