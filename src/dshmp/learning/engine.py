@@ -6,6 +6,7 @@ Results do not depend on how a step is split up: which samples it has and what e
 stood before the step and written after it. No random state needs to be kept: each step seeds every generator anew.
 """
 
+import itertools
 import logging
 import os
 import signal
@@ -197,17 +198,16 @@ class Trainer:
         meanwhile."""
         steps = iter(range(self.step, self.recipe.steps))
         with ThreadPoolExecutor(self.recipe.workers) as pool:
-            ahead: deque[Future[Sequence[Any]]] = deque()
+
+            def submit(count: int) -> list[Future[Sequence[Any]]]:
+                return [pool.submit(self.stage.batches, step, self.share) for step in itertools.islice(steps, count)]
+
+            ahead = deque(submit(self.recipe.workers))
             try:
-                while True:
-                    while len(ahead) < self.recipe.workers and (step := next(steps, None)) is not None:
-                        ahead.append(pool.submit(self.stage.batches, step, self.share))
-                    if not ahead:
-                        return
+                while ahead:
                     started = time.monotonic()
                     found = ahead.popleft().result()
-                    if (step := next(steps, None)) is not None:
-                        ahead.append(pool.submit(self.stage.batches, step, self.share))
+                    ahead.extend(submit(1))
                     yield list(found), time.monotonic() - started
             finally:
                 for future in ahead:
