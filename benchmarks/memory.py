@@ -4,7 +4,7 @@ the losses at full size, random weights, float32, on the CPU. No backward pass i
 A GPU keeps about as much; the buffers of its kernels come on top. A clip longer than --frames is extrapolated from
 three shorter ones by a parabola: Video-Swin's windows grow with the clip up to 8 frames, and so does a frame's cost.
 
-Usage: python benchmarks/memory.py configs/paper/mevis.yaml [--frames 4] [--size 384 640]
+Usage: python benchmarks/memory.py configs/paper/mevis.yaml [checkpointing=true ...] [--frames 4] [--size 384 640]
 """
 
 import argparse
@@ -24,6 +24,7 @@ from dshmp.data.augment import OFF
 from dshmp.data.catalogue import dataset, open_split
 from dshmp.data.mini import make_mini
 from dshmp.language.encoder import TextTokenizer, train_tokenizer
+from dshmp.learning.engine import recompute_activations
 from dshmp.learning.recipe import Recipe, load_recipe
 from dshmp.learning.whole_stage import VideoBatch, WholeStage
 from dshmp.model import DsHmp
@@ -71,13 +72,16 @@ def measure(recipe: Recipe, model: DsHmp, frames: int, size: tuple[int, int], ro
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", help="key=value")
     parser.add_argument("--frames", type=int, default=4, help="longest clip that is run, at least 4")
     parser.add_argument("--size", type=int, nargs=2, default=(384, 640), help="height and width, multiples of 32")
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe)
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
     wanted = recipe.clip_frames if recipe.augmentation is None else recipe.augmentation.frames
     torch.manual_seed(0)
     model = DsHmp(recipe.model)
+    if recipe.checkpointing:
+        recompute_activations(model)
     height, width = arguments.size
     most = arguments.frames
     lengths = [wanted] if wanted <= most else [most // 4, most // 2, most]

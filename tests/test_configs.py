@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,31 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert all(float(cell) > 1 for cell in cells[6:])
 
 
+def test_estimates() -> None:
+    """The hours are those of the authors' own training for their own recipe; what is learned at once takes memory."""
+    release = RECIPES["paper/mevis_release"]
+    hours = needs(release).gpu_hours
+    assert hours == pytest.approx(8 * 17, rel=0.01)
+    again = needs(replace(release, steps=110_000, checkpointing=True)).gpu_hours
+    assert again == pytest.approx(2 * 4 / 3 * 8 * 17, rel=0.01)
+    about = release.about
+    assert about is not None
+    assert about.memory_gb is not None
+    one, all_eight = (needs(replace(release, micro_batch=size)).memory_gb for size in (1, None))
+    assert one is not None
+    assert all_eight == pytest.approx(one + 7 * about.memory_gb)
+    silent = needs(replace(release, about=None))
+    assert silent.memory_gb is silent.gpu_hours is None
+
+
+def test_estimates_are_below_24_gb() -> None:
+    """That of the release's larger frames is above in float32, which it does not use."""
+    for name, recipe in RECIPES.items():
+        memory = needs(recipe).memory_gb
+        assert memory is not None
+        assert memory < 24 or (name, recipe.precision) == ("paper/mevis_release", "float16")
+
+
 def test_nothing_to_list(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("steps: 3\n")
     with pytest.raises(UserError, match="no recipe in it says what it is about"):
@@ -239,6 +265,7 @@ WIDTH: dict[str, Any] = {
     "augmentation": {"short_sides": [48, 64], "long_side": 80, "crop_scales": [50], "crop_sizes": [40, 60]},
     "steps": 3,
     "batch": 2,
+    "precision": "float32",  # the release's float16 needs a GPU
     "warmup": 1,
     "points": 16,
     "contrast_start": 1,

@@ -29,9 +29,10 @@ class Needs:
     parameters: int
     """All of them."""
     memory_gb: float | None
-    """Estimate for one clip at a time in float32: what is kept of the clip, weights, gradients, AdamW's moments."""
+    """Estimate for one GPU in float32: what is kept of the clips that are learned at once, weights, gradients, AdamW's
+    moments."""
     gpu_hours: float | None
-    """Estimate for an RTX 3090: the published hours, times clips, times operations per clip."""
+    """Estimate for RTX 3090s: the published hours, times clips, times operations per clip."""
 
 
 def needs(recipe: Recipe) -> Needs:
@@ -44,9 +45,10 @@ def needs(recipe: Recipe) -> Needs:
     about = recipe.about or About(reproduces="")
     memory = hours = None
     if about.memory_gb is not None:
-        memory = about.memory_gb + 4 * (parameters + 3 * trained) / 1e9
+        memory = about.memory_gb * (recipe.micro_batch or recipe.batch) + 4 * (parameters + 3 * trained) / 1e9
     if about.tflop is not None:
-        hours = GPU_HOURS * (recipe.steps * recipe.batch / CLIPS) * (about.tflop / TFLOP)
+        passes = 4 / 3 if recipe.checkpointing else 1  # the backward pass costs two forward passes, or one more
+        hours = GPU_HOURS * (recipe.steps * recipe.batch / CLIPS) * (passes * about.tflop / TFLOP)
     return Needs(trained, parameters, memory, hours)
 
 
@@ -56,8 +58,8 @@ def overview(folder: Path) -> "Table":
 
     table = Table(
         caption=(
-            "GB: estimate for one clip at a time in float32, weights and AdamW's moments included. GPU hours: estimate "
-            "for an RTX 3090, from the authors' 17 hours on 8 of them and the operations of a clip. "
+            "GB: estimate for each GPU in float32, weights and AdamW's moments included. GPU hours: estimate for RTX "
+            "3090s, from the authors' 17 hours on 8 of them and the operations of a clip. "
             "What comes after a run stands in its recipe: about.then."
         ),
         caption_justify="left",
