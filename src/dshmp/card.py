@@ -10,17 +10,12 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dshmp.config import to_dict
-
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
-
-    from dshmp.learning.recipe import Recipe, Source
 
 HERE = "path/to/this/folder"
 """What a README says to load while nobody knows where its folder will lie."""
@@ -68,38 +63,6 @@ def with_scores(card: Card, name: str, scores: Mapping[str, float]) -> Card:
             raise ValueError(f"{name}: {metric} is {value}")
     values = {metric: float(value) for metric, value in scores.items()}
     return dataclasses.replace(card, scores={**card.scores, name: values})
-
-
-def trained_card(recipe: "Recipe", name: str, step: int) -> Card:
-    """The card of a model that a run called `name` has trained for `step` steps.
-
-    The model's numbers stand beside the card in config.json; absolute paths keep their last part only, since the
-    rest is of one machine.
-    """
-    values = {key: value for key, value in to_dict(recipe).items() if key != "model"}
-    for key in ("init", "cache", "text_encoder", "mask2former", "video_swin"):
-        values[key] = _place(values[key])
-    for source_values in values["data"].values():
-        source_values["root"] = _place(source_values["root"])
-    if recipe.init is not None:
-        source = f"training continued from {values['init']}"
-        source += f" (of which {', '.join(recipe.take)})" if recipe.take else ""
-    else:
-        source = "random weights, trained"
-        source += "" if recipe.text_encoder is None else f"; text encoder from {values['text_encoder']}"
-    data = [
-        f"{name} ({_place(each.root)}), split {each.split}{_made(each)}" for name, each in sorted(recipe.data.items())
-    ]
-    return Card(
-        name=name,
-        source=source,
-        data="; ".join(data),
-        recipe={**values, "trained_steps": step},
-    )
-
-
-def _made(source: "Source") -> str:
-    return " (made by dshmp world make)" if Path(source.root, "world.json").is_file() else ""
 
 
 def lacks(card: Card) -> list[str]:
@@ -205,7 +168,3 @@ def _eval_results(card: Card) -> "list[EvalResult]":
 def _slug(name: str) -> str:
     """An identifier of a name that has none on the hub: `J&F` -> `j-and-f`."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("&", " and ")).strip("-")
-
-
-def _place(path: str | None) -> str | None:
-    return path if path is None or not Path(path).expanduser().is_absolute() else Path(path).name

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dshmp.card import trained_card
 from dshmp.checkpoint import save_model
 from dshmp.device import to_device
 from dshmp.errors import UserError
 from dshmp.language.encoder import TextTokenizer
 from dshmp.learning.checkpoints import Checkpoints, Saved, room
-from dshmp.learning.recipe import Recipe
+from dshmp.learning.recipe import Recipe, trained_card
 from dshmp.learning.sampling import Share
 from dshmp.learning.schedule import schedule
 from dshmp.learning.video_losses import Contrast, Counts

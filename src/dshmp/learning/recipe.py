@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from dshmp.card import Card
 from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.data.augment import Augmentation
 from dshmp.data.catalogue import DATASETS
@@ -300,3 +301,39 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
+
+
+def trained_card(recipe: Recipe, name: str, step: int) -> Card:
+    """The card of a model that a run called `name` has trained for `step` steps.
+
+    The model's numbers stand beside the card in config.json; absolute paths keep their last part only, since the
+    rest is of one machine.
+    """
+    values = {key: value for key, value in to_dict(recipe).items() if key not in ("model", "about")}
+    for key in ("init", "cache", "text_encoder", "mask2former", "video_swin"):
+        values[key] = _place(values[key])
+    for source_values in values["data"].values():
+        source_values["root"] = _place(source_values["root"])
+    if recipe.init is not None:
+        source = f"training continued from {values['init']}"
+        source += f" (of which {', '.join(recipe.take)})" if recipe.take else ""
+    else:
+        source = "random weights, trained"
+        source += "" if recipe.text_encoder is None else f"; text encoder from {values['text_encoder']}"
+    data = [
+        f"{name} ({_place(each.root)}), split {each.split}{_made(each)}" for name, each in sorted(recipe.data.items())
+    ]
+    return Card(
+        name=name,
+        source=source,
+        data="; ".join(data),
+        recipe={**values, "trained_steps": step},
+    )
+
+
+def _made(source: Source) -> str:
+    return " (made by dshmp world make)" if Path(source.root, "world.json").is_file() else ""
+
+
+def _place(path: str | None) -> str | None:
+    return path if path is None or not Path(path).expanduser().is_absolute() else Path(path).name
