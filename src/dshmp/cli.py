@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshmp.errors import UserError
+from dshmp.errors import UserError, printable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -635,7 +635,7 @@ def _one_line(text: str, longest: int = 500) -> str:
     without control codes. Of a longer one the end is kept too, as it says what to do."""
     if len(text) > longest:
         text = f"{text[: longest - 150]} ... {text[-150:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(text)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

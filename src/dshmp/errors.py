@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The command line prints it to stderr without a traceback and exits with code 2.
     """
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may show it, whatever names a damaged file gave: no line breaks, no control codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

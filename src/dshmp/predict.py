@@ -33,7 +33,7 @@ from torch import Tensor
 from dshmp import __version__
 from dshmp.config import to_dict
 from dshmp.data.catalogue import dataset
-from dshmp.data.dataset import Expression, Split, by_video, frame_size, read_json
+from dshmp.data.dataset import Expression, Split, by_video, checked_name, frame_size, read_json
 from dshmp.data.images import save_palette_png
 from dshmp.data.rle import rle_fault
 from dshmp.errors import UserError
@@ -187,8 +187,10 @@ def run(
 def pieces(split: Split, layout: str) -> list[Piece]:
     """All that is to be written, video by video. Raises UserError where a name cannot be that of a file."""
     for video in split.videos.values():
-        _check_names(split.folder, (video.name, *video.frames))
-    _check_names(split.folder, [item.id for item in split.expressions])
+        for what, name in (("video", video.name), *(("frame", frame) for frame in video.frames)):
+            checked_name(split.folder, what, name)
+    for item in split.expressions:
+        checked_name(split.folder, "expression", item.id)
     if layout in TOPS:
         wanted = zip(folders(split, layout), split.expressions, strict=True)
         return [Piece(folder.path, item.video, (item,)) for folder, item in wanted]
@@ -217,13 +219,6 @@ def deal(plan: Sequence[Piece], split: Split, ranks: int) -> list[list[str]]:
         dealt[rank].append(video)
         load[rank] += work[video]
     return [sorted(videos, key=order.index) for videos in dealt]
-
-
-def _check_names(folder: Path, names: Iterable[str]) -> None:
-    """Names come from a data set's files and become paths of ours."""
-    for name in names:
-        if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise UserError(f"{folder}: {name!r} cannot name a file; check the data set with `dshmp data check`")
 
 
 # What is done -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 
 from dshmp.data.images import read_frame, read_index_mask
 from dshmp.data.mini import is_mini
-from dshmp.errors import UserError
+from dshmp.errors import UserError, printable
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Finding:
     mend: str
 
     def __str__(self) -> str:
-        return _printable(f"{self.path}: {self.reason}; {self.mend}")
+        return printable(f"{self.path}: {self.reason}; {self.mend}")
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Report:
         self.findings.append(Finding(path, reason, mend))
 
     def note(self, text: str) -> None:
-        self.notes.append(_printable(text))
+        self.notes.append(printable(text))
 
     def wants(self, split: str) -> bool:
         return self.splits is None or split in self.splits
@@ -192,11 +192,6 @@ def check_folders(report: Report, folder: Path, names: Iterable[str], mend: str)
     if folder.is_dir():
         for name in sorted({item.name for item in folder.iterdir() if item.is_dir()} - set(names)):
             report.found(folder / name, "is a video that the data set does not list", "remove it, or " + mend)
-
-
-def _printable(text: str) -> str:
-    """A line that a terminal may show, whatever names a damaged file gives."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _relative(path: Path, root: Path) -> Path:

@@ -8,7 +8,6 @@ import io
 import lzma
 import os
 import stat
-import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dshmp.data.images import DECODER_ERRORS
 from dshmp.errors import UserError
 
 TOP = "Annotations"
@@ -27,10 +27,7 @@ TOPS = {"mevis": "", "youtube_vos": f"{TOP}/"}
 LARGEST = 64 * 2**20
 """Bytes; no mask is larger."""
 LARGEST_JSON = 2**30
-UNREADABLE = (
-    *(OSError, EOFError, ValueError, ArithmeticError, SyntaxError, RuntimeError, MemoryError),
-    *(struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, Image.DecompressionBombError),
-)
+UNREADABLE = (*DECODER_ERRORS, lzma.LZMAError, zipfile.BadZipFile)
 """What decoders of PNG, zip and JSON raise on damage; a zip file's password is a RuntimeError, as is deep nesting."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
