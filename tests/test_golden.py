@@ -769,7 +769,7 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
     for key, norm in given.items():
         if key.startswith("grad_norm/") and norm > 1e-4:  # smaller ones are zero but for rounding
             # One unit of the pixel decoder's ReLU lies within rounding of its kink; which side it falls on moves the
-            # gradients of everything before it (an input brighter by 1e-5 gives the recorded ones).
+            # gradients of everything before it (an input scaled by 1 - 1e-5 gives the recorded ones).
             deep = "backbone." in key or "pixel_decoder." in key
             ratio = theirs[key.split("/")[1]].norm()[None] / norm
             parity.close(key, ratio, torch.ones(1), 1e-2 if deep else 2e-5)
