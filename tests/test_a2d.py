@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the miniature to damage; files that are not replaced are shared."""
-    for path in whole.rglob("*"):
-        target = tmp_path / path.relative_to(whole)
-        if path.is_dir():
-            target.mkdir()
-        else:
-            target.write_bytes(path.read_bytes())
-    return tmp_path
+    """A copy of the miniature to damage."""
+    return Path(shutil.copytree(whole, tmp_path, dirs_exist_ok=True))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(whole: Path, tmp_path: Path) -> Path:
     """A copy of the miniature to damage."""
-    for path in whole.rglob("*"):
-        target = tmp_path / path.relative_to(whole)
-        if path.is_dir():
-            target.mkdir()
-        else:
-            target.write_bytes(path.read_bytes())
-    return tmp_path
+    return Path(shutil.copytree(whole, tmp_path, dirs_exist_ok=True))
 
 
 def test_frames_and_masks_are_those_drawn(whole: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -43,13 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(whole: Path, tmp_path: Path) -> Path:
     """A copy of the miniature to damage."""
-    for path in whole.rglob("*"):
-        target = tmp_path / path.relative_to(whole)
-        if path.is_dir():
-            target.mkdir()
-        else:
-            target.write_bytes(path.read_bytes())
-    return tmp_path
+    return Path(shutil.copytree(whole, tmp_path, dirs_exist_ok=True))
 
 
 def drawn() -> list[tuple[np.ndarray, np.ndarray]]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.data.dataset import Split
+from dshmp.data.dataset import Split, target_rows
 from dshmp.learning.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
 from dshmp.learning.losses import deep_supervision, query_weight, similarity_loss
 from dshmp.learning.matching import Randomness, SetPrediction, SetTargets
@@ -90,23 +90,22 @@ class Contrast:
 
     def __init__(self, recipe: Recipe, model: DsHmp, splits: Sequence[Split]) -> None:
         self.recipe = recipe
-        targets: dict[tuple[int, str, frozenset[int]], int] = {}
         videos: dict[tuple[int, str], int] = {}
         categories: dict[str | None, int] = {None: -1}
         rows: list[int] = []
         video: list[int] = []
         category: list[int] = []
         for source, split in enumerate(splits):
-            for item in split.expressions:
-                row = targets.setdefault((source, *item.target), len(targets))
-                rows.append(row)
-                if row == len(video):
+            first = len(video)
+            for item, row in zip(split.expressions, target_rows(split.expressions), strict=True):
+                rows.append(first + row)
+                if first + row == len(video):
                     video.append(videos.setdefault((source, item.video), len(videos)))
                     category.append(categories.setdefault(item.category, len(categories) - 1))
         self.rows = torch.tensor(rows)
         """Row of the bank of every sentence, those of all splits in turn."""
         self.groups = TargetGroups(torch.tensor(video), torch.tensor(category))
-        self.bank = MemoryBank(len(targets), model.config.motion.contrast_size)
+        self.bank = MemoryBank(len(video), model.config.motion.contrast_size)
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def count(self, targets: VideoTargets, present: Tensor, step: int) -> Tensor:
