@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 import tiny
 from dshmp.checkpoint import load_model, load_tensors
@@ -18,7 +19,7 @@ from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.language.encoder import save_tokenizer
 from dshmp.learning import cache
-from dshmp.learning.cache import TokenCache
+from dshmp.learning.cache import CachedClip, TokenCache
 from dshmp.learning.language_stage import LanguageStage
 from dshmp.learning.motion_stage import MotionStage
 from dshmp.learning.perception_stage import PerceptionStage
@@ -28,6 +29,7 @@ from dshmp.learning.watch import MEASURED
 from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import hears_language, mute_language
+from dshmp.perception.frames import prepare_frames
 
 STAGES = {
     "perception": PerceptionStage,
@@ -48,8 +50,8 @@ class Killed(Exception):
 def here_and_now() -> Any:
     """Shards of the cache are made in this process: starting others takes longer than the work."""
 
-    def build(model: Any, split: MevisSplit, jobs: list[Any], workers: int) -> None:
-        cache._worker = model.eval(), split
+    def build(model: Any, tokenizer: Any, split: MevisSplit, jobs: list[Any], workers: int) -> None:
+        cache._worker = cache._Worker(model.eval(), tokenizer, split)
         for job in jobs:
             cache._build_shard(job)
 
@@ -276,11 +278,6 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
         ("perception", {"model": tiny.with_switches(tiny.MODEL, {"hidden_size": 33})}, "the recipe's model: "),
         (
             "motion",
-            {"model": tiny.with_switches(tiny.MODEL, {"backbone.language_fusion": True}), "init": None},
-            "stage motion learns from object tokens without a sentence",
-        ),
-        (
-            "motion",
             {"model": tiny.with_switches(tiny.MODEL, {"readout.masks": "embedding"}), "init": None},
             "readout.masks: trajectories",
         ),
@@ -322,10 +319,25 @@ def test_perception_that_hears_the_sentence(gate: str) -> None:
 
 
 def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_path: Path) -> None:
-    """The whole stage opens the gates; and a perception that is not taken starts with open ones."""
-    for more in ({"init": str(chain / "whole")}, {"init": str(chain / "language"), "take": ["language"]}):
-        with pytest.raises(UserError, match="this perception hears the sentence; give a run of stage perception"):
-            train(tmp_path, "motion", mini, **more)
+    """The whole stage opens the gates: perception and the language that it hears stay as they are."""
+    folder = train(tmp_path, "motion", mini, init=str(chain / "whole"))
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (chain / "whole", folder))
+    kept = {key for key in before if torch.equal(before[key], after[key])}
+    assert {key for key in before if key.startswith(("language.", "perception."))} <= kept
+    assert any(key.startswith("motion.") for key in before.keys() - kept)
+
+
+def test_what_perception_hears_must_come_with_it(chain: Path, mini: Path, tmp_path: Path) -> None:
+    """A perception that is not taken starts with open gates."""
+    for init, take in (("whole", "perception"), ("language", "language")):
+        with pytest.raises(UserError, match="keeps perception as it is, and the language it hears; take both"):
+            train(tmp_path, "motion", mini, init=str(chain / init), take=[take])
+
+
+def test_cached_tokens_have_the_queries_they_were_trained_with(chain: Path, mini: Path, tmp_path: Path) -> None:
+    model = tiny.with_switches(tiny.MODEL, {"language.cues": "direct"})
+    with pytest.raises(UserError, match="direct needs an init that was trained so"):
+        train(tmp_path, "motion", mini, init=str(chain / "language"), model=model)
 
 
 def test_a_missing_validation_split_is_noticed_at_once(chain: Path, mini: Path, tmp_path: Path) -> None:
@@ -471,8 +483,8 @@ def test_data_without_objects(mini: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- cache
 
 
-def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SHARD", 3)
+def record_shards(patch: pytest.MonkeyPatch) -> list[str]:
+    """The shards that are made from now on."""
     made: list[str] = []
     build_shard = cache._build_shard
 
@@ -480,56 +492,68 @@ def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypa
         made.append(job[0].name)
         build_shard(job)
 
-    monkeypatch.setattr(cache, "_build_shard", record)
-    split, model = MevisSplit(mini, "train"), tiny.model()
-    first = TokenCache.build(model, split, tmp_path / "c")
+    patch.setattr(cache, "_build_shard", record)
+    return made
+
+
+def cached(model: DsHmp, split: MevisSplit, folder: Path) -> TokenCache:
+    return TokenCache.build(model, tiny.tokenizer(), split, folder)
+
+
+def deaf(switches: Mapping[str, Any] | None = None) -> DsHmp:
+    model = tiny.model(switches or {})
+    mute_language(model.perception)
+    return model
+
+
+def equal(one: CachedClip, other: CachedClip) -> bool:
+    return all(torch.equal(getattr(one, kind), getattr(other, kind)) for kind in cache.KINDS)
+
+
+def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SHARD", 3)
+    made = record_shards(monkeypatch)
+    split, model = MevisSplit(mini, "train"), deaf()
+    first = cached(model, split, tmp_path)
     assert made == ["000000.safetensors", "000003.safetensors", "000006.safetensors"]
-    assert set(first.clips) == set(split.videos)
-    (tmp_path / "c" / made[1]).unlink()
-    (tmp_path / "c" / "000003.part").write_bytes(b"half")
-    second = TokenCache.build(model, split, tmp_path / "c")
+    assert all(item in first for item in split.expressions)
+    clips = [first[item] for item in split.expressions]
+    (first.folder / made[1]).unlink()
+    (first.folder / "000003.part").write_bytes(b"half")
+    second = cached(model, split, tmp_path)
     assert made[3:] == ["000003.safetensors"]
-    for name, clip in first.clips.items():
-        for kind in ("tokens", "mask_logits", "owner", "truth"):
-            assert torch.equal(getattr(clip, kind), getattr(second[name], kind))
-    TokenCache.build(model, split, tmp_path / "c")
+    assert all(equal(clip, second[item]) for clip, item in zip(clips, split.expressions, strict=True))
+    cached(model, split, tmp_path)
     assert len(made) == 4
     with torch.no_grad():  # language and motion do not matter, perception does
         model.language.resizer.fc.weight += 1
         model.motion.input_projection.weight += 1
-    TokenCache.build(model, split, tmp_path / "c")
+    assert cached(model, split, tmp_path).folder == first.folder
     assert len(made) == 4
     with torch.no_grad():
         model.perception.frame_decoder.query_content.weight += 1
-    third = TokenCache.build(model, split, tmp_path / "c")
+    third = cached(model, split, tmp_path)
     assert len(made) == 7
-    assert not all(torch.equal(clip.tokens, first[name].tokens) for name, clip in third.clips.items())
+    assert not all(equal(clip, third[item]) for clip, item in zip(clips, split.expressions, strict=True))
 
 
-def test_another_data_set_starts_the_cache_anew(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_data_set_has_another_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which data set it is, its bytes say, not its place."""
-    made: list[str] = []
-    build_shard = cache._build_shard
-
-    def record(job: tuple[Path, list[str]]) -> None:
-        made.append(job[0].name)
-        build_shard(job)
-
-    monkeypatch.setattr(cache, "_build_shard", record)
-    model = tiny.model()
-    TokenCache.build(model, MevisSplit(mini, "valid_u"), tmp_path / "c")
+    made = record_shards(monkeypatch)
+    model = deaf()
+    cached(model, MevisSplit(mini, "valid_u"), tmp_path / "c")
     moved = tmp_path / "moved" / "valid_u"
     moved.mkdir(parents=True)
     for name in ("JPEGImages", "mask_dict.json"):
         os.symlink(mini / "valid_u" / name, moved / name)
     text = (mini / "valid_u" / "meta_expressions.json").read_text()
     (moved / "meta_expressions.json").write_text(text)
-    TokenCache.build(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
+    cached(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
     assert len(made) == 1
     (moved / "meta_expressions.json").write_text(text + "\n")
-    TokenCache.build(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
+    cached(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
     assert len(made) == 2
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["000000.safetensors", "stamp.json"]
+    assert len(list((tmp_path / "c").iterdir())) == 2
 
 
 def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
@@ -541,7 +565,7 @@ def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
 def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, save = MevisSplit(mini, "valid_u"), cache.save_file
     job = (tmp_path / "000000.safetensors", list(split.videos)[:1])
-    monkeypatch.setattr(cache, "_worker", (tiny.model(), split))
+    monkeypatch.setattr(cache, "_worker", cache._Worker(deaf(), tiny.tokenizer(), split))
 
     def save_while_a_rival_does(arrays: Any, path: Path) -> None:
         save(arrays, path)
@@ -553,14 +577,16 @@ def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(cache, "save_file", save_while_a_rival_does)
     cache._build_shard(job)
     assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
-    assert set(TokenCache(tmp_path, split).clips) == set(job[1])
+    known = TokenCache(tmp_path, split)
+    assert {item.video for item in split.expressions if item in known} == set(job[1])
 
 
 def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
-    split, model = MevisSplit(mini, "valid_u"), tiny.model()
-    built = TokenCache.build(model, split, tmp_path)
-    for name, video in split.videos.items():
-        clip, length = built[name], len(video.frames)
+    split = MevisSplit(mini, "valid_u")
+    built = cached(deaf(), split, tmp_path)
+    for item in split.expressions:
+        clip, video = built[item], split.videos[item.video]
+        length = len(video.frames)
         assert clip.tokens.shape == (length, 6, 32)
         assert clip.mask_logits.shape == (length, 6, *cache.GRID)
         assert clip.owner.shape == (length, 6)
@@ -570,12 +596,53 @@ def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
         assert (clip.owner < len(video.objects)).all()
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_perception_that_hears_is_cached_by_expression(mini: Path, tmp_path: Path, fused: bool) -> None:
+    split, model, tokenizer = (
+        MevisSplit(mini, "valid_u"),
+        tiny.model({"backbone.language_fusion": fused}),
+        tiny.tokenizer(),
+    )
+    built = cached(model.eval(), split, tmp_path)
+    by_video: dict[str, list[CachedClip]] = {}
+    for item in split.expressions:
+        images = prepare_frames(split.frames(item.video), model.config.input)
+        with torch.no_grad():
+            alone = model.perceive(images, model.language(tokenizer([item.text])))
+        assert_close(built[item].tokens.float(), alone.tokens, rtol=1e-3, atol=2e-3)  # kept in half precision
+        by_video.setdefault(item.video, []).append(built[item])
+    several = [clips for clips in by_video.values() if len(clips) > 1]
+    assert all(torch.equal(clips[0].truth, clips[1].truth) for clips in several)
+    assert not any(torch.equal(clips[0].tokens, clips[1].tokens) for clips in several)
+
+
+def test_settings_that_reach_the_static_queries_have_caches_of_their_own(mini: Path, tmp_path: Path) -> None:
+    split = MevisSplit(mini, "valid_u")
+    state = tiny.model().state_dict()
+
+    def folder(model: DsHmp) -> Path:
+        model.load_state_dict(state, strict=False)
+        return cached(model.eval(), split, tmp_path).folder
+
+    own, *others = (
+        folder(tiny.model(switches)) for switches in ({}, {"language.cues": "words"}, {"language.split": "paper"})
+    )
+    assert len({own, *others}) == 3
+    assert folder(tiny.model({"motion.stages": 1, "motion.position": False})) == own
+    model = tiny.model()
+    model.load_state_dict(state)
+    with torch.no_grad():
+        model.language.resizer.fc.weight += 1
+    assert cached(model.eval(), split, tmp_path).folder not in {own, *others}
+
+
 @pytest.mark.slow
 def test_the_cache_in_processes_of_its_own(mini: Path, tmp_path: Path) -> None:
-    split, model = MevisSplit(mini, "valid_u"), tiny.model()
-    here = TokenCache.build(model, split, tmp_path / "here")
-    there = tmp_path / "there" / "000000.safetensors"
-    there.parent.mkdir()
-    BUILD_SHARDS(model, split, [(there, list(split.videos))], 1)
-    built = TokenCache(there.parent, split)
-    assert all(torch.equal(built[name].tokens, clip.tokens) for name, clip in here.clips.items())
+    split, tokenizer = MevisSplit(mini, "valid_u"), tiny.tokenizer()
+    for model in (deaf(), tiny.model().eval()):
+        here = cached(model, split, tmp_path)
+        there = tmp_path / f"{here.folder.name}-again" / "000000.safetensors"
+        there.parent.mkdir()
+        BUILD_SHARDS(model, tokenizer, split, [(there, list(split.videos))], 1)
+        built = TokenCache(there.parent, split)
+        assert all(equal(built[item], here[item]) for item in split.expressions)

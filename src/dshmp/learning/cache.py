@@ -1,36 +1,47 @@
-"""Object tokens of frozen static perception, computed once per clip and kept on disk.
+"""Object tokens of frozen static perception, computed once and kept on disk.
 
-A clip's tokens are the same for all its sentences as long as static perception does not hear them (the
-perception stage ends so), which makes training the motion part two orders of magnitude cheaper.
+Where perception does not hear the sentence (the perception stage ends so), a clip's tokens are the same for all its
+sentences, which makes training the motion part two orders of magnitude cheaper. Where it does, every expression has
+tokens of its own, and every setting that reaches the static queries a cache of its own.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.checkpoint import load_tensors
-from dshmp.config import to_dict
-from dshmp.data.dataset import Split
+from dshmp.config import ModelConfig, to_dict
+from dshmp.data.dataset import Expression, Split, expression_name
 from dshmp.data.mevis import MevisSplit
-from dshmp.language.encoder import silent_text
+from dshmp.errors import UserError
+from dshmp.files import reason
+from dshmp.language.encoder import TextFeatures, TextTokenizer, silent_text
 from dshmp.model import DsHmp
+from dshmp.perception.frame_decoder import hears_language
 from dshmp.perception.frames import prepare_frames, restore_masks
 from dshmp.progress import track
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 GRID = (16, 20)
 """Masks are kept on a grid of this many cells in any clip: the motion stage chooses objects, not outlines."""
 SHARD = 100
+"""Videos of a file."""
 FOUND = 0.5
 """A token owns the object that its mask meets with at least this IoU."""
+KINDS = ("tokens", "mask_logits", "owner", "truth")
 
 
 @dataclass(frozen=True)
@@ -50,56 +61,70 @@ class CachedClip:
 
 
 class TokenCache:
-    """Cached clips of one split by video name; all in memory once opened."""
+    """Cached clips of one split; read from disk as they are asked for.
+
+    Raises:
+        UserError: a file is damaged.
+    """
 
     def __init__(self, folder: Path, split: Split) -> None:
-        self.folder = folder
-        self.clips: dict[str, CachedClip] = {}
+        self.folder, self.split = folder, split
+        self._files: dict[str, safe_open] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            arrays: dict[str, dict[str, Tensor]] = {}
-            for key, value in load_tensors(path).items():
-                name, kind = key.rsplit("/", 1)
-                arrays.setdefault(name, {})[kind] = value
-            for name, item in arrays.items():
-                self.clips[name] = CachedClip(**item, objects=tuple(split.videos[name].objects))
+            try:
+                shard = safe_open(path, "pt")
+                keys = list(shard.keys())
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
+            for key in keys:
+                self._files[key.rsplit("/", 1)[0]] = shard
 
-    def __getitem__(self, video: str) -> CachedClip:
-        return self.clips[video]
+    def __contains__(self, item: Expression) -> bool:
+        return item.video in self._files or expression_name(item) in self._files
+
+    def __getitem__(self, item: Expression) -> CachedClip:
+        """The clip of an expression, as perceived under it if perception hears."""
+        name = item.video if item.video in self._files else expression_name(item)
+        shard = self._files[name]
+        tensors = {kind: shard.get_tensor(f"{name}/{kind}") for kind in KINDS}
+        return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
 
     @classmethod
-    def build(cls, model: DsHmp, split: Split, folder: Path, workers: int | None = None) -> "TokenCache":
-        """Open the cache in `folder`, computing what is missing; a killed build goes on where it stopped.
+    def build(
+        cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path, workers: int | None = None
+    ) -> "TokenCache":
+        """Open the cache of this perception and split in `folder`, computing what is missing.
 
-        Another perception or data set than the folder's own starts it anew.
+        A killed build goes on where it stopped. Another perception or data set has another cache beside it; what is
+        no longer wanted may be removed.
         """
+        folder = folder / f"{split.folder.name}-{_identity(model, tokenizer, split)}"
         folder.mkdir(parents=True, exist_ok=True)
-        stamp = folder / "stamp.json"
-        identity = {
-            "perception": _fingerprint(model),
-            "data": hashlib.sha256((split.folder / "meta_expressions.json").read_bytes()).hexdigest(),
-            "grid": list(GRID),
-        }
-        if not stamp.exists() or json.loads(stamp.read_text()) != identity:
-            for path in folder.glob("*.safetensors"):
-                path.unlink()
-            part = stamp.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(identity))
-            part.replace(stamp)
         names = list(split.videos)
-        shards = {i: names[i : i + SHARD] for i in range(0, len(names), SHARD)}
-        missing = [i for i in shards if not (folder / f"{i:06d}.safetensors").exists()]
-        jobs = [(folder / f"{i:06d}.safetensors", shards[i]) for i in missing]
+        jobs = [(folder / f"{i:06d}.safetensors", names[i : i + SHARD]) for i in range(0, len(names), SHARD)]
+        jobs = [job for job in jobs if not job[0].exists()]
         if jobs:
-            _build_shards(model, split, jobs, workers or min(len(jobs), os.cpu_count() or 1))
+            _build_shards(model, tokenizer, split, jobs, workers or min(len(jobs), os.cpu_count() or 1))
         return cls(folder, split)
 
 
-_worker: tuple[DsHmp, Split] | None = None
+@dataclass
+class _Worker:
+    """What a process of its own perceives clips with."""
+
+    model: DsHmp
+    tokenizer: TextTokenizer
+    split: Split
 
 
-def _build_shards(model: DsHmp, split: Split, jobs: list[tuple[Path, list[str]]], workers: int) -> None:
+_worker: _Worker | None = None
+
+
+def _build_shards(
+    model: DsHmp, tokenizer: TextTokenizer, split: Split, jobs: list[tuple[Path, list[str]]], workers: int
+) -> None:
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    arguments = (model.config, state, split.folder.parent, split.folder.name)
+    arguments = (model.config, state, tokenizer.tokenizer, split.folder.parent, split.folder.name)
     context = torch.multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
         done: Iterable[None] = pool.map(_build_shard, jobs)
@@ -107,22 +132,35 @@ def _build_shards(model: DsHmp, split: Split, jobs: list[tuple[Path, list[str]]]
             pass
 
 
-def _start_worker(config: object, state: dict[str, Tensor], root: Path, split: str) -> None:
+def _start_worker(
+    config: ModelConfig, state: dict[str, Tensor], tokenizer: "PreTrainedTokenizerFast", root: Path, split: str
+) -> None:
     global _worker
     torch.set_num_threads(1)
-    model = DsHmp(config)  # type: ignore[arg-type]
+    model = DsHmp(config)
     model.load_state_dict(state)
-    _worker = model.eval(), MevisSplit(root, split)
+    _worker = _Worker(model.eval(), TextTokenizer(config.language, tokenizer), MevisSplit(root, split))
 
 
 def _build_shard(job: tuple[Path, list[str]]) -> None:
     path, names = job
     assert _worker is not None
-    model, split = _worker
+    model, tokenizer, split = _worker.model, _worker.tokenizer, _worker.split
+    expressions: dict[str, list[Expression]] = defaultdict(list)
+    for item in split.expressions:
+        expressions[item.video].append(item)
     arrays: dict[str, Tensor] = {}
     for name in names:
-        for kind, value in perceive_clip(model, split, name).items():
-            arrays[f"{name}/{kind}"] = value
+        if hears_language(model.perception):
+            items = expressions[name]
+            with torch.inference_mode():
+                text = model.language(tokenizer([item.text for item in items])) if items else None
+            keys = [expression_name(item) for item in items]
+        else:
+            text, keys = silent_text(model.language, 1), [name]
+        if text is not None:
+            for key, tensors in zip(keys, perceive_clip(model, split, name, text), strict=True):
+                arrays |= {f"{key}/{kind}": value for kind, value in tensors.items()}
     part = path.with_suffix(f".{os.getpid()}.part")  # two runs may build one cache
     try:
         save_file(arrays, part)
@@ -132,36 +170,48 @@ def _build_shard(job: tuple[Path, list[str]]) -> None:
 
 
 @torch.inference_mode()
-def perceive_clip(model: DsHmp, split: Split, name: str) -> dict[str, Tensor]:
-    """Static perception of one clip under no sentence at all, on the grid."""
+def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> list[dict[str, Tensor]]:
+    """Static perception of one clip under each of E sentences, its masks on the grid."""
     video = split.videos[name]
     frames = split.frames(name)
-    size = frames[0].shape[:2]
-    images = prepare_frames(frames, model.config.input)
-    state = model.perception(images, silent_text(model.language, len(images)), len(images))
+    size, length = frames[0].shape[:2], len(frames)
+    state = model.perceive(prepare_frames(frames, model.config.input), text)
     logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
     logits = F.adaptive_avg_pool2d(restore_masks(logits, size, model.config.input), GRID).transpose(0, 1)
     annotations = [item["anno_id"] for item in video.objects.values()]
-    full = torch.from_numpy(split.masks(video.name, annotations, range(len(frames)), size)).float()
+    full = torch.from_numpy(split.masks(video.name, annotations, range(length), size)).float()
     share = F.adaptive_avg_pool2d(full, GRID)  # (G, T, H, W) -> (G, T, *GRID), the share of each cell
-    inside = logits.sigmoid().flatten(2)  # (T, N, cells)
     area = share.transpose(0, 1).flatten(2)  # (T, G, cells)
-    overlap = inside @ area.mT
-    union = inside.sum(2)[:, :, None] + area.sum(2)[:, None] - overlap
-    best = (overlap / union.clamp(min=1e-6)).max(2)
-    owner = torch.where(best.values >= FOUND, best.indices, -1)
-    return {
-        "tokens": state.tokens.half(),
-        "mask_logits": logits.half().contiguous(),
-        "owner": owner.to(torch.int8),
-        "truth": (share > 0.5).contiguous(),
-    }
+    clips = []
+    for tokens, masks in zip(state.tokens.split(length), logits.split(length), strict=True):
+        inside = masks.sigmoid().flatten(2)  # (T, N, cells)
+        overlap = inside @ area.mT
+        union = inside.sum(2)[:, :, None] + area.sum(2)[:, None] - overlap
+        best = (overlap / union.clamp(min=1e-6)).max(2)
+        owner = torch.where(best.values >= FOUND, best.indices, -1)
+        values = (tokens.half(), masks.half().contiguous(), owner.to(torch.int8), (share > 0.5).contiguous())
+        clips.append({kind: value.clone() for kind, value in zip(KINDS, values, strict=True)})
+    return clips
 
 
-def _fingerprint(model: DsHmp) -> str:
-    settings = {**to_dict(model.config.input), "clip": model.perception.backbone.clip}
+def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split) -> str:
+    """Tells apart everything that the tokens of a split depend on, data and grid included."""
+    config = model.config
+    settings = {**to_dict(config.input), "clip": model.perception.backbone.clip, "grid": GRID}
+    parts: list[tuple[str, nn.Module]] = [("perception", model.perception)]
+    if hears_language(model.perception):
+        settings["language"] = to_dict(config.language)
+        parts.append(("language", model.language))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for key, value in sorted(model.perception.state_dict().items()):
+    digest.update(hashlib.sha256((split.folder / "meta_expressions.json").read_bytes()).digest())
+    if len(parts) > 1:
+        digest.update(tokenizer.tokenizer.backend_tokenizer.to_str().encode())
+    for name, part in parts:
+        _hash(digest, {f"{name}.{key}": value for key, value in part.state_dict().items()})
+    return digest.hexdigest()[:16]
+
+
+def _hash(digest: "hashlib._Hash", state: Mapping[str, Tensor]) -> None:
+    for key, value in sorted(state.items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

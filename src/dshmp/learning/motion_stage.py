@@ -26,6 +26,7 @@ from dshmp.learning.video_losses import (
 from dshmp.learning.watch import Figures
 from dshmp.model import DsHmp
 from dshmp.motion.decoder import trajectory_masks
+from dshmp.perception.frame_decoder import hears_language
 
 VALIDATION_BATCH = 128
 
@@ -58,7 +59,7 @@ class CachedSplit:
     def batch(self, chosen: Sequence[int]) -> ClipBatch:
         """The sentences with these indices, whose clips have one length, as a batch."""
         items = [self.split.expressions[i] for i in chosen]
-        clips = [self.cache[item.video] for item in items]
+        clips = [self.cache[item] for item in items]
         return ClipBatch(
             texts=self.tokenizer([item.text for item in items]),
             tokens=torch.stack([clip.tokens for clip in clips]).float(),
@@ -89,8 +90,9 @@ class MotionStage:
     def __init__(self, recipe: Recipe, model: DsHmp, training: CachedSplit, held_out: CachedSplit) -> None:
         self.recipe, self.model = recipe, model
         self.training, self.held_out = training, held_out
-        for parameter in model.perception.parameters():
-            parameter.requires_grad_(False)
+        model.perception.requires_grad_(False)
+        if hears_language(model.perception):  # what the cached tokens have heard stays as it was
+            model.language.requires_grad_(False)
         self.sampler = EpochSampler(training.lengths, recipe.batch, recipe.seed)
         self.contrast = Contrast(recipe, model, [training.split])
         self.probe = MotionProbe(model.config.hidden_size, training.split)
@@ -178,7 +180,7 @@ class MotionStage:
                     for name in ("all", *item.subsets):
                         scores[f"iou {name}"].append(float(iou[b]))
                     if "direction pairs" in item.subsets and len(item.objects) == 1:
-                        rival = _best_other(top[b], held_out.cache[item.video], item)
+                        rival = _best_other(top[b], held_out.cache[item], item)
                         scores["right of pair"].append(100.0 * bool(top_iou[b] > rival))
                     empty = not bool(passed[b].any())
                     scores["absent rejected" if not item.objects else "present rejected"].append(100.0 * empty)

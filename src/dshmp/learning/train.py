@@ -165,17 +165,25 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Se
     _check_objects(split, recipe)
     if recipe.stage == "perception":
         return PerceptionStage(recipe, model, split)
-    if model.features_read_text or model.config.readout.masks != "trajectories":
+    if model.config.readout.masks != "trajectories":
         raise UserError(
-            "stage motion learns from object tokens without a sentence: it needs backbone.language_fusion: false "
-            "and readout.masks: trajectories; train stage: whole otherwise"
+            "stage motion learns from object tokens alone: it needs readout.masks: trajectories; train stage: whole "
+            "otherwise"
         )
     if recipe.init is None:
         raise UserError("stage motion keeps perception as it is: name a run of stage perception or language as init")
-    if hears_language(model.perception):
+    if hears_language(model.perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
         raise UserError(
-            f"{recipe.init}: stage motion learns from object tokens that are the same for every sentence, but this "
-            "perception hears the sentence; give a run of stage perception as init, perception among what it takes"
+            f"{recipe.init}: stage motion keeps perception as it is, and the language it hears; take both, or give a "
+            "run of stage perception as init, whose perception does not hear"
+        )
+    if (
+        model.perception.frame_decoder.direct
+        and load_config(find_model(recipe.init) / CONFIG).language.cues != "direct"
+    ):
+        raise UserError(
+            f"{recipe.init}: stage motion keeps perception as it is, whose static queries are learned ones here; "
+            "language.cues: direct needs an init that was trained so, or stage: whole"
         )
     if source.validation is None:
         raise UserError(
@@ -185,8 +193,8 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Se
     _check_objects(held_out_split, recipe)
     folder = Path(recipe.cache) if recipe.cache else run / "cache"
     training, held_out = (
-        CachedSplit(each, TokenCache.build(model, each, folder / name), tokenizer)
-        for each, name in ((split, source.split), (held_out_split, source.validation))
+        CachedSplit(each, TokenCache.build(model, tokenizer, each, folder), tokenizer)
+        for each in (split, held_out_split)
     )
     return MotionStage(recipe, model, training, held_out)
 
