@@ -229,6 +229,18 @@ def test_killed_at_any_moment(kills: int, mini: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("killed/**/*.part"))
 
 
+@pytest.mark.parametrize("stage", ["whole", "language"])
+def test_a_restart_parses_no_sentence_again(
+    stage: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {"mevis": {"root": str(mini), "validation": "valid_u"}}
+    path = recipe(tmp_path, stage, mini, data=data, steps=1, validation_videos=100, cache=str(tmp_path / "cache"))
+    one = run(path, [], tmp_path / "one", "cpu")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    monkeypatch.setattr("dshmp.language.encoder.load_parser", lambda name: pytest.fail("parsed again"))
+    identical(one, run(path, [], tmp_path / "two", "cpu"))
+
+
 def test_told_to_stop(mini: Path, tmp_path: Path) -> None:
     """SIGTERM: the step is finished and saved, one line says so, and the run goes on from there."""
     path = recipe(tmp_path, "whole", mini, steps=12, batch=1, checkpoint_every=1000)

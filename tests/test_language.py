@@ -288,7 +288,7 @@ def test_overlong_expressions(bpe: Any) -> None:
 def test_an_expression_is_parsed_once(bpe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = TextTokenizer(config(), bpe)
     first = tokenizer(TEXTS)
-    monkeypatch.setattr("dshmp.language.encoder.load_parser", lambda name: pytest.fail("parsed again"))
+    no_parser(monkeypatch)
     again = tokenizer([*TEXTS, TEXTS[0]])
     assert torch.equal(again.motion[:5], first.motion)
     assert torch.equal(again.motion[5], first.motion[0])
@@ -300,6 +300,71 @@ def test_the_cache_is_bounded(bpe: Any, monkeypatch: pytest.MonkeyPatch) -> None
     tokenizer = TextTokenizer(config(), bpe)
     assert torch.equal(tokenizer(TEXTS).motion, TextTokenizer(config(), bpe)(TEXTS).motion)
     assert len(tokenizer._cache) == 2
+
+
+def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dshmp.language.encoder.load_parser", lambda name: pytest.fail("parsed again"))
+
+
+def test_kept_expressions_are_parsed_once_for_all_processes(
+    bpe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = TextTokenizer(config(), bpe)
+    expected, words = plain(TEXTS), [plain.split(text) for text in TEXTS]
+    TextTokenizer(config(), bpe).keep([*TEXTS, TEXTS[0].upper()], tmp_path / "new")
+    (path,) = (tmp_path / "new").iterdir()
+    no_parser(monkeypatch)
+    monkeypatch.setattr("dshmp.language.encoder._CACHE_SIZE", 1)
+    tokenizer = TextTokenizer(config(), bpe)
+    tokenizer.keep(TEXTS[::-1], tmp_path / "new")
+    batch = tokenizer(TEXTS)
+    for name in ("input_ids", "mask", "static", "motion"):
+        assert torch.equal(getattr(batch, name), getattr(expected, name))
+    assert [tokenizer.split(text) for text in TEXTS] == words
+    assert list((tmp_path / "new").iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-9],
+        lambda data: data.replace(b"motion", b"static", 1),
+        lambda data: data.replace(b"true", b"\xfftru", 1),
+    ],
+)
+def test_damaged_parses_are_made_anew(damage: Any, bpe: Any, tmp_path: Path) -> None:
+    TextTokenizer(config(), bpe).keep(TEXTS, tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert path.read_bytes() != whole
+    tokenizer = TextTokenizer(config(), bpe)
+    tokenizer.keep(TEXTS, tmp_path)
+    assert path.read_bytes() == whole
+    assert torch.equal(tokenizer(TEXTS).motion, TextTokenizer(config(), bpe)(TEXTS).motion)
+
+
+def test_parses_are_told_apart_by_what_they_depend_on(
+    bpe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS, "The CAT"]
+    for changes in ({}, {"split": "paper"}, {"max_tokens": 100}, {"overlong": "cut"}, {"normalise": False}):
+        TextTokenizer(config(**changes), bpe).keep(texts, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+    TextTokenizer(config(pad_to_max=True, pad_token_id=0), bpe).keep(texts, tmp_path)  # these come later
+    assert len(list(tmp_path.iterdir())) == 5
+    TextTokenizer(config(), bpe).keep(texts[:2], tmp_path)
+    TextTokenizer(config(), train_tokenizer(["another"], 290)).keep(texts, tmp_path)
+    monkeypatch.setattr("dshmp.language.encoder.parser_version", lambda name: "newer")
+    TextTokenizer(config(), bpe).keep(texts, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_parses_that_fail_leave_nothing(bpe: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the limit is 12"):
+        TextTokenizer(config(max_tokens=12), bpe).keep(["the cat", "the cat " * 40], tmp_path / "new")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("pad_token_id", [None, 0])

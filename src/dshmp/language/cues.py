@@ -11,8 +11,10 @@ The split runs once per expression, on the CPU; nothing here is learned. Three s
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from dshmp.config import Split
@@ -47,9 +49,23 @@ def load_parser(name: str = "en_core_web_sm") -> "Language":
     """
     import spacy
 
+    return spacy.load(_installed(name)[0], exclude=["ner", "lemmatizer", "senter"])
+
+
+def parser_version(name: str = "en_core_web_sm") -> str:
+    """What the parses of the pipeline `name` depend on, without loading it: its package and spaCy, with versions.
+
+    Raises:
+        UserError: no such pipeline is installed.
+    """
+    return " ".join((*_installed(name), "spacy", version("spacy")))
+
+
+def _installed(name: str) -> tuple[str, str]:
+    """The package of a pipeline and its version."""
     for package in filter(None, (name, _ON_PYPI.get(name))):
-        if spacy.util.is_package(package):
-            return spacy.load(package, exclude=["ner", "lemmatizer", "senter"])
+        with suppress(PackageNotFoundError):
+            return package, version(package)
     package = _ON_PYPI.get(name, name).replace("_", "-")
     raise UserError(f"spaCy pipeline {name!r} is not installed; run: pip install {package}")
 

@@ -1,7 +1,9 @@
 """Section 3.1, sentence -> word features F_w, sentence embedding f_e, static cues F_s and motion cues F_m."""
 
+import hashlib
+import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,7 +14,10 @@ from torch import Tensor, nn
 
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
-from dshmp.language.cues import Word, load_parser, split_words, token_groups
+from dshmp.files import whole_file
+from dshmp.language import cues
+from dshmp.language.cues import Word, load_parser, parser_version, split_words, token_groups
+from dshmp.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, RobertaModel
@@ -26,7 +31,7 @@ SPECIAL_TOKENS = {
     "cls_token": "<s>",
     "sep_token": "</s>",
 }
-_CACHE_SIZE = 65536  # expressions; MeViS has 28,570
+_CACHE_SIZE = 65536  # expressions beside those that are kept
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,17 @@ class _Parsed:
 
 
 class TextTokenizer:
-    """Expressions -> `TextBatch`. Each expression is parsed once; later calls take it from a cache."""
+    """Expressions -> `TextBatch`. Each expression is parsed once; later calls take it from memory.
+
+    Attributes:
+        config: what becomes of an expression.
+        tokenizer: sub-word tokens.
+    """
 
     def __init__(self, config: LanguageConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
         self.config = config
         self.tokenizer = tokenizer
+        self._kept: dict[str, _Parsed] = {}
         self._cache: dict[str, _Parsed] = {}
         self._lock = threading.Lock()  # neither the parser nor the tokeniser may be used by two threads at once
 
@@ -136,18 +147,42 @@ class TextTokenizer:
         """Words of one expression with their groups, for display; positions refer to the normalised text."""
         return list(self._parse([expression])[0].words)
 
+    def keep(self, expressions: Iterable[str], folder: Path) -> None:
+        """Parse all of these now, or read what an earlier process made of them; none of them is parsed again.
+
+        The parses are a file in `folder`, whose name holds a digest of everything that they depend on.
+
+        Raises:
+            UserError: as for a call; the file cannot be written.
+        """
+        texts = sorted({self._text(expression) for expression in expressions})
+        path = folder / f"sentences-{self._digest(texts)}.json"
+        with self._lock:
+            found = _read_parses(path)
+            if found is None:
+                found = list(track(self._parse_new(texts), "sentences", total=len(texts)))
+                _write_parses(path, found)
+            self._kept.update(zip(texts, found, strict=True))
+
+    def _digest(self, texts: list[str]) -> str:
+        """Of everything that the parses of these texts depend on, the rules of the split among it."""
+        config = self.config
+        settings = (config.split, config.max_tokens, config.overlong, parser_version(config.spacy_model))
+        tokenizer = self.tokenizer.backend_tokenizer.to_str(), sorted(self.tokenizer.all_special_ids)
+        rules = [Path(module).read_text(encoding="utf-8") for module in (__file__, cues.__file__)]
+        return hashlib.sha256(json.dumps([texts, settings, tokenizer, rules]).encode()).hexdigest()[:16]
+
     def _parse(self, expressions: Sequence[str]) -> list[_Parsed]:
         if isinstance(expressions, str) or not expressions:
             raise ValueError(f"expected a non-empty list of expressions, found {expressions!r}")
         texts = [self._text(expression) for expression in expressions]
         with self._lock:
-            parsed = {text: self._cache[text] for text in texts if text in self._cache}
-            new = [text for text in dict.fromkeys(texts) if text not in parsed]
-            parsed.update(zip(new, self._parse_new(new), strict=True))
-            self._cache.update(parsed)
+            new = [text for text in dict.fromkeys(texts) if text not in self._kept and text not in self._cache]
+            self._cache.update(zip(new, self._parse_new(new), strict=True))
+            found = [self._kept.get(text) or self._cache[text] for text in texts]
             while len(self._cache) > _CACHE_SIZE:
                 del self._cache[next(iter(self._cache))]
-        return [parsed[text] for text in texts]
+        return found
 
     def _text(self, expression: object) -> str:
         if not isinstance(expression, str):
@@ -175,6 +210,32 @@ class TextTokenizer:
             cut = slice(config.max_tokens)
             static, motion = token_groups(words, spans[cut])
             yield _Parsed(tuple(ids[cut]), static, motion, tuple(words))
+
+
+def _write_parses(path: Path, parses: Sequence[_Parsed]) -> None:
+    """A checksum, a line break, and the parses as JSON."""
+    rows = [(p.ids, p.static, p.motion, [(w.text, w.start, w.end, w.group) for w in p.words]) for p in parses]
+    body = json.dumps(rows, separators=(",", ":"))
+    with whole_file(path) as part:
+        part.write_text(f"{_checksum(body)}\n{body}", encoding="utf-8")
+
+
+def _read_parses(path: Path) -> list[_Parsed] | None:
+    """The parses that a file holds; None where there is none or it is damaged."""
+    try:
+        checksum, body = path.read_text(encoding="utf-8").split("\n", 1)
+    except (OSError, ValueError):
+        return None
+    if checksum != _checksum(body):
+        return None
+    return [
+        _Parsed(tuple(ids), tuple(static), tuple(motion), tuple(Word(*word) for word in words))
+        for ids, static, motion, words in json.loads(body)
+    ]
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

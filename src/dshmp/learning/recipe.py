@@ -149,7 +149,7 @@ class Recipe:
     tensorboard: bool = False
     """Curves and pictures for TensorBoard in the run's folder too; asks for `dshmp[train]`."""
     cache: str | None = None
-    """Folder for the motion stage's object tokens; beside the run by default."""
+    """Folder for parsed sentences and the motion stage's object tokens; in the run's by default."""
     vocabulary: int = 1024
     """Size of the byte-pair vocabulary learned from the split's sentences where no tokeniser is at hand."""
     about: About | None = field(default=None, compare=False)

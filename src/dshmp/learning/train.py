@@ -5,7 +5,7 @@ checkpoints/ (everything needed to go on where the run stopped) and model/ and b
 `--model`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -141,12 +141,17 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
 
 
 def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Sequence[Split], run: Path) -> Stage:
-    """The recipe's stage, its object tokens cached first where it needs them.
+    """The recipe's stage; its sentences are parsed and its object tokens cached first where it needs them.
 
     Raises UserError where the stage cannot learn this model or from these data.
     """
     if hidden := [split for split in splits if not split.has_truth]:
         raise UserError(f"{hidden[0].folder}: its masks are not public, so nothing can be learned; name another split")
+    cache = Path(recipe.cache) if recipe.cache else run / "cache"
+
+    def keep(splits: Iterable[Split]) -> None:
+        tokenizer.keep((item.text for split in splits for item in split.expressions), cache)
+
     if recipe.stage == "whole":
         looked_at = [
             (name, open_split(name, Path(source.root), source.validation))
@@ -155,12 +160,14 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Se
         ]
         if hidden := [split for _, split in looked_at if not split.has_truth]:
             raise UserError(f"{hidden[0].folder}: its masks are not public; name another split as validation")
+        keep([*splits, *(split for _, split in looked_at)])
         weights = [source.weight for source in recipe.data.values()]
         return WholeStage(recipe, model, tokenizer, splits, weights, looked_at)
     if len(splits) > 1:
         raise UserError(f"stage {recipe.stage} learns from one data set, not from {', '.join(recipe.data)}")
     (split,), (source,) = splits, recipe.data.values()
     if recipe.stage == "language":
+        keep(splits)
         return LanguageStage(recipe, model, tokenizer, split)
     _check_objects(split, recipe)
     if recipe.stage == "perception":
@@ -191,9 +198,9 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Se
         )
     held_out_split = MevisSplit(Path(source.root), source.validation)  # opened before the cache, which takes a while
     _check_objects(held_out_split, recipe)
-    folder = Path(recipe.cache) if recipe.cache else run / "cache"
+    keep((split, held_out_split))
     training, held_out = (
-        CachedSplit(each, TokenCache.build(model, tokenizer, each, folder), tokenizer)
+        CachedSplit(each, TokenCache.build(model, tokenizer, each, cache), tokenizer)
         for each in (split, held_out_split)
     )
     return MotionStage(recipe, model, training, held_out)
