@@ -203,6 +203,51 @@ def train(
 
 
 @app.command()
+def ablate(
+    base: Annotated[Path, typer.Argument(help="The recipe that the rows change.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the base, for all rows.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs, page and pictures.")] = Path("runs/ablation"),
+    rows: Annotated[Path, typer.Option(help="Folder of the rows.")] = Path("configs/ablations"),
+    tables: Annotated[
+        str, typer.Option(help="Which, separated by commas: the paper's 1, 2a, 2b, 2c, 2d, and time.")
+    ] = "1,2a,2b,2c,2d,time",
+    seeds: Annotated[int, typer.Option(help="Runs of each row, with consecutive seeds from the base's on.")] = 3,
+    jobs: Annotated[int | None, typer.Option(help="Runs at once; one per GPU, on the CPU one per core.")] = None,
+    device: Device = "auto",
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Run nothing; write the page from what is finished.")
+    ] = False,
+) -> None:
+    """Train the rows of the paper's ablations with several seeds, compare them, and write OUT/README.md.
+
+    Each row is what its recipe says, laid over the base; a run is an ordinary one in OUT/runs/ROW-SEED. Stopped and
+    started again, all go on where they were. A row that fails does not stop the others; the exit code is 1 then.
+
+    Example: dshmp ablate configs/world/ablation.yaml --seeds 3 --out runs/ablation
+    """
+    from dshmp.ablation.run import run
+
+    written, failures = run(
+        base,
+        overrides or [],
+        out,
+        rows=rows,
+        tables=tables,
+        seeds=seeds,
+        jobs=jobs,
+        device=device,
+        page_only=page_only,
+    )
+    typer.echo(f"wrote {written}")
+    for failure in failures:
+        typer.echo(f"dshmp: {_one_line(failure)}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def configs(
     folder: Annotated[Path, typer.Argument(help="Folder of recipes.")] = Path("configs"),
 ) -> None:

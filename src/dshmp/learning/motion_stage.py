@@ -146,7 +146,6 @@ class MotionStage:
             losses["probe"] = recipe.weights.probe * told
         return losses
 
-    @torch.inference_mode()
     def validate(self) -> Figures:
         """A quick look at the held-out split, on cached tokens and the cache's coarse grid.
 
@@ -154,37 +153,60 @@ class MotionStage:
         has the right one of the two on top. Good enough for a learning curve; `dshmp evaluate` gives the figures
         that count.
         """
-        held_out, model = self.held_out, self.model
-        device = next(model.parameters()).device
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for index, length in enumerate(held_out.lengths):
-            by_length[length].append(index)
         scores: dict[str, list[float]] = defaultdict(list)
-        for indices in by_length.values():
-            for i in range(0, len(indices), VALIDATION_BATCH):
-                chosen = indices[i : i + VALIDATION_BATCH]
-                batch = to_device(held_out.batch(chosen), device)
-                text = model.language(batch.texts)
-                video = model.understand(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
-                assert video.pointer is not None
-                masks = trajectory_masks(video.pointer, batch.mask_logits) > 0
-                meant = video.logits.softmax(2)[..., 0]
-                passed = meant > model.config.readout.threshold
-                union = (masks & passed[:, :, None, None, None]).any(1)
-                top = masks[torch.arange(len(chosen), device=masks.device), meant.argmax(1)]
-                truth = batch.targets.masks.any(1)
-                iou = _iou(union, truth).mean(1) * 100
-                top_iou, top = _iou(top, truth).mean(1), top.cpu()
-                for b, index in enumerate(chosen):
-                    item = held_out.split.expressions[index]
-                    for name in ("all", *item.subsets):
-                        scores[f"iou {name}"].append(float(iou[b]))
-                    if "direction pairs" in item.subsets and len(item.objects) == 1:
-                        rival = _best_other(top[b], held_out.cache[item], item)
-                        scores["right of pair"].append(100.0 * bool(top_iou[b] > rival))
-                    empty = not bool(passed[b].any())
-                    scores["absent rejected" if not item.objects else "present rejected"].append(100.0 * empty)
+        for item, score in zip(
+            self.held_out.split.expressions, sentence_scores(self.model, self.held_out), strict=True
+        ):
+            for name in ("all", *item.subsets):
+                scores[f"iou {name}"].append(score.iou)
+            if score.right is not None:
+                scores["right of pair"].append(100.0 * score.right)
+            scores["absent rejected" if not item.objects else "present rejected"].append(100.0 * score.empty)
         return Figures({name: round(sum(values) / len(values), 2) for name, values in sorted(scores.items())})
+
+
+@dataclass(frozen=True)
+class SentenceScore:
+    """How a sentence was answered, on the cache's grid."""
+
+    iou: float
+    """Of the union of what is meant with the truth, mean over the frames, per cent; 100 where both are empty."""
+    right: bool | None
+    """Of a direction pair: whether the best candidate meets the right one better than any other object."""
+    empty: bool
+    """Whether nothing passed the threshold."""
+
+
+@torch.inference_mode()
+def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
+    """The answers of a model in evaluation mode to all sentences of a split, in the split's order."""
+    device = next(model.parameters()).device
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, length in enumerate(held_out.lengths):
+        by_length[length].append(index)
+    scores: dict[int, SentenceScore] = {}
+    for indices in by_length.values():
+        for i in range(0, len(indices), VALIDATION_BATCH):
+            chosen = indices[i : i + VALIDATION_BATCH]
+            batch = to_device(held_out.batch(chosen), device)
+            text = model.language(batch.texts)
+            video = model.understand(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
+            assert video.pointer is not None
+            masks = trajectory_masks(video.pointer, batch.mask_logits) > 0
+            meant = video.logits.softmax(2)[..., 0]
+            passed = meant > model.config.readout.threshold
+            union = (masks & passed[:, :, None, None, None]).any(1)
+            top = masks[torch.arange(len(chosen), device=masks.device), meant.argmax(1)]
+            truth = batch.targets.masks.any(1)
+            iou = _iou(union, truth).mean(1) * 100
+            top_iou, top = _iou(top, truth).mean(1), top.cpu()
+            for b, index in enumerate(chosen):
+                item = held_out.split.expressions[index]
+                right = None
+                if "direction pairs" in item.subsets and len(item.objects) == 1:
+                    right = bool(top_iou[b] > _best_other(top[b], held_out.cache[item], item))
+                scores[index] = SentenceScore(float(iou[b]), right, not bool(passed[b].any()))
+    return [scores[index] for index in range(len(held_out.lengths))]
 
 
 def _best_other(top: Tensor, clip: CachedClip, item: Expression) -> float:

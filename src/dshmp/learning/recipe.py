@@ -160,19 +160,27 @@ FREE = ("micro_batch", "checkpointing", "threads", "workers", "checkpoint_every"
 """Keys that do not change what is learned: a run may go on with others."""
 
 
-def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None = None) -> Recipe:
     """Read a recipe; `overrides` are `key=value` with dots for nested keys, values in YAML.
 
-    A key `base` names another recipe, relative to the file, that this one completes. Raises UserError.
+    A key `base` names another recipe, relative to the file, that this one completes. `row` is a recipe too: what it
+    says itself, its base left aside, is laid over all that, and what it is about replaces the other's. Raises
+    UserError.
     """
-    values = _read(path)
+    values, where = _read(path), path.name
     for item in overrides or []:
         key, found, text = item.partition("=")
         if not found:
             raise UserError(f"{item!r} is not of the form key=value")
         _merge(values, _nest(key.split("."), _parse(text, item)))
-    recipe = from_dict(Recipe, values, path.name)
-    _check(recipe, path.name)
+    if row is not None:
+        where += f" with {row.name}"
+        changes = _own(row)
+        changes.pop("base", None)
+        values["about"] = changes.pop("about", None)
+        _merge(values, changes)
+    recipe = from_dict(Recipe, values, where)
+    _check(recipe, where)
     return recipe
 
 
@@ -259,6 +267,17 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a recipe, its bases beneath them; `above`: the recipes that it is a base of."""
     if path.resolve() in above:
         raise UserError(f"{path}: is its own base")
+    values = _own(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    merged = _read(path.parent / str(base), (*above, path.resolve()))
+    _merge(merged, values)
+    return merged
+
+
+def _own(path: Path) -> dict[str, Any]:
+    """What a recipe says itself, the name of its base included."""
     try:
         values = _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
@@ -267,12 +286,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as a recipe ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of recipe keys")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    merged = _read(path.parent / str(base), (*above, path.resolve()))
-    _merge(merged, values)
-    return merged
+    return values
 
 
 class _Loader(yaml.SafeLoader):
