@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from dshmp.learning.checkpoints import Checkpoints, Saved
 from dshmp.learning.sampling import Share
 from dshmp.learning.train import run
 from dshmp.learning.watch import MEASURED
+from dshmp.world.make import make_world
 
 WHOLE = {"data": {"mevis": {}}, "init": None, "batch": 4, "steps": 3, "contrast_start": 1, "learning_rate": 1e-4}
 PERCEPTION = {"batch": 4, "steps": 3, "learning_rate": 1e-4, "weights": {"link": 1.0}}
@@ -68,6 +70,14 @@ def same(one: Path, other: Path) -> None:
 # ------------------------------------------------------------------------------------------------- splitting a step
 
 
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated world of eight clips to learn from."""
+    root = tmp_path_factory.mktemp("data") / "eight"
+    make_world(root, train=7, valid=1, test=1, workers=1)  # the second one has a twin
+    return root
+
+
 @pytest.mark.parametrize(
     ("stage", "more"),
     [
@@ -75,16 +85,25 @@ def same(one: Path, other: Path) -> None:
         ("whole", {"negatives": 5, "augmentation": {"frames": 3, "short_sides": [40, 48], "long_side": 80,
                                                     "crop_scales": [50], "crop_sizes": [40, 60]}}),
         ("perception", PERCEPTION),
-        ("language", {"batch": 4}),
+        ("language", {}),
     ],
 )  # fmt: skip
-def test_a_step_in_parts(stage: str, more: dict[str, Any], mini: Path, tmp_path: Path) -> None:
-    """One sample at a time, or all at once: sizes, lengths and numbers of sentences differ."""
-    values = (WHOLE if stage == "whole" else {}) | more
-    values["data"] = {"mevis": {"root": str(mini)}}
-    path = recipe(tmp_path, stage, mini, **values)
+def test_a_step_in_parts(
+    stage: str, more: dict[str, Any], eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight samples one at a time, or all at once: sizes, lengths and numbers of sentences differ."""
+    values = (WHOLE if stage == "whole" else {}) | more | {"batch": 8, "data": {"mevis": {"root": str(eight)}}}
+    path = recipe(tmp_path, stage, eight, **values)
+    learn, parts = engine.Learner.forward, Counter[int]()
+
+    def count(self: Any, batch: Any, step: int, counts: Any) -> Any:
+        parts[step] += 1
+        return learn(self, batch, step, counts)
+
     one = run(path, [], tmp_path / "one")
+    monkeypatch.setattr(engine.Learner, "forward", count)
     other = run(path, ["micro_batch=1"], tmp_path / "other")
+    assert max(parts.values()) == (4 if stage == "perception" else 8)  # frames in pairs, or clips, or sentences
     same(one, other)
     assert not all(torch.equal(value, last(other)[key]) for key, value in last(one).items())  # it was split up
 
