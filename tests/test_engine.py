@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from dshmp.learning import engine
 from dshmp.learning.checkpoints import Checkpoints, Saved
 from dshmp.learning.sampling import Share
 from dshmp.learning.train import run
-from dshmp.learning.watch import MEASURED
+from dshmp.learning.watch import MEASURED, describe
 from dshmp.world.make import make_world
 
 WHOLE = {"data": {"mevis": {}}, "init": None, "batch": 4, "steps": 3, "contrast_start": 1, "learning_rate": 1e-4}
@@ -407,18 +408,114 @@ def test_what_a_run_leaves_to_be_seen(mini: Path, tmp_path: Path) -> None:
     assert {"git", "command", "gpus", "python", "cuda"} <= start.keys()
 
 
-def test_tensorboard(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def seen(world: Path, tmp_path: Path, *trackers: str) -> Path:
+    """A recipe of two steps with a look at the held-out split after each."""
+    data = {"mevis": {"root": str(world), "validation": "valid_u"}}
+    more = {"steps": 2, "validate_every": 1, "validation_videos": 1, "checkpoint_every": 1}
+    return recipe(tmp_path, "whole", world, data=data, trackers=list(trackers), **more)
+
+
+def test_tensorboard(mini: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    data = {"mevis": {"root": str(mini), "validation": "valid_u"}}
-    path = recipe(tmp_path, "whole", mini, data=data, tensorboard=True, steps=2, validation_videos=1)
+    path = seen(mini, tmp_path, "tensorboard")
     folder = run(path, [], tmp_path / "run", "cpu")
+    max(folder.glob("checkpoints/*.safetensors")).unlink()
+    run(path, [], folder, "cpu")
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     tags = events.Tags()
     assert {"train/cls", "train/frame mask", "held out/J&F"} <= set(tags["scalars"])
     assert len(tags["images"]) == 1
     assert [event.step for event in events.Scalars("train/cls")] == [1, 2]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"pip install 'dshmp\[train\]'"):
-        run(path, [], tmp_path / "other", "cpu")
+
+
+class FakeRun:
+    """Both packages' runs, as far as they are used here."""
+
+    def __init__(self, **given: Any) -> None:
+        self.given, self.logged, self.finished = given, [], 0
+        self.metrics: list[Any] = []
+
+    def define_metric(self, *names: Any, **more: Any) -> None:
+        self.metrics.append((*names, more))
+
+    def log(self, values: dict[str, Any], step: int | None = None) -> None:
+        assert not self.finished
+        self.logged.append((values.pop("step") if step is None else step, values))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_trackers_go_on_with_the_same_curve(
+    name: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[FakeRun] = []
+
+    def init(**given: Any) -> FakeRun:
+        print("beginning")
+        runs.append(FakeRun(**given))
+        return runs[-1]
+
+    module = SimpleNamespace(init=init, Image=lambda picture: picture.shape, Settings=dict)
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    path = seen(mini, tmp_path, name)
+    folder = run(path, [], tmp_path / "run", "cpu")
+    max(folder.glob("checkpoints/*.safetensors")).unlink()
+    run(path, [], folder, "cpu")
+    first, second = runs
+    assert first.given == second.given
+    assert (first.given["resume"], first.given["project"]) == ("allow", "dshmp")
+    assert first.given["config"]["steps"] == 2
+    if name == "wandb":
+        assert first.given["mode"] == "offline"
+        assert ("*", {"step_metric": "step"}) in first.metrics
+    identity = json.loads((folder / "run.json").read_text())["id"]
+    assert identity in first.given["id" if name == "wandb" else "name"]
+    assert [run.finished for run in runs] == [1, 1]
+    assert [step for step, values in first.logged if "train/cls" in values] == [1, 2]
+    assert [step for step, values in first.logged if "held out/J&F" in values] == [1, 2]
+    pictures = [(step, *values.values()) for step, values in first.logged if any("valid_u-" in key for key in values)]
+    assert [step for step, _ in pictures] == [1, 2]
+    assert all(shape[2] == 3 for _, shape in pictures)
+    again = [values.keys() for step, values in first.logged if step == 2]
+    assert [values.keys() for _, values in second.logged] == again  # the lost step
+    assert {step for step, _ in second.logged} == {2}
+    assert "beginning" not in capsys.readouterr().out
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    identity = describe(tmp_path / "run.json", 0)
+    assert describe(tmp_path / "run.json", 5) == identity
+    assert describe(tmp_path / "other.json", 0) != identity
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_trackers_as_they_are(name: str, mini: Path, tmp_path: Path) -> None:
+    """Without a network."""
+    pytest.importorskip(name)
+    place = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    process = start(seen(mini, tmp_path, name), [], tmp_path / "run", place)
+    process.join(120)
+    assert process.exitcode == 0, (tmp_path / "run.log").read_text()
+    found = list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb")) + list((tmp_path / "trackio").glob("*.db"))
+    assert len(found) == 1
+
+
+def test_a_tracker_that_cannot_begin(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**given: Any) -> None:
+        raise ValueError("no such\nproject")
+
+    for name, module in (("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("trackio", "trackio")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(UserError, match=rf"trackers: {name} is not installed; run pip install {name}"):
+            run(seen(mini, tmp_path, name), [], tmp_path / "run", "cpu")
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=refuse))
+    with pytest.raises(UserError, match=r"trackers: trackio cannot begin \(no such project\); mend it or leave it out"):
+        run(seen(mini, tmp_path, "trackio"), [], tmp_path / "run", "cpu")
+    with pytest.raises(UserError, match="'tensorbord' is not one of 'tensorboard', 'wandb', 'trackio'"):
+        run(seen(mini, tmp_path, "tensorbord"), [], tmp_path / "run", "cpu")

@@ -146,8 +146,8 @@ class Recipe:
     """Name of a figure of validation: the model of its highest value is kept in best/."""
     patience: int = 10
     """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out."""
-    tensorboard: bool = False
-    """Curves and pictures for TensorBoard in the run's folder too; asks for `dshmp[train]`."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where curves and pictures go beside the run's folder; each asks for its package."""
     cache: str | None = None
     """Folder for parsed sentences and the motion stage's object tokens; in the run's by default."""
     vocabulary: int = 1024
@@ -156,7 +156,7 @@ class Recipe:
     """Two recipes that differ in it alone are the same."""
 
 
-FREE = ("micro_batch", "checkpointing", "threads", "workers", "checkpoint_every", "keep", "patience", "tensorboard")
+FREE = ("micro_batch", "checkpointing", "threads", "workers", "checkpoint_every", "keep", "patience", "trackers")
 """Keys that do not change what is learned: a run may go on with others."""
 
 

@@ -1,9 +1,10 @@
-"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, curves for TensorBoard, and run.json with
+"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, the recipe's trackers, and run.json with
 what the run was made with."""
 
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -17,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dshmp.errors import UserError
 from dshmp.learning.recipe import Recipe
+from dshmp.learning.trackers import Tracker, open_trackers
 from dshmp.overlay import save_png
 from dshmp.result import save_json
 
@@ -54,11 +55,12 @@ class Watch:
         self.progress = Progress(*columns)
         self.task = self.progress.add_task(recipe.stage, total=recipe.steps, completed=step)
         self.live = Live(console=Console(stderr=True), get_renderable=self._view, refresh_per_second=2)
-        self.board = _board(folder, step) if recipe.tensorboard else None
+        self.trackers: list[Tracker] = []
 
     def __enter__(self) -> Self:
         forget(self.folder / "metrics.jsonl", self.step)
-        describe(self.folder / "run.json", self.step)
+        identity = describe(self.folder / "run.json", self.step)
+        self.trackers = open_trackers(self.recipe, self.folder, self.step, identity)
         self.live.start()
         return self
 
@@ -68,8 +70,8 @@ class Watch:
     def close(self) -> None:
         """Leave the last view standing."""
         self.live.stop()
-        if self.board is not None:
-            self.board.close()
+        while self.trackers:
+            self.trackers.pop().close()
 
     def tick(self, step: int) -> None:
         """A step is done."""
@@ -89,16 +91,14 @@ class Watch:
         for name, picture in figures.pictures.items():
             (self.folder / "pictures").mkdir(exist_ok=True)
             save_png(self.folder / "pictures" / f"{name}.png", picture)
-            if self.board is not None:
-                self.board.add_image(name, picture, step, dataformats="HWC")
+            for tracker in self.trackers:
+                tracker.show(step, f"held out/{name}", picture)
 
     def _write(self, step: int, values: Mapping[str, float], group: str) -> None:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{group}/{name}", value, step)
-            self.board.flush()
+        for tracker in self.trackers:
+            tracker.log(step, {f"{group}/{name}": value for name, value in values.items()})
 
     def _view(self) -> "RenderableType":
         from rich.console import Group
@@ -123,14 +123,6 @@ def _line(values: Mapping[str, float], digits: int) -> str:
     return "  ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
 
 
-def _board(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("tensorboard: is not installed; pip install 'dshmp[train]', or set it to false") from None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-
 def forget(path: Path, step: int) -> None:
     """Remove what a stopped run recorded after its last checkpoint; those steps come again."""
     if not path.exists():
@@ -151,12 +143,14 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def describe(path: Path, step: int) -> None:
-    """Add to run.json with what the run was started, or went on, at this step."""
+def describe(path: Path, step: int) -> str:
+    """Add to run.json with what the run was started, or went on, at this step; returns what tells the run from all
+    others."""
     try:
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        known = json.loads(path.read_text(encoding="utf-8"))
+        identity, starts = str(known["id"]), known["starts"]
     except (OSError, ValueError, KeyError):
-        starts = []
+        identity, starts = secrets.token_hex(4), []
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     start = {
         "step": step,
@@ -172,7 +166,8 @@ def describe(path: Path, step: int) -> None:
         "packages": {name: _version(name) for name in PACKAGES},
         "git": git_state(Path(__file__).parent),
     }
-    save_json(path, {"starts": [*starts, start]})
+    save_json(path, {"id": identity, "starts": [*starts, start]})
+    return identity
 
 
 def _version(name: str) -> str | None:
