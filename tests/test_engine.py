@@ -176,6 +176,18 @@ def test_more_processes_than_samples(mini: Path, tmp_path: Path) -> None:
     same(one, tmp_path / "two")
 
 
+def test_the_memory_bank_on_the_host(mini: Path, tmp_path: Path) -> None:
+    """Changes nothing, in the middle of a run either, nor in two processes."""
+    more = WHOLE | {"negatives": 5, "data": {"mevis": {"root": str(mini)}}, "checkpoint_every": 2}
+    path = recipe(tmp_path, "whole", mini, **more)
+    one = run(path, [], tmp_path / "one", "cpu")
+    identical(one, run(path, ["bank=host"], tmp_path / "host", "cpu"))
+    max((tmp_path / "host").glob("checkpoints/*.safetensors")).unlink()
+    identical(one, run(path, ["bank=device"], tmp_path / "host", "cpu"))
+    launch(path, ["bank=host"], tmp_path / "two", 2)
+    same(one, tmp_path / "two")
+
+
 def test_every_sample_is_learned_once() -> None:
     for samples in (1, 5, 8):
         for processes in (1, 2, 3, 8):

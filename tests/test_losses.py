@@ -361,6 +361,14 @@ def test_bank_takes_the_mean_of_one_target_in_any_order() -> None:
     torch.testing.assert_close(forward.centroids, mean.centroids)
 
 
+@pytest.mark.parametrize("host", [False, True])
+def test_a_bank_on_the_host_stays_there(host: bool) -> None:
+    bank = MemoryBank(4, 3, host).to("meta")
+    assert bank.visited.device.type == "meta"
+    assert bank.centroids.device.type == ("cpu" if host else "meta")
+    assert set(bank.state_dict()) == {"centroids", "visited"}
+
+
 def test_anchor_is_the_mean_of_matched_tokens() -> None:
     tokens = torch.randn(3, 4, 5)
     anchors, found = anchor(tokens, torch.tensor([[-1, 0, -1, -1], [1, -1, 0, -1], [-1] * 4]))

@@ -4,7 +4,9 @@ One row of the bank is one target of the data set: the object (or set of objects
 refer to. The loss looks at the bank as it was before the batch, so no anchor ever meets itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +30,30 @@ class TargetGroups:
 class MemoryBank(nn.Module):
     """One centroid per target, kept as buffers so that checkpoints hold them.
 
-    centroids (N, C) float32, zero until visited; visited (N,) bool. N = number of targets, C = `channels`.
+    centroids (N, C) float32, zero until visited; visited (N,) bool. N = number of targets, C = `channels`. With `host`
+    the centroids stay in the machine's memory wherever the bank is moved; only the rows that are asked for leave it.
     """
 
     centroids: Tensor
     visited: Tensor
 
-    def __init__(self, targets: int, channels: int) -> None:
+    def __init__(self, targets: int, channels: int, host: bool = False) -> None:
         super().__init__()
+        self.host = host
         self.register_buffer("centroids", torch.zeros(targets, channels))
         self.register_buffer("visited", torch.zeros(targets, dtype=torch.bool))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What every way to move a module calls."""
+        centroids = self.centroids
+        del self.centroids
+        super()._apply(fn, recurse)
+        self.register_buffer("centroids", centroids if self.host else fn(centroids))
+        return self
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Centroids (..., C) of the targets index (...) long, on its device."""
+        return self.centroids[index.to(self.centroids.device)].to(index.device)
 
     @torch.no_grad()
     def update(self, index: Tensor, anchors: Tensor, delta: float = 0.2) -> None:
@@ -46,12 +62,14 @@ class MemoryBank(nn.Module):
         index (M,) long, anchors (M, C). Anchors of the same target are averaged first, so their order does
         not matter. With several processes gather both first: all banks then stay equal.
         """
-        same = (index[:, None] == index[None]).to(self.centroids)
+        before = self.rows(index)
+        same = (index[:, None] == index[None]).to(before)
         # sums of products, here and below, not matrix products, which mixed precision would round to 16 bits
-        mean = (same[:, :, None] * anchors.to(self.centroids)).sum(1) / same.sum(1, keepdim=True)
-        moved = torch.lerp(mean, self.centroids[index], delta)
+        mean = (same[:, :, None] * anchors.to(before)).sum(1) / same.sum(1, keepdim=True)
+        moved = torch.lerp(mean, before, delta)
+        after = torch.where(self.visited[index, None], moved, mean)
         # rows of one target hold the same value, so it does not matter which is written last
-        self.centroids[index] = torch.where(self.visited[index, None], moved, mean)
+        self.centroids[index.to(self.centroids.device)] = after.to(self.centroids.device)
         self.visited[index] = True
 
 
@@ -112,7 +130,7 @@ def contrastive_loss(
     """
     anchors = F.normalize(anchors.float(), dim=1)
     rows = torch.cat([target_index[:, None], negatives], 1)  # (M, 1 + K), the positive first
-    logits = (F.normalize(bank.centroids[rows], dim=2) * anchors[:, None]).sum(2) / tau
+    logits = (F.normalize(bank.rows(rows), dim=2) * anchors[:, None]).sum(2) / tau
     logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(~mask, float("-inf"))], 1)
     loss = -logits.log_softmax(1)[:, 0]
     known = bank.visited[target_index].float()

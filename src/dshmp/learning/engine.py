@@ -76,7 +76,8 @@ class Learner(nn.Module):
 
     def __init__(self, model: DsHmp, stage: Stage) -> None:
         super().__init__()
-        self.model, self.beside, self.stage = model, stage.modules, stage
+        self.model, self.stage = model, stage
+        self.beside = nn.ModuleList(module for module in stage.modules.values() if list(module.parameters()))
 
     def forward(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
         """The stage's losses; a process without samples takes part with nothing."""

@@ -129,6 +129,9 @@ class Recipe:
     """Negatives of Eq. 9; 0 turns contrastive learning off (Tables 1 and 2c)."""
     contrast_start: int = 10_000
     bank_delta: float = 0.2
+    bank: Literal["device", "host"] = "device"
+    """Where the memory bank's centroids are; on the host they take no GPU memory, and each step fetches and writes back
+    the rows that it needs."""
     temperature: float = 0.07
     seed: int = 0
     threads: int = 0
@@ -156,7 +159,17 @@ class Recipe:
     """Two recipes that differ in it alone are the same."""
 
 
-FREE = ("micro_batch", "checkpointing", "threads", "workers", "checkpoint_every", "keep", "patience", "trackers")
+FREE = (
+    "micro_batch",
+    "checkpointing",
+    "threads",
+    "workers",
+    "checkpoint_every",
+    "keep",
+    "patience",
+    "trackers",
+    "bank",
+)
 """Keys that do not change what is learned: a run may go on with others."""
 
 

@@ -105,7 +105,7 @@ class Contrast:
         self.rows = torch.tensor(rows)
         """Row of the bank of every sentence, those of all splits in turn."""
         self.groups = TargetGroups(torch.tensor(video), torch.tensor(category))
-        self.bank = MemoryBank(len(video), model.config.motion.contrast_size)
+        self.bank = MemoryBank(len(video), model.config.motion.contrast_size, host=recipe.bank == "host")
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def count(self, targets: VideoTargets, present: Tensor, step: int) -> Tensor:
@@ -137,9 +137,9 @@ class Contrast:
     def commit(self, gather: Callable[[Tensor], Tensor]) -> None:
         """Eq. 8 for all sentences since the last time: the end of a step. `gather` puts the rows of all processes
         together, the first process's first."""
-        device = self.bank.centroids.device
+        device = self.bank.visited.device
         rows = torch.cat([rows for rows, _ in self._seen] or [torch.zeros(0, dtype=torch.long, device=device)])
-        anchors = torch.cat([each for _, each in self._seen] or [self.bank.centroids[:0]])
+        anchors = torch.cat([each for _, each in self._seen] or [self.bank.rows(rows)])
         self._seen.clear()
         rows, anchors = gather(rows), gather(anchors)
         if len(rows):
