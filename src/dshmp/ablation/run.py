@@ -46,7 +46,7 @@ def run(
     results = Results(resolved, runs)
     if not results.found:
         raise UserError("; ".join(failures) if failures else f"{out}: no run is finished, so there is nothing to write")
-    drawn = pictures(results, names, out)
+    drawn = pictures(results, names, out, places[0])
     with whole_file(out / PAGE) as part:
         part.write_text(page(results, base, overrides, names, drawn), encoding="utf-8")
     return out / PAGE, failures

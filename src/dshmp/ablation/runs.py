@@ -16,11 +16,11 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -113,13 +113,6 @@ def _check(row: Row) -> None:
         raise UserError(f"{row.name}: no held-out split to compare on; name one, such as data.mevis.validation=valid_u")
 
 
-def _tokens(recipe: Recipe) -> list[Any]:
-    """What object tokens that runs of stage motion share depend on; nothing is shared in stage whole."""
-    model = recipe.model
-    parts = (model.hidden_size, model.language, model.backbone, model.pixel_decoder, model.frame_decoder, model.input)
-    return [*parts, recipe.init, recipe.take, recipe.data, recipe.cache] if recipe.stage == "motion" else [recipe]
-
-
 # --- all runs ---
 
 
@@ -156,14 +149,14 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     try:
         with board.live():
             while waiting or active:
-                free = sorted(set(range(jobs)) - {slot for _, slot in active.values()})
-                for slot in free:
-                    chosen = _next(waiting, [run for run, _ in active.values()])
-                    if chosen is None:
-                        break
-                    process = context.Process(target=_work, args=(chosen.folder, places[slot % len(places)]))
+                free = min(set(range(jobs)) - {slot for _, slot in active.values()}, default=None)
+                # object tokens and parses are made by the first that needs them, so one run begins at a time
+                begun = all((run.folder / "run.json").exists() for run, _ in active.values())
+                if waiting and begun and free is not None:
+                    run = waiting.popleft()
+                    process = context.Process(target=_work, args=(run.folder, places[free % len(places)]))
                     process.start()
-                    active[process] = chosen, slot
+                    active[process] = run, free
                 board.running = {run.folder for run, _ in active.values()}
                 connection.wait([process.sentinel for process in active], timeout=1)
                 for process in [each for each in active if not each.is_alive()]:
@@ -180,15 +173,6 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
         for process in active:
             process.join()
     return list(board.failed.values())
-
-
-def _next(waiting: deque[Run], active: Iterable[Run]) -> Run | None:
-    """Take the first run that need not wait until another one has made the object tokens that both learn from."""
-    making = [_tokens(run.recipe) for run in active if not (run.folder / "run.json").exists()]
-    run = next((run for run in waiting if _tokens(run.recipe) not in making), None)
-    if run is not None:
-        waiting.remove(run)
-    return run
 
 
 def _tidy(run: Run) -> None:
