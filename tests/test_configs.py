@@ -50,6 +50,9 @@ SIZES = {
     "ablations/none": NO_STAGES,
     "ablations/stages_1": (91_602_750, 216_248_382),
     "ablations/stages_2": (92_000_574, 216_646_206),
+    "ablations/time": SWIN_T,
+    "ablations/time_displacement": SWIN_T,
+    "ablations/time_none": SWIN_T,
     "ours/mevis": (92_726_591, 217_372_223),
     "paper/a2d_b": VIDEO_SWIN_B,
     "paper/a2d_t": VIDEO_SWIN_T,
@@ -189,6 +192,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "negatives_10": {"negatives": 10},
     "negatives_200": {"negatives": 200},
     "matching_none": {"model.motion.matching": "none"},
+    "time_none": {},  # as in the paper
+    "time_displacement": {"model.motion.displacement": True},
+    "time": {"model.motion.position": True, "model.motion.displacement": True},
 }
 
 

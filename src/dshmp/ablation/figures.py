@@ -124,6 +124,7 @@ def differences(results: Results, tables: Sequence[str], out: Path) -> Picture |
         1,
         len(subsets),
         figsize=(4.2 + 3.6 * len(subsets), 1.3 + 0.29 * len(drawn)),
+        sharex=True,
         sharey=True,
         squeeze=False,
         layout="constrained",
@@ -201,6 +202,7 @@ def tokens(results: Results, out: Path, device: str) -> Picture | None:
                     s=46,
                     color=COLOURS[number % len(COLOURS)],
                     marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
+                    alpha=0.85,
                     edgecolor="white",
                     linewidth=0.6,
                 )
@@ -320,16 +322,24 @@ def strips(results: Results, out: Path, device: str) -> Picture | None:
     with _saved(out / PICTURES / "strips.png", figure):
         for number, (part, (why, place)) in enumerate(zip(parts, chosen.items(), strict=True)):
             text = drawn["DS + HMP + CL"][number][1]
-            part.suptitle(f"“{textwrap.shorten(text, 110)}”   ", x=0.165, ha="left", fontsize=12, fontweight="bold")
+            part.suptitle(
+                f"“{textwrap.shorten(text, 110)}”",
+                x=0.165,
+                y=0.95,
+                ha="left",
+                va="center",
+                fontsize=12,
+                fontweight="bold",
+            )
             axes = part.subplots(len(runs), 1)
-            part.subplots_adjust(left=0.165, right=0.995, top=0.86, bottom=0.02, hspace=0.06)
+            part.subplots_adjust(left=0.165, right=0.995, top=0.9, bottom=0.02, hspace=0.06)
             for axis, (name, (_, scores)) in zip(axes, runs.items(), strict=True):
                 axis.imshow(drawn[name][number][0], aspect="auto")
                 axis.set_xticks([])
                 axis.set_yticks([])
                 axis.spines[:].set_visible(False)
                 axis.set_ylabel(f"{name}\n{scores[place]:.0f}", rotation=0, ha="right", va="center", labelpad=8)
-            part.text(0.012, 0.93, why, color=QUIET, fontsize=10, va="center")
+            part.text(0.155, 0.95, why, color=QUIET, ha="right", va="center")
     measure = next(iter(results.found.values())).measure
     return Picture(
         f"{PICTURES}/strips.png",
@@ -337,7 +347,7 @@ def strips(results: Results, out: Path, device: str) -> Picture | None:
         f"Chosen by rule, not by eye: of the {len(before):,} sentences ({subset}) the largest gain of the whole method "
         f"over the row without DS, HMP and CL, the median, and the largest loss, by {measure} (the numbers at the "
         f"left) with seed {seeds[0]}; the first of equals. Time runs from left to right; the truth is outlined in "
-        "white, the answer is tinted.",
+        "white, the answer is tinted, the rest is darkened.",
     )
 
 
@@ -364,7 +374,9 @@ def _strips_of_run(
         frames = np.stack(split.frames(video, shown))
         result = segmenter(frames, item.text)
         truth = np.asarray(split.masks(video, item.annotations, shown, (frames.shape[1], frames.shape[2])).any(0))
-        found.append((strip(frames, result.masks, truth), item.text))
+        masks = result.masks
+        dark = np.where(masks[..., None], frames, frames // 2)  # so that the answer leaps to the eye
+        found.append((strip(dark, masks, truth), item.text))
     return found
 
 

@@ -94,7 +94,7 @@ def chosen_tables(text: str) -> list[str]:
     wanted = [name.strip() for name in text.split(",") if name.strip()]
     for name in wanted:
         if name not in TABLES:
-            near = difflib.get_close_matches(name, TABLES, 1)
+            near = difflib.get_close_matches(name.lower(), TABLES, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(TABLES)}"
             raise UserError(f"--tables: {name!r} is no table; {hint}")
     if not wanted:

@@ -165,7 +165,9 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
                         board.failed[run.folder] = _why(run, process.exitcode)
     except BaseException:
         if active:
-            log.warning("stopping; %d runs save their state, and the same command goes on from there", len(active))
+            count = len(active)
+            how = "1 run saves its state" if count == 1 else f"{count} runs save their state"
+            log.warning("stopping; %s, and the same command goes on from there", how)
         raise
     finally:
         for process in active:

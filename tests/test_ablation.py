@@ -1,0 +1,351 @@
+"""`dshmp ablate`: what the rows are, what a difference is, the page, what is refused, and a whole tiny ablation."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from scipy.stats import t as student
+
+import tiny
+from dshmp import cli
+from dshmp.ablation.figures import extremes, neighbours, objects
+from dshmp.ablation.page import page
+from dshmp.ablation.results import ALL, CRITICAL, PAIRS, Results, average
+from dshmp.ablation.rows import PARTS, TABLES, chosen_tables, resolve
+from dshmp.ablation.runs import SCORES, Run, Score, plan
+from dshmp.ablation.statistics import estimate, spread
+from dshmp.data.dataset import Expression
+from dshmp.errors import UserError
+from dshmp.learning.recipe import dump_recipe, load_recipe
+from dshmp.result import save_json
+from test_configs import ROWS, changes
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+BASE, FOLDER = CONFIGS / "world" / "ablation.yaml", CONFIGS / "ablations"
+
+# --- what a difference is
+
+
+def test_an_interval_by_hand() -> None:
+    """Two seeds, two videos of two sentences."""
+    values = np.array([[1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0]])
+    found = estimate(values, ["a", "a", "b", "b"])
+    seeds = 2.0 / 2  # the seeds' means 2.5 and 4.5 have variance 2
+    videos = (2.0**2 + 2.0**2) / 4**2 * 2  # averages 2 3 4 5, from their mean -1.5 -0.5 and 0.5 1.5
+    variance = seeds + videos
+    freedom = variance**2 / (seeds**2 + videos**2)
+    assert found.mean == 3.5
+    assert found.half == pytest.approx(student.ppf(0.975, freedom) * math.sqrt(variance))
+    assert not found.beyond
+    assert spread(values) == (3.5, pytest.approx(math.sqrt(2)))
+
+
+def test_one_seed_and_one_video() -> None:
+    values = np.array([[1.0, 1.0, 2.0, 2.0]])
+    alone = estimate(values, ["a", "a", "b", "b"])
+    variance = (1.0 + 1.0) / 16 * 2
+    assert alone.half == pytest.approx(student.ppf(0.975, 1) * math.sqrt(variance))
+    assert estimate(values, ["a"] * 4).half == math.inf
+    assert not estimate(values, ["a"] * 4).beyond
+    assert math.isnan(spread(values)[1])
+    same = estimate(np.zeros((3, 4)), ["a", "b", "c", "d"])
+    assert (same.mean, same.half, same.beyond) == (0.0, 0.0, False)
+    with pytest.raises(ValueError, match="no values"):
+        estimate(np.zeros((2, 0)), [])
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(("of_seeds", "of_videos"), [(1.0, 0.2), (0.2, 3.0), (0.5, 3.0)])
+def test_intervals_hold_what_they_say(seeds: int, of_seeds: float, of_videos: float) -> None:
+    """In 1000 simulated ablations the truth lies in the interval about as often as it says, rather more often."""
+    rng = np.random.default_rng(0)
+    videos, each, truth, inside = 40, 5, 0.7, 0
+    names = [str(v) for v in range(videos) for _ in range(each)]
+    for _ in range(1000):
+        video = np.repeat(rng.normal(0, of_videos, videos), each)
+        noise = rng.normal(0, 2.0, (seeds, videos * each))
+        found = estimate(truth + rng.normal(0, of_seeds, (seeds, 1)) + video + noise, names)
+        inside += found.low <= truth <= found.high
+    assert 0.93 <= inside / 1000 <= 0.995
+
+
+# --- rows
+
+
+@pytest.mark.parametrize("base", [BASE, FOLDER / "full.yaml"])
+def test_a_row_is_what_its_file_says_over_any_base(base: Path) -> None:
+    rows = resolve(base, ["steps=1234", "negatives=77"], FOLDER, TABLES)
+    assert rows.keys() == ROWS.keys()
+    plain = load_recipe(base, ["steps=1234", "negatives=77"])
+    for name, row in rows.items():
+        said = ROWS[name] if not name.startswith("time") else {
+            "model.motion.position": name == "time",
+            "model.motion.displacement": name != "time_none",
+        }  # fmt: skip
+        differs = changes(plain, row.recipe)
+        assert differs.keys() <= said.keys()
+        assert all(said[key] == value for key, value in differs.items())
+        full = load_recipe(FOLDER / f"{name}.yaml")
+        assert row.recipe.about is not None
+        assert full.about is not None
+        assert row.recipe.about.reproduces == full.about.reproduces
+
+
+def test_rows_that_say_the_same_run_once() -> None:
+    world, paper = (resolve(base, [], FOLDER, TABLES) for base in (BASE, FOLDER / "full.yaml"))
+    assert {name: row.runs for name, row in world.items() if row.runs != name} == {"time": "full"}
+    assert {name: row.runs for name, row in paper.items() if row.runs != name} == {"time_none": "full"}
+    assert (world["none"].paper, world["full"].paper, world["time"].paper) == (39.7, 46.4, None)
+
+
+def test_the_papers_figures_of_the_parts() -> None:
+    rows = resolve(BASE, [], FOLDER, ["1"])
+    results = Results(rows, [])
+    means = {part: results.paper(average(pairs)) for part, pairs in PARTS.items()}
+    assert means == {"DS": pytest.approx(1.85), "HMP": pytest.approx(3.0), "CL": pytest.approx(1.55)}
+
+
+def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
+    rows = resolve(BASE, ["cache=null"], FOLDER, ["2d", "time"])
+    runs = plan(list(rows.values()), 2, tmp_path)
+    assert [(run.row, run.seed) for run in runs] == [
+        (name, seed) for seed in (1, 2) for name in ("matching_none", "full", "time_none", "time_displacement")
+    ]
+    assert all(run.recipe.seed == run.seed and run.recipe.cache == str(tmp_path / "cache") for run in runs)
+    runs[0].folder.mkdir(parents=True)
+    (runs[0].folder / "recipe.yaml").write_text(
+        dump_recipe(replace(runs[0].recipe, steps=7, warmup=1, contrast_start=1))
+    )
+    with pytest.raises(UserError, match="matching_none-1: holds a run of another recipe"):
+        plan(list(rows.values()), 2, tmp_path)
+
+
+# --- the page
+
+
+Scorer = Callable[[str, int, int], float]
+"""Of a row, a seed and a sentence's number."""
+
+
+def canned(
+    out: Path, tables: str, seeds: int, score: Callable[[str, int, int], float], critical: bool = True
+) -> Results:
+    """Finished runs with made-up scores of 30 videos with two sentences each; right ones are those above 50."""
+    rows = resolve(BASE, [], FOLDER, chosen_tables(tables))
+    runs = plan(list(rows.values()), seeds, out)
+    for run in runs:
+        write_scores(run, score, critical)
+    return Results(rows, runs)
+
+
+def write_scores(run: Run, score: Scorer, critical: bool) -> None:
+    scores = []
+    for number in range(60):
+        value = score(run.row, run.seed, number)
+        subsets = (CRITICAL,) if critical and number % 3 == 0 else ()
+        scores.append(Score(f"v{number // 2}", str(number % 2), subsets, value, value > 50 if critical else None))
+    run.folder.mkdir(parents=True)
+    document = {"measure": "J&F", "seconds": 120.0, "expressions": [asdict(each) for each in scores]}
+    save_json(run.folder / SCORES, document)
+
+
+def steady(row: str, seed: int, number: int) -> float:
+    """The whole method 10 points better than without matching, give or take."""
+    return 45 + 10 * (row == "full") + 3 * math.sin(seed * 7 + number) + 5 * math.cos(number // 2)
+
+
+def test_a_page(tmp_path: Path) -> None:
+    results = canned(tmp_path, "2d", 3, steady)
+    found = results.difference("matching_none", "full", [1, 2, 3], ALL)
+    assert (found.mean, found.beyond, found.seeds, found.expressions) == (pytest.approx(-10), True, 3, 60)
+    text = page(results, Path("base.yaml"), ["steps=3"], ["2d"], [])
+    assert "Base: `base.yaml` with `steps=3`" in text
+    assert "60 sentences of 30 videos, 20 motion-critical, 60 right of pair" in text
+    assert "Over 3 seeds (1, 2, 3)." in text
+    assert "| none | 43.8 |" in text
+    assert "**-10.0 [-10.0, -10.0]**" in text
+    assert "differs from *Hungarian* beyond its interval: none (-10.0)" in text
+    assert "1 of 1 pairs of rows stand as in the paper" in text
+
+
+def test_a_page_tells_when_the_paper_is_contradicted_and_when_not(tmp_path: Path) -> None:
+    worse = canned(tmp_path / "a", "2d", 2, lambda row, seed, n: -steady(row, seed, n) + 100)
+    text = page(worse, BASE, [], ["2d"], [])
+    assert "Against the paper beyond the interval: none above Hungarian by 10.0, paper -2.6." in text
+    noise = np.random.default_rng(0)
+    level = canned(tmp_path / "b", "2d", 2, lambda row, seed, n: 50 + (row != "full") * 0.1 + 20 * noise.normal())
+    text = page(level, BASE, [], ["2d"], [])
+    assert "Against the paper" not in text
+    assert "not told apart from *Hungarian*: none" in text
+
+
+def test_a_page_of_what_is_finished(tmp_path: Path) -> None:
+    """Whole seeds of a table; rows without any run are named; subsets that the data lack are left out."""
+    canned(tmp_path, "2a,2d", 2, steady, critical=False)
+    (tmp_path / "runs" / "matching_none-2" / SCORES).unlink()
+    for seed in (1, 2):
+        (tmp_path / "runs" / f"cues_direct-{seed}" / SCORES).unlink()
+    rows = resolve(BASE, [], FOLDER, ["2a", "2d"])
+    results = Results(rows, plan(list(rows.values()), 2, tmp_path))
+    assert results.subsets == [ALL]
+    assert results.seeds(["matching_none", "full"]) == [1]
+    text = page(results, BASE, [], ["2a", "2d"], [])
+    assert "Without a finished run, and so left out: without learnable queries." in text
+    assert "Over one seed (1): the intervals cover other videos, not other seeds." in text
+    assert CRITICAL not in text
+    assert PAIRS not in text
+
+
+def test_runs_that_answered_other_sentences(tmp_path: Path) -> None:
+    canned(tmp_path, "2d", 1, steady)
+    path = tmp_path / "runs" / "full-1" / SCORES
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"expressions": document["expressions"][1:]}))
+    rows = resolve(BASE, [], FOLDER, ["2d"])
+    with pytest.raises(UserError, match="scored on other sentences"):
+        Results(rows, plan(list(rows.values()), 1, tmp_path))
+    path.write_text('{"measure": "J&F"}')
+    with pytest.raises(UserError, match=r"scores\.json: is no file of scores"):
+        Results(rows, plan(list(rows.values()), 1, tmp_path))
+
+
+# --- pictures
+
+
+def test_sentences_are_chosen_by_rule() -> None:
+    assert extremes(np.array([0.0, 3.0, -2.0, 3.0, 1.0, -2.0])) == {"largest gain": 1, "median": 0, "largest loss": 2}
+    assert extremes(np.array([0.0])) == {"largest gain": 0}
+
+
+def test_objects_with_the_most_sentences() -> None:
+    items = [Expression("v", str(i), "x", objects) for i, objects in enumerate([(1,), (2,), (1, 2), (2,), (3,), (3,)])]
+    assert [[item.id for item in group] for group in objects(items, 2)] == [["1", "3"], ["4", "5"]]
+
+
+def test_neighbours() -> None:
+    tokens = np.array([[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [0.1, 9.0]])
+    assert neighbours(tokens, np.array([0, 0, 1, 1])) == 1
+    assert neighbours(tokens, np.array([0, 1, 0, 1])) == 0
+
+
+# --- the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml: no such recipe"),
+        ([str(BASE), "--tables", "2B"], "'2B' is no table; did you mean '2b'?"),
+        ([str(BASE), "--tables", "banana"], "is no table; choose from 1, 2a"),
+        ([str(BASE), "--tables", ","], "names no table"),
+        ([str(BASE), "--rows", "nowhere"], "nowhere: no such folder of rows"),
+        ([str(BASE), "--rows", str(CONFIGS / "world")], "none.yaml: missing, but table 1 needs this row"),
+        ([str(BASE), "--seeds", "0"], "--seeds: must be at least 1, found 0"),
+        ([str(BASE), "--jobs", "0"], "--jobs: must be at least 1, found 0"),
+        ([str(BASE), "--device", "abacus"], "device 'abacus' is not there"),
+        ([str(CONFIGS / "world" / "language.yaml")], "stage language holds nothing that the rows change"),
+        ([str(BASE), "data.mevis.validation=null"], "no held-out split to compare on"),
+        ([str(BASE), "stepz=3"], "unknown key 'stepz'"),
+        ([str(BASE), "--page-only"], "no run is finished"),
+    ],
+)
+def test_what_is_refused(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = [] if "--rows" in arguments else ["--rows", str(FOLDER)]
+    monkeypatch.setattr(sys, "argv", ["dshmp", "ablate", *arguments, *options, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert message in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# --- a whole tiny ablation
+
+
+def start(base: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dshmp", "ablate", str(base), "--rows", str(FOLDER), "--out", str(out), *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def wait_for(there: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    for _ in range(3000):
+        if there():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("it takes too long")
+
+
+@pytest.mark.slow
+def test_an_ablation_survives_kills(mini: Path, tmp_path: Path) -> None:
+    """A child is killed: the others go on. The command is told to stop: its children save. Killed: they stop too. The
+    same command then comes to the end, with the scores that validation had."""
+    from dshmp.learning.train import run as train
+
+    values = tiny.recipe("perception", mini)
+    train(tiny.write_recipe(tmp_path / "perception.yaml", values), [], tmp_path / "perception", "cpu")
+    steps = {"steps": 300, "checkpoint_every": 10, "validate_every": 300, "patience": 300}
+    values = tiny.recipe("motion", mini, init=str(tmp_path / "perception"), **steps)
+    base, out = tiny.write_recipe(tmp_path / "base.yaml", values), tmp_path / "out"
+    options = ("--tables", "2d", "--seeds", "2", "--jobs", "1", "--device", "cpu")
+    first, second = (out / "runs" / f"{row}-0" for row in ("matching_none", "full"))
+
+    process = start(base, out, *options)
+    wait_for(lambda: list(first.glob("checkpoints/*.safetensors")), process)
+    (child,) = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    child.kill()
+    wait_for(lambda: list(second.glob("checkpoints/*.safetensors")), process)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "1 run saves its state, and the same command goes on from there" in told
+    assert "stopped by SIGTERM after step" in (second / "log.txt").read_text()
+
+    process = start(base, out, *options)
+    wait_for(lambda: (first / SCORES).exists(), process)
+    wait_for(lambda: psutil.Process(process.pid).children(), process)
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(children, timeout=60)
+    assert not any(each.is_running() and "spawn_main" in " ".join(each.cmdline()) for each in children)
+
+    process = start(base, out, *options)
+    said, told = process.communicate(timeout=600)
+    assert (process.returncode, said) == (0, f"wrote {out / 'README.md'}\n"), told
+    for row in ("matching_none", "full"):
+        for seed in (0, 1):
+            folder = out / "runs" / f"{row}-{seed}"
+            assert not (folder / "checkpoints").exists()
+            assert (folder / "model" / "model.safetensors").is_file()
+            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            assert [line["step"] for line in lines if "cls" in line] == list(range(1, 301))
+            scores = json.loads((folder / SCORES).read_text())["expressions"]
+            assert np.mean([each["score"] for each in scores]) == pytest.approx(lines[-1]["iou all"], abs=0.006)
+            rights = [100.0 * each["right"] for each in scores if each["right"] is not None]
+            assert np.mean(rights) == pytest.approx(lines[-1]["right of pair"], abs=0.006)
+    assert "Over 2 seeds (0, 1)." in (out / "README.md").read_text()
+    assert (out / "pictures" / "differences.png").is_file()
+    log = (first / "log.txt").read_bytes()
+    process = start(base, out, *options)
+    assert process.wait(timeout=300) == 0
+    assert (first / "log.txt").read_bytes() == log  # there was nothing left to do
