@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dshmp.learning import matching
 from dshmp.learning.contrastive import (
     MemoryBank,
     TargetGroups,
@@ -15,10 +16,12 @@ from dshmp.learning.contrastive import (
 )
 from dshmp.learning.losses import deep_supervision, importance_points, set_losses, similarity_loss
 from dshmp.learning.matching import (
+    Level,
     SetPrediction,
     SetTargets,
     assign,
     match,
+    match_levels,
     matching_costs,
     random_points,
     sample_points,
@@ -41,6 +44,19 @@ def example(batch: int = 2, found: int = 3, frames: int = 4, queries: int = 5) -
 
 def points_for(*shape: int, seed: int = 1) -> Tensor:
     return random_points(*shape, device=CPU, generator=torch.Generator().manual_seed(seed))
+
+
+def supervised(
+    predictions: list[SetPrediction],
+    targets: SetTargets,
+    num_masks: Tensor | float,
+    num_points: int,
+    generator: torch.Generator | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Losses of all layers and their matches."""
+    level = Level(predictions, targets)
+    (indices,) = match_levels([level], num_points, generator=generator)
+    return deep_supervision(level, indices, num_masks, num_points=num_points, generator=generator), indices
 
 
 # ---- matching ------------------------------------------------------------------------------------
@@ -88,10 +104,45 @@ def test_more_targets_than_queries() -> None:
 def test_layers_stack_along_the_batch() -> None:
     costs = torch.rand(3, 2, 5, 4, generator=torch.Generator().manual_seed(3))
     present = torch.tensor([[True, False, True, True], [False] * 4])
-    stacked = assign(costs.flatten(0, 1), present.repeat(3, 1)).view(3, 2, 5)
-    assert torch.equal(stacked, torch.stack([assign(layer, present) for layer in costs]))
+    (stacked,) = assign([(costs.flatten(0, 1), present.repeat(3, 1))])
+    stacked = stacked.view(3, 2, 5)
+    assert torch.equal(stacked, torch.cat([assign([(layer, present)])[0] for layer in costs]).view(3, 2, 5))
     assert (stacked[:, 1] == -1).all()
     assert not (stacked == 1).any()
+
+
+def test_levels_are_matched_as_if_alone_and_the_devices_meet_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frame and video level with their layers differ in every size."""
+    clip, clips = example()
+    frame, _ = example(batch=8, frames=1, queries=7)
+    frames = clips.by_frame()
+    levels = [Level([frame, SetPrediction(-frame.logits, -frame.masks)] * 2, frames), Level([clip], clips)]
+    crossings = []
+    cpu, to = Tensor.cpu, Tensor.to
+    monkeypatch.setattr(Tensor, "cpu", lambda tensor: crossings.append("there") or cpu(tensor))
+    with monkeypatch.context() as patched:
+        back = lambda tensor, *where: crossings.append("back") or to(tensor, *where)  # noqa: E731
+        patched.setattr(
+            Tensor, "to", lambda tensor, *where: (back if tensor.dtype == torch.long else to)(tensor, *where)
+        )
+        found = match_levels(levels, 30, generator=torch.Generator().manual_seed(5))
+    assert crossings == ["there", "back"]
+    assert [each.shape for each in found] == [(4, 8, 7), (1, 2, 5)]
+    replay = torch.Generator().manual_seed(5)
+    for level, indices in zip(levels, found, strict=True):
+        for prediction, row in zip(level.predictions, indices, strict=True):
+            points = random_points(len(row), 30, device=CPU, generator=replay)
+            assert torch.equal(row, match(prediction, level.targets, points))
+
+
+def test_costs_are_the_same_bit_by_bit_with_all_layers_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    prediction, targets = example()
+    tables = []
+    monkeypatch.setattr(matching, "assign", lambda given: tables.extend(given) or assign(given))
+    match_levels([Level([prediction] * 3, targets)], 30, generator=torch.Generator().manual_seed(5))
+    replay = torch.Generator().manual_seed(5)
+    points = [random_points(2, 30, device=CPU, generator=replay) for _ in range(3)]
+    assert torch.equal(tables[0][0], torch.cat([matching_costs(prediction, targets, at) for at in points]))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -102,7 +153,7 @@ def test_a_diverged_prediction_is_matched_all_the_same(bad: float) -> None:
     indices = match(prediction, targets, points_for(2, 40))
     assert torch.equal((indices >= 0).sum(1), targets.present.sum(1).clamp(max=indices.shape[1]))
     prediction.masks[0] = bad
-    losses, _ = deep_supervision([prediction], targets, 6, num_points=40)
+    losses, _ = supervised([prediction], targets, 6, 40)
     assert not losses["mask"].isfinite()
 
 
@@ -124,13 +175,8 @@ def test_good_predictions_cost_less_and_gradients_lead_there() -> None:
     optimiser = torch.optim.Adam([logits, masks], lr=0.5)
     history = []
     for _ in range(25):
-        losses, _ = deep_supervision(
-            [SetPrediction(logits, masks)],
-            targets,
-            6,
-            num_points=64,
-            generator=torch.Generator().manual_seed(0),
-        )
+        generator = torch.Generator().manual_seed(0)
+        losses, _ = supervised([SetPrediction(logits, masks)], targets, 6, 64, generator)
         loss = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad()
         loss.backward()
@@ -245,9 +291,7 @@ def test_nothing_to_find(rows: int) -> None:
     prediction, targets = example()
     targets = SetTargets(targets.masks[:, :rows], torch.zeros(2, rows, dtype=torch.bool), targets.frames)
     logits, masks = prediction.logits.clone().requires_grad_(), prediction.masks.clone().requires_grad_()
-    losses, indices = deep_supervision(
-        [SetPrediction(logits, masks)] * 2, targets, targets.present.sum(), num_points=16
-    )
+    losses, indices = supervised([SetPrediction(logits, masks)] * 2, targets, targets.present.sum(), 16)
     assert (indices == -1).all()
     assert losses["mask"].item() == losses["dice"].item() == 0
     assert losses["cls"] > 0
@@ -261,7 +305,7 @@ def test_one_empty_sample_among_others() -> None:
     prediction, targets = example()
     valid = targets.valid.clone()
     valid[0] = False
-    losses, indices = deep_supervision([prediction], replace(targets, valid=valid), 3, num_points=16)
+    losses, indices = supervised([prediction], replace(targets, valid=valid), 3, 16)
     assert (indices[0, 0] == -1).all()
     assert (indices[0, 1] >= 0).sum() == 3
     assert all(loss.isfinite() for loss in losses.values())
@@ -270,9 +314,7 @@ def test_one_empty_sample_among_others() -> None:
 def test_deep_supervision_sums_layers_matched_by_themselves() -> None:
     prediction, targets = example()
     flipped = SetPrediction(prediction.logits.flip(1), prediction.masks.flip(1))
-    total, indices = deep_supervision(
-        [prediction, flipped], targets, 6, num_points=200, generator=torch.Generator().manual_seed(0)
-    )
+    total, indices = supervised([prediction, flipped], targets, 6, 200, torch.Generator().manual_seed(0))
     assert indices.shape == (2, 2, 5)
     replay = torch.Generator().manual_seed(0)
     points = [random_points(2, 200, device=CPU, generator=replay) for _ in range(2)]

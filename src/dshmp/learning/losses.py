@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.learning.matching import (
-    Randomness,
-    SetPrediction,
-    SetTargets,
-    assign,
-    matching_costs,
-    random_points,
-    sample_points,
-)
+from dshmp.learning.matching import Level, Randomness, SetPrediction, SetTargets, random_points, sample_points
 
 OVERSAMPLE = 3.0  # candidates drawn for each point of the loss
 IMPORTANCE = 0.75  # share of the points taken where the prediction is least certain
@@ -79,8 +71,8 @@ def set_losses(
 
 
 def deep_supervision(
-    predictions: Sequence[SetPrediction],
-    targets: SetTargets,
+    level: Level,
+    indices: Tensor,
     num_masks: Tensor | float,
     *,
     num_points: int,
@@ -88,29 +80,13 @@ def deep_supervision(
     no_object_weight: float = 0.1,
     query_weight: Tensor | None = None,
     generator: Randomness = None,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Weighted set losses summed over decoder layers, each layer matched by itself.
-
-    Returns: losses `cls`, `mask`, `dice` times their weights; the matches (layers, B, Q) long, -1 = none.
-    """
-    batch, device = len(targets.masks), targets.masks.device
-    costs = torch.stack(
-        [
-            matching_costs(
-                prediction,
-                targets,
-                random_points(batch, num_points, device=device, generator=generator),
-                weights,
-            )
-            for prediction in predictions
-        ]
-    )  # (layers, B, Q, G)
-    layers, _, queries, _ = costs.shape
-    indices = assign(costs.flatten(0, 1), targets.present.repeat(layers, 1)).view(layers, batch, queries)
+) -> dict[str, Tensor]:
+    """Set losses `cls`, `mask` and `dice` times their weights, summed over decoder layers, which are matched each by
+    itself: indices (layers, B, Q) long or -1, from `match_levels`."""
     by_layer = [
         set_losses(
             prediction,
-            targets,
+            level.targets,
             matched,
             num_masks,
             num_points=num_points,
@@ -118,13 +94,12 @@ def deep_supervision(
             query_weight=query_weight,
             generator=generator,
         )
-        for prediction, matched in zip(predictions, indices, strict=True)
+        for prediction, matched in zip(level.predictions, indices, strict=True)
     ]
-    total = {
+    return {
         name: weight * torch.stack([losses[name] for losses in by_layer]).sum()
         for name, weight in zip(("cls", "mask", "dice"), weights, strict=True)
     }
-    return total, indices
 
 
 def query_weight(targets: SetTargets, queries: int, no_object_weight: float) -> Tensor:

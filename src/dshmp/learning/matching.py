@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
@@ -100,20 +101,30 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps.float(), grid, align_corners=False).squeeze(3)
 
 
+@dataclass(frozen=True)
+class Level:
+    """Frame level or video level: what every decoder layer found, and what there is to find."""
+
+    predictions: Sequence[SetPrediction]
+    targets: SetTargets
+
+
 @torch.no_grad()
 def matching_costs(
     prediction: SetPrediction,
     targets: SetTargets,
     points: Tensor,
     weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
+    truth: Tensor | None = None,
 ) -> Tensor:
     """Cost of each pair (B, Q, G) = w_class * -p(object) + w_mask * cross-entropy + w_dice * dice, float32.
 
-    points (B, P, 2) are shared by all frames of a sample; weights are (class, mask, dice).
+    points (B, P, 2) are shared by all frames of a sample; weights are (class, mask, dice); truth (B, G, T, P) is what
+    the targets are at the points, where that is known already.
     """
     with torch.autocast(prediction.masks.device.type, enabled=False):
         logits = _sample_frames(prediction.masks, points)  # (B, Q, T, P)
-        truth = _sample_frames(targets.masks, points)  # (B, G, T, P)
+        truth = _sample_frames(targets.masks, points) if truth is None else truth  # (B, G, T, P)
         real = targets.frames[:, None, :, None].float()  # (B, 1, T, 1)
         count = (real.sum((2, 3)) * points.shape[1]).clamp(min=1)[:, None]  # (B, 1, 1) points that count
         truth = (truth * real).flatten(2)  # (B, G, T*P)
@@ -129,27 +140,34 @@ def matching_costs(
         return -w_class * object_probability + w_mask * entropy + w_dice * dice
 
 
-def assign(costs: Tensor, present: Tensor) -> Tensor:
+def assign(tables: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Cheapest one-to-one assignment of each sample.
 
-    Args: costs (B, Q, G); present (B, G) bool, the targets that take part. Everything crosses to the CPU at
-    once, so hand over all layers stacked along B.
-    Returns: (B, Q) long, the target of each query or -1, on the device of the costs.
+    Args: tables, costs (B, Q, G) with the targets that take part, present (B, G) bool; each of its own B, Q and G. All
+    of them cross to the CPU at once, and so do the answers on their way back.
+    Returns: of each table (B, Q) long, the target of each query or -1, on the device of the costs.
 
     Costs that are not finite count as very high, so that every process goes on to the end of its step: the losses
     then are not finite either, and the step is left out.
     """
-    costs = costs.detach()
-    batch, queries, _ = costs.shape
-    together = torch.cat([costs, present[:, None].to(costs)], 1).cpu().numpy()
-    together = np.nan_to_num(together, nan=1e9, posinf=1e9, neginf=1e9)
-    indices = torch.full((batch, queries), -1)
-    for sample, table in enumerate(together):
+    joined = [torch.cat([costs.detach(), present[:, None].to(costs)], 1) for costs, present in tables]  # (B, Q+1, G)
+    there = torch.cat([each.flatten() for each in joined]).cpu()
+    parts = there.split([each.numel() for each in joined])
+    solved = [_solve(part.view(each.shape).numpy()) for part, each in zip(parts, joined, strict=True)]
+    back = torch.cat([each.flatten() for each in solved]).to(joined[0].device)
+    parts = back.split([each.numel() for each in solved])
+    return [part.view(each.shape) for part, each in zip(parts, solved, strict=True)]
+
+
+def _solve(joined: NDArray[np.float32]) -> Tensor:
+    """Costs above which targets take part (B, Q+1, G) -> the target of each query (B, Q) long or -1."""
+    joined = np.nan_to_num(joined, nan=1e9, posinf=1e9, neginf=1e9)
+    indices = torch.full((len(joined), joined.shape[1] - 1), -1)
+    for sample, table in enumerate(joined):
         columns = table[-1].nonzero()[0]
-        table = table[:-1, columns]
-        rows, chosen = linear_sum_assignment(table)
+        rows, chosen = linear_sum_assignment(table[:-1, columns])
         indices[sample, rows] = torch.from_numpy(columns[chosen])
-    return indices.to(costs.device)
+    return indices
 
 
 def match(
@@ -159,7 +177,37 @@ def match(
     weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
 ) -> Tensor:
     """`matching_costs` and `assign` in one: (B, Q) long, the target of each query or -1."""
-    return assign(matching_costs(prediction, targets, points, weights), targets.present)
+    return assign([(matching_costs(prediction, targets, points, weights), targets.present)])[0]
+
+
+def match_levels(
+    levels: Sequence[Level],
+    num_points: int,
+    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
+    generator: Randomness = None,
+) -> list[Tensor]:
+    """Match every decoder layer of every level by itself, on points of its own: (layers, B, Q) long, or -1, of each
+    level. The devices meet once, however many levels and layers there are (`assign`)."""
+    tables = []
+    for level in levels:
+        costs = _level_costs(level, num_points, weights, generator)
+        tables.append((costs.flatten(0, 1), level.targets.present.repeat(len(costs), 1)))
+    found = assign(tables)
+    return [each.unflatten(0, (len(level.predictions), -1)) for each, level in zip(found, levels, strict=True)]
+
+
+@torch.no_grad()
+def _level_costs(level: Level, num_points: int, weights: tuple[float, float, float], generator: Randomness) -> Tensor:
+    """`matching_costs` of every layer, (layers, B, Q, G); the targets are looked up at all layers' points at once."""
+    targets = level.targets
+    batch, device = len(targets.masks), targets.masks.device
+    points = [random_points(batch, num_points, device=device, generator=generator) for _ in level.predictions]
+    truths = _sample_frames(targets.masks, torch.cat(points, 1)).split(num_points, dim=3)  # (B, G, T, P) each
+    costs = [
+        matching_costs(prediction, targets, at, weights, truth)
+        for prediction, at, truth in zip(level.predictions, points, truths, strict=True)
+    ]
+    return torch.stack(costs)
 
 
 def _sample_frames(masks: Tensor, points: Tensor) -> Tensor:

@@ -19,8 +19,10 @@ from dshmp.learning.video_losses import (
     Contrast,
     Counts,
     VideoTargets,
+    match_all,
     pointed_masks,
     video_counts,
+    video_level,
     video_losses,
 )
 from dshmp.learning.watch import Figures
@@ -136,8 +138,10 @@ class MotionStage:
             text = self.model.language(batch.texts)
             video = self.model.understand(batch.tokens, frames, text)
         masks = pointed_masks(video, batch.mask_logits)
+        level = video_level(video, masks, frames, targets)
+        (indices,) = match_all(recipe, [level], generators)
         losses = video_losses(
-            recipe, self.contrast, video, masks, batch.owner, frames, targets, step, generators, counts
+            recipe, self.contrast, video, level, indices, batch.owner, targets, step, generators, counts
         )
         if recipe.weights.probe:
             motions, claims = self._labels(targets)

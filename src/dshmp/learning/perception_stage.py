@@ -15,11 +15,11 @@ from dshmp.config import InputConfig
 from dshmp.data.dataset import Split
 from dshmp.errors import UserError
 from dshmp.language.encoder import silent_text
-from dshmp.learning.matching import SetPrediction, SetTargets
+from dshmp.learning.matching import Level, SetPrediction, SetTargets
 from dshmp.learning.probe import ObjectProbe
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.sampling import ALL, Share, sample_generator, step_generator, torch_generators
-from dshmp.learning.video_losses import SET_COUNTS, Counts, set_counts, supervise
+from dshmp.learning.video_losses import SET_COUNTS, Counts, match_all, set_counts, supervise
 from dshmp.learning.watch import Figures
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import Prediction
@@ -140,7 +140,9 @@ class PerceptionStage:
         state = self.model.perception(batch.images, text)
         predictions = [frame_prediction(layer, state.mask_features) for layer in state.layers]
         generators = torch_generators(batch.seeds, batch.images.device)
-        losses, indices = supervise(recipe, predictions, self._targets(batch), generators, counts)
+        level = Level(predictions, self._targets(batch))
+        (indices,) = match_all(recipe, [level], generators)
+        losses = supervise(recipe, level, indices, generators, counts)
         told = self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
         losses["probe"] = weights.probe * told / counts["tokens"].clamp(min=1)
         if weights.link:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dshmp.data.dataset import Split, target_rows
 from dshmp.learning.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
 from dshmp.learning.losses import deep_supervision, query_weight, similarity_loss
-from dshmp.learning.matching import Randomness, SetPrediction, SetTargets
+from dshmp.learning.matching import Level, Randomness, SetPrediction, SetTargets, match_levels
 from dshmp.learning.recipe import Recipe
 from dshmp.model import DsHmp
 from dshmp.motion.decoder import VideoTokens, trajectory_masks
@@ -45,30 +45,33 @@ def set_counts(recipe: Recipe, targets: SetTargets, queries: int) -> Counts:
     return {"masks": targets.present.sum(), "queries": query_weight(targets, queries, recipe.no_object)}
 
 
+def match_all(recipe: Recipe, levels: Sequence[Level], generator: Randomness) -> list[Tensor]:
+    """The matches (layers, B, Q) of each level with the recipe's weights and points."""
+    return match_levels(levels, recipe.points, _set_weights(recipe), generator)
+
+
 def supervise(
-    recipe: Recipe,
-    predictions: Sequence[SetPrediction],
-    targets: SetTargets,
-    generator: Randomness,
-    counts: Counts,
-    prefix: str = "",
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Set losses of all layers with the recipe's weights, and the matches (layers, B, Q).
+    recipe: Recipe, level: Level, indices: Tensor, generator: Randomness, counts: Counts, prefix: str = ""
+) -> dict[str, Tensor]:
+    """Set losses of all layers with the recipe's weights, from the matches (layers, B, Q).
 
     `prefix` stands before the names of losses and counts.
     """
-    weights = recipe.weights
-    losses, indices = deep_supervision(
-        predictions,
-        targets,
+    losses = deep_supervision(
+        level,
+        indices,
         counts[f"{prefix}masks"],
         num_points=recipe.points,
-        weights=(weights.label, weights.mask, weights.dice),
+        weights=_set_weights(recipe),
         no_object_weight=recipe.no_object,
         query_weight=counts[f"{prefix}queries"],
         generator=generator,
     )
-    return {f"{prefix}{name}": value for name, value in losses.items()}, indices
+    return {f"{prefix}{name}": value for name, value in losses.items()}
+
+
+def _set_weights(recipe: Recipe) -> tuple[float, float, float]:
+    return recipe.weights.label, recipe.weights.mask, recipe.weights.dice
 
 
 def pointed_masks(video: VideoTokens, mask_logits: Tensor) -> list[Tensor]:
@@ -168,31 +171,39 @@ def video_counts(
     }
 
 
+def video_level(video: VideoTokens, masks: Sequence[Tensor], labelled: Tensor, targets: VideoTargets) -> Level:
+    """Video level of B clips of T frames, all of them real.
+
+    Args:
+        masks: mask logits (B, N_v, T, h, w) of every decoder layer.
+        labelled: (B, T) bool, frames whose masks are known; only they teach.
+    """
+    predictions = [SetPrediction(layer.logits, logits) for layer, logits in zip(video.layers, masks, strict=True)]
+    return Level(predictions, SetTargets(targets.masks, targets.valid, labelled))
+
+
 def video_losses(
     recipe: Recipe,
     contrast: Contrast,
     video: VideoTokens,
-    masks: Sequence[Tensor],
+    level: Level,
+    indices: Tensor,
     owner: Tensor,
-    labelled: Tensor,
     targets: VideoTargets,
     step: int,
     generator: Sequence[torch.Generator],
     counts: Counts,
 ) -> dict[str, Tensor]:
-    """Weighted losses of B clips of T frames, all of them real.
+    """Weighted losses of B clips.
 
     Args:
-        labelled: (B, T) bool, frames whose masks are known; only they teach.
-        masks: mask logits (B, N_v, T, h, w) of every decoder layer.
+        level: of `video_level`; indices: its matches (layers, B, N_v).
         owner: (B, T, N) long, the object that a token has found as an index of the clip's objects, or -1.
         generator: one for each clip.
         counts: `video_counts` of the whole step.
     """
     weights = recipe.weights
-    predictions = [SetPrediction(layer.logits, logits) for layer, logits in zip(video.layers, masks, strict=True)]
-    sets = SetTargets(targets.masks, targets.valid, labelled)
-    losses, indices = supervise(recipe, predictions, sets, generator, counts)
+    losses = supervise(recipe, level, indices, generator, counts)
     matched = indices[-1]
     # the same numbering of objects for frames and video: indices of the clip's objects
     video_object = torch.where(matched >= 0, targets.objects.gather(1, matched.clamp(min=0)), -1)
@@ -208,7 +219,7 @@ def video_losses(
         said = torch.stack([layer.track_logits for layer in video.layers if layer.track_logits is not None])
         answer = wanted.float().expand_as(said)
         entropy = F.binary_cross_entropy_with_logits(said, answer, reduction="none").sum(0)
-        emphasis = torch.where(asked, 1.0, UNASKED) * labelled[..., None]
+        emphasis = torch.where(asked, 1.0, UNASKED) * level.targets.frames[..., None]
         losses["trajectory"] = weights.trajectory * (entropy * emphasis).sum() / counts["tokens"].clamp(min=1)
     if recipe.negatives:
         contrasted = contrast.loss(video, matched, targets.expressions, step, generator, counts["anchors"])

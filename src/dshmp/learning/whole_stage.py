@@ -15,7 +15,7 @@ from dshmp.data.dataset import Expression, Split, Video, expression_name
 from dshmp.device import exactly
 from dshmp.language.encoder import TextBatch, TextTokenizer
 from dshmp.learning.held_out import look
-from dshmp.learning.matching import SetTargets
+from dshmp.learning.matching import Level, SetTargets
 from dshmp.learning.perception_stage import frame_prediction
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.sampling import ALL, EpochSampler, Share, sample_generator, torch_generators
@@ -25,10 +25,12 @@ from dshmp.learning.video_losses import (
     Contrast,
     Counts,
     VideoTargets,
+    match_all,
     pointed_masks,
     set_counts,
     supervise,
     video_counts,
+    video_level,
     video_losses,
 )
 from dshmp.learning.watch import Figures
@@ -264,7 +266,6 @@ class WholeStage:
             text = model.language(batch.texts)
         state = model.perceive_clips(batch.images, batch.clip, text)
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
-        losses, indices = supervise(recipe, layers, self._frame_targets(batch), generators, counts, "frame ")
         tokens = state.tokens.unflatten(0, (sentences, length)).float()  # (B*T, N, C) -> (B, T, N, C)
         with exactly(model.config.input, batch.images.device):
             video = model.understand(tokens, torch.ones_like(batch.labelled), text)
@@ -272,9 +273,12 @@ class WholeStage:
             masks = [model.embedded_masks(layer, state.video_features) for layer in video.layers]
         else:
             masks = pointed_masks(video, layers[-1].masks[:, :, 0].unflatten(0, (sentences, length)))
-        owner = indices[-1].unflatten(0, (sentences, length))  # (B*T, N) -> (B, T, N)
-        return losses | video_losses(
-            recipe, self.contrast, video, masks, owner, batch.labelled, batch.targets, step, generators, counts
+        by_frame = Level(layers, self._frame_targets(batch))
+        by_clip = video_level(video, masks, batch.labelled, batch.targets)
+        found, meant = match_all(recipe, [by_frame, by_clip], generators)
+        owner = found[-1].unflatten(0, (sentences, length))  # (B*T, N) -> (B, T, N)
+        return supervise(recipe, by_frame, found, generators, counts, "frame ") | video_losses(
+            recipe, self.contrast, video, by_clip, meant, owner, batch.targets, step, generators, counts
         )
 
     def validate(self) -> Figures:
