@@ -65,7 +65,7 @@ def test_clip_is_a_pure_function_of_its_arguments(family: str) -> None:
     assert first.expressions == second.expressions
     frames, height, width, _ = first.frames.shape
     assert frames % 8 == 0
-    assert 80 <= min(height, width) <= 96
+    assert 80 <= min(height, width) <= (128 if family == "close" else 96)
     assert max(height, width) <= 128
     assert 2 <= len(first.items) <= 8
     assert first.masks.shape == (len(first.items), frames, height, width)
@@ -92,6 +92,23 @@ def test_objects_are_large_enough() -> None:
         if mask.any()
     ]
     assert np.percentile(spans, 10) >= 20
+
+
+def test_objects_of_close_clips() -> None:
+    """40 pixels across in all frames, unless another one hides a part; look-alikes that motion tells apart."""
+    subsets: Counter[str] = Counter()
+    for seed in range(12):
+        clip = make_clip(seed, "close")
+        assert clip.frames.shape == (8, 128, 128, 3)
+        assert len({item.look for item in clip.items}) < len(clip.items)
+        for expression in clip.expressions:
+            subsets.update(expression.subsets or ["told by looks and motion"])
+        for masks in clip.masks:
+            spans = [1 + max(np.ptp(where) for where in np.nonzero(mask)) for mask in masks]
+            whole = masks.sum((1, 2)) > 0.9 * masks.sum((1, 2)).max()
+            assert np.array(spans)[whole].min() >= 40
+    assert subsets["motion-critical"] > 12
+    assert {"static", "plural", "absent", "told by looks and motion"} <= set(subsets)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -380,8 +397,21 @@ def test_same_settings_again_and_other_settings(world: Path, tmp_path: Path) -> 
     assert (world / "world.json").read_bytes() == before
     with pytest.raises(UserError, match="seed 3, not 4"):
         make_world(world, train=4, valid=2, test=2, seed=4)
+    with pytest.raises(UserError, match="family None, not easy"):
+        make_world(world, train=4, valid=2, test=2, seed=3, family="easy")
     with pytest.raises(UserError, match="not a complete world"):
         make_world(tmp_path, train=1, valid=0, test=0)
+
+
+def test_a_world_of_one_family(tmp_path: Path) -> None:
+    root = tmp_path / "close"
+    assert make_world(root, train=1, valid=1, test=0, family="close", workers=1)
+    for split in ("train", "valid_u"):
+        videos = json.loads((root / split / "meta_expressions.json").read_text())["videos"]
+        assert [video["family"] for video in videos.values()] == ["close"]
+    with pytest.raises(UserError, match=r"'near' is no family of clips; choose from alike, .*, close"):
+        make_world(tmp_path / "near", family="near")
+    assert not (tmp_path / "near").exists()
 
 
 def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:

@@ -456,6 +456,9 @@ def world_make(
     valid: Annotated[int, typer.Option(min=0, help="Clips for validation (split valid_u).")] = 400,
     test: Annotated[int, typer.Option(min=0, help="Clips with phrasings and words held out of training.")] = 200,
     seed: Annotated[int, typer.Option(help="Equal numbers make equal worlds.")] = 0,
+    family: Annotated[
+        str | None, typer.Option(help="Only clips of this family: alike, pairs, easy ..., or close (large objects).")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Make a world of videos, masks and motion expressions, in the layout of MeViS.
@@ -471,6 +474,7 @@ def world_make(
             valid=valid,
             test=test,
             seed=seed,
+            family=family,
             workers=workers,
             progress=lambda done, total: progress("clips", done, total),
         )

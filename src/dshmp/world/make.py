@@ -28,7 +28,7 @@ from pycocotools import mask as coco
 
 from dshmp.errors import UserError
 from dshmp.world.grammar import resolve
-from dshmp.world.plan import SCHEDULE, SPLITS, SUBSETS, Expression, Item, plan_clip, reversed_motion
+from dshmp.world.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Expression, Item, plan_clip, reversed_motion
 from dshmp.world.render import render
 
 VERSION = 1
@@ -53,7 +53,8 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
     """Draws a clip: a pure function of its arguments.
 
     family: one of FAMILIES ("easy": two or three objects and one-phase motions; "pairs": two look-alikes, one doing
-    the time reverse of the other; ...), or None for any. split: one of SPLITS; only "test" has held-out wordings.
+    the time reverse of the other; "close": 128 x 128 pixels, objects of 40 and more; ...), or None for any.
+    split: one of SPLITS; only "test" has held-out wordings.
     """
     plan = plan_clip(seed, family, split)
     frames, masks = render(
@@ -137,12 +138,14 @@ def clip_seed(seed: int, split: str, index: int) -> int:
     return int(np.random.SeedSequence([seed, SPLITS.index(split), index]).generate_state(1, np.uint64)[0])
 
 
-def _write_clips(folder: str, split: str, seed: int, start: int, stop: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _write_clips(
+    folder: str, split: str, seed: int, family: str | None, start: int, stop: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Draws and writes the clips start..stop-1 of a split (twins included); returns their JSON entries."""
     videos: dict[str, Any] = {}
     masks: dict[str, Any] = {}
     for index in range(start, stop):
-        clip = make_clip(clip_seed(seed, split, index), SCHEDULE[index % len(SCHEDULE)], split)
+        clip = make_clip(clip_seed(seed, split, index), family or SCHEDULE[index % len(SCHEDULE)], split)
         files, rles = _encode(clip)
         video = f"{split[0]}{index:06d}"
         versions = [(video, clip, files, rles)]
@@ -169,17 +172,21 @@ def make_world(
     valid: int = 400,
     test: int = 200,
     seed: int = 0,
+    family: str | None = None,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
     """Writes a world of `train` + `valid` + `test` clips (and the twins of the direction pairs, 15 % more).
 
-    A clip of about 88 x 112 pixels takes about 85 kB on disk, 6,600 clips 570 MB. progress(done, total) is called
-    as clips are done. Returns False, having done nothing, if `root` is a complete world with the same settings.
+    A clip of about 88 x 112 pixels takes about 85 kB on disk, 6,600 clips 570 MB. family: of all clips, one of
+    FAMILIES, or None for those of SCHEDULE in turn. progress(done, total) is called as clips are done. Returns False,
+    having done nothing, if `root` is a complete world with the same settings.
 
-    Raises UserError if `root` exists and is anything else.
+    Raises UserError if there is no such family, or if `root` exists and is anything else.
     """
-    settings = {"version": VERSION, "seed": seed, "train": train, "valid": valid, "test": test}
+    if family is not None and family not in FAMILIES:
+        raise UserError(f"{family!r} is no family of clips; choose from {', '.join(FAMILIES)}")
+    settings = {"version": VERSION, "seed": seed, "train": train, "valid": valid, "test": test, "family": family}
     root = Path(root)
     if root.exists():
         _check_same(root, settings)
@@ -188,7 +195,7 @@ def make_world(
     if partial.exists():
         shutil.rmtree(partial)
     jobs = [
-        (str(partial), split, seed, start, min(start + CHUNK, count))
+        (str(partial), split, seed, family, start, min(start + CHUNK, count))
         for split, count in zip(SPLITS, (train, valid, test), strict=True)
         for start in range(0, count, CHUNK)
     ]
@@ -204,7 +211,7 @@ def make_world(
 
 def _run(
     root: Path,
-    jobs: list[tuple[str, str, int, int, int]],
+    jobs: list[tuple[str, str, int, str | None, int, int]],
     total: int,
     workers: int,
     progress: Callable[[int, int], None] | None,
@@ -220,7 +227,7 @@ def _run(
         for job, (made, codes) in zip(jobs, pool.map(_write_clips, *zip(*jobs, strict=True)), strict=True):
             videos[job[1]] |= made
             masks[job[1]] |= codes
-            done += job[4] - job[3]
+            done += job[5] - job[4]
             if progress is not None:
                 progress(done, total)
     for split in SPLITS:

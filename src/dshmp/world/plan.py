@@ -26,7 +26,7 @@ SCHEDULE = (
     *("alike", "pairs", "long", "alike", "relative", "fleeting", "alike", "easy", "pairs", "alike"),
     *("crowd", "alike", "fleeting", "pairs", "alike", "relative", "long", "alike", "easy", "alike"),
 )
-FAMILIES = tuple(dict.fromkeys(SCHEDULE))
+FAMILIES = (*dict.fromkeys(SCHEDULE), "close")  # "close": large objects, only on demand
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ KINDS: dict[str, tuple[tuple[str, ...], float]] = {
     "fleeting": (motions.FLEETING, 1),
 }
 SHORT = ("steady", "turning", "back", "stop", "wait", "circle", "scale", "still")  # fit into 8 frames
+CLOSE = tuple(kind for kind in SHORT if kind != "scale")  # and stay as large as they are
 EASY = ("steady", "circle", "hops", "spin", "scale", "still")
 LATE = ("three", "to and fro", "wait", "turning", "back", "fleeting")
 
@@ -144,7 +145,9 @@ def _pair_motions(rng: random.Random) -> tuple[str, str]:
     return name, motions.reverse(name)
 
 
-def _frame_size(rng: random.Random) -> tuple[int, int]:
+def _frame_size(family: str, rng: random.Random) -> tuple[int, int]:
+    if family == "close":
+        return 128, 128
     short, long = rng.randint(80, 96), rng.randint(100, 128)
     return (short, long) if rng.random() < 0.8 else (long, short)
 
@@ -154,7 +157,7 @@ def _cast(family: str, split: str, rng: random.Random) -> tuple[list[Look], list
     frames = 16
     if family == "long":
         frames = rng.choice((24, 32))
-    elif family in ("alike", "easy", "pairs") and rng.random() < 0.12:
+    elif family == "close" or (family in ("alike", "easy", "pairs") and rng.random() < 0.12):
         frames = 8
     mixed = family in ("alike", "easy", "crowd") and rng.random() < 0.3
     size = rng.choice(("small", "large")) if mixed else "medium"
@@ -164,6 +167,8 @@ def _cast(family: str, split: str, rng: random.Random) -> tuple[list[Look], list
         look = replace(look, colour=colour, shape=shape)
     if family == "pairs":
         count, extra = 2, rng.choice((0, 1, 1))
+    elif family == "close":
+        count, extra = 2, rng.choice((0, 1))
     elif family == "easy":
         count, extra = rng.choice(((2, 0), (2, 1), (1, 1), (1, 2), (3, 0)))
     elif family == "crowd":
@@ -188,6 +193,8 @@ def _cast(family: str, split: str, rng: random.Random) -> tuple[list[Look], list
     few = count + extra < 6
     pixels = {"small": rng.uniform(22, 25), "large": rng.uniform(31, 36) if few else rng.uniform(28, 30)}
     pixels["medium"] = rng.uniform(25, 31) if few else rng.uniform(22, 25)
+    if family == "close":
+        pixels["medium"] = rng.uniform(46, 50)
     return looks, names, pixels, frames
 
 
@@ -195,7 +202,7 @@ def _kinds(family: str, frames: int) -> dict[str, float]:
     """The kinds of motion in a family of clips, each with its weight."""
     if family == "fleeting":
         return {"fleeting": 8, "still": 1, "steady": 1, "stop": 0.5, "hops": 0.5, "scale": 0.5}
-    kinds = EASY if family == "easy" else LATE if family == "long" else tuple(KINDS)
+    kinds = {"easy": EASY, "long": LATE, "close": CLOSE}.get(family, tuple(KINDS))
     return {kind: KINDS[kind][1] for kind in kinds if frames > 8 or kind in SHORT}
 
 
@@ -352,7 +359,7 @@ def plan_clip(seed: int, family: str | None, split: str) -> Plan:
     if family == "relative":
         items, tracks, height, width = _relative(rng, noise, split)
     else:
-        height, width = _frame_size(rng)
+        height, width = _frame_size(family, rng)
         looks, names, pixels, frames = _cast(family, split, rng)
         items = [Item(look, motions.motion(name), pixels[look.size]) for look, name in zip(looks, names, strict=True)]
         tracks = []
