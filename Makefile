@@ -49,5 +49,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 ifneq ($(TORCH_INDEX),)
 	$(PIP) install --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch
 endif
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt -e '.[dev,plots]'
 	@touch $@
