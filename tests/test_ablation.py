@@ -27,7 +27,7 @@ from dshmp.ablation.runs import SCORES, Run, Score, plan
 from dshmp.ablation.statistics import estimate, spread
 from dshmp.data.dataset import Expression
 from dshmp.errors import UserError
-from dshmp.learning.recipe import dump_recipe, load_recipe
+from dshmp.learning.recipe import dump_recipe, load_recipe, same_run
 from dshmp.result import save_json
 from test_configs import ROWS, changes
 
@@ -129,6 +129,24 @@ def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="matching_none-1: holds a run of another recipe"):
         plan(list(rows.values()), 2, tmp_path)
+
+
+def test_a_folder_named_in_another_way_holds_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = list(resolve(BASE, ["cache=null"], FOLDER, ["2d"]).values())
+    for run in plan(rows, 1, tmp_path / "out"):
+        run.folder.mkdir(parents=True)
+        (run.folder / "recipe.yaml").write_text(dump_recipe(run.recipe))
+    monkeypatch.chdir(tmp_path)
+    assert plan(rows, 1, Path("out"))[0].folder == Path("out/runs/matching_none-1")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    plan(rows, 1, tmp_path / "moved")
+
+
+@pytest.mark.parametrize("change", [{"cache": "elsewhere"}, {"sharding": True}], ids=str)
+def test_what_changes_no_result_may_change(change: dict[str, Any]) -> None:
+    recipe = load_recipe(BASE)
+    assert same_run(recipe, replace(recipe, **change))
+    assert not same_run(recipe, replace(recipe, **change, seed=recipe.seed + 1))
 
 
 # --- the page

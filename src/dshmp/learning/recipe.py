@@ -165,6 +165,7 @@ class Recipe:
 FREE = (
     "micro_batch",
     "checkpointing",
+    "sharding",
     "threads",
     "workers",
     "checkpoint_every",
@@ -172,6 +173,7 @@ FREE = (
     "patience",
     "trackers",
     "bank",
+    "cache",
 )
 """Keys that do not change what is learned: a run may go on with others."""
 
