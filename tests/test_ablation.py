@@ -19,15 +19,17 @@ from scipy.stats import t as student
 
 import tiny
 from dshmp import cli
+from dshmp.ablation import runs
 from dshmp.ablation.figures import extremes, neighbours, objects
 from dshmp.ablation.page import page
 from dshmp.ablation.results import ALL, CRITICAL, PAIRS, Results, average
 from dshmp.ablation.rows import PARTS, TABLES, chosen_tables, resolve
 from dshmp.ablation.runs import SCORES, Run, Score, plan
 from dshmp.ablation.statistics import estimate, spread
+from dshmp.checkpoint import save_model
 from dshmp.data.dataset import Expression
 from dshmp.errors import UserError
-from dshmp.learning.recipe import dump_recipe, load_recipe, same_run
+from dshmp.learning.recipe import dump_recipe, load_recipe, same_run, trained_card
 from dshmp.result import save_json
 from test_configs import ROWS, changes
 
@@ -118,14 +120,14 @@ def test_the_papers_figures_of_the_parts() -> None:
 
 def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
     rows = resolve(BASE, ["cache=null"], FOLDER, ["2d", "time"])
-    runs = plan(list(rows.values()), 2, tmp_path)
-    assert [(run.row, run.seed) for run in runs] == [
+    planned = plan(list(rows.values()), 2, tmp_path)
+    assert [(run.row, run.seed) for run in planned] == [
         (name, seed) for seed in (1, 2) for name in ("matching_none", "full", "time_none", "time_displacement")
     ]
-    assert all(run.recipe.seed == run.seed and run.recipe.cache == str(tmp_path / "cache") for run in runs)
-    runs[0].folder.mkdir(parents=True)
-    (runs[0].folder / "recipe.yaml").write_text(
-        dump_recipe(replace(runs[0].recipe, steps=7, warmup=1, contrast_start=1))
+    assert all(run.recipe.seed == run.seed and run.recipe.cache == str(tmp_path / "cache") for run in planned)
+    planned[0].folder.mkdir(parents=True)
+    (planned[0].folder / "recipe.yaml").write_text(
+        dump_recipe(replace(planned[0].recipe, steps=7, warmup=1, contrast_start=1))
     )
     with pytest.raises(UserError, match="matching_none-1: holds a run of another recipe"):
         plan(list(rows.values()), 2, tmp_path)
@@ -161,10 +163,10 @@ def canned(
 ) -> Results:
     """Finished runs with made-up scores of 30 videos with two sentences each; right ones are those above 50."""
     rows = resolve(BASE, [], FOLDER, chosen_tables(tables))
-    runs = plan(list(rows.values()), seeds, out)
-    for run in runs:
+    planned = plan(list(rows.values()), seeds, out)
+    for run in planned:
         write_scores(run, score, critical)
-    return Results(rows, runs)
+    return Results(rows, planned)
 
 
 def write_scores(run: Run, score: Scorer, critical: bool) -> None:
@@ -236,6 +238,23 @@ def test_runs_that_answered_other_sentences(tmp_path: Path) -> None:
     path.write_text('{"measure": "J&F"}')
     with pytest.raises(UserError, match=r"scores\.json: is no file of scores"):
         Results(rows, plan(list(rows.values()), 1, tmp_path))
+
+
+@pytest.mark.parametrize("left", ["model", "nothing"])
+def test_scores_that_are_removed_are_made_again_without_training(
+    left: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoints are gone by then."""
+    path = tiny.write_recipe(tmp_path / "recipe.yaml", tiny.recipe("motion", mini))
+    recipe, trained = load_recipe(path), []
+    steps = recipe.steps if left == "model" else 1
+    save_model(tiny.model(), tiny.tokenizer(), tmp_path / "model", trained_card(recipe, "run", steps))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "seconds_per_step": 2.0}\n')
+    monkeypatch.setattr("dshmp.learning.train.run", lambda *_: trained.append(1))
+    monkeypatch.setattr(runs, "_score_motion", lambda *_: ("J&F", []))
+    runs.train_and_score(tmp_path, "cpu")
+    assert json.loads((tmp_path / SCORES).read_text()) == {"measure": "J&F", "seconds": 6.0, "expressions": []}
+    assert len(trained) == (left == "nothing")
 
 
 # --- pictures

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dshmp.ablation.rows import Row
+from dshmp.checkpoint import CONFIG, load_card
 from dshmp.data.dataset import read_json
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
@@ -284,8 +285,9 @@ def train_and_score(folder: Path, device: str) -> None:
     """Bring the run whose recipe lies in `folder` to its end."""
     from dshmp.learning.train import run as train
 
-    train(folder / RECIPE, [], folder, device)
     recipe = load_recipe(folder / RECIPE)
+    if not _trained(folder, recipe):
+        train(folder / RECIPE, [], folder, device)
     score = _score_motion if recipe.stage == "motion" else _score_whole
     measure, scores = score(recipe, folder, device)
     document = {
@@ -295,6 +297,13 @@ def train_and_score(folder: Path, device: str) -> None:
     }
     save_json(folder / SCORES, document)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _trained(folder: Path, recipe: Recipe) -> bool:
+    """Whether the model of the last step is there; a run that was scored once has no checkpoints."""
+    with contextlib.suppress(UserError):
+        return bool(load_card(folder / "model" / CONFIG).recipe.get("trained_steps") == recipe.steps)
+    return False
 
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
