@@ -30,6 +30,7 @@ from dshmp.checkpoint import save_model
 from dshmp.data.dataset import Expression
 from dshmp.errors import UserError
 from dshmp.learning.recipe import dump_recipe, load_recipe, same_run, trained_card
+from dshmp.learning.watch import describe
 from dshmp.result import save_json
 from test_configs import ROWS, changes
 
@@ -225,6 +226,15 @@ def test_a_page_of_what_is_finished(tmp_path: Path) -> None:
     assert "Over one seed (1): the intervals cover other videos, not other seeds." in text
     assert CRITICAL not in text
     assert PAIRS not in text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_description_of_a_run_costs_no_page(text: str, tmp_path: Path) -> None:
+    results = canned(tmp_path, "2d", 1, steady)
+    (tmp_path / "runs" / "full-1" / "run.json").write_text(text)
+    assert "Machine" not in page(results, BASE, [], ["2d"], [])
+    describe(tmp_path / "runs" / "full-1" / "run.json", 3)  # as the run does that goes on
+    assert "Machine: " in page(results, BASE, [], ["2d"], [])
 
 
 def test_runs_that_answered_other_sentences(tmp_path: Path) -> None:

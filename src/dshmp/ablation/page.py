@@ -1,8 +1,8 @@
 """README.md of an ablation: what was run, tables with the paper's figures beside ours, and what follows from them."""
 
-import json
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 from dshmp.ablation.results import ALL, CRITICAL, Results, average
 from dshmp.ablation.rows import PARTS, TABLES, Table
 from dshmp.ablation.statistics import LEVEL, Estimate
+from dshmp.data.dataset import read_json
+from dshmp.errors import UserError
 from dshmp.learning.recipe import Recipe
 
 MEASURES = {
@@ -108,9 +110,8 @@ def _machine(results: Results) -> str:
     """Machines, versions and commits of the runs, as their run.json tell."""
     starts: list[dict[str, Any]] = []
     for key in results.found:
-        path = results.runs[key].folder / "run.json"
-        if path.is_file():
-            starts += json.loads(path.read_text(encoding="utf-8"))["starts"]
+        with suppress(UserError, KeyError):  # a damaged one says nothing, and is no reason for no page
+            starts += read_json(results.runs[key].folder / "run.json")["starts"]
     if not starts:
         return ""
 

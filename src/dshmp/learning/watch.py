@@ -149,7 +149,7 @@ def describe(path: Path, step: int) -> str:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         identity, starts = str(known["id"]), known["starts"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         identity, starts = secrets.token_hex(4), []
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     start = {
