@@ -316,6 +316,7 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
     assert source.validation is not None
     assert recipe.cache is not None
     split = MevisSplit(Path(source.root), source.validation)
+    tokenizer.keep((item.text for item in split.expressions), Path(recipe.cache))
     held_out = CachedSplit(split, TokenCache.build(model, tokenizer, split, Path(recipe.cache)), tokenizer)
     found = sentence_scores(model.to(find_device(device)), held_out)
     return "IoU on the grid", [
