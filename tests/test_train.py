@@ -636,6 +636,18 @@ def test_settings_that_reach_the_static_queries_have_caches_of_their_own(mini: P
     assert cached(model.eval(), split, tmp_path).folder not in {own, *others}
 
 
+def die(*_: object) -> None:
+    """As a process that the system kills."""
+    os._exit(9)
+
+
+def test_a_process_that_makes_tokens_dies(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_start_worker", die)
+    jobs = [(tmp_path / "000000.safetensors", ["v"])]
+    with pytest.raises(UserError, match="a process that makes object tokens died, perhaps for want of memory"):
+        BUILD_SHARDS(deaf(), tiny.tokenizer(), MevisSplit(mini, "valid_u"), jobs, 1)
+
+
 @pytest.mark.slow
 def test_the_cache_in_processes_of_its_own(mini: Path, tmp_path: Path) -> None:
     split, tokenizer = MevisSplit(mini, "valid_u"), tiny.tokenizer()

@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,8 +129,14 @@ def _build_shards(
     context = torch.multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
         done: Iterable[None] = pool.map(_build_shard, jobs)
-        for _ in track(done, "object tokens", total=len(jobs)):
-            pass
+        try:
+            for _ in track(done, "object tokens", total=len(jobs)):
+                pass
+        except BrokenProcessPool:
+            raise UserError(
+                f"{jobs[0][0].parent}: a process that makes object tokens died, perhaps for want of memory (there are "
+                f"{workers}); the same command goes on from what is done"
+            ) from None
 
 
 def _start_worker(
