@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -323,6 +324,15 @@ def test_what_is_refused(
     assert message in told
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_misses_the_signal_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one in the last moments of its training, which goes on with its scoring."""
+    told: list[int] = []
+    process = SimpleNamespace(sentinel=0, terminate=lambda: told.append(1), is_alive=lambda: len(told) < 2)
+    monkeypatch.setattr("dshmp.ablation.runs.connection.wait", lambda sentinels, timeout: None)
+    runs._stop([process])  # type: ignore[list-item]
+    assert len(told) == 2
 
 
 # --- a whole tiny ablation

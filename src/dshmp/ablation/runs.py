@@ -171,11 +171,16 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
             log.warning("stopping; %s, and the same command goes on from there", how)
         raise
     finally:
-        for process in active:
-            process.terminate()
-        for process in active:
-            process.join()
+        _stop(list(active))
     return list(board.failed.values())
+
+
+def _stop(processes: Sequence["SpawnProcess"]) -> None:
+    """By SIGTERM, again and again: a run that has just learned its last step takes none for its scoring."""
+    while processes := [process for process in processes if process.is_alive()]:
+        for process in processes:
+            process.terminate()
+        connection.wait([process.sentinel for process in processes], timeout=5)
 
 
 def _tidy(run: Run) -> None:
