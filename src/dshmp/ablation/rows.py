@@ -64,7 +64,7 @@ TABLES = {
             "time_displacement": "displacement alone",
             "time": "position in time and displacement",
         },
-        reference="time_none",
+        reference="time",
     ),
 }
 """In the order in which they are shown. A row of several tables runs once."""
