@@ -179,7 +179,7 @@ def test_a_resumed_run_is_the_undisturbed_one(
 
 
 def test_killed_while_the_last_model_is_written(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
