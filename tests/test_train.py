@@ -553,7 +553,11 @@ def test_another_data_set_has_another_cache(mini: Path, tmp_path: Path, monkeypa
     (moved / "meta_expressions.json").write_text(text + "\n")
     cached(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
     assert len(made) == 2
-    assert len(list((tmp_path / "c").iterdir())) == 2
+    (moved / "mask_dict.json").unlink()
+    (moved / "mask_dict.json").write_text((mini / "valid_u" / "mask_dict.json").read_text() + "\n")
+    cached(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
+    assert len(made) == 3
+    assert len(list((tmp_path / "c").iterdir())) == 3
 
 
 def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
@@ -614,6 +618,18 @@ def test_perception_that_hears_is_cached_by_expression(mini: Path, tmp_path: Pat
     several = [clips for clips in by_video.values() if len(clips) > 1]
     assert all(torch.equal(clips[0].truth, clips[1].truth) for clips in several)
     assert not any(torch.equal(clips[0].tokens, clips[1].tokens) for clips in several)
+
+
+def test_a_cache_is_of_one_parser_and_one_architecture(mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, tokenizer = MevisSplit(mini, "valid_u"), tiny.tokenizer()
+    hears = tiny.model()
+    own, own_deaf = (cache._identity(model, tokenizer, split) for model in (hears, deaf()))
+    other = tiny.model({"frame_decoder.heads": 1})
+    other.load_state_dict(hears.state_dict())
+    assert cache._identity(other, tokenizer, split) != own
+    monkeypatch.setattr("dshmp.language.encoder.parser_version", lambda name: "a newer one")
+    assert cache._identity(hears, tokenizer, split) != own
+    assert cache._identity(deaf(), tokenizer, split) == own_deaf
 
 
 def test_settings_that_reach_the_static_queries_have_caches_of_their_own(mini: Path, tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ class TextTokenizer:
             UserError: as for a call; the file cannot be written.
         """
         texts = sorted({self._text(expression) for expression in expressions})
-        path = folder / f"sentences-{self._digest(texts)}.json"
+        digest = hashlib.sha256(json.dumps([texts, self.identity()]).encode()).hexdigest()[:16]
+        path = folder / f"sentences-{digest}.json"
         with self._lock:
             found = _read_parses(path)
             if found is None:
@@ -164,13 +165,13 @@ class TextTokenizer:
                 _write_parses(path, found)
             self._kept.update(zip(texts, found, strict=True))
 
-    def _digest(self, texts: list[str]) -> str:
-        """Of everything that the parses of these texts depend on, the rules of the split among it."""
+    def identity(self) -> str:
+        """A digest of everything beside the text that a parse depends on, the rules of the split among it."""
         config = self.config
         settings = (config.split, config.max_tokens, config.overlong, parser_version(config.spacy_model))
         tokenizer = self.tokenizer.backend_tokenizer.to_str(), sorted(self.tokenizer.all_special_ids)
         rules = [Path(module).read_text(encoding="utf-8") for module in (__file__, cues.__file__)]
-        return hashlib.sha256(json.dumps([texts, settings, tokenizer, rules]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([settings, tokenizer, rules]).encode()).hexdigest()
 
     def _parse(self, expressions: Sequence[str]) -> list[_Parsed]:
         if isinstance(expressions, str) or not expressions:

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -204,15 +204,19 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
 def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split) -> str:
     """Tells apart everything that the tokens of a split depend on, data and grid included."""
     config = model.config
-    settings = {**to_dict(config.input), "clip": model.perception.backbone.clip, "grid": GRID}
+    configured = ("input", "backbone", "pixel_decoder", "frame_decoder")
+    settings: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in configured}
+    settings["grid"] = GRID
     parts: list[tuple[str, nn.Module]] = [("perception", model.perception)]
     if hears_language(model.perception):
         settings["language"] = to_dict(config.language)
         parts.append(("language", model.language))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(hashlib.sha256((split.folder / "meta_expressions.json").read_bytes()).digest())
+    for name in ("meta_expressions.json", "mask_dict.json"):
+        with open(split.folder / name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     if len(parts) > 1:
-        digest.update(tokenizer.tokenizer.backend_tokenizer.to_str().encode())
+        digest.update(tokenizer.identity().encode())
     for name, part in parts:
         _hash(digest, {f"{name}.{key}": value for key, value in part.state_dict().items()})
     return digest.hexdigest()[:16]
