@@ -174,9 +174,7 @@ def differences(results: Results, tables: Sequence[str], out: Path) -> Picture |
 
 def tokens(results: Results, out: Path, device: str) -> Picture | None:
     """Video tokens of objects that many sentences mean, with and without contrastive learning."""
-    if not {WITH, WITHOUT} <= results.rows.keys():
-        return None
-    seeds = results.seeds([WITH, WITHOUT])
+    seeds = _seeds(results, WITH, WITHOUT)
     if not seeds:
         return None
     split = _held_out(results.run(WITH, seeds[0]))
@@ -299,9 +297,7 @@ def _over_seeds(values: Sequence[float], form: str) -> str:
 
 def strips(results: Results, out: Path, device: str) -> Picture | None:
     """Frames of sentences under the baseline and under the whole method."""
-    if not {WITH, BASELINE} <= results.rows.keys():
-        return None
-    seeds = results.seeds([WITH, BASELINE])
+    seeds = _seeds(results, WITH, BASELINE)
     if not seeds:
         return None
     subset = CRITICAL if CRITICAL in results.subsets else ALL
@@ -378,6 +374,11 @@ def _strips_of_run(
         dark = np.where(masks[..., None], frames, frames // 2)  # so that the answer leaps to the eye
         found.append((strip(dark, masks, truth), item.text))
     return found
+
+
+def _seeds(results: Results, *rows: str) -> list[int]:
+    """Seeds with which all these rows are finished; none where a row is not of this ablation."""
+    return results.seeds(rows) if results.rows.keys() >= set(rows) else []
 
 
 def _held_out(run: Run, name: str = "") -> Split:

@@ -133,7 +133,7 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     waiting = deque(run for run in runs if not run.finished)
     for run in runs:
         if run.finished:
-            _tidy(run)
+            _tidy(run.folder)
     if not waiting:
         return []
     if "LOCAL_RANK" in os.environ:
@@ -183,9 +183,9 @@ def _stop(processes: Sequence["SpawnProcess"]) -> None:
         connection.wait([process.sentinel for process in processes], timeout=5)
 
 
-def _tidy(run: Run) -> None:
+def _tidy(folder: Path) -> None:
     """Remove what a finished run needs no more."""
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _why(run: Run, code: int | None) -> str:
@@ -301,7 +301,7 @@ def train_and_score(folder: Path, device: str) -> None:
         "expressions": [asdict(each) for each in scores],
     }
     save_json(folder / SCORES, document)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    _tidy(folder)
 
 
 def _trained(folder: Path, recipe: Recipe) -> bool:
