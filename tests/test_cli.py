@@ -82,15 +82,20 @@ def test_segment(
     assert call(monkeypatch, "segment", video, *sentences, "--model", model, "--out", out, "--frames", "1:5") == 0
     document = json.loads((out / "clip" / "result.json").read_text())
     assert [answer["expression"] for answer in document["results"]] == list(sentences)
-    assert document["frame_count"] == 4
-    for folder in document["folders"]:
+    for folder, frames in [(result["folder"], result["frame_count"]) for result in document["results"]]:
+        assert frames == 4
         assert len(list((out / "clip" / folder / "masks").glob("*.png"))) == 4
         with av.open(str(out / "clip" / folder / "overlay.mp4")) as container:
             assert len(list(container.decode(video=0))) == 4
     captured = capsys.readouterr()
     assert f"wrote {out / 'clip'}" in captured.out
     assert "4 objects: a cat" in captured.out
-    assert call(monkeypatch, "segment", video, "a cat", "--model", model, "--out", out, "--single") == 0
+    again = ("segment", video, "a cat", "--model", model, "--out", out, "--frames", "1:5")
+    assert call(monkeypatch, *again) == 0
+    assert f"wrote {out / 'clip'} (1 of 1 answered before)" in capsys.readouterr().out
+    assert call(monkeypatch, *again, "--single") == 2
+    assert "'a cat' was answered with targets None, not single; replace the answer with --over" in one_line(capsys)
+    assert call(monkeypatch, *again, "--single", "--overwrite") == 0
     assert "1 object: a cat" in capsys.readouterr().out
 
 
@@ -145,7 +150,8 @@ def test_batch_resumes(
     names = sorted(folder.name for folder in out.iterdir())
     assert names[0] == "one"
     assert len(names) == 3
-    assert all(name.startswith("two-") for name in names[1:])
+    assert names[1] == "two"
+    assert names[2].startswith("two-")
     document = json.loads((out / "one" / "result.json").read_text())
     assert [answer["expression"] for answer in document["results"]] == ["a cat", "a dog"]
 
@@ -157,7 +163,10 @@ def test_batch_resumes(
     assert "2 of 3 videos were finished before" in capsys.readouterr().out
     again = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
     assert [p.parent.name for p in again if again[p] != stamps[p]] == ["one"]
-    assert call(monkeypatch, *arguments, "--threshold", "0.9") == 0
+    assert call(monkeypatch, *arguments, "--threshold", "0.9") == 2
+    assert "with threshold None, not 0.9; replace the answer with --overwrite" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("result.json")} == again
+    assert call(monkeypatch, *arguments, "--threshold", "0.9", "--overwrite") == 0
     assert all(p.stat().st_mtime_ns != again[p] for p in again)
 
 

@@ -122,7 +122,8 @@ def test_predictions_tables_and_files(mini: Path, tmp_path: Path, capsys: pytest
     out = tmp_path / "deep" / "scores"
     scores = run("mevis", mini, "valid_u", out, model=str(tmp_path / "m"), workers=1)
     assert scores is not None
-    assert {path.name for path in out.iterdir()} == {"predictions", "results.json", "expressions.csv", "videos.csv"}
+    names = {"predictions", "results.json", "expressions.csv", "videos.csv", ".dshmp.json"}
+    assert {path.name for path in out.iterdir()} == names
     results = json.loads((out / "results.json").read_text())
     split = MevisSplit(mini, "valid_u")
     assert len(results["expressions"]) == len(split.expressions)

@@ -1,6 +1,9 @@
 """What is written is there wholly or not at all, under the usual permissions, and nothing else is touched."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,7 +13,22 @@ import torch
 from safetensors.torch import load_file
 
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, publish, reason, save_tensors, whole_file, whole_folder, writable
+from dshmp.files import (
+    LONGEST_NAME,
+    check_owned,
+    destination,
+    file_name,
+    is_vacant,
+    locked,
+    move_into,
+    name_fault,
+    owned_file,
+    reason,
+    save_tensors,
+    scratch,
+    whole_file,
+    whole_folder,
+)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -49,16 +67,15 @@ def test_a_new_folder(tmp_path: Path) -> None:
     assert content(tmp_path) == {"deep/m/a": "new", "deep/m/b/c": "new"}
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_a_folder_that_is_there_stays_itself(keep: bool, tmp_path: Path) -> None:
+def test_a_folder_that_is_there_stays_itself(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     fill(folder, "a", "b/c", "mine/d", text="old")
     number = folder.stat().st_ino
-    with whole_folder(folder, keep=keep) as work:
-        fill(work, "a", "e")
+    with whole_folder(folder) as work:
+        fill(work, "a", "b/e", "f")
         assert content(folder)["a"] == "old"
     assert folder.stat().st_ino == number
-    assert content(folder) == {"a": "new", "e": "new"} | ({"b/c": "old", "mine/d": "old"} if keep else {})
+    assert content(folder) == {"a": "new", "b/c": "old", "b/e": "new", "f": "new", "mine/d": "old"}
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
@@ -92,27 +109,28 @@ def test_what_fails_leaves_all_as_it_was(fault: type[BaseException], fresh: bool
     assert fresh or content(folder) == {"a": "old"}
 
 
-@pytest.mark.parametrize("last", range(1, 6))
-def test_an_exchange_that_fails_is_taken_back(last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever of its moves it is."""
-    fill(tmp_path / "m", "a", "b/c", text="old")
-    fill(tmp_path / "work", "a", "d/e")
-    move, moves = os.replace, []
+def test_a_move_that_was_stopped_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of its steps it was stopped at."""
+    move = os.replace
+    for last in range(1, 4):
+        fill(tmp_path / "m", "a", "b/c", "b/mine", text="old")
+        fill(tmp_path / "work", "a", "b/c", "d/e")
+        moves = []
 
-    def fail(before: Path, after: Path) -> None:
-        moves.append(after)
-        if len(moves) == last:
-            raise OSError(5, "Input/output error", str(before))
-        move(before, after)
+        def fail(before: Path, after: Path, last: int = last, moves: list[Path] = moves) -> None:
+            moves.append(after)
+            if len(moves) == last:
+                raise OSError(5, "Input/output error", str(before))
+            move(before, after)
 
-    monkeypatch.setattr(os, "replace", fail)
-    if last == 5:  # there are only four
-        publish(tmp_path / "work", tmp_path / "m")
-        assert content(tmp_path) == {"m/a": "new", "m/d/e": "new"}
-        return
-    with pytest.raises(OSError, match="Input/output"):
-        publish(tmp_path / "work", tmp_path / "m")
-    assert content(tmp_path) == {"m/a": "old", "m/b/c": "old", "work/a": "new", "work/d/e": "new"}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            with pytest.raises(OSError, match="Input/output"):
+                move_into(tmp_path / "work", tmp_path / "m")
+            assert content(tmp_path / "m")["a"] == "old"  # the files at the top come last
+        move_into(tmp_path / "work", tmp_path / "m")
+        assert content(tmp_path) == {"m/a": "new", "m/b/c": "new", "m/b/mine": "old", "m/d/e": "new"}
+        shutil.rmtree(tmp_path / "m")
 
 
 def test_faults_are_told_of_the_place_that_people_know(tmp_path: Path) -> None:
@@ -163,17 +181,105 @@ def test_tensors_of_any_layout(tmp_path: Path) -> None:
 def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to("circle")
-    for name in ("file/x/y", "circle", "circle/x"):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("file/x/y", "circle", "circle/x", "pipe", "pipe/x", "nul\0"):
         with pytest.raises(UserError, match="name another place"):
-            writable(tmp_path / name)
-    assert writable(tmp_path / "new" / "x") == tmp_path / "new" / "x"
-    assert writable(tmp_path / "file") == tmp_path / "file"
+            destination(tmp_path / name)
+    assert destination(tmp_path / "new" / "x") == tmp_path / "new" / "x"
+    assert destination(tmp_path / "nope" / ".." / "file") == tmp_path / "file"
+
+
+def test_names_of_files() -> None:
+    for name in (
+        "",
+        ".",
+        "..",
+        ".x",
+        "a/b",
+        "a\\b",
+        "a\x1bb",
+        "a\nb",
+        "CON",
+        "nul.txt",
+        "com1",
+        "a.",
+        "a ",
+        "a:b",
+        "x" * 300,
+    ):
+        assert name_fault(name), name
+        assert name_fault(file_name(name, "video")) is None, name
+    for name in ("clip", "a b", "狗", "été 2.1", "console", "x" * LONGEST_NAME):
+        assert name_fault(name) is None
+        assert file_name(name, "video") == name
+    assert [file_name(name, "video") for name in ("", "..", "...", "a:b", "aux")] == ["video"] * 3 + ["a_b", "_aux"]
+    assert file_name("x" * 300, "video") != file_name("x" * 301, "video")
+    assert len(file_name("狗" * 300, "video").encode()) <= LONGEST_NAME
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from dshmp.files import whole_folder
+with whole_folder(Path({str(tmp_path / "m")!r})) as work:
+    (work / "a").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".dshmp-")
+    assert is_vacant(tmp_path)
+    fill(tmp_path, ".mine.partial/a", ".dshmp-mine.partial/a", text="mine")
+    with scratch(tmp_path) as mine:
+        fill(mine, "x")
+        with scratch(tmp_path) as other:  # sweeps too, but not what a living one writes
+            assert not left.exists()
+            assert (mine / "x").exists()
+            assert other != mine
+    assert content(tmp_path) == {".mine.partial/a": "mine", ".dshmp-mine.partial/a": "mine"}
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "m", wait=False),
+        pytest.raises(UserError, match=r"m: another run is writing there"),
+        locked(tmp_path / "m", wait=False),
+    ):
+        pass
+    with locked(tmp_path / "m"):
+        pass
+    assert not list((tmp_path / "m").iterdir())
+
+
+def test_only_what_was_written_is_replaced(tmp_path: Path) -> None:
+    fill(tmp_path, "b", text="mine")
+
+    def write(name: str, text: str) -> None:
+        with owned_file(tmp_path, name) as part:
+            part.write_text(text)
+
+    check_owned(tmp_path, ["a"])
+    write("a", "1")
+    write("a", "2")
+    assert content(tmp_path)["a"] == "2"
+    with pytest.raises(UserError, match=r"b: is there, and not as dshmp wrote it; move it away"):
+        write("b", "1")
+    fill(tmp_path, "a", text="2, and a note")
+    with pytest.raises(UserError, match=r"a: is there"):
+        check_owned(tmp_path, ["c", "a"])
+    (tmp_path / ".dshmp.json").write_text("[1")
+    with pytest.raises(UserError, match=r"a: is there"):
+        write("a", "3")
+    assert {name: text for name, text in content(tmp_path).items() if name in "ab"} == {
+        "a": "2, and a note",
+        "b": "mine",
+    }
 
 
 def test_vacant_is_what_a_killed_run_leaves(tmp_path: Path) -> None:
     assert is_vacant(tmp_path)
     with whole_folder(tmp_path) as work:
-        assert work.parent == tmp_path
         assert is_vacant(tmp_path)
-        fill(work, ".hidden")
+        fill(work, "a")
     assert not is_vacant(tmp_path)

@@ -127,6 +127,10 @@ def test_what_the_hub_holds_is_no_model(hub: Hub, segmenter: Segmenter) -> None:
     (folder / "README.md").write_text("hello")
     with pytest.raises(UserError, match=r"^jane/tiny: holds no model on the hub \(config.json is missing\)$"):
         Segmenter.from_pretrained("jane/tiny")
+    with pytest.raises(UserError, match=r"tiny: holds README.md, but no model of this program; name another folder"):
+        segmenter.save_pretrained(folder)
+    assert (folder / "README.md").read_text() == "hello"
+    (folder / "README.md").unlink()
     segmenter.save_pretrained(folder)
     (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
     (folder / SHARDS).write_text("{}")

@@ -32,6 +32,7 @@ from dshmp.data.dataset import Expression, Video
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.mini import make_mini
 from dshmp.errors import UserError
+from dshmp.files import locked
 from dshmp.predict import Piece, _place, deal, fitting, grouped, merge_objects, pieces, probability, run
 from dshmp.result import decode
 from dshmp.scoring.run import score_split
@@ -338,14 +339,22 @@ def test_damaged_masks_are_made_anew(home: Path, tmp_path: Path, name: str, dama
     assert {path: path.stat().st_mtime_ns for path in others} == others  # not touched
 
 
-def test_what_does_not_belong_there_goes(home: Path, tmp_path: Path) -> None:
-    whole = undisturbed(home, "mevis")
-    out = shutil.copytree(home / "undisturbed/mevis", tmp_path / "out")
-    (sorted(out.rglob("*.png"))[0].parent / ".DS_Store").write_text("x")
-    (out / ".3.partial" / "v").mkdir(parents=True)
-    (out / ".predict.json.abc.partial").write_text("{")
-    predict(home, "mevis", out)
-    assert tree(out) == whole
+@pytest.mark.parametrize("name", ["mevis", "jhmdb"])
+def test_what_is_the_users_stays(name: str, home: Path, tmp_path: Path) -> None:
+    """Whether the run goes on or begins anew; what a killed one left goes."""
+    whole = undisturbed(home, name)
+    out = shutil.copytree(home / "undisturbed" / name, tmp_path / "out")
+    deep = next(path for path in sorted(out.rglob("*")) if path.is_file()).parent
+    mine = {out / "notes.txt", deep / ".DS_Store", out / ".3.partial" / "v", out / "parts" / "x"}
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (out / ".dshmp-0123456789ab.partial").mkdir()
+    for overwrite in (False, True):
+        done = predict(home, name, out, overwrite=overwrite)
+        assert (done.skipped == 0) == overwrite
+        assert tree(out) == whole | {path.relative_to(out).as_posix(): b"mine" for path in mine}
+        assert not list(out.glob(".dshmp*"))
 
 
 def test_damaged_detections_are_made_anew(home: Path, tmp_path: Path) -> None:
@@ -597,15 +606,9 @@ def test_interruption_leaves_nothing_half_written(
 
 
 def test_one_run_at_a_time(home: Path, tmp_path: Path) -> None:
-    import fcntl
-
     out = tmp_path / "out"
-    out.mkdir()
-    handle = os.open(out, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="another run is writing"):
+    with locked(out), pytest.raises(UserError, match="another run is writing"):
         predict(home, "mevis", out)
-    os.close(handle)
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from dataclasses import replace
+import os
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,10 +15,10 @@ from PIL import Image
 import dshmp.segmenter as module
 from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
-from dshmp.export import Settings, finished, segment_to_folder, slug
+from dshmp.export import Answers, Settings, folder_names, segment_to_folder, slug
 from dshmp.overlay import Caption, OverlayPainter
-from dshmp.result import decode
-from dshmp.segmenter import Segmenter
+from dshmp.result import Result, decode
+from dshmp.segmenter import Progress, Segmenter
 
 SENTENCES = ("the red star moving left", "The one that turns  back")
 
@@ -129,8 +130,18 @@ def test_wrong_arguments(segmenter: Segmenter, clip: np.ndarray) -> None:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def settings(*expressions: str, frames: str | None = None) -> Settings:
-    return Settings(model="tiny", expressions=expressions or SENTENCES, frames=frames)
+def answer(
+    segmenter: Segmenter,
+    video: Path,
+    out: Path,
+    *expressions: str,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[Path, list[Result]]:
+    chosen = Settings(model="tiny", **settings)
+    answers = Answers.open(video, expressions or SENTENCES, out, chosen, overwrite=overwrite)
+    return segment_to_folder(answers, lambda: segmenter, progress)
 
 
 def decoded(path: Path) -> list[av.VideoFrame]:
@@ -141,16 +152,16 @@ def decoded(path: Path) -> list[av.VideoFrame]:
 def test_folder_of_a_rotated_odd_variable_rate_file(segmenter: Segmenter, tmp_path: Path) -> None:
     times = [0, 11, 42, 93, 164, 255, 400, 401, 900, 1500]
     video = write_clip(tmp_path / "clip.mp4", 10, 49, 63, rotation=90, times=times)
-    folder, results = segment_to_folder(segmenter, video, tmp_path / "out", settings())
+    folder, results = answer(segmenter, video, tmp_path / "out")
     assert folder == tmp_path / "out" / "clip"
     names = sorted(p.name for p in folder.iterdir())
     assert names == ["01-the-red-star-moving-left", "02-the-one-that-turns-back", "result.json"]
     document = json.loads((folder / "result.json").read_text())
     assert (document["height"], document["width"]) == (63, 49)
-    for name, result, answer in zip(names[:2], results, document["results"], strict=True):
+    for name, result, written in zip(names[:2], results, document["results"], strict=True):
         masks = [np.asarray(Image.open(p)) for p in sorted((folder / name / "masks").iterdir())]
         assert (np.stack(masks) == result.masks * 255).all()
-        assert (decode(answer["rle"]) == result.masks).all()
+        assert (decode(written["rle"]) == result.masks).all()
         frames = decoded(folder / name / "overlay.mp4")
         assert [frame.time for frame in frames] == pytest.approx([t / 1000 for t in times], abs=1e-3)
         assert result.fps == pytest.approx(6)
@@ -165,7 +176,7 @@ def test_sound_goes_along_where_it_can(
     segmenter: Segmenter, tmp_path: Path, caplog: pytest.LogCaptureFixture, codec: str, kept: bool
 ) -> None:
     video = write_clip(tmp_path / "clip.mkv", 25, audio=codec)
-    folder, _ = segment_to_folder(segmenter, video, tmp_path, settings("a cat", frames="5:15"))
+    folder, _ = answer(segmenter, video, tmp_path, "a cat", frames="5:15")
     with av.open(str(folder / "01-a-cat" / "overlay.mp4")) as container:
         assert len(container.streams.audio) == kept
         packets = [p for p in container.demux() if p.size]
@@ -194,39 +205,153 @@ def test_interruption_leaves_nothing(
             raise error
 
     with pytest.raises(error):
-        segment_to_folder(segmenter, video, tmp_path / "new" / "out", settings(), progress=stop)
+        answer(segmenter, video, tmp_path / "new" / "out", progress=stop)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "tmp"]
     assert not list(temporary.iterdir())
-    done, _ = segment_to_folder(segmenter, video, tmp_path / "out", settings())
+    done, _ = answer(segmenter, video, tmp_path / "out")
     before = (done / "result.json").read_bytes()
     with pytest.raises(error):
-        segment_to_folder(segmenter, video, tmp_path / "out", settings("a cat"), progress=stop)
+        answer(segmenter, video, tmp_path / "out", "a cat", progress=stop)
     assert (done / "result.json").read_bytes() == before
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip"]
 
 
-def test_only_own_results_are_replaced(segmenter: Segmenter, tmp_path: Path) -> None:
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def said(folder: Path) -> list[tuple[str, str, float]]:
+    document = json.loads((folder / "result.json").read_text())
+    return [(each["folder"], each["sentence"], each["threshold"]) for each in document["results"]]
+
+
+def test_answers_are_added(segmenter: Segmenter, tmp_path: Path) -> None:
+    """Whatever people put beside them stays, too."""
+    video = write_clip(tmp_path / "clip.mp4", 4)
+    folder, _ = answer(segmenter, video, tmp_path, "a dog")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "01-a-dog" / "masks" / "notes.txt").write_text("mine")
+    (folder / "07-mine").mkdir()
+    before = files(folder)
+    answer(segmenter, video, tmp_path, "a cat", "a dog", "a cat", threshold=None)
+    after = files(folder)
+    assert {name: after[name] for name in before if name != "result.json"} == {
+        name: data for name, data in before.items() if name != "result.json"
+    }
+    assert [(name, text) for name, text, _ in said(folder)] == [("01-a-dog", "a dog"), ("08-a-cat", "a cat")]
+    assert {p.name for p in folder.iterdir()} == {"01-a-dog", "07-mine", "08-a-cat", "notes.txt", "result.json"}
+
+
+def test_another_answer_needs_overwrite(segmenter: Segmenter, tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    folder, _ = answer(segmenter, video, tmp_path, "a dog", "a cat")
+    (folder / "01-a-dog" / "notes.txt").write_text("mine")
+    before = files(folder)
+    for other in ({"threshold": 0.1}, {"frames": "0:3"}, {"fps": None, "targets": "single"}):
+        with pytest.raises(UserError, match=r"01-a-dog: 'a dog' was answered with .*--overwrite"):
+            answer(segmenter, video, tmp_path, "a dog", **other)
+    assert files(folder) == before
+    _, (result,) = answer(segmenter, video, tmp_path, "a dog", threshold=0.1, frames="2:4", overwrite=True)
+    assert (result.threshold, result.frame_count) == (0.1, 2)
+    after = files(folder)
+    assert sorted(n for n in after if n.startswith("01")) == [
+        *(f"01-a-dog/masks/0000{t}.png" for t in (2, 3)),
+        "01-a-dog/notes.txt",
+        "01-a-dog/overlay.mp4",
+    ]
+    assert all(after[name] == before[name] for name in before if name.startswith("02"))
+    assert [text for _, text, _ in said(folder)] == ["a dog", "a cat"]
+    os.utime(video, (1, 1))
+    with pytest.raises(UserError, match=r"'a cat' was answered before the video changed"):
+        answer(segmenter, video, tmp_path, "a cat")
+
+
+def test_a_file_of_the_users_is_in_the_way(segmenter: Segmenter, tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    folder, _ = answer(segmenter, video, tmp_path, "a dog", frames="0:2")
+    (folder / "01-a-dog" / "masks" / "00004.png").write_text("mine")
+    before = files(folder)
+    with pytest.raises(UserError, match=r"masks/00004.png: is not of the answer that is replaced"):
+        answer(segmenter, video, tmp_path, "a dog", overwrite=True)
+    assert files(folder) == before
+
+
+def test_an_addition_that_was_killed_goes_on(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every step of moving the files to their places: what is there then is the old or the new, and whole."""
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    wanted: dict[str, bytes] = {}
+    move = os.replace
+    for last in range(1, 30):
+        out = tmp_path / str(last)
+        folder, _ = answer(segmenter, video, out, "a dog", frames="0:4")
+        (folder / "01-a-dog" / "notes.txt").write_text("mine")
+        before, moves = files(folder), []
+
+        def killed(one: Path, other: Path, last: int = last, moves: list[Path] = moves) -> None:
+            moves.append(other)
+            if len(moves) == last:
+                raise KeyboardInterrupt
+            move(one, other)
+
+        change = {"frames": "2:6", "overwrite": True}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            try:
+                answer(segmenter, video, out, "a dog", **change)
+                wanted = files(folder)
+                break
+            except KeyboardInterrupt:
+                pass
+        ready = list(folder.glob(".dshmp-*.ready"))
+        assert ready or files(folder) == before
+        answer(segmenter, video, out, "a cat", frames="0:1")  # which settles it first
+        assert (said(folder)[0][1], len(said(folder))) == ("a dog", 2)
+        document = json.loads((folder / "result.json").read_text())["results"][0]
+        assert document["settings"]["frames"] == ("2:6" if ready else "0:4")
+        masks = {p.name for p in (folder / "01-a-dog" / "masks").iterdir()}
+        assert masks == {f"{t:05d}.png" for t in (range(2, 6) if ready else range(4))}
+        assert (folder / "01-a-dog" / "notes.txt").read_text() == "mine"
+        assert not list(folder.glob(".dshmp-*"))
+    assert last > 6
+    assert len(wanted) == 4 + 3
+
+
+def test_a_folder_of_somebody_elses(segmenter: Segmenter, tmp_path: Path) -> None:
     video = write_clip(tmp_path / "clip.mp4")
-    folder, _ = segment_to_folder(segmenter, video, tmp_path, settings())
-    segment_to_folder(segmenter, video, tmp_path, settings("a cat"))
-    assert sorted(p.name for p in folder.iterdir()) == ["01-a-cat", "result.json"]
+    folder, _ = answer(segmenter, video, tmp_path, "a dog")
     (tmp_path / "other").mkdir()
     other = write_clip(tmp_path / "other" / "clip.mp4")
     with pytest.raises(UserError, match="holds the result of"):
-        segment_to_folder(segmenter, other, tmp_path, settings())
-    (tmp_path / "mine" / "clip").mkdir(parents=True)
-    (tmp_path / "mine" / "clip" / "diary.txt").write_text("precious")
+        answer(segmenter, other, tmp_path)
+    mine = tmp_path / "mine" / "clip"
+    mine.mkdir(parents=True)
+    (mine / "result.json").write_text("{}")
     with pytest.raises(UserError, match="not a result"):
-        segment_to_folder(segmenter, video, tmp_path / "mine", settings())
+        answer(segmenter, video, tmp_path / "mine")
+    document = json.loads((folder / "result.json").read_text())
+    document["results"][0]["folder"] = "../mine"  # as no file of ours says
+    (folder / "result.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="not a result"):
+        answer(segmenter, video, tmp_path, overwrite=True)
 
 
-def test_finished_means_the_same_settings(segmenter: Segmenter, tmp_path: Path) -> None:
-    video = write_clip(tmp_path / "clip.mp4", 4)
-    folder, _ = segment_to_folder(segmenter, video, tmp_path, settings())
-    assert finished(folder, video, settings())
-    assert not finished(folder, video, settings("a cat"))
-    assert not finished(folder, video, replace(settings(), threshold=0.1))
-    assert not finished(tmp_path, video, settings())
+def test_videos_of_one_name_have_folders_of_their_own(segmenter: Segmenter, tmp_path: Path) -> None:
+    videos = []
+    for place in ("a", "b", "c"):
+        (tmp_path / place).mkdir()
+        videos.append(write_clip(tmp_path / place / ("Clip.mp4" if place == "c" else "clip.mp4"), 3))
+    out = tmp_path / "out"
+    answer(segmenter, videos[1], out, "a dog")
+    names = folder_names(videos, out)
+    assert names[videos[1]] == "clip"  # as before, whatever has come to the list
+    assert len({name.lower() for name in names.values()}) == 3
+    assert folder_names(videos[:1], out)[videos[0]] == names[videos[0]]
+    assert (
+        folder_names([tmp_path / "...mp4", tmp_path / "..mp4", tmp_path / "CON.mp4"], out)[tmp_path / "...mp4"]
+        == "video"
+    )
 
 
 def test_slug() -> None:

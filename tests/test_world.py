@@ -399,6 +399,7 @@ def test_same_settings_again_and_other_settings(world: Path, tmp_path: Path) -> 
         make_world(world, train=4, valid=2, test=2, seed=4)
     with pytest.raises(UserError, match="family None, not easy"):
         make_world(world, train=4, valid=2, test=2, seed=3, family="easy")
+    (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not a complete world"):
         make_world(tmp_path, train=1, valid=0, test=0)
 

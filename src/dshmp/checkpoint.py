@@ -5,6 +5,7 @@ made. Older versions are read by way of `UPGRADES`.
 """
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from dshmp.model import DsHmp
 CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 LEFT_OVERS = "release.safetensors"
 """What the authors' checkpoint holds beyond the model (`dshmp.interop.release`), where it was made of one."""
+FILES = (CONFIG, WEIGHTS, TOKENIZER, README, LEFT_OVERS)
 SHARDS = f"{WEIGHTS}.index.json"
 """Names the parts of weights in several files; fetched with ours so that a model of that kind can be told."""
 VERSION = 2
@@ -76,13 +78,26 @@ def save_model(
     """
     card = card or Card()
     config = to_dict(SavedConfig(version=VERSION, model=model.config, card=card))
-    with whole_folder(folder, keep=True) as work:
+    check_model_folder(folder)
+    with whole_folder(folder) as work:
         (work / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         save_tokenizer(tokenizer.tokenizer, work / TOKENIZER)
         (work / README).write_text(str(model_card(card, where)), encoding="utf-8", errors="replace")
         save_tensors(model.state_dict() if weights is None else weights, work / WEIGHTS)
         if left_overs is not None:
             shutil.copyfile(left_overs, work / LEFT_OVERS)
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises UserError where a model in `folder` would replace files that are not of a model of this program."""
+    there = [name for name in FILES if os.path.lexists(folder / name)]
+    if there:
+        try:
+            load_config(folder / CONFIG)
+        except UserError:
+            raise UserError(
+                f"{folder}: holds {some(there)}, but no model of this program; name another folder"
+            ) from None
 
 
 def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tuple[DsHmp, TextTokenizer]:
@@ -275,7 +290,7 @@ def _load_weights(path: Path, shapes: Mapping[str, torch.Tensor]) -> dict[str, t
 def _download(name: str, **hub: Unpack[HubOptions]) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = [CONFIG, WEIGHTS, TOKENIZER, README, LEFT_OVERS, SHARDS]
+    wanted = [*FILES, SHARDS]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, **hub))
     except Exception as error:  # the hub client raises a dozen kinds: no network, no such id, no permission

@@ -1,16 +1,13 @@
 """The `dshmp` command. Heavy libraries are imported by the commands that need them, so that help answers at once."""
 
 import contextlib
-import csv
-import hashlib
-import json
 import logging
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -70,6 +67,9 @@ Single = Annotated[
     bool | None,
     typer.Option("--single/--many", help="Only the best object, or all that are meant; the model's own by default."),
 ]
+Anew = Annotated[
+    bool, typer.Option("--overwrite", help="Answer these sentences anew, in place of the answers that are there.")
+]
 SingleOfData = Annotated[
     bool | None,
     typer.Option("--single/--many", help="Only the best object, or all that are meant; the data set's by default."),
@@ -88,27 +88,33 @@ def segment(
     frames: Frames = None,
     fps: Fps = None,
     single: Single = None,
+    overwrite: Anew = False,
 ) -> None:
     """Segment what sentences mean in a video.
 
-    Writes OUT/<video>/: per sentence a folder with a PNG mask per frame and overlay.mp4, and one result.json.
+    Writes OUT/<video>/: per sentence a folder with a PNG mask per frame and overlay.mp4, and one result.json. What
+    other sentences were answered before stays.
 
     Example: dshmp segment clip.mp4 "the one that turns back" "the dog running left" --out results
     """
-    from dshmp.video import open_video
+    from dshmp.video import check_sentences, open_video
 
+    check_sentences(expressions)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
-    from dshmp.export import segment_to_folder
+    from dshmp.export import Answers, segment_to_folder
     from dshmp.segmenter import Segmenter
 
-    settings = _settings(model, expressions, threshold, single, frames, fps, precision)
-    segmenter = Segmenter.from_pretrained(model, device, precision.value)
+    settings = _settings(model, threshold, single, frames, fps, precision)
+    answers = Answers.open(video, expressions, out, settings, overwrite=overwrite)
+    before = len(answers.expressions) - len(answers.pending)
     with _progress(video.name) as progress:
-        folder, results = segment_to_folder(segmenter, video, out, settings, progress=progress)
+        folder, results = segment_to_folder(
+            answers, lambda: Segmenter.from_pretrained(model, device, precision.value), progress
+        )
     for result in results:
         _report(result)
-    typer.echo(f"wrote {folder}")
+    typer.echo(f"wrote {folder}" + (f" ({before} of {len(results)} answered before)" if before else ""))
 
 
 @app.command()
@@ -124,6 +130,7 @@ def batch(
     frames: Frames = None,
     fps: Fps = None,
     single: Single = None,
+    overwrite: Anew = False,
 ) -> None:
     """Segment many videos; started again, it goes on where it stopped.
 
@@ -132,31 +139,31 @@ def batch(
 
     Example: dshmp batch clips.csv --out results
     """
-    from dshmp.export import finished, segment_to_folder
+    from dshmp.export import Answers, folder_names, segment_to_folder
+    from dshmp.lists import read_list
     from dshmp.segmenter import Segmenter
 
-    jobs = _read_list(videos)
-    names = _folder_names(list(jobs))
-    segmenter: Segmenter | None = None
+    jobs = read_list(videos)
+    names = folder_names(list(jobs), out)
+    settings = _settings(model, threshold, single, frames, fps, precision)
+    load = cache(lambda: Segmenter.from_pretrained(model, device, precision.value))
     failures: list[str] = []
     done = 0
     for video, expressions in jobs.items():
-        settings = _settings(model, expressions, threshold, single, frames, fps, precision)
-        if finished(out / names[video], video, settings):
-            done += 1
-            continue
-        if segmenter is None:
-            segmenter = Segmenter.from_pretrained(model, device, precision.value)
         try:
+            answers = Answers.open(video, expressions, out, settings, names[video], overwrite)
+            if not answers.pending:
+                done += 1
+                continue
             with _progress(video.name) as progress:
-                folder, _ = segment_to_folder(segmenter, video, out, settings, names[video], progress)
+                folder, _ = segment_to_folder(answers, load, progress)
             typer.echo(f"wrote {folder}")
         except UserError as error:
             failures.append(str(error))
     if done:
         typer.echo(f"{done} of {len(jobs)} videos were finished before")
     for failure in failures:
-        typer.echo(f"dshmp: {failure}", err=True)
+        typer.echo(f"dshmp: {_one_line(failure)}", err=True)
     if failures:
         raise UserError(f"{len(failures)} of {len(jobs)} videos failed; see above")
 
@@ -451,7 +458,7 @@ def _world() -> None:
 
 @world.command("make")
 def world_make(
-    root: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be this very world.")],
+    root: Annotated[Path, typer.Argument(help="Folder to make; must not exist, be empty, or be this very world.")],
     train: Annotated[int, typer.Option(min=0, help="Clips for training.")] = 6000,
     valid: Annotated[int, typer.Option(min=0, help="Clips for validation (split valid_u).")] = 400,
     test: Annotated[int, typer.Option(min=0, help="Clips with phrasings and words held out of training.")] = 200,
@@ -571,7 +578,6 @@ def _targets(single: bool | None) -> "Targets | None":
 
 def _settings(
     model: str,
-    expressions: list[str],
     threshold: float | None,
     single: bool | None,
     frames: str | None,
@@ -582,63 +588,12 @@ def _settings(
 
     return Settings(
         model=model,
-        expressions=tuple(expressions),
         threshold=threshold,
         targets=_targets(single),
         frames=frames,
         fps=fps,
         precision=precision.value,
     )
-
-
-def _read_list(path: Path) -> dict[Path, list[str]]:
-    """Expressions per video, in the order of the file."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such list") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list ({error})") from None
-    jobs: dict[Path, list[str]] = {}
-    for line, row in _rows(path, text):
-        video, expression = row.get("video"), row.get("expression")
-        if not isinstance(video, str) or not isinstance(expression, str) or not video or not expression.strip():
-            raise UserError(f"{path}, line {line}: needs a video and an expression")
-        expressions = jobs.setdefault(path.parent / video, [])
-        if expression not in expressions:
-            expressions.append(expression)
-    if not jobs:
-        raise UserError(f"{path}: the list is empty; give rows of video,expression")
-    return jobs
-
-
-def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
-    """Numbered rows of a CSV with a header, or of JSON lines."""
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        for line, content in enumerate(text.splitlines(), 1):
-            if content.strip():
-                try:
-                    row = json.loads(content)
-                except ValueError:
-                    raise UserError(f"{path}, line {line}: is not JSON") from None
-                yield line, row if isinstance(row, dict) else {}
-        return
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    if not {"video", "expression"} <= set(reader.fieldnames or ()):
-        raise UserError(f"{path}: the first line must name the columns video,expression")
-    for record in reader:
-        yield reader.line_num, dict(record)
-
-
-def _folder_names(videos: list[Path]) -> dict[Path, str]:
-    """A video's stem (a folder's name), and a mark of its path where the list has several of that name."""
-    names = {video: video.resolve().name if video.is_dir() else video.stem for video in videos}
-    count = Counter(names.values())
-
-    def mark(video: Path) -> str:
-        return hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:8]
-
-    return {v: name if count[name] == 1 else f"{name}-{mark(v)}" for v, name in names.items()}
 
 
 def _report(result: "Result") -> None:
@@ -668,6 +623,7 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(f"{name} {stage}", total=total)
             bars.update(tasks[stage], completed=done, total=total)
+            _end()
 
         yield show
 
@@ -687,17 +643,33 @@ def _one_line(text: str, longest: int = 500) -> str:
     return printable(text)
 
 
+_SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "stopped by SIGTERM", "SIGHUP": "stopped, the terminal is gone"}
+_ended_by: list[int] = []
+"""Signals that asked this process to end."""
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)  # so that half-written results are cleared away
+    _ended_by.append(number)
+    _end()
+
+
+def _end() -> None:
+    """End as a signal asks, if one does. Raised, so that half-written results are cleared away; some libraries lose
+    what is raised in their callbacks, hence progress bars ask again."""
+    if _ended_by:
+        raise SystemExit(128 + _ended_by[0])
 
 
 def main() -> None:
-    """Run the command; a person's mistake is one line on stderr and exit code 2, Ctrl-C is 130."""
+    """Run the command. A person's mistake is one line on stderr and exit code 2; so is the end by a signal, with 130
+    for Ctrl-C, 143 for SIGTERM and 129 for a terminal that was closed."""
     log = logging.getLogger("dshmp")
     if not any(isinstance(handler, _Lines) for handler in log.handlers):
         log.addHandler(_Lines())
     log.propagate = False
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in _SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _terminate)
     try:
         app()
     except UserError as error:
@@ -707,9 +679,12 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"dshmp: {_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("dshmp: interrupted", file=sys.stderr)
-        sys.exit(130)
+    finally:
+        if _ended_by:
+            name = signal.Signals(_ended_by[0]).name
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(f"dshmp: {_SIGNALS[name]}", file=sys.stderr, flush=True)
+            _end()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.export import Settings, segment_to_folder
+from dshmp.export import Answers, Settings, remove_answers, segment_to_folder
+from dshmp.files import check_owned, output_folder, owned_file
 from dshmp.overlay import Caption, OverlayWriter, Row, contact_sheet, sheet_frames
 from dshmp.segmenter import Progress, Segmenter
 from dshmp.video import open_video
@@ -17,6 +18,7 @@ from dshmp.world.grammar import Meaning, Static, Wording, inflect, resolve
 from dshmp.world.make import make_clip
 from dshmp.world.plan import Plan, plan_clip
 
+VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
 FPS = 8
 """The pace of the world's clips."""
 ENLARGED = 3
@@ -35,18 +37,24 @@ class Demo:
 def run(
     out: Path, model: str = "default", device: str = "auto", seed: int = 14, progress: Progress | None = None
 ) -> tuple[Path, list[tuple[str, float]]]:
-    """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`.
+    """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`; those of an earlier demo are replaced.
 
     Returns:
         The contact sheet, and per sentence the IoU with the truth over the clip.
+
+    Raises:
+        UserError: a file of one of these names is there and not of a demo.
     """
-    segmenter = Segmenter.from_pretrained(model, device)
+    video, sheet, settings = out / VIDEO, out / SHEET, Settings(model=model)
+    check_owned(output_folder(out), (VIDEO, SHEET))
     demo = make_demo(seed)
-    out.mkdir(parents=True, exist_ok=True)
-    video = out / "look-alikes.mp4"
-    write_video(video, demo.frames)
-    settings = Settings(model=model, expressions=demo.sentences)
-    _, results = segment_to_folder(segmenter, video, out, settings, progress=progress)
+    earlier = Answers.open(video, demo.sentences, out, settings, overwrite=True)
+    segmenter = Segmenter.from_pretrained(model, device)
+    remove_answers(earlier.folder)
+    with owned_file(out, VIDEO) as part:
+        write_video(part, demo.frames)
+    answers = Answers.open(video, demo.sentences, out, settings)
+    _, results = segment_to_folder(answers, lambda: segmenter, progress)
     images = [frame.image for frame in open_video(video)]
     height, width = demo.frames.shape[1:3]
     shown = sheet_frames(len(images))
@@ -77,8 +85,8 @@ def run(
                 [truth[t] for t in shown],
             )
         )
-    sheet = out / "contact-sheet.png"
-    contact_sheet(sheet, rows, "Three look-alikes, told apart by their motion")
+    with owned_file(out, SHEET) as part:
+        contact_sheet(part, rows, "Three look-alikes, told apart by their motion")
     return sheet, scores
 
 

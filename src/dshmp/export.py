@@ -1,143 +1,341 @@
-"""Answers as a folder: masks, overlays and result.json, wholly or not at all."""
+"""Answers as a folder, one per video: masks, overlays and result.json.
+
+Answers are added: what another sentence was answered before stays, and so does whatever people put beside it. An
+answer is written wholly or not at all.
+"""
 
 import contextlib
-import dataclasses
+import hashlib
+import json
+import os
 import re
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, whole_folder
-from dshmp.result import Result, save_results
-from dshmp.segmenter import Progress, Rles, Segmenter, Targets
-from dshmp.video import open_video
+from dshmp.files import (
+    file_name,
+    is_vacant,
+    locked,
+    move_into,
+    name_fault,
+    named,
+    output_folder,
+    parents,
+    same_name,
+    save_json,
+    scratch,
+)
+from dshmp.result import EVIDENCE, Result
+from dshmp.segmenter import Clip, Progress, Rles, Segmenter, Targets
+from dshmp.video import VideoSource, open_video
+
+RESULTS = "result.json"
+GENERATOR = "dshmp segment"
+"""Says in result.json that the folder is ours."""
+VIDEO_STATE = "video_state"
+"""Among the settings: tells whether a video has changed since."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What decides a run's result, noted in result.json so that a batch knows what is finished."""
+    """What decides an answer beside the video and the sentence; noted with it."""
 
     model: str
-    expressions: tuple[str, ...]
     threshold: float | None = None
     targets: Targets | None = None
     frames: str | None = None
     fps: float | None = None
     precision: str = "auto"
 
-    def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "expressions": list(self.expressions)}
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers about one video: those on disk, and those that are wanted."""
+
+    folder: Path
+    video: Path
+    expressions: tuple[str, ...]
+    settings: dict[str, Any]
+    document: dict[str, Any]
+    """What result.json says; empty where there is none."""
+    overwrite: bool = False
+    """Whether wanted sentences that were answered before are answered anew."""
+
+    @classmethod
+    def open(
+        cls,
+        video: str | Path,
+        expressions: Sequence[str],
+        out: Path,
+        settings: Settings,
+        name: str | None = None,
+        overwrite: bool = False,
+    ) -> "Answers":
+        """Look at `out/<name>`, by default named as the video, before any work is done.
+
+        Raises:
+            UserError: the folder is there and not of answers about this video, or one of the sentences was answered
+                with other settings and is not to be overwritten.
+        """
+        if not expressions:
+            raise UserError("no expression given; say in words what to segment")
+        path = Path(video)
+        folder = output_folder(out / (name or folder_name(path)))
+        document = read_document(folder)
+        if document is None and os.path.lexists(folder):
+            raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")
+        if document and document["video"] != str(path.resolve()):
+            raise UserError(f"{folder}: holds the result of {document['video']}; choose another --out")
+        own = asdict(settings) | {VIDEO_STATE: video_state(path)}
+        answers = cls(folder, path, tuple(dict.fromkeys(expressions)), own, document or {}, overwrite)
+        for text in answers.pending if not overwrite else ():
+            if found := answers.find(text):
+                key = next(key for key in own if found["settings"].get(key) != own[key])
+                made = "before the video changed"
+                if key != VIDEO_STATE:
+                    made = f"with {key} {found['settings'].get(key)}, not {own[key]}"
+                raise UserError(
+                    f"{folder / found['folder']}: {text!r} was answered {made}; replace the answer with --overwrite, "
+                    "or choose another --out"
+                )
+        return answers
+
+    def find(self, sentence: str) -> dict[str, Any] | None:
+        """The answer on disk to this sentence."""
+        answers = self.document.get("results", [])
+        return next((answer for answer in answers if answer["sentence"] == sentence), None)
+
+    @property
+    def pending(self) -> list[str]:
+        """The wanted sentences that are to be answered: all, or those that were not with these settings."""
+        answered = {answer["sentence"]: answer["settings"] for answer in self.document.get("results", ())}
+        return [text for text in self.expressions if self.overwrite or answered.get(text) != self.settings]
 
 
 def segment_to_folder(
-    segmenter: Segmenter,
-    video: str | Path,
-    out: Path,
-    settings: Settings,
-    name: str | None = None,
-    progress: Progress | None = None,
+    answers: Answers, segmenter: Callable[[], Segmenter], progress: Progress | None = None
 ) -> tuple[Path, list[Result]]:
-    """Segment a video into `out/<name>/`: wholly or not at all, whatever interrupts it.
+    """Answer the sentences that are pending, and add the answers to the folder: all or none, whatever interrupts it.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
-    `<NN-slug>/overlay.mp4` per expression, and one `result.json`. An earlier result of the same video is replaced.
+    `<NN-slug>/overlay.mp4` per expression, and one `result.json`.
 
     Args:
-        name: of the folder; the video's stem by default.
+        segmenter: makes the model, if there is anything to answer.
 
     Returns:
         The folder, and the results in the order of the expressions.
 
     Raises:
-        UserError: the video can't be read, or the folder exists and holds something else.
+        UserError: the video can't be read, or an answer can't be written.
     """
+    folder = answers.folder
+    if pending := answers.pending:
+        settings = answers.settings
+        source = open_video(answers.video, settings["frames"], settings["fps"])
+        with parents(folder), scratch(folder if folder.is_dir() else folder.parent) as work, named(work, folder):
+            model = segmenter()
+            with model.ask(source, pending, settings["threshold"], settings["targets"], progress) as clip:
+                found = _write(work, source, clip, progress)
+            _publish(work, answers, source, dict(zip(pending, found, strict=True)))
+    document = read_document(folder)
+    assert document is not None
+    by_text = {answer["sentence"]: answer for answer in document["results"]}
+    size = document["height"], document["width"]
+    return folder, [Result.from_json(by_text[text], *size) for text in answers.expressions]
+
+
+def _write(work: Path, source: VideoSource, clip: Clip, progress: Progress | None) -> list[Result]:
+    """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
     from dshmp.overlay import Caption, OverlayPainter, OverlayWriter, save_png
 
-    source = open_video(video, settings.frames, settings.fps)
-    target = out / (name or source.name)
-    _check_target(target, Path(video))
-    folders = [f"{i:02d}-{slug(text)}" for i, text in enumerate(settings.expressions, 1)]
-    with whole_folder(target) as work:
-        with (
-            segmenter.ask(source, settings.expressions, settings.threshold, settings.targets, progress) as clip,
-            contextlib.ExitStack() as stack,
-        ):
-            painters, writers, collected = [], [], [Rles(len(answer.chosen)) for answer in clip.answers]
-            for folder, answer in zip(folders, clip.answers, strict=True):
-                (work / folder / "masks").mkdir(parents=True)
-                question = answer.question
-                caption = Caption(
-                    question.expression,
-                    question.words,
-                    answer.best,
-                    len(answer.chosen),
-                    answer.mean_evidence,
-                    clip.times,
-                )
-                painter = OverlayPainter(source.height, source.width, caption)
-                path, audio = work / folder / "overlay.mp4", source.path
-                writer = OverlayWriter(path, *painter.size, clip.fps, audio)
-                painters.append(painter)
-                writers.append(stack.enter_context(writer))
-            for index, (frame, masks) in enumerate(clip.frames(True)):
-                assert frame is not None
-                for folder, rles, painter, writer, mask in zip(
-                    folders, collected, painters, writers, masks, strict=True
-                ):
-                    union = rles.add(mask)
-                    png = work / folder / "masks" / f"{source.start + index:05d}.png"
-                    save_png(png, union.astype(np.uint8) * 255)
-                    writer.write(painter(frame.image, mask, index), frame.time)
-                if progress:
-                    progress("masks", index + 1, len(clip.times))
-        results = [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
-        save_results(
-            work / "result.json",
-            results,
-            video=str(Path(video).resolve()),
-            first_frame=source.start,
-            settings=settings.to_json(),
-            folders=folders,
+    with contextlib.ExitStack() as stack:
+        painters, writers, collected = [], [], [Rles(len(answer.chosen)) for answer in clip.answers]
+        for index, answer in enumerate(clip.answers):
+            (work / str(index) / "masks").mkdir(parents=True)
+            question = answer.question
+            caption = Caption(
+                question.expression, question.words, answer.best, len(answer.chosen), answer.mean_evidence, clip.times
+            )
+            painter = OverlayPainter(source.height, source.width, caption)
+            writer = OverlayWriter(work / str(index) / "overlay.mp4", *painter.size, clip.fps, source.path)
+            painters.append(painter)
+            writers.append(stack.enter_context(writer))
+        for index, (frame, masks) in enumerate(clip.frames(True)):
+            assert frame is not None
+            for number, (rles, painter, writer, mask) in enumerate(
+                zip(collected, painters, writers, masks, strict=True)
+            ):
+                union = rles.add(mask)
+                save_png(work / str(number) / "masks" / _png(source.start + index), union.astype(np.uint8) * 255)
+                writer.write(painter(frame.image, mask, index), frame.time)
+            if progress:
+                progress("masks", index + 1, len(clip.times))
+    return [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
+
+
+def _png(frame: int) -> str:
+    return f"{frame:05d}.png"
+
+
+# In the folder ----------------------------------------------------------------------------------------------------
+
+
+def _publish(work: Path, answers: Answers, source: VideoSource, found: dict[str, Result]) -> None:
+    """Give what was written its place. From the one renaming on it is done, by the next run if need be."""
+    folder = answers.folder
+    with locked(folder):
+        _settle(folder)
+        document = read_document(folder) or {
+            "generator": GENERATOR,
+            "video": str(answers.video.resolve()),
+            "height": source.height,
+            "width": source.width,
+            "evidence": EVIDENCE,
+            "results": [],
+        }
+        known = {answer["sentence"]: answer for answer in document["results"]}
+        taken = {item.name for item in folder.iterdir()} | {answer["folder"] for answer in known.values()}
+        ready = work / "ready"
+        ready.mkdir()
+        for index, (text, result) in enumerate(found.items()):
+            own = known[text]["folder"] if text in known else _free(text, taken)
+            taken.add(own)
+            os.replace(work / str(index), ready / own)
+            if text in known:
+                _check_foreign(folder / own, ready / own, known[text])
+            facts = {"sentence": text, "folder": own, "settings": answers.settings, "first_frame": source.start}
+            known[text] = facts | result.to_json()
+        save_json(ready / RESULTS, document | {"results": list(known.values())})
+        os.replace(ready, folder / f".dshmp-{secrets.token_hex(6)}.ready")
+        _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Move what is ready to its place. Where a process was killed here, the next one goes on."""
+    for ready in [item for item in folder.glob(".dshmp-*.ready") if item.is_dir() and not item.is_symlink()]:
+        old, new = (
+            {answer["folder"]: answer for answer in (read_document(place) or {}).get("results", ())}
+            for place in (folder, ready)
         )
-    return target, results
+        for name in new.keys() & old.keys():
+            if (ready / name).is_dir():
+                _remove(folder / name, set(_files(old[name])) - set(_files(new[name])))
+        move_into(ready, folder)
+
+
+def remove_answers(folder: Path) -> None:
+    """Remove all answers in a folder of ours, and the folder, unless there is something else in it."""
+    document = read_document(folder)
+    if not document:
+        return
+    with locked(folder):
+        _settle(folder)
+        document = read_document(folder) or document
+        (folder / RESULTS).unlink()
+        for answer in document["results"]:
+            _remove(folder / answer["folder"], _files(answer))
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _files(answer: dict[str, Any]) -> list[str]:
+    """What was written for an answer, below its folder."""
+    frames = range(answer["first_frame"], answer["first_frame"] + len(answer["times"]))
+    return ["overlay.mp4", *(f"masks/{_png(frame)}" for frame in frames)]
+
+
+def _remove(own: Path, names: Iterable[str]) -> None:
+    """Remove files of an answer; what else lies there stays."""
+    for name in names:
+        (own / name).unlink(missing_ok=True)
+    for place in (own / "masks", own):
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+
+def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
+    """Raises UserError where an answer would replace what is not of the answer before it."""
+    ours = set(_files(answer))
+    for path in sorted(new.rglob("*")):
+        name = path.relative_to(new).as_posix()
+        in_the_way = not (there / name).is_dir() if path.is_dir() else name not in ours
+        if in_the_way and os.path.lexists(there / name):
+            raise UserError(f"{there / name}: is not of the answer that is replaced; move it away")
+
+
+def _free(text: str, taken: set[str]) -> str:
+    """A folder's name for a new answer: the next number, and the sentence."""
+    numbers = [int(match[1]) for name in taken if (match := re.match(r"(\d+)-", name))]
+    return f"{max(numbers, default=0) + 1:02d}-{slug(text)}"
+
+
+def read_document(folder: Path) -> dict[str, Any] | None:
+    """The result.json of a folder; None where there is none or it isn't ours, and `{}` where the folder is vacant."""
+    try:
+        document = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {} if folder.is_dir() and is_vacant(folder) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    ours = isinstance(document, dict) and document.get("generator") == GENERATOR
+    return document if ours and all(_is_answer(answer) for answer in document["results"]) else None
+
+
+def _is_answer(answer: dict[str, Any]) -> bool:
+    """Whether its files, which may be removed, lie where they should."""
+    return name_fault(answer["folder"]) is None and isinstance(answer["first_frame"], int)
+
+
+# Names ------------------------------------------------------------------------------------------------------------
 
 
 def slug(text: str, longest: int = 40) -> str:
     """A sentence as part of a folder's name."""
     short = "-".join(re.findall(r"\w+", text.lower()))[:longest].strip("-_")
-    return short or "expression"
+    return file_name(short, "expression")
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result.json of a folder; None where there is none or it isn't ours."""
-    import json
+def folder_name(video: Path) -> str:
+    """A video's stem or a folder's name, as far as it can be one."""
+    return file_name(video.resolve().name if video.is_dir() else video.stem, "video")
 
+
+def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
+    """A folder in `out` for each of these videos, whatever others there are: the one that holds its answers, else
+    the one of its name, which is marked where another video has that."""
+
+    def wanted(video: Path) -> tuple[str, str]:
+        mark = hashlib.sha256(os.fsencode(video.resolve())).hexdigest()[:8]
+        return folder_name(video), f"{folder_name(video)}-{mark}"
+
+    names: dict[Path, str] = {}
+    owners = {name: (read_document(out / name) or {}).get("video") for v in videos for name in wanted(v)}
+    for video in videos:
+        own = next((name for name in wanted(video) if owners[name] == str(video.resolve())), None)
+        if own is not None:
+            names[video] = own
+    taken = {same_name(name) for name in names.values()} | {same_name(name) for name, o in owners.items() if o}
+    for video in videos:
+        if video not in names:
+            plain, marked = wanted(video)
+            names[video] = marked if same_name(plain) in taken else plain
+            taken.add(same_name(names[video]))
+    return names
+
+
+def video_state(path: Path) -> list[int] | None:
+    """Bytes and time of the last change of a video, of all files together where it is a folder; None where it cannot
+    be read."""
     try:
-        document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        files = [item for item in path.iterdir() if item.is_file()] if path.is_dir() else [path]
+        states = [file.stat() for file in files]
+    except OSError:
         return None
-    return document if isinstance(document, dict) and "settings" in document and "video" in document else None
-
-
-def finished(folder: Path, video: str | Path, settings: Settings) -> bool:
-    """Whether `folder` holds a whole result of this very run."""
-    document = read_result(folder)
-    if document is None or document["settings"] != settings.to_json():
-        return False
-    return bool(document["video"] == str(Path(video).resolve()))
-
-
-def _check_target(target: Path, video: Path) -> None:
-    """An earlier result of the same video may be replaced, nothing else."""
-    if not target.exists():
-        return
-    document = read_result(target)
-    if document is None:
-        if target.is_dir() and is_vacant(target):
-            return
-        raise UserError(f"{target}: exists and is not a result of dshmp; choose another --out")
-    if document["video"] != str(video.resolve()):
-        raise UserError(f"{target}: holds the result of {document['video']}; choose another --out")
+    return [len(files), sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]

@@ -1,15 +1,25 @@
-"""Files and folders that are written wholly or not at all, under the usual permissions; faults are told in a line."""
+"""Files and folders of a user's: written wholly or not at all, and nothing touched that this program did not write.
+
+What is being written lies in a hidden folder of its own (`scratch`) and gets its name in the end. A process that is
+killed leaves that folder behind; the next one that writes there removes it. Results with fixed names in a folder of
+the user's choice are known again by their digests (`owned_file`).
+"""
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from dshmp.errors import UserError
@@ -17,8 +27,16 @@ from dshmp.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_UNFINISHED = re.compile(r"\..+\.(partial|old)")
+LOCK = ".dshmp.lock"
+"""In a folder while a run has it to itself."""
+MANIFEST = ".dshmp.json"
+"""In a folder that holds owned files: their digests."""
+_HIDDEN = re.compile(r"\.dshmp-[0-9a-f]{12}\.(partial|ready)|\.dshmp\.(lock|json)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+"""Names that Windows gives to devices, whatever their ending."""
+LONGEST_NAME = 200
+"""Bytes of a name made of a video's or a sentence's; file systems take 255, and parts are added."""
 
 
 def reason(error: BaseException) -> str:
@@ -28,112 +46,248 @@ def reason(error: BaseException) -> str:
     return " ".join(lines[:2])[:300] or type(error).__name__
 
 
-def is_vacant(folder: Path) -> bool:
-    """Whether nothing is in a folder but what a killed run may have left."""
-    return all(_UNFINISHED.fullmatch(item.name) for item in folder.iterdir())
+# Names and places -------------------------------------------------------------------------------------------------
 
 
-def writable(path: Path) -> Path:
-    """Where `path` leads, told before the long work that is to end there.
+def name_fault(name: str) -> str | None:
+    """Why no file should be called so, on any system that people use; None where nothing is wrong."""
+    if not name or name.startswith("."):
+        return "is empty or begins with a dot"
+    if not name.isprintable():
+        return "holds characters that cannot be printed"
+    if any(c in '/\\<>:"|?*' for c in name):
+        return 'holds one of / \\ < > : " | ? *'
+    if name[-1] in ". ":
+        return "ends in a dot or a space"
+    if name.split(".")[0].rstrip().lower() in _RESERVED:
+        return "is the name of a device on Windows"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} bytes"
+    return None
+
+
+def file_name(text: str, instead: str) -> str:
+    """`text` as a name that `name_fault` finds nothing wrong with: what does not do becomes `_`, a name that is too
+    long is cut and marked, and one of which nothing is left is `instead`."""
+    if name_fault(text) is None:
+        return text
+    kept = "".join("_" if name_fault(f"a{c}a") else c for c in text).strip(". ")
+    if len(os.fsencode(kept)) > LONGEST_NAME:
+        mark = hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+        kept = f"{os.fsencode(kept)[: LONGEST_NAME - 9].decode(errors='ignore')}-{mark}"
+    if name_fault(kept) is not None:
+        kept = f"_{kept}"
+    return kept if kept.strip("_") else instead
+
+
+def same_name(name: str) -> str:
+    """Equal for names that are one file on some system: those that differ in case or in the form of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def destination(path: Path) -> Path:
+    """Where `path` leads, without links and dots: told before the long work that is to end there.
 
     Raises:
         UserError: nothing can be written there: a file is in the way, links run in a circle, or it is not allowed.
     """
     try:
         target = path.resolve()
-    except (OSError, RuntimeError) as error:
+        there = next(place for place in (target, *target.parents) if os.path.lexists(place))
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: leads nowhere ({reason(error)}); name another place") from None
-    there = next(place for place in (target, *target.parents) if os.path.lexists(place))
     if there != target and not there.is_dir():
         raise UserError(f"{path}: {there} is a file, not a folder; name another place")
+    if os.path.lexists(target) and not target.is_dir() and not target.is_file():
+        raise UserError(f"{path}: is neither a file nor a folder; name another place")
     folder = there if there.is_dir() else there.parent
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{path}: {folder} may not be written; name another place")
     return target
 
 
+def output_folder(path: Path) -> Path:
+    """Where a folder for results leads. Raises UserError as `destination`, and where a file is there."""
+    target = destination(path)
+    if target.is_file():
+        raise UserError(f"{path}: is a file; name a folder")
+    return target
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether nothing is in a folder but what this program leaves beside its results."""
+    return all(_HIDDEN.fullmatch(item.name) for item in folder.iterdir())
+
+
+# Writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Have a folder, which is made where it is missing, to oneself.
+
+    Raises:
+        UserError: another process has it and we do not `wait`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        _release(lock)
+
+
+def _release(lock: FileLock) -> None:
+    """Unlock and leave no file behind."""
+    with contextlib.suppress(OSError):  # Windows does not remove what is open
+        os.unlink(lock.lock_file)
+    lock.release()
+    if sys.platform == "win32":
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A hidden folder in `folder` to write in, removed in the end.
+
+    What processes that are dead have left in `folder` is removed first: a living one holds its lock.
+    """
+    for left in folder.glob(".dshmp-*.partial"):
+        if _HIDDEN.fullmatch(left.name):
+            _sweep(left)
+    place, lock = _locked_folder(folder)
+    try:
+        yield place
+    finally:
+        _release(lock)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _locked_folder(folder: Path) -> tuple[Path, FileLock]:
+    while True:
+        place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
+        place.mkdir()
+        lock = FileLock(place / LOCK)
+        try:
+            lock.acquire()
+            return place, lock
+        except FileNotFoundError:  # swept away by another process before it was locked
+            continue
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+
+
+def _sweep(left: Path) -> None:
+    lock = FileLock(left / LOCK)
+    with contextlib.suppress(Timeout, OSError):  # its process lives, or another one sweeps too
+        if not left.is_symlink():
+            lock.acquire(blocking=False)
+            _release(lock)
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to, in the same folder, which becomes `path` in the end.
+    """A name to write to, which becomes `path` in the end; what `path` was is replaced.
 
     Raises:
         UserError: it cannot be written.
     """
-    target = writable(path)
-    with _parents(target):
-        part = _aside(target.parent, target.name)
-        try:
-            yield part
-            os.replace(part, target)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({reason(error)})") from None
-        except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' ways to tell
-            raise UserError(f"{path}: cannot be written ({reason(error)}); is the disk full?") from None
-        finally:
-            part.unlink(missing_ok=True)
+    target = destination(path)
+    with parents(target), disk_full(path), scratch(target.parent) as work:
+        part = work / target.name
+        yield part
+        os.replace(part, target)
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, keep: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to write to, whose content is in the folder `path` in the end.
 
-    A folder that is there stays itself, as somebody may be in it or a disk be mounted on it. Of its content everything
-    goes, or with `keep` only what the new one replaces; if anything fails, nothing.
+    A folder that is there stays itself, as somebody may be in it or a disk be mounted on it, and keeps all files but
+    those that new ones replace.
 
     Raises:
         UserError: it cannot be written.
     """
-    target = writable(path)
-    with _parents(target):
-        work = _aside(target if target.is_dir() else target.parent, target.name)
-        try:
-            work.mkdir()
-            yield work
-            if keep and target.is_dir():
-                for item in _content(work):
-                    os.replace(item, target / item.name)
-                work.rmdir()
-            else:
-                publish(work, target)
-        except UserError as error:
-            raise UserError(str(error).replace(str(work), str(path))) from None
-        except OSError as error:
-            if error.errno in _FULL or str(error.filename).startswith(str(work)):
-                raise UserError(f"{path}: cannot be written ({reason(error)})") from None
-            raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    target = destination(path)
+    with parents(target), scratch(target if target.is_dir() else target.parent) as place, named(place, path):
+        work = place / target.name
+        work.mkdir()
+        yield work
+        move_into(work, target)
 
 
-def publish(work: Path, target: Path) -> None:
-    """Give a finished file or folder its name; what was there goes only once the new one stands.
+@contextlib.contextmanager
+def named(work: Path, path: Path) -> Iterator[None]:
+    """Faults of writing in the hidden folder `work` as UserErrors that name `path`, which people know."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(rf"{re.escape(str(work))}(/[^/:]+)?", lambda _: str(path), str(error))) from None
+    except OSError as error:
+        if error.errno in _FULL or str(error.filename).startswith(str(work)):
+            raise UserError(f"{path}: cannot be written ({reason(error)})") from None
+        raise
 
-    A folder that is there stays itself and takes over the content.
+
+def move_into(work: Path, target: Path) -> None:
+    """Move a folder to `target`, or its content there where `target` is a folder: a folder joins its namesake, a file
+    replaces it. Stopped halfway, it can be done again.
+
+    Folders come first and the files at the top last: one such as result.json says that all is there.
     """
-    if not (work.is_dir() and target.is_dir()):
+    if not target.is_dir():
         os.replace(work, target)
         return
-    old = _aside(work.parent, target.name, "old")
-    old.mkdir()
-    moved: list[tuple[Path, Path]] = []
-
-    def move(item: Path, folder: Path) -> None:
-        moved.append((item, folder / item.name))
-        os.replace(*moved[-1])
-
-    try:
-        for item in reversed(_content(target)):
-            move(item, old)
-        for item in _content(work):
-            move(item, target)
-    except BaseException:
-        for before, after in reversed(moved):
-            if os.path.lexists(after) and not os.path.lexists(before):
-                os.replace(after, before)
-        old.rmdir()
-        raise
+    for item in sorted(work.iterdir(), key=lambda item: (item.is_file(), item.name)):
+        if item.is_dir():
+            move_into(item, target / item.name)
+        else:
+            os.replace(item, target / item.name)
     work.rmdir()
-    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def disk_full(path: Path) -> Iterator[None]:
+    """What cannot be written, a full disk above all, as a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({reason(error)})") from None
+    except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' ways to tell
+        raise UserError(f"{path}: cannot be written ({reason(error)}); is the disk full?") from None
+
+
+@contextlib.contextmanager
+def parents(target: Path) -> Iterator[None]:
+    """Make the folders above; what fails leaves none that it made and nobody has used."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in made:  # innermost first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    """One line of JSON."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def save_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write JSON, wholly or not at all. Raises UserError."""
+    with whole_file(path) as part:
+        part.write_text(to_json(document), encoding="utf-8")
 
 
 def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -152,26 +306,48 @@ def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, 
         part.chmod(mode)  # safetensors shuts out all but the owner
 
 
-def _aside(folder: Path, name: str, kind: str = "partial") -> Path:
-    """A hidden name in `folder` that nobody has. Not made, so that what is made has the usual permissions."""
-    return folder / f".{name}.{secrets.token_hex(4)}.{kind}"
+# Files of ours ----------------------------------------------------------------------------------------------------
 
 
-def _content(folder: Path) -> list[Path]:
-    """Folders, then files, without what is unfinished: a file at the top, as result.json, says that all is there."""
-    items = [item for item in folder.iterdir() if not _UNFINISHED.fullmatch(item.name)]
-    return sorted(items, key=lambda item: (item.is_file(), item.name))
+def check_owned(folder: Path, names: Sequence[str]) -> None:
+    """Before the work: that no file of the user's has a name which this program wants to write in `folder`.
+
+    Raises:
+        UserError: one is there that is not as this program wrote it.
+    """
+    known = _manifest(folder)
+    for name in names:
+        path = folder / name
+        if os.path.lexists(path) and (not path.is_file() or digest(path) not in known.get(name, [])):
+            raise UserError(f"{path}: is there, and not as dshmp wrote it; move it away, or name another folder")
 
 
 @contextlib.contextmanager
-def _parents(target: Path) -> Iterator[None]:
-    """Make the folders above; what fails leaves none that it made and nobody has used."""
-    made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+def owned_file(folder: Path, name: str) -> Iterator[Path]:
+    """A name to write to, which becomes `folder/name` in the end; what is there must be ours.
+
+    Raises:
+        UserError: it is not, or cannot be written.
+    """
+    check_owned(folder, [name])
+    with whole_file(folder / name) as part:
+        yield part
+        known = _manifest(folder)
+        # the one before stays known: a process that is killed here leaves that
+        save_json(folder / MANIFEST, known | {name: [*known.get(name, [])[-1:], digest(part)]})
+
+
+def _manifest(folder: Path) -> dict[str, list[str]]:
+    """The last digests of the owned files in a folder, by name; of a damaged manifest nothing."""
     try:
-        yield
-    except BaseException:
-        for folder in made:  # innermost first
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    items = known.items() if isinstance(known, dict) else ()
+    return {name: digests for name, digests in items if isinstance(digests, list)}
+
+
+def digest(path: Path) -> str:
+    """SHA256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

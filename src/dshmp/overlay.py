@@ -6,8 +6,6 @@ that text is readable at any size.
 
 import itertools
 import logging
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -296,7 +294,7 @@ class OverlayPainter:
 
 
 class OverlayWriter:
-    """Writes pictures with their own times as H.264 in MP4, under a temporary name until `close`.
+    """Writes pictures with their own times as H.264 in MP4.
 
     As a context manager it leaves the finished file, or nothing where an exception passes. The sound of `audio`
     (a video file) goes along uncut in quality where MP4 can hold it, from the first picture's time on; otherwise
@@ -308,10 +306,6 @@ class OverlayWriter:
             raise ValueError(f"4:2:0 video needs even sizes, not {width}x{height}")
         self.path = path
         self.fps = fps or 10.0
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".mp4")
-        os.fchmod(handle, 0o644)
-        os.close(handle)
-        self.partial = Path(name)
         self.size = (height, width)
         self.start: float | None = None
         self.last = -1
@@ -319,13 +313,13 @@ class OverlayWriter:
         try:
             self._open(audio)
         except BaseException:
-            self.partial.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             raise
 
     def _open(self, audio: Path | None) -> None:
         import av
 
-        self.container = av.open(str(self.partial), "w", format="mp4", options={"movflags": "faststart"})
+        self.container = av.open(f"file:{self.path}", "w", format="mp4", options={"movflags": "faststart"})
         rate = Fraction(self.fps).limit_denominator(60_000)
         self.stream: Any = self.container.add_stream("libx264", rate=rate)
         self.stream.height, self.stream.width = self.size
@@ -361,7 +355,7 @@ class OverlayWriter:
             self.sound.copy(self.start, time)
 
     def close(self) -> None:
-        """Finish the file and give it its name."""
+        """Finish the file."""
         if self.last < 0:
             raise ValueError("an overlay video needs at least one picture")
         assert self.start is not None
@@ -370,7 +364,6 @@ class OverlayWriter:
             self.sound.copy(self.start, self.start + self.last / TICKS + 1 / self.fps)
             self.sound.source.close()
         self.container.close()
-        os.replace(self.partial, self.path)
 
     def abort(self) -> None:
         """Give up: nothing remains."""
@@ -379,7 +372,7 @@ class OverlayWriter:
         try:
             self.container.close()
         finally:
-            self.partial.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -471,7 +464,7 @@ def sheet_frames(count: int, columns: int = 8) -> list[int]:
 def contact_sheet(path: Path, rows: Sequence[Row], title: str = "", cell: int = 208) -> None:
     """One PNG that shows all answers at a glance: a row per expression, time from left to right.
 
-    `cell` is the width of a picture in pixels. Written under a temporary name, then renamed.
+    `cell` is the width of a picture in pixels.
     """
     import cv2
 
@@ -524,16 +517,10 @@ def contact_sheet(path: Path, rows: Sequence[Row], title: str = "", cell: int = 
 
 
 def save_png(path: Path, picture: Image) -> None:
-    """Write a picture (H, W[, 3]) as PNG: wholly or not at all."""
+    """Write a picture (H, W[, 3]) as PNG."""
     import cv2
 
     done, data = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
     if not done:
         raise UserError(f"{path}: the picture cannot be encoded as PNG")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data.tobytes())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    path.write_bytes(data.tobytes())

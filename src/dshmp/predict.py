@@ -11,12 +11,10 @@ result is the same byte by byte, however often a run was stopped and however man
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,9 +35,20 @@ from dshmp.data.dataset import Expression, Split, by_video, checked_name, frame_
 from dshmp.data.images import save_palette_png
 from dshmp.data.rle import rle_fault
 from dshmp.errors import UserError
-from dshmp.files import publish, reason
+from dshmp.files import (
+    destination,
+    digest,
+    is_vacant,
+    locked,
+    move_into,
+    output_folder,
+    reason,
+    save_json,
+    scratch,
+    whole_file,
+)
 from dshmp.overlay import save_png
-from dshmp.result import Rle, encode, save_json
+from dshmp.result import Rle, encode
 from dshmp.scoring.coco import FILE, frame_list, image_id
 from dshmp.scoring.predictions import TOPS, is_whole_png
 from dshmp.segmenter import Precision, Progress, Segmenter, Targets
@@ -110,7 +119,7 @@ def run(
     Args:
         threshold: as for `Segmenter`.
         targets: by default the data set's. COCO's layout takes all video tokens, so neither this nor a threshold.
-        overwrite: begin anew: what `out` holds is removed.
+        overwrite: begin anew: the predictions in `out`, which must be of this split, are removed.
         zip_path: of the zip file for the server; `<out>.zip` by default.
         zipped: whether one is written where the data set has a server.
 
@@ -125,9 +134,10 @@ def run(
         )
     if data.layout not in TOPS and zip_path is not None:
         raise UserError(f"{name}: no server takes a zip file of this data set; leave out --zip")
+    output_folder(out)
     split = data.open(Path(root), split_name)
     plan = pieces(split, data.layout)
-    archive = (zip_path or zip_beside(out)) if zipped and data.layout in TOPS else None
+    archive = destination(zip_path or zip_beside(out)) if zipped and data.layout in TOPS else None
     with _processes(device) as state, contextlib.ExitStack() as stack:
         own = state.device.type == "cuda" and device == "auto"  # one GPU for each process
         segmenter = Segmenter.from_pretrained(model, str(state.device) if own else device, precision)
@@ -138,18 +148,22 @@ def run(
         else:
             settings |= {"threshold": limit, "targets": kind}
         settings |= _model_facts(segmenter) | _split_facts(split)
-        predictor = Predictor(segmenter, split, data.layout, out, limit, kind, state.process_index)
+        predictor = Predictor(segmenter, split, data.layout, out, limit, kind)
 
         def begin() -> set[str]:
-            stack.enter_context(_alone(out))
+            stack.enter_context(locked(out, wait=False))
             before = _facts(out)
-            if archive is not None and archive.exists() and _digest(archive) != before.get("zip", ""):
+            ours = archive is None or (archive.is_file() and digest(archive) == before.get("zip"))
+            if archive is not None and os.path.lexists(archive) and not ours:
                 raise UserError(
                     f"{archive}: is there, and not of the predictions in {out}; move it away, or name another --zip"
                 )
             if "zip" in before:
                 settings["zip"] = before["zip"]
-            _settle(out, before, settings, overwrite)
+            _check_same(out, before, settings, overwrite)
+            save_json(out / FACTS, {**settings, "complete": False})
+            if overwrite:
+                _forget(out, split, data.layout, plan)
             found = whole(out, split, data.layout, plan)
             if archive is not None and len(found) < len(plan):
                 archive.unlink(missing_ok=True)  # no older one is taken for this run's
@@ -177,7 +191,7 @@ def run(
                 save_json(out / FACTS, {**settings, "complete": True})
             else:
                 with packed(out, split, data.layout, archive) as made:  # known as ours before it has its name
-                    save_json(out / FACTS, {**settings, "zip": _digest(made), "complete": True})
+                    save_json(out / FACTS, {**settings, "zip": digest(made), "complete": True})
         return Summary(count, len(split.expressions), skipped, source, archive)
 
 
@@ -227,7 +241,7 @@ def deal(plan: Sequence[Piece], split: Split, ranks: int) -> list[list[str]]:
 def whole(out: Path, split: Split, layout: str, plan: Sequence[Piece]) -> set[str]:
     """Paths of the pieces that are there, nothing of them missing or damaged."""
     if layout == "coco":
-        if not (out / PARTS).exists() and _are_detections(out / FILE, [item for piece in plan for item in piece.items]):
+        if _are_detections(out / FILE, [item for piece in plan for item in piece.items]):
             return {piece.path for piece in plan}
         return {piece.path for piece in plan if _are_detections(out / piece.path, piece.items)}
     colour = INDICES if layout == "davis" else GREY
@@ -252,7 +266,7 @@ def _size(split: Split, video: str) -> tuple[int, int] | None:
 
 
 def _are_masks(folder: Path, frames: set[str], size: tuple[int, int] | None, colour: int) -> bool:
-    if size is None or {path.name for path in folder.iterdir()} != frames:
+    if size is None:
         return False
     try:
         return all(is_png((folder / name).read_bytes(), size, colour) for name in frames)
@@ -282,7 +296,7 @@ def _are_detections(path: Path, items: Sequence[Expression]) -> bool:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Answers videos, and writes the answers: first in a folder of its own, which a killed process leaves behind."""
+    """Answers videos, and writes the answers: those of a video get their names when all are there."""
 
     segmenter: Segmenter
     split: Split
@@ -290,7 +304,6 @@ class Predictor:
     out: Path
     threshold: float
     targets: Targets
-    rank: int = 0
 
     def __call__(self, plan: Sequence[Piece]) -> None:
         """Write these pieces of one video, whose frames are decoded once.
@@ -300,10 +313,10 @@ class Predictor:
         video = plan[0].video
         for item in (item for piece in plan for item in piece.items if not says(item)):
             log.warning("%s, expression %s: says nothing, so nothing is the answer", video, item.id)
-        try:
+        with scratch(self.out) as work:
             if self.layout == "coco":
                 for piece in plan:
-                    _write_list(self._scratch / piece.path, self._detect(video, piece.items))
+                    _write_list(work / piece.path, self._detect(video, piece.items))
             else:
 
                 def read(position: int) -> Image:
@@ -312,15 +325,11 @@ class Predictor:
                 groups = grouped(plan, self._most)
                 keep = read if len(groups) == 1 else _keeping(read)
                 for group in groups:
-                    self._paint(video, group, keep)
+                    self._paint(video, group, keep, work)
             for piece in plan:
-                _publish(self._scratch / piece.path, self.out / piece.path)
-        finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-
-    @property
-    def _scratch(self) -> Path:
-        return self.out / f".{self.rank}.partial"
+                path = self.out / piece.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                move_into(work / piece.path, path) if self.layout != "coco" else os.replace(work / piece.path, path)
 
     @property
     def _most(self) -> int:
@@ -334,8 +343,8 @@ class Predictor:
             log.warning("%s, expression %s: is too long, asked as far as %r", item.video, item.id, text[-40:])
         return text
 
-    def _paint(self, video: str, plan: Sequence[Piece], read: Callable[[int], Image]) -> None:
-        """A PNG per piece and frame."""
+    def _paint(self, video: str, plan: Sequence[Piece], read: Callable[[int], Image], work: Path) -> None:
+        """A PNG per piece and frame, below `work`."""
         names = self.split.videos[video].frames
         source = _source(video, range(len(names)), read)
         davis = self.layout == "davis"
@@ -350,7 +359,7 @@ class Predictor:
             for name, answers in zip(names, drawn, strict=True):
                 rest = iter(answers)
                 for piece in plan:
-                    path = self._scratch / piece.path / f"{name}.png"
+                    path = work / piece.path / f"{name}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     items = asked[piece.path]
                     own = list(islice(rest, len(items)))
@@ -494,14 +503,6 @@ def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int], size: tup
     return indices
 
 
-def _publish(made: Path, path: Path) -> None:
-    """Give a finished piece its name, in place of a damaged one."""
-    if path.is_dir() and not made.is_dir():
-        shutil.rmtree(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    publish(made, path)
-
-
 def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     """A JSON list, one entry a line, without ever holding it all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -515,13 +516,31 @@ def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:
 
 def _merge(out: Path, plan: Sequence[Piece]) -> None:
     """All detections in one file, video by video; nothing to do where it was done before."""
-    if (out / PARTS).is_dir():
-        partial = out / f".{FILE}.partial"
-        _write_list(partial, (entry for piece in plan for entry in json.loads((out / piece.path).read_bytes())))
-        os.replace(partial, out / FILE)
-        merged = out / f".{PARTS}.partial"
-        os.replace(out / PARTS, merged)  # at once, as parts that are there count
-        shutil.rmtree(merged)
+    if all((out / piece.path).is_file() for piece in plan):
+        with whole_file(out / FILE) as part:
+            _write_list(part, (entry for piece in plan for entry in json.loads((out / piece.path).read_bytes())))
+    _remove_pieces(out, (out / piece.path for piece in plan))
+
+
+def _forget(out: Path, split: Split, layout: str, plan: Sequence[Piece]) -> None:
+    """Remove what predictions of this split write; what else lies in the folder stays."""
+    if layout == "coco":
+        _remove_pieces(out, [out / FILE, *(out / piece.path for piece in plan)])
+        return
+    for piece in plan:
+        names = split.videos[piece.video].frames
+        _remove_pieces(out, (out / piece.path / f"{name}.png" for name in names))
+
+
+def _remove_pieces(out: Path, files: Iterable[Path]) -> None:
+    """Remove files, and the folders up to `out` that nothing is left in."""
+    folders: set[Path] = set()
+    for file in files:
+        file.unlink(missing_ok=True)
+        folders |= {folder for folder in file.parents if out in folder.parents}
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 # How it is done ---------------------------------------------------------------------------------------------------
@@ -570,6 +589,8 @@ def _fingerprint(segmenter: Segmenter) -> str:
 DECISIVE = ("dataset", "split", "expressions", "frame_list", "weights", "precision", "threshold", "targets", "code")
 """Of predict.json, what a run that goes on must share with the one before."""
 HASHES = ("expressions", "weights")
+PLACES = ("dataset", "split")
+"""These decide where predictions lie."""
 
 
 def _facts(out: Path) -> dict[str, Any]:
@@ -582,32 +603,18 @@ def _facts(out: Path) -> dict[str, Any]:
         if not {"dataset", "split", "expressions", "weights"} <= facts.keys():
             raise UserError(f"{out / FACTS}: is not of `dshmp predict`; choose another --out")
         return facts
-    if any(not path.match(f".{FACTS}.*.partial") for path in out.iterdir()):  # as a killed run may leave it
+    if not is_vacant(out):
         raise UserError(f"{out}: is not empty and holds no predictions; choose another --out")
     return {}
 
 
-def _settle(out: Path, before: dict[str, Any], settings: dict[str, Any], overwrite: bool) -> None:
-    """Make `out`, which is ours, ready: of this very run, without what a killed one left."""
-    for key in () if overwrite or not before else DECISIVE:
-        if before.get(key) != settings.get(key):
+def _check_same(out: Path, before: dict[str, Any], settings: dict[str, Any], overwrite: bool) -> None:
+    """Raises UserError where `out` holds predictions that this run cannot go on with, nor may overwrite."""
+    for key in DECISIVE if before else ():
+        if before.get(key) != settings.get(key) and not (overwrite and key not in PLACES):
             values = "" if key in HASHES else f" ({before.get(key)}, not {settings.get(key)})"
-            raise UserError(
-                f"{out}: holds predictions made with different {key}{values}; choose another --out, or begin "
-                "anew with --overwrite"
-            )
-    unfinished = [*out.glob(".*.partial"), *(out / PARTS).glob(".*.partial")]
-    for path in [path for path in out.iterdir() if path.name != FACTS] if overwrite else unfinished:
-        _remove(path)
-    save_json(out / FACTS, {**settings, "complete": False})
-
-
-def _digest(path: Path) -> str | None:
-    """SHA256 of a file, if it is one."""
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            anew = "" if key in PLACES else ", or begin anew with --overwrite"
+            raise UserError(f"{out}: holds predictions made with different {key}{values}; choose another --out{anew}")
 
 
 @contextlib.contextmanager
@@ -620,28 +627,6 @@ def _room(out: Path) -> Iterator[None]:
             f"{error.filename or out}: cannot be written ({reason(error)}); make room, or see to what is wrong, and "
             "start the same command again: it goes on where it stopped"
         ) from None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder, which is made where it is missing, as long as this one lives."""
-    out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another run is writing there; wait for it, or choose another --out") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 # Between processes ------------------------------------------------------------------------------------------------

@@ -1,11 +1,7 @@
 """What a question to a video answers: scores, masks as run lengths, and when the model saw it."""
 
-import json
-import os
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,13 +75,16 @@ class Result:
         return mask
 
     def to_json(self) -> dict[str, Any]:
-        """Plain containers: everything but the video's own facts (size, rate, times)."""
+        """Plain containers: everything but the size of the frames."""
         return {
             "expression": self.expression,
             "words": [{"text": w.text, "start": w.start, "end": w.end, "group": w.group} for w in self.words],
             "found": self.found,
             "score": round(self.score, 6),
             "threshold": self.threshold,
+            "fps": self.fps,
+            "frame_count": self.frame_count,
+            "times": [round(time, 6) for time in self.times],
             "evidence": [round(value, 7) for value in self.evidence],
             "objects": [
                 {"score": round(o.score, 6), "evidence": [round(v, 7) for v in o.evidence], "rle": list(o.rle)}
@@ -93,6 +92,28 @@ class Result:
             ],
             "rle": list(self.rle),
         }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], height: int, width: int) -> "Result":
+        """What `to_json` gave, of a video with frames of this size."""
+        from dshmp.language.cues import Word
+
+        return cls(
+            expression=values["expression"],
+            words=tuple(Word(**word) for word in values["words"]),
+            found=values["found"],
+            score=values["score"],
+            threshold=values["threshold"],
+            height=height,
+            width=width,
+            fps=values["fps"],
+            times=tuple(values["times"]),
+            evidence=tuple(values["evidence"]),
+            objects=tuple(
+                ObjectResult(item["score"], tuple(item["rle"]), tuple(item["evidence"])) for item in values["objects"]
+            ),
+            rle=tuple(values["rle"]),
+        )
 
 
 def encode(mask: NDArray[np.bool_]) -> Rle:
@@ -108,37 +129,3 @@ def decode(rles: Sequence[Rle]) -> NDArray[np.bool_]:
     from pycocotools import mask as coco
 
     return np.stack([coco.decode(rle).astype(bool) for rle in rles])
-
-
-def results_document(results: Sequence[Result], **facts: Any) -> dict[str, Any]:
-    """One JSON document for all expressions of one video; `facts` come first."""
-    first = results[0]
-    return {
-        **facts,
-        "height": first.height,
-        "width": first.width,
-        "fps": first.fps,
-        "frame_count": first.frame_count,
-        "times": [round(time, 6) for time in first.times],
-        "evidence": EVIDENCE,
-        "results": [result.to_json() for result in results],
-    }
-
-
-def save_results(path: str | Path, results: Iterable[Result], **facts: Any) -> None:
-    """Write the answers of one video as JSON: wholly or not at all."""
-    save_json(Path(path), results_document(list(results), **facts))
-
-
-def save_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a temporary sibling, then rename it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        os.fchmod(handle, 0o644)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document, file, ensure_ascii=False, separators=(",", ":"))
-            file.write("\n")
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

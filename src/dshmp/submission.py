@@ -7,6 +7,7 @@ Every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothi
 """
 
 import contextlib
+import os
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from dshmp.data.dataset import Split, frame_size
 from dshmp.errors import UserError
+from dshmp.files import destination, digest, whole_file
 from dshmp.progress import track
 from dshmp.scoring.predictions import TOPS, UNREADABLE, open_png, read_entry
 
@@ -50,7 +52,8 @@ def folders(split: Split, layout: str) -> list[Folder]:
 
 def zip_beside(out: Path) -> Path:
     """Where the zip file of a folder goes by default."""
-    return out.with_name(out.name + ".zip") if out.name not in ("", "..") else zip_beside(out.resolve())
+    target = destination(out)
+    return target.with_name(f"{target.name or 'predictions'}.zip")
 
 
 def write_zip(out: Path, split: Split, layout: str, path: Path | None = None) -> Path:
@@ -60,11 +63,14 @@ def write_zip(out: Path, split: Split, layout: str, path: Path | None = None) ->
         path: of the zip file; `<out>.zip` beside the folder by default. It appears only once it is valid.
 
     Raises:
-        UserError: the layout has no submission, a file of the split is missing, or what is there is not valid.
+        UserError: the layout has no submission, a file of the split is missing, what is there is not valid, or `path`
+            is there and not what is to be written.
     """
     path = path or zip_beside(out)
-    with packed(out, split, layout, path):
-        return path
+    with packed(out, split, layout, path) as made:
+        if os.path.lexists(path) and not (path.is_file() and digest(path) == digest(made)):
+            raise UserError(f"{path}: is there, and not of the predictions in {out}; move it away")
+    return path
 
 
 @contextlib.contextmanager
@@ -74,22 +80,17 @@ def packed(out: Path, split: Split, layout: str, path: Path) -> Iterator[Path]:
     missing = [name for name in wanted if not (out / name).is_file()]
     if missing:
         raise UserError(f"{out / missing[0]}: missing, {len(missing):,} of {len(wanted):,} masks are; predict again")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w") as file:  # stored: PNGs are compressed
+    with whole_file(path) as part:
+        with zipfile.ZipFile(part, "w") as file:  # stored: PNGs are compressed
             for name in track(sorted(wanted), "zipping"):
                 entry = zipfile.ZipInfo(name, DATE)
                 entry.create_system, entry.external_attr = 3, 0o644 << 16
                 file.writestr(entry, (out / name).read_bytes())
-        findings = validate_zip(partial, split, layout)
+        findings = validate_zip(part, split, layout)
         if findings:
             more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
             raise UserError(f"{out}: no valid submission ({findings[0]}{more}); predict again")
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield part
 
 
 def validate_zip(path: Path, split: Split, layout: str) -> list[str]:

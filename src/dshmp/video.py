@@ -9,6 +9,7 @@ file, later frames are resized to the first one's.
 
 import itertools
 import logging
+import os
 import re
 import stat
 import tempfile
@@ -31,6 +32,13 @@ Video = str | Path | NDArray[np.uint8] | Iterable[Image]
 FrameRange = str | tuple[int, int | None] | None
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
+        *(".3gp", ".ogv", ".mxf", ".gif", ".vob"),
+    }
+)
+"""What video files are often called; any file may be one."""
 MAX_PIXELS = 8192 * 8192
 UNKNOWN_RATE = 10.0
 """Frames per second at which a folder or an array is played back when nobody says how fast it is."""
@@ -106,6 +114,16 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
         raise UserError(f"cannot read a video from {type(video).__name__}; give a path, an array or frames")
     fields = {name: getattr(source, name) for name in source.__dataclass_fields__}
     return VideoSource(**{**fields, "start": start, "stop": stop})
+
+
+def check_sentences(expressions: Iterable[str]) -> None:
+    """Raises UserError where one of the sentences is a file: who names several videos means several runs."""
+    for text in expressions:
+        if os.path.isfile(text) or Path(text).suffix.lower() in VIDEO_SUFFIXES:
+            raise UserError(
+                f"{text!r} is a file, but only the first argument is a video and the rest are sentences; for several "
+                "videos write a list of video,expression and run: dshmp batch LIST.csv"
+            )
 
 
 def parse_range(frames: FrameRange) -> tuple[int, int | None]:

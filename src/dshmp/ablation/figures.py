@@ -21,7 +21,7 @@ from dshmp.checkpoint import load_model
 from dshmp.data.catalogue import open_split
 from dshmp.data.dataset import Expression, Split
 from dshmp.device import find_device, to_device
-from dshmp.files import whole_file
+from dshmp.files import owned_file
 from dshmp.language.encoder import TextTokenizer
 from dshmp.learning.held_out import strip
 from dshmp.model import DsHmp
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURES = "pictures"
+DIFFERENCES, TOKENS, STRIPS = FILES = ("differences.png", "tokens.png", "strips.png")
 WITH, WITHOUT, BASELINE = "full", "ds_hmp", "none"
 """With and without contrastive learning (Fig. 4); what stands above `full` in Fig. 5."""
 OBJECTS, SENTENCES = 25, 3
@@ -56,7 +57,7 @@ def _saved(path: Path, figure: "Figure") -> Any:
 
     try:
         yield
-        with whole_file(path) as part:
+        with owned_file(path.parent, path.name) as part:
             figure.savefig(part, format="png", dpi=130, facecolor="white")
     finally:
         plt.close(figure)
@@ -129,7 +130,7 @@ def differences(results: Results, tables: Sequence[str], out: Path) -> Picture |
         squeeze=False,
         layout="constrained",
     )
-    with _saved(out / PICTURES / "differences.png", figure):
+    with _saved(out / PICTURES / DIFFERENCES, figure):
         for column, (subset, axis) in enumerate(zip(subsets, panels[0], strict=True)):
             axis.axvline(0, color=QUIET, linewidth=1, zorder=1)
             for place, line in enumerate(drawn):
@@ -162,7 +163,7 @@ def differences(results: Results, tables: Sequence[str], out: Path) -> Picture |
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return Picture(
-        f"{PICTURES}/differences.png",
+        f"{PICTURES}/{DIFFERENCES}",
         "Differences at a glance",
         "Paired differences in points, those of the tables above. The paper's figures are of J&F on all of MeViS's "
         "sentences; they stand in both panels for comparison of the sign and the order.",
@@ -191,7 +192,7 @@ def tokens(results: Results, out: Path, device: str) -> Picture | None:
     plt = _plots()
     figure, panels = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
     names = {WITHOUT: "without contrastive learning", WITH: "with contrastive learning"}
-    with _saved(out / PICTURES / "tokens.png", figure):
+    with _saved(out / PICTURES / TOKENS, figure):
         for axis, (row, name) in zip(panels, names.items(), strict=True):
             place = embed(found[row, seeds[0]])
             for number in range(len(chosen)):
@@ -213,7 +214,7 @@ def tokens(results: Results, out: Path, device: str) -> Picture | None:
     widths = {row: _over_seeds([silhouette(found[row, seed], owner) for seed in seeds], ".2f") for row in names}
     over = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
     return Picture(
-        f"{PICTURES}/tokens.png",
+        f"{PICTURES}/{TOKENS}",
         "Video tokens with and without contrastive learning (the paper's Fig. 4)",
         f"t-SNE of {len(items)} video tokens of {len(chosen)} objects, colour and shape by object, seed {seeds[0]}: of "
         f"each of the held-out split's sentences that mean one object, the token with the best score; the objects are "
@@ -315,7 +316,7 @@ def strips(results: Results, out: Path, device: str) -> Picture | None:
     plt = _plots()
     figure = plt.figure(figsize=(12, 1.0 + sum(0.75 + 22 * s.shape[0] / s.shape[1] for s, _ in drawn["DS + HMP + CL"])))
     parts = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
-    with _saved(out / PICTURES / "strips.png", figure):
+    with _saved(out / PICTURES / STRIPS, figure):
         for number, (part, (why, place)) in enumerate(zip(parts, chosen.items(), strict=True)):
             text = drawn["DS + HMP + CL"][number][1]
             part.suptitle(
@@ -338,7 +339,7 @@ def strips(results: Results, out: Path, device: str) -> Picture | None:
             part.text(0.155, 0.95, why, color=QUIET, ha="right", va="center")
     measure = next(iter(results.found.values())).measure
     return Picture(
-        f"{PICTURES}/strips.png",
+        f"{PICTURES}/{STRIPS}",
         "What is answered, against the baseline (the paper's Fig. 5)",
         f"Chosen by rule, not by eye: of the {len(before):,} sentences ({subset}) the largest gain of the whole method "
         f"over the row without DS, HMP and CL, the median, and the largest loss, by {measure} (the numbers at the "

@@ -4,13 +4,13 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from dshmp.ablation.figures import pictures
+from dshmp.ablation.figures import FILES, PICTURES, pictures
 from dshmp.ablation.page import page
 from dshmp.ablation.results import Results
 from dshmp.ablation.rows import chosen_tables, resolve
 from dshmp.ablation.runs import devices, plan, run_all
 from dshmp.errors import UserError
-from dshmp.files import whole_file, writable
+from dshmp.files import check_owned, output_folder, owned_file
 
 PAGE = "README.md"
 
@@ -31,8 +31,8 @@ def run(
 
     Raises UserError before anything is run where something of it is wrong.
     """
-    if writable(out).is_file():
-        raise UserError(f"{out}: is a file; name a folder with --out")
+    check_owned(output_folder(out), [PAGE])
+    check_owned(out / PICTURES, FILES)
     names = chosen_tables(tables)
     resolved = resolve(base, overrides, rows, names)
     runs = plan(list(resolved.values()), seeds, out)
@@ -47,6 +47,6 @@ def run(
     if not results.found:
         raise UserError("; ".join(failures) if failures else f"{out}: no run is finished, so there is nothing to write")
     drawn = pictures(results, names, out, places[0])
-    with whole_file(out / PAGE) as part:
+    with owned_file(out, PAGE) as part:
         part.write_text(page(results, base, overrides, names, drawn), encoding="utf-8")
     return out / PAGE, failures

@@ -5,15 +5,12 @@ removed then. A run that was stopped goes on from its last checkpoint.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -30,9 +27,9 @@ from dshmp.data.dataset import read_json
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
 from dshmp.errors import UserError
-from dshmp.files import whole_file
-from dshmp.learning.recipe import Recipe, dump_recipe, load_recipe, same_run
-from dshmp.result import save_json
+from dshmp.files import locked, save_json
+from dshmp.learning.recipe import RECIPE, Recipe, check_run_folder, load_recipe, save_recipe
+from dshmp.processes import after_parent, spawning
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dshmp")
 
-RECIPE, SCORES, LOG = "recipe.yaml", "scores.json", "log.txt"
+SCORES, LOG = "scores.json", "log.txt"
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,7 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
                 recipe = replace(recipe, cache=str(out / "cache"))
             runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
     for run in runs:
-        stored = run.folder / RECIPE
-        if stored.exists() and not same_run(load_recipe(stored), run.recipe):
-            raise UserError(f"{run.folder}: holds a run of another recipe; name another folder with --out or remove it")
+        check_run_folder(run.folder, run.recipe)
     return runs
 
 
@@ -140,13 +135,11 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     for run in waiting:
-        run.folder.mkdir(parents=True, exist_ok=True)
         recipe = replace(run.recipe, threads=threads) if places[0] == "cpu" else run.recipe
-        with whole_file(run.folder / RECIPE) as part:
-            part.write_text(dump_recipe(recipe), encoding="utf-8")
+        save_recipe(run.folder, recipe)
     board = Board(runs)
     active: dict[SpawnProcess, tuple[Run, int]] = {}
-    context = multiprocessing.get_context("spawn")
+    context = spawning()
     try:
         with board.live():
             while waiting or active:
@@ -247,13 +240,12 @@ class Board:
 
 def _work(folder: Path, device: str) -> None:
     """Train and score the run whose recipe lies in `folder`; what it says goes to its log."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent tells this process what to do
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    _follow_parent()
+    after_parent(_terminate)
     with open(folder / LOG, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    with _alone(folder):
+    with locked(folder):  # another one, whose parent was killed, may be at work on it
         if (folder / SCORES).is_file():
             return
         try:
@@ -263,27 +255,11 @@ def _work(folder: Path, device: str) -> None:
             sys.exit(2)
 
 
-def _follow_parent() -> None:
-    """Stop as by SIGTERM when the process that started this one is gone."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel
-
-    def follow() -> None:
-        connection.wait([sentinel])
-        while True:  # the first one may come before training listens, or while something else swallows it
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process works on this run, such as one whose parent was killed."""
-    with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _terminate() -> None:
+    """Stop as by SIGTERM: the first one may come before training listens, or while something else swallows it."""
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
 
 
 def train_and_score(folder: Path, device: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
+from dshmp.files import name_fault
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,6 @@ def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
 
 # --- What files may say ---
 
-LONGEST_NAME = 200
-"""Bytes of a name; file systems take 255, and suffixes are added to it."""
 RESERVED = frozenset({"Annotations", "predict.json"})
 """Names that folders of predictions use themselves."""
 
@@ -155,18 +154,12 @@ def checked_name(path: Path, what: str, name: object) -> str:
 
     Raises UserError.
     """
-    if not isinstance(name, str) or not name:
-        fault = "is empty or no text"
-    elif not name.isprintable():
-        fault = "holds characters that cannot be printed"
-    elif "/" in name or "\\" in name or name.startswith("."):
-        fault = "begins with a dot or holds a slash"
-    elif len(name.encode()) > LONGEST_NAME:
-        fault = f"is longer than {LONGEST_NAME} bytes"
-    elif name in RESERVED:
-        fault = "is reserved for predictions"
+    if not isinstance(name, str):
+        fault: str | None = "is no text"
     else:
-        return name
+        fault = name_fault(name) or ("is reserved for predictions" if name in RESERVED else None)
+        if fault is None:
+            return name
     shown = ascii(name)
     raise UserError(
         f"{path}: the {what} {shown if len(shown) < 80 else shown[:60] + '...'} {fault}, so no file can be called so; "

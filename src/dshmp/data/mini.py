@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, whole_folder
+from dshmp.files import is_vacant, output_folder, whole_folder
 from dshmp.world.make import Clip, clip_seed, make_clip
 
 MARK = "mini.json"
@@ -34,8 +34,8 @@ def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: in
 
     Raises UserError where `out` is there and not an empty folder.
     """
-    out = Path(out)
-    if out.exists() and not (out.is_dir() and is_vacant(out)):
+    target = output_folder(out)
+    if target.exists() and not is_vacant(target):
         raise UserError(f"{out}: is there already; remove it or choose another folder")
     with whole_folder(out) as folder:
         write(folder, seed)

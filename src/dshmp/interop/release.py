@@ -20,12 +20,11 @@ from torch import Tensor
 from dshmp.card import Card
 from dshmp.checkpoint import (
     CONFIG,
+    FILES,
     LEFT_OVERS,
-    README,
-    TOKENIZER,
-    WEIGHTS,
     as_float32,
     build_model,
+    check_model_folder,
     find_model,
     load_config,
     load_model,
@@ -45,7 +44,7 @@ from dshmp.config import (
     to_dict,
 )
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, save_tensors, whole_file, whole_folder, writable
+from dshmp.files import destination, is_vacant, output_folder, save_tensors, whole_file, whole_folder
 from dshmp.interop.names import (
     FRAMES_PREFIX,
     PIXEL_LAYER_PREFIX,
@@ -352,17 +351,14 @@ def _sizes(config: ModelConfig) -> dict[str, str]:
 
 def _check_folder(out: Path, overwrite: bool) -> None:
     """Refuse, before any work, a folder that cannot be written, or that holds anything but a model to overwrite."""
-    target = writable(out)
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise UserError(f"{out}: is a file; name a new folder for the model")
-    if is_vacant(target):
+    target = output_folder(out)
+    if not target.exists() or is_vacant(target):
         return
     names = {item.name for item in target.iterdir()}
-    foreign = names - {CONFIG, WEIGHTS, TOKENIZER, README, LEFT_OVERS}
+    foreign = names - set(FILES)
     if foreign or CONFIG not in names:
         raise UserError(f"{out}: holds {some(sorted(foreign or names))}, which is no model's; name a new folder")
+    check_model_folder(target)
     if not overwrite:
         raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
 
@@ -515,9 +511,11 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     Raises:
         UserError: the model has parts that the authors' code cannot hold, or `out` exists or cannot be written.
     """
-    target = writable(out)
+    target = destination(out)
     if target.is_dir():
         raise UserError(f"{out}: is a folder; name a file")
+    if target.exists() and not _is_ours(target):
+        raise UserError(f"{out}: exists, and was not written by dshmp; name a new file")
     if target.exists() and not overwrite:
         raise UserError(f"{out}: exists already; name a new file, or replace it with --overwrite")
     folder = find_model(source)
@@ -527,10 +525,29 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     state = as_release(model.state_dict()) | _beside(folder / LEFT_OVERS, config)
     state = {key: state[key].contiguous() for key in sorted(state, key=release_order)}
     if out.suffix == ".safetensors":
-        save_tensors(state, out)
+        save_tensors(state, out, AUTHOR)
         return
     with whole_file(out) as part:
-        torch.save({"model": state}, part)
+        torch.save({"model": state} | AUTHOR, part)
+
+
+AUTHOR = {"__author__": "dshmp"}
+"""Says who wrote a checkpoint, as detectron2's own do."""
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether `to_release` wrote this file."""
+    from safetensors import safe_open
+
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                found = file.metadata() or {}
+        else:
+            found = torch.load(path, map_location="meta", weights_only=True)
+        return isinstance(found, dict) and found.get("__author__") == AUTHOR["__author__"]
+    except Exception:  # whatever torch says of a file that is something else
+        return False
 
 
 def _check_fit(folder: Path, config: ModelConfig) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,11 +24,12 @@ from dshmp.config import ModelConfig, to_dict
 from dshmp.data.dataset import Expression, Split, expression_name
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
-from dshmp.files import reason
+from dshmp.files import reason, save_tensors
 from dshmp.language.encoder import TextFeatures, TextTokenizer, silent_text
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import hears_language
 from dshmp.perception.frames import prepare_frames, restore_masks
+from dshmp.processes import worker_pool
 from dshmp.progress import track
 
 if TYPE_CHECKING:
@@ -126,17 +125,16 @@ def _build_shards(
 ) -> None:
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     arguments = (model.config, state, tokenizer.tokenizer, split.folder.parent, split.folder.name)
-    context = torch.multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
-        done: Iterable[None] = pool.map(_build_shard, jobs)
-        try:
+    try:
+        with worker_pool(workers, _start_worker, arguments) as pool:
+            done: Iterable[None] = pool.map(_build_shard, jobs)
             for _ in track(done, "object tokens", total=len(jobs)):
                 pass
-        except BrokenProcessPool:
-            raise UserError(
-                f"{jobs[0][0].parent}: a process that makes object tokens died, perhaps for want of memory (there are "
-                f"{workers}); the same command goes on from what is done"
-            ) from None
+    except BrokenProcessPool:
+        raise UserError(
+            f"{jobs[0][0].parent}: a process that makes object tokens died, perhaps for want of memory (there are "
+            f"{workers}); the same command goes on from what is done"
+        ) from None
 
 
 def _start_worker(
@@ -168,12 +166,7 @@ def _build_shard(job: tuple[Path, list[str]]) -> None:
         if text is not None:
             for key, tensors in zip(keys, perceive_clip(model, split, name, text), strict=True):
                 arrays |= {f"{key}/{kind}": value for kind, value in tensors.items()}
-    part = path.with_suffix(f".{os.getpid()}.part")  # two runs may build one cache
-    try:
-        save_file(arrays, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    save_tensors(arrays, path)
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.data.augment import Augmentation
 from dshmp.data.catalogue import DATASETS
 from dshmp.errors import UserError
+from dshmp.files import is_vacant, output_folder, whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +222,37 @@ def same_run(one: Recipe, other: Recipe) -> bool:
     return replace(one, **{name: getattr(other, name) for name in FREE}) == other
 
 
+RECIPE = "recipe.yaml"
+MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"
+"""Says that a folder is a run's, and ours."""
+
+
+def check_run_folder(folder: Path, recipe: Recipe) -> None:
+    """Raises UserError unless `folder` is new, empty, or of a run that may go on with this recipe."""
+    target = output_folder(folder)
+    stored = target / RECIPE
+    if stored.is_file():
+        with open(stored, encoding="utf-8", errors="replace") as file:
+            ours = file.readline() == MARK
+    else:
+        ours = not target.exists() or is_vacant(target)
+    if not ours:
+        raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
+    if stored.is_file() and not same_run(load_recipe(stored), recipe):
+        raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
+
+
+def save_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write the resolved recipe into a run's folder, where it says so not yet."""
+    path = folder / RECIPE
+    if not path.is_file() or load_recipe(path) != recipe:
+        with whole_file(path) as part:
+            part.write_text(dump_recipe(recipe), encoding="utf-8")
+
+
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML."""
-    return yaml.safe_dump(to_dict(recipe), sort_keys=False)
+    """The resolved recipe as YAML, under the mark of a run."""
+    return MARK + yaml.safe_dump(to_dict(recipe), sort_keys=False)
 
 
 _COUNTS = (

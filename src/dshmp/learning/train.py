@@ -26,7 +26,7 @@ from dshmp.learning.engine import Stage, Trainer, processes
 from dshmp.learning.language_stage import LanguageStage
 from dshmp.learning.motion_stage import CachedSplit, MotionStage
 from dshmp.learning.perception_stage import PerceptionStage
-from dshmp.learning.recipe import Recipe, dump_recipe, load_recipe, same_run
+from dshmp.learning.recipe import Recipe, check_run_folder, load_recipe, save_recipe
 from dshmp.learning.whole_stage import WholeStage
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import hears_language, mute_language
@@ -41,9 +41,7 @@ def run(
     """
     recipe, place = load_recipe(config, overrides), find_device(device)
     folder = out or Path("runs") / config.stem
-    stored = folder / "recipe.yaml"
-    if stored.exists() and not same_run(load_recipe(stored), recipe):
-        raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
+    check_run_folder(folder, recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -54,18 +52,10 @@ def run(
             stage = stage_for(recipe, model, tokenizer, splits, folder)
         if accelerator.is_main_process:
             with room(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                write_whole(stored, dump_recipe(recipe))
+                save_recipe(folder, recipe)
         accelerator.wait_for_everyone()
         Trainer(recipe, model, tokenizer, stage, folder, accelerator).train()
     return folder
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file wholly or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def start_model(recipe: Recipe, splits: Sequence[Split]) -> tuple[DsHmp, TextTokenizer]:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dshmp.files import save_json, whole_file
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.trackers import Tracker, open_trackers
 from dshmp.overlay import save_png
-from dshmp.result import save_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,7 +90,8 @@ class Watch:
             self._write(step, figures.values, "held out")
         for name, picture in figures.pictures.items():
             (self.folder / "pictures").mkdir(exist_ok=True)
-            save_png(self.folder / "pictures" / f"{name}.png", picture)
+            with whole_file(self.folder / "pictures" / f"{name}.png") as part:
+                save_png(part, picture)
             for tracker in self.trackers:
                 tracker.show(step, f"held out/{name}", picture)
 
@@ -128,9 +129,8 @@ def forget(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
-    part = path.with_suffix(".part")
-    part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def peak_memory() -> float:

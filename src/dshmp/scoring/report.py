@@ -16,7 +16,7 @@ from typing import Any
 from dshmp import __version__
 from dshmp.data.dataset import read_json
 from dshmp.errors import UserError
-from dshmp.result import save_json
+from dshmp.files import owned_file, to_json
 from dshmp.scoring.coco import frame_list
 from dshmp.scoring.figures import LEVEL, RESAMPLES, SEED, Scores, by_subset, figures
 from dshmp.scoring.predictions import UNREADABLE, Kind, Predictions
@@ -156,22 +156,26 @@ def tell(scores: Scores, layout: str) -> None:
         )
 
 
+RESULTS, EXPRESSIONS, VIDEOS = FILES = ("results.json", "expressions.csv", "videos.csv")
+
+
 def write(out: Path, scores: Scores, report: dict[str, Any]) -> None:
     """results.json, and its expressions and videos as CSV."""
-    out.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(name for row in scores.rows for name in row.terms))
     rows = [[row.video, row.id, row.text, *_cells(figures([row]), columns)] for row in scores.rows]
-    _write_csv(out / "expressions.csv", ["video", "expression", "text", *columns], rows)
     videos = [[video, *_cells(values, ["expressions", *columns])] for video, values in report["videos"].items()]
-    _write_csv(out / "videos.csv", ["video", "expressions", *columns], videos)
-    save_json(out / "results.json", report)
+    _write_csv(out, EXPRESSIONS, ["video", "expression", "text", *columns], rows)
+    _write_csv(out, VIDEOS, ["video", "expressions", *columns], videos)
+    with owned_file(out, RESULTS) as part:
+        part.write_text(to_json(report), encoding="utf-8")
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    part = path.with_name(f".{path.name}.partial")
-    with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+def _write_csv(out: Path, name: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    with (
+        owned_file(out, name) as part,
+        open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    part.replace(path)
 
 
 def _cells(values: dict[str, float], columns: Sequence[str]) -> list[object]:

@@ -3,11 +3,10 @@
 import contextlib
 import gc
 import logging
-import multiprocessing
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,8 @@ from typing import Any, Generic, TypeVar
 from dshmp.data.catalogue import Dataset, dataset
 from dshmp.data.dataset import Expression, Split, by_video, frame_size
 from dshmp.errors import UserError
-from dshmp.files import writable
+from dshmp.files import check_owned, output_folder
+from dshmp.processes import worker_pool
 from dshmp.progress import track
 from dshmp.scoring import coco, report
 from dshmp.scoring.figures import Scores, figures, intervals
@@ -111,31 +111,23 @@ def _each(work: _Work[T], workers: int) -> Iterator[T]:
         yield from track(work.results(), "scoring", total=len(work.items))
         return
     _read_once(work)
-    context = multiprocessing.get_context(_start_method())
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work,))
+    # torch has threads, and perhaps a GPU, that do not outlive a fork
     try:
-        waiting = iter(work.items)
-        # processes are forked here, before the progress bar starts a thread
-        running: deque[Future[T]] = deque(pool.submit(_run, video) for video in islice(waiting, 2 * workers))
+        with worker_pool(workers, _start, (work,), fork="torch" not in sys.modules) as pool:
+            waiting = iter(work.items)
+            # processes are forked here, before the progress bar starts a thread
+            running: deque[Future[T]] = deque(pool.submit(_run, video) for video in islice(waiting, 2 * workers))
 
-        def results() -> Iterator[T]:
-            while running:
-                yield running.popleft().result()
-                running.extend(pool.submit(_run, video) for video in islice(waiting, 1))
+            def results() -> Iterator[T]:
+                while running:
+                    yield running.popleft().result()
+                    running.extend(pool.submit(_run, video) for video in islice(waiting, 1))
 
-        yield from track(results(), "scoring", total=len(work.items))
+            yield from track(results(), "scoring", total=len(work.items))
     except BrokenProcessPool:
         raise UserError(
             "a scoring process died, perhaps for want of memory; nothing was written: take fewer --workers"
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_method() -> str:
-    """Forked processes share the opened split, spawned ones get a copy. Torch has threads, and perhaps a GPU, that
-    do not outlive a fork; nor do macOS's libraries."""
-    return "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
 
 
 def _read_once(work: _Work[T]) -> None:
@@ -180,8 +172,8 @@ def run(
     `compare`: a results.json whose figures stand beside; where the two are not comparable, a warning says why.
     """
     other = report.read_results(compare) if compare else None
-    if out is not None and writable(out).is_file():
-        raise UserError(f"{out}: is a file; name a folder for the results")
+    if out is not None:
+        check_owned(output_folder(out), report.FILES)
     facts = report.read_facts(pred)
     data = dataset(name)
     scores = score_split(data, root, split_name, pred, workers)

@@ -13,11 +13,9 @@ video has "objects", "size" (height, width) and "family". mask_dict.json covers 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import shutil
+import os
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,8 @@ import numpy as np
 from pycocotools import mask as coco
 
 from dshmp.errors import UserError
+from dshmp.files import is_vacant, output_folder, whole_folder
+from dshmp.processes import worker_pool
 from dshmp.world.grammar import resolve
 from dshmp.world.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Expression, Item, plan_clip, reversed_motion
 from dshmp.world.render import render
@@ -182,30 +182,23 @@ def make_world(
     FAMILIES, or None for those of SCHEDULE in turn. progress(done, total) is called as clips are done. Returns False,
     having done nothing, if `root` is a complete world with the same settings.
 
-    Raises UserError if there is no such family, or if `root` exists and is anything else.
+    Raises UserError if there is no such family, or if `root` exists and is anything else but an empty folder.
     """
     if family is not None and family not in FAMILIES:
         raise UserError(f"{family!r} is no family of clips; choose from {', '.join(FAMILIES)}")
     settings = {"version": VERSION, "seed": seed, "train": train, "valid": valid, "test": test, "family": family}
-    root = Path(root)
-    if root.exists():
+    target = output_folder(root)
+    if os.path.lexists(target) and not is_vacant(target):
         _check_same(root, settings)
         return False
-    partial = root.with_name(root.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    jobs = [
-        (str(partial), split, seed, family, start, min(start + CHUNK, count))
-        for split, count in zip(SPLITS, (train, valid, test), strict=True)
-        for start in range(0, count, CHUNK)
-    ]
-    try:
-        counts = _run(partial, jobs, train + valid + test, workers, progress)
-        partial.joinpath("world.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
-        partial.rename(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with whole_folder(root) as work:
+        jobs = [
+            (str(work), split, seed, family, start, min(start + CHUNK, count))
+            for split, count in zip(SPLITS, (train, valid, test), strict=True)
+            for start in range(0, count, CHUNK)
+        ]
+        counts = _run(work, jobs, train + valid + test, workers, progress)
+        work.joinpath("world.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
     return True
 
 
@@ -222,8 +215,7 @@ def _run(
     done = 0
     for split in SPLITS:
         root.joinpath(split, "JPEGImages").mkdir(parents=True)
-    # a fork of a process with threads, such as OpenCV's and PyTorch's, may hang
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         for job, (made, codes) in zip(jobs, pool.map(_write_clips, *zip(*jobs, strict=True)), strict=True):
             videos[job[1]] |= made
             masks[job[1]] |= codes

@@ -1,0 +1,100 @@
+"""Processes that share the work: they leave Ctrl-C to the one that started them, and never outlive it."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection
+from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
+from typing import Any
+
+_TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
+"""Signals that a terminal sends to all processes of a command."""
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Hold the terminal's signals back. A process that is started meanwhile never gets them: not even while it
+    starts, when it could not handle them yet."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Spawned(SpawnProcess):
+    def start(self) -> None:
+        with _deaf():
+            super().start()
+
+
+class _Spawning(SpawnContext):
+    Process = _Spawned  # type: ignore[assignment]
+
+
+def spawning() -> SpawnContext:
+    """The context of processes that begin afresh: a fork of one with threads, such as torch's, may hang."""
+    return _Spawning()
+
+
+def _forking() -> BaseContext:
+    from multiprocessing.context import ForkContext, ForkProcess
+
+    class Forked(ForkProcess):
+        def start(self) -> None:
+            with _deaf():
+                super().start()
+
+    class Forking(ForkContext):
+        Process = Forked  # type: ignore[assignment]
+
+    return Forking()
+
+
+@contextlib.contextmanager
+def worker_pool(
+    workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = (), fork: bool = False
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes. Where an exception passes, Ctrl-C too, they are ended at once, whatever they do.
+
+    Args:
+        fork: they share the memory of this process, which must have no threads; only on Linux.
+    """
+    others = set(multiprocessing.active_children())
+    context = _forking() if fork and sys.platform == "linux" else spawning()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer, initargs))
+    try:
+        yield pool
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    after_parent(lambda: os._exit(1))
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def after_parent(end: Callable[[], None]) -> None:
+    """Do this, in a thread, as soon as the process that started this one is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def follow() -> None:
+        connection.wait([sentinel])
+        end()
+
+    threading.Thread(target=follow, daemon=True).start()
