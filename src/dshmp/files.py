@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,3 +176,18 @@ def _parents(target: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def regular(path: str, flags: int) -> int:
+    """An `opener` of `open` for people's files, which refuses a pipe, that may keep one waiting, or a device, that may
+    have no end.
+
+    Raises:
+        OSError: it is one of these, or cannot be opened.
+    """
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder `open` tells itself
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "is a pipe or a device; give a regular file", path)
