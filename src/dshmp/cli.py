@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshmp.errors import UserError, printable
+from dshmp.files import reason, regular
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -594,11 +595,12 @@ def _settings(
 def _read_list(path: Path) -> dict[Path, list[str]]:
     """Expressions per video, in the order of the file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", opener=regular) as file:
+            text = file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such list") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list ({error})") from None
+        raise UserError(f"{path}: cannot be read as a list ({reason(error)})") from None
     jobs: dict[Path, list[str]] = {}
     for line, row in _rows(path, text):
         video, expression = row.get("video"), row.get("expression")

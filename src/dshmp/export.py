@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, whole_folder
+from dshmp.files import is_vacant, regular, whole_folder
 from dshmp.result import Result, save_results
 from dshmp.segmenter import Progress, Rles, Segmenter, Targets
 from dshmp.video import open_video
@@ -116,7 +116,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     import json
 
     try:
-        document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        with open(folder / "result.json", encoding="utf-8", opener=regular) as file:
+            document = json.load(file)
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) and "settings" in document and "video" in document else None

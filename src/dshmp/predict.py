@@ -37,7 +37,7 @@ from dshmp.data.dataset import Expression, Split, by_video, checked_name, frame_
 from dshmp.data.images import save_palette_png
 from dshmp.data.rle import rle_fault
 from dshmp.errors import UserError
-from dshmp.files import publish, reason
+from dshmp.files import publish, reason, regular
 from dshmp.overlay import save_png
 from dshmp.result import Rle, encode, save_json
 from dshmp.scoring.coco import FILE, frame_list, image_id
@@ -255,9 +255,14 @@ def _are_masks(folder: Path, frames: set[str], size: tuple[int, int] | None, col
     if size is None or {path.name for path in folder.iterdir()} != frames:
         return False
     try:
-        return all(is_png((folder / name).read_bytes(), size, colour) for name in frames)
+        return all(is_png(_content(folder / name), size, colour) for name in frames)
     except OSError:
         return False
+
+
+def _content(path: Path) -> bytes:
+    with open(path, "rb", opener=regular) as file:
+        return file.read()
 
 
 def is_png(content: bytes, size: tuple[int, int], colour: int) -> bool:
@@ -269,7 +274,7 @@ def is_png(content: bytes, size: tuple[int, int], colour: int) -> bool:
 def _are_detections(path: Path, items: Sequence[Expression]) -> bool:
     """Whether this is a list of COCO's results with some for each of these samples, and for no other."""
     try:
-        entries = json.loads(path.read_bytes())
+        entries = json.loads(_content(path))
         samples = {entry["image_id"] for entry in entries}
         faults = [rle_fault(entry["segmentation"], tuple(entry["segmentation"]["size"])) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

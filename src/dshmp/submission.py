@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from dshmp.data.dataset import Split, frame_size
 from dshmp.errors import UserError
+from dshmp.files import regular
 from dshmp.progress import track
 from dshmp.scoring.predictions import TOPS, UNREADABLE, open_png, read_entry
 
@@ -99,7 +100,8 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
     """
     wanted = folders(split, layout)
     try:
-        file = zipfile.ZipFile(path)
+        with open(path, "rb", opener=regular):
+            file = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UNREADABLE as error:
