@@ -34,7 +34,7 @@ from dshmp.video import open_container, open_video
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\nshowpage\n%%EOF\n"
 HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n"
-PIPE = "is a pipe or a device; give a regular file"
+PIPE = "is a pipe or a device where a regular file is needed"
 LISTS = {
     "lists itself": HLS.format("list"),
     "never ends": HLS.format("clip.mp4"),

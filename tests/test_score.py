@@ -267,7 +267,10 @@ def test_nothing_but_a_png_of_the_right_size_is_decoded(
     reasons = [problem.reason for problem in score(root, pred).damaged]
     assert reasons[:4] == ["is no PNG", "is 60000x60000, its frame is 31x24", "is damaged", "is cut off or damaged"]
     assert reasons[4].startswith("cannot be read")
-    assert reasons[5:] == ["cannot be read (is a pipe or a device; give a regular file)", "is far too large for a mask"]
+    assert reasons[5:] == [
+        "cannot be read (is a pipe or a device where a regular file is needed)",
+        "is far too large for a mask",
+    ]
     assert set(opened) <= {(W, H)}
 
 

@@ -190,4 +190,4 @@ def regular(path: str, flags: int) -> int:
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder `open` tells itself
         return handle
     os.close(handle)
-    raise OSError(errno.EINVAL, "is a pipe or a device; give a regular file", path)
+    raise OSError(errno.EINVAL, "is a pipe or a device where a regular file is needed", path)
