@@ -230,7 +230,7 @@ def test_damaged_files_are_named_and_count_zero(root: Path, pred: Path) -> None:
     assert "is 31x25, its frame is 31x24" in scores.damaged[0].reason
     assert scores.damaged[1].reason == "is cut off or damaged"
     assert scores.damaged[2].reason == "is no PNG"
-    assert "cannot be read (no file)" in scores.damaged[3].reason
+    assert scores.damaged[3].reason == "cannot be read (Is a directory)"
     assert by_key(scores)["bird", "0"].terms["J"][0] == pytest.approx((T - 4) / T)
 
 
@@ -267,7 +267,10 @@ def test_nothing_but_a_png_of_the_right_size_is_decoded(
     reasons = [problem.reason for problem in score(root, pred).damaged]
     assert reasons[:4] == ["is no PNG", "is 60000x60000, its frame is 31x24", "is damaged", "is cut off or damaged"]
     assert reasons[4].startswith("cannot be read")
-    assert reasons[5:] == ["cannot be read (no file)", "is far too large for a mask"]
+    assert reasons[5:] == [
+        "cannot be read (is a pipe or a device where a regular file is needed)",
+        "is far too large for a mask",
+    ]
     assert set(opened) <= {(W, H)}
 
 

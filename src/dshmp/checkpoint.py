@@ -19,7 +19,8 @@ import torch
 from dshmp.card import HERE, Card, model_card
 from dshmp.config import ModelConfig, check_numbers, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.files import reason, save_tensors, whole_folder
+from dshmp.files import reason, regular, save_tensors, whole_folder
+from dshmp.hub import looks_local
 from dshmp.language.encoder import TextTokenizer, load_tokenizer, save_tokenizer
 from dshmp.model import DsHmp
 
@@ -153,7 +154,7 @@ def find_model(source: str | Path, **hub: Unpack[HubOptions]) -> Path:
             return candidate
     if folder.is_dir():
         raise UserError(f"{folder}: holds no model ({CONFIG} is missing); name a model's or a run's folder")
-    if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
+    if looks_local(source) or "/" not in str(source):
         raise UserError(f"{source}: no such model; name `default`, a folder, or an id `owner/name` on the hub")
     return _download(str(source), **hub)
 
@@ -170,9 +171,10 @@ def load_card(path: Path) -> Card:
 
 def _load(path: Path) -> SavedConfig:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        with open(path, encoding="utf-8", opener=regular) as file:
+            values = json.load(file, parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as a model's configuration ({error})") from None
+        raise UserError(f"{path}: cannot be read as a model's configuration ({reason(error)})") from None
     version = values.get("version") if isinstance(values, dict) else None
     number = version if isinstance(version, int) and not isinstance(version, bool) else None
     if number is not None and number > VERSION:
@@ -226,12 +228,13 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
+    if not path.exists():
         if path.with_name(SHARDS).is_file():
             raise UserError(f"{path.parent}: its weights are in several files ({SHARDS}); dshmp reads one, {WEIGHTS}")
         raise UserError(f"{path}: the weights are missing; copy the whole folder again")
     try:
-        state: dict[str, torch.Tensor] = load_file(path)
+        with open(path, "rb", opener=regular):
+            state: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({reason(error)}); fetch it again") from None
     check_finite(path, state)

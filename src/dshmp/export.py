@@ -27,6 +27,7 @@ from dshmp.files import (
     named,
     output_folder,
     parents,
+    regular,
     same_name,
     save_json,
     scratch,
@@ -279,7 +280,8 @@ def _free(text: str, taken: set[str]) -> str:
 def read_document(folder: Path) -> dict[str, Any] | None:
     """The result.json of a folder; None where there is none or it isn't ours, and `{}` where the folder is vacant."""
     try:
-        document = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        with open(folder / RESULTS, encoding="utf-8", opener=regular) as file:
+            document = json.load(file)
     except FileNotFoundError:
         return {} if folder.is_dir() and is_vacant(folder) else None
     except (OSError, ValueError, RecursionError):

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -340,7 +341,8 @@ def owned_file(folder: Path, name: str) -> Iterator[Path]:
 def _manifest(folder: Path) -> dict[str, list[str]]:
     """The last digests of the owned files in a folder, by name; of a damaged manifest nothing."""
     try:
-        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        with open(folder / MANIFEST, encoding="utf-8", opener=regular) as file:
+            known = json.load(file)
     except (OSError, ValueError, RecursionError):
         return {}
     items = known.items() if isinstance(known, dict) else ()
@@ -351,3 +353,18 @@ def digest(path: Path) -> str:
     """SHA256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def regular(path: str, flags: int) -> int:
+    """An `opener` of `open` for people's files, which refuses a pipe, that may keep one waiting, or a device, that may
+    have no end.
+
+    Raises:
+        OSError: it is one of these, or cannot be opened.
+    """
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder `open` tells itself
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "is a pipe or a device where a regular file is needed", path)

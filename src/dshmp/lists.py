@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dshmp.errors import UserError
-from dshmp.files import reason
+from dshmp.files import reason, regular
 
 COLUMNS = ("video", "expression")
 
@@ -21,11 +21,12 @@ def read_list(path: Path) -> dict[Path, list[str]]:
         UserError: the file cannot be read, a row is not of two fields, or there is none.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", newline="", opener=regular) as file:
+            text = file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such list") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list ({error})") from None
+        raise UserError(f"{path}: cannot be read as a list ({reason(error)})") from None
     lines = path.suffix.lower() in (".jsonl", ".ndjson")
     spelled: dict[Path, Path] = {}
     jobs: dict[Path, list[str]] = {}

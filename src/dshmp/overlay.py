@@ -20,6 +20,8 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from dshmp.errors import UserError
+from dshmp.files import reason
+from dshmp.video import open_container
 
 if TYPE_CHECKING:
     from dshmp.language.cues import Word
@@ -333,8 +335,8 @@ class OverlayWriter:
         try:
             self.sound = _Sound.open(audio, self.container)
             self.container.start_encoding()
-        except av.error.FFmpegError as error:
-            log.warning("%s: its sound cannot go into the overlay (%s)", audio, error.strerror)
+        except (av.error.FFmpegError, UserError) as error:
+            log.warning("%s: its sound cannot go into the overlay (%s)", audio, reason(error))
             self.sound = None
             self.container.close()
             self._open(None)
@@ -402,9 +404,7 @@ class _Sound:
 
     @classmethod
     def open(cls, path: Path, output: Any) -> "Self | None":
-        import av
-
-        source = av.open(f"file:{path}", metadata_errors="replace")
+        source = open_container(path)
         streams = source.streams.audio
         codec = streams[0].codec_context.name if streams and streams[0].codec_context is not None else None
         if codec not in AUDIO_IN_MP4:

@@ -43,6 +43,7 @@ from dshmp.files import (
     move_into,
     output_folder,
     reason,
+    regular,
     save_json,
     scratch,
     whole_file,
@@ -269,9 +270,14 @@ def _are_masks(folder: Path, frames: set[str], size: tuple[int, int] | None, col
     if size is None:
         return False
     try:
-        return all(is_png((folder / name).read_bytes(), size, colour) for name in frames)
+        return all(is_png(_content(folder / name), size, colour) for name in frames)
     except OSError:
         return False
+
+
+def _content(path: Path) -> bytes:
+    with open(path, "rb", opener=regular) as file:
+        return file.read()
 
 
 def is_png(content: bytes, size: tuple[int, int], colour: int) -> bool:
@@ -283,7 +289,7 @@ def is_png(content: bytes, size: tuple[int, int], colour: int) -> bool:
 def _are_detections(path: Path, items: Sequence[Expression]) -> bool:
     """Whether this is a list of COCO's results with some for each of these samples, and for no other."""
     try:
-        entries = json.loads(path.read_bytes())
+        entries = json.loads(_content(path))
         samples = {entry["image_id"] for entry in entries}
         faults = [rle_fault(entry["segmentation"], tuple(entry["segmentation"]["size"])) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from dshmp.data.dataset import Split, frame_size
 from dshmp.errors import UserError
-from dshmp.files import destination, digest, whole_file
+from dshmp.files import destination, digest, regular, whole_file
 from dshmp.progress import track
 from dshmp.scoring.predictions import TOPS, UNREADABLE, open_png, read_entry
 
@@ -100,7 +100,8 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
     """
     wanted = folders(split, layout)
     try:
-        file = zipfile.ZipFile(path)
+        with open(path, "rb", opener=regular):
+            file = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UNREADABLE as error:

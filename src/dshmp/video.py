@@ -11,7 +11,6 @@ import itertools
 import logging
 import os
 import re
-import stat
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
+from dshmp.files import reason, regular
+from dshmp.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
 
 log = logging.getLogger("dshmp")
 
@@ -31,7 +32,6 @@ Image = NDArray[np.uint8]
 Video = str | Path | NDArray[np.uint8] | Iterable[Image]
 FrameRange = str | tuple[int, int | None] | None
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEO_SUFFIXES = frozenset(
     {
         *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
@@ -39,7 +39,21 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 """What video files are often called; any file may be one."""
-MAX_PIXELS = 8192 * 8192
+CONTAINERS = (
+    *("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegts", "mpegvideo", "ogg", "nut", "mxf", "gxf", "rm", "wtv"),
+    *("dv", "dhav", "nsv", "nuv", "swf", "ivf", "obu", "flic", "yuv4mpegpipe"),
+    *("av1", "h261", "h263", "h264", "hevc", "vvc", "m4v", "mjpeg", "mjpeg_2000", "vc1", "vc1test", "dirac", "dnxhd"),
+    *("gif", "apng", "jpegxl_anim"),
+    *("jpeg_pipe", "png_pipe", "bmp_pipe", "webp_pipe", "tiff_pipe", "j2k_pipe", "jpegxl_pipe", "qoi_pipe"),
+    *("pbm_pipe", "pgm_pipe", "ppm_pipe", "pam_pipe", "exr_pipe", "hdr_pipe", "dpx_pipe"),
+)
+"""FFmpeg's demuxers of single files that hold moving pictures or one still picture; no other is used. Playlists (hls,
+dash, concat), patterns of names (image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
+PLAYLIST = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat|\[(playlist|reference)\]|v=0\s|(<[?!][^>]*>\s*)*<(MPD|smil|asx)\b)",
+    re.IGNORECASE,
+)
+"""How HLS, FFmpeg's concat, PLS, ASF references, SDP, DASH, SMIL and ASX begin: lists of other files."""
 UNKNOWN_RATE = 10.0
 """Frames per second at which a folder or an array is played back when nobody says how fast it is."""
 
@@ -147,29 +161,25 @@ def parse_range(frames: FrameRange) -> tuple[int, int | None]:
 
 def _open_path(path: Path, fps: float | None) -> VideoSource:
     try:
-        mode = path.stat()
-        if stat.S_ISDIR(mode.st_mode):
+        if path.is_dir():
             return _open_folder(path, fps)
-        if not stat.S_ISREG(mode.st_mode):
-            raise UserError(f"{path}: neither a file nor a folder")
-        if mode.st_size == 0:
-            raise UserError(f"{path}: the file is empty (0 bytes)")
-        with path.open("rb"):
-            pass
+        with open(path, "rb", opener=regular) as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise UserError(f"{path}: the file is empty (0 bytes)")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file or folder") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
+    if path.suffix.lower() in SUFFIXES:
         return _images(path, path.stem, [path], fps)
     return _open_file(path)
 
 
 def _open_file(path: Path) -> VideoSource:
     warned: set[str] = set()
-    with _container(path) as container:
+    with open_container(path) as container:
         stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else None
@@ -188,18 +198,36 @@ def _open_file(path: Path) -> VideoSource:
     return VideoSource(path.stem, path, height, width, fps, expected, frames)
 
 
-def _container(path: Path) -> Any:
+def open_container(path: Path) -> Any:
+    """Open a file with FFmpeg, which learns its content but no name: nothing that it holds, nor `%03d` or a colon in
+    its name, can lead to another file.
+
+    Raises:
+        UserError: it cannot be read, or is none of `CONTAINERS`.
+    """
     import av
 
     try:
-        # "file:" keeps a name with a colon in it from being read as a protocol
-        container = av.open(f"file:{path}", metadata_errors="replace")
+        with open(path, "rb", opener=regular) as file:
+            options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": ",".join(CONTAINERS)}
+            return av.open("fd:", options=options, metadata_errors="replace")
+    except av.error.ArgumentError:  # what FFmpeg says of a format beyond the list
+        raise UserError(f"{path}: {_unreadable(path, 'of a kind that can be read')}") from None
     except av.error.FFmpegError as error:
-        raise UserError(f"{path}: not a video that FFmpeg can read ({error.strerror})") from None
-    if container.format.name in {"tty", "srt", "lrc", "ass", "webvtt"}:
-        container.close()
-        raise UserError(f"{path}: this is a text file, not a video")
-    return container
+        raise UserError(f"{path}: {_unreadable(path, f'that can be read ({reason(error)})')}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def _unreadable(path: Path, why: str) -> str:
+    """What is said of a file that FFmpeg, allowed `CONTAINERS` only, does not open."""
+    with open(path, "rb", opener=regular) as file:
+        head = file.read(4096)
+    if PLAYLIST.match(head):
+        return "a list that names other files; give the video itself, or join them: ffmpeg -i LIST -c copy video.mp4"
+    if head.isascii() and b"\0" not in head:
+        why = "but a text file"
+    return f"not a video {why}; give a whole MP4, MKV, AVI or the like"
 
 
 def _video_stream(container: Any, path: Path) -> Any:
@@ -227,7 +255,7 @@ def _decode(path: Path, fps: float | None, expected: int | None, warned: set[str
             warned.add(message)
             log.warning("%s: %s", path, message)
 
-    with _container(path) as container:
+    with open_container(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
         index, damaged, last = 0, 0, -1.0
@@ -264,7 +292,10 @@ def _decode(path: Path, fps: float | None, expected: int | None, warned: set[str
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
     """(a, b, c, d) of the display matrix, which sends (x, y) to (a x + c y, b x + d y)."""
-    side = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # a kind of side data that PyAV does not know, as a TIFF's
+        return None
     if side is None:
         return None
     a, b, _, c, d = np.frombuffer(bytes(side), dtype=np.int32)[:5].tolist()
@@ -297,9 +328,9 @@ def _at_size(frame: Frame, height: int, width: int) -> Frame:
 
 
 def _open_folder(folder: Path, fps: float | None) -> VideoSource:
-    files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
+    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
     if not files:
-        known = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        known = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise UserError(f"{folder}: a folder without frames; put images ({known}) in it, or name a video file")
     return _images(folder, folder.resolve().name, sorted(files, key=_natural), fps)
 
@@ -325,19 +356,15 @@ def _images(path: Path, name: str, files: list[Path], fps: float | None) -> Vide
 
 
 def _read_image(file: Path) -> Image:
-    from PIL import Image as Pillow
     from PIL import ImageOps
 
     try:
-        with Pillow.open(file) as image:
-            _check_size(image.height, image.width, str(file))
+        with open_image(file) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except PermissionError:
         raise UserError(f"{file}: no permission to read it") from None
-    except Pillow.DecompressionBombError:
-        raise UserError(f"{file}: larger than 8192x8192 pixels; scale it down first") from None
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{file}: not an image, or damaged") from None
+    except DECODER_ERRORS as error:
+        raise UserError(f"{file}: not an image, or damaged ({reason(error)})") from None
 
 
 def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:

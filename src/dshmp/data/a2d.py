@@ -38,7 +38,7 @@ from dshmp.data.dataset import (
 )
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
-from dshmp.files import reason
+from dshmp.files import reason, regular
 from dshmp.overlay import OverlayWriter
 from dshmp.video import open_video
 
@@ -189,11 +189,12 @@ def _is_number(cell: str) -> bool:
 def read_missed(root: Path) -> set[str]:
     """The videos that the authors left out. Raises UserError."""
     try:
-        return set((root / MISSED).read_text(encoding="utf-8").split())
+        with open(root / MISSED, encoding="utf-8", opener=regular) as file:
+            return set(file.read().split())
     except FileNotFoundError:
         raise UserError(f"{root / MISSED}: missing; the data set's layout needs it") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{root / MISSED}: is no text ({error}); fetch it again") from None
+        raise UserError(f"{root / MISSED}: is no text ({reason(error)}); fetch it again") from None
 
 
 def read_instances(path: Path) -> tuple[int, ...]:
@@ -218,13 +219,24 @@ def _ids(path: Path, instances: NDArray[Any]) -> tuple[int, ...]:
     return tuple(int(value) for value in instances.ravel())
 
 
+def _is_within(file: Any, name: str) -> bool:
+    """Whether a dataset lies in this very file, which may name others to be read in its place."""
+    import h5py
+
+    if isinstance(file.get(name, getlink=True), h5py.SoftLink | h5py.ExternalLink):
+        return False
+    return not (file[name].is_virtual or file[name].external)
+
+
 def _read_h5(path: Path, *names: str) -> list[NDArray[Any]]:
     """Datasets of numbers of an HDF5 file."""
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        with open(path, "rb", opener=regular), h5py.File(path, "r") as file:
             for name in names:
+                if not _is_within(file, name):
+                    raise UserError(f"{path}: {name!r} is kept in another file, which is not read; fetch it again")
                 if file[name].size > LARGEST:
                     raise UserError(f"{path}: {name!r} holds {file[name].size:,} values, too many; fetch it again")
             arrays = [np.asarray(file[name]) for name in names]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.files import name_fault
+from dshmp.files import name_fault, reason, regular
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,13 @@ def frame_names(path: Path, entry: Mapping[str, Any]) -> tuple[str, ...]:
 def read_rows(path: Path, columns: int) -> list[tuple[int, list[str]]]:
     """(Line number, cells) of the rows of a CSV file that aren't blank. Raises UserError."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="", opener=regular) as file:
             reader = csv.reader(file)
             rows = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set's layout needs it") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no CSV text ({error}); fetch it again") from None
+        raise UserError(f"{path}: is no CSV text ({reason(error)}); fetch it again") from None
     for line, row in rows:
         if len(row) != columns:
             raise UserError(f"{path}: line {line} has {len(row)} columns, not {columns}; fetch it again")
@@ -234,9 +234,9 @@ def _parse_json(path: Path, keep: Callable[[dict[str, Any]], Any]) -> Any:
         return keep(found)
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=regular) as file:
             return json.load(file, object_pairs_hook=entry)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set's layout needs it") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path}: is not valid JSON ({error}); it may be cut off, fetch it again") from None
+        raise UserError(f"{path}: is not valid JSON ({reason(error)}); it may be cut off, fetch it again") from None

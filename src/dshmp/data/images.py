@@ -1,8 +1,6 @@
 """Frames and index masks as image files."""
 
 import contextlib
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,15 +10,8 @@ from PIL import Image
 
 from dshmp.errors import UserError
 from dshmp.files import reason
-from dshmp.video import MAX_PIXELS
+from dshmp.images import DATA_FORMATS, DECODER_ERRORS, open_image
 
-FORMATS = ("JPEG", "PNG")
-"""What data sets and predictions consist of; Pillow's readers of other formats have no business with what they hold."""
-DECODER_ERRORS = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
-    *(MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
-)
-"""What Pillow raises for damaged files: its PNG reader a SyntaxError, for one."""
 PALETTE = np.array(
     [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128], [128, 128, 128]],
     np.uint8,
@@ -59,9 +50,7 @@ def read_index_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[
 def _opened(path: Path, what: str) -> Iterator[Image.Image]:
     """An image of which only the header is read yet."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: is {image.width}x{image.height}, too large for a {what}; fetch it again")
+        with open_image(path, DATA_FORMATS) as image:
             yield image
     except FileNotFoundError:
         raise UserError(f"{path}: {what} is missing; the data set is not complete") from None

@@ -27,6 +27,7 @@ from dshmp.data.mevis_index import MaskIndex, open_index
 from dshmp.data.mini import draw_clips, hide
 from dshmp.data.rle import decode_rle, rle_fault
 from dshmp.errors import UserError
+from dshmp.files import regular
 from dshmp.result import encode
 
 SPLITS = ("train", "valid_u", "valid", "test")
@@ -257,7 +258,7 @@ def _track_fault(track: list[Any], frames: int, size: tuple[int, int] | None) ->
 
 def _sha256(path: Path, name: str, report: Report) -> str:
     digest, step = hashlib.sha256(), 2**22
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         count = -(-path.stat().st_size // step)
         for chunk in report.each(f"{name} SHA256", iter(lambda: file.read(step), b""), count):
             digest.update(chunk)

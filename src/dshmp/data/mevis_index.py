@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dshmp.errors import UserError
+from dshmp.files import regular
 from dshmp.progress import track as progress_bar
 
 VERSION = 1
@@ -109,7 +110,7 @@ def open_index(path: Path, watch: Watch = progress_bar) -> MaskIndex:
 
 def _open(path: Path) -> BinaryIO:
     try:
-        return open(path, "rb")
+        return open(path, "rb", opener=regular)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set's layout needs it") from None
     except OSError as error:

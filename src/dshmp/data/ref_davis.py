@@ -25,6 +25,7 @@ from dshmp.data.dataset import Expression, Video, checked_name, read_json
 from dshmp.data.images import index_mask, read_frames, read_index_mask, save_jpeg, save_palette_png
 from dshmp.data.mini import draw_clips, hide
 from dshmp.errors import UserError
+from dshmp.files import reason, regular
 
 SPLITS = ("train", "val")
 VOID = 255
@@ -144,11 +145,12 @@ def _read_lines(root: Path, annotator: int) -> list[tuple[str, str, str]]:
 
 def _read_text(path: Path, encoding: str) -> str:
     try:
-        return path.read_text(encoding)
+        with open(path, encoding=encoding, opener=regular) as file:
+            return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set's layout needs it") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as {encoding} text ({error}); fetch it again") from None
+        raise UserError(f"{path}: cannot be read as {encoding} text ({reason(error)}); fetch it again") from None
 
 
 def _images(root: Path, video: str) -> Path:

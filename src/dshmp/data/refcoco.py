@@ -29,7 +29,7 @@ from dshmp.data.images import read_frame, save_jpeg
 from dshmp.data.mini import draw_clips, resized
 from dshmp.data.rle import decode_rle, rle_fault
 from dshmp.errors import UserError
-from dshmp.files import reason
+from dshmp.files import reason, regular
 
 DATASETS = ("refcoco", "refcoco+", "refcocog")
 SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd
@@ -282,7 +282,8 @@ class _PlainUnpickler(pickle._Unpickler):
 def read_references(path: Path) -> list[dict[str, Any]]:
     """The objects of a refs pickle, protocols 0 to 5. Raises UserError; nothing that the file names is ever run."""
     try:
-        content = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="utf-8", errors="replace").load()
+        with open(path, "rb", opener=regular) as file:
+            content = _PlainUnpickler(io.BytesIO(file.read()), encoding="utf-8", errors="replace").load()
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set's layout needs it") from None
     except _Refused as refused:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dshmp.checkpoint import check_finite
 from dshmp.errors import UserError
-from dshmp.files import reason
+from dshmp.files import reason, regular
 
 _DTYPE = re.compile(r"[<>|=]?(f[248]|[iu][1248]|b1)")
 
@@ -36,7 +36,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             message names it), or holds NaN or infinity.
     """
     try:
-        data = path.read_bytes()
+        with open(path, "rb", opener=regular) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
     if data and data[0] != 0x80:  # which protocols 0 and 1 do not have

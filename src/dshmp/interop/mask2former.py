@@ -16,6 +16,7 @@ from dshmp.checkpoint import check_finite
 from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import reason
+from dshmp.hub import check_folder, looks_local
 from dshmp.interop.detectron2 import read_pickle
 from dshmp.interop.names import from_release
 from dshmp.interop.reading import is_pickle, read_tensors
@@ -194,8 +195,8 @@ def _weights(source: str | Path, config: ModelConfig) -> tuple[dict[str, Tensor]
         if any(key.startswith(_PIXELS_PREFIX) for key in state):
             raise UserError(f"{source}: is of transformers' model; name the folder that it and config.json are in")
         placed, rest = _from_original(state)
-    elif path.exists() or (str(source).count("/") == 1 and not str(source).startswith((".", "/"))):
-        placed, rest = _from_transformers(_read_transformers(str(source), config))
+    elif path.is_dir() or (not looks_local(source) and "/" in str(source)):
+        placed, rest = _from_transformers(_read_transformers(str(path), config))
     else:
         raise UserError(
             f"{source}: no such file or folder; name Mask2Former's .pkl, the folder of transformers' model, or its id "
@@ -241,15 +242,20 @@ def _read_transformers(source: str, config: ModelConfig) -> dict[str, Tensor]:
     """What the files hold, under the names that transformers uses now (published files have older ones)."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
+    here = looks_local(source)
     try:
-        values, _ = Mask2FormerConfig.get_config_dict(source)
+        if here:
+            check_folder(source)
+        values, _ = Mask2FormerConfig.get_config_dict(source, local_files_only=here)
         if not values:
             raise OSError("config.json is missing")
         backbone = values.get("backbone_config") or {}
         kinds = values.get("model_type"), backbone.get("model_type") if isinstance(backbone, dict) else None
         if kinds != ("mask2former", "swin"):
             raise UserError(f"{source}: holds {kinds[0]} with backbone {kinds[1]}; name a Mask2Former with Swin")
-        model, info = Mask2FormerForUniversalSegmentation.from_pretrained(source, output_loading_info=True)
+        model, info = Mask2FormerForUniversalSegmentation.from_pretrained(
+            source, output_loading_info=True, local_files_only=here
+        )
     except UserError:
         raise
     except Exception as error:  # files and hub client raise a dozen kinds: missing, damaged, no network, no such id

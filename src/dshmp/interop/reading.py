@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dshmp.checkpoint import check_finite, check_plain, load_tensors
 from dshmp.errors import UserError
-from dshmp.files import reason
+from dshmp.files import reason, regular
 
 WRAPPERS = ("model", "state_dict")
 """Entries under which training programs keep the weights, beside optimiser, iteration and the like."""
@@ -112,7 +112,7 @@ def _head(path: Path) -> bytes:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             head = file.read(512)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None

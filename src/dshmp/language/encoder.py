@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
-from dshmp.files import whole_file
+from dshmp.files import reason, regular, whole_file
+from dshmp.hub import check_folder, looks_local
 from dshmp.language import cues
 from dshmp.language.cues import Word, load_parser, parser_version, split_words, token_groups
 from dshmp.progress import track
@@ -224,7 +225,8 @@ def _write_parses(path: Path, parses: Sequence[_Parsed]) -> None:
 def _read_parses(path: Path) -> list[_Parsed] | None:
     """The parses that a file holds; None where there is none or it is damaged."""
     try:
-        checksum, body = path.read_text(encoding="utf-8").split("\n", 1)
+        with open(path, encoding="utf-8", opener=regular) as file:
+            checksum, body = file.read().split("\n", 1)
     except (OSError, ValueError):
         return None
     if checksum != _checksum(body):
@@ -261,17 +263,20 @@ def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
 
     path = Path(source)
     try:
-        if not path.exists():  # not left to transformers, which makes an empty tokeniser of a hub out of reach
+        if not looks_local(source):  # not left to transformers, which makes an empty tokeniser of a hub out of reach
             path = Path(snapshot_download(str(source), allow_patterns=["tokenizer.json", "vocab.json", "merges.txt"]))
         file = path / "tokenizer.json" if path.is_dir() else path
-        if file.is_file():
-            return PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
-        if not all((path / name).is_file() for name in ("vocab.json", "merges.txt")):
+        if file == path or file.exists():
+            with open(file, "rb", opener=regular):
+                return PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
+        if not all((path / name).exists() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
-        return cast("PreTrainedTokenizerFast", RobertaTokenizerFast.from_pretrained(str(path)))
+        check_folder(path)
+        tokenizer = RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True)
+        return cast("PreTrainedTokenizerFast", tokenizer)
     except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot read
         raise UserError(
-            f"cannot load a tokeniser from {str(source)!r} ({_first_line(error)}); "
+            f"cannot load a tokeniser from {str(source)!r} ({reason(error)}); "
             "give a tokenizer.json, a folder with one, or a model id on the Hugging Face hub"
         ) from error
 
@@ -406,14 +411,14 @@ def pretrained_encoder(source: str | Path) -> "RobertaModel":
     """
     from transformers import RobertaModel
 
+    here = looks_local(source)
     try:
-        return cast("RobertaModel", RobertaModel.from_pretrained(str(source), add_pooling_layer=True))
-    except (OSError, ValueError) as error:
+        if here:
+            check_folder(source)
+        model = RobertaModel.from_pretrained(str(Path(source)), add_pooling_layer=True, local_files_only=here)
+        return cast("RobertaModel", model)
+    except Exception as error:  # files and hub client raise a dozen kinds
         raise UserError(
-            f"cannot load the text encoder {str(source)!r} ({_first_line(error)}); "
+            f"cannot load the text encoder {str(source)!r} ({reason(error)}); "
             "give a folder with RoBERTa's config.json and weights, or a model id on the Hugging Face hub"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -24,7 +24,7 @@ from dshmp.config import ModelConfig, to_dict
 from dshmp.data.dataset import Expression, Split, expression_name
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
-from dshmp.files import reason, save_tensors
+from dshmp.files import reason, regular, save_tensors
 from dshmp.language.encoder import TextFeatures, TextTokenizer, silent_text
 from dshmp.model import DsHmp
 from dshmp.perception.frame_decoder import hears_language
@@ -72,7 +72,8 @@ class TokenCache:
         self._files: dict[str, safe_open] = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
-                shard = safe_open(path, "pt")
+                with open(path, "rb", opener=regular):
+                    shard = safe_open(path, "pt")
                 keys = list(shard.keys())
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
@@ -206,7 +207,7 @@ def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split) -> str:
         parts.append(("language", model.language))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in ("meta_expressions.json", "mask_dict.json"):
-        with open(split.folder / name, "rb") as file:
+        with open(split.folder / name, "rb", opener=regular) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     if len(parts) > 1:
         digest.update(tokenizer.identity().encode())

@@ -15,7 +15,7 @@ from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.data.augment import Augmentation
 from dshmp.data.catalogue import DATASETS
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, output_folder, whole_file
+from dshmp.files import is_vacant, output_folder, reason, regular, whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,11 +326,12 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _own(path: Path) -> dict[str, Any]:
     """What a recipe says itself, the name of its base included."""
     try:
-        values = _parse(path.read_text(encoding="utf-8"), str(path))
+        with open(path, encoding="utf-8", opener=regular) as file:
+            values = _parse(file.read(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe") from None
-    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({reason(error)})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of recipe keys")
     return values

@@ -6,8 +6,6 @@ decoded, and that only where its header has the frame's size.
 
 import io
 import lzma
-import os
-import stat
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -18,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dshmp.data.images import DECODER_ERRORS
 from dshmp.errors import UserError
+from dshmp.files import reason, regular
+from dshmp.images import DECODER_ERRORS
 
 TOP = "Annotations"
 TOPS = {"mevis": "", "youtube_vos": f"{TOP}/"}
@@ -62,12 +61,11 @@ class Predictions:
             return
         if not self.path.exists():
             raise UserError(f"{path}: no such predictions; name the folder or zip file that holds them")
-        if not self.path.is_file():
-            raise UserError(f"{path}: is neither a folder nor a zip file")
         try:
-            self._zip = zipfile.ZipFile(self.path)
+            with open(self.path, "rb", opener=regular):
+                self._zip = zipfile.ZipFile(self.path)
         except UNREADABLE as error:
-            raise UserError(f"{path}: is neither a folder nor a readable zip file ({error})") from None
+            raise UserError(f"{path}: is neither a folder nor a readable zip file ({reason(error)})") from None
         self._files = set(self._zip.namelist())
         self._folders = {str(parent) for name in self._files for parent in PurePosixPath(name).parents}
         self._prefix = top if top.rstrip("/") in self._folders else ""
@@ -86,7 +84,7 @@ class Predictions:
         try:
             content = self._read(name, LARGEST_JSON)
         except UNREADABLE as error:
-            raise UserError(f"{path}: cannot be read ({error}); write it again") from None
+            raise UserError(f"{path}: cannot be read ({reason(error)}); write it again") from None
         if content is not None and len(content) > LARGEST_JSON:
             raise UserError(f"{path}: is larger than {LARGEST_JSON:,} bytes; is it what it should be?")
         return content
@@ -117,7 +115,7 @@ class Predictions:
                 return Problem("frame", name)
             image = open_png(content, size)
         except UNREADABLE as error:
-            return Problem("damaged", name, f"cannot be read ({error})")
+            return Problem("damaged", name, f"cannot be read ({reason(error)})")
         return Problem("damaged", name, image) if isinstance(image, str) else image
 
     def _read(self, name: str, limit: int) -> bytes | None:
@@ -125,16 +123,10 @@ class Predictions:
         if self._zip is not None:
             return read_entry(self._zip, name, limit) if name in self._files else None
         try:
-            handle = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would keep us waiting
+            with open(self.path / name, "rb", opener=regular) as file:
+                return file.read(limit + 1)
         except FileNotFoundError:
             return None
-        try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OSError("no file")
-            with open(handle, "rb", closefd=False) as file:
-                return file.read(limit + 1)
-        finally:
-            os.close(handle)
 
 
 def read_entry(file: zipfile.ZipFile, name: str, limit: int = LARGEST) -> bytes:

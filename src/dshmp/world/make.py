@@ -25,7 +25,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, output_folder, whole_folder
+from dshmp.files import is_vacant, output_folder, regular, whole_folder
 from dshmp.processes import worker_pool
 from dshmp.world.grammar import resolve
 from dshmp.world.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Expression, Item, plan_clip, reversed_motion
@@ -241,7 +241,8 @@ def count(videos: dict[str, Any]) -> dict[str, Any]:
 
 def _check_same(root: Path, settings: dict[str, Any]) -> None:
     try:
-        found = json.loads(root.joinpath("world.json").read_text())
+        with open(root / "world.json", encoding="utf-8", opener=regular) as file:
+            found = json.load(file)
     except (OSError, ValueError):
         raise UserError(f"{root} exists and is not a complete world: remove it or choose another folder") from None
     differing = [name for name, value in settings.items() if found.get(name) != value]

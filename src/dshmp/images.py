@@ -1,0 +1,50 @@
+"""The one place where image files are opened: regular files, of a fixed list of formats."""
+
+import contextlib
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from dshmp.errors import UserError
+from dshmp.files import regular
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""What people's frames are read in, by Pillow's names. Others stay shut: for PostScript Pillow starts Ghostscript."""
+DATA_FORMATS = ("JPEG", "PNG")
+"""What data sets and predictions consist of."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+"""How names of files in `FORMATS` end."""
+MAX_PIXELS = 8192 * 8192
+DECODER_ERRORS = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
+    *(MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow raises for damaged files: its PNG reader a SyntaxError, for one."""
+
+
+@contextlib.contextmanager
+def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """An image of which only the header is read yet.
+
+    Raises:
+        UserError: it has more than `MAX_PIXELS`.
+        OSError: or another of `DECODER_ERRORS`: it cannot be read, or is of none of the formats.
+    """
+    with open(path, "rb", opener=regular) as file:
+        try:
+            image = Image.open(file, formats=formats)
+        except UnidentifiedImageError:
+            raise ValueError(f"it is no {' or '.join(formats)}") from None
+        except Image.DecompressionBombError:
+            raise _too_large(path) from None
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(path)
+            yield image
+
+
+def _too_large(path: Path) -> UserError:
+    return UserError(f"{path}: larger than 8192x8192 pixels; scale it down first")

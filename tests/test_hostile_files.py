@@ -1,0 +1,368 @@
+"""Files that would start other programs, open other files or the network, or never end: each is told in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clips import picture, tiny_model, write_clip
+from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, find_model, load_config, load_model, load_tensors, save_model
+from dshmp.cli import main
+from dshmp.data.a2d import read_masks
+from dshmp.data.dataset import read_json, read_rows
+from dshmp.data.images import read_frame
+from dshmp.data.refcoco import read_references
+from dshmp.errors import UserError
+from dshmp.hub import looks_local
+from dshmp.images import FORMATS, SUFFIXES
+from dshmp.interop.detectron2 import read_pickle
+from dshmp.interop.mask2former import initialise
+from dshmp.interop.reading import read_tensors
+from dshmp.language.encoder import load_tokenizer, pretrained_encoder
+from dshmp.learning.recipe import load_recipe
+from dshmp.model import DsHmp
+from dshmp.overlay import OverlayWriter
+from dshmp.scoring.predictions import Predictions
+from dshmp.video import open_container, open_video
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\nshowpage\n%%EOF\n"
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n"
+PIPE = "is a pipe or a device where a regular file is needed"
+LISTS = {
+    "lists itself": HLS.format("list"),
+    "never ends": HLS.format("clip.mp4"),
+    "ends": HLS.format("clip.mp4") + "#EXT-X-ENDLIST\n",
+    "after a byte order mark": "\ufeff" + HLS.format("clip.mp4"),
+    "of concat": "ffconcat version 1.0\nfile clip.mp4\n",
+    "of the network": HLS.format("http://127.0.0.1:9/clip.ts"),
+    "of DASH": '<?xml version="1.0"?>\n<!-- a -->\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"></MPD>\n',
+    "PLS": "[playlist]\nFile1=clip.mp4\n",
+    "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+class Reached(BaseException):
+    """Which nobody takes for a fault of a file."""
+
+
+@pytest.fixture(autouse=True)
+def limit() -> Iterator[None]:
+    """Nothing here may take a minute: a read that waits is broken off."""
+
+    def stop(*_: object) -> None:
+        raise Reached("the end of a minute")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def dshmp(*arguments: object) -> str:
+    """The only line of a command that has to fail with exit code 2, within a minute."""
+    script = "from dshmp.cli import main; main()"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        list(open_video(path))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Other programs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_postscript_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    monkeypatch.setattr("subprocess.Popen", lambda *arguments, **_: pytest.fail(f"started {arguments}"))
+    alone = tmp_path / f"1{suffix}"
+    alone.write_bytes(POSTSCRIPT)
+    assert refusal(alone) == f"{alone}: not an image, or damaged (it is no JPEG or PNG or BMP or WEBP)"
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    assert refusal(tmp_path).startswith(f"{alone}: not an image")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PPM", "ICO", "PDF", "EPS"])
+def test_other_formats_stay_shut(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(picture(0)).save(tmp_path / "a.png", kind)
+    assert "a.png: not an image" in refusal(tmp_path / "a.png")
+
+
+def test_what_suffixes_promise_is_read(tmp_path: Path) -> None:
+    kinds = {".jpg": "JPEG", ".jpeg": "MPO", ".png": "PNG", ".bmp": "BMP", ".webp": "WEBP"}
+    assert kinds.keys() == SUFFIXES
+    assert set(kinds.values()) - {"MPO"} == set(FORMATS)
+    for suffix, kind in kinds.items():
+        Image.fromarray(picture(0)).save(tmp_path / f"a{suffix}", kind)
+        assert len(list(open_video(tmp_path / f"a{suffix}"))) == 1
+
+
+# Other files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["list", "list.m3u8", "list.mp4", "list.mpd", "list.ffconcat", "list.sdp"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_of_videos_is_none(tmp_path: Path, kind: str, name: str) -> None:
+    write_clip(tmp_path / "clip.mp4")
+    (tmp_path / "list").write_text(HLS.format("list"))
+    path = tmp_path / name
+    path.write_text(LISTS[kind])
+    said = "a list that names other files; give the video itself, or join them: ffmpeg -i LIST -c copy video.mp4"
+    assert refusal(path) == f"{path}: {said}"
+
+
+def test_a_list_of_videos_at_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "clip.m3u8"
+    path.write_text(HLS.format("clip.m3u8"))
+    assert dshmp("segment", path, "a cat", "--out", tmp_path / "out").startswith(f"dshmp: {path}: a list that names")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["clip%03d", "a:b", "http:b", "concat:a|b"])
+@pytest.mark.parametrize("kind", ["mp4", "tiff", "png"])
+def test_a_name_means_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (f"{name}.{kind}", f"clip001.{kind}", f"clip002.{kind}"):
+        write_clip(tmp_path / path, 3) if kind == "mp4" else Image.fromarray(picture(0)).save(path)
+    assert len(list(open_video(f"{name}.{kind}"))) == (3 if kind == "mp4" else 1)
+    if kind != "png":
+        Path(f"{name}.{kind}").unlink()
+        assert "no such file" in refusal(Path(f"{name}.{kind}"))
+
+
+def test_a_name_that_is_written_means_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("http:a", "%03d"):
+        Path(folder).mkdir()
+        with OverlayWriter(Path(folder, "a:b%d.mp4"), 48, 64, 25) as writer:
+            writer.write(picture(0), 0.0)
+        assert len(list(open_video(Path(folder, "a:b%d.mp4")))) == 1
+
+
+def test_sound_is_read_as_pictures_are(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", audio="aac")
+    with open_container(path) as container:
+        assert container.name == "fd:"
+        assert len(container.streams.audio) == 1
+
+
+@pytest.mark.parametrize("kind", ["mkv", "avi", "ts", "mpg", "flv", "h264", "nut", "y4m", "gif"])
+def test_kinds_of_files_are_told_by_content(tmp_path: Path, kind: str) -> None:
+    import av
+
+    path = tmp_path / f"clip.{kind}"
+    codec, colours = {"y4m": ("rawvideo", "yuv420p"), "gif": ("gif", "rgb8"), "h264": ("libx264", "yuv420p")}.get(
+        kind, ("mpeg2video" if kind in ("ts", "mpg") else "flv" if kind == "flv" else "mpeg4", "yuv420p")
+    )
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, colours
+        for index in range(12):
+            output.mux(
+                stream.encode(av.VideoFrame.from_ndarray(picture(index), format="rgb24").reformat(format=colours))
+            )
+        output.mux(stream.encode(None))
+    path = path.rename(tmp_path / "clip")
+    assert len(list(open_video(path))) == 12
+
+
+@pytest.mark.parametrize("kind", ["dds", "ico", "sgi"])
+def test_kinds_that_are_not_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(picture(0)).save(path)
+    assert refusal(path) == f"{path}: not a video of a kind that can be read; give a whole MP4, MKV, AVI or the like"
+
+
+# No end -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "frame.png", "clip"])
+def test_pipes_and_devices_are_no_videos(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert refusal(tmp_path / name) == f"{tmp_path / name}: cannot be read ({PIPE})"
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    assert refusal(tmp_path / name) == f"{tmp_path / name}: cannot be read ({PIPE})"
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+def test_pipes_and_devices_are_no_frames(tmp_path: Path, target: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "1.png").symlink_to(target)
+    assert refusal(tmp_path) == f"{tmp_path / '1.png'}: not an image, or damaged ({PIPE})"
+    with pytest.raises(UserError, match=PIPE):
+        read_frame(tmp_path / "1.png")
+
+
+@pytest.fixture(params=["pipe", "/dev/zero"])
+def endless(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A pipe that nobody writes to, or a link to a device without an end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to(request.param)
+    return tmp_path / "endless"
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "config": load_config,
+    "weights": load_tensors,
+    "checkpoint": read_tensors,
+    "pickle": read_pickle,
+    "recipe": load_recipe,
+    "JSON": read_json,
+    "CSV": lambda path: read_rows(path, 1),
+    "references": read_references,
+    "HDF5": read_masks,
+    "predictions": Predictions,
+    "tokeniser": load_tokenizer,
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_regular_files_only(endless: Path, kind: str) -> None:
+    with pytest.raises(UserError) as caught:
+        READERS[kind](endless)
+    assert str(endless) in str(caught.value)
+    assert PIPE in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_regular_files_only_at_the_command(
+    endless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base: endless\n")
+    for arguments, said in (
+        (("batch", endless), f"cannot be read as a list ({PIPE})"),
+        (("train", recipe), f"cannot be read as a recipe ({PIPE})"),
+        (("convert", endless, tmp_path / "out"), f"cannot be read ({PIPE})"),
+        (("segment", endless, "a cat"), f"cannot be read ({PIPE})"),
+    ):
+        monkeypatch.setattr("sys.argv", ["dshmp", *map(str, arguments)])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert capsys.readouterr().err == f"dshmp: {endless}: {said}\n"
+
+
+def test_an_entry_among_predictions(endless: Path) -> None:
+    with pytest.raises(UserError, match=PIPE):
+        Predictions(endless.parent).read_json("endless")
+
+
+def test_hdf5_that_leads_to_other_files(tmp_path: Path) -> None:
+    import h5py
+
+    (tmp_path / "secret").write_bytes(bytes(12))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["reMask"], file["instance"] = np.zeros((1, 3, 4), np.uint8), [1]
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["reMask"], file["instance"] = h5py.ExternalLink("other.h5", "reMask"), [1]
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file["instance"] = [1]
+        file.create_dataset("reMask", (1, 3, 4), np.uint8, external=[("secret", 0, 12)])
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        layout = h5py.VirtualLayout((1, 3, 4), np.uint8)
+        layout[:] = h5py.VirtualSource("other.h5", "reMask", (1, 3, 4))
+        file["instance"] = [1]
+        file.create_virtual_dataset("reMask", layout)
+    assert read_masks(tmp_path / "other.h5")[0] == (1,)
+    for name in ("link", "raw", "virtual"):
+        with pytest.raises(UserError, match=rf"{name}\.h5: 'reMask' is kept in another file, which is not read"):
+            read_masks(tmp_path / f"{name}.h5")
+
+
+# The network ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The test stands in a folder of its own, and whatever reaches out ends it."""
+
+    def fail(*arguments: object, **_: object) -> None:
+        raise Reached(f"asked the network for {arguments}")
+
+    for name in ("huggingface_hub.snapshot_download", "huggingface_hub.hf_hub_download", "socket.getaddrinfo"):
+        monkeypatch.setattr(name, fail)
+    for name in ("hf_hub_download", "snapshot_download"):
+        monkeypatch.setattr(f"transformers.utils.hub.{name}", fail)
+    monkeypatch.chdir(tmp_path)
+
+
+PATHS = [
+    *("./x", "../x", "/x/y", "~/x", "C:/x", "C:\\x", "a/b/c", "runs/typo", "runs/", "link", ""),
+    *("x.json", "a/b.safetensors", "x/y.PTH"),
+]
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("source", PATHS)
+def test_paths_are_not_sought_on_the_network(source: str) -> None:
+    Path("runs").mkdir()
+    Path("link").symlink_to("nowhere")
+    assert looks_local(source)
+    for load in (find_model, load_tokenizer, pretrained_encoder):
+        with pytest.raises(UserError) as caught:
+            load(source)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["roberta-base", "FacebookAI/roberta-base", "jane/tiny.v1.5", "jane_d/x"])
+def test_ids_are(no_network: None, source: str) -> None:
+    assert not looks_local(source)
+    with pytest.raises(Reached, match="network"):
+        load_tokenizer(source)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("folder", ["m", "jane/m"])
+def test_a_model_without_a_file_is_not_sought_on_the_network(folder: str) -> None:
+    for name in (CONFIG, WEIGHTS, TOKENIZER):
+        save_model(*tiny_model(), Path(folder))
+        Path(folder, name).unlink()
+        with pytest.raises(UserError, match=r"m(/|: holds no model).*") as caught:
+            load_model(folder)
+        assert name in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("folder", ["m", "jane/m"])
+def test_folders_of_other_programs_are_not_sought_on_the_network(folder: str) -> None:
+    Path(folder).mkdir(parents=True)
+    config = tiny_model()[0].config
+    said = []
+    for load in (load_tokenizer, pretrained_encoder, lambda source: initialise(DsHmp(config), source)):
+        with pytest.raises(UserError) as caught:
+            load(folder)
+        said.append(str(caught.value))
+    values = {"model_type": "mask2former", "backbone_config": {"model_type": "swin"}, "backbone": "a/b"}
+    Path(folder, "config.json").write_text(json.dumps({**values, "use_pretrained_backbone": True}))
+    with pytest.raises(UserError, match="cannot be loaded as transformers' Mask2Former"):
+        initialise(DsHmp(config), folder)
+    Path(folder, "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    with pytest.raises(UserError, match="cannot load the text encoder"):
+        pretrained_encoder(folder)
+    assert not [line for line in said if "\n" in line]
+
+
+def test_a_pipe_in_a_folder_of_another_program(endless: Path) -> None:
+    endless.rename(endless.with_name("config.json"))
+    for load in (pretrained_encoder, lambda source: initialise(tiny_model()[0], source)):
+        with pytest.raises(UserError, match=PIPE):
+            load(endless.parent)
+    (endless.parent / "config.json").rename(endless.parent / "tokenizer.json")
+    with pytest.raises(UserError, match=PIPE):
+        load_tokenizer(endless.parent)
