@@ -33,7 +33,7 @@ from torch import Tensor
 from dshmp import __version__
 from dshmp.config import to_dict
 from dshmp.data.catalogue import dataset
-from dshmp.data.dataset import Expression, Split, by_video, checked_name, frame_size, read_json
+from dshmp.data.dataset import Expression, Split, by_video, checked_name, frame_size, read_json, times_shown
 from dshmp.data.images import save_palette_png
 from dshmp.data.rle import rle_fault
 from dshmp.errors import UserError
@@ -441,7 +441,7 @@ def _source(video: str, positions: Sequence[int], read: Callable[[int], Image]) 
                 raise UserError(f"its frame {position} is {size}, the first one {should}; all must be of one size")
             yield Frame(image, index / UNKNOWN_RATE)
 
-    return VideoSource(video, None, height, width, None, len(positions), frames)
+    return VideoSource(video, None, height, width, None, len(positions), frames, positions=times_shown(positions))
 
 
 def _keeping(read: Callable[[int], Image]) -> Callable[[int], Image]:
