@@ -303,7 +303,7 @@ def test_the_cache_is_bounded(bpe: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dshmp.language.encoder.load_parser", lambda name: pytest.fail("parsed again"))
+    monkeypatch.setattr("dshmp.language.encoder.parse", lambda *_: pytest.fail("parsed again"))
 
 
 def test_kept_expressions_are_parsed_once_for_all_processes(

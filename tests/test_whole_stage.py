@@ -12,6 +12,7 @@ from torch import Tensor
 
 import tiny
 from dshmp.config import from_dict
+from dshmp.data.augment import augment
 from dshmp.data.catalogue import DATASETS, dataset, open_split
 from dshmp.data.mini import make_mini
 from dshmp.learning.recipe import Recipe
@@ -115,6 +116,20 @@ def test_the_model_learns_with_the_true_times(
                 config = dataclasses.replace(config, short_side=min(height, width), long_side=max(height, width))
             assert torch.equal(prepare_frames(frames, config), batch.images[clip])
     assert (gaps <= {1.0}) == (name == "refcoco" or (name, augmentation) == ("mevis", None))
+
+
+def test_mirroring_is_by_the_configured_parser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = stage(folder, ["mevis"], augmentation=DRAWN)
+    learned.model.config = tiny.config({"language.spacy_model": "another"})
+    asked = set()
+
+    def remember(*given: Any) -> Any:
+        asked.add(given[-1])
+        return augment(*given)
+
+    monkeypatch.setattr("dshmp.learning.whole_stage.augment", remember)
+    learned.batches(0)
+    assert asked == {"another"}
 
 
 def test_unlabelled_frames_teach_nothing(folder: Path) -> None:

@@ -16,7 +16,7 @@ from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
 from dshmp.files import whole_file
 from dshmp.language import cues
-from dshmp.language.cues import Word, load_parser, parser_version, split_words, token_groups
+from dshmp.language.cues import Word, parse, parser_version, split_words, token_groups
 from dshmp.progress import track
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class TextTokenizer:
         self.tokenizer = tokenizer
         self._kept: dict[str, _Parsed] = {}
         self._cache: dict[str, _Parsed] = {}
-        self._lock = threading.Lock()  # neither the parser nor the tokeniser may be used by two threads at once
+        self._lock = threading.Lock()  # the tokeniser may not be used by two threads at once
 
     def __call__(self, expressions: Sequence[str]) -> TextBatch:
         """Tokenise a batch.
@@ -198,7 +198,7 @@ class TextTokenizer:
         config, special = self.config, set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
         # verbose=False: a tokeniser that knows its model's length would warn where we cut or raise ourselves
         encoded = self.tokenizer(texts, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
-        documents = load_parser(config.spacy_model).pipe(texts)
+        documents = parse(texts, config.spacy_model)
         rows = zip(texts, documents, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for text, document, ids, offsets in rows:
             if len(ids) > config.max_tokens and config.overlong == "error":

@@ -203,7 +203,8 @@ class WholeStage:
                 frames, masks = pseudo_clip(frames[0], masks[:, 0], rng, self.recipe.augmentation)
                 known = np.ones(len(frames), bool)
                 position = torch.arange(len(frames), dtype=torch.float32)
-            frames, masks, texts = augment(frames, masks, texts, rng, self.recipe.augmentation)
+            parser = self.model.config.language.spacy_model
+            frames, masks, texts = augment(frames, masks, texts, rng, self.recipe.augmentation, parser)
             height, width = frames.shape[1:3]
             config = replace(config, short_side=min(height, width), long_side=max(height, width))
         images = prepare_frames(list(frames), config)
