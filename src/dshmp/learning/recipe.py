@@ -120,7 +120,8 @@ class Recipe:
     """The backbone learns this much slower (release: 0.1)."""
     warmup: int = 100
     decay: Literal["cosine", "steps"] = "steps"
-    """`steps`: a tenth after 80 % of the run and again after the last tenth begins (release: 40 and 50 of 55)."""
+    """`steps`: a tenth from 8/11 of the run on, a hundredth from 10/11 on, as the release's 40,000 and 50,000 of its
+    55,000 steps; of the paper's 50,000 these are 36,364 and 45,455."""
     weight_decay: float = 0.05
     clip_norm: float = 0.01
     """Gradient norm of the whole model is cut to this."""
