@@ -152,7 +152,8 @@ class Recipe:
     best: str | None = None
     """Name of a figure of validation: the model of its highest value is kept in best/."""
     patience: int = 10
-    """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out."""
+    """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out. In float16 those
+    with a scale of the losses above 1 do not count: it falls then."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where curves and pictures go beside the run's folder; each asks for its package."""
     cache: str | None = None
