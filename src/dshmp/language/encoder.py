@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
 from dshmp.files import whole_file
-from dshmp.language import cues
-from dshmp.language.cues import Word, parse, parser_version, split_words, token_groups
+from dshmp.language.cues import RULES, Word, parse, parser_version, split_words, token_groups
 from dshmp.progress import track
 
 if TYPE_CHECKING:
@@ -168,10 +167,9 @@ class TextTokenizer:
     def identity(self) -> str:
         """A digest of everything beside the text that a parse depends on, the rules of the split among it."""
         config = self.config
-        settings = (config.split, config.max_tokens, config.overlong, parser_version(config.spacy_model))
+        settings = (RULES, config.split, config.max_tokens, config.overlong, parser_version(config.spacy_model))
         tokenizer = self.tokenizer.backend_tokenizer.to_str(), sorted(self.tokenizer.all_special_ids)
-        rules = [Path(module).read_text(encoding="utf-8") for module in (__file__, cues.__file__)]
-        return hashlib.sha256(json.dumps([settings, tokenizer, rules]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([settings, tokenizer]).encode()).hexdigest()
 
     def _parse(self, expressions: Sequence[str]) -> list[_Parsed]:
         if isinstance(expressions, str) or not expressions:
