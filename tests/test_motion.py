@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.config import CueSource, MotionConfig, ReadoutConfig
-from dshmp.errors import UserError
 from dshmp.motion import hmp
 from dshmp.motion.decoder import (
     ABSENT,
@@ -300,7 +299,7 @@ def test_a_window_of_padding_alone_is_finite() -> None:
 
 
 def test_more_stages_than_the_window_holds_are_refused() -> None:
-    with pytest.raises(UserError, match=r"motion\.stages = 4 needs motion\.window of at least 16"):
+    with pytest.raises(ValueError, match=r"motion\.stages = 4 needs motion\.window of at least 16"):
         MotionPerception(replace(OURS, stages=4), C)
 
 

@@ -15,7 +15,7 @@ import dshmp.segmenter as module
 from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
 from dshmp.export import Settings, finished, segment_to_folder, slug
-from dshmp.overlay import Caption, OverlayPainter
+from dshmp.overlay import Caption, OverlayPainter, save_png
 from dshmp.result import decode
 from dshmp.segmenter import Segmenter
 
@@ -227,6 +227,13 @@ def test_finished_means_the_same_settings(segmenter: Segmenter, tmp_path: Path) 
     assert not finished(folder, video, settings("a cat"))
     assert not finished(folder, video, replace(settings(), threshold=0.1))
     assert not finished(tmp_path, video, settings())
+
+
+def test_what_is_no_picture_is_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.imencode", lambda *_: (False, None))
+    with pytest.raises(ValueError, match="no picture that PNG can hold"):
+        save_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    assert not list(tmp_path.iterdir())
 
 
 def test_slug() -> None:

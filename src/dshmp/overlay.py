@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from dshmp.errors import UserError
-
 if TYPE_CHECKING:
     from dshmp.language.cues import Word
 
@@ -524,12 +522,12 @@ def contact_sheet(path: Path, rows: Sequence[Row], title: str = "", cell: int = 
 
 
 def save_png(path: Path, picture: Image) -> None:
-    """Write a picture (H, W[, 3]) as PNG: wholly or not at all."""
+    """Write a picture (H, W[, 3]) as PNG: wholly or not at all. Raises ValueError where it is no picture."""
     import cv2
 
     done, data = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
     if not done:
-        raise UserError(f"{path}: the picture cannot be encoded as PNG")
+        raise ValueError(f"{path}: no picture that PNG can hold, {picture.dtype} {picture.shape}")
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(data.tobytes())

@@ -127,8 +127,9 @@ class TextTokenizer:
         """Tokenise a batch.
 
         Raises:
-            UserError: an expression is not a string, is blank, or has more than `max_tokens` tokens while
-                `overlong` is "error".
+            UserError: an expression is blank, or has more than `max_tokens` tokens while `overlong` is "error".
+            TypeError: one is no string.
+            ValueError: there is none, or a string stands for the list.
         """
         parsed = self._parse(expressions)
         config = self.config
@@ -185,7 +186,7 @@ class TextTokenizer:
 
     def _text(self, expression: object) -> str:
         if not isinstance(expression, str):
-            raise UserError(f"an expression must be text, found {expression!r}")
+            raise TypeError(f"an expression must be text, found {expression!r}")
         if not expression.strip():
             raise UserError("the expression is empty; say in words what to segment")
         return " ".join(expression.lower().split()) if self.config.normalise else expression

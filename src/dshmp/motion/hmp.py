@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import MotionConfig
-from dshmp.errors import UserError
 from dshmp.layers import FeedForward, SelfAttention
 from dshmp.motion.trajectories import align, displacement, gather, scatter
 
@@ -246,12 +245,16 @@ class HMPBlock(nn.Module):
 
 
 class MotionPerception(nn.Module):
-    """Object tokens of single frames -> motion-aware object tokens (the HMP part of section 3.2)."""
+    """Object tokens of single frames -> motion-aware object tokens (the HMP part of section 3.2).
+
+    Raises:
+        ValueError: the window is too small for the stages.
+    """
 
     def __init__(self, config: MotionConfig, hidden: int) -> None:
         super().__init__()
         if config.window < 2 or 2**config.stages > config.window:
-            raise UserError(
+            raise ValueError(
                 f"motion.stages = {config.stages} needs motion.window of at least {max(2, 2**config.stages)} "
                 f"frames, not {config.window}: enlarge the window or take fewer stages"
             )
