@@ -73,8 +73,12 @@ def test_result_is_well_formed(segmenter: Segmenter, clip: np.ndarray) -> None:
     assert result.score == result.objects[0].score
     assert [word.text for word in result.words if word.group == "motion"] == ["turns", "back"]
     assert result.times[8] == 1
-    assert ("frames", 11, 11) in seen
-    assert seen[-1] == ("masks", 11, 11)
+    assert ("motion", 0, None) in seen
+    last = {stage: (done, total) for stage, done, total in seen}
+    assert list(last.items()) == [("frames", (11, 11)), ("motion", (1, 1)), ("masks", (11, 11))]
+    seen.clear()
+    segmenter(iter(clip), "a cat", progress=lambda *step: seen.append(step))  # of unknown length
+    assert all(done == total for done, total in {stage: rest for stage, *rest in seen}.values())
 
 
 def test_nothing_matches(segmenter: Segmenter, clip: np.ndarray) -> None:

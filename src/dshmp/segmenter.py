@@ -45,7 +45,8 @@ log = logging.getLogger("dshmp")
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Targets = Literal["many", "single"]
 Progress = Callable[[str, int, int | None], None]
-"""Told (what is being done, frames done, frames in all or None where unknown)."""
+"""Told (what is being done, steps done, steps in all or None where unknown): frames, mostly. A stage ends with all
+done; one that has no steps begins with (0, None) and ends with (1, 1)."""
 Masks = NDArray[np.bool_]
 T = TypeVar("T")
 
@@ -417,13 +418,15 @@ class Segmenter(ModelHubMixin):
         with tempfile.TemporaryFile(prefix="dshmp-") as file:
             seen = self._watch(source, questions, _Spill(file, _room(file)), progress)
             if progress:
-                progress("motion", 0, len(seen.times))
+                progress("motion", 0, None)
             fps = _average_rate(source, seen.times)
             answers = tuple(
                 self._understand(question, tokens, source.positions, fps, threshold, targets)
                 for question, tokens in zip(questions, seen.tokens, strict=True)
             )
             seen.tokens.clear()
+            if progress:
+                progress("motion", 1, 1)
 
             def draw(make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
                 return self._draw(source, answers, seen, make, pixels)
@@ -469,6 +472,8 @@ class Segmenter(ModelHubMixin):
             spill.write([self._kept(levels) for levels in pixels])
             if progress:
                 progress("frames", len(seen.times), source.count)
+        if progress:  # the header only estimates how many there are
+            progress("frames", len(seen.times), len(seen.times))
         return seen
 
     def _chunks(self, source: VideoSource) -> Iterator[tuple[list[float], Tensor]]:
