@@ -276,6 +276,9 @@ def evaluate(
     overwrite: Overwrite = False,
     workers: Workers = None,
     compare: Compare = None,
+    update_card: Annotated[
+        bool, typer.Option("--update-card", help="Put the figures into the card of MODEL, a folder of yours.")
+    ] = False,
 ) -> None:
     """Predict a split and score it: what `dshmp predict` and `dshmp score` do, in one go.
 
@@ -300,6 +303,7 @@ def evaluate(
             workers=workers,
             compare=compare,
             progress=progress,
+            update_card=update_card,
         )
     if scores is not None and scores.damaged:
         raise typer.Exit(1)
@@ -394,6 +398,10 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Folder for results.json, expressions.csv and videos.csv.")] = None,
     workers: Workers = None,
     compare: Compare = None,
+    update_card: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Put the figures into the card of MODEL, the folder of what predicted."),
+    ] = None,
 ) -> None:
     """Score predictions by the data set's own protocol, with intervals from resampled videos.
 
@@ -403,7 +411,7 @@ def score(
     """
     from dshmp.scoring.run import run
 
-    scores = run(name, root, split, pred, out, workers or os.cpu_count() or 1, compare)
+    scores = run(name, root, split, pred, out, workers or os.cpu_count() or 1, compare, update_card)
     if scores.damaged:
         raise typer.Exit(1)
 

@@ -49,6 +49,8 @@ from dshmp.video import UNKNOWN_RATE, Frame, Image, VideoSource
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+    from dshmp.model import DsHmp
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -530,7 +532,7 @@ def _merge(out: Path, plan: Sequence[Piece]) -> None:
 def _model_facts(segmenter: Segmenter) -> dict[str, Any]:
     size, card = segmenter.config.input, segmenter.card
     return {
-        "weights": _fingerprint(segmenter),
+        "weights": fingerprint(segmenter.model),
         "pretraining": card.source,
         "training": card.data,
         "seed": card.recipe.get("seed"),
@@ -558,10 +560,10 @@ def _split_facts(split: Split) -> dict[str, Any]:
     }
 
 
-def _fingerprint(segmenter: Segmenter) -> str:
+def fingerprint(model: "DsHmp") -> str:
     """SHA256 of a model's numbers and weights, wherever they lie."""
-    digest = hashlib.sha256(json.dumps(to_dict(segmenter.config), sort_keys=True).encode())
-    for key, value in segmenter.model.state_dict().items():
+    digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True).encode())
+    for key, value in model.state_dict().items():
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
