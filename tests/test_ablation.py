@@ -30,9 +30,9 @@ from dshmp.ablation.statistics import estimate, spread
 from dshmp.checkpoint import save_model
 from dshmp.data.dataset import Expression
 from dshmp.errors import UserError
+from dshmp.files import save_json
 from dshmp.learning.recipe import dump_recipe, load_recipe, same_run, trained_card
 from dshmp.learning.watch import describe
-from dshmp.files import save_json
 from test_configs import ROWS, changes
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -99,6 +99,22 @@ def test_segment(
     assert "1 object: a cat" in capsys.readouterr().out
 
 
+def test_a_stage_without_steps_shows_a_spinner(capsys: pytest.CaptureFixture[str]) -> None:
+    def lines(*told: tuple[str, int, int | None]) -> dict[str, str]:
+        with cli._progress("clip") as show:
+            for step in told:
+                show(*step)
+        return {line.split()[1]: line for line in capsys.readouterr().err.splitlines() if line}
+
+    running = lines(("frames", 16, 16), ("motion", 0, None))
+    assert "16/16" in running["frames"]
+    assert "━" in running["frames"]
+    assert "0/" not in running["motion"]
+    assert "━" not in running["motion"]
+    assert "37/?" in lines(("frames", 37, None))["frames"]
+    assert "1/1" in lines(("motion", 0, None), ("motion", 1, 1))["motion"]
+
+
 def test_bad_input_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:

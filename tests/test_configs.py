@@ -239,6 +239,13 @@ def test_estimates() -> None:
     assert silent.memory_gb is silent.gpu_hours is None
 
 
+def test_a_model_that_cannot_be_is_told() -> None:
+    recipe = RECIPES["paper/mevis"]
+    wrong = replace(recipe, model=replace(recipe.model, motion=replace(recipe.model.motion, window=4)))
+    with pytest.raises(UserError, match=r"motion\.stages = 3 needs motion\.window of at least 8"):
+        needs(wrong)
+
+
 def test_estimates_are_below_24_gb() -> None:
     """That of the release's larger frames is above in float32, which it does not use."""
     for name, recipe in RECIPES.items():

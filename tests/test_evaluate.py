@@ -1,5 +1,6 @@
 """Predict and score in one go, the world's own figures, and the arrow of time on clips shown both ways."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import tiny
-from dshmp.checkpoint import save_model
+from dshmp.card import Card, lacks, model_card
+from dshmp.checkpoint import CONFIG, README, find_model, load_card, save_card, save_model
+from dshmp.cli import app
 from dshmp.data.catalogue import dataset
 from dshmp.data.dataset import Expression
 from dshmp.data.mevis import MevisSplit
@@ -22,8 +26,10 @@ from dshmp.motion.decoder import VideoTokens
 from dshmp.perception.frames import prepare_frames
 from dshmp.scoring.figures import by_subset, figures
 from dshmp.scoring.predictions import Predictions
+from dshmp.scoring.run import run as score
 from dshmp.scoring.run import score_split
 from dshmp.scoring.world import world_terms
+from dshmp.segmenter import Segmenter
 
 BLIND = {"motion.position": False, "motion.displacement": False, "motion.window": 4, "motion.stages": 2}
 
@@ -134,6 +140,100 @@ def test_predictions_tables_and_files(mini: Path, tmp_path: Path, capsys: pytest
         assert word in table
     run("mevis", mini, "valid_u", out, model=str(tmp_path / "m"), workers=1, compare=out / "results.json")
     assert json.loads((out / "results.json").read_text())["figures"] == results["figures"]
+
+
+def test_the_card_takes_the_scores_on_request(mini: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "run" / "model"  # a training run's
+    save_model(tiny.model(), tiny.tokenizer(), folder, Card(name="tiny", scores={"mine": {"J&F": 1.0}}))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def changed() -> set[str]:
+        return {path.name for path in folder.iterdir() if files.get(path.name) != path.read_bytes()}
+
+    out, predictions, model = tmp_path / "out", tmp_path / "out" / "predictions", str(folder.parent)
+    run("mevis", mini, "valid_u", out, model=model, workers=1)
+    assert not changed()
+    scores = run("mevis", mini, "valid_u", out, model=model, workers=1, update_card=True)
+    assert scores is not None
+    assert changed() == {CONFIG, README}
+    card = load_card(folder / CONFIG)
+    name = f"mevis ({mini.name}), valid_u"
+    assert card.scores["mine"] == {"J&F": 1.0}
+    rounded = {key: round(value, 4) for key, value in scores.figures.items()}
+    assert card.scores[f"{name}, all ({len(scores.rows)})"] == rounded
+    subsets = by_subset(scores.rows)
+    assert len(card.scores) == 2 + len(subsets)
+    static = card.scores[f"{name}, static ({subsets['static']['expressions']})"]
+    assert static["J&F"] == round(subsets["static"]["J&F"], 4)
+    assert (folder / README).read_text() == str(model_card(card))
+    assert lacks(Segmenter.from_pretrained(folder, "cpu").card) == ["data", "recipe", "limits"]
+
+    files |= {name: (folder / name).read_bytes() for name in (CONFIG, README)}
+    arguments = ["mevis", str(mini), "--split", "valid_u", "--out", str(out), "--workers", "1", "--update-card"]
+    result = CliRunner().invoke(app, ["evaluate", *arguments, "--model", model])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, ["score", *arguments, model, "--pred", str(predictions)])
+    assert result.exit_code == 0, result.output
+    assert not changed()  # the same figures again
+    save_model(tiny.model(), tiny.tokenizer(), tmp_path / "copy")  # the same weights elsewhere
+    score("mevis", mini, "valid_u", predictions, card=tmp_path / "copy")
+    assert load_card(tmp_path / "copy" / CONFIG).scores == {k: v for k, v in card.scores.items() if k != "mine"}
+    next(predictions.rglob("*.png")).unlink()
+    score("mevis", mini, "valid_u", predictions, card=folder)
+    assert "its card stays as it is, since predictions are missing" in caplog.text
+
+    save_model(tiny.model({"motion.stages": 1}), tiny.tokenizer(), tmp_path / "other")
+    with pytest.raises(UserError, match="does not say that the predictions are of"):
+        score("mevis", mini, "valid_u", predictions, card=tmp_path / "other")
+    (predictions / "predict.json").unlink()
+    with pytest.raises(UserError, match="does not say that the predictions are of"):
+        score("mevis", mini, "valid_u", predictions, card=folder)
+    assert not changed()
+
+
+def test_a_card_is_written_wholly_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "m"
+    save_model(tiny.model(), tiny.tokenizer(), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    write = Path.write_text
+    for name in (CONFIG, README):
+
+        def full(path: Path, *given: Any, name: str = name, **more: Any) -> int:
+            if path.name == name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(path, *given, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full)
+            with pytest.raises(UserError, match="cannot be written"):
+                save_card(folder, Card(name="new"))
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["default", "package", "hub", "nothing", "half", "strange"])
+def test_cards_that_are_not_filled(kind: str, mini: Path, tmp_path: Path) -> None:
+    """The installed package's, and those of what is no whole model; nothing is predicted first."""
+    save_model(tiny.model(), tiny.tokenizer(), tmp_path / "half")
+    (tmp_path / "half" / "tokenizer.json").unlink()
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / CONFIG).write_text('{"architectures": ["Other"]}')
+    model, message = {
+        "default": ("default", "is no model's folder"),
+        "package": (str(find_model("default")), "is part of the installed package"),
+        "hub": ("jane/tiny", "is no model's folder"),
+        "nothing": (str(tmp_path), "holds no model"),
+        "half": (str(tmp_path / "half"), "tokenizer.json is missing"),
+        "strange": (str(tmp_path / "strange"), "is not a configuration of this program"),
+    }[kind]
+    known = {path: path.read_bytes() for path in [*tmp_path.rglob("*.*"), find_model("default") / CONFIG]}
+    with pytest.raises(UserError, match=message):
+        run("mevis", mini, "valid_u", tmp_path / "out", model=model, workers=1, update_card=True)
+    if kind != "default":
+        with pytest.raises(UserError, match=message):
+            score("mevis", mini, "valid_u", tmp_path, card=Path(model))
+    assert not (tmp_path / "out").exists()
+    assert all(path.read_bytes() == content for path, content in known.items())
 
 
 def test_what_cannot_be_scored(mini: Path, tmp_path: Path) -> None:

@@ -263,13 +263,16 @@ def test_special_tokens_spelt_in_the_text_are_no_words(bpe: Any) -> None:
     assert not (batch.static[0] | batch.motion[0])[place].any()
 
 
-@pytest.mark.parametrize("expression", ["", "  \t\n", None, 7])
-def test_nothing_to_read_is_an_error(bpe: Any, expression: Any) -> None:
+@pytest.mark.parametrize("expression", ["", "  \t\n"])
+def test_nothing_to_read_is_an_error(bpe: Any, expression: str) -> None:
     with pytest.raises(UserError, match="expression"):
         TextTokenizer(config(), bpe)(["dog", expression])
 
 
-def test_a_bare_string_or_an_empty_batch_is_misuse(bpe: Any) -> None:
+def test_what_is_no_list_of_strings_is_misuse(bpe: Any) -> None:
+    for expression in (None, 7):
+        with pytest.raises(TypeError, match="must be text"):
+            TextTokenizer(config(), bpe)(["dog", expression])
     for batch in ("dog", []):
         with pytest.raises(ValueError, match="non-empty list"):
             TextTokenizer(config(), bpe)(batch)
@@ -303,7 +306,7 @@ def test_the_cache_is_bounded(bpe: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dshmp.language.encoder.load_parser", lambda name: pytest.fail("parsed again"))
+    monkeypatch.setattr("dshmp.language.encoder.parse", lambda *_: pytest.fail("parsed again"))
 
 
 def test_kept_expressions_are_parsed_once_for_all_processes(
@@ -358,7 +361,15 @@ def test_parses_are_told_apart_by_what_they_depend_on(
     TextTokenizer(config(), train_tokenizer(["another"], 290)).keep(texts, tmp_path)
     monkeypatch.setattr("dshmp.language.encoder.parser_version", lambda name: "newer")
     TextTokenizer(config(), bpe).keep(texts, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 8
+    monkeypatch.setattr("dshmp.language.encoder.RULES", 10**6)
+    TextTokenizer(config(), bpe).keep(texts, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 9
+
+
+def test_a_comment_in_the_rules_voids_no_parses(bpe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, read = TextTokenizer(config(), bpe).identity(), Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda *given, **more: read(*given, **more) + "# another comment\n")
+    assert TextTokenizer(config(), bpe).identity() == before
 
 
 def test_parses_that_fail_leave_nothing(bpe: Any, tmp_path: Path) -> None:

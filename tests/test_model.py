@@ -155,10 +155,28 @@ def test_interleaving(tokenizer: TextTokenizer) -> None:
     close(same[1], weights)
     # twice as fast: what motion perception says of the even frames is what it says of them alone
     double = tokens.repeat_interleave(2, dim=1)[:, :17]
-    fast, _ = model._interleaved(double, torch.ones(1, 17, dtype=torch.bool), text, torch.arange(17.0)[None] / 2, 2)
+    fast, _ = model._interleaved(double, torch.ones(1, 17, dtype=torch.bool), text, torch.arange(17.0)[None], 2)
     close(fast[:, ::2], moved)
     short = model.understand(tokens[:, :2], frames[:, :2], text, stride=5)  # fewer frames than sequences
     assert short.logits.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_numbers_of_regular_frames_say_nothing_new(stride: int, tokenizer: TextTokenizer) -> None:
+    """Not by a bit; those of irregular ones do, and a later beginning changes the places, not the displacements."""
+    text = tiny.model().language(tokenizer(tiny.SENTENCES[:1]))
+    tokens, frames = torch.randn(1, 20, 6, 32), torch.ones(1, 20, dtype=torch.bool)
+    number = torch.arange(20.0)[None]
+    for position in (True, False):
+        model = tiny.model({"motion.position": position})
+
+        def logits(place: Tensor | None, model: DsHmp = model) -> Tensor:
+            return model.understand(tokens, frames, text, place, stride=stride).logits
+
+        assert torch.equal(logits(None), logits(number))
+        assert torch.equal(logits(number), logits(number + 40)) is not position
+        assert not torch.allclose(logits(number), logits(number**2), atol=1e-4)
 
 
 @torch.no_grad()

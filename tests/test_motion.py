@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.config import CueSource, MotionConfig, ReadoutConfig
-from dshmp.errors import UserError
 from dshmp.motion import hmp
 from dshmp.motion.decoder import (
     ABSENT,
@@ -217,6 +216,41 @@ def test_displacement_is_by_default_from_the_frame_before() -> None:
     assert torch.equal(gather(moved, order)[:, 1:], along[:, 1:] - along[:, :-1])
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 0), (2, 2)])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_displacement_is_a_speed(before: int, after: int, stride: int) -> None:
+    """At irregular times it is the change times (nominal gap / true gap); where no time passes it is nothing."""
+    tokens, _ = shuffled(length=7)
+    tokens.requires_grad_()
+    lengths = [7, 5, 1]
+    frames = torch.arange(7) < torch.tensor(lengths)[:, None]
+    position = torch.tensor([[0, 4, 4, 5, 11, 19, 20], [2, 3, 6, 6, 6, 0, 0], [8, 0, 0, 0, 0, 0, 0]]).float()
+    order = align(tokens, frames)
+    moved = displacement(tokens, frames, order, before, after, position, stride)
+    along, wanted = gather(tokens, order), torch.zeros_like(tokens)
+    for b, length in enumerate(lengths):
+        for t in range(length):
+            late, early = min(t + after, length - 1), max(t - before, 0)
+            passed = float(position[b, late] - position[b, early])
+            if passed:
+                wanted[b, t] = (along[b, late] - along[b, early]).detach() * (late - early) * stride / passed
+    torch.testing.assert_close(gather(moved, order), wanted)
+    moved.square().sum().backward()
+    assert tokens.grad.isfinite().all()
+    assert tokens.grad[:2].any()
+
+
+@pytest.mark.parametrize("stride", [1, 3, 7])
+def test_displacement_of_regular_frames_is_not_scaled(stride: int) -> None:
+    """Not by a bit, wherever the clip begins."""
+    tokens, _ = shuffled(length=9)
+    frames, order = torch.arange(9) < torch.tensor([[9], [4], [1]]), align(tokens)
+    position = (torch.arange(9.0) * stride + torch.tensor([[0.0], [2.0], [1000.0]])) * frames
+    for reach in ((1, 0), (2, 2)):
+        plain = displacement(tokens, frames, order, *reach)
+        assert torch.equal(displacement(tokens, frames, order, *reach, position, stride), plain)
+
+
 # ------------------------------------------------------------------------ hierarchical cross-attention
 
 
@@ -265,15 +299,16 @@ def test_a_window_of_padding_alone_is_finite() -> None:
 
 
 def test_more_stages_than_the_window_holds_are_refused() -> None:
-    with pytest.raises(UserError, match=r"motion\.stages = 4 needs motion\.window of at least 16"):
+    with pytest.raises(ValueError, match=r"motion\.stages = 4 needs motion\.window of at least 16"):
         MotionPerception(replace(OURS, stages=4), C)
 
 
 # ------------------------------------------------------------------------------------- invariances
 
 
+@pytest.mark.parametrize("irregular", [False, True])
 @pytest.mark.parametrize("length", [5, 8, 11, 16])
-def test_padding_and_company_change_nothing(length: int) -> None:
+def test_padding_and_company_change_nothing(length: int, irregular: bool) -> None:
     """Extra frames, extra words, other clips in the batch: the same answer."""
     model = excited(Motion(OURS)).eval()
     tokens, frames, text = sample(1, length)
@@ -292,9 +327,10 @@ def test_padding_and_company_change_nothing(length: int) -> None:
     cues = Cues(padded(text.motion.features, other_text.motion.features), masks(text.motion.mask))
     sentences = torch.cat([text.sentence, other_text.sentence])
     both = Text(padded(text.tokens, other_text.tokens), masks(text.mask), sentences, cues)
+    time = torch.randint(5, (2, length + 13), generator=torch.Generator().manual_seed(2)).cumsum(1).float() * real
     with torch.no_grad():
-        alone = model(tokens, frames, text)
-        company = model(torch.cat([long, other]), real, both)
+        alone = model(tokens, frames, text, time[:1, :length] if irregular else None)
+        company = model(torch.cat([long, other]), real, both, time if irregular else None)
     first = VideoTokens(**{**vars(company), **{k: v[:1] for k, v in outputs(company).items()}})
     assert largest_change(alone, first, length) < 1e-5
     assert first.attention[..., length:].abs().max() == 0
@@ -342,8 +378,9 @@ def test_arrow_of_time(length: int) -> None:
         assert min(change(config)) > 1e-3
 
 
-def test_position_is_a_place_in_time() -> None:
-    model = excited(Motion(OURS)).eval()
+@pytest.mark.parametrize("switch", [{"position": False}, {"displacement": False}], ids=str)
+def test_time_is_known_to_position_and_displacement(switch: dict[str, bool]) -> None:
+    model = excited(Motion(replace(OURS, **switch))).eval()
     tokens, frames, text = sample(1, 9)
     count = torch.arange(9.0)[None]
     with torch.no_grad():

@@ -33,6 +33,8 @@ from dshmp.data.mevis import MevisSplit
 from dshmp.data.mini import make_mini
 from dshmp.errors import UserError
 from dshmp.files import locked
+from dshmp.learning.held_out import look
+from dshmp.model import DsHmp
 from dshmp.predict import Piece, _place, deal, fitting, grouped, merge_objects, pieces, probability, run
 from dshmp.result import decode
 from dshmp.scoring.run import score_split
@@ -89,6 +91,28 @@ def tree(out: Path) -> Tree:
 
 def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
+
+
+def test_the_model_is_told_when_its_frames_are(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in training: a window that repeats an end of its video says so, others are regular."""
+    told: dict[tuple[int, ...], None] = {}
+    understand = DsHmp.understand
+
+    def remember(self: DsHmp, tokens: Any, frames: Any, text: Any, position: Any, stride: int) -> Any:
+        told[tuple(position[0].tolist())] = None
+        return understand(self, tokens, frames, text, position, stride)
+
+    monkeypatch.setattr(DsHmp, "understand", remember)
+    predict(home, "a2d", tmp_path / "out")
+    split = open_split("a2d", home / "a2d", "test")
+    windows = {tuple(t - item.shown[0] for t in item.shown) for item in split.expressions if item.shown}
+    assert told.keys() == windows
+    assert any(len(set(window)) < len(window) for window in windows)
+    told.clear()
+    held_out = look(Segmenter.from_pretrained(home / "tiny", "cpu"), [("a2d", split)], 99)
+    assert held_out.values
+    assert told.keys() <= windows
+    assert any(len(set(window)) < len(window) for window in told)
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------

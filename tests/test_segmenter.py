@@ -16,7 +16,7 @@ import dshmp.segmenter as module
 from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
 from dshmp.export import Answers, Settings, folder_names, segment_to_folder, slug
-from dshmp.overlay import Caption, OverlayPainter
+from dshmp.overlay import Caption, OverlayPainter, save_png
 from dshmp.result import Result, decode
 from dshmp.segmenter import Progress, Segmenter
 
@@ -74,8 +74,12 @@ def test_result_is_well_formed(segmenter: Segmenter, clip: np.ndarray) -> None:
     assert result.score == result.objects[0].score
     assert [word.text for word in result.words if word.group == "motion"] == ["turns", "back"]
     assert result.times[8] == 1
-    assert ("frames", 11, 11) in seen
-    assert seen[-1] == ("masks", 11, 11)
+    assert ("motion", 0, None) in seen
+    last = {stage: (done, total) for stage, done, total in seen}
+    assert list(last.items()) == [("frames", (11, 11)), ("motion", (1, 1)), ("masks", (11, 11))]
+    seen.clear()
+    segmenter(iter(clip), "a cat", progress=lambda *step: seen.append(step))  # of unknown length
+    assert all(done == total for done, total in {stage: rest for stage, *rest in seen}.values())
 
 
 def test_nothing_matches(segmenter: Segmenter, clip: np.ndarray) -> None:
@@ -348,10 +352,15 @@ def test_videos_of_one_name_have_folders_of_their_own(segmenter: Segmenter, tmp_
     assert names[videos[1]] == "clip"  # as before, whatever has come to the list
     assert len({name.lower() for name in names.values()}) == 3
     assert folder_names(videos[:1], out)[videos[0]] == names[videos[0]]
-    assert (
-        folder_names([tmp_path / "...mp4", tmp_path / "..mp4", tmp_path / "CON.mp4"], out)[tmp_path / "...mp4"]
-        == "video"
-    )
+    strange = [tmp_path / name for name in ("...mp4", "CON.mp4", "a\x1b.mp4")]
+    assert list(folder_names(strange, out).values()) == ["video", "_CON", "a_"]
+
+
+def test_what_is_no_picture_is_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.imencode", lambda *_: (False, None))
+    with pytest.raises(ValueError, match="no picture that PNG can hold"):
+        save_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    assert not list(tmp_path.iterdir())
 
 
 def test_slug() -> None:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dshmp.errors import UserError
 from dshmp.language.encoder import save_tokenizer
 from dshmp.learning import cache
 from dshmp.learning.cache import CachedClip, TokenCache
+from dshmp.learning.engine import processes
 from dshmp.learning.language_stage import LanguageStage
 from dshmp.learning.motion_stage import MotionStage
 from dshmp.learning.perception_stage import PerceptionStage
@@ -257,6 +259,42 @@ def test_steps_whose_gradient_is_not_finite(
         run(tmp_path / "perception.yaml", [], tmp_path / "other")
     assert "\n" not in str(caught.value)
     assert all(value.isfinite().all() for value in load_file(last_checkpoint(tmp_path / "other")).values())
+
+
+def scaled(start: float) -> Any:
+    """`processes` with float16's scaler, on the CPU."""
+
+    @contextmanager
+    def begin(*given: Any) -> Iterator[Any]:
+        with processes(*given) as accelerator:
+            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=start)
+            accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+            yield accelerator
+
+    return begin
+
+
+def test_float16_finds_its_scale(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overflows on the way are left out and counted, and are no divergence, however little patience there is."""
+    monkeypatch.setattr("dshmp.learning.train.processes", scaled(2.0**24))
+    folder = train(tmp_path, "perception", mini, steps=25, patience=2)
+    skipped = [line.get("skipped", 0) for line in metrics(folder)]
+    assert skipped[2] == 3
+    assert skipped[-1] == skipped[-2] < 25
+    assert all(value.isfinite().all() for value in load_file(last_checkpoint(folder)).values())
+
+
+def test_float16_that_diverges(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the scale cannot be to blame, the steps count."""
+    plain = PerceptionStage.losses
+
+    def losses(*given: Any) -> Any:
+        return {name: value * float("nan") for name, value in plain(*given).items()}
+
+    monkeypatch.setattr(PerceptionStage, "losses", losses)
+    monkeypatch.setattr("dshmp.learning.train.processes", scaled(4.0))
+    with pytest.raises(UserError, match=r"not finite in 3 steps in a row, the last one being 4 "):
+        train(tmp_path, "perception", mini, steps=40, patience=3)
 
 
 def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:

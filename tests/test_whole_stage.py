@@ -12,11 +12,13 @@ from torch import Tensor
 
 import tiny
 from dshmp.config import from_dict
+from dshmp.data.augment import augment
 from dshmp.data.catalogue import DATASETS, dataset, open_split
 from dshmp.data.mini import make_mini
 from dshmp.learning.recipe import Recipe
 from dshmp.learning.whole_stage import VideoBatch, WholeStage
 from dshmp.model import DsHmp
+from dshmp.perception.frames import prepare_frames
 
 AUGMENTATION = {"frames": 5, "short_sides": [40, 48], "long_side": 80, "crop_scales": [50], "crop_sizes": [40, 60]}
 SPLITS = {"jhmdb": "test"}
@@ -82,6 +84,52 @@ def test_every_data_set_can_be_learned(name: str, augmentation: Any, folder: Pat
         assert batch.labelled.all()
     if augmentation and name not in ("a2d", "jhmdb"):
         assert batch.images.shape[1] == 5  # stills too
+
+
+DRAWN = {**AUGMENTATION, "crop": 0, "flip": 0, "rotate": 0, "jitter": 0, "short_sides": []}
+
+
+@pytest.mark.parametrize("augmentation", [None, DRAWN], ids=["plain", "drawn"])
+@pytest.mark.parametrize("name", ["mevis", "a2d", "refcoco"])
+def test_the_model_learns_with_the_true_times(
+    name: str, augmentation: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from the first frame that is shown in use; a still that moves is regular."""
+    learned = stage(folder, [name], augmentation=augmentation)
+    told: list[Tensor] = []
+    understand = learned.model.understand
+    monkeypatch.setattr(learned.model, "understand", lambda *given: told.append(given[3]) or understand(*given))
+    gaps = set()
+    for batch in (batch for step in range(4) for batch in learned.batches(step)):
+        learned.losses(batch, 0, learned.counts(batch, 0))
+        assert torch.equal(told[-1], batch.position)
+        gaps |= set(batch.position.diff().flatten().tolist())
+        for row, number, clip in zip(batch.position, batch.targets.expressions, batch.clip, strict=True):
+            if name == "refcoco":
+                assert row.tolist() == list(range(len(row)))
+                continue
+            item = learned.splits[0].expressions[number]
+            frames = learned.splits[0].frames(item.video, [int(t) + (item.shown or (0,))[0] for t in row])
+            height, width = frames[0].shape[:2]
+            config = learned.model.config.input
+            if augmentation is not None:
+                config = dataclasses.replace(config, short_side=min(height, width), long_side=max(height, width))
+            assert torch.equal(prepare_frames(frames, config), batch.images[clip])
+    assert (gaps <= {1.0}) == (name == "refcoco" or (name, augmentation) == ("mevis", None))
+
+
+def test_mirroring_is_by_the_configured_parser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = stage(folder, ["mevis"], augmentation=DRAWN)
+    learned.model.config = tiny.config({"language.spacy_model": "another"})
+    asked = set()
+
+    def remember(*given: Any) -> Any:
+        asked.add(given[-1])
+        return augment(*given)
+
+    monkeypatch.setattr("dshmp.learning.whole_stage.augment", remember)
+    learned.batches(0)
+    assert asked == {"another"}
 
 
 def test_unlabelled_frames_teach_nothing(folder: Path) -> None:

@@ -77,13 +77,10 @@ def save_model(
     Raises:
         UserError: it cannot be written.
     """
-    card = card or Card()
-    config = to_dict(SavedConfig(version=VERSION, model=model.config, card=card))
     check_model_folder(folder)
     with whole_folder(folder) as work:
-        (work / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        _describe(work, model.config, card or Card(), where)
         save_tokenizer(tokenizer.tokenizer, work / TOKENIZER)
-        (work / README).write_text(str(model_card(card, where)), encoding="utf-8", errors="replace")
         save_tensors(model.state_dict() if weights is None else weights, work / WEIGHTS)
         if left_overs is not None:
             shutil.copyfile(left_overs, work / LEFT_OVERS)
@@ -99,6 +96,42 @@ def check_model_folder(folder: Path) -> None:
             raise UserError(
                 f"{folder}: holds {some(there)}, but no model of this program; name another folder"
             ) from None
+
+
+def _describe(folder: Path, config: ModelConfig, card: Card, where: str) -> None:
+    """Write config.json and README.md."""
+    saved = to_dict(SavedConfig(version=VERSION, model=config, card=card))
+    (folder / CONFIG).write_text(json.dumps(saved, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / README).write_text(str(model_card(card, where)), encoding="utf-8", errors="replace")
+
+
+def save_card(folder: Path, card: Card) -> None:
+    """Remake config.json and README.md of a model's folder with another card, both or none.
+
+    Raises:
+        UserError: it holds no model of this program, or they cannot be written.
+    """
+    config = load_config(folder / CONFIG)
+    with whole_folder(folder) as work:
+        _describe(work, config, card, HERE)
+
+
+def own_folder(source: str | Path) -> Path:
+    """The folder of a model or a training run whose card may be filled.
+
+    Raises:
+        UserError: there is no such folder here, it holds no whole model, or is part of the installed package.
+    """
+    if source == "default" or not Path(source).is_dir():
+        raise UserError(f"{source}: is no model's folder, so there is no card to fill; save the model to one first")
+    folder = find_model(source).resolve()
+    if folder.is_relative_to(Path(str(resources.files("dshmp"))).resolve()):
+        raise UserError(f"{source}: is part of the installed package, whose card stays as it is; copy the model first")
+    load_config(folder / CONFIG)
+    for name in (WEIGHTS, TOKENIZER):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: holds no whole model ({name} is missing); name another folder")
+    return folder
 
 
 def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tuple[DsHmp, TextTokenizer]:

@@ -283,6 +283,9 @@ def evaluate(
     overwrite: Overwrite = False,
     workers: Workers = None,
     compare: Compare = None,
+    update_card: Annotated[
+        bool, typer.Option("--update-card", help="Put the figures into the card of MODEL, a folder of yours.")
+    ] = False,
 ) -> None:
     """Predict a split and score it: what `dshmp predict` and `dshmp score` do, in one go.
 
@@ -307,6 +310,7 @@ def evaluate(
             workers=workers,
             compare=compare,
             progress=progress,
+            update_card=update_card,
         )
     if scores is not None and scores.damaged:
         raise typer.Exit(1)
@@ -401,6 +405,10 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Folder for results.json, expressions.csv and videos.csv.")] = None,
     workers: Workers = None,
     compare: Compare = None,
+    update_card: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Put the figures into the card of MODEL, the folder of what predicted."),
+    ] = None,
 ) -> None:
     """Score predictions by the data set's own protocol, with intervals from resampled videos.
 
@@ -410,7 +418,7 @@ def score(
     """
     from dshmp.scoring.run import run
 
-    scores = run(name, root, split, pred, out, workers or os.cpu_count() or 1, compare)
+    scores = run(name, root, split, pred, out, workers or os.cpu_count() or 1, compare, update_card)
     if scores.damaged:
         raise typer.Exit(1)
 
@@ -606,17 +614,13 @@ def _report(result: "Result") -> None:
 
 @contextlib.contextmanager
 def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress bar on stderr: one line per stage."""
+    """A progress bar on stderr: one line per stage, with a spinner where it is not known how many steps there are."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    from dshmp.progress import columns
+
+    with Progress(*columns(), console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int | None) -> None:

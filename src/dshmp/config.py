@@ -124,7 +124,7 @@ class MotionConfig:
     """The arrow of time: a position in time for the tokens inside HMP and for the decoder's keys. Ours."""
     displacement: bool = True
     """What changes along its trajectory enters the first block with each token: its difference from the frame
-    before, and over half a window around it. Ours."""
+    before, and over half a window around it, scaled to regular frames where the clip's are not. Ours."""
     queries: int = 10
     """N_v."""
     decoder_layers: int = 3

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from dshmp import predict
+from dshmp.checkpoint import own_folder
 from dshmp.data.catalogue import open_split
 from dshmp.errors import UserError
 from dshmp.scoring.figures import Scores
@@ -28,15 +29,18 @@ def run(
     workers: int | None = None,
     compare: Path | None = None,
     progress: Progress | None = None,
+    update_card: bool = False,
 ) -> Scores | None:
     """Predict into `out/predictions`, going on where an earlier run stopped, then score into `out`.
 
     With several processes (accelerate, torchrun) the first one scores and the others return None. Arguments are those
-    of `predict.run` and `scoring.run.run`.
+    of `predict.run` and `scoring.run.run`; with `update_card` the model's own card takes the figures.
 
     Raises:
-        UserError: as these do, and where the split's masks are not public, before anything is predicted.
+        UserError: as these do, and where the split's masks are not public or the model has no card to fill, before
+            anything is predicted.
     """
+    card = own_folder(model) if update_card else None
     split = open_split(name, root, split_name)
     if not split.has_truth:
         raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; use dshmp predict")
@@ -56,4 +60,4 @@ def run(
     )
     if summary is None:
         return None
-    return score(name, root, split_name, out / PREDICTIONS, out, workers or os.cpu_count() or 1, compare)
+    return score(name, root, split_name, out / PREDICTIONS, out, workers or os.cpu_count() or 1, compare, card)

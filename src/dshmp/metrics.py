@@ -17,8 +17,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.errors import UserError
-
 Mask = NDArray[np.uint8]
 Scores = NDArray[np.float64]
 
@@ -29,7 +27,7 @@ def region_similarity(pred: NDArray, truth: NDArray, void: NDArray | None = None
     """J, the intersection over the union; pixels of `void` do not count.
 
     Args: masks (H, W) or (T, H, W) of one shape. Returns: float64 of shape () or (T,).
-    Raises: UserError where the shapes differ.
+    Raises: ValueError where the shapes differ.
     """
     pairs, _, shape = _windows(pred, truth, void)
     return np.array([_region(*pair) for pair in pairs], np.float64).reshape(shape)
@@ -39,7 +37,7 @@ def boundary_measure(pred: NDArray, truth: NDArray, void: NDArray | None = None)
     """F, the harmonic mean of the boundary's precision and recall; pixels of `void` count as background.
 
     Args: masks (H, W) or (T, H, W) of one shape. Returns: float64 of shape () or (T,).
-    Raises: UserError where the shapes differ.
+    Raises: ValueError where the shapes differ.
     """
     pairs, radius, shape = _windows(pred, truth, void)
     return np.array([_boundary(*pair, radius) for pair in pairs], np.float64).reshape(shape)
@@ -56,11 +54,11 @@ def jf_frames(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> tup
 def jf(pred: NDArray, truth: NDArray) -> tuple[float, float]:
     """Mean J and mean F over the frames of a video, masks (T, H, W).
 
-    Raises: UserError where the shapes differ or there is no frame.
+    Raises: ValueError where the shapes differ or there is no frame.
     """
     j, f = jf_frames(pred, truth)
     if not j.size:
-        raise UserError("cannot score a video without frames: give masks (T, H, W) with T at least 1")
+        raise ValueError("cannot score a video without frames: give masks (T, H, W) with T at least 1")
     return float(j.mean()), float(f.mean())
 
 
@@ -69,12 +67,12 @@ def _windows(
 ) -> tuple[list[tuple[Mask, Mask]], int, tuple[int, ...]]:
     """Each frame's two masks cut to where they are, the tolerance in pixels, the shape of the answer."""
     if pred.shape != truth.shape or pred.ndim not in (2, 3):
-        raise UserError(
+        raise ValueError(
             f"masks to compare must have one shape, (H, W) or (T, H, W): "
             f"the prediction has {pred.shape}, the annotation {truth.shape}"
         )
     if void is not None and void.shape != truth.shape:
-        raise UserError(f"the void mask must have the annotation's shape {truth.shape}: it has {void.shape}")
+        raise ValueError(f"the void mask must have the annotation's shape {truth.shape}: it has {void.shape}")
     height, width = truth.shape[-2:]
     frames = [_binary(masks).reshape(-1, height, width) for masks in (pred, truth)]
     if void is not None:

@@ -136,18 +136,18 @@ class DsHmp(nn.Module):
         Args:
             tokens: (B, T, N, C) object tokens of every frame.
             frames: (B, T) bool, True where a frame is real (padding stands at the end).
-            position: (B, T) time of each frame in units of motion frames; 0, 1/stride, 2/stride ... by default.
+            position: (B, T) place in time of each frame, in frames of its video, never falling; 0, 1, 2 ... by default.
             stride: a video `stride` times as fast as motion perception was trained on is read as that many
                 interleaved sequences, each at the right pace.
         """
         if position is None:
-            steps = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
-            position = (steps / stride).expand(tokens.shape[:2])
+            position = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
+            position = position.expand(tokens.shape[:2])
         if stride == 1:
             moved, weights = self.motion(tokens, frames, text.motion, position)
         else:
             moved, weights = self._interleaved(tokens, frames, text, position, stride)
-        result: VideoTokens = self.decoder(moved, frames, text, position, weights)
+        result: VideoTokens = self.decoder(moved, frames, text, position / stride, weights)
         return result
 
     def _interleaved(
@@ -167,7 +167,8 @@ class DsHmp(nn.Module):
             return x[:, :t]
 
         clip = torch.arange(b, device=tokens.device).repeat_interleave(stride)
-        moved, weights = self.motion(split(tokens), split(frames), text.motion.repeat(clip), split(position))
+        cues = text.motion.repeat(clip)
+        moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
         return join(moved), join(weights)
 
     def masks(self, video: VideoTokens, frames: slice, state: Perception) -> Tensor:

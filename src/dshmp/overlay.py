@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.video import open_container
 
@@ -517,10 +516,10 @@ def contact_sheet(path: Path, rows: Sequence[Row], title: str = "", cell: int = 
 
 
 def save_png(path: Path, picture: Image) -> None:
-    """Write a picture (H, W[, 3]) as PNG."""
+    """Write a picture (H, W[, 3]) as PNG. Raises ValueError where it is no picture."""
     import cv2
 
     done, data = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
     if not done:
-        raise UserError(f"{path}: the picture cannot be encoded as PNG")
+        raise ValueError(f"{path}: no picture that PNG can hold, {picture.dtype} {picture.shape}")
     path.write_bytes(data.tobytes())

@@ -31,7 +31,7 @@ from torch import Tensor
 from dshmp import __version__
 from dshmp.config import to_dict
 from dshmp.data.catalogue import dataset
-from dshmp.data.dataset import Expression, Split, by_video, checked_name, frame_size, read_json
+from dshmp.data.dataset import Expression, Split, by_video, checked_name, frame_size, read_json, times_shown
 from dshmp.data.images import save_palette_png
 from dshmp.data.rle import rle_fault
 from dshmp.errors import UserError
@@ -58,6 +58,8 @@ from dshmp.video import UNKNOWN_RATE, Frame, Image, VideoSource
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+    from dshmp.model import DsHmp
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -456,7 +458,7 @@ def _source(video: str, positions: Sequence[int], read: Callable[[int], Image]) 
                 raise UserError(f"its frame {position} is {size}, the first one {should}; all must be of one size")
             yield Frame(image, index / UNKNOWN_RATE)
 
-    return VideoSource(video, None, height, width, None, len(positions), frames)
+    return VideoSource(video, None, height, width, None, len(positions), frames, positions=times_shown(positions))
 
 
 def _keeping(read: Callable[[int], Image]) -> Callable[[int], Image]:
@@ -555,7 +557,7 @@ def _remove_pieces(out: Path, files: Iterable[Path]) -> None:
 def _model_facts(segmenter: Segmenter) -> dict[str, Any]:
     size, card = segmenter.config.input, segmenter.card
     return {
-        "weights": _fingerprint(segmenter),
+        "weights": fingerprint(segmenter.model),
         "pretraining": card.source,
         "training": card.data,
         "seed": card.recipe.get("seed"),
@@ -583,10 +585,10 @@ def _split_facts(split: Split) -> dict[str, Any]:
     }
 
 
-def _fingerprint(segmenter: Segmenter) -> str:
+def fingerprint(model: "DsHmp") -> str:
     """SHA256 of a model's numbers and weights, wherever they lie."""
-    digest = hashlib.sha256(json.dumps(to_dict(segmenter.config), sort_keys=True).encode())
-    for key, value in segmenter.model.state_dict().items():
+    digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True).encode())
+    for key, value in model.state_dict().items():
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

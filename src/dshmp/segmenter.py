@@ -45,7 +45,8 @@ log = logging.getLogger("dshmp")
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Targets = Literal["many", "single"]
 Progress = Callable[[str, int, int | None], None]
-"""Told (what is being done, frames done, frames in all or None where unknown)."""
+"""Told (what is being done, steps done, steps in all or None where unknown): frames, mostly. A stage ends with all
+done; one that has no steps begins with (0, None) and ends with (1, 1)."""
 Masks = NDArray[np.bool_]
 T = TypeVar("T")
 
@@ -379,7 +380,18 @@ class Segmenter(ModelHubMixin):
             UserError: the video can't be read, an expression is empty or too long, threshold outside 0 to 1.
         """
         expressions = [expression] if isinstance(expression, str) else list(expression)
-        source = open_video(video, frames, fps)
+        results = self.answer(open_video(video, frames, fps), expressions, threshold, targets, progress)
+        return results[0] if isinstance(expression, str) else results
+
+    def answer(
+        self,
+        source: VideoSource,
+        expressions: Sequence[str],
+        threshold: float | None = None,
+        targets: Targets | None = None,
+        progress: Progress | None = None,
+    ) -> list[Result]:
+        """As a call with several sentences, of a video that is open."""
         with self.ask(source, expressions, threshold, targets, progress) as clip:
             collected = [Rles(len(answer.chosen)) for answer in clip.answers]
             for index, (_, masks) in enumerate(clip.frames(False)):
@@ -387,8 +399,7 @@ class Segmenter(ModelHubMixin):
                     rles.add(mask)
                 if progress:
                     progress("masks", index + 1, len(clip.times))
-            results = [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
-        return results[0] if isinstance(expression, str) else results
+            return [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
 
     @contextlib.contextmanager
     def ask(
@@ -407,13 +418,15 @@ class Segmenter(ModelHubMixin):
         with tempfile.TemporaryFile(prefix="dshmp-") as file:
             seen = self._watch(source, questions, _Spill(file, _room(file)), progress)
             if progress:
-                progress("motion", 0, len(seen.times))
+                progress("motion", 0, None)
             fps = _average_rate(source, seen.times)
             answers = tuple(
-                self._understand(question, tokens, fps, threshold, targets)
+                self._understand(question, tokens, source.positions, fps, threshold, targets)
                 for question, tokens in zip(questions, seen.tokens, strict=True)
             )
             seen.tokens.clear()
+            if progress:
+                progress("motion", 1, 1)
 
             def draw(make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
                 return self._draw(source, answers, seen, make, pixels)
@@ -459,6 +472,8 @@ class Segmenter(ModelHubMixin):
             spill.write([self._kept(levels) for levels in pixels])
             if progress:
                 progress("frames", len(seen.times), source.count)
+        if progress:  # the header only estimates how many there are
+            progress("frames", len(seen.times), len(seen.times))
         return seen
 
     def _chunks(self, source: VideoSource) -> Iterator[tuple[list[float], Tensor]]:
@@ -492,15 +507,22 @@ class Segmenter(ModelHubMixin):
         return levels[1] if self.config.readout.masks == "embedding" else levels[0]
 
     def _understand(
-        self, question: Question, tokens: list[Tensor], fps: float | None, threshold: float, targets: Targets
+        self,
+        question: Question,
+        tokens: list[Tensor],
+        positions: Sequence[int] | None,
+        fps: float | None,
+        threshold: float,
+        targets: Targets,
     ) -> Answer:
         """Motion perception over the whole clip, then who is meant."""
         whole = torch.cat(tokens)[None]  # F frames a chunk -> (1, T, N, C)
         real = torch.ones(whole.shape[:2], dtype=torch.bool, device=self.device)
+        place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
         rate = self.config.input.motion_fps
         stride = max(1, round(fps / rate)) if fps and rate else 1
         with self._inference(exact=True):
-            video = self.model.understand(whole, real, question.text, stride=min(stride, whole.shape[1]))
+            video = self.model.understand(whole, real, question.text, place, stride=min(stride, whole.shape[1]))
         scores = video.logits[0].float().softmax(dim=-1)[:, 0]
         order = scores.argsort(descending=True).tolist()
         best = float(scores[order[0]])

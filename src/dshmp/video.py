@@ -82,6 +82,8 @@ class VideoSource:
     frames: Callable[[], Iterator[Frame]]
     start: int = 0
     stop: int | None = None
+    positions: tuple[int, ...] | None = None
+    """Places in time of the frames of a whole iteration, counted in frames, where they are not 0, 1, 2 ..."""
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the beginning; raises UserError where the range holds no frame."""

@@ -19,7 +19,7 @@ from dshmp.ablation.runs import Run, Score
 from dshmp.ablation.statistics import LEVEL, Estimate
 from dshmp.checkpoint import load_model
 from dshmp.data.catalogue import open_split
-from dshmp.data.dataset import Expression, Split
+from dshmp.data.dataset import Expression, Split, times_shown
 from dshmp.device import find_device, to_device
 from dshmp.files import owned_file
 from dshmp.language.encoder import TextTokenizer
@@ -257,7 +257,8 @@ def best_tokens(model: DsHmp, tokenizer: TextTokenizer, split: Split, items: Seq
         )
         parts = [model.perceive(part, heard).tokens.unflatten(0, (len(heard.mask), -1)) for part in images.split(step)]
         seen = torch.cat(parts, 1).expand(len(indices), -1, -1, -1)  # (E, T, N, C)
-        clip = model.understand(seen, seen.new_ones(seen.shape[:2], dtype=torch.bool), text)
+        place = torch.tensor(times_shown(shown or range(seen.shape[1])), device=device).expand(seen.shape[:2])
+        clip = model.understand(seen, seen.new_ones(seen.shape[:2], dtype=torch.bool), text, place.float())
         best = clip.logits.softmax(2)[..., 0].argmax(1)
         for index, token in zip(indices, clip.tokens[torch.arange(len(indices)), best], strict=True):
             found[index] = token.float().cpu().numpy()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dshmp.config import InputConfig
 from dshmp.data.mirror import mirror_sentence
 from dshmp.errors import UserError
+from dshmp.language.cues import PARSER
 from dshmp.perception.frames import input_size
 
 Frames = NDArray[np.uint8]
@@ -113,11 +114,17 @@ OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)
 
 
 def augment(
-    frames: Frames, masks: Masks, sentences: Sequence[str], generator: np.random.Generator, config: Augmentation
+    frames: Frames,
+    masks: Masks,
+    sentences: Sequence[str],
+    generator: np.random.Generator,
+    config: Augmentation,
+    parser: str = PARSER,
 ) -> Clip:
     """Crop, resize, flip, rotation and colour in this order, each by chance.
 
-    Args: frames (T, H, W, 3) uint8 RGB; masks (G, T, H, W) bool, G may be 0; sentences.
+    Args: frames (T, H, W, 3) uint8 RGB; masks (G, T, H, W) bool, G may be 0; sentences; the spaCy pipeline that reads
+    these.
 
     Returns:
         Frames (T, h, w, 3) and masks (G, T, h, w), new or the given arrays, and the sentences that are true of them.
@@ -133,7 +140,7 @@ def augment(
     if config.short_sides:
         frames, masks = resize(frames, masks, int(generator.choice(config.short_sides)), config.long_side)
     if flipped:
-        frames, masks, sentences = flip(frames, masks, sentences)
+        frames, masks, sentences = flip(frames, masks, sentences, parser)
     if rotated:
         frames, masks = rotate(frames, masks, generator.uniform(-config.angle, config.angle))
     if jittered:
@@ -211,9 +218,9 @@ def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tup
     )
 
 
-def flip(frames: Frames, masks: Masks, sentences: Sequence[str]) -> Clip:
+def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = PARSER) -> Clip:
     """Flips left and right in pixels and words, or nothing at all where the words are not certain."""
-    mirrored = [text for sentence in sentences if (text := mirror_sentence(sentence)) is not None]
+    mirrored = [text for sentence in sentences if (text := mirror_sentence(sentence, parser)) is not None]
     if len(mirrored) < len(sentences):
         return frames, masks, tuple(sentences)
     size = frames.shape[1:3]

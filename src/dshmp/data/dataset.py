@@ -137,6 +137,11 @@ def frame_size(split: Split, video: str, position: int = 0) -> tuple[int, int]:
     return height, width
 
 
+def times_shown(shown: Sequence[int]) -> tuple[int, ...]:
+    """The place in time of each frame that a model is shown, in frames from the first one of them."""
+    return tuple(position - shown[0] for position in shown)
+
+
 def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
     """Positions of `width` frames around `centre` in a video of `count`; the ends are repeated."""
     start = centre - width // 2

@@ -8,7 +8,7 @@ import re
 from string import ascii_lowercase
 from typing import Literal
 
-from dshmp.language.cues import load_parser
+from dshmp.language.cues import PARSER, parse
 
 Reading = Literal["side", "other", "unsure"]
 
@@ -40,19 +40,20 @@ _NO_MIRROR = re.compile(
 _OPPOSITE = {"left": "right", "right": "left"}
 
 
-def mirror_sentence(text: str) -> str | None:
+def mirror_sentence(text: str, parser: str = PARSER) -> str | None:
     """The sentence that is true of the mirror image: left and right change places, and so does the sense of circling.
 
     "Left" as a verb or a remainder ("the dog left the room", "was left behind") and "right" in the sense of exactly
     or correct ("the cat right behind the dog", "a right angle") are kept, and so is case. Mirrored twice a sentence
-    is itself again, but for the spelling of "clockwise" and "anticlockwise".
+    is itself again, but for the spelling of "clockwise" and "anticlockwise". Where no rule decides, the spaCy pipeline
+    `parser` does; threads may call this at once.
 
     Returns:
         None where the sentence or its mirror image can be read in two ways ("dog left", "walking right after it"),
         speaks of sides in other words ("starboard", "at 3 o'clock") or misspells them ("rigth").
     """
-    mirrored = _mirror(text)
-    back = None if mirrored is None else _mirror(mirrored)
+    mirrored = _mirror(text, parser)
+    back = None if mirrored is None else _mirror(mirrored, parser)
     return mirrored if back is not None and _one_spelling(back) == _one_spelling(text) else None
 
 
@@ -64,7 +65,7 @@ def _plain(circling: str) -> str:
     return "clockwise" if circling[0] in "cC" and circling[1] in "lL" else "counterclockwise"
 
 
-def _mirror(text: str) -> str | None:
+def _mirror(text: str, parser: str) -> str | None:
     if _NO_MIRROR.search(text):
         return None
     tokens = list(_TOKEN.finditer(text))
@@ -76,7 +77,7 @@ def _mirror(text: str) -> str | None:
             if _suspect(word):
                 return None
             continue
-        reading = _reading(words, index) if word in _OPPOSITE else "side"
+        reading = _reading(words, index, parser) if word in _OPPOSITE else "side"
         if reading == "unsure":
             return None
         if reading == "side":
@@ -273,14 +274,15 @@ _RULES: dict[str, tuple[Rule, ...]] = {
 }
 
 
-def _reading(words: list[str], index: int) -> Reading:
+def _reading(words: list[str], index: int, parser: str) -> Reading:
     """How the "left" or "right" at `index` is read: the first rule that fits, else by its tag."""
     before, after = " ".join(words[:index]), " ".join(words[index + 1 :])
     for reading, ends, begins in _RULES[words[index]]:
         if ends.match(before) and begins.match(after):
             return reading
     place = len(before) + bool(before)
-    token = next((token for token in load_parser()(" ".join(words)) if token.idx == place), None)
+    (document,) = parse([" ".join(words)], parser)
+    token = next((token for token in document if token.idx == place), None)
     if token is None or token.i == 0:
         return "unsure"
     if token.dep_ == "amod" and token.head.i == token.i + 1 and token.head.pos_ in ("NOUN", "PROPN"):

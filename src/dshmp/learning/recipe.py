@@ -121,7 +121,8 @@ class Recipe:
     """The backbone learns this much slower (release: 0.1)."""
     warmup: int = 100
     decay: Literal["cosine", "steps"] = "steps"
-    """`steps`: a tenth after 80 % of the run and again after the last tenth begins (release: 40 and 50 of 55)."""
+    """`steps`: a tenth from 8/11 of the run on, a hundredth from 10/11 on, as the release's 40,000 and 50,000 of its
+    55,000 steps; of the paper's 50,000 these are 36,364 and 45,455."""
     weight_decay: float = 0.05
     clip_norm: float = 0.01
     """Gradient norm of the whole model is cut to this."""
@@ -152,7 +153,8 @@ class Recipe:
     best: str | None = None
     """Name of a figure of validation: the model of its highest value is kept in best/."""
     patience: int = 10
-    """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out."""
+    """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out. In float16 those
+    with a scale of the losses above 1 do not count: it falls then."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where curves and pictures go beside the run's folder; each asks for its package."""
     cache: str | None = None

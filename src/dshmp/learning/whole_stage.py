@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.data.augment import augment, pseudo_clip, sample_positions
-from dshmp.data.dataset import Expression, Split, Video, expression_name
+from dshmp.data.dataset import Expression, Split, Video, expression_name, times_shown
 from dshmp.device import exactly
 from dshmp.language.encoder import TextBatch, TextTokenizer
 from dshmp.learning.held_out import look
@@ -47,6 +47,8 @@ class VideoBatch:
     """(V, T, 3, h, w) normalised frames of V clips."""
     clip: Tensor
     """(B,) long: the clip of each sentence."""
+    position: Tensor
+    """(B, T) place in time of the frames, as in use: in frames from the first one of what is shown there."""
     labelled: Tensor
     """(B, T) bool: frames whose masks are known; the others are seen but not learned from."""
     candidates: Tensor
@@ -63,6 +65,8 @@ class Clip:
 
     images: Tensor
     """(T, 3, h, w)."""
+    position: Tensor
+    """(T,) as in `VideoBatch`."""
     labelled: Tensor
     """(T,) bool."""
     truths: Sequence[Tensor]
@@ -146,9 +150,9 @@ class WholeStage:
         rng = sample_generator(*seed)
         chosen = rng.choice(group.items, min(self.recipe.sentences, len(group.items)), replace=False)
         items = [self.splits[group.source].expressions[i] for i in chosen]
-        images, labelled, truths, texts = self._clip(group, items, rng)
+        images, position, labelled, truths, texts = self._clip(group, items, rng)
         expressions = [int(self.first[group.source] + i) for i in chosen]
-        return Clip(images, labelled, truths, items, texts, expressions, seed)
+        return Clip(images, position, labelled, truths, items, texts, expressions, seed)
 
     def _batch(self, clips: Sequence[Clip]) -> VideoBatch:
         sentences = torch.tensor([len(clip.items) for clip in clips])
@@ -161,6 +165,7 @@ class WholeStage:
             self.tokenizer([text for clip in clips for text in clip.texts]),
             torch.stack([clip.images for clip in clips]),
             torch.arange(len(clips)).repeat_interleave(sentences),
+            torch.stack([clip.position for clip in clips]).repeat_interleave(sentences, 0),
             torch.stack([clip.labelled for clip in clips]).repeat_interleave(sentences, 0),
             shown,
             targets,
@@ -172,9 +177,9 @@ class WholeStage:
 
     def _clip(
         self, group: Group, items: Sequence[Expression], rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, list[Tensor], tuple[str, ...]]:
-        """Frames (T, 3, h, w) of a clip, which of them are labelled (T,), the candidates' masks (G, T, h, w) of every
-        sentence, and the sentences as they are true of it."""
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], tuple[str, ...]]:
+        """Frames (T, 3, h, w) of a clip, their places in time (T,), which of them are labelled (T,), the candidates'
+        masks (G, T, h, w) of every sentence, and the sentences as they are true of it."""
         split, config = self.splits[group.source], self.model.config.input
         video = split.videos[group.video]
         annotations = [list(candidates(item, video).values()) for item in items]
@@ -191,18 +196,21 @@ class WholeStage:
             )
             if masks[rows].any() or not rows.any():
                 break
+        position = torch.tensor(positions if group.shown is None else times_shown(positions), dtype=torch.float32)
         texts: tuple[str, ...] = tuple(item.text for item in items)
         if self.recipe.augmentation is not None:
             if len(frames) < self._length(group):  # a still
                 frames, masks = pseudo_clip(frames[0], masks[:, 0], rng, self.recipe.augmentation)
                 known = np.ones(len(frames), bool)
-            frames, masks, texts = augment(frames, masks, texts, rng, self.recipe.augmentation)
+                position = torch.arange(len(frames), dtype=torch.float32)
+            parser = self.model.config.language.spacy_model
+            frames, masks, texts = augment(frames, masks, texts, rng, self.recipe.augmentation, parser)
             height, width = frames.shape[1:3]
             config = replace(config, short_side=min(height, width), long_side=max(height, width))
         images = prepare_frames(list(frames), config)
         fitted = _fit_masks(masks, input_size(frames.shape[1:3], config), images.shape[-2:])
         truths = [fitted[[every.index(annotation) for annotation in each]] for each in annotations]
-        return images, torch.from_numpy(known), truths, texts
+        return images, position, torch.from_numpy(known), truths, texts
 
     def _positions(self, group: Group, rng: np.random.Generator) -> list[int]:
         """Frames of a clip."""
@@ -268,7 +276,7 @@ class WholeStage:
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
         tokens = state.tokens.unflatten(0, (sentences, length)).float()  # (B*T, N, C) -> (B, T, N, C)
         with exactly(model.config.input, batch.images.device):
-            video = model.understand(tokens, torch.ones_like(batch.labelled), text)
+            video = model.understand(tokens, torch.ones_like(batch.labelled), text, batch.position)
         if model.config.readout.masks == "embedding":
             masks = [model.embedded_masks(layer, state.video_features) for layer in video.layers]
         else:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import MotionConfig
-from dshmp.errors import UserError
 from dshmp.layers import FeedForward, SelfAttention
 from dshmp.motion.trajectories import align, displacement, gather, scatter
 
@@ -246,12 +245,16 @@ class HMPBlock(nn.Module):
 
 
 class MotionPerception(nn.Module):
-    """Object tokens of single frames -> motion-aware object tokens (the HMP part of section 3.2)."""
+    """Object tokens of single frames -> motion-aware object tokens (the HMP part of section 3.2).
+
+    Raises:
+        ValueError: the window is too small for the stages.
+    """
 
     def __init__(self, config: MotionConfig, hidden: int) -> None:
         super().__init__()
         if config.window < 2 or 2**config.stages > config.window:
-            raise UserError(
+            raise ValueError(
                 f"motion.stages = {config.stages} needs motion.window of at least {max(2, 2**config.stages)} "
                 f"frames, not {config.window}: enlarge the window or take fewer stages"
             )
@@ -262,7 +265,7 @@ class MotionPerception(nn.Module):
         self.blocks = nn.ModuleList(HMPBlock(config, hidden) for _ in range(config.blocks))
 
     def forward(
-        self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor | None = None
+        self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor | None = None, stride: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Let the motion cues read the clip.
 
@@ -270,7 +273,8 @@ class MotionPerception(nn.Module):
             tokens: (B, T, N, C) object tokens, frame by frame.
             frames: (B, T) bool, True = real; padding stands at the end.
             cues: motion cues, features (B, K, C) and mask (B, K) bool.
-            position: (B, T) place in time in units of motion frames; None = 0, 1, 2 ...
+            position: (B, T) place in time in frames of the video; None = 0, 1, 2 ...
+            stride: frames of the video in a motion frame, the unit that motion perception counts time in.
 
         Returns:
             Motion-aware tokens (B, T, N, C), in the order of the input, and frame weights (B, T, N),
@@ -283,11 +287,11 @@ class MotionPerception(nn.Module):
         if self.displacement is not None:
             order = align(tokens, frames, self.config.matching)
             # one frame's change shows what is fleeting but is mostly noise; half a window's shows the direction
-            near = displacement(tokens, frames, order)
-            far = displacement(tokens, frames, order, window // 4, window // 4)
+            near = displacement(tokens, frames, order, 1, 0, position, stride)
+            far = displacement(tokens, frames, order, window // 4, window // 4, position, stride)
             x = x + self.displacement(torch.cat([near, far], dim=-1))
         if self.time_position is not None:
-            x = x + self.time_position(frames, position)[:, :, None]
+            x = x + self.time_position(frames, None if position is None else position / stride)[:, :, None]
         x = x.masked_fill(~frames[..., None, None], 0.0)
         missing = -length % window
         x = F.pad(x, (0, 0, 0, 0, 0, missing))

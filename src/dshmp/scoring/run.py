@@ -166,15 +166,21 @@ def run(
     out: Path | None = None,
     workers: int = 1,
     compare: Path | None = None,
+    card: Path | None = None,
 ) -> Scores:
     """Score, print the table to stdout, and write results.json, expressions.csv and videos.csv into `out` if given.
 
     `compare`: a results.json whose figures stand beside; where the two are not comparable, a warning says why.
+    `card`: the folder of the model that predicted, whose card takes the figures.
     """
     other = report.read_results(compare) if compare else None
     if out is not None:
         check_owned(output_folder(out), report.FILES)
     facts = report.read_facts(pred)
+    if card is not None:
+        from dshmp.scoring.card import check, fill  # loads torch, with which scoring starts more slowly
+
+        card = check(card, pred, facts)
     data = dataset(name)
     scores = score_split(data, root, split_name, pred, workers)
     results = report.document(scores, name, split_name, pred, facts)
@@ -184,4 +190,6 @@ def run(
         log.warning("not comparable with %s: %s", compare, difference)
     if out is not None:
         report.write(out, scores, results)
+    if card is not None:
+        fill(card, scores, name, root, split_name, facts)
     return scores
