@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.video import open_container
 
