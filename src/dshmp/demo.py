@@ -45,15 +45,16 @@ def run(
     Raises:
         UserError: a file of one of these names is there and not of a demo.
     """
-    video, sheet, settings = out / VIDEO, out / SHEET, Settings(model=model)
-    check_owned(output_folder(out), (VIDEO, SHEET))
+    place = output_folder(out)
+    check_owned(place, (VIDEO, SHEET))
+    video, settings = place / VIDEO, Settings(model=model)
     demo = make_demo(seed)
-    earlier = Answers.open(video, demo.sentences, out, settings, overwrite=True)
+    earlier = Answers.open(video, demo.sentences, place, settings, overwrite=True)
     segmenter = Segmenter.from_pretrained(model, device)
     remove_answers(earlier.folder)
-    with owned_file(out, VIDEO) as part:
+    with owned_file(place, VIDEO) as part:
         write_video(part, demo.frames)
-    answers = Answers.open(video, demo.sentences, out, settings)
+    answers = Answers.open(video, demo.sentences, place, settings)
     _, results = segment_to_folder(answers, lambda: segmenter, progress)
     images = [frame.image for frame in open_video(video)]
     height, width = demo.frames.shape[1:3]
@@ -85,9 +86,9 @@ def run(
                 [truth[t] for t in shown],
             )
         )
-    with owned_file(out, SHEET) as part:
+    with owned_file(place, SHEET) as part:
         contact_sheet(part, rows, "Three look-alikes, told apart by their motion")
-    return sheet, scores
+    return out / SHEET, scores
 
 
 def make_demo(seed: int = 14) -> Demo:

@@ -7,7 +7,9 @@ from dshmp import predict
 from dshmp.checkpoint import own_folder
 from dshmp.data.catalogue import open_split
 from dshmp.errors import UserError
+from dshmp.files import check_owned, output_folder
 from dshmp.scoring.figures import Scores
+from dshmp.scoring.report import FILES
 from dshmp.scoring.run import run as score
 from dshmp.segmenter import Precision, Progress, Targets
 
@@ -41,6 +43,8 @@ def run(
             anything is predicted.
     """
     card = own_folder(model) if update_card else None
+    out = output_folder(out)
+    check_owned(out, FILES)
     split = open_split(name, root, split_name)
     if not split.has_truth:
         raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; use dshmp predict")

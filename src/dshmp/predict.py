@@ -137,7 +137,7 @@ def run(
         )
     if data.layout not in TOPS and zip_path is not None:
         raise UserError(f"{name}: no server takes a zip file of this data set; leave out --zip")
-    output_folder(out)
+    out = output_folder(out)
     split = data.open(Path(root), split_name)
     plan = pieces(split, data.layout)
     archive = destination(zip_path or zip_beside(out)) if zipped and data.layout in TOPS else None

@@ -31,7 +31,8 @@ def run(
 
     Raises UserError before anything is run where something of it is wrong.
     """
-    check_owned(output_folder(out), [PAGE])
+    out = output_folder(out)
+    check_owned(out, [PAGE])
     check_owned(out / PICTURES, FILES)
     names = chosen_tables(tables)
     resolved = resolve(base, overrides, rows, names)

@@ -16,6 +16,7 @@ from dshmp.data.dataset import Split
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
 from dshmp.errors import UserError
+from dshmp.files import output_folder
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.rows import report
 from dshmp.interop.video_swin import load_kinetics
@@ -40,7 +41,7 @@ def run(
     With several processes (accelerate, torchrun) each learns from its part of every batch.
     """
     recipe, place = load_recipe(config, overrides), find_device(device)
-    folder = out or Path("runs") / config.stem
+    folder = output_folder(out or Path("runs") / config.stem)
     check_run_folder(folder, recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

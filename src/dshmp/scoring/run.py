@@ -175,7 +175,8 @@ def run(
     """
     other = report.read_results(compare) if compare else None
     if out is not None:
-        check_owned(output_folder(out), report.FILES)
+        out = output_folder(out)
+        check_owned(out, report.FILES)
     facts = report.read_facts(pred)
     if card is not None:
         from dshmp.scoring.card import check, fill  # loads torch, with which scoring starts more slowly
