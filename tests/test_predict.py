@@ -28,7 +28,7 @@ from clips import tiny_model
 from dshmp.checkpoint import save_model
 from dshmp.data import catalogue
 from dshmp.data.catalogue import dataset, open_split
-from dshmp.data.dataset import Expression, Video
+from dshmp.data.dataset import Expression, Video, times_shown
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.mini import make_mini
 from dshmp.errors import UserError
@@ -40,6 +40,7 @@ from dshmp.result import decode
 from dshmp.scoring.run import score_split
 from dshmp.segmenter import Segmenter
 from dshmp.submission import validate_zip
+from dshmp.video import open_video
 
 SPLITS = {
     "mevis": "valid_u",
@@ -185,7 +186,9 @@ def test_detections_of_every_sample(home: Path, tmp_path: Path, name: str) -> No
     segmenter = Segmenter.from_pretrained(home / "tiny", "cpu")
     for key, item in list(samples.items())[:4]:
         scored = 0 if item.shown is None else len(item.shown) // 2  # windows are centred
-        answer = segmenter(np.stack(split.frames(item.video, item.shown)), item.text, threshold=0.0, targets="many")
+        video = open_video(np.stack(split.frames(item.video, item.shown)))
+        source = replace(video, positions=times_shown(item.shown or (0,)))
+        (answer,) = segmenter.answer(source, [item.text], 0.0, "many")
         own = [entry for entry in entries if entry["image_id"] == key]
         assert [entry["score"] for entry in own] == [found.score for found in answer.objects]
         assert [entry["segmentation"] for entry in own] == [found.rle[scored] for found in answer.objects]
