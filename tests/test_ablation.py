@@ -31,7 +31,7 @@ from dshmp.checkpoint import save_model
 from dshmp.data.dataset import Expression
 from dshmp.errors import UserError
 from dshmp.files import save_json
-from dshmp.learning.recipe import dump_recipe, load_recipe, same_run, trained_card
+from dshmp.learning.recipe import dump_recipe, load_recipe, same_run, save_recipe, trained_card
 from dshmp.learning.watch import describe
 from test_configs import ROWS, changes
 
@@ -177,7 +177,7 @@ def write_scores(run: Run, score: Scorer, critical: bool) -> None:
         value = score(run.row, run.seed, number)
         subsets = (CRITICAL,) if critical and number % 3 == 0 else ()
         scores.append(Score(f"v{number // 2}", str(number % 2), subsets, value, value > 50 if critical else None))
-    run.folder.mkdir(parents=True)
+    save_recipe(run.folder, run.recipe)
     document = {"measure": "J&F", "seconds": 120.0, "expressions": [asdict(each) for each in scores]}
     save_json(run.folder / SCORES, document)
 

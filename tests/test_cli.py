@@ -19,6 +19,7 @@ import dshmp
 from clips import tiny_model, write_clip
 from dshmp import cli
 from dshmp.checkpoint import save_model
+from dshmp.lists import read_list
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,16 @@ def test_batch_of_json_lines_and_frame_folders(monkeypatch: pytest.MonkeyPatch, 
         ("a.csv", "video,expression\nclip.mp4,\n", "line 2: needs"),
         ("a.jsonl", '{"video": "x"\n', "line 1: is not JSON"),
         ("a.jsonl", "[1]\n", "line 1: needs"),
+        ("a.jsonl", "[" * 100_000, "line 1: is not JSON"),
+        (
+            "a.csv",
+            "video,expression\nx.mp4,a cat\na.mp4,the dog, which turns back\n",
+            'line 3: has 3 fields, the first line names 2; put a sentence with a comma in quotes: a.mp4,"the dog,',
+        ),
+        ("a.csv", 'video,expression\n"a\n.mp4",a cat,\n', "line 2: has 3 fields"),
+        ("a.csv", 'video,expression\na.mp4,"the dog\nb.mp4,a cat\n', "line 2: is no row of a CSV"),
+        ("a.csv", "video,expression,video\na.mp4,the dog,b.mp4\n", "each once"),
+        ("a.csv", "video,expression\na\0b.mp4,the dog\n", "line 2: 'a\\x00b.mp4' is no name of a video"),
     ],
 )
 def test_wrong_lists(
@@ -218,6 +229,33 @@ def test_wrong_lists(
     (tmp_path / name).write_text(text)
     assert call(monkeypatch, "batch", tmp_path / name) == 2
     assert part in one_line(capsys)
+
+
+def test_lists(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    (tmp_path / "a.csv").write_text(
+        'expression,video,note\n"the dog,\nwhich turns back",a.mp4,x\r\na cat,d/../a.mp4,\n'
+        '\na cat,link.mp4\n"a ""b""",./b.mp4\n'
+    )
+    assert read_list(tmp_path / "a.csv") == {
+        tmp_path / "a.mp4": ["the dog, which turns back", "a cat"],
+        tmp_path / "b.mp4": ['a "b"'],
+    }
+
+
+def test_a_second_video_is_no_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video = write_clip(tmp_path / "clip.mp4", 3)
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "notes").touch()
+    for text in ("b.mp4", "notes", "clip.MOV"):
+        assert call(monkeypatch, "segment", video, text, "a cat", "--model", model, "--out", tmp_path / "out") == 2
+        assert f"'{text}' is a file, but only the first argument is a video" in one_line(capsys)
+    assert call(monkeypatch, "segment", video, "frames", "a" * 100, "--model", model, "--out", tmp_path / "out") == 0
 
 
 def test_a_message_is_one_printable_line(

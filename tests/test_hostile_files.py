@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -331,6 +332,7 @@ def test_ids_are(no_network: None, source: str) -> None:
 @pytest.mark.parametrize("folder", ["m", "jane/m"])
 def test_a_model_without_a_file_is_not_sought_on_the_network(folder: str) -> None:
     for name in (CONFIG, WEIGHTS, TOKENIZER):
+        shutil.rmtree(folder, ignore_errors=True)
         save_model(*tiny_model(), Path(folder))
         Path(folder, name).unlink()
         with pytest.raises(UserError, match=r"m(/|: holds no model).*") as caught:

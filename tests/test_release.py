@@ -338,13 +338,19 @@ def test_a_model_is_replaced_where_asked_and_nothing_else(small: State, words: P
     (tmp_path / "empty").mkdir()
     convert(path, tmp_path / "empty", words)
     (out / "notes.txt").unlink()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="was not written by dshmp"):
         to_release(out, path)
     with pytest.raises(UserError, match="is a folder; name a file"):
         to_release(out, tmp_path / "empty", overwrite=True)
     torch.save({}, path)
-    to_release(out, path, overwrite=True)
-    assert same(read(path), small)
+    with pytest.raises(UserError, match="exists, and was not written by dshmp; name a new file"):
+        to_release(out, path, overwrite=True)
+    for name in ("b.pth", "b.safetensors"):
+        to_release(out, tmp_path / name)
+        with pytest.raises(UserError, match="exists already; name a new file, or replace it with --overwrite"):
+            to_release(out, tmp_path / name)
+        to_release(out, tmp_path / name, overwrite=True)
+        assert same(read(tmp_path / name), small)
 
 
 def test_the_folder_that_one_is_in(small: State, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -605,18 +605,17 @@ def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
 
 
 def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split, save = MevisSplit(mini, "valid_u"), cache.save_file
+    split, save = MevisSplit(mini, "valid_u"), cache.save_tensors
     job = (tmp_path / "000000.safetensors", list(split.videos)[:1])
     monkeypatch.setattr(cache, "_worker", cache._Worker(deaf(), tiny.tokenizer(), split))
 
     def save_while_a_rival_does(arrays: Any, path: Path) -> None:
         save(arrays, path)
         with monkeypatch.context() as patch:
-            patch.setattr(cache, "save_file", save)
-            patch.setattr(os, "getpid", lambda: -1)
+            patch.setattr(cache, "save_tensors", save)
             cache._build_shard(job)
 
-    monkeypatch.setattr(cache, "save_file", save_while_a_rival_does)
+    monkeypatch.setattr(cache, "save_tensors", save_while_a_rival_does)
     cache._build_shard(job)
     assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
     known = TokenCache(tmp_path, split)

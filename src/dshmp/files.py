@@ -52,14 +52,12 @@ def reason(error: BaseException) -> str:
 
 def name_fault(name: str) -> str | None:
     """Why no file should be called so, on any system that people use; None where nothing is wrong."""
-    if not name or name.startswith("."):
-        return "is empty or begins with a dot"
-    if not name.isprintable():
-        return "holds characters that cannot be printed"
+    if not name or not name.isprintable():
+        return "is empty or holds characters that cannot be printed"
     if any(c in '/\\<>:"|?*' for c in name):
         return 'holds one of / \\ < > : " | ? *'
-    if name[-1] in ". ":
-        return "ends in a dot or a space"
+    if name[0] == "." or name[-1] in ". ":
+        return "begins with a dot, or ends in one or in a space"
     if name.split(".")[0].rstrip().lower() in _RESERVED:
         return "is the name of a device on Windows"
     if len(os.fsencode(name)) > LONGEST_NAME:

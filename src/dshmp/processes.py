@@ -6,12 +6,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 from typing import Any
 
+GRACE = 1.0
+"""Seconds that workers have to finish what they are at."""
 _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
 """Signals that a terminal sends to all processes of a command."""
 
@@ -63,18 +66,25 @@ def _forking() -> BaseContext:
 def worker_pool(
     workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = (), fork: bool = False
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes. Where an exception passes, Ctrl-C too, they are ended at once, whatever they do.
+    """A pool of processes. Where an exception passes, Ctrl-C too, they are ended, whatever they do.
 
     Args:
         fork: they share the memory of this process, which must have no threads; only on Linux.
     """
     others = set(multiprocessing.active_children())
     context = _forking() if fork and sys.platform == "linux" else spawning()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer, initargs))
+    with _deaf():  # multiprocessing starts a process of its own here
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer, initargs))
     try:
         yield pool
     except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
+        pool.shutdown(wait=False, cancel_futures=True)
+        # who is at work may finish soon; a pool whose workers are killed before it has cancelled the rest stumbles
+        workers_left = set(multiprocessing.active_children()) - others
+        deadline = time.monotonic() + GRACE
+        while (waiting := [w.sentinel for w in workers_left if w.is_alive()]) and time.monotonic() < deadline:
+            connection.wait(waiting, timeout=deadline - time.monotonic())
+        for process in workers_left:
             process.kill()
         raise
     finally:

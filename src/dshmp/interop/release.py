@@ -8,6 +8,7 @@ import difflib
 import logging
 import math
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
@@ -525,28 +526,29 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     state = as_release(model.state_dict()) | _beside(folder / LEFT_OVERS, config)
     state = {key: state[key].contiguous() for key in sorted(state, key=release_order)}
     if out.suffix == ".safetensors":
-        save_tensors(state, out, AUTHOR)
+        save_tensors(state, out, {AUTHOR: PROGRAM.decode()})
         return
     with whole_file(out) as part:
-        torch.save({"model": state} | AUTHOR, part)
+        torch.save({"model": state}, part)
+        with zipfile.ZipFile(part, "a") as file:
+            file.writestr(f"{file.namelist()[0].split('/')[0]}/{AUTHOR}", PROGRAM)  # torch wants it in its folder
 
 
-AUTHOR = {"__author__": "dshmp"}
-"""Says who wrote a checkpoint, as detectron2's own do."""
+AUTHOR, PROGRAM = "author", b"dshmp"
+"""Says who wrote a file; whoever loads the tensors does not see it."""
 
 
 def _is_ours(path: Path) -> bool:
     """Whether `to_release` wrote this file."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                found = file.metadata() or {}
-        else:
-            found = torch.load(path, map_location="meta", weights_only=True)
-        return isinstance(found, dict) and found.get("__author__") == AUTHOR["__author__"]
-    except Exception:  # whatever torch says of a file that is something else
+                return bool((file.metadata() or {}).get(AUTHOR) == PROGRAM.decode())
+        with zipfile.ZipFile(path) as file:
+            return any(file.read(name) == PROGRAM for name in file.namelist() if name.endswith(f"/{AUTHOR}"))
+    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError):
         return False
 
 
