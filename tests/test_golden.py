@@ -7,6 +7,8 @@ words, groups and assignments are the same. Where the last window is filled up, 
 their assignment is a tie that SciPy breaks as it likes: there the recorded assignments are replayed.
 """
 
+import copy
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -632,6 +634,11 @@ def check_inference(arrays: Arrays, info: dict[str, Any], parity: Parity, monkey
         with monkeypatch.context() as patch:
             watch_matching(patch, parity, case, steps_by_block(given, config.motion.blocks), tied)
             ((video, logits),) = model([images], text)
+        with monkeypatch.context() as patch:
+            watch_matching(patch, parity, case, steps_by_block(given, config.motion.blocks), tied)
+            ((_, exact),) = copy.deepcopy(model).double()([images.double()], doubled(text))
+        # what is recorded is rounded as one processor does it; another one's float32 may lie as far from exact
+        parity.close(f"{case} float32 beside float64", logits, exact, 1e-4)
         seen = [model.perceive(part, text) for part in images.split(3)]
         recorded = {
             "frame_queries": torch.cat([part.tokens for part in seen]),
@@ -646,7 +653,16 @@ def check_inference(arrays: Arrays, info: dict[str, Any], parity: Parity, monkey
         for readout in ("mevis", "top1"):
             if f"{case}_{readout}/pred_masks" in arrays:
                 check_readout(
-                    case_of(arrays, f"{case}_{readout}"), video, logits, size, given, config, readout, parity, case
+                    case_of(arrays, f"{case}_{readout}"),
+                    video,
+                    logits,
+                    exact,
+                    size,
+                    given,
+                    config,
+                    readout,
+                    parity,
+                    case,
                 )
 
 
@@ -654,6 +670,7 @@ def check_readout(
     wanted: dict[str, Tensor],
     video: VideoTokens,
     logits: Tensor,
+    exact: Tensor,
     size: tuple[int, ...],
     given: dict[str, Tensor],
     config: ModelConfig,
@@ -663,16 +680,16 @@ def check_readout(
 ) -> None:
     scores = video.logits[0].softmax(-1)[:, 0]
     chosen = (scores > config.readout.threshold).nonzero()[:, 0] if readout == "mevis" else scores.argmax()[None]
-    kept = logits[chosen]
-    at_input = input_masks(kept, size, config.input)  # type: ignore[arg-type]
-    at_output = output_masks(at_input, tuple(given["height_width"].tolist()))
+    (at_input, at_output), (exact_input, exact_output) = (
+        _resized(each[chosen], size, given, config) for each in (logits, exact)
+    )
     what = f"{case} {readout}"
     if "mask_logits_stride4" in wanted:
-        parity.close(f"{what} logits at stride 4", kept, wanted["mask_logits_stride4"], 1e-4)
+        parity.close(f"{what} logits at stride 4", exact[chosen], wanted["mask_logits_stride4"], 1e-4)
     if "mask_logits_input_crop" in wanted:
-        parity.close(f"{what} logits at the input's size", at_input, wanted["mask_logits_input_crop"], 1e-4)
+        parity.close(f"{what} logits at the input's size", exact_input, wanted["mask_logits_input_crop"], 1e-4)
     if "mask_logits_output" in wanted:
-        parity.close(f"{what} logits", at_output, wanted["mask_logits_output"], 1e-4)
+        parity.close(f"{what} logits", exact_output, wanted["mask_logits_output"], 1e-4)
     quality = Quality(len(chosen))
     quality.add(at_input)
     reported = scores[chosen].double() * torch.tensor(quality.means(), dtype=torch.float64)
@@ -681,6 +698,22 @@ def check_readout(
     union = (at_output > 0).any(0)
     parity.same(f"{what} masks", union[sure], wanted["pred_masks"][0].bool()[sure])
     assert (~sure).float().mean() < 1e-3
+
+
+def _resized(
+    logits: Tensor, size: tuple[int, ...], given: dict[str, Tensor], config: ModelConfig
+) -> tuple[Tensor, Tensor]:
+    """At the size of the network's input, and of the video."""
+    at_input = input_masks(logits, size, config.input)  # type: ignore[arg-type]
+    return at_input, output_masks(at_input, tuple(given["height_width"].tolist()))
+
+
+def doubled(value: Any) -> Any:
+    """Float tensors as float64, inside dataclasses too."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    fields = {field.name: doubled(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return type(value)(**fields)
 
 
 def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monkeypatch: pytest.MonkeyPatch) -> None:

