@@ -50,7 +50,7 @@ class Precision(StrEnum):
 
 Model = Annotated[str, typer.Option(help="`default`, a model's or a training run's folder, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 Precise = Annotated[Precision, typer.Option(help="auto: the model's own on a GPU, float32 elsewhere.")]
 Threshold = Annotated[
     float | None, typer.Option(help="Score (0 to 1) above which an object is meant; the model's own by default.")

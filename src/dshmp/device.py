@@ -14,15 +14,22 @@ T = TypeVar("T")
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of this name; `auto` is a CUDA GPU where there is one. UserError where it is not there."""
+    """The device of this name; `auto` is a CUDA GPU, or Apple's, where there is one. UserError where it is not
+    there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        apple = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else apple)
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device {str(name)!r} is not there; use auto, cpu or cuda") from None
+        raise UserError(f"device {str(name)!r} is not there; use auto, cpu, cuda or mps") from None
     return device
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The floats for sums over many steps; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def exactly(config: InputConfig, device: torch.device) -> AbstractContextManager[None]:

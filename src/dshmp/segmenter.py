@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import logging
 import math
-import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -146,7 +146,7 @@ class Quality:
     def add(self, logits: Tensor) -> None:
         """Take the mask logits (K, F, h, w) of some frames."""
         inside = logits > 0
-        self.sums += (logits.sigmoid() * inside).sum((1, 2, 3)).double().cpu().numpy()
+        self.sums += (logits.sigmoid() * inside).sum((1, 2, 3)).cpu().double().numpy()
         self.pixels += inside.sum((1, 2, 3)).cpu().numpy()
 
     def means(self) -> list[float]:
@@ -416,7 +416,7 @@ class Segmenter(ModelHubMixin):
             raise UserError("no expression given; say in words what to segment")
         questions = [self._question(expression) for expression in expressions]
         with tempfile.TemporaryFile(prefix="dshmp-") as file:
-            seen = self._watch(source, questions, _Spill(file, _room(file)), progress)
+            seen = self._watch(source, questions, _Spill(file, _room()), progress)
             if progress:
                 progress("motion", 0, None)
             fps = _average_rate(source, seen.times)
@@ -531,7 +531,7 @@ class Segmenter(ModelHubMixin):
         chosen = [token for token in order if scores[token] > threshold]
         if targets == "single":
             chosen = chosen[:1]
-        attention = video.attention[0].float()[chosen or order[:1]].double().cpu().numpy()
+        attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
         evidence = attention / attention.sum(axis=1, keepdims=True)
         return Answer(
             question=question,
@@ -688,10 +688,9 @@ class _Seen:
     chunks: list[int] = field(default_factory=list)
 
 
-def _room(file: IO[bytes]) -> int:
+def _room() -> int:
     """Bytes we allow ourselves on disk: the limit, at most half of what is free."""
-    disk = os.fstatvfs(file.fileno())
-    return min(SPILL_LIMIT, disk.f_bavail * disk.f_frsize // 2)
+    return min(SPILL_LIMIT, shutil.disk_usage(tempfile.gettempdir()).free // 2)
 
 
 def _average_rate(source: VideoSource, times: Sequence[float]) -> float | None:

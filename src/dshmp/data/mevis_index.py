@@ -13,14 +13,13 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dshmp.errors import UserError
-from dshmp.files import regular
+from dshmp.files import locked, regular, save_json
 from dshmp.progress import track as progress_bar
 
 VERSION = 1
@@ -87,7 +86,8 @@ def open_index(path: Path, watch: Watch = progress_bar) -> MaskIndex:
         small = stamp[0] <= SMALL
         spans = None if small else _load(cached, path, stamp)
         if spans is None and not small:
-            alone.enter_context(_locked(cached.parent))
+            with contextlib.suppress(OSError):  # where files cannot be locked, nobody waits
+                alone.enter_context(locked(cached.parent))
             spans = _load(cached, path, stamp)  # another process may have made it meanwhile
         if spans is None:
             chunks: Iterable[bytes] = iter(lambda: file.read(CHUNK), b"")
@@ -130,18 +130,6 @@ def _cache_file(path: Path) -> Path:
     return Path(home, "dshmp", "mask-index", hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32] + ".json")
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits while another process makes an index for this folder; where files cannot be locked, nobody waits."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            folder.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(open(folder.with_suffix(".lock"), "wb")), fcntl.LOCK_EX)
-        yield
-
-
 def _load(cached: Path, path: Path, stamp: Span) -> dict[str, Span] | None:
     try:
         value = json.loads(cached.read_bytes())
@@ -154,17 +142,10 @@ def _load(cached: Path, path: Path, stamp: Span) -> dict[str, Span] | None:
 
 def _save(cached: Path, path: Path, stamp: Span, spans: dict[str, Span]) -> None:
     value = {"version": VERSION, "path": str(path.resolve()), "stamp": stamp, "spans": spans}
-    partial = ""
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=cached.parent, prefix=cached.stem, suffix=".partial")
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(value, file)
-        os.replace(partial, cached)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        _log.warning("%s: can't keep the index of %s (%s); set XDG_CACHE_HOME", cached.parent, path, error.strerror)
+        save_json(cached, value)
+    except UserError as error:
+        _log.warning("can't keep the index of %s (%s); set XDG_CACHE_HOME", path, error)
 
 
 # --- Splitting ---

@@ -88,6 +88,8 @@ class Checkpoints:
 
 def _sync(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

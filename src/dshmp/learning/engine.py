@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.checkpoint import save_model
-from dshmp.device import to_device
+from dshmp.device import to_device, widest
 from dshmp.errors import UserError
 from dshmp.language.encoder import TextTokenizer
 from dshmp.learning.checkpoints import Checkpoints, Saved, room
@@ -288,7 +288,7 @@ class Trainer:
     def _count(self, parts: Sequence[Any]) -> tuple[Counts, bool]:
         """The divisors of the whole step, over all processes; and whether any of these was asked to stop."""
         names = self.stage.counted
-        own = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.device)
+        own = torch.zeros(len(names) + 1, dtype=widest(self.device), device=self.device)
         own[-1] = self.stopping
         with torch.no_grad():
             for part in parts:
@@ -457,7 +457,7 @@ class Record:
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Take the losses of a step."""
         for name, value in losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value.double()
+            self.losses[name] = self.losses.get(name, 0.0) + value.to(widest(value.device))
         self.steps += 1
         self.in_a_row = 0
 

@@ -137,8 +137,12 @@ def peak_memory() -> float:
     """The most that this process has held, GiB: of a GPU's memory where one is used, of the machine's elsewhere."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
-    import resource
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil  # type: ignore[import-untyped]
 
+        return float(psutil.Process().memory_info().peak_wset / 2**30)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
