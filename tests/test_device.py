@@ -60,10 +60,10 @@ def test_modules_that_windows_lacks(tmp_path: Path) -> None:
     script = """
 import builtins, importlib, os, pkgutil, sys
 imported = builtins.__import__
-def on_windows(name, globals=None, *rest):  # other packages have their own ways there
+def on_windows(name, globals=None, *rest, **named):  # other packages have their own ways there
     if name in ("fcntl", "resource") and globals and str(globals.get("__name__")).startswith("dshmp"):
         raise ImportError(name)
-    return imported(name, globals, *rest)
+    return imported(name, globals, *rest, **named)
 builtins.__import__ = on_windows
 for name in ("fstatvfs", "statvfs", "fchmod"):
     delattr(os, name)
