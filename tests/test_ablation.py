@@ -146,7 +146,7 @@ def test_a_folder_named_in_another_way_holds_the_same_runs(tmp_path: Path, monke
     plan(rows, 1, tmp_path / "moved")
 
 
-@pytest.mark.parametrize("change", [{"cache": "elsewhere"}, {"sharding": True}], ids=str)
+@pytest.mark.parametrize("change", [{"cache": "elsewhere"}, {"checkpointing": True}], ids=str)
 def test_what_changes_no_result_may_change(change: dict[str, Any]) -> None:
     recipe = load_recipe(BASE)
     assert same_run(recipe, replace(recipe, **change))

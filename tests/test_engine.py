@@ -25,7 +25,7 @@ from torch import Tensor
 import tiny
 from dshmp.checkpoint import load_model
 from dshmp.errors import UserError
-from dshmp.learning import engine, sharding
+from dshmp.learning import engine
 from dshmp.learning.checkpoints import Checkpoints, Saved
 from dshmp.learning.sampling import Share
 from dshmp.learning.train import run
@@ -202,59 +202,20 @@ def test_the_memory_bank_on_the_host(mini: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_parameters_shared_out(stage: str, more: dict[str, Any], mini: Path, tmp_path: Path) -> None:
-    """Over two processes, which learn in different numbers of parts: as one, and so when the run goes on with them and
-    without."""
+def test_a_run_goes_on_with_other_processes(stage: str, more: dict[str, Any], mini: Path, tmp_path: Path) -> None:
+    """Two, which learn in different numbers of parts, and then one: as one from the beginning."""
     data = {"mevis": {"root": str(mini), "validation": "valid_u"}}
     more = more | {"data": data, "checkpoint_every": 1, "validate_every": 2, "validation_videos": 1, "keep": 9}
     path = recipe(tmp_path, stage, mini, **more)
     one = run(path, [], tmp_path / "one", "cpu")
     two = tmp_path / "two"
-    launch(path, ["sharding=true", "micro_batch=1"], two, 2)
+    launch(path, ["micro_batch=1"], two, 2)
     same(one, two)
     assert {k: v.shape for k, v in last(one).items()} == {k: v.shape for k, v in last(two).items()}
     for name in ("model", "best") if stage == "whole" else ("model",):
         load_model(two / name)
     max(two.glob("checkpoints/*.safetensors")).unlink()
-    max(two.glob("checkpoints/*.safetensors")).unlink()
-    launch(path, ["sharding=true"], two, 2)
-    same(one, two)
-    max(two.glob("checkpoints/*.safetensors")).unlink()
-    same(one, run(path, ["sharding=true"], two, "cpu"))  # nobody to share with
-
-
-def hold_a_half(rank: int, port: int, out: Path) -> None:
-    """One of two processes with a learner of 8 x 8 weights, that has taken a step."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= place
-    torch.distributed.init_process_group("gloo")
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(8, 8, bias=False)
-    before = layer.weight.detach().clone()
-    sharding.shard(layer, torch.device("cpu"))
-    adam = torch.optim.AdamW(layer.parameters())
-    with sharding.put_together(layer):
-        assert torch.equal(layer.weight, before)
-    layer(torch.ones(1, 8)).sum().backward()
-    adam.step()
-    (weight,) = layer.parameters()
-    held = [weight, weight.grad, adam.state[weight]["exp_avg"]]
-    assert torch.equal(sharding.part_like(before, weight).full_tensor(), before)
-    found = {"held": [each.to_local().numel() for each in held], "whole": sharding.whole(weight).numel()}
-    (out / f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
-
-
-def test_each_process_holds_its_part(tmp_path: Path) -> None:
-    port = free_port()
-    started = [CONTEXT.Process(target=hold_a_half, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(600)
-    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [
-        {"held": [32, 32, 32], "whole": 64}
-    ] * 2
+    same(one, run(path, [], two, "cpu"))
 
 
 def test_every_sample_is_learned_once() -> None:

@@ -65,14 +65,12 @@ def save_model(
     card: Card | None = None,
     where: str = HERE,
     left_overs: Path | None = None,
-    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the model, first aside, then file by file to its place, so that what was there stays whole.
 
     Args:
         where: what the README says to load: a folder or an id on the hub.
         left_overs: the file that goes with it as `LEFT_OVERS`.
-        weights: in place of the model's own, where other processes hold a part of these.
 
     Raises:
         UserError: it cannot be written.
@@ -81,7 +79,7 @@ def save_model(
     with whole_folder(folder) as work:
         _describe(work, model.config, card or Card(), where)
         save_tokenizer(tokenizer.tokenizer, work / TOKENIZER)
-        save_tensors(model.state_dict() if weights is None else weights, work / WEIGHTS)
+        save_tensors(model.state_dict(), work / WEIGHTS)
         if left_overs is not None:
             shutil.copyfile(left_overs, work / LEFT_OVERS)
 

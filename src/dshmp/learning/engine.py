@@ -30,7 +30,6 @@ from dshmp.learning.checkpoints import Checkpoints, Saved, room
 from dshmp.learning.recipe import Recipe, trained_card
 from dshmp.learning.sampling import Share
 from dshmp.learning.schedule import schedule
-from dshmp.learning.sharding import part_like, put_together, shard, sync_gradients, used, whole
 from dshmp.learning.video_losses import Contrast, Counts
 from dshmp.learning.watch import Figures, Watch
 from dshmp.model import DsHmp
@@ -75,29 +74,17 @@ class Stage(Protocol):
 class Learner(nn.Module):
     """Everything that is trained, with the losses as its forward pass: what data parallelism wraps."""
 
-    def __init__(self, model: DsHmp, stage: Stage, sharded: bool) -> None:
+    def __init__(self, model: DsHmp, stage: Stage) -> None:
         super().__init__()
-        self.model, self.stage, self.sharded = model, stage, sharded
+        self.model, self.stage = model, stage
         self.beside = nn.ModuleList(module for module in stage.modules.values() if list(module.parameters()))
-        self.used = torch.zeros(0)
-        """Where shared out: in how many parts of the step each of `trained` was used."""
-
-    def trained(self) -> list[nn.Parameter]:
-        """What has gradients, in order."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
         """The stage's losses; a process without samples takes part with nothing."""
-        losses = {} if batch is None else self.stage.losses(batch, step, counts)
-        trained = self.trained()
-        if self.sharded:
-            # all processes must have gradients of the same parameters; those that nobody uses lose them in the end
-            self.used = self.used + used(list(losses.values()), trained)
-            return losses | {"nothing": torch.stack([parameter.sum() for parameter in trained]).sum() * 0}
         if batch is None:
             # by way of one parameter that the others use: those that nobody uses are to stay without a gradient
-            return {"nothing": trained[0].sum() * 0}
-        return losses
+            return {"nothing": next(p for p in self.parameters() if p.requires_grad).sum() * 0}
+        return self.stage.losses(batch, step, counts)
 
 
 @contextmanager
@@ -158,15 +145,9 @@ class Trainer:
         stage.modules.to(self.device)
         if recipe.checkpointing:
             recompute_activations(model)
-        self.sharded = recipe.sharding and accelerator.num_processes > 1
-        if self.sharded and recipe.precision == "float16":
-            raise UserError("sharding: does not go with precision: float16; use bfloat16")
-        self.learner: Learner = Learner(model, stage, self.sharded)
-        if self.sharded:
-            shard(self.learner, self.device)
         self.adam = torch.optim.AdamW(parameter_groups(recipe, model, stage.modules))
         self.optimizer = accelerator.prepare_optimizer(self.adam)
-        self.learner = accelerator.prepare_model(self.learner, evaluation_mode=self.sharded)  # that is: no DDP
+        self.learner: Learner = accelerator.prepare_model(Learner(model, stage))
         self.trained = [p for group in self.adam.param_groups for p in group["params"]]
         self.share = Share(accelerator.process_index, accelerator.num_processes, recipe.micro_batch)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
@@ -247,22 +228,15 @@ class Trainer:
         counts, stop = self._count(parts)
         self.adam.zero_grad(set_to_none=True)
         found: dict[str, Tensor] = {}
-        shares = self._shares(parts)
+        shares = parts or [None]
         for number, part in enumerate(shares):
-            last = number == len(shares) - 1
-            if self.sharded:
-                sync_gradients(self.learner, last)
-            with nullcontext() if last else accelerator.no_sync(self.learner):
+            with nullcontext() if number == len(shares) - 1 else accelerator.no_sync(self.learner):
                 losses = self.learner(part, self.step, counts)
                 total = torch.stack([value.float() for value in losses.values()]).sum()
                 accelerator.backward(total * self.share.processes)  # their gradients are averaged
             for name, value in losses.items():
                 found[name] = found.get(name, 0.0) + value.detach().float()
-        if self.sharded:
-            for times, parameter in zip(accelerator.reduce(self.learner.used), self.learner.trained(), strict=True):
-                if not times:
-                    parameter.grad = None
-        norm = whole(accelerator.clip_grad_norm_(self.trained, recipe.clip_norm))
+        norm = accelerator.clip_grad_norm_(self.trained, recipe.clip_norm)
         finite = bool(torch.isfinite(norm))
         scaler = accelerator.scaler
         overflow = not finite and scaler is not None and scaler.get_scale() > 1  # the scale may be to blame
@@ -275,15 +249,6 @@ class Trainer:
         else:
             self._skip(parts, overflow)
         return stop
-
-    def _shares(self, parts: Sequence[Any]) -> list[Any]:
-        """What the learner is given, one after the other; at least once something, and all processes equally often
-        where they put it together for that."""
-        most = len(parts) or 1
-        if self.sharded:
-            self.learner.used = torch.zeros(len(self.learner.trained()), device=self.device)
-            most = int(self.accelerator.gather(torch.tensor([most], device=self.device)).max())
-        return [*parts, *[None] * (most - len(parts))]
 
     def _count(self, parts: Sequence[Any]) -> tuple[Counts, bool]:
         """The divisors of the whole step, over all processes; and whether any of these was asked to stop."""
@@ -344,32 +309,21 @@ class Trainer:
 
     def _validate(self, watch: Watch | None) -> None:
         """By the first process; the others wait."""
-        better = torch.zeros(1, device=self.device)
-        with put_together(self.learner):
-            if watch:
-                self.model.eval()
-                figures = self.stage.validate()
-                self.model.train()
-                watch.validated(self.step, figures)
-                best = figures.values.get(self.recipe.best or "")
-                if best is not None and best > self.record.best:
-                    self.record.best = best
-                    better += 1
-            self.accelerator.wait_for_everyone()
-        if self.accelerator.reduce(better):
-            self._save_model("best", self._weights())
+        if watch:
+            self.model.eval()
+            figures = self.stage.validate()
+            self.model.train()
+            watch.validated(self.step, figures)
+            best = figures.values.get(self.recipe.best or "")
+            if best is not None and best > self.record.best:
+                self.record.best = best
+                self._save_model("best")
+        self.accelerator.wait_for_everyone()
 
-    def _weights(self) -> dict[str, Tensor]:
-        """The model's, whole, in the first process; all must ask."""
-        first = self.accelerator.is_main_process
-        every = ((name, whole(value.detach())) for name, value in self.model.state_dict().items())
-        return {name: value.cpu() for name, value in every if first}
-
-    def _save_model(self, name: str, weights: Mapping[str, Tensor]) -> None:
+    def _save_model(self, name: str) -> None:
         """By the first process."""
-        if self.accelerator.is_main_process:
-            card = trained_card(self.recipe, self.folder.resolve().name, self.step)
-            save_model(self.model, self.tokenizer, self.folder / name, card, weights=weights)
+        card = trained_card(self.recipe, self.folder.resolve().name, self.step)
+        save_model(self.model, self.tokenizer, self.folder / name, card)
 
     def save(self) -> None:
         """The model as it stands; then everything needed to go on.
@@ -381,19 +335,14 @@ class Trainer:
             from accelerate.utils import gather_object
 
             every = gather_object(every)
-        first = self.accelerator.is_main_process
-        weights = self._weights()
-        self._save_model("model", weights)
-        state = {f"model/{name}": value for name, value in weights.items()}
-        beside = {f"stage/{name}": value for name, value in self.stage.modules.state_dict().items()}
-        for index, parameter in enumerate(self.trained):
-            for name, value in self.adam.state.get(parameter, {}).items():
-                beside[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
-        for name, value in beside.items():
-            value = whole(value.detach())
-            if first:
-                state[name] = value.cpu().contiguous()
-        if first:
+        if self.accelerator.is_main_process:
+            self._save_model("model")
+            state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+            state |= {f"stage/{name}": value for name, value in self.stage.modules.state_dict().items()}
+            for index, parameter in enumerate(self.trained):
+                for name, value in self.adam.state.get(parameter, {}).items():
+                    state[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
+            state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             scaler = self.accelerator.scaler
             facts = self.record.state(every) | {"scaler": None if scaler is None else scaler.state_dict()}
             self.checkpoints.save(Saved(self.step, state, facts))
@@ -411,14 +360,12 @@ class Trainer:
             return {key.removeprefix(prefix): value for key, value in saved.tensors.items() if key.startswith(prefix)}
 
         for module, prefix in ((self.model, "model/"), (self.stage.modules, "stage/")):
-            shapes = module.state_dict()
-            values = part(prefix).items()
-            module.load_state_dict({name: part_like(value, shapes[name]) for name, value in values})
+            module.load_state_dict(part(prefix))
         for index, parameter in enumerate(self.trained):
             moments = part(f"optimizer/{index}/")
             if moments:  # AdamW counts its steps on the CPU wherever the parameter is
                 self.adam.state[parameter] = {
-                    name: value.clone() if name == "step" else part_like(value, parameter)
+                    name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
                     for name, value in moments.items()
                 }
         self.record = Record.of(saved.facts, self.accelerator.is_main_process)

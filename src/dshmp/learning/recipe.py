@@ -106,9 +106,6 @@ class Recipe:
     checkpointing: bool = False
     """Activations of the backbone and of decoder layers are computed again instead of kept: less memory, a third
     slower."""
-    sharding: bool = False
-    """Parameters, gradients and the optimiser's state are shared out over the processes (FSDP), which takes less memory
-    the more there are and changes no result. Not with float16."""
     clip_frames: int = 16
     """Longest clip of the whole stage without augmentation; a longer video gives a random stretch of it."""
     sentences: int = 4
@@ -168,7 +165,6 @@ class Recipe:
 FREE = (
     "micro_batch",
     "checkpointing",
-    "sharding",
     "threads",
     "workers",
     "checkpoint_every",
