@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from dshmp.config import ModelConfig
 from dshmp.device import find_device
-from dshmp.language.encoder import Cues, TextFeatures
-from dshmp.learning.recipe import load_recipe
-from dshmp.motion.decoder import MotionDecoder
-from dshmp.motion.hmp import MotionPerception
-from dshmp.perception.backbone import LanguageBackbone
-from dshmp.perception.pixel_decoder import PixelDecoder
+from dshmp.model.backbone import LanguageBackbone
+from dshmp.model.hmp import MotionPerception
+from dshmp.model.motion_decoder import MotionDecoder
+from dshmp.model.pixel_decoder import PixelDecoder
+from dshmp.model.text import Cues, TextFeatures
+from dshmp.training.recipe import load_recipe
 
 WORDS = 12
 """Tokens of a sentence."""

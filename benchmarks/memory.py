@@ -20,14 +20,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dshmp.data.augment import OFF
-from dshmp.data.catalogue import dataset, open_split
 from dshmp.data.mini import make_mini
-from dshmp.language.encoder import TextTokenizer, train_tokenizer
-from dshmp.learning.engine import recompute_activations
-from dshmp.learning.recipe import Recipe, load_recipe
-from dshmp.learning.whole_stage import VideoBatch, WholeStage
-from dshmp.model import DsHmp
+from dshmp.data.registry import dataset, open_split
+from dshmp.data.transforms import OFF
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
+from dshmp.training.engine import recompute_activations
+from dshmp.training.recipe import Recipe, load_recipe
+from dshmp.training.whole_task import VideoBatch, WholeStage
 
 
 def resized(batch: VideoBatch, size: tuple[int, int]) -> VideoBatch:

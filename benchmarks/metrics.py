@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dshmp.data.catalogue import dataset
 from dshmp.data.mevis import MevisSplit
-from dshmp.metrics import jf_frames
+from dshmp.data.registry import dataset
+from dshmp.evaluation.metrics import jf_frames
+from dshmp.evaluation.predictions import Predictions
+from dshmp.evaluation.protocols import score_expressions, target
+from dshmp.evaluation.score import score_split
 from dshmp.result import encode
-from dshmp.scoring.predictions import Predictions
-from dshmp.scoring.protocols import score_expressions, target
-from dshmp.scoring.run import score_split
 
 HEIGHT, WIDTH = 480, 854
 VIDEOS, EXPRESSIONS, FRAMES = 10, 4, 20

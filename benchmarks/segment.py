@@ -12,7 +12,7 @@ import numpy as np
 
 from dshmp import Segmenter
 from dshmp.export import Settings, segment_to_folder
-from dshmp.overlay import OverlayWriter
+from dshmp.video.overlay import OverlayWriter
 
 HEIGHT, WIDTH, FPS, SECONDS = 240, 320, 25, 10
 EXPRESSIONS = ("the one that moves to the left", "the red disc that turns back", "everything that is moving")

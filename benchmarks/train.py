@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
-from dshmp.data.catalogue import open_split
+from dshmp.data.registry import open_split
 from dshmp.device import find_device
-from dshmp.learning import video_losses, whole_stage
-from dshmp.learning.engine import Trainer, processes
-from dshmp.learning.recipe import load_recipe
-from dshmp.learning.train import stage_for, start_model
-from dshmp.learning.watch import peak_memory
-from dshmp.world.make import make_world
+from dshmp.synthetic.make import make_world
+from dshmp.training import video_losses, whole_task
+from dshmp.training.engine import Trainer, processes
+from dshmp.training.logging import peak_memory
+from dshmp.training.recipe import load_recipe
+from dshmp.training.train import stage_for, start_model
 
 WARM = 1
 """Steps before the clock starts."""
@@ -130,10 +130,10 @@ def machine(device: torch.device) -> str:
 def measure(trainer: Trainer) -> None:
     """Run the recipe's steps and print what they took."""
     recipe, clock = trainer.recipe, Clock(trainer.device)
-    clock.wrap(whole_stage, "match_all", "matching")
-    clock.wrap(whole_stage, "supervise", "losses")
+    clock.wrap(whole_task, "match_all", "matching")
+    clock.wrap(whole_task, "supervise", "losses")
     clock.wrap(video_losses, "supervise", "losses")
-    clock.wrap(whole_stage, "video_losses", "losses")
+    clock.wrap(whole_task, "video_losses", "losses")
     clock.wrap(trainer.accelerator, "backward", "backward")
     clock.wrap(trainer.optimizer, "step", "optimiser")
     clock.wrap(trainer.accelerator, "clip_grad_norm_", "optimiser")

@@ -12,8 +12,8 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from dshmp.data.augment import OFF, Augmentation, Clip, augment, pseudo_clip
-from dshmp.world import make_clip
+from dshmp.data.transforms import OFF, Augmentation, Clip, augment, pseudo_clip
+from dshmp.synthetic import make_clip
 
 CLAIMS = ("right>up", "right>down", "left>up", "left>down")
 SHOWN = 5

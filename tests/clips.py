@@ -18,8 +18,8 @@ from dshmp.config import (
     PixelDecoderConfig,
     ReadoutConfig,
 )
-from dshmp.language.encoder import TextTokenizer, train_tokenizer
-from dshmp.model import DsHmp
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
 
 RED = (255, 0, 0)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dshmp.world.make import make_world
+from dshmp.synthetic.make import make_world
 
 torch.set_num_threads(1)
 

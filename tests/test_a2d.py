@@ -22,8 +22,8 @@ from dshmp.data.a2d import (
     read_masks,
     write_mini,
 )
+from dshmp.data.base import centred_window
 from dshmp.data.check import examine
-from dshmp.data.dataset import centred_window
 from dshmp.data.mini import draw_clips, make_mini, resized
 from dshmp.errors import UserError
 
@@ -109,7 +109,7 @@ def test_the_clip_is_decoded_up_to_what_is_asked(whole: Path, monkeypatch: pytes
     asked: list[Any] = []
 
     def spy(path: Path, frames: tuple[int, int]) -> Any:
-        from dshmp.video import open_video
+        from dshmp.video.io import open_video
 
         asked.append(frames)
         return open_video(path, frames)

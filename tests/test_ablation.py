@@ -28,11 +28,11 @@ from dshmp.ablation.rows import PARTS, TABLES, chosen_tables, resolve
 from dshmp.ablation.runs import SCORES, Run, Score, plan
 from dshmp.ablation.statistics import estimate, spread
 from dshmp.checkpoint import save_model
-from dshmp.data.dataset import Expression
+from dshmp.data.base import Expression
 from dshmp.errors import UserError
 from dshmp.files import save_json
-from dshmp.learning.recipe import dump_recipe, load_recipe, same_run, save_recipe, trained_card
-from dshmp.learning.watch import describe
+from dshmp.training.logging import describe
+from dshmp.training.recipe import dump_recipe, load_recipe, same_run, save_recipe, trained_card
 from test_configs import ROWS, changes
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -261,7 +261,7 @@ def test_scores_that_are_removed_are_made_again_without_training(
     steps = recipe.steps if left == "model" else 1
     save_model(tiny.model(), tiny.tokenizer(), tmp_path / "model", trained_card(recipe, "run", steps))
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "seconds_per_step": 2.0}\n')
-    monkeypatch.setattr("dshmp.learning.train.run", lambda *_: trained.append(1))
+    monkeypatch.setattr("dshmp.training.train.run", lambda *_: trained.append(1))
     monkeypatch.setattr(runs, "_score_motion", lambda *_: ("J&F", []))
     runs.train_and_score(tmp_path, "cpu")
     assert json.loads((tmp_path / SCORES).read_text()) == {"measure": "J&F", "seconds": 6.0, "expressions": []}
@@ -359,7 +359,7 @@ def wait_for(there: Callable[[], Any], process: subprocess.Popen[str]) -> None:
 def test_an_ablation_survives_kills(mini: Path, tmp_path: Path) -> None:
     """A child is killed: the others go on. The command is told to stop: its children save. Killed: they stop too. The
     same command then comes to the end, with the scores that validation had."""
-    from dshmp.learning.train import run as train
+    from dshmp.training.train import run as train
 
     values = tiny.recipe("perception", mini)
     train(tiny.write_recipe(tmp_path / "perception.yaml", values), [], tmp_path / "perception", "cpu")

@@ -10,7 +10,7 @@ import tiny
 from dshmp.card import Card, lacks, model_card, with_scores
 from dshmp.checkpoint import CONFIG, README, find_model, load_card
 from dshmp.config import from_dict, to_dict
-from dshmp.learning.recipe import Recipe, trained_card
+from dshmp.training.recipe import Recipe, trained_card
 
 FULL = Card(
     name="one",

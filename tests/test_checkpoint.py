@@ -35,7 +35,7 @@ from dshmp.checkpoint import (
 )
 from dshmp.config import to_dict
 from dshmp.errors import UserError
-from dshmp.segmenter import Segmenter
+from dshmp.predictor import Segmenter
 
 State = dict[str, torch.Tensor]
 WEIGHT = "motion.input_projection.weight"

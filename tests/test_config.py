@@ -12,8 +12,8 @@ import tiny
 from dshmp.checkpoint import build_model
 from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.learning.recipe import About, LossWeights, Recipe, Source, dump_recipe, load_recipe
-from dshmp.model import DsHmp
+from dshmp.model.dshmp import DsHmp
+from dshmp.training.recipe import About, LossWeights, Recipe, Source, dump_recipe, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -16,17 +16,18 @@ from torch import Tensor
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 import tiny
-from dshmp import cli, evaluate
+from dshmp import cli
 from dshmp.checkpoint import load_model
 from dshmp.config import from_dict, to_dict
-from dshmp.data.catalogue import DATASETS, dataset
 from dshmp.data.mini import make_mini
+from dshmp.data.registry import DATASETS, dataset
 from dshmp.errors import UserError
-from dshmp.language.encoder import save_tokenizer
-from dshmp.learning.configs import needs
-from dshmp.learning.recipe import Recipe, load_recipe, recipes
-from dshmp.learning.train import run
-from dshmp.model import DsHmp
+from dshmp.evaluation import evaluate
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.tokenizer import save_tokenizer
+from dshmp.training.configs import needs
+from dshmp.training.recipe import Recipe, load_recipe, recipes
+from dshmp.training.train import run
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from dshmp.cli import app
 from dshmp.data import mevis
-from dshmp.data.catalogue import DATASETS, dataset, open_split
 from dshmp.data.check import Report, examine
-from dshmp.data.images import read_index_mask, save_palette_png
+from dshmp.data.masks import read_index_mask, save_palette_png
 from dshmp.data.mini import make_mini
+from dshmp.data.registry import DATASETS, dataset, open_split
 from dshmp.errors import UserError
 
 OURS = ("mevis", "ref-youtube-vos", "ref-davis17")

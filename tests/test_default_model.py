@@ -7,7 +7,7 @@ import numpy as np
 import dshmp
 from dshmp import Segmenter
 from dshmp.checkpoint import find_model
-from dshmp.world.make import make_clip, twin
+from dshmp.synthetic.make import make_clip, twin
 
 PAIRS = 5
 

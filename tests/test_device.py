@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dshmp.device import find_device, widest
 from dshmp.errors import UserError
-from dshmp.learning import engine
-from dshmp.segmenter import Quality
+from dshmp.predictor import Quality
+from dshmp.training import engine
 
 
 class WithoutDoubles(Tensor):

@@ -25,12 +25,12 @@ from torch import Tensor
 import tiny
 from dshmp.checkpoint import load_model
 from dshmp.errors import UserError
-from dshmp.learning import engine
-from dshmp.learning.checkpoints import Checkpoints, Saved
-from dshmp.learning.sampling import Share
-from dshmp.learning.train import run
-from dshmp.learning.watch import MEASURED, describe
-from dshmp.world.make import make_world
+from dshmp.synthetic.make import make_world
+from dshmp.training import engine
+from dshmp.training.checkpoints import Checkpoints, Saved
+from dshmp.training.logging import MEASURED, describe
+from dshmp.training.sampling import Share
+from dshmp.training.train import run
 
 WHOLE = {"data": {"mevis": {}}, "init": None, "batch": 4, "steps": 3, "contrast_start": 1, "learning_rate": 1e-4}
 PERCEPTION = {"batch": 4, "steps": 3, "learning_rate": 1e-4, "weights": {"link": 1.0}}
@@ -112,7 +112,7 @@ def test_a_step_in_parts(
 
 CONTEXT = multiprocessing.get_context("forkserver")
 """Processes that start from one that has imported everything, and has learned nothing: autograd cannot be forked."""
-CONTEXT.set_forkserver_preload(["dshmp.learning.train", "dshmp.segmenter"])
+CONTEXT.set_forkserver_preload(["dshmp.training.train", "dshmp.predictor"])
 
 
 def child(path: Path, overrides: list[str], out: Path, environment: dict[str, str]) -> None:
@@ -299,7 +299,7 @@ def test_a_restart_parses_no_sentence_again(
     path = recipe(tmp_path, stage, mini, data=data, steps=1, validation_videos=100, cache=str(tmp_path / "cache"))
     one = run(path, [], tmp_path / "one", "cpu")
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    monkeypatch.setattr("dshmp.language.encoder.parse", lambda *_: pytest.fail("parsed again"))
+    monkeypatch.setattr("dshmp.model.tokenizer.parse", lambda *_: pytest.fail("parsed again"))
     identical(one, run(path, [], tmp_path / "two", "cpu"))
 
 
@@ -355,7 +355,7 @@ def test_safetensors_words_for_a_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files stands in for it."""
     code = (
         "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from dshmp.learning.checkpoints import Checkpoints, Saved, room\n"
+        "from dshmp.training.checkpoints import Checkpoints, Saved, room\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "folder = Path(sys.argv[1])\n"

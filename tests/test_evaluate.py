@@ -15,21 +15,21 @@ import tiny
 from dshmp.card import Card, lacks, model_card
 from dshmp.checkpoint import CONFIG, README, find_model, load_card, save_card, save_model
 from dshmp.cli import app
-from dshmp.data.catalogue import dataset
-from dshmp.data.dataset import Expression
+from dshmp.data.base import Expression
 from dshmp.data.mevis import MevisSplit
+from dshmp.data.registry import dataset
 from dshmp.errors import UserError
-from dshmp.evaluate import run
-from dshmp.metrics import jf
-from dshmp.model import DsHmp
-from dshmp.motion.decoder import VideoTokens
-from dshmp.perception.frames import prepare_frames
-from dshmp.scoring.figures import by_subset, figures
-from dshmp.scoring.predictions import Predictions
-from dshmp.scoring.run import run as score
-from dshmp.scoring.run import score_split
-from dshmp.scoring.world import world_terms
-from dshmp.segmenter import Segmenter
+from dshmp.evaluation.evaluate import run
+from dshmp.evaluation.figures import by_subset, figures
+from dshmp.evaluation.metrics import jf
+from dshmp.evaluation.predictions import Predictions
+from dshmp.evaluation.score import run as score
+from dshmp.evaluation.score import score_split
+from dshmp.evaluation.synthetic import world_terms
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.frames import prepare_frames
+from dshmp.model.motion_decoder import VideoTokens
+from dshmp.predictor import Segmenter
 
 BLIND = {"motion.position": False, "motion.displacement": False, "motion.window": 4, "motion.stages": 2}
 

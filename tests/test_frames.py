@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dshmp.config import InputConfig
-from dshmp.perception.frames import input_size, prepare_frames, restore_masks
+from dshmp.model.frames import input_size, prepare_frames, restore_masks
 
 RELEASE = InputConfig(short_side=448, long_side=1333)
 SMALL = InputConfig(short_side=40, long_side=64, divisor=8)

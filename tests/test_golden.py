@@ -32,26 +32,27 @@ from dshmp.config import (
     PixelDecoderConfig,
     ReadoutConfig,
 )
-from dshmp.interop.names import as_release, from_release
+from dshmp.evaluation.metrics import boundary_measure, region_similarity
+from dshmp.interop.keymap import as_release, from_release
 from dshmp.interop.release import convert, infer_config
 from dshmp.interop.video_swin import load_kinetics
-from dshmp.language.encoder import Cues, FeatureResizer, TextBatch, TextFeatures, TextTokenizer, load_tokenizer
-from dshmp.layers import BiAttention
-from dshmp.learning.contrastive import anchor, multi_positive_loss, release_contrastive_loss
-from dshmp.learning.losses import set_losses, similarity_loss
-from dshmp.learning.matching import SetPrediction, SetTargets, match
-from dshmp.metrics import boundary_measure, region_similarity
-from dshmp.model import DsHmp
-from dshmp.motion import hmp
-from dshmp.motion.decoder import MotionDecoder, VideoTokens
-from dshmp.motion.hmp import HierarchicalCrossAttention, MotionPerception
-from dshmp.motion.trajectories import align, gather, scatter
-from dshmp.perception.backbone import LanguageBackbone
-from dshmp.perception.frame_decoder import FrameDecoder
-from dshmp.perception.frames import input_masks, output_masks, prepare_frames
-from dshmp.perception.fusion import PixelWordAttention
-from dshmp.perception.pixel_decoder import PixelDecoder, sine_position
-from dshmp.segmenter import Quality, Segmenter
+from dshmp.model import hmp
+from dshmp.model.backbone import LanguageBackbone
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.frame_decoder import FrameDecoder
+from dshmp.model.frames import input_masks, output_masks, prepare_frames
+from dshmp.model.fusion import PixelWordAttention
+from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception
+from dshmp.model.layers import BiAttention
+from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
+from dshmp.model.pixel_decoder import PixelDecoder, sine_position
+from dshmp.model.text import Cues, FeatureResizer, TextFeatures
+from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer
+from dshmp.model.trajectories import align, gather, scatter
+from dshmp.predictor import Quality, Segmenter
+from dshmp.training.contrastive import anchor, multi_positive_loss, release_contrastive_loss
+from dshmp.training.losses import set_losses, similarity_loss
+from dshmp.training.matching import SetPrediction, SetTargets, match
 
 ROBERTA_BPE = Path(golden.FOLDER).parent / "roberta_bpe"
 RELEASE_MOTION = MotionConfig(

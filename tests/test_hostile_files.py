@@ -17,21 +17,22 @@ from clips import picture, tiny_model, write_clip
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, find_model, load_config, load_model, load_tensors, save_model
 from dshmp.cli import main
 from dshmp.data.a2d import read_masks
-from dshmp.data.dataset import read_json, read_rows
+from dshmp.data.base import read_json, read_rows
 from dshmp.data.images import read_frame
 from dshmp.data.refcoco import read_references
 from dshmp.errors import UserError
+from dshmp.evaluation.predictions import Predictions
 from dshmp.hub import looks_local
-from dshmp.images import FORMATS, SUFFIXES
 from dshmp.interop.detectron2 import read_pickle
 from dshmp.interop.mask2former import initialise
-from dshmp.interop.reading import read_tensors
-from dshmp.language.encoder import load_tokenizer, pretrained_encoder
-from dshmp.learning.recipe import load_recipe
-from dshmp.model import DsHmp
-from dshmp.overlay import OverlayWriter
-from dshmp.scoring.predictions import Predictions
-from dshmp.video import open_container, open_video
+from dshmp.interop.safe_load import read_tensors
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.text import pretrained_encoder
+from dshmp.model.tokenizer import load_tokenizer
+from dshmp.training.recipe import load_recipe
+from dshmp.video.images import FORMATS, SUFFIXES
+from dshmp.video.io import open_container, open_video
+from dshmp.video.overlay import OverlayWriter
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\nshowpage\n%%EOF\n"
 HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n"

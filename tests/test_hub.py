@@ -16,7 +16,7 @@ import tiny
 from dshmp.card import Card
 from dshmp.checkpoint import CONFIG, LEFT_OVERS, README, SHARDS, TOKENIZER, WEIGHTS, load_model, save_model
 from dshmp.errors import UserError
-from dshmp.segmenter import Segmenter
+from dshmp.predictor import Segmenter
 
 FILES = {CONFIG, README, TOKENIZER, WEIGHTS}
 CARD = Card(

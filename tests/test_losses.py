@@ -6,16 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dshmp.learning import matching
-from dshmp.learning.contrastive import (
-    MemoryBank,
-    TargetGroups,
-    anchor,
-    contrastive_loss,
-    sample_negatives,
-)
-from dshmp.learning.losses import deep_supervision, importance_points, set_losses, similarity_loss
-from dshmp.learning.matching import (
+from dshmp.training import matching
+from dshmp.training.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
+from dshmp.training.losses import deep_supervision, importance_points, set_losses, similarity_loss
+from dshmp.training.matching import (
     Level,
     SetPrediction,
     SetTargets,

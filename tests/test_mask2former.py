@@ -23,9 +23,9 @@ from dshmp.errors import UserError
 from dshmp.interop.detectron2 import read_pickle
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.rows import Row, report
-from dshmp.learning.train import run
-from dshmp.model import DsHmp
-from dshmp.perception.frame_decoder import hears_language, mute_language
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.frame_decoder import hears_language, mute_language
+from dshmp.training.train import run
 
 QUERIES, CLASSES = 9, 80
 SIZES: dict[str, Any] = {

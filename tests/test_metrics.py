@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import golden
-from dshmp.metrics import boundary_measure, jf, jf_frames, region_similarity
+from dshmp.evaluation.metrics import boundary_measure, jf, jf_frames, region_similarity
 
 
 def unpack(arrays: dict[str, np.ndarray], name: str, offsets: str, index: int, shape: np.ndarray) -> np.ndarray:

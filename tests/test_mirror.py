@@ -14,13 +14,13 @@ import pytest
 
 import tiny
 from dshmp.data import mirror as module
-from dshmp.data.augment import flip
 from dshmp.data.mirror import mirror_sentence
-from dshmp.language import cues
-from dshmp.language.encoder import TextTokenizer
-from dshmp.world.grammar import Meaning, Style, resolve, word
-from dshmp.world.motions import CLAIMS, Motion
-from dshmp.world.plan import SCHEDULE, plan_clip
+from dshmp.data.transforms import flip
+from dshmp.model import words
+from dshmp.model.tokenizer import TextTokenizer
+from dshmp.synthetic.grammar import Meaning, Style, resolve, word
+from dshmp.synthetic.motions import CLAIMS, Motion
+from dshmp.synthetic.plan import SCHEDULE, plan_clip
 
 # As people write in RefCOCO, MeViS, A2D Sentences and Ref-YouTube-VOS: the sentence and its mirror image,
 # sentences that are true of both, and those of which nobody can tell.
@@ -440,7 +440,7 @@ def test_no_parse_without_need(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_threads_take_turns_at_the_configured_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mirroring and tokenising in the loader's threads."""
-    parser, asked, inside = cues.load_parser(), set(), []
+    parser, asked, inside = words.load_parser(), set(), []
     config = tiny.config({"language.spacy_model": "another"}).language
     tokenizer = TextTokenizer(config, tiny.tokenizer().tokenizer)
 
@@ -457,7 +457,7 @@ def test_threads_take_turns_at_the_configured_parser(monkeypatch: pytest.MonkeyP
         asked.add(name)
         return Watched()
 
-    monkeypatch.setattr(cues, "load_parser", load)
+    monkeypatch.setattr(words, "load_parser", load)
     frames, masks = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 1, 4, 4), bool)
 
     def work(number: int) -> tuple[Any, Any]:

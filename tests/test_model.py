@@ -12,15 +12,15 @@ from torch import Tensor
 
 import tiny
 from dshmp.config import from_dict
-from dshmp.data.dataset import Expression, Video
+from dshmp.data.base import Expression, Video
 from dshmp.data.mevis import MevisSplit
-from dshmp.language.encoder import TextTokenizer
-from dshmp.learning.recipe import Recipe
-from dshmp.learning.video_losses import Contrast
-from dshmp.learning.whole_stage import WholeStage
-from dshmp.model import DsHmp
-from dshmp.motion.decoder import VideoTokens, trajectory_masks
-from dshmp.perception.frame_decoder import Perception
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.frame_decoder import Perception
+from dshmp.model.motion_decoder import VideoTokens, trajectory_masks
+from dshmp.model.tokenizer import TextTokenizer
+from dshmp.training.recipe import Recipe
+from dshmp.training.video_losses import Contrast
+from dshmp.training.whole_task import WholeStage
 
 TOLERANCE = 1e-5
 LENGTHS = (5, 9, 16)

@@ -26,21 +26,21 @@ from PIL import Image
 
 from clips import tiny_model
 from dshmp.checkpoint import save_model
-from dshmp.data import catalogue
-from dshmp.data.catalogue import dataset, open_split
-from dshmp.data.dataset import Expression, Video, times_shown
+from dshmp.data import registry
+from dshmp.data.base import Expression, Video, times_shown
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.mini import make_mini
+from dshmp.data.registry import dataset, open_split
 from dshmp.errors import UserError
+from dshmp.evaluation.predict import Piece, _place, deal, fitting, grouped, merge_objects, pieces, probability, run
+from dshmp.evaluation.score import score_split
+from dshmp.evaluation.submission import validate_zip
 from dshmp.files import locked
-from dshmp.learning.held_out import look
-from dshmp.model import DsHmp
-from dshmp.predict import Piece, _place, deal, fitting, grouped, merge_objects, pieces, probability, run
+from dshmp.model.dshmp import DsHmp
+from dshmp.predictor import Segmenter
 from dshmp.result import decode
-from dshmp.scoring.run import score_split
-from dshmp.segmenter import Segmenter
-from dshmp.submission import validate_zip
-from dshmp.video import open_video
+from dshmp.training.held_out import look
+from dshmp.video.io import open_video
 
 SPLITS = {
     "mevis": "valid_u",
@@ -510,7 +510,7 @@ def test_nothing_is_the_answer_to_nothing(
         split.expressions = [replace(i, text="") if i.video == video else i for i in split.expressions]
         return split
 
-    monkeypatch.setitem(catalogue.DATASETS, name, replace(dataset(name), open=empty))
+    monkeypatch.setitem(registry.DATASETS, name, replace(dataset(name), open=empty))
     split = empty(root, SPLITS[name])
     for skipped in (0, len(split.expressions)):
         assert predict(home, name, tmp_path / "out").skipped == skipped
@@ -547,7 +547,7 @@ def test_groups_hold_no_more_than_can_be_asked() -> None:
 
 def test_groups_change_nothing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {name: undisturbed(home, name) for name in ("mevis", "refcoco")}
-    monkeypatch.setattr("dshmp.predict.ASKED", 2)
+    monkeypatch.setattr("dshmp.evaluation.predict.ASKED", 2)
     for name in whole:
         predict(home, name, tmp_path / name)
         assert tree(tmp_path / name) == whole[name]
@@ -559,7 +559,7 @@ def test_a_full_disk_is_told_in_a_line(home: Path, tmp_path: Path, monkeypatch: 
 
     whole = undisturbed(home, "mevis")
     with monkeypatch.context() as patch:
-        patch.setattr("dshmp.predict.save_png", full)
+        patch.setattr("dshmp.evaluation.predict.save_png", full)
         with pytest.raises(UserError, match=r"\.png: cannot be written \(No space left on device\); make room"):
             predict(home, "mevis", tmp_path / "out")
     predict(home, "mevis", tmp_path / "out")
@@ -618,10 +618,10 @@ def test_interruption_leaves_nothing_half_written(
             raise error
         save_png(path, picture)
 
-    from dshmp.overlay import save_png
+    from dshmp.video.overlay import save_png
 
     with monkeypatch.context() as patch:
-        patch.setattr("dshmp.predict.save_png", stop)
+        patch.setattr("dshmp.evaluation.predict.save_png", stop)
         with pytest.raises(error):
             predict(home, "mevis", tmp_path / "out")
     files = tree(tmp_path / "out")

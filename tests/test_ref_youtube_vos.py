@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dshmp.data import ref_youtube_vos
-from dshmp.data.images import index_mask, save_palette_png
+from dshmp.data.masks import index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, hide
 from dshmp.data.ref_youtube_vos import RefYoutubeVosSplit, expressions_file
 from dshmp.errors import UserError

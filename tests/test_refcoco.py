@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from dshmp.data.base import samples
 from dshmp.data.check import examine
-from dshmp.data.dataset import samples
 from dshmp.data.mini import draw_clips, make_mini, resized
 from dshmp.data.refcoco import (
     DATASETS,

@@ -30,7 +30,7 @@ from dshmp.config import (
     PixelDecoderConfig,
 )
 from dshmp.errors import UserError
-from dshmp.interop.names import as_release, from_release, release_order
+from dshmp.interop.keymap import as_release, from_release, release_order
 from dshmp.interop.release import (
     BANK,
     MEMORY_ROWS,
@@ -41,8 +41,8 @@ from dshmp.interop.release import (
     release_config,
     to_release,
 )
-from dshmp.language.encoder import save_tokenizer
-from dshmp.model import DsHmp
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.tokenizer import save_tokenizer
 
 State = dict[str, Tensor]
 

@@ -13,12 +13,12 @@ from clips import picture
 from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.interop.release import release_config
-from dshmp.language.encoder import TextTokenizer, train_tokenizer
-from dshmp.model import DsHmp
-from dshmp.perception.frames import input_masks, prepare_frames
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.frames import input_masks, prepare_frames
+from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
+from dshmp.predictor import Segmenter
 from dshmp.result import Result
-from dshmp.segmenter import Segmenter
-from dshmp.video import open_video
+from dshmp.video.io import open_video
 
 SMALL = {"input.short_side": 64, "input.long_side": 128}
 SENTENCE = "The one that moves left and then turns back"

@@ -20,19 +20,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dshmp.cli import app
-from dshmp.data import catalogue
-from dshmp.data.catalogue import Dataset
-from dshmp.data.dataset import Expression, Video
+from dshmp.data import registry
+from dshmp.data.base import Expression, Video
 from dshmp.data.mevis import MevisSplit
+from dshmp.data.registry import Dataset
 from dshmp.errors import UserError
-from dshmp.metrics import jf
+from dshmp.evaluation.coco import frame_list
+from dshmp.evaluation.figures import figures, intervals
+from dshmp.evaluation.metrics import jf
+from dshmp.evaluation.predictions import LARGEST, SIGNATURE, Predictions
+from dshmp.evaluation.protocols import SampleScore
+from dshmp.evaluation.report import differences
+from dshmp.evaluation.score import run, score_split
 from dshmp.result import encode
-from dshmp.scoring.coco import frame_list
-from dshmp.scoring.figures import figures, intervals
-from dshmp.scoring.predictions import LARGEST, SIGNATURE, Predictions
-from dshmp.scoring.protocols import SampleScore
-from dshmp.scoring.report import differences
-from dshmp.scoring.run import run, score_split
 
 H, W, T = 24, 31, 11  # more frames than are held at once
 FRAMES = [f"{5 * t:05d}" for t in range(T)]
@@ -261,7 +261,7 @@ def test_nothing_but_a_png_of_the_right_size_is_decoded(
     (folder / f"{FRAMES[5]}.png").unlink()
     os.mkfifo(folder / f"{FRAMES[5]}.png")  # would never end
     opened: list[Any] = []
-    monkeypatch.setattr("dshmp.scoring.predictions.LARGEST", 4_000)
+    monkeypatch.setattr("dshmp.evaluation.predictions.LARGEST", 4_000)
     (folder / f"{FRAMES[6]}.png").write_bytes(bytes(4_001))
     monkeypatch.setattr(Image.Image, "load", lambda self, load=Image.Image.load: opened.append(self.size) or load(self))
     reasons = [problem.reason for problem in score(root, pred).damaged]
@@ -375,7 +375,7 @@ def test_forked_processes(source: str, root: Path, pred: Path, tmp_path: Path) -
     """A process without torch forks; the split is opened but once, and results.json is the same byte by byte."""
     path = pred if source == "folder" else zipped(pred, tmp_path / "p.zip")
     script = (
-        "import os, sys; from dshmp.data.mevis import MevisSplit; from dshmp.scoring import run\n"
+        "import os, sys; from dshmp.data.mevis import MevisSplit; from dshmp.evaluation import score as run\n"
         "opened = MevisSplit.__init__\n"
         "def once(*a): open(sys.argv[4], 'a').write('.'); opened(*a)\n"
         "MevisSplit.__init__ = once\n"
@@ -497,7 +497,7 @@ def test_davis_by_hand(davis: Path) -> None:
     """Every assignment tried; annotators averaged; objects, not frames of all objects."""
     from itertools import permutations
 
-    from dshmp.metrics import jf_frames
+    from dshmp.evaluation.metrics import jf_frames
 
     rng = np.random.default_rng(0)
     labels = davis_labels()
@@ -749,7 +749,7 @@ def test_interval_of_a_mean() -> None:
 
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(catalogue.DATASETS, "mevis", data("mevis", MevisSplit))
+    monkeypatch.setitem(registry.DATASETS, "mevis", data("mevis", MevisSplit))
 
 
 @pytest.mark.usefixtures("named")
@@ -815,7 +815,7 @@ def test_what_is_wrong_beside_is_told_before_scoring(
     run("mevis", root, "valid_u", pred, tmp_path / "one")
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     with monkeypatch.context() as patch:
-        patch.setattr("dshmp.scoring.run.score_split", None)
+        patch.setattr("dshmp.evaluation.score.score_split", None)
         for wrong in ({"figures": []}, {"figures": {"J": "1"}}, {"intervals": {"J": [1]}}, {"frame_list": None}):
             (tmp_path / "r.json").write_text(json.dumps(results | wrong))
             with pytest.raises(UserError, match=r"is not the results\.json"):
@@ -831,7 +831,7 @@ def test_what_is_wrong_beside_is_told_before_scoring(
     odd = tmp_path / "a[" / "b]"
     odd.mkdir(parents=True)
     (odd / "r.json").write_text(json.dumps(results | {"figures": {"[/x]\x1b[31m": 1.0}}))
-    monkeypatch.setattr("dshmp.scoring.report.write", lambda *_: 1 / 0)
+    monkeypatch.setattr("dshmp.evaluation.report.write", lambda *_: 1 / 0)
     capsys.readouterr()
     with pytest.raises(ZeroDivisionError):  # the table is there, whatever becomes of the files
         run("mevis", root, "valid_u", pred, tmp_path / "two", compare=odd / "r.json")
@@ -841,7 +841,7 @@ def test_what_is_wrong_beside_is_told_before_scoring(
 
 
 def test_frames_of_ones_own_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    entry = catalogue.dataset("a2d")
+    entry = registry.dataset("a2d")
     (tmp_path / "root").mkdir()
     entry.mini(tmp_path / "root", 0)
     split = entry.open(tmp_path / "root", "test")
@@ -901,7 +901,7 @@ def test_what_is_not_comparable() -> None:
     ],
 )
 def test_perfect_predictions_of_every_data_set(name: str, split_name: str, tmp_path: Path) -> None:
-    entry = catalogue.dataset(name)
+    entry = registry.dataset(name)
     (tmp_path / "root").mkdir()
     entry.mini(tmp_path / "root", 0)
     split = entry.open(tmp_path / "root", split_name)

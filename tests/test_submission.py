@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from dshmp.cli import main
-from dshmp.data.dataset import Expression, Video
+from dshmp.data.base import Expression, Video
 from dshmp.errors import UserError
-from dshmp.submission import validate_zip, write_zip
+from dshmp.evaluation.submission import validate_zip, write_zip
 
 H, W = 6, 9
 Files = dict[str, bytes]
@@ -213,10 +213,10 @@ def test_nothing_there_or_no_server(split: FakeSplit, tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from dshmp.data import catalogue
+    from dshmp.data import registry
 
-    fake = catalogue.Dataset("x", ("valid",), lambda r, s: FakeSplit(r), None, None, "many", "mevis")  # type: ignore[arg-type]
-    monkeypatch.setitem(catalogue.DATASETS, "mevis", fake)
+    fake = registry.Dataset("x", ("valid",), lambda r, s: FakeSplit(r), None, None, "many", "mevis")  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.DATASETS, "mevis", fake)
     path = pack(tmp_path / "x.zip", without("dog")(masks()))
     arguments = ["dshmp", "submission", "mevis", str(tmp_path), str(path), "--split", "valid"]
     monkeypatch.setattr("sys.argv", arguments)

@@ -18,20 +18,20 @@ from dshmp.checkpoint import load_model, load_tensors
 from dshmp.config import from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
-from dshmp.language.encoder import save_tokenizer
-from dshmp.learning import cache
-from dshmp.learning.cache import CachedClip, TokenCache
-from dshmp.learning.engine import processes
-from dshmp.learning.language_stage import LanguageStage
-from dshmp.learning.motion_stage import MotionStage
-from dshmp.learning.perception_stage import PerceptionStage
-from dshmp.learning.recipe import Recipe
-from dshmp.learning.train import run
-from dshmp.learning.watch import MEASURED
-from dshmp.learning.whole_stage import WholeStage
-from dshmp.model import DsHmp
-from dshmp.perception.frame_decoder import hears_language, mute_language
-from dshmp.perception.frames import prepare_frames
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.frame_decoder import hears_language, mute_language
+from dshmp.model.frames import prepare_frames
+from dshmp.model.tokenizer import save_tokenizer
+from dshmp.training import cache
+from dshmp.training.cache import CachedClip, TokenCache
+from dshmp.training.engine import processes
+from dshmp.training.language_task import LanguageStage
+from dshmp.training.logging import MEASURED
+from dshmp.training.motion_task import MotionStage
+from dshmp.training.perception_task import PerceptionStage
+from dshmp.training.recipe import Recipe
+from dshmp.training.train import run
+from dshmp.training.whole_task import WholeStage
 
 STAGES = {
     "perception": PerceptionStage,
@@ -185,7 +185,7 @@ def test_killed_while_the_last_model_is_written(mini: Path, tmp_path: Path, monk
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("dshmp.learning.engine.save_model", killed)
+        patch.setattr("dshmp.training.engine.save_model", killed)
         with pytest.raises(Killed):
             train(tmp_path, "perception", mini)
     folder = train(tmp_path, "perception", mini)
@@ -276,7 +276,7 @@ def scaled(start: float) -> Any:
 
 def test_float16_finds_its_scale(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Overflows on the way are left out and counted, and are no divergence, however little patience there is."""
-    monkeypatch.setattr("dshmp.learning.train.processes", scaled(2.0**24))
+    monkeypatch.setattr("dshmp.training.train.processes", scaled(2.0**24))
     folder = train(tmp_path, "perception", mini, steps=25, patience=2)
     skipped = [line.get("skipped", 0) for line in metrics(folder)]
     assert skipped[2] == 3
@@ -292,7 +292,7 @@ def test_float16_that_diverges(mini: Path, tmp_path: Path, monkeypatch: pytest.M
         return {name: value * float("nan") for name, value in plain(*given).items()}
 
     monkeypatch.setattr(PerceptionStage, "losses", losses)
-    monkeypatch.setattr("dshmp.learning.train.processes", scaled(4.0))
+    monkeypatch.setattr("dshmp.training.train.processes", scaled(4.0))
     with pytest.raises(UserError, match=r"not finite in 3 steps in a row, the last one being 4 "):
         train(tmp_path, "perception", mini, steps=40, patience=3)
 
@@ -664,7 +664,7 @@ def test_a_cache_is_of_one_parser_and_one_architecture(mini: Path, monkeypatch: 
     other = tiny.model({"frame_decoder.heads": 1})
     other.load_state_dict(hears.state_dict())
     assert cache._identity(other, tokenizer, split) != own
-    monkeypatch.setattr("dshmp.language.encoder.parser_version", lambda name: "a newer one")
+    monkeypatch.setattr("dshmp.model.tokenizer.parser_version", lambda name: "a newer one")
     assert cache._identity(hears, tokenizer, split) != own
     assert cache._identity(deaf(), tokenizer, split) == own_deaf
 

@@ -8,9 +8,9 @@ import pytest
 from clips import tiny_model, write_clip
 from dshmp import cli
 from dshmp.checkpoint import save_model
-from dshmp.data.catalogue import dataset
 from dshmp.data.mini import make_mini
-from dshmp.predict import run as predict
+from dshmp.data.registry import dataset
+from dshmp.evaluation.predict import run as predict
 
 MINE = (
     *(

@@ -19,12 +19,12 @@ from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.interop import video_swin as interop
 from dshmp.interop.video_swin import load_kinetics
-from dshmp.language.encoder import silent_text
-from dshmp.learning.cache import perceive_clip
-from dshmp.perception.backbone import LanguageBackbone
-from dshmp.perception.frames import prepare_frames
-from dshmp.perception.video_swin import BLOCKED, Size, VideoSwinBlock, layout, relative_position
-from dshmp.segmenter import Segmenter
+from dshmp.model.backbone import LanguageBackbone
+from dshmp.model.frames import prepare_frames
+from dshmp.model.text import silent_text
+from dshmp.model.video_swin import BLOCKED, Size, VideoSwinBlock, layout, relative_position
+from dshmp.predictor import Segmenter
+from dshmp.training.cache import perceive_clip
 from golden import FOLDER, load
 
 TEXT = 12

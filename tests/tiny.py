@@ -10,8 +10,8 @@ import yaml
 from torch import nn
 
 from dshmp.config import ModelConfig, from_dict
-from dshmp.language.encoder import TextTokenizer, train_tokenizer
-from dshmp.model import DsHmp
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
 
 SENTENCES = ("the red star", "The one that moves left and then turns back", "two cats jumping over the standing dog")
 

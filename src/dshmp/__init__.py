@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from dshmp.checkpoint import load_model
     from dshmp.config import ModelConfig
     from dshmp.errors import UserError
-    from dshmp.model import DsHmp
+    from dshmp.model.dshmp import DsHmp
+    from dshmp.predictor import Segmenter
     from dshmp.result import ObjectResult, Result
-    from dshmp.segmenter import Segmenter
 
 __version__ = "0.1.0"
 
 __all__ = ["DsHmp", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError", "load_model"]
 
 _HOME = {
-    "DsHmp": "dshmp.model",
+    "DsHmp": "dshmp.model.dshmp",
     "ModelConfig": "dshmp.config",
     "ObjectResult": "dshmp.result",
     "Result": "dshmp.result",
-    "Segmenter": "dshmp.segmenter",
+    "Segmenter": "dshmp.predictor",
     "UserError": "dshmp.errors",
     "load_model": "dshmp.checkpoint",
 }

@@ -21,8 +21,8 @@ from dshmp.config import ModelConfig, check_numbers, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, save_tensors, whole_folder
 from dshmp.hub import looks_local
-from dshmp.language.encoder import TextTokenizer, load_tokenizer, save_tokenizer
-from dshmp.model import DsHmp
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 LEFT_OVERS = "release.safetensors"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from dshmp.export import Settings
+    from dshmp.predictor import Targets
     from dshmp.result import Result
-    from dshmp.segmenter import Targets
 
 app = typer.Typer(
     name="dshmp",
@@ -97,13 +97,13 @@ def segment(
 
     Example: dshmp segment clip.mp4 "the one that turns back" "the dog running left" --out results
     """
-    from dshmp.video import check_sentences, open_video
+    from dshmp.video.io import check_sentences, open_video
 
     check_sentences(expressions)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
     from dshmp.export import Answers, segment_to_folder
-    from dshmp.segmenter import Segmenter
+    from dshmp.predictor import Segmenter
 
     settings = _settings(model, threshold, single, frames, fps, precision)
     answers = Answers.open(video, expressions, out, settings, overwrite=overwrite)
@@ -141,7 +141,7 @@ def batch(
     """
     from dshmp.export import Answers, folder_names, segment_to_folder
     from dshmp.lists import read_list
-    from dshmp.segmenter import Segmenter
+    from dshmp.predictor import Segmenter
 
     jobs = read_list(videos)
     names = folder_names(list(jobs), out)
@@ -204,7 +204,7 @@ def train(
 
     Example: dshmp train configs/world/perception.yaml steps=1000 --out runs/perception
     """
-    from dshmp.learning.train import run
+    from dshmp.training.train import run
 
     run(config, overrides or [], out, device)
 
@@ -264,7 +264,7 @@ def configs(
     """
     from rich.console import Console
 
-    from dshmp.learning.configs import overview
+    from dshmp.training.configs import overview
 
     Console(markup=False, highlight=False).print(overview(folder))
 
@@ -293,7 +293,7 @@ def evaluate(
 
     Example: dshmp evaluate mevis worlds/v1 --split valid_u --out scores/default
     """
-    from dshmp.evaluate import run
+    from dshmp.evaluation.evaluate import run
 
     with _progress(name) as progress:
         scores = run(
@@ -340,7 +340,7 @@ def predict(
 
     Example: dshmp predict mevis data/mevis --split valid --model models/mevis --out predictions/mevis
     """
-    from dshmp.predict import run
+    from dshmp.evaluation.predict import run
 
     with _progress(name) as progress:
         done = run(
@@ -380,8 +380,8 @@ def submission(
 
     Example: dshmp submission mevis data/mevis predictions/mevis.zip --split valid
     """
-    from dshmp.data.catalogue import dataset
-    from dshmp.submission import validate_zip, write_zip
+    from dshmp.data.registry import dataset
+    from dshmp.evaluation.submission import validate_zip, write_zip
 
     data = dataset(name)
     opened = data.open(root, split)
@@ -416,7 +416,7 @@ def score(
 
     Example: dshmp score mevis data/mevis --split valid_u --pred predictions/mevis --out scores/mevis
     """
-    from dshmp.scoring.run import run
+    from dshmp.evaluation.score import run
 
     scores = run(name, root, split, pred, out, workers or os.cpu_count() or 1, compare, update_card)
     if scores.damaged:
@@ -480,7 +480,7 @@ def world_make(
 
     Example: dshmp world make worlds/small --train 500 --valid 100 --test 50
     """
-    from dshmp.world.make import make_world
+    from dshmp.synthetic.make import make_world
 
     with _progress("world") as progress:
         fresh = make_world(
@@ -520,8 +520,8 @@ def data_check(
 
     Example: dshmp data check mevis data/mevis --full
     """
-    from dshmp.data.catalogue import dataset
     from dshmp.data.check import examine
+    from dshmp.data.registry import dataset
 
     chosen = dataset(name)
     for wanted in split or ():
@@ -553,8 +553,8 @@ def data_mini(
 
     Example: dshmp data mini mevis data/mini
     """
-    from dshmp.data.catalogue import dataset
     from dshmp.data.mini import make_mini
+    from dshmp.data.registry import dataset
 
     make_mini(name, dataset(name).mini, out, seed)
     typer.echo(f"wrote {out}")

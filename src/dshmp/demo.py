@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from dshmp.errors import UserError
 from dshmp.export import Answers, Settings, remove_answers, segment_to_folder
 from dshmp.files import check_owned, output_folder, owned_file
-from dshmp.overlay import Caption, OverlayWriter, Row, contact_sheet, sheet_frames
-from dshmp.segmenter import Progress, Segmenter
-from dshmp.video import open_video
-from dshmp.world import motions
-from dshmp.world.grammar import Meaning, Static, Wording, inflect, resolve
-from dshmp.world.make import make_clip
-from dshmp.world.plan import Plan, plan_clip
+from dshmp.predictor import Progress, Segmenter
+from dshmp.synthetic import motions
+from dshmp.synthetic.grammar import Meaning, Static, Wording, inflect, resolve
+from dshmp.synthetic.make import make_clip
+from dshmp.synthetic.plan import Plan, plan_clip
+from dshmp.video.io import open_video
+from dshmp.video.overlay import Caption, OverlayWriter, Row, contact_sheet, sheet_frames
 
 VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
 FPS = 8

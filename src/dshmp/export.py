@@ -32,9 +32,9 @@ from dshmp.files import (
     save_json,
     scratch,
 )
+from dshmp.predictor import Clip, Progress, Rles, Segmenter, Targets
 from dshmp.result import EVIDENCE, Result
-from dshmp.segmenter import Clip, Progress, Rles, Segmenter, Targets
-from dshmp.video import VideoSource, open_video
+from dshmp.video.io import VideoSource, open_video
 
 RESULTS = "result.json"
 GENERATOR = "dshmp segment"
@@ -154,7 +154,7 @@ def segment_to_folder(
 
 def _write(work: Path, source: VideoSource, clip: Clip, progress: Progress | None) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
-    from dshmp.overlay import Caption, OverlayPainter, OverlayWriter, save_png
+    from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, save_png
 
     with contextlib.ExitStack() as stack:
         painters, writers, collected = [], [], [Rles(len(answer.chosen)) for answer in clip.answers]

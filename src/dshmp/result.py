@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from dshmp.language.cues import Word
+    from dshmp.model.words import Word
 
 Rle = dict[str, Any]
 """COCO run lengths: {"size": [height, width], "counts": str}."""
@@ -96,7 +96,7 @@ class Result:
     @classmethod
     def from_json(cls, values: dict[str, Any], height: int, width: int) -> "Result":
         """What `to_json` gave, of a video with frames of this size."""
-        from dshmp.language.cues import Word
+        from dshmp.model.words import Word
 
         return cls(
             expression=values["expression"],

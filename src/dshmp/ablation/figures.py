@@ -18,16 +18,16 @@ from dshmp.ablation.rows import PARTS, TABLES
 from dshmp.ablation.runs import Run, Score
 from dshmp.ablation.statistics import LEVEL, Estimate
 from dshmp.checkpoint import load_model
-from dshmp.data.catalogue import open_split
-from dshmp.data.dataset import Expression, Split, times_shown
+from dshmp.data.base import Expression, Split, times_shown
+from dshmp.data.registry import open_split
 from dshmp.device import find_device, to_device
 from dshmp.files import owned_file
-from dshmp.language.encoder import TextTokenizer
-from dshmp.learning.held_out import strip
-from dshmp.model import DsHmp
-from dshmp.perception.frame_decoder import hears_language
-from dshmp.perception.frames import prepare_frames
-from dshmp.segmenter import Segmenter
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.frame_decoder import hears_language
+from dshmp.model.frames import prepare_frames
+from dshmp.model.tokenizer import TextTokenizer
+from dshmp.predictor import Segmenter
+from dshmp.training.held_out import strip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,9 +11,9 @@ from typing import Any
 from dshmp.ablation.results import ALL, CRITICAL, Results, average
 from dshmp.ablation.rows import PARTS, TABLES, Table
 from dshmp.ablation.statistics import LEVEL, Estimate
-from dshmp.data.dataset import read_json
+from dshmp.data.base import read_json
 from dshmp.errors import UserError
-from dshmp.learning.recipe import Recipe
+from dshmp.training.recipe import Recipe
 
 MEASURES = {
     "IoU on the grid": (

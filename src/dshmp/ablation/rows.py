@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dshmp.errors import UserError
-from dshmp.learning.recipe import Recipe, load_recipe
+from dshmp.training.recipe import Recipe, load_recipe
 
 
 @dataclass(frozen=True)

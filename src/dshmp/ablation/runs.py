@@ -23,13 +23,13 @@ import torch
 
 from dshmp.ablation.rows import Row
 from dshmp.checkpoint import CONFIG, load_card
-from dshmp.data.dataset import read_json
+from dshmp.data.base import read_json
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.files import locked, save_json
-from dshmp.learning.recipe import RECIPE, Recipe, check_run_folder, load_recipe, save_recipe
 from dshmp.processes import after_parent, spawning
+from dshmp.training.recipe import RECIPE, Recipe, check_run_folder, load_recipe, save_recipe
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -264,7 +264,7 @@ def _terminate() -> None:
 
 def train_and_score(folder: Path, device: str) -> None:
     """Bring the run whose recipe lies in `folder` to its end."""
-    from dshmp.learning.train import run as train
+    from dshmp.training.train import run as train
 
     recipe = load_recipe(folder / RECIPE)
     if not _trained(folder, recipe):
@@ -289,8 +289,8 @@ def _trained(folder: Path, recipe: Recipe) -> bool:
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
     from dshmp.checkpoint import load_model
-    from dshmp.learning.cache import TokenCache
-    from dshmp.learning.motion_stage import CachedSplit, sentence_scores
+    from dshmp.training.cache import TokenCache
+    from dshmp.training.motion_task import CachedSplit, sentence_scores
 
     ((source,), model_and_tokenizer) = recipe.data.values(), load_model(folder)
     model, tokenizer = model_and_tokenizer
@@ -307,7 +307,7 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
 
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
-    from dshmp import evaluate
+    from dshmp.evaluation import evaluate
 
     scores: list[Score] = []
     measure = ""

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.data.check import Report
-from dshmp.data.dataset import (
+from dshmp.data.base import (
     Expression,
     Video,
     centred_window,
@@ -36,11 +35,12 @@ from dshmp.data.dataset import (
     read_json_list,
     read_rows,
 )
+from dshmp.data.check import Report
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
-from dshmp.overlay import OverlayWriter
-from dshmp.video import open_video
+from dshmp.video.io import open_video
+from dshmp.video.overlay import OverlayWriter
 
 SPLITS = ("train", "test")
 WINDOW = 8

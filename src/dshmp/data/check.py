@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from dshmp.data.images import read_frame, read_index_mask
+from dshmp.data.images import read_frame
+from dshmp.data.masks import read_index_mask
 from dshmp.data.mini import is_mini
 from dshmp.errors import UserError, printable
 

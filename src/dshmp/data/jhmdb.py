@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dshmp.data.a2d import LARGEST, LAST, WINDOW
-from dshmp.data.check import Report
-from dshmp.data.dataset import (
+from dshmp.data.base import (
     Expression,
     Video,
     centred_window,
@@ -33,6 +32,7 @@ from dshmp.data.dataset import (
     read_json_list,
     read_rows,
 )
+from dshmp.data.check import Report
 from dshmp.data.images import read_frame, read_frames
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError

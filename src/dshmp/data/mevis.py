@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.data.base import Expression, Video, checked_name, checked_text, frame_names, integer, read_json
 from dshmp.data.check import Report, check_folders, check_frames
-from dshmp.data.dataset import Expression, Video, checked_name, checked_text, frame_names, integer, read_json
 from dshmp.data.images import read_frames, save_jpeg
+from dshmp.data.masks import decode_rle, rle_fault
 from dshmp.data.mevis_index import MaskIndex, open_index
 from dshmp.data.mini import draw_clips, hide
-from dshmp.data.rle import decode_rle, rle_fault
 from dshmp.errors import UserError
 from dshmp.files import regular
 from dshmp.result import encode

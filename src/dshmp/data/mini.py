@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dshmp.errors import UserError
 from dshmp.files import is_vacant, output_folder, whole_folder
-from dshmp.world.make import Clip, clip_seed, make_clip
+from dshmp.synthetic.make import Clip, clip_seed, make_clip
 
 MARK = "mini.json"
 """At the root of a miniature data set: published counts and checksums are not compared there."""

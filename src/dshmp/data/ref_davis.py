@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.data.base import Expression, Video, checked_name, read_json
 from dshmp.data.check import Report, check_frames, check_index_masks
-from dshmp.data.dataset import Expression, Video, checked_name, read_json
-from dshmp.data.images import index_mask, read_frames, read_index_mask, save_jpeg, save_palette_png
+from dshmp.data.images import read_frames, save_jpeg
+from dshmp.data.masks import index_mask, read_index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, hide
 from dshmp.errors import UserError
 from dshmp.files import reason, regular

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.data.base import Expression, Video, checked_name, checked_text, integer, read_json
 from dshmp.data.check import Report
-from dshmp.data.dataset import Expression, Video, checked_name, checked_text, integer, read_json
 from dshmp.data.images import read_frame, save_jpeg
+from dshmp.data.masks import decode_rle, rle_fault
 from dshmp.data.mini import draw_clips, resized
-from dshmp.data.rle import decode_rle, rle_fault
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
 

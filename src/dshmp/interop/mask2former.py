@@ -18,10 +18,10 @@ from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.hub import check_folder, looks_local
 from dshmp.interop.detectron2 import read_pickle
-from dshmp.interop.names import from_release
-from dshmp.interop.reading import is_pickle, read_tensors
+from dshmp.interop.keymap import from_release
 from dshmp.interop.rows import Row, row
-from dshmp.model import DsHmp
+from dshmp.interop.safe_load import is_pickle, read_tensors
+from dshmp.model.dshmp import DsHmp
 
 _QUERIES = ("frame_decoder.query_content.weight", "frame_decoder.query_position.weight")
 _TEXT = re.compile(

@@ -46,7 +46,7 @@ from dshmp.config import (
 )
 from dshmp.errors import UserError
 from dshmp.files import destination, is_vacant, output_folder, save_tensors, whole_file, whole_folder
-from dshmp.interop.names import (
+from dshmp.interop.keymap import (
     FRAMES_PREFIX,
     PIXEL_LAYER_PREFIX,
     PIXELS_PREFIX,
@@ -59,8 +59,8 @@ from dshmp.interop.names import (
     from_release,
     release_order,
 )
-from dshmp.interop.reading import read_tensors
-from dshmp.language.encoder import TextTokenizer, load_tokenizer
+from dshmp.interop.safe_load import read_tensors
+from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from dshmp.errors import UserError
-from dshmp.interop.reading import read_tensors
 from dshmp.interop.rows import Row, row
-from dshmp.perception.backbone import LanguageBackbone
-from dshmp.perception.video_swin import VideoSwinStage
+from dshmp.interop.safe_load import read_tensors
+from dshmp.model.backbone import LanguageBackbone
+from dshmp.model.video_swin import VideoSwinStage
 
 _NAMES = (
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),

@@ -1,0 +1,102 @@
+"""Masks as files hold them: COCO's compressed run lengths, judged before they are decoded, and images of indices."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dshmp.data.images import open_data_image
+from dshmp.errors import UserError
+
+PALETTE = np.array(
+    [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128], [128, 128, 128]],
+    np.uint8,
+)
+"""Colours of DAVIS's palette for the first object ids."""
+
+
+def rle_fault(rle: object, size: tuple[int, int]) -> str | None:
+    """What is wrong with COCO's compressed run lengths of a mask of this size (H, W), or None.
+
+    Found without decoding, as decoders read and write beyond their memory, or never end, where run lengths are damaged.
+    """
+    if not isinstance(rle, dict) or not isinstance(rle.get("counts"), str) or "size" not in rle:
+        return "is no COCO run lengths"
+    own = rle["size"]
+    if not isinstance(own, list) or not all(type(side) is int and side > 0 for side in own):
+        return f"has size {str(own)[:50]}, no height and width"
+    if own != list(size):
+        return f"has size {str(own)[:50]}, its frames have {list(size)}"
+    covered = _covered(rle["counts"])
+    if covered != size[0] * size[1]:
+        what = "are damaged" if covered is None else f"cover {covered:,} of {size[0] * size[1]:,} pixels"
+        return f"has run lengths that {what}"
+    return None
+
+
+def decode_rle(rle: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """(H, W) bool. Raises UserError, whose message begins with `where`, for what is no mask of this size."""
+    from pycocotools import mask as coco
+
+    fault = rle_fault(rle, size)
+    if fault is None:
+        try:
+            return np.asarray(coco.decode(rle), dtype=bool)
+        except (ValueError, TypeError, MemoryError) as error:
+            fault = f"cannot be decoded ({error})"
+    raise UserError(f"{where} {fault}; fetch the file again")
+
+
+def _covered(counts: str) -> int | None:
+    """Pixels that compressed run lengths cover; None where they are no run lengths.
+
+    A number is written in digits of 5 bits, lowest first, as characters from "0" on; bit 5 says that more follow and
+    bit 4 of the last digit is the sign. From the fourth on, numbers are differences to the last but one.
+    """
+    if not counts.isascii():
+        return None
+    digits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    last = (digits & 32) == 0
+    if not len(digits) or digits.min() < 0 or digits.max() > 63 or not last[-1]:
+        return None
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 6:
+        return None
+    place: NDArray[np.int64] = np.arange(len(digits)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((digits & 31) << (5 * place), starts)
+    numbers -= np.where(digits[ends] & 16, 1 << (5 * lengths), 0)
+    runs = numbers.copy()
+    runs[1::2] = np.cumsum(numbers[1::2])
+    runs[2::2] = np.cumsum(numbers[2::2])
+    return int(runs.sum()) if runs.min() >= 0 else None
+
+
+def read_index_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """(H, W) uint8, the raw indices of a palette or grey PNG. Raises UserError, also where they are not of `size`."""
+    with open_data_image(path, "mask") as image:
+        if image.mode not in ("P", "L", "1"):
+            raise UserError(f"{path}: is a {image.mode} image, masks are palette or grey; fetch it again")
+        if size is not None and (image.height, image.width) != tuple(size):
+            raise UserError(
+                f"{path}: is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}; fetch it again"
+            )
+        return np.asarray(image, dtype=np.uint8)
+
+
+def index_mask(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Masks (K, H, W) of objects 1 to K -> (H, W) uint8 indices, 0 = none; visible masks do not overlap."""
+    indices: NDArray[np.uint8] = (masks * np.arange(1, len(masks) + 1, dtype=np.uint8)[:, None, None]).max(0, initial=0)
+    return indices
+
+
+def save_palette_png(path: Path, indices: NDArray[np.uint8]) -> None:
+    """Write (H, W) uint8 object ids as a palette PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(indices, mode="P")
+    # all 256 colours: Pillow packs the indices into as few bits as the palette needs, and would cut off 255
+    image.putpalette(PALETTE.flatten().tolist() + [255] * (768 - PALETTE.size))
+    image.save(path)

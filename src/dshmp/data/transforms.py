@@ -1,0 +1,367 @@
+"""Augmentation of clips: what is changed in the pixels is changed in the masks and, where it matters, in the words.
+
+A clip is frames (T, H, W, 3) uint8 RGB, masks (G, T, H, W) bool and the sentences said of it. Every function is pure,
+draws from the generator it is given, and treats all frames of a clip alike. Where a change would make a sentence untrue
+it is left out: no flip where "left" cannot be mirrored with certainty, no crop where the sentence speaks of the frame's
+border, no change of hue where it names a colour. Time is never reversed: that turns "rises" into "falls".
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dshmp.config import InputConfig
+from dshmp.data.mirror import mirror_sentence
+from dshmp.errors import UserError
+from dshmp.model.frames import input_size
+from dshmp.model.words import PARSER
+
+Frames = NDArray[np.uint8]
+Masks = NDArray[np.bool_]
+Clip = tuple[Frames, Masks, tuple[str, ...]]
+
+TRIES = 10
+"""Draws before a change that would lose the target is given up."""
+KEPT = 0.1
+"""Share of the target's pixels that a crop keeps; no sentence means a sliver at the border."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to a clip; probabilities are per clip, and 0 turns a change off.
+
+    Frames, sizes, crop and flip are the release's; rotation and colour are ours (the release has neither for videos).
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    frames: int = 8
+    """Frames drawn from a video."""
+    reach: int = 10
+    """They lie this many frames at most before or after a reference frame."""
+    short_sides: tuple[int, ...] = (288, 320, 352, 384, 416, 448, 480, 512)
+    """The clip is resized to one of these; none leaves its size alone."""
+    long_side: int = 768
+    """No longer than this after resizing (ReferFormer: 640)."""
+    crop: float = 0.5
+    """Probability that a window of the clip is cut out before resizing; RefCOCO's stills are better off without."""
+    crop_scales: tuple[int, ...] = (400, 500, 600)
+    """The window is measured on the clip with a short side of one of these."""
+    crop_sizes: tuple[int, int] = (384, 600)
+    """Range of the height and of the width of the window."""
+    crop_drift: bool = True
+    """The window moves along a straight line, as if the camera panned (the release pans along one diagonal only).
+    Motion in the image then differs from motion in the scene; the generated world's sentences mean the former."""
+    flip: float = 0.5
+    """Probability of a left-right flip of frames, masks and words (the release leaves the words as they are)."""
+    rotate: float = 0.25
+    """Probability of a small rotation of the whole clip."""
+    angle: float = 10.0
+    """Largest rotation in degrees."""
+    jitter: float = 0.5
+    """Probability of new brightness, contrast, saturation and hue."""
+    brightness: float = 0.2
+    """Factors lie in 1 +- this; likewise contrast and saturation."""
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.05
+    """Largest turn of the hue as part of the colour circle."""
+    path_shift: float = 0.08
+    """Pseudo-clips: largest shift, as part of the sides."""
+    path_angle: float = 10.0
+    """Pseudo-clips: largest rotation in degrees (release: 15)."""
+    path_zoom: float = 0.15
+    """Pseudo-clips: scales lie between 1 / (1 + this) and 1 + this."""
+    path_shear: float = 0.1
+    """Pseudo-clips: largest shear, as a slope."""
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "flip", "rotate", "jitter"):
+            self._check(name, 0, 1)
+        for name in ("brightness", "contrast", "saturation", "path_shift"):
+            self._check(name, 0, 0.9)
+        self._check("hue", 0, 0.5)
+        # within these a thing beside another stays beside it: tan(30 degrees) + 0.3 < 1
+        for name in ("angle", "path_angle"):
+            self._check(name, 0, 30)
+        self._check("path_shear", 0, 0.3)
+        self._check("path_zoom", 0, 1)
+        for name in ("frames", "reach", "long_side"):
+            self._check(name, 1, math.inf)
+        for name in ("short_sides", "crop_scales", "crop_sizes"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise UserError(f"augmentation.{name}: lengths must be at least 1, found {getattr(self, name)}")
+        if self.crop and not self.crop_scales:
+            raise UserError("augmentation.crop_scales: is empty; name a length, or set crop to 0")
+        if self.crop_sizes[0] > self.crop_sizes[1]:
+            raise UserError(f"augmentation.crop_sizes: the smaller length comes first, found {self.crop_sizes}")
+
+    def _check(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high:  # false for NaN too
+            within = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            raise UserError(f"augmentation.{name}: must be {within}, found {value}")
+
+
+OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)
+"""Nothing happens to a clip."""
+
+
+def augment(
+    frames: Frames,
+    masks: Masks,
+    sentences: Sequence[str],
+    generator: np.random.Generator,
+    config: Augmentation,
+    parser: str = PARSER,
+) -> Clip:
+    """Crop, resize, flip, rotation and colour in this order, each by chance.
+
+    Args: frames (T, H, W, 3) uint8 RGB; masks (G, T, H, W) bool, G may be 0; sentences; the spaCy pipeline that reads
+    these.
+
+    Returns:
+        Frames (T, h, w, 3) and masks (G, T, h, w), new or the given arrays, and the sentences that are true of them.
+
+    Raises:
+        ValueError: frames and masks differ in size or length.
+    """
+    if frames.ndim != 4 or masks.shape[1:] != frames.shape[:3]:
+        raise ValueError(f"frames {frames.shape} and masks {masks.shape} do not belong together")
+    cropped, flipped, rotated, jittered = generator.random(4) < (config.crop, config.flip, config.rotate, config.jitter)
+    if cropped and not any(map(_BORDER.search, sentences)):
+        frames, masks = crop(frames, masks, generator, config)
+    if config.short_sides:
+        frames, masks = resize(frames, masks, int(generator.choice(config.short_sides)), config.long_side)
+    if flipped:
+        frames, masks, sentences = flip(frames, masks, sentences, parser)
+    if rotated:
+        frames, masks = rotate(frames, masks, generator.uniform(-config.angle, config.angle))
+    if jittered:
+        frames = jitter(frames, generator, config, hue=not any(map(_COLOUR.search, sentences)))
+    return frames, masks, tuple(sentences)
+
+
+# --- Which frames ---
+
+
+def sample_positions(
+    length: int, generator: np.random.Generator, config: Augmentation, visible: Masks | None = None
+) -> list[int]:
+    """Positions of the frames of a clip in a video of `length` frames, in order of time.
+
+    A reference at random and others within reach of it; frames repeat only where there are too few. `visible`
+    (length,) bool says where something meant is to be seen: if anywhere, then also in the clip.
+    """
+    seen = np.arange(length) if visible is None else np.flatnonzero(visible)
+    for _ in range(TRIES):
+        positions = _around(int(generator.integers(length)), length, generator, config)
+        if not len(seen) or np.isin(positions, seen).any():
+            return positions
+    return _around(int(generator.choice(seen)), length, generator, config)
+
+
+def _around(reference: int, length: int, generator: np.random.Generator, config: Augmentation) -> list[int]:
+    near = range(max(reference - config.reach, 0), min(reference + config.reach + 1, length))
+    others = [position for position in near if position != reference]
+    count = min(config.frames - 1, len(others))
+    drawn = generator.choice(others, count, replace=False).tolist() if count else []
+    again = generator.choice(near, config.frames - 1 - count).tolist()
+    return sorted([reference, *drawn, *again])
+
+
+# --- Where and how large ---
+
+
+def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: Augmentation) -> tuple[Frames, Masks]:
+    """Cuts a window out of every frame, drifting if so configured.
+
+    The windows are the release's, which first scales the clip and then cuts; here the window is scaled instead, so
+    that pixels are resampled once. Where no draw keeps a tenth of the target the clip stays whole.
+    """
+    length, height, width = frames.shape[:3]
+    pixels = np.count_nonzero(masks)
+    for _ in range(TRIES):
+        short = int(generator.choice(config.crop_scales))
+        scaled = input_size((height, width), InputConfig(short_side=short, long_side=1333))
+        low, high = np.minimum(scaled, config.crop_sizes[0]), np.minimum(scaled, config.crop_sizes[1])
+        share = generator.integers(low, high, endpoint=True) / scaled
+        h, w = np.maximum(np.rint(share * (height, width)), 1).astype(int).tolist()
+        start, end = generator.integers(0, (height - h, width - w), (2, 2), endpoint=True)
+        way = np.sort(generator.random(length)) if config.crop_drift else np.zeros(length)
+        corners = np.rint(start + way[:, None] * (end - start)).astype(int)
+        windows = [(t, slice(y, y + h), slice(x, x + w)) for t, (y, x) in enumerate(corners.tolist())]
+        cut = np.stack([masks[:, *window] for window in windows], axis=1)
+        if np.count_nonzero(cut) >= KEPT * pixels:
+            return np.stack([frames[window] for window in windows]), cut
+    return frames, masks
+
+
+def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tuple[Frames, Masks]:
+    """Resizes to a short side, less where the long side would then exceed `long_side`."""
+    size = frames.shape[1:3]
+    h, w = input_size(size, InputConfig(short_side=short_side, long_side=long_side))
+    if (h, w) == size:
+        return frames, masks
+    smooth = cv2.INTER_AREA if h < size[0] else cv2.INTER_LINEAR
+    return (
+        _each(frames, (h, w), lambda _, image, out: cv2.resize(image, (w, h), out, interpolation=smooth)),
+        _each_mask(
+            masks, (h, w), lambda _, mask, out: cv2.resize(mask, (w, h), out, interpolation=cv2.INTER_NEAREST_EXACT)
+        ),
+    )
+
+
+def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = PARSER) -> Clip:
+    """Flips left and right in pixels and words, or nothing at all where the words are not certain."""
+    mirrored = [text for sentence in sentences if (text := mirror_sentence(sentence, parser)) is not None]
+    if len(mirrored) < len(sentences):
+        return frames, masks, tuple(sentences)
+    size = frames.shape[1:3]
+    return (
+        _each(frames, size, lambda _, image, out: cv2.flip(image, 1, out)),
+        _each_mask(masks, size, lambda _, mask, out: cv2.flip(mask, 1, out)),
+        tuple(mirrored),
+    )
+
+
+def rotate(frames: Frames, masks: Masks, angle: float) -> tuple[Frames, Masks]:
+    """Rotates about the middle by `angle` degrees; what comes in from outside has the clip's mean colour."""
+    height, width = frames.shape[1:3]
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+    return _warp(frames, masks, np.broadcast_to(turn, (len(frames), 2, 3)))
+
+
+def _warp(frames: Frames, masks: Masks, forward: NDArray[np.float64]) -> tuple[Frames, Masks]:
+    """Frames and masks moved by one affine map (2, 3) per frame, `forward` (T, 2, 3) in pixels (x, y)."""
+    size = frames.shape[1:3]
+    mean = tuple(frames[:, ::4, ::4].mean((0, 1, 2)).tolist())
+
+    def smooth(t: int, image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        cv2.warpAffine(image, forward[t], size[::-1], out, flags=cv2.INTER_LINEAR, borderValue=mean)
+
+    def nearest(t: int, mask: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        cv2.warpAffine(mask, forward[t], size[::-1], out, flags=cv2.INTER_NEAREST)
+
+    return _each(frames, size, smooth), _each_mask(masks, size, nearest)
+
+
+Change = Callable[[int, NDArray[np.uint8], NDArray[np.uint8]], object]
+
+
+def _each(images: NDArray[np.uint8], size: tuple[int, int], change: Change) -> NDArray[np.uint8]:
+    """`change(t, image, out)` for each of T images (T, H, W, ...) -> (T, *size, ...)."""
+    out = np.empty((len(images), *size, *images.shape[3:]), np.uint8)
+    for t, image in enumerate(images):
+        change(t, np.ascontiguousarray(image), out[t])
+    return out
+
+
+def _each_mask(masks: Masks, size: tuple[int, int], change: Change) -> Masks:
+    out = np.zeros((*masks.shape[:2], *size), bool)
+    for g, t in np.argwhere(masks.any((2, 3))):
+        change(t, np.ascontiguousarray(masks[g, t]).view(np.uint8), out[g, t].view(np.uint8))
+    return out
+
+
+# --- Colour ---
+
+
+def jitter(frames: Frames, generator: np.random.Generator, config: Augmentation, hue: bool = True) -> Frames:
+    """New brightness, contrast, saturation and, if asked, hue: one affine map of RGB for the whole clip."""
+    spread = np.array([config.brightness, config.contrast, config.saturation, config.hue])
+    brightness, contrast, saturation, turn = generator.uniform(-spread, spread)
+    matrix = colour_matrix(
+        1 + brightness, 1 + contrast, 1 + saturation, turn * hue, frames[:, ::4, ::4].mean((0, 1, 2))
+    )
+    length, height, width, _ = frames.shape
+    # (T, H, W, 3) -> (T*H, W, 3): one picture
+    changed: Frames = cv2.transform(np.ascontiguousarray(frames).reshape(length * height, width, 3), matrix)
+    return changed.reshape(frames.shape)
+
+
+_GREY = np.array([0.299, 0.587, 0.114])
+# luma, and two axes of colour without any
+_TO_YIQ = np.array([_GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def colour_matrix(
+    brightness: float, contrast: float, saturation: float, hue: float, mean: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(3, 4) affine map of RGB: hue turned by a part of the circle, distance from grey and then from the grey of
+    `mean` (3,) scaled, all scaled by the brightness. Grey stays grey."""
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+    turn = np.array([[1, 0, 0], [0, saturation * cos, -saturation * sin], [0, saturation * sin, saturation * cos]])
+    linear = brightness * contrast * np.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ
+    offset = brightness * (1 - contrast) * (_GREY @ mean)
+    return np.column_stack([linear, np.full(3, offset)])
+
+
+# --- Clips from stills ---
+
+
+def pseudo_clip(
+    image: NDArray[np.uint8], masks: Masks, generator: np.random.Generator, config: Augmentation
+) -> tuple[Frames, Masks]:
+    """A clip of `config.frames` frames from a still, which moves, turns, grows and shears a little, and smoothly.
+
+    Every map is applied to the whole image and so small that what stands beside (above) something else still does;
+    the sentence stays true. Where no draw keeps a tenth of the target in each frame the still is repeated.
+
+    Args: image (H, W, 3) uint8 RGB; masks (G, H, W) bool.
+
+    Returns:
+        Frames (T, H, W, 3), masks (G, T, H, W).
+    """
+    frames = np.repeat(image[None], config.frames, axis=0)
+    repeated = np.repeat(masks[:, None], config.frames, axis=1)
+    pixels = np.count_nonzero(masks)
+    for _ in range(TRIES):
+        moved = _warp(frames, repeated, affine_path(image.shape[:2], generator, config))
+        if np.count_nonzero(moved[1], axis=(0, 2, 3)).min() >= KEPT * pixels:
+            return moved
+    return frames, repeated
+
+
+def affine_path(size: tuple[int, int], generator: np.random.Generator, config: Augmentation) -> NDArray[np.float64]:
+    """One affine map about the middle per frame, (T, 2, 3) in pixels (x, y), for images of `size` (H, W).
+
+    Shift, angle, scale and shear follow quadratic Bezier curves, which never leave the range of their ends.
+    """
+    u = np.linspace(0, 1, config.frames)[:, None]
+    ends = generator.uniform(-1, 1, (3, 5))
+    curve = (1 - u) ** 2 * ends[0] + 2 * u * (1 - u) * ends[1] + u**2 * ends[2]  # (T, 5)
+    x, y = curve[:, 0] * config.path_shift * size[1], curve[:, 1] * config.path_shift * size[0]
+    angle = np.radians(config.path_angle) * curve[:, 2]
+    scale = (1 + config.path_zoom) ** curve[:, 3]
+    shear = config.path_shear * curve[:, 4]
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    # rotation times shear along x, (T, 2, 2)
+    linear = np.stack([np.stack([cos, cos * shear - sin], 1), np.stack([sin, sin * shear + cos], 1)], 1)
+    middle = (np.array(size[::-1]) - 1) / 2
+    offset = np.stack([x, y], 1) + middle - linear @ middle
+    return np.concatenate([linear, offset[:, :, None]], axis=2)
+
+
+# --- Words ---
+
+# Colours keep their names: no change of hue beside one of these.
+_COLOUR = re.compile(
+    r"\b(?:black|white|gr[ea]y|red|orange|yellow|green|cyan|blue|purple|violet|pink|magenta|brown|beige|tan|golden?|"
+    r"silver|bronze|copper|cream|ivory|maroon|crimson|scarlet|amber|emerald|lime|olive|teal|turquoise|aqua|navy|indigo|"
+    r"lilac|lavender|peach|khaki|ginger|blonde?|brunette|tabby|pale|colou?r\w*)(?:d?ish|head|haired|s)?\b",
+    re.IGNORECASE,
+)
+# A crop moves the frame's border and middle, and with them who comes into the frame, and when.
+_BORDER = re.compile(
+    r"\b(?:(?:frame|view|scene|screen|picture|image|photo|edge|border|corner)s?|sight|middle|cent(?:er|re)|enter\w*|"
+    r"exit\w*|leav(?:e|es|ing)|left (?:the|its|his|her|their)|(?:comes?|coming|came) in|arriv\w*|depart\w*|emerg\w*|"
+    r"appear\w*|disappear\w*|vanish\w*)\b",
+    re.IGNORECASE,
+)

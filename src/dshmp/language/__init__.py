@@ -1,1 +1,0 @@
-"""Section 3.1: from the sentence to its static and motion cues."""

@@ -1,0 +1,1 @@
+"""The network (section 3 of the paper): text, frames, trajectories, motion, masks."""

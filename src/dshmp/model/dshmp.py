@@ -1,0 +1,182 @@
+"""DsHmp as one module: language -> static perception -> motion perception -> video tokens -> masks."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from dshmp.config import ModelConfig
+from dshmp.model.frame_decoder import FrameTokens, Perception, StaticPerception
+from dshmp.model.hmp import MotionPerception
+from dshmp.model.motion_decoder import MotionDecoder, VideoTokens, embedding_masks, mixed_embeddings
+from dshmp.model.text import LanguageEncoder, TextFeatures
+
+
+class DsHmp(nn.Module):
+    """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and Nv motion queries.
+
+    `perceive` works image by image (with Video-Swin clip by clip), so the caller decides how many frames it takes at
+    once; `understand` needs the object tokens of the whole clip; `masks` works on any slice of frames again. Memory is
+    bounded by that. Called as a function, the model does all three for clips that fit in memory.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.language = LanguageEncoder(config.language, config.hidden_size)
+        self.perception = StaticPerception(config)
+        self.motion = MotionPerception(config.motion, config.hidden_size)
+        self.decoder = MotionDecoder(
+            config.motion,
+            config.readout,
+            config.language.cues,
+            config.hidden_size,
+            config.frame_decoder.queries,
+        )
+
+    def forward(
+        self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
+    ) -> list[tuple[VideoTokens, Tensor]]:
+        """Clips of any sizes and lengths, each under its own sentence; the others change no clip's answer.
+
+        Args:
+            clips: B clips (T_b, 3, H_b, W_b), normalised, the sides multiples of `input.divisor`.
+            text: B sentences.
+            chunk: frames perceived at once; `input.chunk` by default.
+
+        Returns:
+            For each clip its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4.
+            Every frame counts as one step of time.
+
+        Raises:
+            ValueError: not as many sentences as clips, or none.
+        """
+        if not clips or len(clips) != len(text.mask):
+            raise ValueError(f"{len(clips)} clips under {len(text.mask)} sentences: one each is needed, at least one")
+        step = self.perception.backbone.whole_clips(chunk or self.config.input.chunk)
+        seen = []
+        for index, images in enumerate(clips):
+            alone = text.repeat(torch.tensor([index], device=images.device))
+            seen.append([self.perceive(part, alone) for part in images.split(step)])
+        tokens = [torch.cat([part.tokens for part in parts]) for parts in seen]
+        if self.config.motion.padded_frames == "masked":
+            whole = pad_sequence(tokens, batch_first=True)  # B x (T_b, N, C) -> (B, T, N, C)
+            lengths = torch.tensor([len(each) for each in tokens], device=whole.device)
+            frames = torch.arange(whole.shape[1], device=whole.device) < lengths[:, None]
+            batch = self.understand(whole, frames, text)
+            videos = [batch.clip(index, len(each)) for index, each in enumerate(tokens)]
+        else:  # the release's padded frames are seen, so a clip is not padded to another's length
+            rows = torch.arange(len(tokens), device=text.tokens.device).split(1)
+            videos = [
+                self.understand(each[None], each.new_ones(1, len(each), dtype=torch.bool), text.repeat(row))
+                for each, row in zip(tokens, rows, strict=True)
+            ]
+        return [(video, self._all_masks(video, parts)) for video, parts in zip(videos, seen, strict=True)]
+
+    def _all_masks(self, video: VideoTokens, parts: Sequence[Perception]) -> Tensor:
+        masks, start = [], 0
+        for part in parts:
+            masks.append(self.masks(video, slice(start, start + len(part.tokens)), part))
+            start += len(part.tokens)
+        return torch.cat(masks, dim=1)
+
+    @property
+    def features_read_text(self) -> bool:
+        """Whether pixel features depend on the sentence; if not, expressions of one video share them."""
+        return self.config.backbone.language_fusion
+
+    def perceive(self, images: Tensor, text: TextFeatures) -> Perception:
+        """Static perception of one clip's frames: images (F, 3, H, W), normalised; text of E sentences.
+
+        A longer video may be cut into such clips at multiples of `perception.backbone.whole_clips(1)` frames.
+        Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
+        computed once where the backbone does not hear the sentence.
+        """
+        images = images[None]
+        clip = torch.zeros(len(text.mask), dtype=torch.long, device=images.device)
+        return self.perceive_clips(images, clip, text)
+
+    def perceive_clips(self, images: Tensor, clip: Tensor, text: TextFeatures) -> Perception:
+        """Static perception of V clips (V, T, 3, H, W) under B sentences; clip (B,) long is each one's clip.
+
+        Returns the perception of B * T frames.
+        """
+        clips, length = images.shape[:2]
+        sentence = torch.arange(len(clip), device=clip.device).repeat_interleave(length)
+        frames = torch.arange(clips * length, device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
+        frame_text = text.repeat(sentence)
+        images = images.flatten(0, 1)
+        perception = self.perception
+        if self.features_read_text:
+            result: Perception = perception(images[frames], frame_text, length)
+            return result
+        mask_features, video_features, levels = perception.features(images, None, length)
+        if len(clip) > 1 or clips > 1:
+            mask_features, video_features = mask_features[frames], video_features[frames]
+            levels = [level[frames] for level in levels]
+        found: FrameTokens = perception.frame_decoder(levels, mask_features, frame_text)
+        return Perception(**vars(found), mask_features=mask_features, video_features=video_features)
+
+    def understand(
+        self,
+        tokens: Tensor,
+        frames: Tensor,
+        text: TextFeatures,
+        position: Tensor | None = None,
+        stride: int = 1,
+    ) -> VideoTokens:
+        """Motion perception and motion decoder.
+
+        Args:
+            tokens: (B, T, N, C) object tokens of every frame.
+            frames: (B, T) bool, True where a frame is real (padding stands at the end).
+            position: (B, T) place in time of each frame, in frames of its video, never falling; 0, 1, 2 ... by default.
+            stride: a video `stride` times as fast as motion perception was trained on is read as that many
+                interleaved sequences, each at the right pace.
+        """
+        if position is None:
+            position = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
+            position = position.expand(tokens.shape[:2])
+        if stride == 1:
+            moved, weights = self.motion(tokens, frames, text.motion, position)
+        else:
+            moved, weights = self._interleaved(tokens, frames, text, position, stride)
+        result: VideoTokens = self.decoder(moved, frames, text, position / stride, weights)
+        return result
+
+    def _interleaved(
+        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, stride: int
+    ) -> tuple[Tensor, Tensor]:
+        """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
+        b, t = tokens.shape[:2]
+        pad = -t % stride
+
+        def split(x: Tensor) -> Tensor:
+            filler = x.new_zeros(b, pad, *x.shape[2:])
+            x = torch.cat([x, filler], dim=1).unflatten(1, (-1, stride))  # (B, T, ...) -> (B, T/s, s, ...)
+            return x.transpose(1, 2).flatten(0, 1)  # (B, T/s, s, ...) -> (B*s, T/s, ...)
+
+        def join(x: Tensor) -> Tensor:
+            x = x.unflatten(0, (b, stride)).transpose(1, 2).flatten(1, 2)  # (B*s, T/s, ...) -> (B, T, ...)
+            return x[:, :t]
+
+        clip = torch.arange(b, device=tokens.device).repeat_interleave(stride)
+        cues = text.motion.repeat(clip)
+        moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
+        return join(moved), join(weights)
+
+    def masks(self, video: VideoTokens, frames: slice, state: Perception) -> Tensor:
+        """Mask logits (Nv, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the frames `frames`,
+        whose perception is `state` (F of them)."""
+        if video.pointer is None:
+            return self.embedded_masks(video, state.video_features)[0]
+        mixed, missing = mixed_embeddings(video.pointer[:, :, frames], state.mask_embed[None])
+        return torch.einsum("qfc,fchw->qfhw", mixed[0], state.mask_features) + missing[0, ..., None, None]
+
+    def embedded_masks(self, video: VideoTokens, video_features: Tensor) -> Tensor:
+        """The paper's masks of B clips: (B, Nv, T, h, w) from video features (B*T, C, h, w)."""
+        assert video.mask_embed is not None
+        assert self.decoder.mask_features is not None
+        features = self.decoder.mask_features(video_features)
+        return embedding_masks(video.mask_embed, features.unflatten(0, (len(video.mask_embed), -1)))

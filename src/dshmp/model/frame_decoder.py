@@ -1,0 +1,239 @@
+"""Static perception (section 3.1): static queries (Eq. 1) become the object tokens of every frame."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dshmp.config import CueSource, FrameDecoderConfig, ModelConfig
+from dshmp.model.backbone import LanguageBackbone
+from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
+from dshmp.model.pixel_decoder import PixelDecoder, sine_position
+
+if TYPE_CHECKING:
+    from dshmp.model.text import Cues, TextFeatures
+
+LEVELS = 3
+
+
+class Prediction(NamedTuple):
+    """What one prediction head says of F frames and N queries."""
+
+    tokens: Tensor
+    """(F, N, C) object tokens, normalised."""
+    logits: Tensor
+    """(F, N, 2), index 0 = object, 1 = none."""
+    mask_embed: Tensor
+    """(F, N, C); mask logits are its inner products with the pixels of `mask_features`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameTokens:
+    """Object tokens of F frames: the last head's prediction, and all of them."""
+
+    tokens: Tensor
+    logits: Tensor
+    mask_embed: Tensor
+    layers: list[Prediction]
+    """Before the first layer and after each, so the last is this prediction; for deep supervision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perception(FrameTokens):
+    """Static perception of F frames."""
+
+    mask_features: Tensor
+    """(F, C, h, w), stride 4, for the masks of a frame."""
+    video_features: Tensor
+    """(F, C, h, w), stride 4, for the masks of the video."""
+
+
+class FrameLayer(nn.Module):
+    """Words and image fuse; the queries read the image inside their masks, the words, each other."""
+
+    def __init__(self, config: FrameDecoderConfig, hidden: int) -> None:
+        super().__init__()
+        heads, dropout = config.heads, config.dropout
+        self.language = config.language
+        self.cross_attention = CrossAttention(hidden, heads, dropout)
+        self.self_attention = SelfAttention(hidden, heads, dropout)
+        self.feed_forward = FeedForward(hidden, config.ffn, dropout)
+        if self.language:
+            self.fusion = BiAttention(hidden, hidden, config.ffn // 2, max(heads // 2, 1), dropout, dropout)
+            self.text_attention = CrossAttention(hidden, heads, dropout)
+
+    def forward(
+        self,
+        queries: Tensor,
+        image: Tensor,
+        text: "TextFeatures",
+        *,
+        blocked: Tensor,
+        query_pos: Tensor,
+        image_pos: Tensor,
+    ) -> Tensor:
+        """queries (F, N, C), image (F, S, C), one sentence per frame, blocked (F, N, S) -> queries."""
+        tokens = text.tokens
+        if self.language:
+            image, tokens = self.fusion(image, tokens, text.mask)
+        queries = self.cross_attention(
+            queries, image, attn_mask=blocked[:, None], query_pos=query_pos, memory_pos=image_pos
+        )
+        if self.language:
+            queries = self.text_attention(queries, tokens, memory_mask=text.mask)
+        queries = self.self_attention(queries, pos=query_pos)
+        output: Tensor = self.feed_forward(queries)
+        return output
+
+
+class FrameDecoder(nn.Module):
+    """Mask2Former's masked-attention decoder with static queries; layer i reads level i mod 3, coarse first.
+
+    Every layer fuses the original image and words afresh (as in the release).
+    """
+
+    def __init__(self, config: FrameDecoderConfig, hidden: int, cues: CueSource) -> None:
+        super().__init__()
+        self.injection = config.injection
+        self.queries = config.queries
+        self.direct = cues == "direct"
+        if not self.direct:
+            self.query_content = nn.Embedding(config.queries, hidden)
+            self.static_attention = CrossAttention(hidden, config.heads, config.dropout)
+        self.query_position = nn.Embedding(config.queries, hidden)
+        self.level_embed = nn.Embedding(LEVELS, hidden)
+        self.layers = nn.ModuleList(FrameLayer(config, hidden) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(hidden)
+        self.classify = nn.Linear(hidden, 2)
+        self.mask_embed = MLP(hidden, hidden, hidden, 3)
+
+    def static_queries(self, cues: "Cues") -> Tensor:
+        """Eq. 1: learned queries take up the static cues, q + injection * LN(q + MHA(q, F_s, F_s)).
+
+        With `direct` cues (Table 2a) the rows of F_s are the queries, repeated or cut to N. -> (F, N, C)
+        """
+        if self.direct:
+            return cycle_rows(cues.features, cues.mask, self.queries)
+        queries = self.query_content.weight.expand(len(cues.features), -1, -1)
+        attended: Tensor = self.static_attention(queries, cues.features, memory_mask=cues.mask)
+        return queries + self.injection * attended
+
+    def forward(self, levels: list[Tensor], mask_features: Tensor, text: "TextFeatures") -> FrameTokens:
+        """Object tokens of every frame.
+
+        Args:
+            levels: three maps (F, C, h_i, w_i), coarse to fine.
+            mask_features: (F, C, h, w).
+            text: one copy of the sentence per frame, F in all.
+        """
+        images = [
+            level.flatten(2).transpose(1, 2) + embed  # (F, C, h, w) -> (F, h*w, C)
+            for level, embed in zip(levels, self.level_embed.weight, strict=True)
+        ]
+        positions = [
+            sine_position(h, w, c, level.device, level.dtype).flatten(2).transpose(1, 2)
+            for level in levels
+            for c, h, w in [level.shape[1:]]
+        ]
+        # Where a query may look is decided by its mask at the level's size. Resizing is linear, so the
+        # features are resized, once, instead of the masks of every head.
+        small = [
+            F.interpolate(mask_features.detach(), level.shape[-2:], mode="bilinear").flatten(2) for level in levels
+        ]
+        query_pos = self.query_position.weight
+        queries = self.static_queries(text.static)
+        predictions = [self.predict(queries)]
+        for i, layer in enumerate(self.layers):
+            level = i % LEVELS
+            queries = layer(
+                queries,
+                images[level],
+                text,
+                blocked=outside(predictions[-1].mask_embed, small[level]),
+                query_pos=query_pos,
+                image_pos=positions[level],
+            )
+            predictions.append(self.predict(queries))
+        return FrameTokens(**predictions[-1]._asdict(), layers=predictions)
+
+    def predict(self, queries: Tensor) -> Prediction:
+        """The prediction head: (F, N, C) -> tokens, class logits, mask embeddings."""
+        tokens = self.norm(queries)
+        return Prediction(tokens, self.classify(tokens), self.mask_embed(tokens))
+
+
+@torch.no_grad()
+def outside(mask_embed: Tensor, features: Tensor) -> Tensor:
+    """Pixels outside a query's mask, where it may not look: (F, N, C), (F, C, S) -> bool (F, N, S).
+
+    A query whose mask is empty may look anywhere.
+    """
+    blocked = mask_embed @ features < 0
+    return blocked & ~blocked.all(dim=-1, keepdim=True)
+
+
+class StaticPerception(nn.Module):
+    """Images and a sentence -> object tokens and pixel features of every image (section 3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.backbone = LanguageBackbone(config.backbone, text_size=config.language.encoder["hidden_size"])
+        self.pixel_decoder = PixelDecoder(config.pixel_decoder, self.backbone.channels, hidden)
+        self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
+
+    def features(
+        self, images: Tensor, text: "TextFeatures | None", length: int = 1
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Backbone and pixel decoder: images (F, 3, H, W) -> mask features, video features, levels.
+
+        Every `length` images are one video, which matters to Video-Swin only; by default each stands alone.
+        Without language fusion the backbone reads no text, and `text` may be None.
+        """
+        words, mask = (None, None) if text is None else (text.words, text.mask)
+        maps = self.backbone(images, words, mask, length)
+        features: tuple[Tensor, Tensor, list[Tensor]] = self.pixel_decoder(maps)
+        return features
+
+    def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
+        """Perceive F images (F, 3, H, W), normalised, under F copies of a sentence (or F sentences).
+
+        Every `length` images are one video, as in `features`.
+        """
+        mask_features, video_features, levels = self.features(images, text, length)
+        frame: FrameTokens = self.frame_decoder(levels, mask_features, text)
+        return Perception(**vars(frame), mask_features=mask_features, video_features=video_features)
+
+
+@torch.no_grad()
+def mute_language(perception: StaticPerception) -> None:
+    """Make a fresh model deaf to the sentence, so that it can first learn to see objects.
+
+    Zeroes the last parameters on every path from the text; they still receive gradients, so language can be
+    learned later. A language-fused backbone and direct cues have no such state: their features *are* text.
+    """
+    if perception.backbone.language_fusion:
+        raise ValueError("a language-fused backbone cannot be muted: its outputs are gated by the words")
+    if perception.frame_decoder.direct:
+        raise ValueError("direct cues cannot be muted: they are the queries")
+    for parameter in _text_gates(perception.frame_decoder):
+        nn.init.zeros_(parameter)
+
+
+def hears_language(perception: StaticPerception) -> bool:
+    """Whether any path from the sentence is open, that is, object tokens may depend on it."""
+    decoder = perception.frame_decoder
+    if perception.backbone.language_fusion or decoder.direct:
+        return True
+    return any(bool(parameter.any()) for parameter in _text_gates(decoder))
+
+
+def _text_gates(decoder: FrameDecoder) -> list[nn.Parameter]:
+    """The last parameters on every path from the text; at zero it is not heard."""
+    gates = list(decoder.static_attention.norm.parameters())
+    for layer in decoder.modules():
+        if isinstance(layer, FrameLayer) and layer.language:
+            gates += [layer.fusion.gamma_v, *layer.text_attention.attention.out_proj.parameters()]
+    return gates

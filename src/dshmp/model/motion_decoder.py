@@ -1,0 +1,315 @@
+"""Motion decoder: N_v motion queries (Eq. 2) gather motion-aware object tokens into video tokens.
+
+Each video token says whether it is meant and where it is: by a mask embedding (the paper), or by pointing at
+the object token of every frame whose mask it takes (ours).
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dshmp.config import CueSource, MotionConfig, ReadoutConfig
+from dshmp.model.hmp import TimePosition
+from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
+
+if TYPE_CHECKING:
+    from dshmp.model.text import Cues, TextFeatures
+
+ABSENT = -10.0
+"""Mask logit of a frame in which a video token points at no object."""
+
+
+@dataclass(frozen=True)
+class VideoTokens:
+    """What the model understood of a clip: N_v candidates for what the sentence means.
+
+    Attributes:
+        tokens: (B, N_v, C).
+        logits: (B, N_v, 2) class scores; index 0 is "meant", 1 is "none".
+        similarity: (B, N_v, C) for the similarity loss against `frame_similarity`.
+        contrast: (B, N_v, D) for the contrastive loss (section 3.3), not normalised.
+        attention: (B, N_v, T) share of each frame in the last cross-attention, summed over its tokens.
+        motion_tokens: (B, T, N, C), the motion-aware object tokens that all this was read from.
+        frame_similarity: (B, T, N, C).
+        frame_weights: (B, T, N) from motion perception: the words' mass on each frame of a trajectory.
+        mask_embed: (B, N_v, C), with the read-out `embedding`.
+        pointer: (B, N_v, T, N+1) logits over the object tokens of each frame, the last for "not visible",
+            with the read-out `trajectories`. Those of padded frames mean nothing.
+        track_logits: (B, T, N), with the read-out `trajectories`: is this token's object meant? Read from the
+            object tokens after the layer's fusion with the words.
+        layers: the same after every layer in training, for deep supervision; outside it after the last only.
+    """
+
+    tokens: Tensor
+    logits: Tensor
+    similarity: Tensor
+    contrast: Tensor
+    attention: Tensor
+    motion_tokens: Tensor
+    frame_similarity: Tensor
+    frame_weights: Tensor
+    mask_embed: Tensor | None
+    pointer: Tensor | None
+    track_logits: Tensor | None
+    layers: tuple["VideoTokens", ...] = ()
+
+    def clip(self, index: int, length: int) -> "VideoTokens":
+        """Those of one clip of the batch (B = 1), without the frames that pad it."""
+        row, frames = slice(index, index + 1), slice(length)
+        return VideoTokens(
+            tokens=self.tokens[row],
+            logits=self.logits[row],
+            similarity=self.similarity[row],
+            contrast=self.contrast[row],
+            attention=self.attention[row, :, frames],
+            motion_tokens=self.motion_tokens[row, frames],
+            frame_similarity=self.frame_similarity[row, frames],
+            frame_weights=self.frame_weights[row, frames],
+            mask_embed=None if self.mask_embed is None else self.mask_embed[row],
+            pointer=None if self.pointer is None else self.pointer[row, :, frames],
+            track_logits=None if self.track_logits is None else self.track_logits[row, frames],
+            layers=tuple(layer.clip(index, length) for layer in self.layers),
+        )
+
+
+def embedding_masks(mask_embed: Tensor, features: Tensor) -> Tensor:
+    """Mask logits of the paper: mask_embed (B, N_v, C), features (B, T, C, h, w) -> (B, N_v, T, h, w)."""
+    return torch.einsum("bqc,btchw->bqthw", mask_embed, features)
+
+
+def trajectory_masks(pointer: Tensor, frame_mask_logits: Tensor) -> Tensor:
+    """The masks of the object tokens a video token points at, mixed. Ours.
+
+    Args:
+        pointer: (B, N_v, T, N+1) logits, the last for "not visible", whose mask is `ABSENT` everywhere.
+        frame_mask_logits: (B, T, N, h, w) of the frame decoder.
+
+    Returns:
+        Mask logits (B, N_v, T, h, w).
+    """
+    share = pointer.softmax(dim=-1)
+    masks = torch.einsum("bqtn,btnhw->bqthw", share[..., :-1], frame_mask_logits)
+    return masks + ABSENT * share[..., -1, None, None]
+
+
+def mixed_embeddings(pointer: Tensor, mask_embed: Tensor) -> tuple[Tensor, Tensor]:
+    """`trajectory_masks` before pixels are touched, since mixing masks is mixing their embeddings.
+
+    Args:
+        pointer: (B, N_v, T, N+1) logits.
+        mask_embed: (B, T, N, C) of the frame decoder.
+
+    Returns:
+        Embeddings (B, N_v, T, C), whose product with a frame's mask features, plus the constant (B, N_v, T),
+        gives the mask logits.
+    """
+    share = pointer.softmax(dim=-1)
+    return torch.einsum("bqtn,btnc->bqtc", share[..., :-1], mask_embed), ABSENT * share[..., -1]
+
+
+class MotionQueries(nn.Module):
+    """Eq. 2: learnable motion queries attend to the motion cues, q + injection * LN(q + MHA(q, F_m, F_m)).
+
+    With `direct` cues (Table 2a, without learnable queries) the rows of the cues are the queries.
+    """
+
+    def __init__(self, config: MotionConfig, source: CueSource, channels: int) -> None:
+        super().__init__()
+        self.count = config.queries
+        self.injection = config.injection
+        self.learned = source != "direct"
+        if self.learned:
+            self.content = nn.Embedding(config.queries, channels)
+            self.cross_attention = CrossAttention(channels, config.heads, config.dropout)
+
+    def forward(self, cues: "Cues") -> Tensor:
+        """(B, N_v, C)."""
+        if not self.learned:
+            return cycle_rows(cues.features, cues.mask, self.count)
+        query = self.content.weight.expand(len(cues.features), -1, -1)
+        read: Tensor = self.cross_attention(query, cues.features, memory_mask=cues.mask)
+        return query + self.injection * read
+
+
+class MotionDecoderLayer(nn.Module):
+    """Tokens and words fuse; the queries read the tokens, the words, each other; feed-forward.
+
+    Dropout as in the release: in the fusion alone.
+    """
+
+    def __init__(self, config: MotionConfig, channels: int) -> None:
+        super().__init__()
+        self.fusion = BiAttention(
+            channels,
+            channels,
+            config.ffn // 2,
+            max(config.heads // 2, 1),
+            config.dropout,
+            config.dropout,
+            config.fusion_scale,
+        )
+        self.cross_attention = CrossAttention(channels, config.heads)
+        self.text_attention = CrossAttention(channels, config.heads)
+        self.self_attention = SelfAttention(channels, config.heads)
+        self.feed_forward = FeedForward(channels, config.ffn)
+
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        memory: Tensor,
+        memory_pos: Tensor,
+        real: Tensor | None,
+        words: Tensor,
+        word_mask: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One layer.
+
+        Args:
+            query, query_pos: (B, N_v, C).
+            memory, memory_pos: (B, S, C), S = T * N; real: (B, S) bool, or None for all real.
+            words: (B, L, C); word_mask: (B, L) bool.
+
+        Returns:
+            The updated query, memory and words, and the cross-attention (B, N_v, S).
+        """
+        memory, words = self.fusion(memory, words, word_mask, real)
+        query, attention = self.cross_attention(
+            query, memory, memory_mask=real, query_pos=query_pos, memory_pos=memory_pos, need_weights=True
+        )
+        query = self.text_attention(query, words, memory_mask=word_mask)
+        query = self.self_attention(query, pos=query_pos)
+        return self.feed_forward(query), memory, words, attention
+
+
+class Pointer(nn.Module):
+    """Which object token a video token means in every frame, or that its object is not visible. Ours.
+
+    What the trajectories say of themselves (`track_logits`) is added, so that choosing among look-alikes is
+    learned from every token and not through the few video tokens alone.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels, bias=False)
+        self.absent = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, video: Tensor, objects: Tensor, track_logits: Tensor) -> Tensor:
+        """Video tokens (B, N_v, C), object tokens fused with the words (B, T, N, C) and their logits (B, T, N)
+        -> pointer logits (B, N_v, T, N+1), the last for "not visible"."""
+        absent = self.absent.expand(*objects.shape[:2], 1, -1)
+        keys = torch.cat([self.key(objects), absent], dim=2)  # (B, T, N+1, C)
+        scores: Tensor = self.query(video) @ keys.flatten(1, 2).transpose(1, 2) * video.shape[-1] ** -0.5
+        scores = scores.view(*scores.shape[:2], *keys.shape[1:3])  # (B, N_v, T*(N+1)) -> (B, N_v, T, N+1)
+        return scores + nn.functional.pad(track_logits, (0, 1))[:, None]
+
+
+class TrajectoryScore(nn.Module):
+    """Is this token's object meant? Ours.
+
+    Token and sentence meet in a product, since each alone says nothing about the answer: with a linear head on
+    text-aware tokens, choosing among objects stayed at chance for hundreds of steps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.object = nn.Linear(channels, channels)
+        self.sentence = nn.Linear(channels, channels)
+        self.judge = MLP(channels, channels, 1, 2)
+
+    def forward(self, objects: Tensor, sentence: Tensor) -> Tensor:
+        """Object tokens (B, T, N, C) and sentence embedding f_e (B, C) -> logits (B, T, N)."""
+        agreement = self.object(objects) * self.sentence(sentence)[:, None, None]
+        logits: Tensor = self.judge(agreement).squeeze(-1)
+        return logits
+
+
+class MotionDecoder(nn.Module):
+    """Motion-aware object tokens and words -> video tokens with their read-outs.
+
+    Args:
+        config: section 3.2's numbers.
+        readout: which heads make masks.
+        source: Table 2a's variant of the cues.
+        hidden: C.
+        objects: N, the object tokens of a frame.
+    """
+
+    def __init__(
+        self, config: MotionConfig, readout: ReadoutConfig, source: CueSource, hidden: int, objects: int
+    ) -> None:
+        super().__init__()
+        self.queries = MotionQueries(config, source, hidden)
+        self.query_position = nn.Embedding(config.queries, hidden)
+        self.object_position = nn.Embedding(objects, hidden)
+        self.time_position = TimePosition(hidden) if config.position else None
+        self.layers = nn.ModuleList(MotionDecoderLayer(config, hidden) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(hidden)
+        self.class_embed = nn.Linear(hidden, 2)
+        self.similarity = nn.Linear(hidden, hidden)
+        self.frame_similarity = nn.Linear(hidden, hidden)
+        self.contrast = MLP(hidden, hidden, config.contrast_size, 3)
+        points = readout.masks == "trajectories"
+        self.mask_embed = None if points else MLP(hidden, hidden, hidden, 3)
+        self.mask_features = None if points else nn.Conv2d(hidden, hidden, 1)
+        self.pointer = Pointer(hidden) if points else None
+        self.track = TrajectoryScore(hidden) if points else None
+
+    def forward(
+        self,
+        tokens: Tensor,
+        frames: Tensor,
+        text: "TextFeatures",
+        position: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> VideoTokens:
+        """Gather the clip.
+
+        Args:
+            tokens: (B, T, N, C) motion-aware object tokens.
+            frames: (B, T) bool, True = real; padding stands at the end.
+            text: word features `tokens` (B, L, C), `mask` (B, L) bool, `sentence` (B, C), and the motion cues `motion`.
+            position: (B, T) place in time in units of motion frames; None = 0, 1, 2 ...
+            weights: (B, T, N) frame weights of motion perception, handed on as evidence; None = equal.
+
+        Returns:
+            The video tokens of the last layer, with those of every layer in training.
+        """
+        batch, length, count, _ = tokens.shape
+        place = self.object_position.weight.expand(batch, length, -1, -1)
+        if self.time_position is not None:
+            place = place + self.time_position(frames, position)[:, :, None]
+        memory, memory_pos = tokens.flatten(1, 2), place.flatten(1, 2)  # (B, T, N, C) -> (B, T*N, C)
+        real = None if bool(frames.all()) else frames.repeat_interleave(count, dim=1)
+        words = text.tokens
+        query = self.queries(text.motion)
+        query_pos = self.query_position.weight.expand(batch, -1, -1)
+        steps = []
+        for layer in self.layers:
+            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, real, words, text.mask)
+            steps.append((query, attention, memory.unflatten(1, (length, count))))
+        frame_similarity = self.frame_similarity(tokens)
+        if weights is None:
+            weights = tokens.new_full(tokens.shape[:3], 1 / length)
+        readings = []
+        for query, attention, objects in steps if self.training else steps[-1:]:
+            video = self.norm(query)
+            track_logits = None if self.track is None else self.track(objects, text.sentence)
+            reading = VideoTokens(
+                tokens=video,
+                logits=self.class_embed(video),
+                similarity=self.similarity(video),
+                contrast=self.contrast(video),
+                attention=attention.unflatten(-1, (length, count)).sum(dim=-1),
+                motion_tokens=tokens,
+                frame_similarity=frame_similarity,
+                frame_weights=weights,
+                mask_embed=None if self.mask_embed is None else self.mask_embed(video),
+                pointer=None if self.pointer is None else self.pointer(video, objects, track_logits),
+                track_logits=track_logits,
+            )
+            readings.append(reading)
+        return replace(readings[-1], layers=tuple(readings))

@@ -1,0 +1,717 @@
+"""From a video and sentences to masks, in two passes, so that memory does not grow with the video.
+
+The first pass decodes frames in chunks and keeps their object tokens, which are small; pixel features go to a
+temporary file. Between the passes the model understands the whole clip. The second pass makes the masks chunk by
+chunk and hands them on at once. Writing and reading a chunk's features takes a twentieth of the time of perceiving
+it anew (the default model on one core: 6 ms and 107 ms); beyond `SPILL_LIMIT` bytes the rest is perceived anew.
+"""
+
+import contextlib
+import itertools
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dshmp.card import HERE, Card, lacks, model_card
+from dshmp.device import find_device
+from dshmp.errors import UserError
+from dshmp.files import reason
+from dshmp.model.frame_decoder import Perception
+from dshmp.model.frames import input_masks, output_masks, prepare_frames
+from dshmp.result import ObjectResult, Result, Rle, encode
+from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+    from dshmp.model.dshmp import DsHmp
+    from dshmp.model.motion_decoder import VideoTokens
+    from dshmp.model.text import TextFeatures
+    from dshmp.model.tokenizer import TextTokenizer
+    from dshmp.model.words import Word
+
+log = logging.getLogger("dshmp")
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Targets = Literal["many", "single"]
+Progress = Callable[[str, int, int | None], None]
+"""Told (what is being done, steps done, steps in all or None where unknown): frames, mostly. A stage ends with all
+done; one that has no steps begins with (0, None) and ends with (1, 1)."""
+Masks = NDArray[np.bool_]
+T = TypeVar("T")
+
+SPILL_LIMIT = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Question:
+    """An expression, ready for the model."""
+
+    expression: str
+    words: "tuple[Word, ...]"
+    text: "TextFeatures"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model answers before any mask is drawn."""
+
+    question: Question
+    video: "VideoTokens"
+    """Of this expression alone (B = 1)."""
+    chosen: tuple[int, ...]
+    """Video tokens meant, best first; empty where nothing matches."""
+    scores: tuple[float, ...]
+    """Probability that each of the chosen tokens is meant."""
+    best: float
+    threshold: float
+    evidence: NDArray[np.float64]
+    """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
+    quality: "Quality | None"
+    """Of the chosen tokens' masks, complete after the second pass; None where the model's scores are without."""
+
+    @property
+    def final_scores(self) -> tuple[float, ...]:
+        """What is reported of the chosen tokens, by way of their masks' quality if the model scores that; known after
+        the second pass."""
+        if self.quality is None:
+            return self.scores
+        return tuple(score * mean for score, mean in zip(self.scores, self.quality.means(), strict=True))
+
+    @property
+    def mean_evidence(self) -> tuple[float, ...]:
+        return tuple(self.evidence.mean(axis=0).tolist())
+
+
+@dataclass
+class Clip:
+    """A video that has been perceived and understood; `draw` is the second pass."""
+
+    source: VideoSource
+    answers: tuple[Answer, ...]
+    fps: float | None
+    """Average over the frames read; None where the rate isn't known."""
+    times: tuple[float, ...]
+    draw: Callable[[Callable[[Tensor], Any], bool], Iterator[tuple[Frame | None, list[Any]]]]
+    """draw(make, pixels) -> per frame the decoded picture (certain only with `pixels`) and per expression what `make`
+    makes of its objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory."""
+
+    def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
+        """The second pass over masks (K, H, W)."""
+        return self.draw(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
+
+    def result(self, answer: Answer, rles: "Rles") -> Result:
+        return Result(
+            expression=answer.question.expression,
+            words=answer.question.words,
+            found=bool(answer.chosen),
+            score=answer.best,
+            threshold=answer.threshold,
+            height=self.source.height,
+            width=self.source.width,
+            fps=self.fps,
+            times=self.times,
+            evidence=answer.mean_evidence,
+            objects=tuple(
+                ObjectResult(score, tuple(rle), tuple(row.tolist()))
+                for score, rle, row in zip(answer.final_scores, rles.objects, answer.evidence, strict=False)
+            ),
+            rle=tuple(rles.union),
+        )
+
+
+class Quality:
+    """How sure the masks of K objects are of themselves: the mean of a mask's probabilities inside it, over all
+    frames, at the size of the network's input (as in the release)."""
+
+    def __init__(self, objects: int) -> None:
+        self.objects = objects
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what an earlier pass over the frames has added."""
+        self.sums = np.zeros(self.objects)
+        self.pixels = np.zeros(self.objects)
+
+    def add(self, logits: Tensor) -> None:
+        """Take the mask logits (K, F, h, w) of some frames."""
+        inside = logits > 0
+        self.sums += (logits.sigmoid() * inside).sum((1, 2, 3)).cpu().double().numpy()
+        self.pixels += inside.sum((1, 2, 3)).cpu().numpy()
+
+    def means(self) -> list[float]:
+        """One per object, 0 to 1; 0 where its mask is empty in all frames."""
+        means: list[float] = (self.sums / (self.pixels + 1e-6)).tolist()
+        return means
+
+
+class Rles:
+    """Run lengths of one expression, collected frame by frame."""
+
+    def __init__(self, objects: int) -> None:
+        self.objects: list[list[Rle]] = [[] for _ in range(objects)]
+        self.union: list[Rle] = []
+
+    def add(self, masks: Masks) -> Masks:
+        """Take the masks (K, H, W) of a frame; returns their union (H, W)."""
+        for rles, mask in zip(self.objects, masks, strict=True):
+            rles.append(encode(mask))
+        union: Masks = np.asarray(masks.any(axis=0))
+        self.union.append(self.objects[0][-1] if len(masks) == 1 else encode(union))
+        return union
+
+
+class Segmenter(ModelHubMixin):
+    """Answers sentences about videos.
+
+    >>> seg = Segmenter.from_pretrained("default")
+    >>> result = seg("clip.mp4", "the one that turns back")
+    >>> result.found, result.score, result.masks.shape
+
+    Of the hub's mixin the signatures are kept. Its loading would ask the hub for "default" and hand parts of
+    config.json to `__init__`; its saving removes the old config.json before there is a new one; its pushing does not
+    tell a full disk from a hub out of reach.
+    """
+
+    left_overs: Path | None = None
+    """What the authors' checkpoint held beyond the model, where it was made of one; saved and pushed with it."""
+
+    def __init__(
+        self,
+        model: "DsHmp",
+        tokenizer: "TextTokenizer",
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        card: Card | None = None,
+    ) -> None:
+        self.device = find_device(device)
+        self.precision = _precision(precision, self.device, model.config.input.autocast)
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.config = model.config
+        self.card = card or Card()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = "default",
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
+        """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
+
+        Args:
+            device: "auto" (a CUDA GPU where there is one), "cpu", "cuda", "cuda:1" ...
+            precision: "auto" is the model's own on a GPU that has it, float32 elsewhere.
+            revision: branch, tag or commit of a model on the hub; this and the rest are huggingface_hub's, and of
+                no effect on a folder.
+
+        Raises:
+            UserError: no such model, device or precision.
+        """
+        from dshmp.checkpoint import CONFIG, LEFT_OVERS, find_model, load_card, load_model
+
+        chosen = find_device(device)
+        _precision(precision, chosen, "bfloat16")  # a wrong name is told before the model is loaded
+        folder = find_model(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        model, tokenizer = load_model(folder)
+        segmenter = cls(model, tokenizer, chosen, precision, load_card(folder / CONFIG))
+        if (folder / LEFT_OVERS).is_file():
+            segmenter.left_overs = folder / LEFT_OVERS
+        return segmenter
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        config: None = None,
+        model_card_kwargs: dict[str, str] | None = None,
+        **push: Any,
+    ) -> str | None:
+        """Write config.json, model.safetensors, tokenizer.json and README.md; `from_pretrained` reads them back.
+
+        Args:
+            repo_id: id on the hub if `push_to_hub`, by default the folder's name; then `push` goes to `push_to_hub`,
+                whose result is returned.
+            config: the mixin's; the model's own is written.
+            model_card_kwargs: the mixin's; arguments of `generate_model_card`.
+
+        Raises:
+            UserError: the files cannot be written, or as `push_to_hub`.
+        """
+        from dshmp.checkpoint import save_model
+
+        if config is not None:
+            raise ValueError("config.json holds the model's own configuration")
+        folder, where = Path(save_directory), (model_card_kwargs or {}).get("where", HERE)
+        save_model(self.model, self.tokenizer, folder, self.card, where, self.left_overs)
+        return self.push_to_hub(repo_id or folder.resolve().name, **push) if push_to_hub else None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        config: None = None,
+        commit_message: str = "Push a dshmp model",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        allow_patterns: list[str] | str | None = None,
+        ignore_patterns: list[str] | str | None = None,
+        delete_patterns: list[str] | str | None = None,
+        model_card_kwargs: dict[str, str] | None = None,
+    ) -> str:
+        """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
+
+        A `name` alone is one of the token's owner. `config` and `model_card_kwargs` are as for `save_pretrained`, the
+        others huggingface_hub's. Returns the commit's address. Warns where the card does not say what people need to
+        know.
+
+        Raises:
+            UserError: `repo_id` is no such name, the hub cannot be reached or refuses, or the model cannot be written
+                to the temporary folder that it is pushed from.
+        """
+        from huggingface_hub import HfApi
+
+        if not repo_id or repo_id.count("/") > 1:
+            raise UserError(f"{repo_id!r}: no repository; name it `owner/name`")
+        if missing := lacks(self.card):
+            log.warning("%s: the model's card does not state %s; see Segmenter.card", repo_id, " or ".join(missing))
+        api = HfApi(token=token)
+        with _pushing(repo_id):
+            name = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory(prefix="dshmp-") as folder:
+            self.save_pretrained(folder, config=config, model_card_kwargs={"where": name} | (model_card_kwargs or {}))
+            with _pushing(repo_id):
+                return str(
+                    api.upload_folder(
+                        repo_id=name,
+                        folder_path=folder,
+                        commit_message=commit_message,
+                        revision=branch,
+                        create_pr=create_pr,
+                        allow_patterns=allow_patterns,
+                        ignore_patterns=ignore_patterns,
+                        delete_patterns=delete_patterns,
+                    )
+                )
+
+    def generate_model_card(self, where: str = HERE) -> "ModelCard":
+        """The README.md that is saved; `where` is what it tells people to load."""
+        return model_card(self.card, where)
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self,
+        video: Video,
+        expression: str,
+        *,
+        threshold: float | None = None,
+        frames: FrameRange = None,
+        targets: Targets | None = None,
+        fps: float | None = None,
+        progress: Progress | None = None,
+    ) -> Result: ...
+
+    @overload
+    def __call__(
+        self,
+        video: Video,
+        expression: Sequence[str],
+        *,
+        threshold: float | None = None,
+        frames: FrameRange = None,
+        targets: Targets | None = None,
+        fps: float | None = None,
+        progress: Progress | None = None,
+    ) -> list[Result]: ...
+
+    def __call__(
+        self,
+        video: Video,
+        expression: str | Sequence[str],
+        *,
+        threshold: float | None = None,
+        frames: FrameRange = None,
+        targets: Targets | None = None,
+        fps: float | None = None,
+        progress: Progress | None = None,
+    ) -> Result | list[Result]:
+        """Segment what `expression` means.
+
+        Args:
+            video: what `open_video` takes: a path, a uint8 array (T, H, W, 3), an iterable of frames.
+            expression: one sentence, or several that share the decoding.
+            threshold: a video token is meant if its probability exceeds this. By default the model's own for
+                many targets; 0 for a single one, which is then always answered.
+            frames: "A:B", only these frames.
+            targets: "many" (union of all that are meant) or "single" (the best one); by default the model's own.
+            fps: frames per second of arrays and images; without it they are taken at the pace the model was
+                trained on.
+            progress: called after every chunk of frames.
+
+        Raises:
+            UserError: the video can't be read, an expression is empty or too long, threshold outside 0 to 1.
+        """
+        expressions = [expression] if isinstance(expression, str) else list(expression)
+        results = self.answer(open_video(video, frames, fps), expressions, threshold, targets, progress)
+        return results[0] if isinstance(expression, str) else results
+
+    def answer(
+        self,
+        source: VideoSource,
+        expressions: Sequence[str],
+        threshold: float | None = None,
+        targets: Targets | None = None,
+        progress: Progress | None = None,
+    ) -> list[Result]:
+        """As a call with several sentences, of a video that is open."""
+        with self.ask(source, expressions, threshold, targets, progress) as clip:
+            collected = [Rles(len(answer.chosen)) for answer in clip.answers]
+            for index, (_, masks) in enumerate(clip.frames(False)):
+                for rles, mask in zip(collected, masks, strict=True):
+                    rles.add(mask)
+                if progress:
+                    progress("masks", index + 1, len(clip.times))
+            return [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
+
+    @contextlib.contextmanager
+    def ask(
+        self,
+        source: VideoSource,
+        expressions: Sequence[str],
+        threshold: float | None = None,
+        targets: Targets | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Clip]:
+        """First pass and understanding; the second pass is the clip's `draw`. Leaves no temporary file."""
+        threshold, targets = self.readout(threshold, targets)
+        if not expressions:
+            raise UserError("no expression given; say in words what to segment")
+        questions = [self._question(expression) for expression in expressions]
+        with tempfile.TemporaryFile(prefix="dshmp-") as file:
+            seen = self._watch(source, questions, _Spill(file, _room()), progress)
+            if progress:
+                progress("motion", 0, None)
+            fps = _average_rate(source, seen.times)
+            answers = tuple(
+                self._understand(question, tokens, source.positions, fps, threshold, targets)
+                for question, tokens in zip(questions, seen.tokens, strict=True)
+            )
+            seen.tokens.clear()
+            if progress:
+                progress("motion", 1, 1)
+
+            def draw(make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
+                return self._draw(source, answers, seen, make, pixels)
+
+            yield Clip(source, answers, fps, tuple(seen.times), draw)
+
+    def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
+        """The threshold and targets that a question is answered with; the model's own where they are not given.
+
+        Raises UserError where they are none.
+        """
+        targets = targets or self.config.readout.targets
+        if targets not in ("many", "single"):
+            raise UserError(f"targets must be many or single, not {targets!r}")
+        if threshold is None:
+            threshold = self.config.readout.threshold if targets == "many" else 0.0
+        if not 0 <= threshold <= 1:
+            raise UserError(f"the threshold must lie between 0 and 1, not {threshold}")
+        return threshold, targets
+
+    def _question(self, expression: str) -> Question:
+        with self._inference(exact=True):
+            text = self.model.language(self.tokenizer([expression]).to(self.device))
+        shown = expression
+        if self.config.language.normalise:  # the words' places refer to the normalised sentence
+            shown = " ".join(expression.split())
+            shown = shown if len(shown) == len(shown.lower()) else shown.lower()
+        return Question(shown, tuple(self.tokenizer.split(expression)), text)
+
+    def _watch(
+        self, source: VideoSource, questions: Sequence[Question], spill: "_Spill", progress: Progress | None
+    ) -> "_Seen":
+        """First pass: object tokens of all frames per question."""
+        seen = _Seen(spill, [[] for _ in questions], [[] for _ in questions])
+        for times, images in self._chunks(source):
+            seen.times += times
+            seen.chunks.append(len(times))
+            pixels = self._pixels(images, questions)
+            for index, (question, levels) in enumerate(zip(questions, itertools.cycle(pixels), strict=False)):
+                tokens, mask_embed = self._objects(question, levels, len(times))
+                seen.tokens[index].append(tokens)
+                seen.mask_embed[index].append(mask_embed)
+            spill.write([self._kept(levels) for levels in pixels])
+            if progress:
+                progress("frames", len(seen.times), source.count)
+        if progress:  # the header only estimates how many there are
+            progress("frames", len(seen.times), len(seen.times))
+        return seen
+
+    def _chunks(self, source: VideoSource) -> Iterator[tuple[list[float], Tensor]]:
+        """Times and images of a chunk; each frame is resized as it comes, so no chunk of full frames is held."""
+        frames = iter(source)
+        size = self.model.perception.backbone.whole_clips(self.config.input.chunk)
+        while chunk := [(f.time, self._image(f)) for f in itertools.islice(frames, size)]:
+            yield [time for time, _ in chunk], torch.cat([image for _, image in chunk])
+
+    def _image(self, frame: Frame) -> Tensor:
+        """(1, 3, h, w), the network's input."""
+        return prepare_frames([frame.image], self.config.input)
+
+    def _pixels(self, images: Tensor, questions: Sequence[Question]) -> list["_Levels"]:
+        """Pixel features of a chunk: one for all questions where they don't depend on the words, or one each."""
+        images = images.to(self.device)
+        asked = questions if self.model.features_read_text else questions[:1]
+        with self._inference():
+            count = len(images)
+            return [self.model.perception.features(images, _repeat(q.text, count), count) for q in asked]
+
+    def _objects(self, question: Question, levels: "_Levels", count: int) -> tuple[Tensor, Tensor]:
+        mask_features, _, maps = levels
+        with self._inference():
+            decoder = self.model.perception.frame_decoder
+            frame = decoder(maps, mask_features, _repeat(question.text, count))
+        return frame.tokens.float(), frame.mask_embed
+
+    def _kept(self, levels: "_Levels") -> Tensor:
+        """The one feature map that masks need: the video's or the frame's, (F, C, h, w)."""
+        return levels[1] if self.config.readout.masks == "embedding" else levels[0]
+
+    def _understand(
+        self,
+        question: Question,
+        tokens: list[Tensor],
+        positions: Sequence[int] | None,
+        fps: float | None,
+        threshold: float,
+        targets: Targets,
+    ) -> Answer:
+        """Motion perception over the whole clip, then who is meant."""
+        whole = torch.cat(tokens)[None]  # F frames a chunk -> (1, T, N, C)
+        real = torch.ones(whole.shape[:2], dtype=torch.bool, device=self.device)
+        place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
+        rate = self.config.input.motion_fps
+        stride = max(1, round(fps / rate)) if fps and rate else 1
+        with self._inference(exact=True):
+            video = self.model.understand(whole, real, question.text, place, stride=min(stride, whole.shape[1]))
+        scores = video.logits[0].float().softmax(dim=-1)[:, 0]
+        order = scores.argsort(descending=True).tolist()
+        best = float(scores[order[0]])
+        if not math.isfinite(best):
+            raise UserError("the model's answer is not a number; try --precision float32, or another model")
+        chosen = [token for token in order if scores[token] > threshold]
+        if targets == "single":
+            chosen = chosen[:1]
+        attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
+        evidence = attention / attention.sum(axis=1, keepdims=True)
+        return Answer(
+            question=question,
+            video=video,
+            chosen=tuple(chosen),
+            scores=tuple(float(scores[i]) for i in chosen),
+            best=best,
+            threshold=threshold,
+            evidence=evidence,
+            quality=Quality(len(chosen)) if self.config.readout.score == "quality" else None,
+        )
+
+    def _draw(
+        self,
+        source: VideoSource,
+        answers: Sequence[Answer],
+        seen: "_Seen",
+        make: Callable[[Tensor], T],
+        pixels: bool,
+    ) -> Iterator[tuple[Frame | None, list[T]]]:
+        """Second pass. Frames are decoded again only where their pixels are wanted or perceived anew."""
+        for answer in answers:
+            if answer.quality is not None:
+                answer.quality.restart()
+        size = (source.height, source.width)
+        wanted = any(answer.chosen for answer in answers)
+        decoded: Iterator[Frame] | None = None
+        if pixels or (wanted and not seen.spill.complete):
+            decoded = iter(source)
+        start = 0
+        for chunk, length in enumerate(seen.chunks):
+            features = seen.spill.read(chunk, self.device) if wanted else []
+            frames: Iterator[Frame] | None = None
+            if decoded is not None:
+                frames = itertools.islice(decoded, length)
+                if wanted and not features:
+                    again = list(frames)
+                    images = torch.cat([self._image(frame) for frame in again])
+                    features = [self._kept(levels) for levels in self._pixels(images, [a.question for a in answers])]
+                    frames = iter(again)
+            # one feature map for all expressions, or one each
+            shared = itertools.cycle(features) if features else itertools.repeat(torch.empty(0))
+            logits = [
+                self._logits(answer, slice(start, start + length), embed[chunk], feature) if answer.chosen else None
+                for answer, embed, feature in zip(answers, seen.mask_embed, shared, strict=False)
+            ]
+            for offset in range(length):
+                frame = None if frames is None else next(frames, None)
+                if frames is not None and frame is None:
+                    raise UserError(f"{source.name}: changed while it was being read")
+                yield (
+                    frame,
+                    [
+                        make(self._at_size(answer, None if logit is None else logit[:, offset : offset + 1], size))
+                        for answer, logit in zip(answers, logits, strict=True)
+                    ],
+                )
+            start += length
+
+    def _at_size(self, answer: Answer, logits: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """One frame's mask logits (K, 1, h, w) -> (K, H, W) at the frame's own size."""
+        if logits is None:
+            return torch.zeros(0, *size)
+        logits = input_masks(logits, size, self.config.input)
+        if answer.quality is not None:
+            answer.quality.add(logits)
+        return output_masks(logits, size)[:, 0]
+
+    def _logits(self, answer: Answer, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
+        """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""
+        nothing = features.new_zeros(0)
+        state = Perception(
+            tokens=nothing,
+            logits=nothing,
+            mask_embed=mask_embed,
+            layers=[],
+            mask_features=features,
+            video_features=features,
+        )
+        with self._inference():
+            logits: Tensor = self.model.masks(answer.video, frames, state)
+        return logits[list(answer.chosen)].float()
+
+    @contextlib.contextmanager
+    def _inference(self, exact: bool = False) -> Iterator[None]:
+        """The chosen precision; float32 for what shall be `exact`, if the model's config says so."""
+        lower = self.precision != torch.float32 and not (exact and self.config.input.exact)
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=lower):
+                yield
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"not enough memory on {self.device}; use --device cpu, --precision bfloat16, a range of --frames, "
+                "or a model with a smaller input.chunk"
+            ) from None
+
+
+@contextlib.contextmanager
+def _pushing(repo_id: str) -> Iterator[None]:
+    """The hub client raises a dozen kinds: no network, no token, no permission."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{repo_id}: cannot be pushed to the hub ({reason(error)})") from None
+
+
+_Levels = tuple[Tensor, Tensor, list[Tensor]]
+"""Mask features, video features, levels of the pixel decoder."""
+
+
+class _Spill:
+    """Feature maps of every chunk in a file, up to `limit` bytes; plain reads and writes, so not in our memory."""
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self.file = file
+        self.limit = limit
+        self.index: list[list[tuple[torch.Size, torch.dtype]]] = []
+        self.offsets = [0]
+        self.complete = True
+
+    def write(self, tensors: Sequence[Tensor]) -> None:
+        size = sum(tensor.nbytes for tensor in tensors)
+        if not self.complete or self.offsets[-1] + size > self.limit:
+            self.complete = False
+            return
+        for tensor in tensors:
+            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            self.file.write(flat.numpy().data)
+        self.index.append([(tensor.shape, tensor.dtype) for tensor in tensors])
+        self.offsets.append(self.offsets[-1] + size)
+
+    def read(self, chunk: int, device: torch.device) -> list[Tensor]:
+        """Exactly what was written for a chunk; nothing where the limit was reached before."""
+        if chunk >= len(self.index):
+            return []
+        self.file.seek(self.offsets[chunk])
+        tensors = []
+        for shape, dtype in self.index[chunk]:
+            data = bytearray(shape.numel() * dtype.itemsize)
+            if self.file.readinto(data) != len(data):  # type: ignore[attr-defined]
+                raise UserError("the temporary file of features was cut short; is the disk full?")
+            tensors.append(torch.frombuffer(data, dtype=dtype).view(shape).to(device))
+        return tensors
+
+
+@dataclass
+class _Seen:
+    """What the first pass leaves: per question and chunk the object tokens and mask embeddings (F, N, C)."""
+
+    spill: _Spill
+    tokens: list[list[Tensor]]
+    mask_embed: list[list[Tensor]]
+    times: list[float] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)
+
+
+def _room() -> int:
+    """Bytes we allow ourselves on disk: the limit, at most half of what is free."""
+    return min(SPILL_LIMIT, shutil.disk_usage(tempfile.gettempdir()).free // 2)
+
+
+def _average_rate(source: VideoSource, times: Sequence[float]) -> float | None:
+    """Frames per second as they are, since headers of variable-rate files err."""
+    if source.fps is None or len(times) < 2:
+        return source.fps
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def _repeat(text: "TextFeatures", count: int) -> "TextFeatures":
+    return text.repeat(torch.zeros(count, dtype=torch.int64, device=text.tokens.device))
+
+
+def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
+    """The precision asked for; `auto` is the model's own on a GPU that has it, and float32 elsewhere."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        modern = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        able = modern if own == "bfloat16" else device.type == "cuda"
+        return known[own] if able else torch.float32
+    if name not in known:
+        raise UserError(f"precision {name!r} is not one of auto, {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,356 @@
+"""Expressions of the generated world: what they mean, which objects they mean, and how they are worded.
+
+A `Meaning` is a static description (attributes such as colour=red), a claim about a motion (see
+`dshmp.synthetic.motions`) and, for relative motions, the description of the other object. `resolve` gives the
+objects that fit. `word` chooses one of many wordings. Three styles of wording exist: "plain" is used everywhere;
+"phrasing" (sentence frames that training never shows, from known words) and "words" (synonyms that training never
+shows) only in the test split.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from dshmp.synthetic.motions import CIRCLING, DIRECTIONS, OPPOSITE, Motion, reading
+from dshmp.synthetic.shapes import Look
+
+Style = Literal["plain", "phrasing", "words"]
+Form = Literal["base", "third", "gerund"]
+FORMS: tuple[Form, ...] = ("base", "third", "gerund")
+Static = tuple[tuple[str, str], ...]  # (attribute, value) pairs, e.g. (("colour", "red"), ("shape", "disc"))
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What an expression says: static description, claim ("" for none), description of the other object."""
+
+    static: Static
+    claim: str = ""
+    other: Static | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Objects by index: those that fit the static words, those meant, those people could disagree about."""
+
+    static: tuple[int, ...]
+    meant: tuple[int, ...]
+    doubtful: tuple[int, ...]
+
+
+def fits(look: Look, static: Static) -> bool:
+    """Whether a look has every attribute of a static description."""
+    return all(getattr(look, attribute) == value for attribute, value in static)
+
+
+def resolve(meaning: Meaning, looks: Sequence[Look], motions: Sequence[Motion]) -> Resolved:
+    """Finds the objects that a meaning picks out of a clip."""
+    static = tuple(i for i, look in enumerate(looks) if fits(look, meaning.static))
+    if not meaning.claim:
+        return Resolved(static, static, ())
+    meant, doubtful = [], []
+    for i in static:
+        answer = reading(meaning.claim, motions[i])
+        if answer and meaning.other is not None:
+            other = motions[i].other
+            answer = other is not None and fits(looks[other], meaning.other)
+        if answer:
+            meant.append(i)
+        elif answer is None:
+            doubtful.append(i)
+    return Resolved(static, tuple(meant), tuple(doubtful))
+
+
+# --- Words. In each entry the words after the bar are held out of training. ---
+
+NOUNS = {
+    "disc": "disc,circle,ball|orb",
+    "square": "square,box|block",
+    "triangle": "triangle|wedge",
+    "star": "star|asterisk",
+    "heart": "heart|valentine",
+    "crescent": "crescent,moon|sickle",
+    "arrow": "arrow,pointer|dart",
+    "cross": "cross,plus|crucifix",
+    "ring": "ring,donut|hoop",
+    "hexagon": "hexagon|nut",
+}
+GENERIC = "object,thing,one,shape|item"
+ADJECTIVES = {
+    "red": "red|scarlet",
+    "orange": "orange|amber",
+    "yellow": "yellow|golden",
+    "green": "green|emerald",
+    "cyan": "cyan,turquoise|aqua",
+    "blue": "blue|navy",
+    "purple": "purple,violet|lilac",
+    "white": "white,pale|ivory",
+    "plain": "plain|unpatterned",
+    "striped": "striped|banded",
+    "spotted": "spotted,dotted|freckled",
+    "checked": "checked,checkered|chequered",
+    "small": "small,little|tiny",
+    "large": "big,large|huge",
+}
+SIDES = {
+    "left": "left,to the left,leftwards,towards the left|leftward",
+    "right": "right,to the right,rightwards,towards the right|rightward",
+    "up": "up,upwards,to the top,towards the top|skyward",
+    "down": "down,downwards,to the bottom,towards the bottom|groundward",
+}
+EDGES = {"left": "left", "right": "right", "up": "top", "down": "bottom"}
+
+# Predicates: the word after * is the verb that is inflected. {a} {b} {c} are directions, {x} another object.
+GO = "*move {a};*go {a};*head {a};*slide {a};*drift {a};*travel {a}|*glide {a};*proceed {a}"
+PREDICATES = {
+    "left": GO,
+    "right": GO,
+    "up": GO.replace("|", ";*rise;*climb;*rise;*ascend|*soar;"),
+    "down": GO.replace("|", ";*fall;*drop;*sink;*descend|*plunge;"),
+    "still": "*stay still;*keep still;*stand still;*stay in place;*rest in place|*sit motionless;*idle",
+    "spin": "*spin;*spin on the spot;*rotate in place;*spin around;*rotate on the spot|*twirl;*whirl",
+    "hops": "*jump;*hop;*bounce;*jump up and down;*keep jumping;*hop again and again|*leap;*leap repeatedly",
+    "hop": "*hop once;*jump once;*make a single hop;*make a single jump;*hop for a moment|*leap once",
+    "twitch": "*twitch;*shake;*shake for a moment;*tremble;*twitch for a moment|*shudder;*jitter",
+    "flash": "*get big for a moment;*grow for a moment;*pulse once;*grow for an instant|*puff up briefly",
+    "grow": "*grow;*get bigger;*become larger;*expand;*grow slowly|*swell;*inflate",
+    "shrink": "*shrink;*get smaller;*become smaller;*shrink slowly|*dwindle;*deflate",
+    "appear": "*appear;*show up;suddenly *appear;*appear out of nowhere|*materialise",
+    "vanish": "*vanish;*disappear;suddenly *vanish;suddenly *disappear|*evaporate",
+    "circle": "*circle;*move in a circle;*go around in circles;*run in a circle;*make a loop|*revolve",
+    "clockwise": "*circle clockwise;*move in a circle clockwise;*go around clockwise;*make a clockwise loop"
+    "|*revolve clockwise",
+    "counterclockwise": "*circle counterclockwise;*move in a circle counterclockwise;"
+    "*go around counterclockwise;*make a counterclockwise loop|*circle anticlockwise;*revolve anticlockwise",
+    "turn": "*turn a corner;*change direction once;*make a turn;*turn to the side|*veer off",
+    "turn back": "*turn back;*come back;*reverse direction;*go away and *return;*turn around|*retreat",
+    "to and fro": "*go back and forth;*move back and forth;*travel to and fro|*shuttle;*oscillate",
+    "stop": "*stop;*come to a stop;*move and then *stop;*come to rest|*halt;*brake",
+    "wait": "*start late;*wait before moving;*wait and then *move;*stay still at first|*linger before moving",
+    "enter": "*enter;*come in;*enter the frame;*come into view|*arrive",
+    "leave": "*leave;*exit;*leave the frame;*go out of view|*depart",
+    "dash": "suddenly *dash;*make a quick dash;*dart for a moment;quickly *dash|*bolt;*zip",
+    "follow": "*follow {x};*go after {x};*chase {x};*trail behind {x}|*pursue {x}",
+    "pass": "*pass {x};*go past {x};*move past {x};*pass by {x}|*go beyond {x}",
+    "meet": "*meet {x};*come up to {x};*approach {x};*come together with {x}|*near {x}",
+    "part": "*move away from {x};*part from {x};*get away from {x};*go away from {x}|*flee {x}",
+    "orbit": "*orbit {x};*circle around {x};*go around {x};*run around {x}|*revolve around {x}",
+}
+TWO = (
+    "*move {a} then {b};*go {a} and then {b};*move {a} and then *go {b};first *go {a} then {b};"
+    "*head {a} then *turn {b};*go {b} after moving {a};*move {b} after going {a};*go {a} before turning {b}"
+    "|*proceed {a} then {b};*glide {a} then {b}"
+)
+THERE_AND_BACK = ";*move {a} and *come back;*go {a} and then *return;*turn back after going {a}|"
+STOP = (
+    "*move {a} then *stop;*go {a} and then *stop;*stop after moving {a};*move {a} and *come to rest;"
+    "*head {a} then *stay still|*move {a} then *halt;*go {a} and *halt"
+)
+WAIT = (
+    "*wait then *move {a};*stay still then *go {a};*move {a} after waiting;*rest and then *head {a};"
+    "*wait before going {a}|*linger then *move {a}"
+)
+THREE_PHASES = (
+    "*move {a} then {b} then {c};*go {a} and {b} and then {c};first *go {a} then {b} then {c}"
+    "|*proceed {a} then {b} then {c}"
+)
+BACK_AND_FORTH = THREE_PHASES.replace("|", ";*go {a} and back and {a} again;*move {a} then {b} then {a} again|")
+ENTER = "*come in from the {edge};*enter from the {edge};*enter moving {a};*come into view from the {edge}"
+ENTER += "|*arrive from the {edge}"
+LEAVE = "*leave to the {edge};*exit on the {edge};*leave moving {a};*go out of view on the {edge}"
+LEAVE += "|*depart to the {edge}"
+DASH = "*dash {a};*dart {a};suddenly *move {a};quickly *dash {a};*make a quick dash {a}|*bolt {a};*zip {a}"
+TOGETHER = {
+    "meet": "*meet;*come together;*meet each other;*approach each other|*converge",
+    "part": "*move apart;*part;*get away from each other;*go apart|*diverge",
+}
+
+# Sentence frames. {n} noun phrase, {s} "moves left", {g} "moving left", {m} "move left". Held-out after the bar.
+FRAMES = (
+    "the {n} {g};the {n} {g};{n} {g};a {n} {g};the {n} that {s};the {n} which {s};the {n} that {s};{n} that {s};"
+    "which {n} {s};find the {n} that {s};the {n} {s};the {n} is {g};{g} : the {n};find the {n} {g}"
+    "|find the one {g} : the {n};the {n} : it is the one that {s};that {n} is {g};it {s} : the {n};"
+    "a {n} which is {g};which is the {n} that {s}"
+)
+FRAMES_MOTION = (
+    "{m};{g};the one {g};the one that {s};which one {s};find the one that {s};the thing that {s};"
+    "the object {g};the shape that {s};what {s};it {s}"
+    "|that thing is {g};it is the one that {s};find what {s};which is the one {g};it is {g}"
+)
+FRAMES_STATIC = (
+    "the {n};{n};a {n};find the {n};the {n};which one is the {n};the only {n}"
+    "|it is the {n};that one : the {n};find the one that is the {n}"
+)
+FRAMES_MANY = (
+    "the {ns} {g};the {ns} that {m};all {ns} {g};all the {ns} that {m};{ns} {g};find the {ns} that {m};"
+    "the {count} {ns} {g};the {count} {ns} that {m};{count} {ns} {g};{both} {ns} that {m};{both} {ns} {g};"
+    "the {ns} are {g};they {m} : the {ns}"
+    "|which are the {ns} that {m};find all {ns} {g};{g} : all the {ns};the {ns} : they {m};they are {g} : all {ns}"
+)
+FRAMES_MANY_STATIC = (
+    "the {ns};all {ns};{ns};find the {ns};the {count} {ns};{both} {ns};all the {ns};every {n}"
+    "|which are the {ns};they are the {ns}"
+)
+COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
+
+# Combinations of colour, shape and claim that training never words together.
+HELD_OUT_LOOKS = (
+    *(("red", "star"), ("blue", "heart"), ("yellow", "ring"), ("green", "arrow")),
+    *(("purple", "disc"), ("orange", "square"), ("cyan", "cross"), ("white", "crescent")),
+)
+HELD_OUT_CLAIMS = (
+    *("left", "up", "right>left", "left>up", "down>right", "wait>up", "right>stop", "clockwise"),
+    *("hops", "grow", "dash right", "left>right>left", "spin"),
+)
+
+
+def held_out(meaning: Meaning) -> bool:
+    """Whether training never words this combination of colour, shape and claim."""
+    values = dict(meaning.static)
+    return meaning.claim in HELD_OUT_CLAIMS and (values.get("colour"), values.get("shape")) in HELD_OUT_LOOKS
+
+
+def _options(entry: str, separator: str, held: bool) -> list[str]:
+    plain, _, new = entry.partition("|")
+    return [option for option in (new if held else plain).split(separator) if option]
+
+
+GERUNDS = {"stop": "stopping", "spin": "spinning", "hop": "hopping", "get": "getting", "run": "running"}
+GERUNDS |= {"drop": "dropping", "zip": "zipping", "flee": "fleeing", "sit": "sitting", "come": "coming"}
+
+
+def inflect(predicate: str, form: Form) -> str:
+    """Puts the verbs marked with * into a form: "*move left" -> "move left", "moves left", "moving left"."""
+
+    def one(match: re.Match[str]) -> str:
+        verb = match.group(1)
+        if form == "base":
+            return verb
+        if form == "third":
+            return verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "z", "o")) else "s")
+        return GERUNDS.get(verb) or (verb[:-1] if verb.endswith("e") else verb) + "ing"
+
+    return re.sub(r"\*([a-z]+)", one, predicate)
+
+
+PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses"}
+
+
+class Wording:
+    """Chooses words: at random, with held-out ones in every place that has them if `held_words`."""
+
+    def __init__(self, rng: random.Random, held_words: bool) -> None:
+        self.rng = rng
+        self.held_words = held_words
+
+    def pick(self, entry: str, separator: str = ",") -> str:
+        held = self.held_words and "|" in entry and self.rng.random() < 0.8
+        return self.rng.choice(_options(entry, separator, held))
+
+    def noun_phrase(self, static: Static, plural: bool = False) -> str:
+        """ "small red striped disc", without article."""
+        values = dict(static)
+        noun = self.pick(NOUNS[values["shape"]]) if "shape" in values else self.pick(GENERIC)
+        if plural:
+            noun = PLURALS.get(noun, noun + "s")
+        order = ("size", "colour", "texture") if self.rng.random() < 0.6 else ("size", "texture", "colour")
+        words = [self.pick(ADJECTIVES[values[name]]) for name in order if name in values]
+        return " ".join([*words, noun])
+
+    def predicate(self, claim: str, other: Static | None, plural: bool) -> str:
+        """A predicate for a claim, its verbs still marked with *."""
+        phases = [phase for phase in re.split("[> ]", claim) if phase in DIRECTIONS]
+        template = self.pick(_templates(claim, together=plural and other is None), ";")
+        names = dict(zip("abc", (self.pick(SIDES[phase]) for phase in phases), strict=False))
+        if "{a} again" in template or template.count("{a}") > 1:
+            names["a"] = phases[0]
+        if claim.startswith("enter "):
+            names["edge"] = EDGES[OPPOSITE[phases[0]]]
+        elif claim.startswith("leave "):
+            names["edge"] = EDGES[phases[0]]
+        if other is not None:
+            names["x"] = f"the {self.noun_phrase(other)}"
+        return template.format(**names)
+
+
+def _templates(claim: str, together: bool) -> str:
+    if together and claim in TOGETHER:
+        return TOGETHER[claim]
+    if claim in PREDICATES:
+        return PREDICATES[claim]
+    if claim.endswith(">stop"):
+        return STOP
+    if claim.startswith("wait>"):
+        return WAIT
+    phases = claim.split(">")
+    if len(phases) == 3:
+        return BACK_AND_FORTH if phases[1] == OPPOSITE[phases[0]] else THREE_PHASES
+    if len(phases) == 2:
+        return TWO.replace("|", THERE_AND_BACK) if phases[1] == OPPOSITE[phases[0]] else TWO
+    return {"enter": ENTER, "leave": LEAVE, "dash": DASH}[claim.split()[0]]
+
+
+def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain") -> str:
+    """Words a meaning that picks out `count` objects (0: an absent one, worded as if one were there)."""
+    wording = Wording(rng, held_words=style == "words")
+    many = count > 1
+    if meaning.claim:
+        frames = FRAMES_MANY if many else FRAMES_MOTION if not meaning.static else FRAMES
+        if not many and not meaning.static and rng.random() < 0.2:
+            frames = FRAMES  # "the object that moves left"
+    else:
+        frames = FRAMES_MANY_STATIC if many else FRAMES_STATIC
+    choices = _options(frames, ";", held=style == "phrasing")
+    if count != 2:
+        choices = [frame for frame in choices if "{both}" not in frame]
+    frame = rng.choice(choices)
+    names = {"n": wording.noun_phrase(meaning.static), "count": COUNTS.get(count, ""), "both": "both"}
+    if many:
+        names["ns"] = wording.noun_phrase(meaning.static, plural=True)
+    if meaning.claim:
+        predicate = wording.predicate(meaning.claim, meaning.other, many)
+        names |= {"m": inflect(predicate, "base"), "s": inflect(predicate, "third")}
+        names["g"] = inflect(predicate, "gerund")
+    text = frame.format(**names).replace(" :", ":")
+    text = re.sub(r"\ba (?=[aeio])", "an ", text)
+    if meaning.claim in CIRCLING and style == "plain" and rng.random() < 0.2:
+        text = text.replace("counterclockwise", "counter-clockwise")
+    dressing = rng.random()
+    if dressing < 0.12:
+        text = text[0].upper() + text[1:]
+    elif dressing < 0.16:
+        text = text[0].upper() + text[1:] + "."
+    elif dressing < 0.17:
+        text = text.upper()
+    return text
+
+
+@lru_cache(maxsize=1)
+def known_words() -> frozenset[str]:
+    """All words that plain wordings are made of (the vocabulary of training)."""
+    predicates = (*PREDICATES.values(), *TOGETHER.values(), TWO.replace("|", THERE_AND_BACK), STOP, WAIT)
+    templates = ";".join(
+        entry.partition("|")[0] for entry in (*predicates, THREE_PHASES, BACK_AND_FORTH, ENTER, LEAVE, DASH)
+    )
+    nouns = [noun for entry in (*NOUNS.values(), GENERIC) for noun in _options(entry, ",", held=False)]
+    others = [o for entry in (*ADJECTIVES.values(), *SIDES.values()) for o in _options(entry, ",", held=False)]
+    frames = (FRAMES, FRAMES_MOTION, FRAMES_STATIC, FRAMES_MANY, FRAMES_MANY_STATIC)
+    text = " ".join(
+        [
+            *(inflect(templates, form) for form in FORMS),
+            *(frame.partition("|")[0] for frame in frames),
+            *(PLURALS.get(noun, noun + "s") for noun in nouns),
+            *(*nouns, *others, *EDGES.values(), *COUNTS.values(), "both", "an"),
+        ]
+    )
+    return frozenset(re.findall("[a-z]+", re.sub(r"\{[a-z]+\}", " ", text)))
+
+
+def new_words(text: str) -> set[str]:
+    """The words of a text that no plain wording can contain."""
+    return set(re.findall("[a-z]+", text.lower().replace("-", ""))) - known_words()

@@ -1,0 +1,149 @@
+"""From tracks to pixels: cluttered background, moving camera, occlusion, light, blur and sensor noise."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from dshmp.synthetic.motions import Track
+from dshmp.synthetic.shapes import ACROSS, CANVAS, TEXTURES, Look, pattern, sprite
+
+BORDER = 24  # the background reaches this many pixels beyond the frame on each side
+
+
+def background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A cluttered textured picture, uint8 RGB, BORDER pixels larger than the frame on each side."""
+    h, w = height + 2 * BORDER, width + 2 * BORDER
+    middle = rng.uniform(60, 180, 3)
+    picture = np.empty((h, w, 3), np.float32)
+    picture[:] = (0.5 * middle.mean() + 0.5 * middle).astype(np.float32)  # half way to grey
+    for cells, strength in ((3, 45), (9, 28), (30, 16)):
+        grid = rng.uniform(-strength, strength, (cells, cells + 1, 3)).astype(np.float32)
+        grid = 0.5 * grid + 0.5 * grid.mean(axis=2, keepdims=True)
+        picture += cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC)
+    canvas = np.clip(picture, 0, 255).astype(np.uint8)
+    for _ in range(int(rng.integers(5, 13))):
+        x0, y0, x1, y1 = (rng.random(4) * (w, h, w, h)).astype(int).tolist()
+        tint = rng.uniform(30, 220, 3)
+        colour = (0.45 * tint + 0.55 * tint.mean()).tolist()
+        kind = rng.integers(0, 3)
+        if kind == 0:
+            cv2.line(canvas, (x0, y0), (x1, y1), colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+        elif kind == 1:
+            axes = (int(rng.integers(4, 26)), int(rng.integers(4, 26)))
+            cv2.ellipse(canvas, (x0, y0), axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+        else:
+            corners = np.array([x0, y0]) + rng.integers(-28, 29, (3, 2))
+            cv2.fillPoly(canvas, [corners.astype(np.int32)], colour, cv2.LINE_AA)
+    canvas = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.8, 2.2)))
+    for _ in range(int(rng.integers(1, 4))):  # patches with the textures of objects, to distract
+        y, x = int(rng.integers(0, h - CANVAS)), int(rng.integers(0, w - CANVAS))
+        side = int(rng.integers(24, CANVAS))
+        mark = pattern(TEXTURES[int(rng.integers(1, 4))], rng)[:side, :side, None] * rng.uniform(-45, 45, 3)
+        window = canvas[y : y + side, x : x + side]
+        window[:] = np.clip(window + mark, 0, 255)
+    return np.asarray(canvas)
+
+
+def camera(frames: int, short: int, rng: np.random.Generator) -> np.ndarray:
+    """Camera per frame, float64 (T, 2, 3): scene pixels (from the middle) to image pixels (from the middle).
+
+    Pan of at most 6 % of the short side over the clip, zoom of at most 5 %, and a shake below a pixel: small
+    against the motions of objects (35 % and more), so that directions in scene and image always agree.
+    """
+    u = np.linspace(-0.5, 0.5, frames)
+    heading, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.06) * short
+    shift = reach * u[:, None] * (np.cos(heading), np.sin(heading)) + rng.normal(0, 0.3, (frames, 2))
+    zoom = 1 + rng.uniform(-0.05, 0.05) * u + 0.004 * rng.normal(size=frames)
+    roll = rng.uniform(-0.03, 0.03) * u + rng.normal(0, 0.003, frames)
+    cos, sin = zoom * np.cos(roll), zoom * np.sin(roll)
+    return np.stack([np.stack([cos, -sin, shift[:, 0]], 1), np.stack([sin, cos, shift[:, 1]], 1)], 1)
+
+
+@lru_cache(maxsize=1)
+def _noise_bank() -> np.ndarray:
+    """Unit normal noise, float32 (320, 320, 3), from which every frame takes a window."""
+    return np.random.default_rng(7).standard_normal((320, 320, 3)).astype(np.float32)
+
+
+def render(
+    looks: list[Look], tracks: list[Track], across: list[float], height: int, width: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a clip of K objects, the last one in front.
+
+    looks, tracks, across: per object its look, its track over T frames and its width in pixels.
+    Returns frames uint8 (T, height, width, 3) RGB and visible masks bool (K, T, height, width): pixels of an
+    object that another one hides are not in its mask.
+    """
+    frames = len(tracks[0].xy)
+    view = camera(frames, min(height, width), rng)
+    scene = background(height, width, rng)
+    drawn = {look: sprite(look, rng) for look in dict.fromkeys(looks)}
+    sprites = [drawn[look] for look in looks]
+    places, forms = _in_image(tracks, across, view)
+    middle = np.array([width, height]) / 2
+    video = np.empty((frames, height, width, 3), np.uint8)
+    owner = np.zeros((frames, height, width), np.uint8)
+    blur = float(rng.uniform(0.3, 0.65))
+    for t in range(frames):
+        linear = view[t, :, :2]
+        offset = view[t, :, 2] + middle - linear @ (middle + BORDER)
+        picture = cv2.warpAffine(
+            scene, np.column_stack([linear, offset]), (width, height), borderMode=cv2.BORDER_REFLECT
+        )
+        for k, image in enumerate(sprites):
+            if tracks[k].visible[t]:
+                _paste(picture, owner[t], image, forms[k, t], places[k, t] + middle, k + 1)
+        video[t] = cv2.GaussianBlur(picture, (3, 3), blur)
+    labels = np.arange(1, len(looks) + 1, dtype=np.uint8)
+    return _expose(video, rng), owner[None] == labels[:, None, None, None]
+
+
+def _in_image(tracks: list[Track], across: list[float], view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (K, T, 2) and sprite-to-image matrices (K, T, 2, 2) of all objects as the camera sees them."""
+    xy = np.stack([track.xy for track in tracks])
+    size = np.array(across)[:, None] / ACROSS * np.stack([track.scale for track in tracks])  # (K, T)
+    angle, shear = np.stack([track.angle for track in tracks]), np.stack([track.shear for track in tracks])
+    cos, sin = np.cos(angle) * size, np.sin(angle) * size
+    # rotation times shear along x
+    form = np.stack([np.stack([cos, cos * shear - sin], -1), np.stack([sin, sin * shear + cos], -1)], -2)
+    linear = view[:, :, :2]
+    return np.einsum("tij,ktj->kti", linear, xy) + view[None, :, :, 2], linear[None] @ form
+
+
+def _paste(
+    picture: np.ndarray, owner: np.ndarray, image: np.ndarray, form: np.ndarray, place: np.ndarray, label: int
+) -> None:
+    """Blends a sprite into the picture and writes its label where it covers at least half a pixel."""
+    height, width = owner.shape
+    reach = np.abs(form).sum(axis=1) * (ACROSS / 2 + 3) + 1
+    x0, y0 = (int(v) for v in np.maximum(np.floor(place - reach), 0))
+    x1, y1 = (int(v) for v in np.minimum(np.ceil(place + reach) + 1, (width, height)))
+    if x0 >= x1 or y0 >= y1:
+        return
+    offset = place - (x0, y0) - form @ (CANVAS / 2 - 0.5, CANVAS / 2 - 0.5) - 0.5
+    patch = cv2.warpAffine(image, np.column_stack([form, offset]), (x1 - x0, y1 - y0))
+    alpha = patch[..., 3:]
+    window = picture[y0:y1, x0:x1]
+    window[:] = patch[..., :3] + (window.astype(np.uint16) * (255 - alpha) // 255).astype(np.uint8)
+    owner[y0:y1, x0:x1][alpha[..., 0] >= 128] = label
+
+
+def _expose(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light that changes over time and across the frame, and sensor noise."""
+    frames, height, width, _ = video.shape
+    u = np.linspace(0, 2 * np.pi, frames)
+    level, swing = rng.uniform(0.88, 1.08), rng.uniform(0, 0.09)
+    gain = level + swing * np.sin(rng.uniform(0.3, 1.5) * u + rng.uniform(0, 6))
+    cast = rng.uniform(0.94, 1.06, 3)
+    ramp = 1 + rng.uniform(-0.12, 0.12) * np.linspace(-1, 1, width) + rng.uniform(-0.1, 0.1)
+    light = (gain[:, None, None] * ramp[:, None] * cast).astype(np.float32)  # (T, W, 3)
+    bank, sigma = _noise_bank(), np.float32(rng.uniform(1.5, 5))
+    rows, columns = rng.integers(0, 320 - height, frames), rng.integers(0, 320 - width, frames)
+    result = np.empty_like(video)
+    for t in range(frames):
+        window = bank[rows[t] : rows[t] + height, columns[t] : columns[t] + width]
+        result[t] = np.clip(video[t] * light[t] + sigma * window, 0, 255)
+    return result

@@ -1,0 +1,101 @@
+"""What a class label is to COCO pre-training: tokens tell what the data set knows of their objects.
+
+In the perception stage every object token tells look and place, which makes both linear in the token, so that a
+difference of two tokens along a trajectory is a displacement. In the motion stage every motion-aware token tells
+what its object does, and the sentence embedding what is asked for. Only in training; not part of the model.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dshmp.data.base import Split
+
+ATTRIBUTES = ("shape", "colour", "texture")
+GEOMETRY = 5  # centre x, y; standard deviation along x, y; covariance
+
+
+class ObjectProbe(nn.Module):
+    """Linear heads on object tokens (F, N, C) for the attributes that a data set names and for the geometry."""
+
+    def __init__(self, hidden: int, split: Split) -> None:
+        super().__init__()
+        objects = [item for video in split.videos.values() for item in video.objects.values()]
+        self.attributes = [name for name in ATTRIBUTES if objects and name in objects[0]]
+        self.values = {name: sorted({str(item[name]) for item in objects}) for name in self.attributes}
+        self.heads = nn.ModuleList(nn.Linear(hidden, len(self.values[name])) for name in self.attributes)
+        self.geometry = nn.Linear(hidden, GEOMETRY)
+
+    def classes(self, item: dict[str, Any]) -> list[int]:
+        """The class of each attribute of an object of the data set."""
+        return [self.values[name].index(str(item[name])) for name in self.attributes]
+
+    def forward(self, tokens: Tensor, indices: Tensor, masks: Tensor, attributes: Tensor) -> Tensor:
+        """Cross-entropy of the attributes and absolute error of the geometry, summed over the matched tokens.
+
+        Args: tokens (F, N, C); indices (F, N) long, the matched object or -1; masks (F, G, h, w) bool;
+        attributes (F, G, A) long.
+        """
+        frame, token = (indices >= 0).nonzero(as_tuple=True)
+        if not len(frame):
+            return tokens.sum() * 0
+        found = tokens[frame, token]  # (M, C)
+        target = indices[frame, token]
+        loss = F.l1_loss(self.geometry(found), mask_geometry(masks[frame, target]), reduction="sum")
+        loss = loss * (5 / GEOMETRY)  # the mean of a token's numbers
+        for a, head in enumerate(self.heads):
+            loss = loss + F.cross_entropy(head(found), attributes[frame, target, a], reduction="sum")
+        return loss
+
+
+class MotionProbe(nn.Module):
+    """Linear heads for the motion of every object and for the motion a sentence asks for.
+
+    Of data sets that do not name motions it says nothing: the loss is 0.
+    """
+
+    def __init__(self, hidden: int, split: Split) -> None:
+        super().__init__()
+        objects = [item for video in split.videos.values() for item in video.objects.values()]
+        self.motions = sorted({str(item["motion"]) for item in objects if "motion" in item})
+        self.claims = sorted({str(item.extra["motion"]) for item in split.expressions if "motion" in item.extra})
+        self.object_head = nn.Linear(hidden, max(len(self.motions), 1))
+        self.sentence_head = nn.Linear(hidden, max(len(self.claims), 1))
+
+    def motion(self, item: dict[str, Any]) -> int:
+        """The class of an object's motion."""
+        return self.motions.index(str(item["motion"])) if self.motions else 0
+
+    def claim(self, extra: dict[str, Any]) -> int:
+        """The class of what a sentence asks for; 0 where this split does not know it."""
+        name = str(extra.get("motion", ""))
+        return self.claims.index(name) if name in self.claims else 0
+
+    def forward(
+        self, tokens: Tensor, owner: Tensor, motions: Tensor, sentence: Tensor, claims: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of both, summed over the objects found and over the sentences.
+
+        Args: tokens (B, T, N, C); owner (B, T, N) long, the object found or -1; motions (B, G) long;
+        sentence (B, C); claims (B,) long.
+        """
+        found = owner >= 0
+        label = motions.gather(1, owner.clamp(min=0).flatten(1)).view_as(owner)[found]
+        objects = F.cross_entropy(self.object_head(tokens[found]), label, reduction="sum")
+        return objects, F.cross_entropy(self.sentence_head(sentence), claims, reduction="sum")
+
+
+def mask_geometry(masks: Tensor) -> Tensor:
+    """Masks (M, h, w) bool -> (M, 5): centre and spread in units of the image's sides, covariance signed root."""
+    weight = masks.flatten(1).float()
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
+    h, w = masks.shape[1:]
+    y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+    x, y = x.flatten().to(weight), y.flatten().to(weight)
+    mean_x, mean_y = weight @ x, weight @ y
+    dx, dy = x - mean_x[:, None], y - mean_y[:, None]
+    var_x, var_y, cov = ((weight * term).sum(1) for term in (dx * dx, dy * dy, dx * dy))
+    root = cov.sign() * cov.abs().clamp(min=1e-12).sqrt()
+    return torch.stack([mean_x, mean_y, var_x.clamp(min=0).sqrt(), var_y.clamp(min=0).sqrt(), root], 1)

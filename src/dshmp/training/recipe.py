@@ -1,0 +1,399 @@
+"""The training recipe: one YAML file, strictly typed, that says everything about a run."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from dshmp.card import Card
+from dshmp.config import ModelConfig, from_dict, to_dict
+from dshmp.data.registry import DATASETS
+from dshmp.data.transforms import Augmentation
+from dshmp.errors import UserError
+from dshmp.files import is_vacant, output_folder, reason, regular, whole_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the losses (equations of section 3.3 and 3.4)."""
+
+    label: float = 2.0
+    mask: float = 5.0
+    dice: float = 5.0
+    similarity: float = 1.0
+    contrast: float = 0.5
+    """lambda of Eq. 9's term."""
+    trajectory: float = 2.0
+    """Ours: every object token is asked whether its own object is meant."""
+    probe: float = 1.0
+    """Ours: what the data set names of objects and sentences, told by linear heads (`dshmp.training.probe`)."""
+    link: float = 0.0
+    """Ours, perception stage only: tokens of one object in neighbouring frames shall be the most similar, which is
+    what Eq. 3 relies on. Above 0 the stage draws pairs of neighbouring frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set to learn from."""
+
+    root: str
+    """Its folder."""
+    split: str = "train"
+    validation: str | None = None
+    """Split for the figures on the way; none are taken without."""
+    weight: float = 1.0
+    """How often a batch comes from it, against the weights of the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a recipe is for and what it asks of a GPU, as `dshmp configs` shows it; training does not read it."""
+
+    reproduces: str
+    """Tables and rows."""
+    paper: str | None = None
+    """The paper's figures there."""
+    then: tuple[str, ...] = ()
+    """The commands that come next, such as the evaluation on another data set with the same weights."""
+    memory_gb: float | None = None
+    """What the forward pass of one clip keeps for the backward pass, GB in float32 (`benchmarks/memory.py`), at the
+    largest size that the recipe gives to a 16:9 video or a 4:3 image."""
+    tflop: float | None = None
+    """Floating-point operations of that forward pass, in 1e12."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What `dshmp train` reads.
+
+    The stages follow the paper's order, the world in place of what its parts were pre-trained on: `perception`
+    (COCO's) learns to find every object in single frames, `language` (RoBERTa's) learns to tell a sentence's words
+    and what motion it asks for, `motion` learns the motion part on cached object tokens of frozen perception, and
+    `whole` trains everything on clips with the paper's losses.
+    """
+
+    stage: Literal["perception", "language", "motion", "whole"]
+    data: dict[str, Source]
+    """By the names of `dshmp data`: mevis (a generated world too), ref-youtube-vos, a2d, refcoco ... Stages other than
+    `whole` learn from one, which lists all objects of its videos: a generated world."""
+    init: str | None = None
+    """Folder of an earlier run or model whose weights this one starts from."""
+    take: tuple[str, ...] = ()
+    """Parts taken from `init` (language, perception, motion, decoder); all by default, the others start fresh."""
+    text_encoder: str | None = None
+    """RoBERTa's published weights for a model that starts fresh: a folder, or an id on the Hugging Face hub."""
+    mask2former: str | None = None
+    """Mask2Former's published weights (COCO instances, as in the release) for the static perception of a model that
+    starts fresh: its .pkl file, the folder of transformers' model, or that model's id on the Hugging Face hub."""
+    video_swin: str | None = None
+    """Video-Swin's published weights (Kinetics) for the backbone of a model that starts fresh: its .pth file."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Of a model that starts fresh, and the switches of one that does not: shapes must agree."""
+    steps: int = 50_000
+    batch: int = 8
+    """Clips of an optimiser step (frames in the perception stage, sentences in the language stage), all processes
+    together."""
+    micro_batch: int | None = None
+    """Of these, how many a process learns from at once; less takes less memory and changes no result. All by
+    default."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of perception; what `model.input.exact` keeps exact stays so. float16 needs a GPU."""
+    checkpointing: bool = False
+    """Activations of the backbone and of decoder layers are computed again instead of kept: less memory, a third
+    slower."""
+    clip_frames: int = 16
+    """Longest clip of the whole stage without augmentation; a longer video gives a random stretch of it."""
+    sentences: int = 4
+    """Sentences drawn from each clip of the whole stage (release: 1); they share the reading of its frames, and its
+    features too where the backbone does not hear the sentence."""
+    augmentation: Augmentation | None = None
+    """Of the whole stage: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
+    learning_rate: float = 5e-5
+    backbone_factor: float = 0.1
+    """The backbone learns this much slower (release: 0.1)."""
+    warmup: int = 100
+    decay: Literal["cosine", "steps"] = "steps"
+    """`steps`: a tenth from 8/11 of the run on, a hundredth from 10/11 on, as the release's 40,000 and 50,000 of its
+    55,000 steps; of the paper's 50,000 these are 36,364 and 45,455."""
+    weight_decay: float = 0.05
+    clip_norm: float = 0.01
+    """Gradient norm of the whole model is cut to this."""
+    points: int = 12_544
+    """Points a mask is compared on, per frame."""
+    no_object: float = 0.1
+    weights: LossWeights = field(default_factory=LossWeights)
+    negatives: int = 100
+    """Negatives of Eq. 9; 0 turns contrastive learning off (Tables 1 and 2c)."""
+    contrast_start: int = 10_000
+    bank_delta: float = 0.2
+    bank: Literal["device", "host"] = "device"
+    """Where the memory bank's centroids are; on the host they take no GPU memory, and each step fetches and writes back
+    the rows that it needs."""
+    temperature: float = 0.07
+    seed: int = 0
+    threads: int = 0
+    """CPU threads; 0 leaves it to PyTorch."""
+    workers: int = 2
+    """Threads that read the coming steps' data, one step each."""
+    log_every: int = 20
+    validate_every: int = 500
+    validation_videos: int = 4
+    """Videos of each held-out split that the whole stage answers for its figures, evenly spread over the split."""
+    checkpoint_every: int = 200
+    keep: int = 2
+    """Checkpoints kept, the newest; one that is damaged is made up for by the one before."""
+    best: str | None = None
+    """Name of a figure of validation: the model of its highest value is kept in best/."""
+    patience: int = 10
+    """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out. In float16 those
+    with a scale of the losses above 1 do not count: it falls then."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where curves and pictures go beside the run's folder; each asks for its package."""
+    cache: str | None = None
+    """Folder for parsed sentences and the motion stage's object tokens; in the run's by default."""
+    vocabulary: int = 1024
+    """Size of the byte-pair vocabulary learned from the split's sentences where no tokeniser is at hand."""
+    about: About | None = field(default=None, compare=False)
+    """Two recipes that differ in it alone are the same."""
+
+
+FREE = (
+    "micro_batch",
+    "checkpointing",
+    "threads",
+    "workers",
+    "checkpoint_every",
+    "keep",
+    "patience",
+    "trackers",
+    "bank",
+    "cache",
+)
+"""Keys that do not change what is learned: a run may go on with others."""
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None = None) -> Recipe:
+    """Read a recipe; `overrides` are `key=value` with dots for nested keys, values in YAML.
+
+    A key `base` names another recipe, relative to the file, that this one completes. `row` is a recipe too: what it
+    says itself, its base left aside, is laid over all that, and what it is about replaces the other's. Raises
+    UserError.
+    """
+    values, where = _read(path), path.name
+    for item in overrides or []:
+        key, found, text = item.partition("=")
+        if not found:
+            raise UserError(f"{item!r} is not of the form key=value")
+        _merge(values, _nest(key.split("."), _parse(text, item)))
+    if row is not None:
+        where += f" with {row.name}"
+        changes = _own(row)
+        changes.pop("base", None)
+        values["about"] = changes.pop("about", None)
+        _merge(values, changes)
+    recipe = from_dict(Recipe, values, where)
+    _check(recipe, where)
+    return recipe
+
+
+def recipes(folder: Path) -> Iterator[tuple[Path, Recipe]]:
+    """The recipes in a folder and below that say what they are for (`about`), in the order of their names.
+
+    The others are bases of these, or not meant for others. Raises UserError where there are none, and for a wrong one.
+    """
+    found = False
+    for path in sorted(folder.glob("**/*.yaml")):
+        if "about" in _read(path):
+            found = True
+            yield path, load_recipe(path)
+    if not found:
+        raise UserError(f"{folder}: no recipe in it says what it is about; name the folder `configs` of the repository")
+
+
+def same_run(one: Recipe, other: Recipe) -> bool:
+    """Whether a run begun with one recipe may go on with the other: they differ in `FREE` at most."""
+    return replace(one, **{name: getattr(other, name) for name in FREE}) == other
+
+
+RECIPE = "recipe.yaml"
+MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"
+"""Says that a folder is a run's, and ours."""
+
+
+def check_run_folder(folder: Path, recipe: Recipe) -> None:
+    """Raises UserError unless `folder` is new, empty, or of a run that may go on with this recipe."""
+    target = output_folder(folder)
+    stored = target / RECIPE
+    if stored.is_file():
+        with open(stored, encoding="utf-8", errors="replace") as file:
+            ours = file.readline() == MARK
+    else:
+        ours = not target.exists() or is_vacant(target)
+    if not ours:
+        raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
+    if stored.is_file() and not same_run(load_recipe(stored), recipe):
+        raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
+
+
+def save_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write the resolved recipe into a run's folder, where it says so not yet."""
+    path = folder / RECIPE
+    if not path.is_file() or load_recipe(path) != recipe:
+        with whole_file(path) as part:
+            part.write_text(dump_recipe(recipe), encoding="utf-8")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, under the mark of a run."""
+    return MARK + yaml.safe_dump(to_dict(recipe), sort_keys=False)
+
+
+_COUNTS = (
+    "steps",
+    "batch",
+    "points",
+    "clip_frames",
+    "sentences",
+    "workers",
+    "validation_videos",
+    "keep",
+    "patience",
+    "vocabulary",
+)
+_EVERY = ("log_every", "validate_every", "checkpoint_every")
+_SIZES = ("backbone_factor", "warmup", "weight_decay", "no_object", "negatives", "contrast_start", "seed", "threads")
+_POSITIVE = ("learning_rate", "clip_norm", "temperature")
+_SMALLEST = math.ulp(0)
+"""The smallest number above 0."""
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """UserError for the first value that no run could have."""
+    for least, names in ((1, _COUNTS + _EVERY), (0, _SIZES), (_SMALLEST, _POSITIVE)):
+        for name in names:
+            _check_number(getattr(recipe, name), least, f"{where}.{name}")
+    if recipe.micro_batch is not None:
+        _check_number(recipe.micro_batch, 1, f"{where}.micro_batch")
+    for name, weight in vars(recipe.weights).items():
+        _check_number(weight, 0, f"{where}.weights.{name}")
+    if not 0 <= recipe.bank_delta < 1:
+        raise UserError(f"{where}.bank_delta: must be at least 0 and below 1, found {recipe.bank_delta}")
+    if not recipe.data:
+        raise UserError(f"{where}.data: names no data set; choose from {', '.join(DATASETS)}")
+    for name, source in recipe.data.items():
+        if name not in DATASETS:
+            near = difflib.get_close_matches(name, DATASETS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(DATASETS)}"
+            raise UserError(f"{where}.data: {name!r} is no data set known here{hint}")
+        _check_number(source.weight, _SMALLEST, f"{where}.data.{name}.weight")
+    if recipe.warmup > recipe.steps:
+        raise UserError(
+            f"{where}.warmup: {recipe.warmup} steps are more than the whole run has (steps: {recipe.steps}); lower it"
+        )
+    contrasts = recipe.stage in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
+    if contrasts and recipe.contrast_start > recipe.steps:
+        raise UserError(
+            f"{where}.contrast_start: {recipe.contrast_start} is after the last step (steps: {recipe.steps}), so "
+            "contrastive learning would never start; lower it, or set negatives to 0"
+        )
+
+
+def _check_number(value: float, least: float, where: str) -> None:
+    if not least <= value < math.inf:  # false for NaN too
+        raise UserError(f"{where}: must be {'above 0' if least == _SMALLEST else f'at least {least}'}, found {value}")
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe, its bases beneath them; `above`: the recipes that it is a base of."""
+    if path.resolve() in above:
+        raise UserError(f"{path}: is its own base")
+    values = _own(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    merged = _read(path.parent / str(base), (*above, path.resolve()))
+    _merge(merged, values)
+    return merged
+
+
+def _own(path: Path) -> dict[str, Any]:
+    """What a recipe says itself, the name of its base included."""
+    try:
+        with open(path, encoding="utf-8", opener=regular) as file:
+            values = _parse(file.read(), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({reason(error)})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of recipe keys")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself asks for 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nest(keys[1:], value)}
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def trained_card(recipe: Recipe, name: str, step: int) -> Card:
+    """The card of a model that a run called `name` has trained for `step` steps.
+
+    The model's numbers stand beside the card in config.json; absolute paths keep their last part only, since the
+    rest is of one machine.
+    """
+    values = {key: value for key, value in to_dict(recipe).items() if key not in ("model", "about")}
+    for key in ("init", "cache", "text_encoder", "mask2former", "video_swin"):
+        values[key] = _place(values[key])
+    for source_values in values["data"].values():
+        source_values["root"] = _place(source_values["root"])
+    if recipe.init is not None:
+        source = f"training continued from {values['init']}"
+        source += f" (of which {', '.join(recipe.take)})" if recipe.take else ""
+    else:
+        source = "random weights, trained"
+        source += "" if recipe.text_encoder is None else f"; text encoder from {values['text_encoder']}"
+    data = [
+        f"{name} ({_place(each.root)}), split {each.split}{_made(each)}" for name, each in sorted(recipe.data.items())
+    ]
+    return Card(
+        name=name,
+        source=source,
+        data="; ".join(data),
+        recipe={**values, "trained_steps": step},
+    )
+
+
+def _made(source: Source) -> str:
+    return " (made by dshmp world make)" if Path(source.root, "world.json").is_file() else ""
+
+
+def _place(path: str | None) -> str | None:
+    return path if path is None or not Path(path).expanduser().is_absolute() else Path(path).name

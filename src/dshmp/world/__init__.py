@@ -1,6 +1,0 @@
-"""The generated world: short videos of moving objects with motion expressions, in MeViS's on-disk layout."""
-
-from dshmp.world.make import Clip, make_clip, make_world, twin
-from dshmp.world.plan import FAMILIES, SPLITS, SUBSETS, Expression, Item
-
-__all__ = ["FAMILIES", "SPLITS", "SUBSETS", "Clip", "Expression", "Item", "make_clip", "make_world", "twin"]

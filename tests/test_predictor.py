@@ -1,0 +1,390 @@
+"""The two passes: chunks and spilling change nothing, outputs are well-formed, interruptions leave nothing."""
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dshmp.predictor as module
+from clips import picture, tiny_model, write_clip
+from dshmp.errors import UserError
+from dshmp.export import Answers, Settings, folder_names, segment_to_folder, slug
+from dshmp.predictor import Progress, Segmenter
+from dshmp.result import Result, decode
+from dshmp.video.overlay import Caption, OverlayPainter, save_png
+
+SENTENCES = ("the red star moving left", "The one that turns  back")
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return np.stack([picture(3 * i, 50, 70) for i in range(11)])
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(*tiny_model(), device="cpu")
+
+
+@pytest.mark.parametrize(("masks", "fusion"), [("trajectories", False), ("embedding", True)])
+def test_chunks_change_nothing(clip: np.ndarray, masks: str, fusion: bool) -> None:
+    answers = [Segmenter(*tiny_model(chunk, masks, fusion), device="cpu")(clip, SENTENCES) for chunk in (1, 5, 100)]
+    for one, other in itertools.product(zip(*answers, strict=True), repeat=2):
+        for a, b in zip(one, other, strict=False):
+            if a.expression == b.expression:
+                assert a.score == pytest.approx(b.score, abs=1e-5)
+                assert (a.masks == b.masks).mean() > 0.9999
+    assert 0 < answers[0][0].masks.mean() < 1
+
+
+@pytest.mark.parametrize("fusion", [False, True])
+def test_perceiving_anew_equals_reading_back(clip: np.ndarray, fusion: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = Segmenter(*tiny_model(4, fusion=fusion), device="cpu")
+    stored = segmenter(iter(clip), SENTENCES)
+    for limit in (0, 60_000):  # nothing fits; the first chunk does
+        monkeypatch.setattr(module, "SPILL_LIMIT", limit)
+        again = segmenter(iter(clip), SENTENCES)
+        assert all(a.rle == b.rle for a, b in zip(stored, again, strict=True))
+
+
+def test_expressions_do_not_touch_each_other(segmenter: Segmenter, clip: np.ndarray) -> None:
+    together = segmenter(clip, SENTENCES)
+    alone = segmenter(clip, SENTENCES[1])
+    assert together[1] == alone
+
+
+def test_result_is_well_formed(segmenter: Segmenter, clip: np.ndarray) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    result = segmenter(clip, SENTENCES[1], fps=8, progress=lambda *step: seen.append(step))
+    assert result.expression == "The one that turns back"
+    assert result.masks.shape == (11, 50, 70)
+    assert result.found
+    assert len(result.objects) == 4
+    assert (np.stack([item.masks for item in result.objects]).any(axis=0) == result.masks).all()
+    assert sum(result.evidence) == pytest.approx(1)
+    assert all(sum(item.evidence) == pytest.approx(1) for item in result.objects)
+    assert [item.score for item in result.objects] == sorted((o.score for o in result.objects), reverse=True)
+    assert result.score == result.objects[0].score
+    assert [word.text for word in result.words if word.group == "motion"] == ["turns", "back"]
+    assert result.times[8] == 1
+    assert ("motion", 0, None) in seen
+    last = {stage: (done, total) for stage, done, total in seen}
+    assert list(last.items()) == [("frames", (11, 11)), ("motion", (1, 1)), ("masks", (11, 11))]
+    seen.clear()
+    segmenter(iter(clip), "a cat", progress=lambda *step: seen.append(step))  # of unknown length
+    assert all(done == total for done, total in {stage: rest for stage, *rest in seen}.values())
+
+
+def test_nothing_matches(segmenter: Segmenter, clip: np.ndarray) -> None:
+    result = segmenter(clip, "a cat", threshold=1.0)
+    assert not result.found
+    assert result.objects == ()
+    assert 0 < result.score < 1
+    assert not result.masks.any()
+    assert result.masks.shape == (11, 50, 70)
+    assert sum(result.evidence) == pytest.approx(1)
+
+
+def test_single_target(segmenter: Segmenter, clip: np.ndarray) -> None:
+    many, single = segmenter(clip, "a cat"), segmenter(clip, "a cat", targets="single")
+    assert single.objects == many.objects[:1]
+    assert single.rle == many.objects[0].rle
+
+
+def test_faster_video_is_read_in_strides(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    strides = []
+    understand = segmenter.model.understand
+    monkeypatch.setattr(
+        segmenter.model, "understand", lambda *a, **k: (strides.append(k["stride"]), understand(*a, **k))[1]
+    )
+    video = np.stack([picture(i) for i in range(7)])
+    for fps in (None, 8, 25, 3, 1000):
+        segmenter(video, "a cat", fps=fps)
+    assert strides == [1, 1, 3, 1, 7]
+
+
+def test_lower_precision(clip: np.ndarray) -> None:
+    exact = Segmenter(*tiny_model(), device="cpu")(clip[:3], "a cat")
+    for precision in ("bfloat16", "float16"):
+        result = Segmenter(*tiny_model(), device="cpu", precision=precision)(clip[:3], "a cat")  # type: ignore[arg-type]
+        assert result.score == pytest.approx(exact.score, abs=0.05)
+        assert (result.masks == exact.masks).mean() > 0.9
+
+
+def test_wrong_arguments(segmenter: Segmenter, clip: np.ndarray) -> None:
+    for wrong in ({"threshold": 2.0}, {"threshold": float("nan")}, {"targets": "some"}, {"frames": "50:"}):
+        with pytest.raises(UserError):
+            segmenter(clip, "a cat", **wrong)  # type: ignore[call-overload]
+    for expression in ("", "  ", [], "word " * 400):
+        with pytest.raises(UserError):
+            segmenter(clip, expression)
+    with pytest.raises(UserError, match="device"):
+        Segmenter.from_pretrained("default", device="tpu9")
+    with pytest.raises(UserError, match="precision"):
+        Segmenter.from_pretrained("default", precision="int3")  # type: ignore[arg-type]
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def answer(
+    segmenter: Segmenter,
+    video: Path,
+    out: Path,
+    *expressions: str,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[Path, list[Result]]:
+    chosen = Settings(model="tiny", **settings)
+    answers = Answers.open(video, expressions or SENTENCES, out, chosen, overwrite=overwrite)
+    return segment_to_folder(answers, lambda: segmenter, progress)
+
+
+def decoded(path: Path) -> list[av.VideoFrame]:
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
+def test_folder_of_a_rotated_odd_variable_rate_file(segmenter: Segmenter, tmp_path: Path) -> None:
+    times = [0, 11, 42, 93, 164, 255, 400, 401, 900, 1500]
+    video = write_clip(tmp_path / "clip.mp4", 10, 49, 63, rotation=90, times=times)
+    folder, results = answer(segmenter, video, tmp_path / "out")
+    assert folder == tmp_path / "out" / "clip"
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["01-the-red-star-moving-left", "02-the-one-that-turns-back", "result.json"]
+    document = json.loads((folder / "result.json").read_text())
+    assert (document["height"], document["width"]) == (63, 49)
+    for name, result, written in zip(names[:2], results, document["results"], strict=True):
+        masks = [np.asarray(Image.open(p)) for p in sorted((folder / name / "masks").iterdir())]
+        assert (np.stack(masks) == result.masks * 255).all()
+        assert (decode(written["rle"]) == result.masks).all()
+        frames = decoded(folder / name / "overlay.mp4")
+        assert [frame.time for frame in frames] == pytest.approx([t / 1000 for t in times], abs=1e-3)
+        assert result.fps == pytest.approx(6)
+        assert frames[0].width % 2 == frames[0].height % 2 == 0
+        assert frames[0].height > frames[0].width  # upright
+        assert frames[0].format.name == "yuv420p"
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip"]
+
+
+@pytest.mark.parametrize(("codec", "kept"), [("aac", True), ("pcm_s16le", False)])
+def test_sound_goes_along_where_it_can(
+    segmenter: Segmenter, tmp_path: Path, caplog: pytest.LogCaptureFixture, codec: str, kept: bool
+) -> None:
+    video = write_clip(tmp_path / "clip.mkv", 25, audio=codec)
+    folder, _ = answer(segmenter, video, tmp_path, "a cat", frames="5:15")
+    with av.open(str(folder / "01-a-cat" / "overlay.mp4")) as container:
+        assert len(container.streams.audio) == kept
+        packets = [p for p in container.demux() if p.size]
+        ends = {p.stream.type: float(p.pts * p.time_base) for p in sorted(packets, key=lambda p: p.pts * p.time_base)}
+        starts = [float(p.pts * p.time_base) for p in packets if p.stream.type == "audio"]
+    assert ends["video"] == pytest.approx(9 / 25, abs=0.01)
+    if kept:
+        assert 0 <= starts[0] < 0.03
+        assert ends["audio"] == pytest.approx(10 / 25, abs=0.04)
+    assert ("sound" in caplog.text) == (not kept)
+    masks = sorted(p.name for p in (folder / "01-a-cat" / "masks").iterdir())
+    assert masks == [f"{i:05d}.png" for i in range(5, 15)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interruption_leaves_nothing(
+    segmenter: Segmenter, tmp_path: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = write_clip(tmp_path / "clip.mp4")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(module.tempfile, "tempdir", str(temporary))
+
+    def stop(stage: str, done: int, total: int | None) -> None:
+        if stage == "masks" and done == 5:
+            raise error
+
+    with pytest.raises(error):
+        answer(segmenter, video, tmp_path / "new" / "out", progress=stop)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "tmp"]
+    assert not list(temporary.iterdir())
+    done, _ = answer(segmenter, video, tmp_path / "out")
+    before = (done / "result.json").read_bytes()
+    with pytest.raises(error):
+        answer(segmenter, video, tmp_path / "out", "a cat", progress=stop)
+    assert (done / "result.json").read_bytes() == before
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def said(folder: Path) -> list[tuple[str, str, float]]:
+    document = json.loads((folder / "result.json").read_text())
+    return [(each["folder"], each["sentence"], each["threshold"]) for each in document["results"]]
+
+
+def test_answers_are_added(segmenter: Segmenter, tmp_path: Path) -> None:
+    """Whatever people put beside them stays, too."""
+    video = write_clip(tmp_path / "clip.mp4", 4)
+    folder, _ = answer(segmenter, video, tmp_path, "a dog")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "01-a-dog" / "masks" / "notes.txt").write_text("mine")
+    (folder / "07-mine").mkdir()
+    before = files(folder)
+    answer(segmenter, video, tmp_path, "a cat", "a dog", "a cat", threshold=None)
+    after = files(folder)
+    assert {name: after[name] for name in before if name != "result.json"} == {
+        name: data for name, data in before.items() if name != "result.json"
+    }
+    assert [(name, text) for name, text, _ in said(folder)] == [("01-a-dog", "a dog"), ("08-a-cat", "a cat")]
+    assert {p.name for p in folder.iterdir()} == {"01-a-dog", "07-mine", "08-a-cat", "notes.txt", "result.json"}
+
+
+def test_another_answer_needs_overwrite(segmenter: Segmenter, tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    folder, _ = answer(segmenter, video, tmp_path, "a dog", "a cat")
+    (folder / "01-a-dog" / "notes.txt").write_text("mine")
+    before = files(folder)
+    for other in ({"threshold": 0.1}, {"frames": "0:3"}, {"fps": None, "targets": "single"}):
+        with pytest.raises(UserError, match=r"01-a-dog: 'a dog' was answered with .*--overwrite"):
+            answer(segmenter, video, tmp_path, "a dog", **other)
+    assert files(folder) == before
+    _, (result,) = answer(segmenter, video, tmp_path, "a dog", threshold=0.1, frames="2:4", overwrite=True)
+    assert (result.threshold, result.frame_count) == (0.1, 2)
+    after = files(folder)
+    assert sorted(n for n in after if n.startswith("01")) == [
+        *(f"01-a-dog/masks/0000{t}.png" for t in (2, 3)),
+        "01-a-dog/notes.txt",
+        "01-a-dog/overlay.mp4",
+    ]
+    assert all(after[name] == before[name] for name in before if name.startswith("02"))
+    assert [text for _, text, _ in said(folder)] == ["a dog", "a cat"]
+    os.utime(video, (1, 1))
+    with pytest.raises(UserError, match=r"'a cat' was answered before the video changed"):
+        answer(segmenter, video, tmp_path, "a cat")
+
+
+def test_a_file_of_the_users_is_in_the_way(segmenter: Segmenter, tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    folder, _ = answer(segmenter, video, tmp_path, "a dog", frames="0:2")
+    (folder / "01-a-dog" / "masks" / "00004.png").write_text("mine")
+    before = files(folder)
+    with pytest.raises(UserError, match=r"masks/00004.png: is not of the answer that is replaced"):
+        answer(segmenter, video, tmp_path, "a dog", overwrite=True)
+    assert files(folder) == before
+
+
+def test_an_addition_that_was_killed_goes_on(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every step of moving the files to their places: what is there then is the old or the new, and whole."""
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    wanted: dict[str, bytes] = {}
+    move = os.replace
+    for last in range(1, 30):
+        out = tmp_path / str(last)
+        folder, _ = answer(segmenter, video, out, "a dog", frames="0:4")
+        (folder / "01-a-dog" / "notes.txt").write_text("mine")
+        before, moves = files(folder), []
+
+        def killed(one: Path, other: Path, last: int = last, moves: list[Path] = moves) -> None:
+            moves.append(other)
+            if len(moves) == last:
+                raise KeyboardInterrupt
+            move(one, other)
+
+        change = {"frames": "2:6", "overwrite": True}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            try:
+                answer(segmenter, video, out, "a dog", **change)
+                wanted = files(folder)
+                break
+            except KeyboardInterrupt:
+                pass
+        ready = list(folder.glob(".dshmp-*.ready"))
+        assert ready or files(folder) == before
+        answer(segmenter, video, out, "a cat", frames="0:1")  # which settles it first
+        assert (said(folder)[0][1], len(said(folder))) == ("a dog", 2)
+        document = json.loads((folder / "result.json").read_text())["results"][0]
+        assert document["settings"]["frames"] == ("2:6" if ready else "0:4")
+        masks = {p.name for p in (folder / "01-a-dog" / "masks").iterdir()}
+        assert masks == {f"{t:05d}.png" for t in (range(2, 6) if ready else range(4))}
+        assert (folder / "01-a-dog" / "notes.txt").read_text() == "mine"
+        assert not list(folder.glob(".dshmp-*"))
+    assert last > 6
+    assert len(wanted) == 4 + 3
+
+
+def test_a_folder_of_somebody_elses(segmenter: Segmenter, tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "clip.mp4")
+    folder, _ = answer(segmenter, video, tmp_path, "a dog")
+    (tmp_path / "other").mkdir()
+    other = write_clip(tmp_path / "other" / "clip.mp4")
+    with pytest.raises(UserError, match="holds the result of"):
+        answer(segmenter, other, tmp_path)
+    mine = tmp_path / "mine" / "clip"
+    mine.mkdir(parents=True)
+    (mine / "result.json").write_text("{}")
+    with pytest.raises(UserError, match="not a result"):
+        answer(segmenter, video, tmp_path / "mine")
+    document = json.loads((folder / "result.json").read_text())
+    document["results"][0]["folder"] = "../mine"  # as no file of ours says
+    (folder / "result.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="not a result"):
+        answer(segmenter, video, tmp_path, overwrite=True)
+
+
+def test_videos_of_one_name_have_folders_of_their_own(segmenter: Segmenter, tmp_path: Path) -> None:
+    videos = []
+    for place in ("a", "b", "c"):
+        (tmp_path / place).mkdir()
+        videos.append(write_clip(tmp_path / place / ("Clip.mp4" if place == "c" else "clip.mp4"), 3))
+    out = tmp_path / "out"
+    answer(segmenter, videos[1], out, "a dog")
+    names = folder_names(videos, out)
+    assert names[videos[1]] == "clip"  # as before, whatever has come to the list
+    assert len({name.lower() for name in names.values()}) == 3
+    assert folder_names(videos[:1], out)[videos[0]] == names[videos[0]]
+    strange = [tmp_path / name for name in ("...mp4", "CON.mp4", "a\x1b.mp4")]
+    assert list(folder_names(strange, out).values()) == ["video", "_CON", "a_"]
+
+
+def test_what_is_no_picture_is_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.imencode", lambda *_: (False, None))
+    with pytest.raises(ValueError, match="no picture that PNG can hold"):
+        save_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_slug() -> None:
+    assert slug("The dog, turning LEFT!") == "the-dog-turning-left"
+    assert slug("../..//etc") == "etc"
+    assert slug("🐕") == "expression"
+    assert len(slug("word " * 50)) <= 40
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (1, 1), (33, 640), (360, 203), (1080, 1920)])
+def test_overlay_never_covers_the_frame(height: int, width: int) -> None:
+    frame = np.full((height, width, 3), 90, np.uint8)
+    caption = Caption("the incomprehensibly long-winded sentence " * 8, (), 0.4, 1, [0.5, 0.5], [0, 1])
+    painter = OverlayPainter(height, width, caption)
+    pictures = [painter(frame, np.zeros((1, height, width), bool), i) for i in (0, 1)]
+    assert pictures[0].shape == (*painter.size, 3)
+    assert painter.size[0] % 2 == painter.size[1] % 2 == 0
+    scale = painter.scale
+    assert (pictures[0][: height * scale, painter.left : painter.left + width * scale] == 90).all()
+    assert (pictures[0] != pictures[1]).any()  # the playhead moves
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_gpu(clip: np.ndarray, precision: str) -> None:
+    result = Segmenter(*tiny_model(), device="cuda", precision=precision)(clip, SENTENCES[0])  # type: ignore[arg-type]
+    assert result.masks.shape == (11, 50, 70)

@@ -1,0 +1,441 @@
+"""The generated world: determinism, exact meanings, reversal twins, layout on disk."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from dshmp.errors import UserError
+from dshmp.evaluation.metrics import boundary_measure, region_similarity
+from dshmp.synthetic import SPLITS, SUBSETS, Clip, make_clip, make_world, twin
+from dshmp.synthetic.grammar import (
+    FRAMES,
+    FRAMES_MANY,
+    FRAMES_MANY_STATIC,
+    FRAMES_MOTION,
+    FRAMES_STATIC,
+    HELD_OUT_CLAIMS,
+    HELD_OUT_LOOKS,
+    Meaning,
+    inflect,
+    known_words,
+    new_words,
+    resolve,
+)
+from dshmp.synthetic.make import clip_seed
+from dshmp.synthetic.motions import CLAIMS, MIRROR, OPPOSITE, PROGRAMS, RELATIVE, motion, reading, reverse
+from dshmp.synthetic.plan import FAMILIES, SCHEDULE, Plan, plan_clip
+from dshmp.synthetic.shapes import SHAPES, Look, outline
+
+
+def plans(split: str, count: int) -> list[Plan]:
+    return [plan_clip(1000 + i, SCHEDULE[i % len(SCHEDULE)], split) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def train_plans() -> list[Plan]:
+    return plans("train", 160)
+
+
+@pytest.fixture(scope="module")
+def test_plans() -> list[Plan]:
+    return plans("test", 80)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("worlds") / "tiny"
+    assert make_world(root, train=4, valid=2, test=2, seed=3, workers=1)
+    return root
+
+
+# --- Clips ---
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_clip_is_a_pure_function_of_its_arguments(family: str) -> None:
+    first, second = make_clip(5, family, "train"), make_clip(5, family, "train")
+    assert np.array_equal(first.frames, second.frames)
+    assert np.array_equal(first.masks, second.masks)
+    assert first.expressions == second.expressions
+    frames, height, width, _ = first.frames.shape
+    assert frames % 8 == 0
+    assert 80 <= min(height, width) <= (128 if family == "close" else 96)
+    assert max(height, width) <= 128
+    assert 2 <= len(first.items) <= 8
+    assert first.masks.shape == (len(first.items), frames, height, width)
+    assert first.masks.sum(axis=0).max() == 1  # visible pixels belong to one object
+
+
+def test_seeds_differ() -> None:
+    assert not np.array_equal(make_clip(1, "easy").frames[0, :80, :80], make_clip(2, "easy").frames[0, :80, :80])
+
+
+def test_unknown_family_and_split() -> None:
+    with pytest.raises(ValueError, match="family"):
+        plan_clip(0, "none", "train")
+    with pytest.raises(ValueError, match="split"):
+        plan_clip(0, None, "valid")
+
+
+def test_objects_are_large_enough() -> None:
+    spans = [
+        1 + max(np.ptp(where) for where in np.nonzero(mask))
+        for seed, family in enumerate(("alike", "crowd", "easy"))
+        for masks in make_clip(seed, family).masks
+        for mask in masks[::4]
+        if mask.any()
+    ]
+    assert np.percentile(spans, 10) >= 20
+
+
+def test_objects_of_close_clips() -> None:
+    """40 pixels across in all frames, unless another one hides a part; look-alikes that motion tells apart."""
+    subsets: Counter[str] = Counter()
+    for seed in range(12):
+        clip = make_clip(seed, "close")
+        assert clip.frames.shape == (8, 128, 128, 3)
+        assert len({item.look for item in clip.items}) < len(clip.items)
+        for expression in clip.expressions:
+            subsets.update(expression.subsets or ["told by looks and motion"])
+        for masks in clip.masks:
+            spans = [1 + max(np.ptp(where) for where in np.nonzero(mask)) for mask in masks]
+            whole = masks.sum((1, 2)) > 0.9 * masks.sum((1, 2)).max()
+            assert np.array(spans)[whole].min() >= 40
+    assert subsets["motion-critical"] > 12
+    assert {"static", "plural", "absent", "told by looks and motion"} <= set(subsets)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_fill_their_box(shape: str) -> None:
+    rows, columns = np.nonzero(outline(shape) > 0.5)
+    assert max(np.ptp(rows), np.ptp(columns)) in range(45, 50)
+
+
+def test_named_direction_is_the_direction_in_the_image() -> None:
+    """The middle of the mask of an object that moves left, as drawn, camera included, ends further left."""
+    checked = 0
+    for seed in range(40):
+        plan = plan_clip(seed, "pairs", "train")
+        names = [item.motion.name for item in plan.items]
+        if not set(names) & set(OPPOSITE):
+            continue
+        clip = make_clip(seed, "pairs", "train")
+        for k, name in enumerate(names):
+            ends = [clip.masks[k, t] for t in (0, -1)]
+            if name in OPPOSITE and all(mask.sum() > 150 for mask in ends):
+                (y0, x0), (y1, x1) = (np.mean(np.nonzero(mask), axis=1) for mask in ends)
+                along = {"left": x0 - x1, "right": x1 - x0, "up": y0 - y1, "down": y1 - y0}
+                assert along[name] > 0.25 * min(clip.frames.shape[1:3])
+                assert max(along, key=along.__getitem__) == name
+                checked += 1
+        if checked >= 8:
+            return
+    raise AssertionError("too few steady motions to check")
+
+
+# --- Time ---
+
+
+def test_reverse_is_its_own_inverse() -> None:
+    for name in set(PROGRAMS) - set(RELATIVE):
+        assert reverse(reverse(name)) == name
+        assert (reverse(name) == name) == (name in MIRROR)
+    assert reverse("left>up") == "down>right"
+    assert reverse("left>stop") == "wait>right"
+    assert reverse("enter left") == "leave right"
+    with pytest.raises(ValueError, match="no time reverse"):
+        reverse("follow")
+
+
+def test_twin_is_the_clip_backwards_with_targets_swapped() -> None:
+    clip = make_clip(11, "pairs", "train")
+    back = twin(clip)
+    assert np.array_equal(back.frames, clip.frames[::-1])
+    assert np.array_equal(back.masks, clip.masks[:, ::-1])
+    pairs = [
+        (one, other)
+        for one, other in zip(clip.expressions, back.expressions, strict=True)
+        if "direction pairs" in one.subsets
+    ]
+    assert len(pairs) >= 2
+    for one, other in pairs:
+        assert one.text == other.text
+        assert len(one.meant) == len(other.meant) == 1
+        assert one.meant != other.meant
+        assert clip.items[one.meant[0]].look == clip.items[other.meant[0]].look
+
+
+def test_direction_pairs_have_two_look_alikes_with_opposite_motions() -> None:
+    for seed in range(30):
+        items = plan_clip(seed, "pairs", "train").items
+        acting = [item for item in items if item.motion.name not in MIRROR]
+        assert len(acting) == 2
+        assert acting[0].look == acting[1].look
+        assert acting[0].motion.name == reverse(acting[1].motion.name)
+        assert len(items) <= 3
+
+
+# --- Meaning ---
+
+
+def test_every_program_has_its_own_claim() -> None:
+    for name in PROGRAMS:
+        assert reading(name, motion(name)) is True
+    assert reading("left", motion("left>up")) is None
+    assert reading("left", motion("dash left")) is None
+    assert reading("left", motion("right")) is False
+    assert reading("turn back", motion("left>right")) is True
+    assert reading("hops", motion("hop")) is None
+    assert reading("grow", motion("appear")) is None
+
+
+def test_targets_are_exactly_the_objects_that_fit(train_plans: list[Plan]) -> None:
+    """Recomputed from looks and program names, with a reading of the claims of its own."""
+    wider = {"turn back": r"(left>right|right>left|up>down|down>up)", "circle": "(counter)?clockwise"}
+    wider |= {"to and fro": r"(\w+)>(left>right|right>left|up>down|down>up)", "stop": r"\w+>stop", "wait": r"wait>\w+"}
+    wider |= {"turn": r"(left|right)>(up|down)|(up|down)>(left|right)"}
+    wider |= {name: rf"{name} \w+" for name in ("enter", "leave", "dash")}
+    checked = 0
+    for plan in train_plans:
+        for expression in plan.expressions:
+            meaning = expression.meaning
+            static = [
+                i for i, item in enumerate(plan.items) if all(getattr(item.look, a) == v for a, v in meaning.static)
+            ]
+            meant = []
+            for i in static:
+                move = plan.items[i].motion
+                fits = not meaning.claim or bool(
+                    re.fullmatch(wider.get(meaning.claim, re.escape(meaning.claim)), move.name)
+                )
+                if fits and meaning.other is not None:
+                    assert move.other is not None
+                    look = plan.items[move.other].look
+                    fits = all(getattr(look, a) == v for a, v in meaning.other)
+                if fits:
+                    meant.append(i)
+            assert tuple(static) == expression.static
+            assert tuple(meant) == expression.meant, expression
+            checked += 1
+    assert checked > 500
+
+
+def test_words_say_what_is_meant(train_plans: list[Plan]) -> None:
+    for plan in train_plans:
+        for expression in plan.expressions:
+            text = re.sub("[^a-z ]", "", expression.text.lower())
+            claim = expression.meaning.claim
+            values = dict(expression.meaning.static)
+            if claim in ("left", "right"):
+                assert claim in text
+                assert OPPOSITE[claim] not in text
+            if "counterclockwise" in text:
+                assert claim == "counterclockwise"
+            if values.get("colour") in ("red", "green", "blue", "yellow"):
+                assert values["colour"] in text
+            if len(expression.meant) > 1:
+                assert re.search(r"\b(all|both|every|they|are|two|three|four|the \w*s|\w+s)\b", text)
+
+
+def test_expressions_per_clip_and_absent_share(train_plans: list[Plan]) -> None:
+    subsets: Counter[str] = Counter()
+    total = 0
+    for plan in train_plans:
+        assert 4 <= len(plan.expressions) <= 8
+        total += len(plan.expressions)
+        for expression in plan.expressions:
+            subsets.update(expression.subsets)
+            assert bool(expression.meant) != ("absent" in expression.subsets)
+            assert 1 <= len(expression.text.split()) <= 22
+    assert 0.03 < subsets["absent"] / total <= 0.1
+    assert set(subsets) == set(SUBSETS) - {"held-out phrasing", "held-out words"}
+
+
+def test_motion_critical_expressions_need_motion(train_plans: list[Plan]) -> None:
+    candidates = []
+    for plan in train_plans:
+        looks = [item.look for item in plan.items]
+        for expression in plan.expressions:
+            if "motion-critical" in expression.subsets:
+                wrong = [looks[i] for i in expression.static if i not in expression.meant]
+                assert all(looks[i] in wrong for i in expression.meant)
+                candidates.append(len(expression.static))
+    assert 3.0 <= np.mean(candidates) <= 3.5
+
+
+def test_resolve_reports_doubt() -> None:
+    look = Look("disc", "red", "plain", "medium")
+    found = resolve(Meaning((), "left"), [look] * 3, [motion("left"), motion("left>up"), motion("up")])
+    assert found.meant == (0,)
+    assert found.doubtful == (1,)
+
+
+# --- Held out ---
+
+
+def held_out_frames() -> list[re.Pattern[str]]:
+    entries = (FRAMES, FRAMES_MOTION, FRAMES_STATIC, FRAMES_MANY, FRAMES_MANY_STATIC)
+    frames = [frame.replace(" :", ":") for entry in entries for frame in entry.partition("|")[2].split(";")]
+    return [re.compile(re.sub(r"\{\w+\}", ".+", frame).replace("a .+", "an? .+") + r"\.?") for frame in frames]
+
+
+def is_held_out_combination(meaning: Meaning) -> bool:
+    values = dict(meaning.static)
+    return (values.get("colour"), values.get("shape")) in HELD_OUT_LOOKS and meaning.claim in HELD_OUT_CLAIMS
+
+
+def test_training_never_shows_what_is_held_out(train_plans: list[Plan]) -> None:
+    frames = held_out_frames()
+    for plan in train_plans:
+        for expression in plan.expressions:
+            assert not new_words(expression.text), expression.text
+            assert not any(frame.fullmatch(expression.text.lower()) for frame in frames), expression.text
+            assert not is_held_out_combination(expression.meaning)
+
+
+def test_held_out_subsets(test_plans: list[Plan]) -> None:
+    frames = held_out_frames()
+    kinds: Counter[str] = Counter()
+    for plan in test_plans:
+        for expression in plan.expressions:
+            kinds.update(expression.subsets)
+            assert ("held-out words" in expression.subsets) == bool(new_words(expression.text))
+            if "held-out phrasing" in expression.subsets:
+                shown = any(frame.fullmatch(expression.text.lower()) for frame in frames)
+                assert shown or is_held_out_combination(expression.meaning), expression.text
+    assert kinds["held-out phrasing"] > 50
+    assert kinds["held-out words"] > 50
+
+
+def test_vocabulary_is_moderate() -> None:
+    assert 200 < len(known_words()) < 400
+
+
+@pytest.mark.parametrize(
+    ("predicate", "third", "gerund"),
+    [
+        ("*move left then *stop", "moves left then stops", "moving left then stopping"),
+        ("*pass {x}", "passes {x}", "passing {x}"),
+        ("first *go up", "first goes up", "first going up"),
+    ],
+)
+def test_inflection(predicate: str, third: str, gerund: str) -> None:
+    assert inflect(predicate, "third") == third
+    assert inflect(predicate, "gerund") == gerund
+    assert "*" not in inflect(predicate, "base")
+
+
+def test_claims_are_unique() -> None:
+    assert len(set(CLAIMS)) == len(CLAIMS)
+
+
+# --- On disk ---
+
+
+def test_layout(world: Path) -> None:
+    annotations = Counter()
+    for split in SPLITS:
+        videos = json.loads((world / split / "meta_expressions.json").read_text())["videos"]
+        masks = json.loads((world / split / "mask_dict.json").read_text())
+        assert {path.name for path in (world / split / "JPEGImages").iterdir()} == set(videos)
+        for name, video in videos.items():
+            height, width = video["size"]
+            for frame in video["frames"]:
+                picture = cv2.imread(str(world / split / "JPEGImages" / name / f"{frame}.jpg"))
+                assert picture.shape == (height, width, 3)
+            for entry in video["objects"].values():
+                codes = masks[str(entry["anno_id"])]
+                assert len(codes) == len(video["frames"])
+                assert all(code is None or code["size"] == [height, width] for code in codes)
+                annotations[split, entry["anno_id"]] += 1
+            for expression in video["expressions"].values():
+                ids = [video["objects"][str(i)]["anno_id"] for i in expression["obj_id"]]
+                assert ids == expression["anno_id"]
+                assert set(expression["obj_id"]) <= set(expression["static_ids"])
+        assert set(masks) == {str(anno) for part, anno in annotations if part == split}
+    assert set(annotations.values()) == {1}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with NumPy 2
+def test_masks_survive_the_disk(world: Path) -> None:
+    clip: Clip = make_clip(clip_seed(3, "train", 0), SCHEDULE[0], "train")
+    masks = json.loads((world / "train" / "mask_dict.json").read_text())
+    video = json.loads((world / "train" / "meta_expressions.json").read_text())["videos"]["t000000"]
+    for k, per_frame in enumerate(clip.masks):
+        codes = masks[str(video["objects"][str(k)]["anno_id"])]
+        for mask, code in zip(per_frame, codes, strict=True):
+            read = np.zeros_like(mask) if code is None else coco.decode(code).astype(bool)
+            assert np.array_equal(read, mask)
+
+
+def test_twin_files_are_the_same_bytes_backwards(world: Path) -> None:
+    folder = world / "train" / "JPEGImages"
+    twins = [path for path in folder.iterdir() if path.name.endswith("_r")]
+    assert twins
+    for path in twins:
+        forwards = [file.read_bytes() for file in sorted((folder / path.name[:-2]).iterdir())]
+        assert [file.read_bytes() for file in sorted(path.iterdir())] == forwards[::-1]
+    videos = json.loads((world / "train" / "meta_expressions.json").read_text())["videos"]
+    pairs: dict[str, list[list[int]]] = {}
+    for video in videos.values():
+        for expression in video["expressions"].values():
+            if "pair" in expression:
+                pairs.setdefault(expression["pair"], []).append(expression["obj_id"])
+    assert pairs
+    assert all(len(ids) == 2 and ids[0] != ids[1] for ids in pairs.values())
+
+
+def test_same_settings_again_and_other_settings(world: Path, tmp_path: Path) -> None:
+    before = (world / "world.json").read_bytes()
+    assert make_world(world, train=4, valid=2, test=2, seed=3) is False
+    assert (world / "world.json").read_bytes() == before
+    with pytest.raises(UserError, match="seed 3, not 4"):
+        make_world(world, train=4, valid=2, test=2, seed=4)
+    with pytest.raises(UserError, match="family None, not easy"):
+        make_world(world, train=4, valid=2, test=2, seed=3, family="easy")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not a complete world"):
+        make_world(tmp_path, train=1, valid=0, test=0)
+
+
+def test_a_world_of_one_family(tmp_path: Path) -> None:
+    root = tmp_path / "close"
+    assert make_world(root, train=1, valid=1, test=0, family="close", workers=1)
+    for split in ("train", "valid_u"):
+        videos = json.loads((root / split / "meta_expressions.json").read_text())["videos"]
+        assert [video["family"] for video in videos.values()] == ["close"]
+    with pytest.raises(UserError, match=r"'near' is no family of clips; choose from alike, .*, close"):
+        make_world(tmp_path / "near", family="near")
+    assert not (tmp_path / "near").exists()
+
+
+def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_world(tmp_path / "world", train=1, valid=0, test=0, workers=1, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- The static line ---
+
+
+@pytest.mark.slow
+def test_static_line_of_motion_critical() -> None:
+    """Perfect masks of everything that fits the static words score between 35 and 45."""
+    scores = []
+    for i in range(60):
+        clip = make_clip(2000 + i, SCHEDULE[i % len(SCHEDULE)], "train")
+        for expression in clip.expressions:
+            if "motion-critical" in expression.subsets:
+                told = clip.masks[list(expression.static)].any(axis=0)
+                true = clip.masks[list(expression.meant)].any(axis=0)
+                scores += [region_similarity(told, true).mean(), boundary_measure(told, true).mean()]
+    assert 0.35 <= np.mean(scores) <= 0.45

@@ -1,0 +1,199 @@
+"""Reading videos: every kind comes out right, and what is none is told in one line."""
+
+import logging
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from clips import RED, picture, write_clip, write_sound
+from dshmp.errors import UserError
+from dshmp.video.io import open_video, parse_range
+
+
+def corner(image: np.ndarray, bottom: bool, right: bool) -> np.ndarray:
+    return image[-5 if bottom else 4, -5 if right else 4].astype(int)
+
+
+def refused(path: object, part: str) -> None:
+    """Opening fails with one line that names the thing and contains `part`."""
+    with pytest.raises(UserError) as caught:
+        list(open_video(path))  # type: ignore[arg-type]
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_plain_file(tmp_path: Path) -> None:
+    source = open_video(write_clip(tmp_path / "clip.mp4"))
+    frames = list(source)
+    assert (source.name, source.height, source.width, source.fps, source.expected) == ("clip", 48, 64, 25.0, 12)
+    assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(12)])
+    assert np.abs(frames[3].image.astype(int) - picture(3)).mean() < 12
+    again = list(source)
+    assert all((a.image == b.image).all() for a, b in zip(frames, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rotation", "bottom", "right"), [(0, False, False), (90, True, False), (180, True, True), (270, False, True)]
+)
+def test_rotation_is_applied(tmp_path: Path, rotation: int, bottom: bool, right: bool) -> None:
+    """The red corner goes where a counter-clockwise turn takes it."""
+    source = open_video(write_clip(tmp_path / "clip.mp4", rotation=rotation))
+    image = list(source)[11].image
+    assert image.shape[:2] == (source.height, source.width) == ((64, 48) if rotation % 180 else (48, 64))
+    assert np.abs(corner(image, bottom, right) - RED).max() < 30
+
+
+def test_variable_rate_keeps_each_time(tmp_path: Path) -> None:
+    times = [0, 11, 42, 93, 164, 255, 400, 401, 900, 1500, 1501, 3000]
+    source = open_video(write_clip(tmp_path / "clip.mp4", times=times))
+    assert [frame.time for frame in source] == pytest.approx([t / 1000 for t in times], abs=1e-3)
+
+
+def test_odd_size(tmp_path: Path) -> None:
+    source = open_video(write_clip(tmp_path / "clip.mp4", height=49, width=63))
+    assert {frame.image.shape for frame in source} == {(49, 63, 3)}
+
+
+def test_range(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4")
+    whole = list(open_video(path))
+    part = open_video(path, "3:7")
+    assert [frame.time for frame in part] == [frame.time for frame in whole[3:7]]
+    assert part.count == 4
+    assert len(list(open_video(path, (10, None)))) == 2
+    with pytest.raises(UserError, match="no frame in the range 12:"):
+        list(open_video(path, "12:"))
+
+
+@pytest.mark.parametrize("text", ["a:b", "5", "-1:3", "4:4", "9:2", "1:2:3"])
+def test_wrong_ranges(text: str) -> None:
+    with pytest.raises(UserError):
+        parse_range(text)
+
+
+def test_ranges() -> None:
+    assert parse_range("2:") == (2, None)
+    assert parse_range(":9") == (0, 9)
+    assert parse_range(None) == (0, None)
+
+
+@pytest.mark.parametrize(("name", "options"), [("clip.mkv", {}), ("clip.mp4", {"movflags": "faststart"})])
+def test_cut_off_file_gives_what_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, options: dict[str, str]
+) -> None:
+    path = write_clip(tmp_path / name, frames=200, options=options)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 4 // 5])
+    source = open_video(path)
+    with caplog.at_level(logging.WARNING, "dshmp"):
+        count = len(list(source))
+        assert len(list(source)) == count
+    assert 20 < count < 190
+    assert len(caplog.records) == 1
+    assert f"took the {count} frames" in caplog.text
+
+
+def test_damaged_packets_are_passed_over(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", frames=100)
+    data = bytearray(path.read_bytes())
+    for place in np.random.default_rng(1).integers(len(data) // 3, len(data), 20):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    assert 10 < len(list(open_video(path))) <= 100
+
+
+def test_no_video_at_all(tmp_path: Path) -> None:
+    refused(tmp_path / "missing.mp4", "no such file")
+    (tmp_path / "zero.mp4").touch()
+    refused(tmp_path / "zero.mp4", "0 bytes")
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 40)
+    refused(tmp_path / "text.mp4", "text.mp4: not a video")
+    (tmp_path / "titles.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n\n")
+    refused(tmp_path / "titles.srt", "text file")
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(4000))
+    refused(tmp_path / "noise.mp4", "not a video")
+    whole = write_clip(tmp_path / "clip.mp4", frames=100)
+    (tmp_path / "headless.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    refused(tmp_path / "headless.mp4", "not a video")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as output:
+        write_sound(output, output.add_stream("aac", rate=48000))
+    refused(tmp_path / "sound.mp4", "only audio")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "without frames")
+    refused(whole / "below", "no such file")
+    refused(7, "int")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4")
+    path.chmod(0)
+    refused(path, "permission")
+
+
+def test_folder_is_sorted_naturally(tmp_path: Path) -> None:
+    for index in range(12):
+        Image.fromarray(picture(index)).save(tmp_path / f"frame{index}.png")
+    (tmp_path / "notes.txt").write_text("no frame")
+    source = open_video(tmp_path, fps=4)
+    frames = list(source)
+    assert all((frame.image == picture(i)).all() for i, frame in enumerate(frames))
+    assert [frame.time for frame in frames][:3] == [0, 0.25, 0.5]
+    assert (source.fps, source.count) == (4, 12)
+
+
+def test_folder_of_two_sizes(tmp_path: Path) -> None:
+    Image.fromarray(picture(0)).save(tmp_path / "1.png")
+    Image.fromarray(picture(0, 40, 40)).save(tmp_path / "2.png")
+    refused(tmp_path, "2.png: 40x40, but 1.png is 64x48")
+
+
+def test_damaged_images(tmp_path: Path) -> None:
+    Image.fromarray(picture(0)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    refused(tmp_path, "2.png: not an image")
+
+
+def test_huge_declared_size(tmp_path: Path) -> None:
+    """A header that promises too many pixels is refused before anything is allocated."""
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    (tmp_path / "huge.png").write_bytes(
+        start + header + struct.pack(">II", zlib.crc32(header), 8) + b"IDAT" + b"\0" * 12
+    )
+    refused(tmp_path / "huge.png", "larger than 8192x8192")
+
+
+def test_one_image_is_a_video(tmp_path: Path) -> None:
+    Image.fromarray(picture(3)).save(tmp_path / "still.png")
+    assert [(frame.image == picture(3)).all() for frame in open_video(tmp_path / "still.png")] == [True]
+
+
+def test_array() -> None:
+    array = np.stack([picture(i) for i in range(5)])
+    source = open_video(array, "1:3")
+    assert (np.stack([frame.image for frame in source]) == array[1:3]).all()
+    refused(array.astype(np.float32), "uint8 (T, H, W, 3)")
+    refused(array[..., :1], "uint8 (T, H, W, 3)")
+    refused(array[0], "uint8 (T, H, W, 3)")
+    refused(array[:0], "no frames")
+
+
+def test_iterator_can_be_read_twice() -> None:
+    source = open_video(picture(i) for i in range(6))
+    first = [frame.image.copy() for frame in source]
+    assert all((frame.image == picture(i)).all() for i, frame in enumerate(source))
+    assert len(first) == 6
+    refused(iter(()), "no frames")
+    refused(iter([picture(0), picture(0, 40, 40)]), "one size")
+    refused(iter([picture(0).astype(float)]), "uint8")
+
+
+def test_wrong_rate() -> None:
+    with pytest.raises(UserError, match="fps"):
+        open_video(np.zeros((1, 8, 8, 3), np.uint8), fps=0)

@@ -1,0 +1,176 @@
+"""The whole stage on every data set, alone and mixed, with and without augmentation."""
+
+import dataclasses
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from dshmp.config import from_dict
+from dshmp.data.mini import make_mini
+from dshmp.data.registry import DATASETS, dataset, open_split
+from dshmp.data.transforms import augment
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.frames import prepare_frames
+from dshmp.training.recipe import Recipe
+from dshmp.training.whole_task import VideoBatch, WholeStage
+
+AUGMENTATION = {"frames": 5, "short_sides": [40, 48], "long_side": 80, "crop_scales": [50], "crop_sizes": [40, 60]}
+SPLITS = {"jhmdb": "test"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("minis")
+    for name in DATASETS:
+        make_mini(name, dataset(name).mini, folder / name, 0)
+    return folder
+
+
+def stage(folder: Path, names: list[str], weights: list[float] | None = None, **more: Any) -> WholeStage:
+    data = {name: {"root": str(folder / name), "split": SPLITS.get(name, "train")} for name in names}
+    values = tiny.recipe("whole", folder) | {"data": data, "steps": 40} | more
+    recipe = from_dict(Recipe, values)
+    torch.manual_seed(0)
+    splits = [open_split(name, Path(source.root), source.split) for name, source in recipe.data.items()]
+    return WholeStage(recipe, DsHmp(tiny.config()), tiny.tokenizer(), splits, weights or [1.0] * len(names))
+
+
+def tensors(batch: Any) -> list[Tensor]:
+    values = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return [
+        tensor
+        for value in values
+        for tensor in (
+            [value] if isinstance(value, Tensor) else tensors(value) if dataclasses.is_dataclass(value) else []
+        )
+    ]
+
+
+def shaped(batch: VideoBatch) -> None:
+    """What a batch promises of its shapes."""
+    sentences, length = batch.labelled.shape
+    assert batch.images.shape[1] == length
+    assert batch.clip.max() < len(batch.images)
+    assert batch.candidates.shape[:3:2] == (sentences, length)
+    assert batch.candidates.shape[-2:] == batch.images.shape[-2:]
+    assert batch.targets.masks.shape[-2:] == batch.images.shape[-2:]
+    assert batch.labelled.any(1).all()
+    assert not batch.candidates.transpose(1, 2)[~batch.labelled].any()
+    assert batch.texts.mask.shape[0] == sentences
+
+
+@pytest.mark.parametrize("augmentation", [None, AUGMENTATION], ids=["plain", "augmented"])
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_can_be_learned(name: str, augmentation: Any, folder: Path) -> None:
+    learned = stage(folder, [name], augmentation=augmentation)
+    for step in range(2):
+        batches = learned.batches(step)
+        for batch, again in zip(batches, learned.batches(step), strict=True):
+            shaped(batch)
+            assert all(torch.equal(a, b) for a, b in zip(tensors(batch), tensors(again), strict=True))
+            losses = learned.losses(batch, step, learned.counts(batch, step))
+            total = torch.stack(list(losses.values())).sum()
+            total.backward()
+            assert total.isfinite()
+    if name in ("a2d", "jhmdb"):
+        assert not batch.labelled.all()
+    else:
+        assert batch.labelled.all()
+    if augmentation and name not in ("a2d", "jhmdb"):
+        assert batch.images.shape[1] == 5  # stills too
+
+
+DRAWN = {**AUGMENTATION, "crop": 0, "flip": 0, "rotate": 0, "jitter": 0, "short_sides": []}
+
+
+@pytest.mark.parametrize("augmentation", [None, DRAWN], ids=["plain", "drawn"])
+@pytest.mark.parametrize("name", ["mevis", "a2d", "refcoco"])
+def test_the_model_learns_with_the_true_times(
+    name: str, augmentation: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from the first frame that is shown in use; a still that moves is regular."""
+    learned = stage(folder, [name], augmentation=augmentation)
+    told: list[Tensor] = []
+    understand = learned.model.understand
+    monkeypatch.setattr(learned.model, "understand", lambda *given: told.append(given[3]) or understand(*given))
+    gaps = set()
+    for batch in (batch for step in range(4) for batch in learned.batches(step)):
+        learned.losses(batch, 0, learned.counts(batch, 0))
+        assert torch.equal(told[-1], batch.position)
+        gaps |= set(batch.position.diff().flatten().tolist())
+        for row, number, clip in zip(batch.position, batch.targets.expressions, batch.clip, strict=True):
+            if name == "refcoco":
+                assert row.tolist() == list(range(len(row)))
+                continue
+            item = learned.splits[0].expressions[number]
+            frames = learned.splits[0].frames(item.video, [int(t) + (item.shown or (0,))[0] for t in row])
+            height, width = frames[0].shape[:2]
+            config = learned.model.config.input
+            if augmentation is not None:
+                config = dataclasses.replace(config, short_side=min(height, width), long_side=max(height, width))
+            assert torch.equal(prepare_frames(frames, config), batch.images[clip])
+    assert (gaps <= {1.0}) == (name == "refcoco" or (name, augmentation) == ("mevis", None))
+
+
+def test_mirroring_is_by_the_configured_parser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = stage(folder, ["mevis"], augmentation=DRAWN)
+    learned.model.config = tiny.config({"language.spacy_model": "another"})
+    asked = set()
+
+    def remember(*given: Any) -> Any:
+        asked.add(given[-1])
+        return augment(*given)
+
+    monkeypatch.setattr("dshmp.training.whole_task.augment", remember)
+    learned.batches(0)
+    assert asked == {"another"}
+
+
+def test_unlabelled_frames_teach_nothing(folder: Path) -> None:
+    """Whatever stands for masks in them."""
+    learned = stage(folder, ["a2d"])
+    batch = learned.batches(0)[0]
+    assert not batch.labelled.all()
+    dirty = batch.candidates | ~batch.labelled[:, None, :, None, None]
+    targets = dataclasses.replace(
+        batch.targets,
+        masks=batch.targets.masks
+        | ~batch.labelled[:, None, :, None, None] & batch.targets.valid[:, :, None, None, None],
+    )
+    losses = [
+        learned.losses(each, 0, learned.counts(each, 0))
+        for each in (batch, dataclasses.replace(batch, candidates=dirty, targets=targets))
+    ]
+    for name, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][name], msg=name)
+
+
+def test_a_mixture_keeps_its_ratio_and_its_rows_apart(folder: Path) -> None:
+    names = ["mevis", "refcoco", "ref-youtube-vos"]
+    learned = stage(folder, names, [2.0, 1.0, 1.0], steps=4000, augmentation=AUGMENTATION)
+    share = np.bincount(learned.source) / len(learned.source)
+    assert np.abs(share - [0.5, 0.25, 0.25]).max() < 0.03
+    for source in range(3):
+        assert learned.place[learned.source == source].tolist() == list(range(int((learned.source == source).sum())))
+    rows = learned.contrast.rows
+    first = learned.first.tolist()
+    parts = [set(rows[a:b].tolist()) for a, b in pairwise(first)]
+    assert len(rows) == first[-1]
+    assert not parts[0] & parts[1]
+    assert not parts[1] & parts[2]
+    assert len(learned.contrast.bank.visited) == sum(map(len, parts))
+    groups = learned.contrast.groups
+    assert len(set(groups.video[list(parts[0])].tolist()) & set(groups.video[list(parts[1])].tolist())) == 0
+    assert (groups.category[list(parts[0])] == -1).all()  # MeViS names none
+    assert (groups.category[list(parts[1])] >= 0).all()
+    for step in range(6):
+        source = int(learned.source[step])
+        for batch in learned.batches(step):
+            shaped(batch)
+            assert all(first[source] <= index < first[source + 1] for index in batch.targets.expressions)
