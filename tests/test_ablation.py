@@ -33,9 +33,9 @@ from dshmp.errors import UserError
 from dshmp.files import save_json
 from dshmp.learning.recipe import dump_recipe, load_recipe, same_run, trained_card
 from dshmp.learning.watch import describe
+from dshmp.recipes import FOLDER as CONFIGS
 from test_configs import ROWS, changes
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BASE, FOLDER = CONFIGS / "world" / "ablation.yaml", CONFIGS / "ablations"
 
 # --- what a difference is

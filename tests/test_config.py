@@ -14,8 +14,7 @@ from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.learning.recipe import About, LossWeights, Recipe, Source, dump_recipe, load_recipe
 from dshmp.model import DsHmp
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from dshmp.recipes import FOLDER as CONFIGS
 
 
 def test_round_trip_through_json() -> None:
