@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
 	$$p $(NEW_ENOUGH) && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all overfit lint types bench clean
+.PHONY: help demo test test-all overfit lint types bench docs notebooks wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -40,9 +40,18 @@ bench: $(INSTALLED)  ## time the segmentation of 10 s of video, J and F, and the
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/open_mevis.py
 
+docs: $(INSTALLED)  ## build the documentation into site/, warnings being errors
+	$(BIN)/python docs/build.py
+
+notebooks: $(INSTALLED)  ## run the notebooks anew and keep their outputs
+	$(BIN)/python docs/build.py --notebooks
+
+wheel: $(INSTALLED)  ## build the package that others install, into dist/
+	$(PIP) wheel --no-deps --wheel-dir dist .
+
 clean:  ## remove the environment, caches and the demo's pictures (runs/ and worlds/ stay)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo site
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && $(PYTHON) $(NEW_ENOUGH) || { \
@@ -52,5 +61,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 ifneq ($(TORCH_INDEX),)
 	$(PIP) install --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch
 endif
-	$(PIP) install -c constraints.txt -e '.[dev,plots]'
+	$(PIP) install -c constraints.txt -e '.[dev,docs,plots]'
 	@touch $@

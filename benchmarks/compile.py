@@ -1,8 +1,8 @@
 """Forward and backward pass of the model's largest parts: as they are, with `channels_last` weights and images, and
 compiled layer by layer (torch.compile, inductor). Times as ratios to the first; how far results and gradients differ.
 
-Backbone and pixel decoder are the paper's (configs/paper/mevis.yaml) on one frame, motion blocks and motion decoder the
-default model's (configs/world/motion.yaml) on a batch of clips. Weights and inputs are random, stochastic depth is off.
+Backbone and pixel decoder are the paper's (paper/mevis) on one frame, motion blocks and motion decoder the
+default model's (world/motion) on a batch of clips. Weights and inputs are random, stochastic depth is off.
 What lies between the layers stays uncompiled, such as the matching of trajectories, which is SciPy's. The variants take
 turns, so that a busy machine slows them alike. On the CPU the process's own time is counted (set OMP_NUM_THREADS=1 for
 one thread), on a GPU the clock's.
@@ -18,7 +18,6 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from dshmp.model.hmp import MotionPerception
 from dshmp.model.motion_decoder import MotionDecoder
 from dshmp.model.pixel_decoder import PixelDecoder
 from dshmp.model.text import Cues, TextFeatures
+from dshmp.recipes import find_recipe
 from dshmp.training.recipe import load_recipe
 
 WORDS = 12
@@ -61,7 +61,7 @@ def sentences(config: ModelConfig, batch: int) -> TextFeatures:
 
 
 def backbone(size: tuple[int, int]) -> Part:
-    config = load_recipe(Path("configs/paper/mevis.yaml"), ["model.backbone.drop_path=0.0"]).model
+    config = load_recipe(find_recipe("paper/mevis"), ["model.backbone.drop_path=0.0"]).model
     module = LanguageBackbone(config.backbone, config.language.encoder["hidden_size"])
     text = sentences(config, 1)
     return Part(
@@ -73,7 +73,7 @@ def backbone(size: tuple[int, int]) -> Part:
 
 
 def pixel_decoder(size: tuple[int, int]) -> Part:
-    config = load_recipe(Path("configs/paper/mevis.yaml")).model
+    config = load_recipe(find_recipe("paper/mevis")).model
     channels = [config.backbone.embed_dim * 2**i for i in range(4)]
     shapes = [[-(-side // stride) for side in size] for stride in (4, 8, 16, 32)]
     maps = [  # in memory as the backbone's
@@ -90,7 +90,7 @@ def pixel_decoder(size: tuple[int, int]) -> Part:
 
 
 def motion_blocks(batch: int, frames: int) -> Part:
-    config = load_recipe(Path("configs/world/motion.yaml")).model
+    config = load_recipe(find_recipe("world/motion")).model
     tokens = torch.randn(batch, frames, config.frame_decoder.queries, config.hidden_size)
     cues = sentences(config, batch).motion
 
@@ -108,7 +108,7 @@ def motion_blocks(batch: int, frames: int) -> Part:
 
 
 def motion_decoder(batch: int, frames: int) -> Part:
-    config = load_recipe(Path("configs/world/motion.yaml")).model
+    config = load_recipe(find_recipe("world/motion")).model
     count = config.frame_decoder.queries
     tokens = torch.randn(batch, frames, count, config.hidden_size, requires_grad=True)
     text = sentences(config, batch)

@@ -4,7 +4,7 @@ the losses at full size, random weights, float32, on the CPU. No backward pass i
 A GPU keeps about as much; the buffers of its kernels come on top. A clip longer than --frames is extrapolated from
 three shorter ones by a parabola: Video-Swin's windows grow with the clip up to 8 frames, and so does a frame's cost.
 
-Usage: python benchmarks/memory.py configs/paper/mevis.yaml [checkpointing=true ...] [--frames 4] [--size 384 640]
+Usage: python benchmarks/memory.py paper/mevis [checkpointing=true ...] [--frames 4] [--size 384 640]
 """
 
 import argparse
@@ -25,6 +25,7 @@ from dshmp.data.registry import dataset, open_split
 from dshmp.data.transforms import OFF
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
+from dshmp.recipes import find_recipe
 from dshmp.training.engine import recompute_activations
 from dshmp.training.recipe import Recipe, load_recipe
 from dshmp.training.whole_task import VideoBatch, WholeStage
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=4, help="longest clip that is run, at least 4")
     parser.add_argument("--size", type=int, nargs=2, default=(384, 640), help="height and width, multiples of 32")
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = load_recipe(find_recipe(arguments.recipe), arguments.overrides)
     wanted = recipe.clip_frames if recipe.augmentation is None else recipe.augmentation.frames
     torch.manual_seed(0)
     model = DsHmp(recipe.model)

@@ -1,7 +1,7 @@
 """Clips per second and peak memory of training a recipe of stage `whole` on MeViS, the paper's by default (Swin-T), and
 where the time goes: waiting for data, forward pass, matching, losses, backward pass, optimiser.
 
-Usage: python benchmarks/train.py [--recipe configs/paper/mevis.yaml] [--size 192 320] [--steps 2] [--device cuda]
+Usage: python benchmarks/train.py [--recipe paper/mevis] [--size 192 320] [--steps 2] [--device cuda]
     [key=value ...]
 
 The weights are random, so the text encoder is not frozen and learns too. The data are clips of a small generated world,
@@ -26,6 +26,7 @@ import torch
 
 from dshmp.data.registry import open_split
 from dshmp.device import find_device
+from dshmp.recipes import find_recipe
 from dshmp.synthetic.make import make_world
 from dshmp.training import video_losses, whole_task
 from dshmp.training.engine import Trainer, processes
@@ -98,7 +99,7 @@ def at_hand(world: Path, size: tuple[int, int], steps: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=Path("configs/paper/mevis.yaml"))
+    parser.add_argument("--recipe", type=Path, default=Path("paper/mevis"))
     parser.add_argument("--size", type=int, nargs=2, default=(192, 320))
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--device", default="auto")
@@ -108,7 +109,7 @@ def main() -> None:
         folder = Path(name)
         make_world(folder / "world", train=16, valid=1, test=1, workers=1)
         changes = at_hand(folder / "world", tuple(chosen.size), chosen.steps)
-        recipe = load_recipe(chosen.recipe, [*changes, *chosen.overrides])
+        recipe = load_recipe(find_recipe(chosen.recipe), [*changes, *chosen.overrides])
         torch.manual_seed(recipe.seed)
         splits = [open_split(key, Path(source.root), source.split) for key, source in recipe.data.items()]
         model, tokenizer = start_model(recipe, splits)

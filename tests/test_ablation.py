@@ -31,11 +31,11 @@ from dshmp.checkpoint import save_model
 from dshmp.data.base import Expression
 from dshmp.errors import UserError
 from dshmp.files import save_json
+from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.training.logging import describe
 from dshmp.training.recipe import dump_recipe, load_recipe, same_run, save_recipe, trained_card
 from test_configs import ROWS, changes
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BASE, FOLDER = CONFIGS / "world" / "ablation.yaml", CONFIGS / "ablations"
 
 # --- what a difference is

@@ -13,9 +13,8 @@ from dshmp.checkpoint import build_model
 from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
+from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.training.recipe import About, LossWeights, Recipe, Source, dump_recipe, load_recipe
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def test_round_trip_through_json() -> None:

@@ -25,11 +25,11 @@ from dshmp.errors import UserError
 from dshmp.evaluation import evaluate
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import save_tokenizer
+from dshmp.recipes import FOLDER as CONFIGS
+from dshmp.recipes import find_recipe
 from dshmp.training.configs import needs
 from dshmp.training.recipe import Recipe, load_recipe, recipes
 from dshmp.training.train import run
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 SWIN_T, VIDEO_SWIN_T, VIDEO_SWIN_B = (92_398_398, 217_044_030), (92_724_906, 217_370_538), (156_113_548, 280_759_180)
 """Parameters that learn, and all; those with Swin-T are the release's."""
@@ -108,7 +108,7 @@ def test_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_the_first_line_is_the_command(name: str) -> None:
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
-    assert lines[0].removesuffix(f" --out {run_of(name)}") == f"# dshmp train configs/{name}.yaml"
+    assert lines[0].removesuffix(f" --out {run_of(name)}") == f"# dshmp train {name}"
     assert re.match(r"# [A-Z].*[.:;]$|# [A-Z]", lines[1])
 
 
@@ -131,7 +131,7 @@ def test_what_comes_then(name: str) -> None:
         words = shlex.split(command)
         assert words[0] == "dshmp"
         if words[1] == "train":
-            following = name_of(CONFIGS.parent / words[2])
+            following = name_of(find_recipe(words[2]))
             assert RECIPES[following].init == run_of(name)
             continue
         options = dict(zip(words[4::2], words[5::2], strict=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "world" / "overfit.yaml"
+RECIPE = "overfit"
 CLIPS = ("--train", "4", "--valid", "0", "--test", "0", "--family", "close", "--workers", "1")
 
 

@@ -1,7 +1,6 @@
 """The package as others install and import it."""
 
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -10,12 +9,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-import typer.main
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import dshmp
-from dshmp.cli import app
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -65,7 +62,9 @@ def command_line(arguments: str) -> tuple[str, set[str]]:
 
 
 def test_torchvision_is_not_in_the_dependency_tree():
-    tree = dependency_tree([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]])
+    tree = dependency_tree(
+        [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], *PROJECT["optional-dependencies"]["docs"]]
+    )
     assert {"torch", "transformers", "spacy", "filelock"} <= tree  # the walk goes all the way down
     assert not {"torchvision", "torchaudio", "timm"} & tree
 
@@ -124,37 +123,8 @@ def test_help_gives_an_example_without_heavy_imports(command: str):
     assert not modules & HEAVY
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^dshmp [^\n]*", README, re.MULTILINE) + re.findall(r"`(dshmp \w+ [^`]+)`", README)
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_commands_of_the_readme_parse(line: str):
-    name, *arguments = shlex.split(line, comments=True)
-    command = typer.main.get_command(app)
-    while isinstance(command, typer.core.TyperGroup):
-        context = command.make_context(name, arguments)
-        found, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
-        assert found is not None
-        name = found
-    command.make_context(name, arguments)  # raises a UsageError where the command has changed
-
-
-def test_files_of_the_readme_exist():
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    anchors = re.findall(r"\]\(#([^)]+)\)", README)
-    headings = [re.sub(r"[^\w -]", "", line).strip().lower() for line in re.findall(r"^#+ (.*)", README, re.MULTILINE)]
-    assert set(anchors) <= {heading.replace(" ", "-") for heading in headings}
-    recipes = re.findall(r"configs/[\w./-]+\.yaml", README)
-    paths = [f"src/dshmp/{path}" for path in re.findall(r"`(\w+/\w+\.py)`", README)]
-    assert len(links) > 2
-    assert len(recipes) > 3
-    assert len(paths) > 8
-    assert [path for path in (*links, *recipes, *paths) if not (ROOT / path).exists()] == []
-
-
 def test_make_targets_of_the_documents_exist():
-    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
     assert {"demo", "test", "lint", "types"} <= named

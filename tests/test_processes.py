@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dshmp.data.catalogue import dataset
 from dshmp.data.mini import make_mini
+from dshmp.data.registry import dataset
 from dshmp.processes import worker_pool
 
 COMMAND = [sys.executable, "-m", "dshmp"]

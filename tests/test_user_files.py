@@ -60,16 +60,14 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Ours:
 def commands(ours: Ours, place: str) -> dict[str, list[str]]:
     """Every command that writes, told to write to `place`."""
     model, mevis = ["--model", ours["model"], "--device", "cpu"], ["mevis", ours["mevis"], "--split", "valid_u"]
-    configs = Path(__file__).resolve().parents[1] / "configs"
-    rows = ["--rows", str(configs / "ablations"), "--page-only"]
     data = f"data.mevis.root={ours['mevis']}"
     return {
         "segment": ["segment", ours["clip.mp4"], "a cat", *model, "--out", place],
         "segment anew": ["segment", ours["clip.mp4"], "a cat", *model, "--out", place, "--overwrite"],
         "batch": ["batch", ours["list.csv"], *model, "--out", place],
         "demo": ["demo", *model, "--out", place],
-        "train": ["train", str(configs / "world" / "perception.yaml"), data, "--out", place],
-        "ablate": ["ablate", str(configs / "world" / "ablation.yaml"), data, *rows, "--out", place],
+        "train": ["train", "perception", data, "--out", place],
+        "ablate": ["ablate", "world/ablation", data, "--page-only", "--out", place],
         "evaluate": ["evaluate", *mevis, *model, "--out", place],
         "predict": ["predict", *mevis, *model, "--out", place],
         "predict anew": ["predict", *mevis, *model, "--out", place, "--overwrite"],

@@ -190,7 +190,7 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A recipe, in YAML.")],
+    config: Annotated[Path, typer.Argument(help="A recipe: its YAML file, or a packaged one's name.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
     ] = None,
@@ -202,7 +202,7 @@ def train(
     On several GPUs: accelerate launch -m dshmp train RECIPE. A batch is then shared among them; micro_batch=1 learns
     from one clip at a time on each.
 
-    Example: dshmp train configs/world/perception.yaml steps=1000 --out runs/perception
+    Example: dshmp train world/perception steps=1000 --out runs/perception
     """
     from dshmp.training.train import run
 
@@ -211,12 +211,12 @@ def train(
 
 @app.command()
 def ablate(
-    base: Annotated[Path, typer.Argument(help="The recipe that the rows change.")],
+    base: Annotated[Path, typer.Argument(help="The recipe that the rows change: its file, or a packaged one's name.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the base, for all rows.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs, page and pictures.")] = Path("runs/ablation"),
-    rows: Annotated[Path, typer.Option(help="Folder of the rows.")] = Path("configs/ablations"),
+    rows: Annotated[Path | None, typer.Option(help="Folder of the rows; the packaged one by default.")] = None,
     tables: Annotated[
         str, typer.Option(help="Which, separated by commas: the paper's 1, 2a, 2b, 2c, 2d, and time.")
     ] = "1,2a,2b,2c,2d,time",
@@ -232,7 +232,7 @@ def ablate(
     Each row is what its recipe says, laid over the base; a run is an ordinary one in OUT/runs/ROW-SEED. Stopped and
     started again, all go on where they were. A row that fails does not stop the others; the exit code is 1 then.
 
-    Example: dshmp ablate configs/world/ablation.yaml --seeds 3 --out runs/ablation
+    Example: dshmp ablate world/ablation --seeds 3 --out runs/ablation
     """
     from dshmp.ablation.run import run
 
@@ -256,17 +256,20 @@ def ablate(
 
 @app.command()
 def configs(
-    folder: Annotated[Path, typer.Argument(help="Folder of recipes.")] = Path("configs"),
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of recipes, or a packaged one's name; all packaged ones by default.")
+    ] = None,
 ) -> None:
-    """List the recipes: what each reproduces, the paper's figures, parameters, estimated GPU memory and time.
+    """List recipes: what each reproduces, the paper's figures, parameters, estimated GPU memory and time.
 
-    Example: dshmp configs configs/paper
+    Example: dshmp configs paper
     """
     from rich.console import Console
 
+    from dshmp.recipes import FOLDER, find_folder
     from dshmp.training.configs import overview
 
-    Console(markup=False, highlight=False).print(overview(folder))
+    Console(markup=False, highlight=False).print(overview(find_folder(folder or FOLDER)))
 
 
 @app.command()

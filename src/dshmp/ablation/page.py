@@ -13,6 +13,7 @@ from dshmp.ablation.rows import PARTS, TABLES, Table
 from dshmp.ablation.statistics import LEVEL, Estimate
 from dshmp.data.base import read_json
 from dshmp.errors import UserError
+from dshmp.recipes import recipe_name
 from dshmp.training.recipe import Recipe
 
 MEASURES = {
@@ -69,7 +70,7 @@ def _what(results: Results, base: Path, overrides: Sequence[str]) -> list[str]:
     seeds = list(dict.fromkeys(seed for _, seed in results.runs))
     changed = f" with `{' '.join(overrides)}`" if overrides else ""
     lines = [
-        f"Base: `{base}`{changed}: stage `{recipe.stage}`, {recipe.steps:,} steps of {recipe.batch}.",
+        f"Base: `{recipe_name(base)}`{changed}: stage `{recipe.stage}`, {recipe.steps:,} steps of {recipe.batch}.",
         f"Data: {_data(recipe)}. Finished: {len(results.found)} of {len(results.runs)} runs, seeds "
         f"{', '.join(map(str, seeds))}.",
     ]

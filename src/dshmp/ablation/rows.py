@@ -105,7 +105,7 @@ def chosen_tables(text: str) -> list[str]:
 def resolve(base: Path, overrides: Sequence[str], folder: Path, tables: Iterable[str]) -> dict[str, Row]:
     """The rows of these tables by name, in the order in which they first occur. Raises UserError."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of rows; name configs/ablations of the repository with --rows")
+        raise UserError(f"{folder}: no such folder of rows; leave --rows out for the packaged ones")
     load_recipe(base, list(overrides))  # what is wrong without any row is told without one
     rows: dict[str, Row] = {}
     for table in tables:

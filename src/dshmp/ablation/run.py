@@ -11,16 +11,17 @@ from dshmp.ablation.rows import chosen_tables, resolve
 from dshmp.ablation.runs import devices, plan, run_all
 from dshmp.errors import UserError
 from dshmp.files import check_owned, output_folder, owned_file
+from dshmp.recipes import FOLDER, find_folder, find_recipe
 
 PAGE = "README.md"
 
 
 def run(
-    base: Path,
+    base: str | Path,
     overrides: Sequence[str],
     out: Path,
     *,
-    rows: Path,
+    rows: str | Path | None = None,
     tables: str,
     seeds: int = 3,
     jobs: int | None = None,
@@ -29,13 +30,15 @@ def run(
 ) -> tuple[Path, list[str]]:
     """Run what is not finished, then write the page from what is. Returns its path, and the failures, a line each.
 
-    Raises UserError before anything is run where something of it is wrong.
+    `base` is a recipe's file, `rows` a folder of them, or either the name of what is packaged; `rows` is the packaged
+    folder by default. Raises UserError before anything is run where something of it is wrong.
     """
     out = output_folder(out)
     check_owned(out, [PAGE])
     check_owned(out / PICTURES, FILES)
     names = chosen_tables(tables)
-    resolved = resolve(base, overrides, rows, names)
+    base = find_recipe(base)
+    resolved = resolve(base, overrides, find_folder(rows or FOLDER / "ablations"), names)
     runs = plan(list(resolved.values()), seeds, out)
     places = devices(device)
     if jobs is not None and jobs < 1:

@@ -17,7 +17,7 @@ GPU_HOURS = 8 * 17
 CLIPS = 55_000 * 8
 """Clips that it sees."""
 TFLOP = 1.79
-"""Of a clip's forward pass there: `about.tflop` of configs/paper/mevis_release.yaml."""
+"""Of a clip's forward pass there: `about.tflop` of the recipe paper/mevis_release."""
 
 
 @dataclass(frozen=True)

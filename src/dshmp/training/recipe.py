@@ -16,6 +16,7 @@ from dshmp.data.registry import DATASETS
 from dshmp.data.transforms import Augmentation
 from dshmp.errors import UserError
 from dshmp.files import is_vacant, output_folder, reason, regular, whole_file
+from dshmp.recipes import find_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +181,9 @@ FREE = (
 def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None = None) -> Recipe:
     """Read a recipe; `overrides` are `key=value` with dots for nested keys, values in YAML.
 
-    A key `base` names another recipe, relative to the file, that this one completes. `row` is a recipe too: what it
-    says itself, its base left aside, is laid over all that, and what it is about replaces the other's. Raises
-    UserError.
+    A key `base` names another recipe that this one completes: a file beside it, such as `mevis.yaml`, or a packaged
+    one, such as `paper/mevis`. `row` is a recipe too: what it says itself, its base left aside, is laid over all that,
+    and what it is about replaces the other's. Raises UserError.
     """
     values, where = _read(path), path.name
     for item in overrides or []:
@@ -212,7 +213,7 @@ def recipes(folder: Path) -> Iterator[tuple[Path, Recipe]]:
             found = True
             yield path, load_recipe(path)
     if not found:
-        raise UserError(f"{folder}: no recipe in it says what it is about; name the folder `configs` of the repository")
+        raise UserError(f"{folder}: no recipe in it says what it is about; leave it out for the packaged ones")
 
 
 def same_run(one: Recipe, other: Recipe) -> bool:
@@ -316,7 +317,9 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    merged = _read(path.parent / str(base), (*above, path.resolve()))
+    beside = path.parent / str(base)
+    packaged = beside.suffix != ".yaml" and not beside.exists()
+    merged = _read(find_recipe(str(base)) if packaged else beside, (*above, path.resolve()))
     _merge(merged, values)
     return merged
 

@@ -24,6 +24,7 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import hears_language, mute_language
 from dshmp.model.text import pretrained_encoder
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+from dshmp.recipes import find_recipe
 from dshmp.training.cache import TokenCache
 from dshmp.training.checkpoints import room
 from dshmp.training.engine import Stage, Trainer, processes
@@ -35,14 +36,16 @@ from dshmp.training.whole_task import WholeStage
 
 
 def run(
-    config: Path, overrides: list[str] | None = None, out: Path | None = None, device: str | torch.device = "auto"
+    config: str | Path, overrides: list[str] | None = None, out: Path | None = None, device: str | torch.device = "auto"
 ) -> Path:
     """Train as the recipe says; a run that was stopped goes on from its last checkpoint. Returns its folder.
 
-    With several processes (accelerate, torchrun) each learns from its part of every batch.
+    `config` is a recipe's file or a packaged one's name. With several processes (accelerate, torchrun) each learns from
+    its part of every batch.
     """
-    recipe, place = load_recipe(config, overrides), find_device(device)
-    folder = output_folder(out or Path("runs") / config.stem)
+    path = find_recipe(config)
+    recipe, place = load_recipe(path, overrides), find_device(device)
+    folder = output_folder(out or Path("runs") / path.stem)
     check_run_folder(folder, recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
