@@ -49,7 +49,7 @@ notebooks: $(INSTALLED)  ## run the notebooks anew and keep their outputs
 wheel: $(INSTALLED)  ## build the package that others install, into dist/
 	$(PIP) wheel --no-deps --wheel-dir dist .
 
-clean:  ## remove the environment, caches and the demo's pictures (runs/ and worlds/ stay)
+clean:  ## remove the environment, caches and the demo's pictures (runs/ and synthetic/ stay)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo site
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -2,7 +2,7 @@
 compiled layer by layer (torch.compile, inductor). Times as ratios to the first; how far results and gradients differ.
 
 Backbone and pixel decoder are the paper's (paper/mevis) on one frame, motion blocks and motion decoder the
-default model's (world/motion) on a batch of clips. Weights and inputs are random, stochastic depth is off.
+default model's (synthetic/motion) on a batch of clips. Weights and inputs are random, stochastic depth is off.
 What lies between the layers stays uncompiled, such as the matching of trajectories, which is SciPy's. The variants take
 turns, so that a busy machine slows them alike. On the CPU the process's own time is counted (set OMP_NUM_THREADS=1 for
 one thread), on a GPU the clock's.
@@ -90,7 +90,7 @@ def pixel_decoder(size: tuple[int, int]) -> Part:
 
 
 def motion_blocks(batch: int, frames: int) -> Part:
-    config = load_recipe(find_recipe("world/motion")).model
+    config = load_recipe(find_recipe("synthetic/motion")).model
     tokens = torch.randn(batch, frames, config.frame_decoder.queries, config.hidden_size)
     cues = sentences(config, batch).motion
 
@@ -108,7 +108,7 @@ def motion_blocks(batch: int, frames: int) -> Part:
 
 
 def motion_decoder(batch: int, frames: int) -> Part:
-    config = load_recipe(find_recipe("world/motion")).model
+    config = load_recipe(find_recipe("synthetic/motion")).model
     count = config.frame_decoder.queries
     tokens = torch.randn(batch, frames, count, config.hidden_size, requires_grad=True)
     text = sentences(config, batch)

@@ -4,7 +4,7 @@ where the time goes: waiting for data, forward pass, matching, losses, backward 
 Usage: python benchmarks/train.py [--recipe paper/mevis] [--size 192 320] [--steps 2] [--device cuda]
     [key=value ...]
 
-The weights are random, so the text encoder is not frozen and learns too. The data are clips of a small generated world,
+The weights are random, so the text encoder is not frozen and learns too. The data are clips of a small synthetic data set,
 scaled to `--size` (height and width; 360 640 is the paper's). How fast the loader would be by itself, on one thread,
 stands beside what is waited for it. A step has one clip; the recipe's keys can be changed: batch=8, micro_batch=1,
 precision=bfloat16, checkpointing=true, augmentation.frames=6, model.backbone.language_fusion=false ...
@@ -27,7 +27,7 @@ import torch
 from dshmp.data.registry import open_split
 from dshmp.device import find_device
 from dshmp.recipes import find_recipe
-from dshmp.synthetic.make import make_world
+from dshmp.synthetic.make import make_synthetic
 from dshmp.training import video_losses, whole_task
 from dshmp.training.engine import Trainer, processes
 from dshmp.training.logging import peak_memory
@@ -76,11 +76,11 @@ class Clock:
         setattr(place, attribute, timed)
 
 
-def at_hand(world: Path, size: tuple[int, int], steps: int) -> list[str]:
-    """What a recipe is changed to so that it runs here: this world, no published weights, everything from step 0."""
+def at_hand(synthetic: Path, size: tuple[int, int], steps: int) -> list[str]:
+    """What a recipe is changed to so that it runs here: this synthetic, no published weights, everything from step 0."""
     height, width = size
     return [
-        f"data.mevis.root={json.dumps(str(world))}",
+        f"data.mevis.root={json.dumps(str(synthetic))}",
         "text_encoder=null",
         "mask2former=null",
         "video_swin=null",
@@ -107,8 +107,8 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_world(folder / "world", train=16, valid=1, test=1, workers=1)
-        changes = at_hand(folder / "world", tuple(chosen.size), chosen.steps)
+        make_synthetic(folder / "synthetic", train=16, valid=1, test=1, workers=1)
+        changes = at_hand(folder / "synthetic", tuple(chosen.size), chosen.steps)
         recipe = load_recipe(find_recipe(chosen.recipe), [*changes, *chosen.overrides])
         torch.manual_seed(recipe.seed)
         splits = [open_split(key, Path(source.root), source.split) for key, source in recipe.data.items()]

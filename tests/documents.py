@@ -1,30 +1,10 @@
 """The documents: their text, the commands in it, and the code."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-OLD_NAMES = [
-    ("dshmp synthetic make", "dshmp world make"),
-    ("synthetic/v1", "worlds/v1"),
-    (r"synthetic/(perception|tracks|language|motion|longer|blind|whole|ablation|overfit)\b", r"world/\1"),
-    (r"dshmp\.data\.base", "dshmp.data.dataset"),
-    (r"dshmp\.data\.registry", "dshmp.data.catalogue"),
-    (r"dshmp\.model\.tokenizer", "dshmp.language.encoder"),
-]
-"""What the documents say -> what the package says until its folders have the names of the documents."""
-RENAMED = importlib.util.find_spec("dshmp.synthetic") is not None
-
-
-def now(text: str) -> str:
-    """The text in the names of today's package."""
-    if not RENAMED:
-        for new, old in OLD_NAMES:
-            text = re.sub(new, old, text)
-    return text
 
 
 def commands(text: str) -> list[str]:
@@ -40,4 +20,4 @@ def code(path: Path) -> str:
             inside = line == "```python"
             line = ""
         lines.append(line if inside else "")
-    return now("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"

@@ -36,7 +36,7 @@ from dshmp.training.logging import describe
 from dshmp.training.recipe import dump_recipe, load_recipe, same_run, save_recipe, trained_card
 from test_configs import ROWS, changes
 
-BASE, FOLDER = CONFIGS / "world" / "ablation.yaml", CONFIGS / "ablations"
+BASE, FOLDER = CONFIGS / "synthetic" / "ablation.yaml", CONFIGS / "ablations"
 
 # --- what a difference is
 
@@ -107,10 +107,10 @@ def test_a_row_is_what_its_file_says_over_any_base(base: Path) -> None:
 
 
 def test_rows_that_say_the_same_run_once() -> None:
-    world, paper = (resolve(base, [], FOLDER, TABLES) for base in (BASE, FOLDER / "full.yaml"))
-    assert {name: row.runs for name, row in world.items() if row.runs != name} == {"time": "full"}
+    synthetic, paper = (resolve(base, [], FOLDER, TABLES) for base in (BASE, FOLDER / "full.yaml"))
+    assert {name: row.runs for name, row in synthetic.items() if row.runs != name} == {"time": "full"}
     assert {name: row.runs for name, row in paper.items() if row.runs != name} == {"time_none": "full"}
-    assert (world["none"].paper, world["full"].paper, world["time"].paper) == (39.7, 46.4, None)
+    assert (synthetic["none"].paper, synthetic["full"].paper, synthetic["time"].paper) == (39.7, 46.4, None)
 
 
 def test_the_papers_figures_of_the_parts() -> None:
@@ -298,11 +298,11 @@ def test_neighbours() -> None:
         ([str(BASE), "--tables", "banana"], "is no table; choose from 1, 2a"),
         ([str(BASE), "--tables", ","], "names no table"),
         ([str(BASE), "--rows", "nowhere"], "nowhere: no such folder of rows"),
-        ([str(BASE), "--rows", str(CONFIGS / "world")], "none.yaml: missing, but table 1 needs this row"),
+        ([str(BASE), "--rows", str(CONFIGS / "synthetic")], "none.yaml: missing, but table 1 needs this row"),
         ([str(BASE), "--seeds", "0"], "--seeds: must be at least 1, found 0"),
         ([str(BASE), "--jobs", "0"], "--jobs: must be at least 1, found 0"),
         ([str(BASE), "--device", "abacus"], "device 'abacus' is not there"),
-        ([str(CONFIGS / "world" / "language.yaml")], "stage language holds nothing that the rows change"),
+        ([str(CONFIGS / "synthetic" / "language.yaml")], "stage language holds nothing that the rows change"),
         ([str(BASE), "data.mevis.validation=null"], "no held-out split to compare on"),
         ([str(BASE), "stepz=3"], "unknown key 'stepz'"),
         ([str(BASE), "--page-only"], "no run is finished"),

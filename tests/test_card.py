@@ -119,22 +119,22 @@ def test_no_text_is_interpreted() -> None:
 
 
 def recipe(**more: object) -> Recipe:
-    return from_dict(Recipe, {**tiny.recipe("motion", Path("worlds/tiny")), **more})
+    return from_dict(Recipe, {**tiny.recipe("motion", Path("synthetic/tiny")), **more})
 
 
 def test_training_fills_the_card(tmp_path: Path) -> None:
     card = trained_card(recipe(init="runs/language", take=["language", "perception"]), "motion", 2)
     assert card.name == "motion"
-    assert card.data == "mevis (worlds/tiny), split train"
+    assert card.data == "mevis (synthetic/tiny), split train"
     assert card.source == "training continued from runs/language (of which language, perception)"
     assert "model" not in card.recipe
     assert (card.recipe["steps"], card.recipe["trained_steps"]) == (3, 2)
     assert lacks(card) == ["scores", "limits"]
     assert from_dict(Card, json.loads(json.dumps(to_dict(card)))) == card
-    (tmp_path / "world.json").write_text("{}")
+    (tmp_path / "synthetic.json").write_text("{}")
     data = {"mevis": {"root": str(tmp_path)}}
     card = trained_card(recipe(data=data, text_encoder="jane/roberta", cache=str(tmp_path / "c")), "x", 3)
-    assert card.data == f"mevis ({tmp_path.name}), split train (made by dshmp world make)"
+    assert card.data == f"mevis ({tmp_path.name}), split train (made by dshmp synthetic make)"
     assert card.source == "random weights, trained; text encoder from jane/roberta"
     assert str(tmp_path) not in json.dumps(to_dict(card))
 

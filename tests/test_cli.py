@@ -46,7 +46,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["segment"], ["batch"], ["demo"], ["train"], ["evaluate"], ["world"], ["world", "make"]]
+    "command", [[], ["segment"], ["batch"], ["demo"], ["train"], ["evaluate"], ["synthetic"], ["synthetic", "make"]]
 )
 def test_help_has_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
@@ -54,7 +54,7 @@ def test_help_has_an_example(
     assert call(monkeypatch, *command, "--help") == 0
     text = capsys.readouterr().out
     assert "Usage: " in text
-    assert "Example: dshmp" in text or command == ["world"]
+    assert "Example: dshmp" in text or command == ["synthetic"]
 
 
 def test_help_loads_nothing_heavy() -> None:

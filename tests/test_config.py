@@ -186,7 +186,7 @@ def test_what_a_recipe_is_about_does_not_make_it_another() -> None:
 
 def test_every_recipe_of_the_repository() -> None:
     """Sizes of those that say what they are about: test_configs.py."""
-    for path in CONFIGS.glob("world/*.yaml"):
+    for path in CONFIGS.glob("synthetic/*.yaml"):
         with torch.device("meta"):
             model = DsHmp(load_recipe(path).model)
         assert sum(parameter.numel() for parameter in model.parameters()) > 0

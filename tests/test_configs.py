@@ -92,7 +92,7 @@ def changes(one: Recipe, other: Recipe) -> dict[str, Any]:
 def test_the_list() -> None:
     assert RECIPES.keys() == SIZES.keys()
     assert sorted(path for path in CONFIGS.glob("**/*.yaml") if name_of(path) not in RECIPES) == sorted(
-        [CONFIGS / "paper" / "base.yaml", *(CONFIGS / "world").glob("*.yaml")]
+        [CONFIGS / "paper" / "base.yaml", *(CONFIGS / "synthetic").glob("*.yaml")]
     )
 
 
@@ -203,8 +203,8 @@ def test_a_row_of_the_ablations_differs_in_its_switches_alone() -> None:
     assert {f"ablations/{name}" for name in ROWS} == {name for name in RECIPES if name.startswith("ablations/")}
     for name, switches in ROWS.items():
         assert changes(RECIPES["paper/mevis"], RECIPES[f"ablations/{name}"]) == switches
-    swapped = load_recipe(CONFIGS / "ablations" / "ds.yaml", ["data.mevis.root=worlds/v1"])
-    assert changes(RECIPES["ablations/ds"], swapped) == {"data.mevis.root": "worlds/v1"}
+    swapped = load_recipe(CONFIGS / "ablations" / "ds.yaml", ["data.mevis.root=synthetic/v1"])
+    assert changes(RECIPES["ablations/ds"], swapped) == {"data.mevis.root": "synthetic/v1"}
 
 
 # --- the command

@@ -16,7 +16,7 @@ from dshmp.cli import app
 from dshmp.recipes import find_recipe
 
 ROOT, PAGES = documents.ROOT, documents.PAGES
-TEXTS = {path.name: documents.now(path.read_text(encoding="utf-8")) for path in PAGES}
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
 COMMANDS = sorted({line for text in TEXTS.values() for line in documents.commands(text)})
 PLACEHOLDERS = {"RECIPE", "my_recipe.yaml"}
 

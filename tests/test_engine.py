@@ -25,7 +25,7 @@ from torch import Tensor
 import tiny
 from dshmp.checkpoint import load_model
 from dshmp.errors import UserError
-from dshmp.synthetic.make import make_world
+from dshmp.synthetic.make import make_synthetic
 from dshmp.training import engine
 from dshmp.training.checkpoints import Checkpoints, Saved
 from dshmp.training.logging import MEASURED, describe
@@ -36,9 +36,9 @@ WHOLE = {"data": {"mevis": {}}, "init": None, "batch": 4, "steps": 3, "contrast_
 PERCEPTION = {"batch": 4, "steps": 3, "learning_rate": 1e-4, "weights": {"link": 1.0}}
 
 
-def recipe(folder: Path, stage: str, world: Path, **more: Any) -> Path:
+def recipe(folder: Path, stage: str, synthetic: Path, **more: Any) -> Path:
     """Written to `folder`; without a look at the held-out split unless `more` asks for one."""
-    values = tiny.recipe(stage, world) | {"data": {"mevis": {"root": str(world)}}} | more
+    values = tiny.recipe(stage, synthetic) | {"data": {"mevis": {"root": str(synthetic)}}} | more
     folder.mkdir(parents=True, exist_ok=True)
     return tiny.write_recipe(folder / "recipe-in.yaml", values)
 
@@ -74,9 +74,9 @@ def same(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated world of eight clips to learn from."""
+    """A synthetic data set of eight clips to learn from."""
     root = tmp_path_factory.mktemp("data") / "eight"
-    make_world(root, train=7, valid=1, test=1, workers=1)  # the second one has a twin
+    make_synthetic(root, train=7, valid=1, test=1, workers=1)  # the second one has a twin
     return root
 
 
@@ -450,11 +450,11 @@ def test_what_a_run_leaves_to_be_seen(mini: Path, tmp_path: Path) -> None:
     assert {"git", "command", "gpus", "python", "cuda"} <= start.keys()
 
 
-def seen(world: Path, tmp_path: Path, *trackers: str) -> Path:
+def seen(synthetic: Path, tmp_path: Path, *trackers: str) -> Path:
     """A recipe of two steps with a look at the held-out split after each."""
-    data = {"mevis": {"root": str(world), "validation": "valid_u"}}
+    data = {"mevis": {"root": str(synthetic), "validation": "valid_u"}}
     more = {"steps": 2, "validate_every": 1, "validation_videos": 1, "checkpoint_every": 1}
-    return recipe(tmp_path, "whole", world, data=data, trackers=list(trackers), **more)
+    return recipe(tmp_path, "whole", synthetic, data=data, trackers=list(trackers), **more)
 
 
 def test_tensorboard(mini: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Predict and score in one go, the world's own figures, and the arrow of time on clips shown both ways."""
+"""Predict and score in one go, the synthetic data's own figures, and the arrow of time on clips shown both ways."""
 
 import errno
 import json

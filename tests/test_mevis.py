@@ -1,4 +1,4 @@
-"""Reading MeViS's layout: the generated world, a split as MeViS writes it, and what is broken."""
+"""Reading MeViS's layout: the synthetic data set, a split as MeViS writes it, and what is broken."""
 
 import json
 import shutil
@@ -152,7 +152,7 @@ def test_what_is_broken_is_named(kind: str, root: Path) -> None:
 
 
 def test_an_empty_place_says_how_to_fill_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="dshmp world make"):
+    with pytest.raises(UserError, match="dshmp synthetic make"):
         MevisSplit(tmp_path, "train")
 
 

@@ -470,7 +470,7 @@ def test_threads_take_turns_at_the_configured_parser(monkeypatch: pytest.MonkeyP
     assert asked == {"another"}
 
 
-# --- The generated world ---
+# --- The synthetic data set ---
 
 SIDES = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
 

@@ -21,11 +21,11 @@ def dshmp(*arguments: str | Path) -> None:
 
 @pytest.mark.slow
 def test_four_clips_are_learned_by_heart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    world, run, scores = tmp_path / "world", tmp_path / "run", tmp_path / "scores"
+    synthetic, run, scores = tmp_path / "synthetic", tmp_path / "run", tmp_path / "scores"
     with capfd.disabled():  # ten minutes without a sign of life would be long
-        dshmp("world", "make", world, *CLIPS)
+        dshmp("synthetic", "make", synthetic, *CLIPS)
         started = time.monotonic()
-        dshmp("train", RECIPE, f"data.mevis.root={world}", "--out", run, "--device", "cpu")
+        dshmp("train", RECIPE, f"data.mevis.root={synthetic}", "--out", run, "--device", "cpu")
         print(f"\ntrained in {time.monotonic() - started:.0f} s")
-        dshmp("evaluate", "mevis", world, "--split", "train", "--model", run, "--out", scores, "--device", "cpu")
+        dshmp("evaluate", "mevis", synthetic, "--split", "train", "--model", run, "--out", scores, "--device", "cpu")
     assert json.loads((scores / "results.json").read_text())["figures"]["J&F"] > 95

@@ -112,7 +112,7 @@ def test_version_is_printed_without_heavy_imports():
 
 COMMAND_NAMES = [
     *("segment", "batch", "demo", "train", "evaluate", "predict", "submission", "score", "convert"),
-    *("world make", "data check", "data mini"),
+    *("synthetic make", "data check", "data mini"),
 ]
 
 

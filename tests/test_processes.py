@@ -69,7 +69,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes i
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("command", ["world", "score"])
+@pytest.mark.parametrize("command", ["synthetic", "score"])
 def test_none_lives_on(command: str, number: signal.Signals, tmp_path: Path) -> None:
     """Whatever ends the command, at several moments; told in one line, and nothing is left behind in the end."""
     make_mini("mevis", dataset("mevis").mini, tmp_path / "mevis")
@@ -77,7 +77,7 @@ def test_none_lives_on(command: str, number: signal.Signals, tmp_path: Path) -> 
     for video in (tmp_path / "mevis" / "valid_u" / "JPEGImages").iterdir():
         (tmp_path / "pred" / video.name).mkdir()
     arguments = {
-        "world": ["world", "make", "new", "--train", "4000", "--valid", "0", "--test", "0", "--workers", "2"],
+        "synthetic": ["synthetic", "make", "new", "--train", "4000", "--valid", "0", "--test", "0", "--workers", "2"],
         "score": ["score", "mevis", "mevis", "--split", "valid_u", "--pred", "pred", "--out", "new", "--workers", "2"],
     }[command]
     codes = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -105,7 +105,7 @@ def test_none_lives_on(command: str, number: signal.Signals, tmp_path: Path) -> 
         assert "Traceback" not in told, told
         assert number == signal.SIGKILL or len([x for x in told.splitlines() if x.startswith("dshmp: ")]) == 1, told
         wait(lambda below=below: not any(map(alive, below)))
-    again = [*COMMAND, "world", "make", "new", "--train", "1", "--valid", "0", "--test", "0", "--workers", "1"]
-    if command == "world":
+    again = [*COMMAND, "synthetic", "make", "new", "--train", "1", "--valid", "0", "--test", "0", "--workers", "1"]
+    if command == "synthetic":
         subprocess.run(again, cwd=tmp_path, check=True, capture_output=True)
     assert not list(tmp_path.glob(".dshmp*"))

@@ -1,4 +1,4 @@
-"""The generated world: determinism, exact meanings, reversal twins, layout on disk."""
+"""The synthetic data set: determinism, exact meanings, reversal twins, layout on disk."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 
 from dshmp.errors import UserError
 from dshmp.evaluation.metrics import boundary_measure, region_similarity
-from dshmp.synthetic import SPLITS, SUBSETS, Clip, make_clip, make_world, twin
+from dshmp.synthetic import SPLITS, SUBSETS, Clip, make_clip, make_synthetic, twin
 from dshmp.synthetic.grammar import (
     FRAMES,
     FRAMES_MANY,
@@ -48,9 +48,9 @@ def test_plans() -> list[Plan]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("worlds") / "tiny"
-    assert make_world(root, train=4, valid=2, test=2, seed=3, workers=1)
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("synthetic data sets") / "tiny"
+    assert make_synthetic(root, train=4, valid=2, test=2, seed=3, workers=1)
     return root
 
 
@@ -338,16 +338,16 @@ def test_claims_are_unique() -> None:
 # --- On disk ---
 
 
-def test_layout(world: Path) -> None:
+def test_layout(synthetic: Path) -> None:
     annotations = Counter()
     for split in SPLITS:
-        videos = json.loads((world / split / "meta_expressions.json").read_text())["videos"]
-        masks = json.loads((world / split / "mask_dict.json").read_text())
-        assert {path.name for path in (world / split / "JPEGImages").iterdir()} == set(videos)
+        videos = json.loads((synthetic / split / "meta_expressions.json").read_text())["videos"]
+        masks = json.loads((synthetic / split / "mask_dict.json").read_text())
+        assert {path.name for path in (synthetic / split / "JPEGImages").iterdir()} == set(videos)
         for name, video in videos.items():
             height, width = video["size"]
             for frame in video["frames"]:
-                picture = cv2.imread(str(world / split / "JPEGImages" / name / f"{frame}.jpg"))
+                picture = cv2.imread(str(synthetic / split / "JPEGImages" / name / f"{frame}.jpg"))
                 assert picture.shape == (height, width, 3)
             for entry in video["objects"].values():
                 codes = masks[str(entry["anno_id"])]
@@ -363,10 +363,10 @@ def test_layout(world: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with NumPy 2
-def test_masks_survive_the_disk(world: Path) -> None:
+def test_masks_survive_the_disk(synthetic: Path) -> None:
     clip: Clip = make_clip(clip_seed(3, "train", 0), SCHEDULE[0], "train")
-    masks = json.loads((world / "train" / "mask_dict.json").read_text())
-    video = json.loads((world / "train" / "meta_expressions.json").read_text())["videos"]["t000000"]
+    masks = json.loads((synthetic / "train" / "mask_dict.json").read_text())
+    video = json.loads((synthetic / "train" / "meta_expressions.json").read_text())["videos"]["t000000"]
     for k, per_frame in enumerate(clip.masks):
         codes = masks[str(video["objects"][str(k)]["anno_id"])]
         for mask, code in zip(per_frame, codes, strict=True):
@@ -374,14 +374,14 @@ def test_masks_survive_the_disk(world: Path) -> None:
             assert np.array_equal(read, mask)
 
 
-def test_twin_files_are_the_same_bytes_backwards(world: Path) -> None:
-    folder = world / "train" / "JPEGImages"
+def test_twin_files_are_the_same_bytes_backwards(synthetic: Path) -> None:
+    folder = synthetic / "train" / "JPEGImages"
     twins = [path for path in folder.iterdir() if path.name.endswith("_r")]
     assert twins
     for path in twins:
         forwards = [file.read_bytes() for file in sorted((folder / path.name[:-2]).iterdir())]
         assert [file.read_bytes() for file in sorted(path.iterdir())] == forwards[::-1]
-    videos = json.loads((world / "train" / "meta_expressions.json").read_text())["videos"]
+    videos = json.loads((synthetic / "train" / "meta_expressions.json").read_text())["videos"]
     pairs: dict[str, list[list[int]]] = {}
     for video in videos.values():
         for expression in video["expressions"].values():
@@ -391,27 +391,27 @@ def test_twin_files_are_the_same_bytes_backwards(world: Path) -> None:
     assert all(len(ids) == 2 and ids[0] != ids[1] for ids in pairs.values())
 
 
-def test_same_settings_again_and_other_settings(world: Path, tmp_path: Path) -> None:
-    before = (world / "world.json").read_bytes()
-    assert make_world(world, train=4, valid=2, test=2, seed=3) is False
-    assert (world / "world.json").read_bytes() == before
+def test_same_settings_again_and_other_settings(synthetic: Path, tmp_path: Path) -> None:
+    before = (synthetic / "synthetic.json").read_bytes()
+    assert make_synthetic(synthetic, train=4, valid=2, test=2, seed=3) is False
+    assert (synthetic / "synthetic.json").read_bytes() == before
     with pytest.raises(UserError, match="seed 3, not 4"):
-        make_world(world, train=4, valid=2, test=2, seed=4)
+        make_synthetic(synthetic, train=4, valid=2, test=2, seed=4)
     with pytest.raises(UserError, match="family None, not easy"):
-        make_world(world, train=4, valid=2, test=2, seed=3, family="easy")
+        make_synthetic(synthetic, train=4, valid=2, test=2, seed=3, family="easy")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not a complete world"):
-        make_world(tmp_path, train=1, valid=0, test=0)
+    with pytest.raises(UserError, match="not a complete synthetic data set"):
+        make_synthetic(tmp_path, train=1, valid=0, test=0)
 
 
 def test_a_world_of_one_family(tmp_path: Path) -> None:
     root = tmp_path / "close"
-    assert make_world(root, train=1, valid=1, test=0, family="close", workers=1)
+    assert make_synthetic(root, train=1, valid=1, test=0, family="close", workers=1)
     for split in ("train", "valid_u"):
         videos = json.loads((root / split / "meta_expressions.json").read_text())["videos"]
         assert [video["family"] for video in videos.values()] == ["close"]
     with pytest.raises(UserError, match=r"'near' is no family of clips; choose from alike, .*, close"):
-        make_world(tmp_path / "near", family="near")
+        make_synthetic(tmp_path / "near", family="near")
     assert not (tmp_path / "near").exists()
 
 
@@ -420,7 +420,7 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_world(tmp_path / "world", train=1, valid=0, test=0, workers=1, progress=stop)
+        make_synthetic(tmp_path / "synthetic", train=1, valid=0, test=0, workers=1, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -62,12 +62,12 @@ def here_and_now() -> Any:
         yield
 
 
-def train(folder: Path, stage: str, world: Path, **more: Any) -> Path:
+def train(folder: Path, stage: str, synthetic: Path, **more: Any) -> Path:
     """One run in `folder`/`stage`, starting from the stage before."""
     before = BEFORE[stage]
     if before and "init" not in more:
         more["init"] = str(folder / before)
-    values = tiny.recipe(stage, world) | more
+    values = tiny.recipe(stage, synthetic) | more
     return run(tiny.write_recipe(folder / f"{stage}.yaml", values), [], folder / stage)
 
 

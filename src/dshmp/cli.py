@@ -31,10 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-world = typer.Typer(
-    help="The generated world of videos with motion expressions.", no_args_is_help=True, rich_markup_mode=None
+synthetic = typer.Typer(
+    help="The synthetic data set: videos with motion expressions.", no_args_is_help=True, rich_markup_mode=None
 )
-app.add_typer(world, name="world")
+app.add_typer(synthetic, name="synthetic")
 data = typer.Typer(
     help="The benchmarks: is one whole, and miniatures of them.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -55,7 +55,7 @@ Precise = Annotated[Precision, typer.Option(help="auto: the model's own on a GPU
 Threshold = Annotated[
     float | None, typer.Option(help="Score (0 to 1) above which an object is meant; the model's own by default.")
 ]
-Name = Annotated[str, typer.Argument(help="Data set: mevis (a generated world too), ref-youtube-vos, a2d ...")]
+Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
 Root = Annotated[Path, typer.Argument(help="Folder of the data set.")]
 Predicted = Annotated[str, typer.Option("--split", help="Which split was predicted.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that score; all cores by default.")]
@@ -202,7 +202,7 @@ def train(
     On several GPUs: accelerate launch -m dshmp train RECIPE. A batch is then shared among them; micro_batch=1 learns
     from one clip at a time on each.
 
-    Example: dshmp train world/perception steps=1000 --out runs/perception
+    Example: dshmp train synthetic/perception steps=1000 --out runs/perception
     """
     from dshmp.training.train import run
 
@@ -232,7 +232,7 @@ def ablate(
     Each row is what its recipe says, laid over the base; a run is an ordinary one in OUT/runs/ROW-SEED. Stopped and
     started again, all go on where they were. A row that fails does not stop the others; the exit code is 1 then.
 
-    Example: dshmp ablate world/ablation --seeds 3 --out runs/ablation
+    Example: dshmp ablate synthetic/ablation --seeds 3 --out runs/ablation
     """
     from dshmp.ablation.run import run
 
@@ -294,7 +294,7 @@ def evaluate(
 
     Writes OUT/predictions, results.json, expressions.csv and videos.csv; goes on where it was stopped.
 
-    Example: dshmp evaluate mevis worlds/v1 --split valid_u --out scores/default
+    Example: dshmp evaluate mevis synthetic/v1 --split valid_u --out scores/default
     """
     from dshmp.evaluation.evaluate import run
 
@@ -462,31 +462,31 @@ def convert(
     typer.echo(f"wrote {out}")
 
 
-@world.callback()
-def _world() -> None:
-    """The generated world of videos with motion expressions."""
+@synthetic.callback()
+def _synthetic() -> None:
+    """The synthetic data set: videos with motion expressions."""
 
 
-@world.command("make")
-def world_make(
-    root: Annotated[Path, typer.Argument(help="Folder to make; must not exist, be empty, or be this very world.")],
+@synthetic.command("make")
+def synthetic_make(
+    root: Annotated[Path, typer.Argument(help="Folder to make; must not exist, be empty, or be this very data set.")],
     train: Annotated[int, typer.Option(min=0, help="Clips for training.")] = 6000,
     valid: Annotated[int, typer.Option(min=0, help="Clips for validation (split valid_u).")] = 400,
     test: Annotated[int, typer.Option(min=0, help="Clips with phrasings and words held out of training.")] = 200,
-    seed: Annotated[int, typer.Option(help="Equal numbers make equal worlds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal numbers make equal data sets.")] = 0,
     family: Annotated[
         str | None, typer.Option(help="Only clips of this family: alike, pairs, easy ..., or close (large objects).")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
-    """Make a world of videos, masks and motion expressions, in the layout of MeViS.
+    """Make a synthetic data set of videos, masks and motion expressions, in the layout of MeViS.
 
-    Example: dshmp world make worlds/small --train 500 --valid 100 --test 50
+    Example: dshmp synthetic make synthetic/small --train 500 --valid 100 --test 50
     """
-    from dshmp.synthetic.make import make_world
+    from dshmp.synthetic.make import make_synthetic
 
-    with _progress("world") as progress:
-        fresh = make_world(
+    with _progress("synthetic") as progress:
+        fresh = make_synthetic(
             root,
             train=train,
             valid=valid,

@@ -20,7 +20,7 @@ from dshmp.video.overlay import Caption, OverlayWriter, Row, contact_sheet, shee
 
 VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
 FPS = 8
-"""The pace of the world's clips."""
+"""The pace of the synthetic data's clips."""
 ENLARGED = 3
 SENTENCES = 3
 
@@ -133,7 +133,7 @@ def _only(index: int, meaning: Meaning, plan: Plan) -> bool:
 
 
 def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Frames (T, H, W, 3) as H.264 at the world's pace; an odd side is padded by one pixel."""
+    """Frames (T, H, W, 3) as H.264 at the synthetic data's pace; an odd side is padded by one pixel."""
     height, width = frames.shape[1:3]
     with OverlayWriter(path, height + height % 2, width + width % 2, FPS) as writer:
         for index, frame in enumerate(frames):

@@ -102,7 +102,7 @@ def _what(results: Results, base: Path, overrides: Sequence[str]) -> list[str]:
 def _data(recipe: Recipe) -> str:
     parts = []
     for name, source in recipe.data.items():
-        made = " (a generated world)" if Path(source.root, "world.json").is_file() else ""
+        made = " (a synthetic data set)" if Path(source.root, "synthetic.json").is_file() else ""
         parts.append(f"{name}{made}, learned from {source.split}, compared on {source.validation}")
     return "; ".join(parts)
 

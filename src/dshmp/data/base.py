@@ -27,7 +27,7 @@ class Video:
     frames: tuple[str, ...]
     """Names of its frames in order, as files of predictions are called."""
     objects: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Object id -> what is known of it; the generated world lists all objects with their `anno_id`."""
+    """Object id -> what is known of it; the synthetic data set lists all objects with their `anno_id`."""
 
 
 @dataclass(frozen=True)

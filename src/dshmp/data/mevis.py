@@ -1,10 +1,10 @@
-"""The on-disk layout of MeViS, which the generated world shares.
+"""The on-disk layout of MeViS, which the synthetic data set shares.
 
     <root>/<split>/JPEGImages/<video>/<frame>.jpg
     <root>/<split>/meta_expressions.json   {"videos": {video: {"frames": [...], "expressions": {id: {...}}}}}
     <root>/<split>/mask_dict.json          {annotation id: [COCO RLE or null, one per frame position]}
 
-Keys that MeViS does not have (the world adds objects, subsets and candidates, version 2 of MeViS others) are kept and
+Keys that MeViS does not have (the synthetic data set adds objects, subsets and candidates, version 2 of MeViS others) are kept and
 never needed. An expression of version 2 may mean nothing: its `anno_id` is empty. Where the truth is hidden there is no
 `anno_id` and no mask_dict.json; the same holds for one's own videos, for which nobody drew masks.
 """
@@ -54,7 +54,7 @@ class MevisSplit:
         self.folder = Path(root) / split
         if not self.folder.is_dir():
             known = split_names(Path(root))
-            hint = f"splits there: {', '.join(known)}" if known else "make one with `dshmp world make`"
+            hint = f"splits there: {', '.join(known)}" if known else "make one with `dshmp synthetic make`"
             raise UserError(f"{self.folder}: no such data set split; {hint}")
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []

@@ -1,4 +1,4 @@
-"""Miniature data sets in the exact layouts of the real ones, drawn from the generated world.
+"""Miniature data sets in the exact layouts of the real ones, drawn from the synthetic data set.
 
 Here stands what all layouts share; each data set's own file writes its layout.
 """
@@ -43,7 +43,7 @@ def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: in
 
 
 def draw_clips(count: int, seed: int, split: str = "train", families: Sequence[str | None] = (None,)) -> list[Clip]:
-    """`count` clips of the generated world; the same arguments give the same clips."""
+    """`count` clips of the synthetic data set; the same arguments give the same clips."""
     return [make_clip(clip_seed(seed, split, i), families[i % len(families)], split) for i in range(count)]
 
 

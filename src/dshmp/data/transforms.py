@@ -57,7 +57,7 @@ class Augmentation:
     """Range of the height and of the width of the window."""
     crop_drift: bool = True
     """The window moves along a straight line, as if the camera panned (the release pans along one diagonal only).
-    Motion in the image then differs from motion in the scene; the generated world's sentences mean the former."""
+    Motion in the image then differs from motion in the scene; the synthetic data's sentences mean the former."""
     flip: float = 0.5
     """Probability of a left-right flip of frames, masks and words (the release leaves the words as they are)."""
     rotate: float = 0.25

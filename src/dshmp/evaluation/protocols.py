@@ -69,7 +69,7 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
     """J and F of each expression, the mean over its scored frames, and whether an absent target was recognised.
 
     N-acc is the share of absent targets answered with no pixel at all, T-acc that of present ones answered with
-    some; they stand in the rows of a split that has absent targets. The generated world adds figures of its own.
+    some; they stand in the rows of a split that has absent targets. The synthetic data set adds figures of its own.
     """
     names = split.videos[video].frames
     wanted = np.ones((len(items), len(names)), bool)

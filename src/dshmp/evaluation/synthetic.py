@@ -1,4 +1,4 @@
-"""Two more figures where a split names all objects of its videos, as the generated world does.
+"""Two more figures where a split names all objects of its videos, as the synthetic data set does.
 
 The *static line* is what perfect masks of all objects that fit the static words would score: a model that sees
 everything and understands no motion. *Right of pair*: of two look-alikes told apart by direction only, the answer
@@ -19,7 +19,7 @@ Terms = dict[str, tuple[float, float]]
 
 
 def world_terms(split: Split, predictions: Predictions, video: str, item: Expression, size: tuple[int, int]) -> Terms:
-    """The figures that apply to an expression, each a numerator and a denominator; none outside the world."""
+    """The figures that apply to an expression, each a numerator and a denominator; none outside the synthetic data set."""
     objects = split.videos[video].objects
     if "static_ids" not in item.extra or not objects:
         return {}

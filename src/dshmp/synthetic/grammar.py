@@ -1,4 +1,4 @@
-"""Expressions of the generated world: what they mean, which objects they mean, and how they are worded.
+"""Expressions of the synthetic data set: what they mean, which objects they mean, and how they are worded.
 
 A `Meaning` is a static description (attributes such as colour=red), a claim about a motion (see
 `dshmp.synthetic.motions`) and, for relative motions, the description of the other object. `resolve` gives the

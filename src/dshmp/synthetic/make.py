@@ -1,6 +1,6 @@
-"""Draws clips and writes a world in the on-disk layout of MeViS.
+"""Draws clips and writes a synthetic data set in the on-disk layout of MeViS.
 
-    <root>/world.json                                  settings and counts
+    <root>/synthetic.json                                  settings and counts
     <root>/<split>/JPEGImages/<video>/<00000>.jpg       frames
     <root>/<split>/meta_expressions.json                {"videos": {video: {...}}}
     <root>/<split>/mask_dict.json                       {anno_id: [COCO RLE or null per frame]}
@@ -134,7 +134,7 @@ def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
 
 
 def clip_seed(seed: int, split: str, index: int) -> int:
-    """The seed of the clip with this index in a split of the world with this seed."""
+    """The seed of the clip with this index in a split of the synthetic data set with this seed."""
     return int(np.random.SeedSequence([seed, SPLITS.index(split), index]).generate_state(1, np.uint64)[0])
 
 
@@ -165,7 +165,7 @@ def _write_clips(
 CHUNK = 20  # clips per job
 
 
-def make_world(
+def make_synthetic(
     root: Path,
     *,
     train: int = 6000,
@@ -176,11 +176,11 @@ def make_world(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
-    """Writes a world of `train` + `valid` + `test` clips (and the twins of the direction pairs, 15 % more).
+    """Writes a synthetic data set of `train` + `valid` + `test` clips (and the twins of the direction pairs, 15 % more).
 
     A clip of about 88 x 112 pixels takes about 85 kB on disk, 6,600 clips 570 MB. family: of all clips, one of
     FAMILIES, or None for those of SCHEDULE in turn. progress(done, total) is called as clips are done. Returns False,
-    having done nothing, if `root` is a complete world with the same settings.
+    having done nothing, if `root` is a complete synthetic data set with the same settings.
 
     Raises UserError if there is no such family, or if `root` exists and is anything else but an empty folder.
     """
@@ -198,7 +198,7 @@ def make_world(
             for start in range(0, count, CHUNK)
         ]
         counts = _run(work, jobs, train + valid + test, workers, progress)
-        work.joinpath("world.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
+        work.joinpath("synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
     return True
 
 
@@ -241,14 +241,16 @@ def count(videos: dict[str, Any]) -> dict[str, Any]:
 
 def _check_same(root: Path, settings: dict[str, Any]) -> None:
     try:
-        with open(root / "world.json", encoding="utf-8", opener=regular) as file:
+        with open(root / "synthetic.json", encoding="utf-8", opener=regular) as file:
             found = json.load(file)
     except (OSError, ValueError):
-        raise UserError(f"{root} exists and is not a complete world: remove it or choose another folder") from None
+        raise UserError(
+            f"{root} exists and is not a complete synthetic data set: remove it or choose another folder"
+        ) from None
     differing = [name for name, value in settings.items() if found.get(name) != value]
     if differing:
         name = differing[0]
         raise UserError(
-            f"{root} holds a world with {name} {found.get(name)}, not {settings[name]}: "
+            f"{root} holds a synthetic data set with {name} {found.get(name)}, not {settings[name]}: "
             "remove it or choose another folder"
         )

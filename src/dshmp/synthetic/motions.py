@@ -1,4 +1,4 @@
-"""What an object of the generated world does: motion programs, their time reverse and what they may be called.
+"""What an object of the synthetic data set does: motion programs, their time reverse and what they may be called.
 
 A program is named by its phases: "left", "left>up", "left>stop", "wait>up", "left>up>right", or by a word such
 as "clockwise" or "hops". Relative programs ("follow", "pass", "meet", "part", "orbit") refer to another object.

@@ -1,4 +1,4 @@
-"""Plans clips of the generated world: who takes part, what they do, where, and what is said about them.
+"""Plans clips of the synthetic data set: who takes part, what they do, where, and what is said about them.
 
 Nothing is drawn here; `dshmp.synthetic.make` draws a `Plan` and writes it.
 """

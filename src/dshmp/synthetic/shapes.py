@@ -1,4 +1,4 @@
-"""What an object of the generated world looks like: ten shapes, eight colours, four textures, three sizes.
+"""What an object of the synthetic data set looks like: ten shapes, eight colours, four textures, three sizes.
 
 A `Look` names the static attributes that expressions may use. `sprite` draws it once as a small premultiplied
 RGBA picture, which `dshmp.synthetic.render` warps into every frame.

@@ -45,7 +45,7 @@ class FrameBatch:
 
 
 class PerceptionStage:
-    """Single frames, all objects, no language: the world's counterpart of COCO instance pre-training."""
+    """Single frames, all objects, no language: the synthetic data's counterpart of COCO instance pre-training."""
 
     counted = (*SET_COUNTS, "tokens", "links")
     contrast = None

@@ -72,7 +72,7 @@ class About:
 class Recipe:
     """What `dshmp train` reads.
 
-    The stages follow the paper's order, the world in place of what its parts were pre-trained on: `perception`
+    The stages follow the paper's order, the synthetic data set in place of what its parts were pre-trained on: `perception`
     (COCO's) learns to find every object in single frames, `language` (RoBERTa's) learns to tell a sentence's words
     and what motion it asks for, `motion` learns the motion part on cached object tokens of frozen perception, and
     `whole` trains everything on clips with the paper's losses.
@@ -80,8 +80,8 @@ class Recipe:
 
     stage: Literal["perception", "language", "motion", "whole"]
     data: dict[str, Source]
-    """By the names of `dshmp data`: mevis (a generated world too), ref-youtube-vos, a2d, refcoco ... Stages other than
-    `whole` learn from one, which lists all objects of its videos: a generated world."""
+    """By the names of `dshmp data`: mevis (a synthetic data set too), ref-youtube-vos, a2d, refcoco ... Stages other than
+    `whole` learn from one, which lists all objects of its videos: a synthetic data set."""
     init: str | None = None
     """Folder of an earlier run or model whose weights this one starts from."""
     take: tuple[str, ...] = ()
@@ -395,7 +395,7 @@ def trained_card(recipe: Recipe, name: str, step: int) -> Card:
 
 
 def _made(source: Source) -> str:
-    return " (made by dshmp world make)" if Path(source.root, "world.json").is_file() else ""
+    return " (made by dshmp synthetic make)" if Path(source.root, "synthetic.json").is_file() else ""
 
 
 def _place(path: str | None) -> str | None:

@@ -204,6 +204,6 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Se
 def _check_objects(split: Split, recipe: Recipe) -> None:
     if not all(video.objects for video in split.videos.values()):
         raise UserError(
-            f"{split.folder}: does not list all objects of its videos, as a generated world does, which stage "
+            f"{split.folder}: does not list all objects of its videos, as a synthetic data set does, which stage "
             f"{recipe.stage} needs; train stage: whole on it"
         )

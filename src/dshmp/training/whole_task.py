@@ -53,7 +53,7 @@ class VideoBatch:
     """(B, T) bool: frames whose masks are known; the others are seen but not learned from."""
     candidates: Tensor
     """(B, G_all, T, h, w) bool, full size: all objects that fit the sentence's static words where the data say
-    so (the world does), else the objects meant."""
+    so (the synthetic data set does), else the objects meant."""
     targets: VideoTargets
     seeds: tuple[tuple[int, ...], ...]
     """Of each sentence's random numbers."""
