@@ -118,7 +118,7 @@ def test_the_wheel_works_without_the_clone(tmp_path: Path) -> None:
     python = home / "venv" / "bin" / "python"
     (packages,) = (home / "venv" / "lib").glob("python3*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"COLUMNS": "200"}
 
     def call(*words: str) -> str:
         done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True)
