@@ -28,7 +28,7 @@ from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
 from dshmp.recipes import find_recipe
 from dshmp.training.engine import recompute_activations
 from dshmp.training.recipe import Recipe, load_recipe
-from dshmp.training.whole_task import VideoBatch, WholeStage
+from dshmp.training.whole_task import VideoBatch, WholeTask
 
 
 def resized(batch: VideoBatch, size: tuple[int, int]) -> VideoBatch:
@@ -49,7 +49,7 @@ def measure(recipe: Recipe, model: DsHmp, frames: int, size: tuple[int, int], ro
     splits = [open_split("mevis", root, "train")]
     texts = [item.text.lower() for item in splits[0].expressions]
     tokenizer = TextTokenizer(recipe.model.language, train_tokenizer(texts, recipe.vocabulary))
-    stage = WholeStage(recipe, model.train(), tokenizer, splits, [1.0])
+    stage = WholeTask(recipe, model.train(), tokenizer, splits, [1.0])
     batch = resized(stage.batches(0)[0], size)
     own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     kept: dict[int, int] = {}

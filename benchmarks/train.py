@@ -4,8 +4,8 @@ where the time goes: waiting for data, forward pass, matching, losses, backward 
 Usage: python benchmarks/train.py [--recipe paper/mevis] [--size 192 320] [--steps 2] [--device cuda]
     [key=value ...]
 
-The weights are random, so the text encoder is not frozen and learns too. The data are clips of a small synthetic data set,
-scaled to `--size` (height and width; 360 640 is the paper's). How fast the loader would be by itself, on one thread,
+The weights are random, so the text encoder is not frozen and learns too. The data are clips of a small synthetic data
+set, scaled to `--size` (height and width; 360 640 is the paper's). How fast the loader would be by itself, on one thread,
 stands beside what is waited for it. A step has one clip; the recipe's keys can be changed: batch=8, micro_batch=1,
 precision=bfloat16, checkpointing=true, augmentation.frames=6, model.backbone.language_fusion=false ...
 """
@@ -32,7 +32,7 @@ from dshmp.training import video_losses, whole_task
 from dshmp.training.engine import Trainer, processes
 from dshmp.training.logging import peak_memory
 from dshmp.training.recipe import load_recipe
-from dshmp.training.train import stage_for, start_model
+from dshmp.training.train import start_model, task_for
 
 WARM = 1
 """Steps before the clock starts."""
@@ -77,7 +77,7 @@ class Clock:
 
 
 def at_hand(synthetic: Path, size: tuple[int, int], steps: int) -> list[str]:
-    """What a recipe is changed to so that it runs here: this synthetic, no published weights, everything from step 0."""
+    """What a recipe is changed to so that it runs here: these data, no published weights, everything from step 0."""
     height, width = size
     return [
         f"data.mevis.root={json.dumps(str(synthetic))}",
@@ -114,7 +114,7 @@ def main() -> None:
         splits = [open_split(key, Path(source.root), source.split) for key, source in recipe.data.items()]
         model, tokenizer = start_model(recipe, splits)
         with processes(recipe, find_device(chosen.device)) as accelerator:
-            stage = stage_for(recipe, model, tokenizer, splits, folder)
+            stage = task_for(recipe, model, tokenizer, splits, folder)
             trainer = Trainer(recipe, model, tokenizer, stage, folder, accelerator)
             measure(trainer)
 
@@ -139,9 +139,9 @@ def measure(trainer: Trainer) -> None:
     clock.wrap(trainer.optimizer, "step", "optimiser")
     clock.wrap(trainer.accelerator, "clip_grad_norm_", "optimiser")
     trainer.model.train()
-    trainer.stage.batches(0, trainer.share)  # which loads the parser
+    trainer.task.batches(0, trainer.share)  # which loads the parser
     started = time.perf_counter()
-    alone = sum(len(trainer.stage.batches(step, trainer.share)) > 0 for step in range(recipe.steps))
+    alone = sum(len(trainer.task.batches(step, trainer.share)) > 0 for step in range(recipe.steps))
     loading = (time.perf_counter() - started) / alone
     waited = 0.0
     for batches, seconds in trainer._batches():

@@ -1,4 +1,4 @@
-"""Draws docs/augmentation.png: a clip of the synthetic data set as each augmentation leaves its pixels, masks and words.
+"""Draws docs/augmentation.png: a clip of the synthetic data set as each augmentation leaves its pixels, masks, words.
 
 python docs/augmentation.py
 """

@@ -302,7 +302,7 @@ def test_neighbours() -> None:
         ([str(BASE), "--seeds", "0"], "--seeds: must be at least 1, found 0"),
         ([str(BASE), "--jobs", "0"], "--jobs: must be at least 1, found 0"),
         ([str(BASE), "--device", "abacus"], "device 'abacus' is not there"),
-        ([str(CONFIGS / "synthetic" / "language.yaml")], "stage language holds nothing that the rows change"),
+        ([str(CONFIGS / "synthetic" / "language.yaml")], "task language holds nothing that the rows change"),
         ([str(BASE), "data.mevis.validation=null"], "no held-out split to compare on"),
         ([str(BASE), "stepz=3"], "unknown key 'stepz'"),
         ([str(BASE), "--page-only"], "no run is finished"),

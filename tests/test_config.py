@@ -30,7 +30,7 @@ def test_defaults_stand_for_what_is_not_said() -> None:
     ("values", "message"),
     [
         ({"hiden_size": 64}, "config: unknown key 'hiden_size'; did you mean 'hidden_size'?"),
-        ({"motion": {"stage": 1}}, "config.motion: unknown key 'stage'; did you mean 'stages'?"),
+        ({"motion": {"task": 1}}, "config.motion: unknown key 'task'; did you mean 'stages'?"),
         ({"motion": {"zzzz": 1}}, "config.motion: unknown key 'zzzz'; known: blocks, window,"),
         ({"hidden_size": "64"}, "config.hidden_size: expected int, found '64'"),
         ({"hidden_size": True}, "config.hidden_size: expected int, found True"),
@@ -76,14 +76,14 @@ def test_numbers_that_do_not_fit_together(switches: dict[str, Any]) -> None:
 
 def test_recipe_round_trip(tmp_path: Path) -> None:
     data = {"mevis": Source(root="x", weight=2.0)}
-    recipe = Recipe(stage="whole", data=data, weights=LossWeights(probe=0.0), model=tiny.config())
+    recipe = Recipe(task="whole", data=data, weights=LossWeights(probe=0.0), model=tiny.config())
     (tmp_path / "a.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "a.yaml") == recipe
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.e-4", "1.0e-4", "0.0001", "+1E-4"])
 def test_numbers_with_an_exponent(text: str, tmp_path: Path) -> None:
-    path = tiny.write_recipe(tmp_path / "r.yaml", {"stage": "whole", "data": {"mevis": {"root": "1e-4x"}}})
+    path = tiny.write_recipe(tmp_path / "r.yaml", {"task": "whole", "data": {"mevis": {"root": "1e-4x"}}})
     recipe = load_recipe(path, [f"learning_rate={text}"])
     assert recipe.learning_rate == 1e-4
     assert recipe.data["mevis"].root == "1e-4x"
@@ -105,18 +105,18 @@ def test_base_and_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps"], "'steps' is not of the form key=value"),
-        ("stage: whole\ndata: {mevis: {root: w}}\n", ["stepz=3"], "r.yaml: unknown key 'stepz'; did you mean 'steps'?"),
-        ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=0"], "r.yaml.steps: must be at least 1, found 0"),
-        ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=many"], "r.yaml.steps: expected int, found 'many'"),
-        ("stage: whole\ndata: {mevis: {root: w}}\n", ["steps=[1"], "steps=[1: is not valid YAML"),
-        ("stage: whole\ndata: {}\n", [], "r.yaml.data: names no data set; choose from mevis, ref-youtube-vos, "),
-        ("stage: half\ndata: w\n", [], "r.yaml.stage: 'half' is not one of 'perception', 'language', 'motion', "),
+        ("task: whole\ndata: {mevis: {root: w}}\n", ["steps"], "'steps' is not of the form key=value"),
+        ("task: whole\ndata: {mevis: {root: w}}\n", ["stepz=3"], "r.yaml: unknown key 'stepz'; did you mean 'steps'?"),
+        ("task: whole\ndata: {mevis: {root: w}}\n", ["steps=0"], "r.yaml.steps: must be at least 1, found 0"),
+        ("task: whole\ndata: {mevis: {root: w}}\n", ["steps=many"], "r.yaml.steps: expected int, found 'many'"),
+        ("task: whole\ndata: {mevis: {root: w}}\n", ["steps=[1"], "steps=[1: is not valid YAML"),
+        ("task: whole\ndata: {}\n", [], "r.yaml.data: names no data set; choose from mevis, ref-youtube-vos, "),
+        ("task: half\ndata: w\n", [], "r.yaml.task: 'half' is not one of 'perception', 'language', 'motion', "),
         ("- a\n", [], "r.yaml: expected a mapping of recipe keys"),
         ("a: [1\n", [], "is not valid YAML"),
         ("base: none.yaml\n", [], "none.yaml: no such recipe"),
-        ("data: w\n", [], "r.yaml: the key 'stage' is missing"),
-        ("stage: whole\ndata: {mevis: {root: w}}\nbase: r.yaml\n", [], "r.yaml: is its own base"),
+        ("data: w\n", [], "r.yaml: the key 'task' is missing"),
+        ("task: whole\ndata: {mevis: {root: w}}\nbase: r.yaml\n", [], "r.yaml: is its own base"),
     ],
 )
 def test_wrong_recipes(text: str, overrides: list[str], message: str, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_missing_and_unreadable_recipes(tmp_path: Path) -> None:
             load_recipe(tmp_path / name)
 
 
-WHOLE = "stage: whole\ndata: {mevis: {root: w}}\nsteps: 20000\n"
+WHOLE = "task: whole\ndata: {mevis: {root: w}}\nsteps: 20000\n"
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,11 @@ def test_without_negatives_the_start_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(WHOLE)
     assert load_recipe(tmp_path / "r.yaml", ["steps=100", "negatives=0"]).negatives == 0
     assert load_recipe(tmp_path / "r.yaml", ["steps=100", "weights.contrast=0"]).steps == 100
-    assert load_recipe(tmp_path / "r.yaml", ["steps=100", "stage=perception"]).steps == 100
+    assert load_recipe(tmp_path / "r.yaml", ["steps=100", "task=perception"]).steps == 100
 
 
 def test_what_a_recipe_is_about_does_not_make_it_another() -> None:
-    recipe = Recipe(stage="whole", data={"mevis": Source(root="x")})
+    recipe = Recipe(task="whole", data={"mevis": Source(root="x")})
     assert dataclasses.replace(recipe, about=About(reproduces="Table 3")) == recipe
 
 

@@ -299,7 +299,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stand-ins of the published weights: roberta-base, mask2former and video_swin.pth, random and small."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    model = from_dict(Recipe, {"stage": "whole", "data": {}, "model": WIDTH["model"]}).model
+    model = from_dict(Recipe, {"task": "whole", "data": {}, "model": WIDTH["model"]}).model
     DsHmp(model).language.encoder.save_pretrained(folder / "roberta-base")
     save_tokenizer(tiny.tokenizer().tokenizer, folder / "roberta-base" / "tokenizer.json")
     sizes, decoder = WIDTH["model"]["backbone"], WIDTH["model"]["frame_decoder"]
@@ -335,7 +335,7 @@ def kinetics() -> dict[str, Tensor]:
         "mlp.2": "mlp.fc2",
     }
     model = tiny.with_switches(WIDTH["model"], {"backbone.temporal_window": 8})
-    backbone = DsHmp(from_dict(Recipe, {"stage": "whole", "data": {}, "model": model}).model).perception.backbone
+    backbone = DsHmp(from_dict(Recipe, {"task": "whole", "data": {}, "model": model}).model).perception.backbone
     weights = {}
     for key, value in backbone.state_dict().items():
         if not key.startswith(("norms", "fusions", "gates")):

@@ -36,9 +36,9 @@ WHOLE = {"data": {"mevis": {}}, "init": None, "batch": 4, "steps": 3, "contrast_
 PERCEPTION = {"batch": 4, "steps": 3, "learning_rate": 1e-4, "weights": {"link": 1.0}}
 
 
-def recipe(folder: Path, stage: str, synthetic: Path, **more: Any) -> Path:
+def recipe(folder: Path, task: str, synthetic: Path, **more: Any) -> Path:
     """Written to `folder`; without a look at the held-out split unless `more` asks for one."""
-    values = tiny.recipe(stage, synthetic) | {"data": {"mevis": {"root": str(synthetic)}}} | more
+    values = tiny.recipe(task, synthetic) | {"data": {"mevis": {"root": str(synthetic)}}} | more
     folder.mkdir(parents=True, exist_ok=True)
     return tiny.write_recipe(folder / "recipe-in.yaml", values)
 
@@ -60,10 +60,10 @@ def same(one: Path, other: Path) -> None:
             assert value == pytest.approx(b[name], rel=1e-5, abs=1e-5), (a["step"], name)
     a, b = last(one), last(other)
     assert a.keys() == b.keys()
-    if "stage/bank.visited" in a:
-        assert torch.equal(a["stage/bank.visited"], b["stage/bank.visited"])
-        assert a["stage/bank.visited"].any()
-        torch.testing.assert_close(a["stage/bank.centroids"], b["stage/bank.centroids"], rtol=1e-4, atol=1e-5)
+    if "task/bank.visited" in a:
+        assert torch.equal(a["task/bank.visited"], b["task/bank.visited"])
+        assert a["task/bank.visited"].any()
+        torch.testing.assert_close(a["task/bank.centroids"], b["task/bank.centroids"], rtol=1e-4, atol=1e-5)
     for key, value in a.items():
         if key.startswith("model/"):
             torch.testing.assert_close(value, b[key], rtol=0, atol=2e-4, msg=key)
@@ -81,7 +81,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("stage", "more"),
+    ("task", "more"),
     [
         ("whole", {"negatives": 5, "sentences": 3}),
         ("whole", {"negatives": 5, "augmentation": {"frames": 3, "short_sides": [40, 48], "long_side": 80,
@@ -91,11 +91,11 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )  # fmt: skip
 def test_a_step_in_parts(
-    stage: str, more: dict[str, Any], eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, more: dict[str, Any], eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight samples one at a time, or all at once: sizes, lengths and numbers of sentences differ."""
-    values = (WHOLE if stage == "whole" else {}) | more | {"batch": 8, "data": {"mevis": {"root": str(eight)}}}
-    path = recipe(tmp_path, stage, eight, **values)
+    values = (WHOLE if task == "whole" else {}) | more | {"batch": 8, "data": {"mevis": {"root": str(eight)}}}
+    path = recipe(tmp_path, task, eight, **values)
     learn, parts = engine.Learner.forward, Counter[int]()
 
     def count(self: Any, batch: Any, step: int, counts: Any) -> Any:
@@ -105,7 +105,7 @@ def test_a_step_in_parts(
     one = run(path, [], tmp_path / "one")
     monkeypatch.setattr(engine.Learner, "forward", count)
     other = run(path, ["micro_batch=1"], tmp_path / "other")
-    assert max(parts.values()) == (4 if stage == "perception" else 8)  # frames in pairs, or clips, or sentences
+    assert max(parts.values()) == (4 if task == "perception" else 8)  # frames in pairs, or clips, or sentences
     same(one, other)
     assert not all(torch.equal(value, last(other)[key]) for key, value in last(one).items())  # it was split up
 
@@ -150,11 +150,11 @@ def launch(path: Path, overrides: list[str], out: Path, processes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "more"), [("whole", WHOLE | {"negatives": 5, "batch": 3}), ("perception", PERCEPTION)], ids=str
+    ("task", "more"), [("whole", WHOLE | {"negatives": 5, "batch": 3}), ("perception", PERCEPTION)], ids=str
 )
-def test_two_processes(stage: str, more: dict[str, Any], mini: Path, tmp_path: Path) -> None:
+def test_two_processes(task: str, more: dict[str, Any], mini: Path, tmp_path: Path) -> None:
     """Give what one gives with the double batch; where the batch is odd, the second one has more to do."""
-    path = recipe(tmp_path, stage, mini, **more | {"data": {"mevis": {"root": str(mini)}}})
+    path = recipe(tmp_path, task, mini, **more | {"data": {"mevis": {"root": str(mini)}}})
     one = run(path, [], tmp_path / "one", "cpu")
     launch(path, [], tmp_path / "two", 2)
     same(one, tmp_path / "two")
@@ -193,7 +193,7 @@ def test_the_memory_bank_on_the_host(mini: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "more"),
+    ("task", "more"),
     [
         ("whole", WHOLE | {"negatives": 5, "batch": 3, "best": "J"}),
         ("language", {"batch": 3}),  # the rest of the model is frozen
@@ -202,17 +202,17 @@ def test_the_memory_bank_on_the_host(mini: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_run_goes_on_with_other_processes(stage: str, more: dict[str, Any], mini: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_other_processes(task: str, more: dict[str, Any], mini: Path, tmp_path: Path) -> None:
     """Two, which learn in different numbers of parts, and then one: as one from the beginning."""
     data = {"mevis": {"root": str(mini), "validation": "valid_u"}}
     more = more | {"data": data, "checkpoint_every": 1, "validate_every": 2, "validation_videos": 1, "keep": 9}
-    path = recipe(tmp_path, stage, mini, **more)
+    path = recipe(tmp_path, task, mini, **more)
     one = run(path, [], tmp_path / "one", "cpu")
     two = tmp_path / "two"
     launch(path, ["micro_batch=1"], two, 2)
     same(one, two)
     assert {k: v.shape for k, v in last(one).items()} == {k: v.shape for k, v in last(two).items()}
-    for name in ("model", "best") if stage == "whole" else ("model",):
+    for name in ("model", "best") if task == "whole" else ("model",):
         load_model(two / name)
     max(two.glob("checkpoints/*.safetensors")).unlink()
     same(one, run(path, [], two, "cpu"))
@@ -291,12 +291,12 @@ def test_killed_at_any_moment(kills: int, mini: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("killed/**/*.part"))
 
 
-@pytest.mark.parametrize("stage", ["whole", "language"])
+@pytest.mark.parametrize("task", ["whole", "language"])
 def test_a_restart_parses_no_sentence_again(
-    stage: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = {"mevis": {"root": str(mini), "validation": "valid_u"}}
-    path = recipe(tmp_path, stage, mini, data=data, steps=1, validation_videos=100, cache=str(tmp_path / "cache"))
+    path = recipe(tmp_path, task, mini, data=data, steps=1, validation_videos=100, cache=str(tmp_path / "cache"))
     one = run(path, [], tmp_path / "one", "cpu")
     assert len(list((tmp_path / "cache").iterdir())) == 1
     monkeypatch.setattr("dshmp.model.tokenizer.parse", lambda *_: pytest.fail("parsed again"))
@@ -408,15 +408,15 @@ def test_recomputed_activations_are_not_kept(mini: Path, tmp_path: Path) -> None
     assert kept[1] < 0.7 * kept[0]
 
 
-@pytest.mark.parametrize("stage", ["whole", "perception", "language"])
-def test_bfloat16(stage: str, mini: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["whole", "perception", "language"])
+def test_bfloat16(task: str, mini: Path, tmp_path: Path) -> None:
     """Near to single precision, and master weights and checkpoints are in it."""
-    path = recipe(tmp_path, stage, mini, steps=2, contrast_start=1)
+    path = recipe(tmp_path, task, mini, steps=2, contrast_start=1)
     exact, rough = (run(path, [f"precision={p}"], tmp_path / p, "cpu") for p in ("float32", "bfloat16"))
     for a, b in zip(lines(exact), lines(rough), strict=True):
         assert all(value == pytest.approx(b[name], rel=0.1, abs=0.05) for name, value in a.items())
     assert {value.dtype for value in last(rough).values()} <= {torch.float32, torch.bool, torch.int64}
-    if stage == "language":  # which is kept exact
+    if task == "language":  # which is kept exact
         identical(exact, rough)
 
 

@@ -25,7 +25,7 @@ from dshmp.evaluation.metrics import jf
 from dshmp.evaluation.predictions import Predictions
 from dshmp.evaluation.score import run as score
 from dshmp.evaluation.score import score_split
-from dshmp.evaluation.synthetic import world_terms
+from dshmp.evaluation.synthetic import synthetic_terms
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.model.motion_decoder import VideoTokens
@@ -59,7 +59,7 @@ def write(folder: Path, split: MevisSplit, item: Expression, masks: np.ndarray) 
 
 def terms(folder: Path, split: MevisSplit, item: Expression, masks: np.ndarray) -> dict[str, tuple[float, float]]:
     write(folder, split, item, masks)
-    return world_terms(split, Predictions(folder), item.video, item, size_of(split, item))
+    return synthetic_terms(split, Predictions(folder), item.video, item, size_of(split, item))
 
 
 def test_perfect_answers(mini: Path, split: MevisSplit, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_right_one_of_a_pair_is_a_comparison(split: MevisSplit, tmp_path: Pa
 def test_other_data_sets_have_neither(split: MevisSplit, tmp_path: Path) -> None:
     item = split.expressions[0]
     plain = Expression(item.video, item.id, item.text, objects=item.objects, annotations=item.annotations)
-    assert world_terms(split, Predictions(tmp_path), item.video, plain, (4, 4)) == {}
+    assert synthetic_terms(split, Predictions(tmp_path), item.video, plain, (4, 4)) == {}
 
 
 # -------------------------------------------------------------------------------------------------- the run

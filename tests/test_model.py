@@ -308,7 +308,7 @@ def test_negatives_change_the_contrast() -> None:
     indices = torch.tensor([[0, -1, -1, -1], [-1, 0, -1, -1]])
     found = []
     for negatives in (10, 100, 200):
-        recipe = Recipe(stage="whole", data={}, negatives=negatives, contrast_start=0)
+        recipe = Recipe(task="whole", data={}, negatives=negatives, contrast_start=0)
         contrast = Contrast(recipe, model, [split])
         contrast.bank.centroids.copy_(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)))
         contrast.bank.visited.fill_(True)
@@ -320,7 +320,7 @@ def test_negatives_change_the_contrast() -> None:
 # ------------------------------------------------------------------------------------------------ learning
 
 
-def whole_stage(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeStage:
+def whole_task(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeStage:
     torch.manual_seed(0)
     values = tiny.recipe("whole", mini, **recipe) | {"model": tiny.with_switches(tiny.MODEL, switches)}
     model = DsHmp(tiny.config(switches)).train()
@@ -337,30 +337,30 @@ def whole_stage(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeSta
     ids=str,
 )
 def test_gradients_reach_every_parameter(switches: dict[str, Any], mini: Path) -> None:
-    stage = whole_stage(mini, switches, contrast_start=0)
-    batch = stage.batches(1)[0]
-    optimiser = torch.optim.SGD(stage.model.parameters(), lr=0.01)
+    task = whole_task(mini, switches, contrast_start=0)
+    batch = task.batches(1)[0]
+    optimiser = torch.optim.SGD(task.model.parameters(), lr=0.01)
     for step in range(2):
-        losses = stage.losses(batch, step, stage.counts(batch, step))
+        losses = task.losses(batch, step, task.counts(batch, step))
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
-        stage.contrast.commit(lambda rows: rows)
+        task.contrast.commit(lambda rows: rows)
     assert losses["contrast"] > 0
-    named = stage.model.named_parameters()
+    named = task.model.named_parameters()
     idle = [name for name, p in named if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)]
     assert idle == []
 
 
 def test_a_frozen_encoder_and_no_contrast_stay_out(mini: Path) -> None:
-    stage = whole_stage(mini, {"language.frozen": True}, negatives=0)
-    batch = stage.batches(0)[0]
-    losses = stage.losses(batch, 0, stage.counts(batch, 0))
+    task = whole_task(mini, {"language.frozen": True}, negatives=0)
+    batch = task.batches(0)[0]
+    losses = task.losses(batch, 0, task.counts(batch, 0))
     torch.stack(list(losses.values())).sum().backward()
     assert "contrast" not in losses
-    assert all(p.grad is None for p in stage.model.language.encoder.parameters())
-    assert all(p.grad is None for p in stage.model.decoder.contrast.parameters())
-    assert stage.model.language.resizer.fc.weight.grad is not None
+    assert all(p.grad is None for p in task.model.language.encoder.parameters())
+    assert all(p.grad is None for p in task.model.decoder.contrast.parameters())
+    assert task.model.language.resizer.fc.weight.grad is not None
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

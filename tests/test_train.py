@@ -25,19 +25,19 @@ from dshmp.model.tokenizer import save_tokenizer
 from dshmp.training import cache
 from dshmp.training.cache import CachedClip, TokenCache
 from dshmp.training.engine import processes
-from dshmp.training.language_task import LanguageStage
+from dshmp.training.language_task import LanguageTask
 from dshmp.training.logging import MEASURED
-from dshmp.training.motion_task import MotionStage
-from dshmp.training.perception_task import PerceptionStage
+from dshmp.training.motion_task import MotionTask
+from dshmp.training.perception_task import PerceptionTask
 from dshmp.training.recipe import Recipe
 from dshmp.training.train import run
-from dshmp.training.whole_task import WholeStage
+from dshmp.training.whole_task import WholeTask
 
 STAGES = {
-    "perception": PerceptionStage,
-    "language": LanguageStage,
-    "motion": MotionStage,
-    "whole": WholeStage,
+    "perception": PerceptionTask,
+    "language": LanguageTask,
+    "motion": MotionTask,
+    "whole": WholeTask,
 }
 BEFORE = {"perception": None, "language": "perception", "motion": "language", "whole": "motion"}
 BUILD_SHARDS = cache._build_shards
@@ -62,13 +62,13 @@ def here_and_now() -> Any:
         yield
 
 
-def train(folder: Path, stage: str, synthetic: Path, **more: Any) -> Path:
-    """One run in `folder`/`stage`, starting from the stage before."""
-    before = BEFORE[stage]
+def train(folder: Path, task: str, synthetic: Path, **more: Any) -> Path:
+    """One run in `folder`/`task`, starting from the task before."""
+    before = BEFORE[task]
     if before and "init" not in more:
         more["init"] = str(folder / before)
-    values = tiny.recipe(stage, synthetic) | more
-    return run(tiny.write_recipe(folder / f"{stage}.yaml", values), [], folder / stage)
+    values = tiny.recipe(task, synthetic) | more
+    return run(tiny.write_recipe(folder / f"{task}.yaml", values), [], folder / task)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -89,14 +89,14 @@ def flip_a_bit(data: bytes) -> bytes:
 def chain(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four stages, three steps each, one after the other."""
     folder = tmp_path_factory.mktemp("chain")
-    for stage in STAGES:
-        train(folder, stage, mini)
+    for task in STAGES:
+        train(folder, task, mini)
     return folder
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_leaves_a_whole_run(stage: str, chain: Path) -> None:
-    folder = chain / stage
+@pytest.mark.parametrize("task", STAGES)
+def test_a_stage_leaves_a_whole_run(task: str, chain: Path) -> None:
+    folder = chain / task
     losses = [line for line in metrics(folder) if line.keys() & {"cls", "frame cls", "words"}]
     assert [line["step"] for line in losses] == [1, 2, 3]
     expected = {
@@ -105,7 +105,7 @@ def test_a_stage_leaves_a_whole_run(stage: str, chain: Path) -> None:
         "motion": VIDEO_LOSSES | {"probe"},
         "whole": VIDEO_LOSSES | {"frame cls", "frame mask", "frame dice"},
     }
-    assert expected[stage] <= losses[0].keys()
+    assert expected[task] <= losses[0].keys()
     assert all(torch.tensor(list(line.values())).isfinite().all() for line in losses)
     model, _ = load_model(folder)
     checkpoint = load_tensors(last_checkpoint(folder))
@@ -115,7 +115,7 @@ def test_a_stage_leaves_a_whole_run(stage: str, chain: Path) -> None:
 
 
 def test_stages_change_their_own_part_only(chain: Path) -> None:
-    before = {stage: load_file(chain / stage / "model" / "model.safetensors") for stage in STAGES}
+    before = {task: load_file(chain / task / "model" / "model.safetensors") for task in STAGES}
 
     def changed(first: str, second: str) -> set[str]:
         a, b = before[first], before[second]
@@ -144,20 +144,20 @@ def test_validation_stands_in_the_record(chain: Path) -> None:
     assert {"iou static", "right of pair", "present rejected"} <= last.keys()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("task", STAGES)
 def test_a_resumed_run_is_the_undisturbed_one(
-    stage: str, chain: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, chain: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in its fourth step, the checkpoint being of the second; dropout draws the same again."""
-    start = BEFORE[stage]
+    start = BEFORE[task]
     dropout = dict.fromkeys(("language.dropout", "frame_decoder.dropout", "motion.dropout", "backbone.drop_path"), 0.2)
     more: dict[str, Any] = {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "cache": str(tmp_path / "cache")}
     more["model"] = tiny.with_switches(tiny.MODEL, dropout)
     if start:
         more["init"] = str(chain / start)
-    paths = [tiny.write_recipe(tmp_path / f"{n}.yaml", tiny.recipe(stage, mini, **more)) for n in ("a", "b")]
+    paths = [tiny.write_recipe(tmp_path / f"{n}.yaml", tiny.recipe(task, mini, **more)) for n in ("a", "b")]
     straight = run(paths[0], [], tmp_path / "straight")
-    plain = STAGES[stage].losses
+    plain = STAGES[task].losses
 
     def losses(self: Any, batch: Any, step: int, counts: Any) -> Any:
         if step == 3:
@@ -165,7 +165,7 @@ def test_a_resumed_run_is_the_undisturbed_one(
         return plain(self, batch, step, counts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(STAGES[stage], "losses", losses)
+        patch.setattr(STAGES[task], "losses", losses)
         with pytest.raises(Killed):
             run(paths[1], [], tmp_path / "stopped")
     assert max(line["step"] for line in metrics(tmp_path / "stopped")) == 3
@@ -195,7 +195,7 @@ def test_killed_while_the_last_model_is_written(mini: Path, tmp_path: Path, monk
 
 
 def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = PerceptionStage.losses
+    plain = PerceptionTask.losses
 
     def losses(self: Any, batch: Any, step: int, counts: Any) -> Any:
         if step == 1:
@@ -203,7 +203,7 @@ def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypa
         return plain(self, batch, step, counts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PerceptionStage, "losses", losses)
+        patch.setattr(PerceptionTask, "losses", losses)
         with pytest.raises(Killed):
             train(tmp_path, "perception", mini)
     with (tmp_path / "perception" / "metrics.jsonl").open("a") as file:
@@ -238,14 +238,14 @@ def test_steps_whose_gradient_is_not_finite(
     mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are left out and counted; too many in a row end the run and name what was in them."""
-    plain = PerceptionStage.losses
+    plain = PerceptionTask.losses
     bad = {1}
 
     def losses(self: Any, batch: Any, step: int, counts: Any) -> Any:
         found = plain(self, batch, step, counts)
         return found | {"cls": found["cls"] * float("nan")} if step in bad else found
 
-    monkeypatch.setattr(PerceptionStage, "losses", losses)
+    monkeypatch.setattr(PerceptionTask, "losses", losses)
     folder = train(tmp_path, "perception", mini, steps=6, checkpoint_every=2, patience=3)
     assert all(value.isfinite().all() for value in load_file(last_checkpoint(folder)).values())
     lines = metrics(folder)
@@ -286,12 +286,12 @@ def test_float16_finds_its_scale(mini: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_float16_that_diverges(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the scale cannot be to blame, the steps count."""
-    plain = PerceptionStage.losses
+    plain = PerceptionTask.losses
 
     def losses(*given: Any) -> Any:
         return {name: value * float("nan") for name, value in plain(*given).items()}
 
-    monkeypatch.setattr(PerceptionStage, "losses", losses)
+    monkeypatch.setattr(PerceptionTask, "losses", losses)
     monkeypatch.setattr("dshmp.training.train.processes", scaled(4.0))
     with pytest.raises(UserError, match=r"not finite in 3 steps in a row, the last one being 4 "):
         train(tmp_path, "perception", mini, steps=40, patience=3)
@@ -303,7 +303,7 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "more", "message"),
+    ("task", "more", "message"),
     [
         ("perception", {"data": {"mevis": {"root": "nowhere"}}}, "nowhere/train: no such data set split"),
         ("perception", {"data": {"mevis": {"root": "MINI", "split": "valid"}}}, "splits there: "),
@@ -325,16 +325,16 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
             {"model": tiny.with_switches(tiny.MODEL, {"language.max_tokens": 129}), "init": None},
             "max_position_embeddings = 130 has room for 128 tokens; it must be at least 131",
         ),
-        ("motion", {"init": None}, "name a run of stage perception or language as init"),
+        ("motion", {"init": None}, "name a run of task perception or language as init"),
     ],
 )
 def test_what_cannot_be_trained_says_why(
-    stage: str, more: dict[str, Any], message: str, mini: Path, tmp_path: Path
+    task: str, more: dict[str, Any], message: str, mini: Path, tmp_path: Path
 ) -> None:
     if "data" in more and more["data"]["mevis"]["root"] == "MINI":
         more = {"data": {"mevis": more["data"]["mevis"] | {"root": str(mini)}}}
     with pytest.raises(UserError) as caught:
-        train(tmp_path, stage, mini, **more)
+        train(tmp_path, task, mini, **more)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -357,7 +357,7 @@ def test_perception_that_hears_the_sentence(gate: str) -> None:
 
 
 def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_path: Path) -> None:
-    """The whole stage opens the gates: perception and the language that it hears stay as they are."""
+    """The whole task opens the gates: perception and the language that it hears stay as they are."""
     folder = train(tmp_path, "motion", mini, init=str(chain / "whole"))
     before, after = (load_file(run / "model" / "model.safetensors") for run in (chain / "whole", folder))
     kept = {key for key in before if torch.equal(before[key], after[key])}
@@ -395,7 +395,7 @@ def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) ->
         train(tmp_path, "perception", mini, data={"mevis": {"root": str(tmp_path / "nowhere")}})
     model = tiny.with_switches(tiny.MODEL, {"readout.masks": "embedding"})
     path = tiny.write_recipe(tmp_path / "a.yaml", tiny.recipe("motion", mini, model=model))
-    with pytest.raises(UserError, match="stage motion learns from object tokens"):
+    with pytest.raises(UserError, match="task motion learns from object tokens"):
         run(path, [], tmp_path / "perception")
     train(tmp_path, "perception", mini)
 
@@ -403,8 +403,8 @@ def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) ->
 def test_masks_are_padded_as_their_frames_are(mini: Path) -> None:
     values = tiny.recipe("perception", mini, model=tiny.with_switches(tiny.MODEL, {"input.short_side": 36}))
     split = MevisSplit(mini, "train")
-    stage = PerceptionStage(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), split)
-    batch = stage.batches(0)[0]
+    task = PerceptionTask(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), split)
+    batch = task.batches(0)[0]
     assert batch.images.shape[2] == 40
     assert batch.masks.shape[-2:] == batch.images.shape[-2:]
     assert batch.masks.any()
@@ -417,9 +417,9 @@ def test_pairs_of_frames_from_a_video_of_one(mini: Path) -> None:
     split.videos[name] = replace(split.videos[name], frames=split.videos[name].frames[:1])
     plain = from_dict(Recipe, tiny.recipe("perception", mini))
     linked = replace(plain, weights=replace(plain.weights, link=1.0))
-    PerceptionStage(plain, tiny.model(), split)
+    PerceptionTask(plain, tiny.model(), split)
     with pytest.raises(UserError, match=f"video '{name}' has one frame only"):
-        PerceptionStage(linked, tiny.model(), split)
+        PerceptionTask(linked, tiny.model(), split)
 
 
 @pytest.fixture
@@ -498,7 +498,7 @@ def test_a_part_that_is_new_starts_fresh(chain: Path, mini: Path, tmp_path: Path
 
 
 def test_data_without_objects(mini: Path, tmp_path: Path) -> None:
-    """MeViS itself does not list what else there is; the whole stage alone can learn from it."""
+    """MeViS itself does not list what else there is; the whole task alone can learn from it."""
     plain = tmp_path / "mevis"
     (plain / "train").mkdir(parents=True)
     for name in ("JPEGImages", "mask_dict.json"):
@@ -511,9 +511,9 @@ def test_data_without_objects(mini: Path, tmp_path: Path) -> None:
             number: {key: item[key] for key in keys} for number, item in video["expressions"].items()
         }
     (plain / "train" / "meta_expressions.json").write_text(json.dumps(values))
-    for stage in ("perception", "motion"):
+    for task in ("perception", "motion"):
         with pytest.raises(UserError, match="does not list all objects of its videos"):
-            train(tmp_path, stage, plain, init=None)
+            train(tmp_path, task, plain, init=None)
     folder = train(tmp_path, "whole", plain, init=None, steps=2, data={"mevis": {"root": str(plain)}})
     assert [line["step"] for line in metrics(folder)] == [1, 2]
 

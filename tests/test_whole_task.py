@@ -1,4 +1,4 @@
-"""The whole stage on every data set, alone and mixed, with and without augmentation."""
+"""The whole task on every data set, alone and mixed, with and without augmentation."""
 
 import dataclasses
 from itertools import pairwise
@@ -18,7 +18,7 @@ from dshmp.data.transforms import augment
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.training.recipe import Recipe
-from dshmp.training.whole_task import VideoBatch, WholeStage
+from dshmp.training.whole_task import VideoBatch, WholeTask
 
 AUGMENTATION = {"frames": 5, "short_sides": [40, 48], "long_side": 80, "crop_scales": [50], "crop_sizes": [40, 60]}
 SPLITS = {"jhmdb": "test"}
@@ -32,13 +32,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stage(folder: Path, names: list[str], weights: list[float] | None = None, **more: Any) -> WholeStage:
+def task(folder: Path, names: list[str], weights: list[float] | None = None, **more: Any) -> WholeTask:
     data = {name: {"root": str(folder / name), "split": SPLITS.get(name, "train")} for name in names}
     values = tiny.recipe("whole", folder) | {"data": data, "steps": 40} | more
     recipe = from_dict(Recipe, values)
     torch.manual_seed(0)
     splits = [open_split(name, Path(source.root), source.split) for name, source in recipe.data.items()]
-    return WholeStage(recipe, DsHmp(tiny.config()), tiny.tokenizer(), splits, weights or [1.0] * len(names))
+    return WholeTask(recipe, DsHmp(tiny.config()), tiny.tokenizer(), splits, weights or [1.0] * len(names))
 
 
 def tensors(batch: Any) -> list[Tensor]:
@@ -68,7 +68,7 @@ def shaped(batch: VideoBatch) -> None:
 @pytest.mark.parametrize("augmentation", [None, AUGMENTATION], ids=["plain", "augmented"])
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_can_be_learned(name: str, augmentation: Any, folder: Path) -> None:
-    learned = stage(folder, [name], augmentation=augmentation)
+    learned = task(folder, [name], augmentation=augmentation)
     for step in range(2):
         batches = learned.batches(step)
         for batch, again in zip(batches, learned.batches(step), strict=True):
@@ -95,7 +95,7 @@ def test_the_model_learns_with_the_true_times(
     name: str, augmentation: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted from the first frame that is shown in use; a still that moves is regular."""
-    learned = stage(folder, [name], augmentation=augmentation)
+    learned = task(folder, [name], augmentation=augmentation)
     told: list[Tensor] = []
     understand = learned.model.understand
     monkeypatch.setattr(learned.model, "understand", lambda *given: told.append(given[3]) or understand(*given))
@@ -119,7 +119,7 @@ def test_the_model_learns_with_the_true_times(
 
 
 def test_mirroring_is_by_the_configured_parser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learned = stage(folder, ["mevis"], augmentation=DRAWN)
+    learned = task(folder, ["mevis"], augmentation=DRAWN)
     learned.model.config = tiny.config({"language.spacy_model": "another"})
     asked = set()
 
@@ -134,7 +134,7 @@ def test_mirroring_is_by_the_configured_parser(folder: Path, monkeypatch: pytest
 
 def test_unlabelled_frames_teach_nothing(folder: Path) -> None:
     """Whatever stands for masks in them."""
-    learned = stage(folder, ["a2d"])
+    learned = task(folder, ["a2d"])
     batch = learned.batches(0)[0]
     assert not batch.labelled.all()
     dirty = batch.candidates | ~batch.labelled[:, None, :, None, None]
@@ -153,7 +153,7 @@ def test_unlabelled_frames_teach_nothing(folder: Path) -> None:
 
 def test_a_mixture_keeps_its_ratio_and_its_rows_apart(folder: Path) -> None:
     names = ["mevis", "refcoco", "ref-youtube-vos"]
-    learned = stage(folder, names, [2.0, 1.0, 1.0], steps=4000, augmentation=AUGMENTATION)
+    learned = task(folder, names, [2.0, 1.0, 1.0], steps=4000, augmentation=AUGMENTATION)
     share = np.bincount(learned.source) / len(learned.source)
     assert np.abs(share - [0.5, 0.25, 0.25]).max() < 0.03
     for source in range(3):

@@ -91,10 +91,10 @@ def tokenizer(switches: Mapping[str, Any] | None = None) -> TextTokenizer:
     return TextTokenizer(config(switches).language, train_tokenizer([text.lower() for text in SENTENCES], 290))
 
 
-def recipe(stage: str, data: Path, **more: Any) -> dict[str, Any]:
+def recipe(task: str, data: Path, **more: Any) -> dict[str, Any]:
     """Keys of a recipe that is done in a few seconds."""
     return {
-        "stage": stage,
+        "task": task,
         "data": {"mevis": {"root": str(data), "validation": "valid_u"}},
         "model": MODEL,
         "steps": 3,

@@ -617,7 +617,7 @@ def _report(result: "Result") -> None:
 
 @contextlib.contextmanager
 def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress bar on stderr: one line per stage, with a spinner where it is not known how many steps there are."""
+    """A progress bar on stderr: one line per phase, with a spinner where it is not known how many steps there are."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -626,10 +626,10 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     with Progress(*columns(), console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def show(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{name} {stage}", total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+        def show(phase: str, done: int, total: int | None) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(f"{name} {phase}", total=total)
+            bars.update(tasks[phase], completed=done, total=total)
             _end()
 
         yield show

@@ -46,7 +46,7 @@ log = logging.getLogger("dshmp")
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Targets = Literal["many", "single"]
 Progress = Callable[[str, int, int | None], None]
-"""Told (what is being done, steps done, steps in all or None where unknown): frames, mostly. A stage ends with all
+"""Told (what is being done, steps done, steps in all or None where unknown): frames, mostly. A phase ends with all
 done; one that has no steps begins with (0, None) and ends with (1, 1)."""
 Masks = NDArray[np.bool_]
 T = TypeVar("T")

@@ -18,7 +18,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 def columns() -> "list[ProgressColumn]":
-    """Of the progress of several stages: a bar, or a spinner while it is not known how many steps there are."""
+    """Of the progress of several phases: a bar, or a spinner while it is not known how many steps there are."""
     from rich.console import RenderableType
     from rich.progress import (
         BarColumn,

@@ -70,11 +70,11 @@ def _what(results: Results, base: Path, overrides: Sequence[str]) -> list[str]:
     seeds = list(dict.fromkeys(seed for _, seed in results.runs))
     changed = f" with `{' '.join(overrides)}`" if overrides else ""
     lines = [
-        f"Base: `{recipe_name(base)}`{changed}: stage `{recipe.stage}`, {recipe.steps:,} steps of {recipe.batch}.",
+        f"Base: `{recipe_name(base)}`{changed}: task `{recipe.task}`, {recipe.steps:,} steps of {recipe.batch}.",
         f"Data: {_data(recipe)}. Finished: {len(results.found)} of {len(results.runs)} runs, seeds "
         f"{', '.join(map(str, seeds))}.",
     ]
-    if recipe.stage == "motion":
+    if recipe.task == "motion":
         lines.append(
             "The cheap mode: static perception stays as it is, and all rows learn from the same cached object tokens, "
             "with losses of ours beside the paper's. So it is the rows' order that can be compared with the paper, "

@@ -91,7 +91,7 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
     for number in range(seeds):
         for row in own:
             recipe = replace(row.recipe, seed=row.recipe.seed + number)
-            if recipe.stage == "motion" and recipe.cache is None:
+            if recipe.task == "motion" and recipe.cache is None:
                 recipe = replace(recipe, cache=str(out / "cache"))
             runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
     for run in runs:
@@ -101,9 +101,9 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
 
 def _check(row: Row) -> None:
     recipe = row.recipe
-    if recipe.stage not in ("motion", "whole"):
+    if recipe.task not in ("motion", "whole"):
         raise UserError(
-            f"{row.name}: stage {recipe.stage} holds nothing that the rows change; give a base of stage motion or whole"
+            f"{row.name}: task {recipe.task} holds nothing that the rows change; give a base of task motion or whole"
         )
     if not any(source.validation for source in recipe.data.values()):
         raise UserError(f"{row.name}: no held-out split to compare on; name one, such as data.mevis.validation=valid_u")
@@ -269,7 +269,7 @@ def train_and_score(folder: Path, device: str) -> None:
     recipe = load_recipe(folder / RECIPE)
     if not _trained(folder, recipe):
         train(folder / RECIPE, [], folder, device)
-    score = _score_motion if recipe.stage == "motion" else _score_whole
+    score = _score_motion if recipe.task == "motion" else _score_whole
     measure, scores = score(recipe, folder, device)
     document = {
         "measure": measure,

@@ -671,7 +671,7 @@ def _from_first(state: "PartialState", make: Callable[[], T]) -> T:
 
 
 def _work(
-    predictor: Predictor, plan: Sequence[Piece], state: "PartialState", stage: str, progress: Progress | None
+    predictor: Predictor, plan: Sequence[Piece], state: "PartialState", phase: str, progress: Progress | None
 ) -> list[str]:
     """Write the pieces, each process its share of the videos; what failed in any of them."""
     from accelerate.utils import gather_object
@@ -683,12 +683,12 @@ def _work(
     failures = []
     for done, video in enumerate(mine):
         if progress and state.is_main_process:
-            progress(stage, done, len(mine))
+            progress(phase, done, len(mine))
         try:
             predictor(videos[video])
         except UserError as error:
             failures.append(f"{video}: {error}")
     if progress and state.is_main_process:
-        progress(stage, len(mine), len(mine))
+        progress(phase, len(mine), len(mine))
     gathered: list[str] = gather_object(failures)
     return gathered

@@ -19,7 +19,7 @@ from dshmp.data.base import Expression, Split, frame_size
 from dshmp.data.ref_davis import ANNOTATORS, VOID
 from dshmp.evaluation.metrics import Scores, jf_frames
 from dshmp.evaluation.predictions import Predictions, Problem
-from dshmp.evaluation.synthetic import world_terms
+from dshmp.evaluation.synthetic import synthetic_terms
 
 CHUNK = 8  # frames of all of a video's targets in memory
 PROPOSALS = 20  # as many objects as the DAVIS evaluation takes
@@ -110,7 +110,7 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
             terms["N-acc"] = (float(complete[e] and not found[e]), 1.0)
         elif absent:
             terms["T-acc"] = (float(found[e]), 1.0)
-        terms |= world_terms(split, predictions, video, item, size)
+        terms |= synthetic_terms(split, predictions, video, item, size)
         rows.append(SampleScore(video, item.id, item.text, item.subsets, terms, bool(complete[e])))
     return VideoScores(tuple(rows), tuple(problems))
 

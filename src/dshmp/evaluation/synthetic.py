@@ -18,8 +18,10 @@ Masks = NDArray[np.bool_]
 Terms = dict[str, tuple[float, float]]
 
 
-def world_terms(split: Split, predictions: Predictions, video: str, item: Expression, size: tuple[int, int]) -> Terms:
-    """The figures that apply to an expression, each a numerator and a denominator; none outside the synthetic data set."""
+def synthetic_terms(
+    split: Split, predictions: Predictions, video: str, item: Expression, size: tuple[int, int]
+) -> Terms:
+    """The figures that apply to an expression, each a numerator and a denominator; none for other data sets."""
     objects = split.videos[video].objects
     if "static_ids" not in item.extra or not objects:
         return {}

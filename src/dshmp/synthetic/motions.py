@@ -170,7 +170,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Canvas:
     """Where a motion takes place: T frames of height x width pixels, for an object `across` pixels wide."""
 
     frames: int
@@ -205,74 +205,74 @@ def nuisance(xy: np.ndarray, rng: np.random.Generator) -> Track:
     )
 
 
-def _phases(names: list[str], stage: Stage, rng: np.random.Generator) -> np.ndarray:
+def _phases(names: list[str], canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     """The path of a program made of phases, (T, 2) in pixels from its start."""
     count = len(names)
     inner = (np.arange(1, count) + rng.uniform(-0.2, 0.2, count - 1)) / count
     if names[0] == "wait":
-        inner = rng.uniform(0.55, 0.72, 1) if stage.late else rng.uniform(0.35, 0.55, 1)
+        inner = rng.uniform(0.55, 0.72, 1) if canvas.late else rng.uniform(0.35, 0.55, 1)
     elif names[-1] == "stop":
         inner = rng.uniform(0.45, 0.65, 1)
     knots = np.concatenate([[rng.uniform(0, 0.06)], inner, [rng.uniform(0.94, 1)]])
     low, high = {1: (0.42, 0.75), 2: (0.38, 0.6), 3: (0.36, 0.48)}[count]
-    lengths = rng.uniform(low, high) * stage.short * rng.uniform(0.92, 1.08, count)
+    lengths = rng.uniform(low, high) * canvas.short * rng.uniform(0.92, 1.08, count)
     steps = np.array([DIRECTIONS.get(name, (0, 0)) for name in names]) * lengths[:, None]
     if count == 3 and names[2] == OPPOSITE.get(names[0]) and names[1] != names[2]:
         steps[2] *= rng.uniform(0.9, 1.0)
     corners = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
-    u = np.linspace(0, 1, stage.frames)
+    u = np.linspace(0, 1, canvas.frames)
     return np.stack([np.interp(u, knots, corners[:, axis]) for axis in (0, 1)], axis=1)
 
 
-def _event(stage: Stage, rng: np.random.Generator, length: int) -> int:
+def _event(canvas: Canvas, rng: np.random.Generator, length: int) -> int:
     """The first frame of a fleeting event of `length` frames; never at the very start or end."""
-    first = stage.frames // 2 if stage.late else 2
-    return int(rng.integers(first, stage.frames - length - 1))
+    first = canvas.frames // 2 if canvas.late else 2
+    return int(rng.integers(first, canvas.frames - length - 1))
 
 
-def _within(xy: np.ndarray, stage: Stage) -> np.ndarray:
+def _within(xy: np.ndarray, canvas: Canvas) -> np.ndarray:
     """Shrinks a path along each axis so that it fits into the frame."""
     extent = np.maximum(np.ptp(xy, axis=0), 1e-6)
-    fitted: np.ndarray = xy * np.minimum(1, 2 * stage.room / extent)
+    fitted: np.ndarray = xy * np.minimum(1, 2 * canvas.room / extent)
     return fitted
 
 
-def track(name: str, stage: Stage, rng: np.random.Generator) -> Track:
+def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     """Draws the track of a program that refers to no other object."""
-    frames, short = stage.frames, stage.short
+    frames, short = canvas.frames, canvas.short
     u = np.linspace(0, 1, frames)
     rest = np.zeros((frames, 2))
     first, _, last = name.partition(" ")
     if first in ("enter", "leave"):
-        return _border(first, last, stage, rng)
+        return _border(first, last, canvas, rng)
     if name in DIRECTIONS or ">" in name:
-        return nuisance(_within(_phases(name.split(">"), stage, rng), stage), rng)
+        return nuisance(_within(_phases(name.split(">"), canvas, rng), canvas), rng)
     if name in CIRCLING:
         turn = (1 if name == "clockwise" else -1) * rng.uniform(1.0, 1.5) * 2 * np.pi
         angle = rng.uniform(0, 2 * np.pi) + turn * u
         radius = rng.uniform(0.19, 0.26) * short
-        return nuisance(_within(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), stage), rng)
+        return nuisance(_within(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), canvas), rng)
     if name == "hops":
         count = 2 if frames <= 8 else int(rng.integers(3, 5))
         height = rng.uniform(0.22, 0.32) * short
         rest[:, 1] = -height * np.abs(np.sin(np.pi * (count * u + rng.uniform(0, 1))))
-        return nuisance(_within(rest, stage), rng)
+        return nuisance(_within(rest, canvas), rng)
     if first == "dash":
         length = int(rng.integers(2, 5))
-        start = _event(stage, rng, length)
+        start = _event(canvas, rng, length)
         done = np.clip((np.arange(frames) - start) / length, 0, 1)
         way = np.array(DIRECTIONS[last]) * rng.uniform(0.36, 0.5) * short
-        return nuisance(_within(done[:, None] * way, stage), rng)
+        return nuisance(_within(done[:, None] * way, canvas), rng)
     if name == "hop":
-        start = _event(stage, rng, 4)
+        start = _event(canvas, rng, 4)
         rest[start : start + 4, 1] = -np.array([0.6, 1, 1, 0.6]) * rng.uniform(0.28, 0.36) * short
-        return nuisance(_within(rest, stage), rng)
-    return _in_place(name, stage, rng)
+        return nuisance(_within(rest, canvas), rng)
+    return _in_place(name, canvas, rng)
 
 
-def _in_place(name: str, stage: Stage, rng: np.random.Generator) -> Track:
+def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     """Programs that stay where they are: still, spin, twitch, flash, grow, shrink, appear, vanish."""
-    frames = stage.frames
+    frames = canvas.frames
     xy = np.zeros((frames, 2))
     base = nuisance(xy, rng)
     angle, scale, visible = base.angle, base.scale, base.visible
@@ -280,14 +280,14 @@ def _in_place(name: str, stage: Stage, rng: np.random.Generator) -> Track:
         speed = rng.uniform(0.4, 0.6) * rng.choice((-1, 1))  # radians per frame
         angle = angle + speed * np.arange(frames)
     elif name == "twitch":
-        start = _event(stage, rng, 4)
+        start = _event(canvas, rng, 4)
         shake = np.array([1.0, -1.0, 1.0, -1.0]) * rng.choice((-1, 1))
         angle = angle.copy()
         angle[start : start + 4] += 0.55 * shake
-        xy[start : start + 4, 0] = 0.075 * stage.short * shake
+        xy[start : start + 4, 0] = 0.075 * canvas.short * shake
     elif name == "flash":
         length = int(rng.integers(2, 4))
-        start = _event(stage, rng, length)
+        start = _event(canvas, rng, length)
         scale = scale.copy()
         scale[start : start + length] = rng.uniform(1.55, 1.75)
     elif name in ("grow", "shrink"):
@@ -301,20 +301,20 @@ def _in_place(name: str, stage: Stage, rng: np.random.Generator) -> Track:
     return Track(base.xy + xy, scale, angle, base.shear, visible)
 
 
-def _border(kind: str, direction: str, stage: Stage, rng: np.random.Generator) -> Track:
+def _border(kind: str, direction: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     """Enters or leaves the frame moving in `direction`: starts, or ends, wholly outside."""
     axis = 0 if direction in ("left", "right") else 1
     way = DIRECTIONS[direction][axis]
-    half = (stage.width, stage.height)[axis] / 2
-    outside = half + 0.62 * stage.across + 0.08 * stage.short
+    half = (canvas.width, canvas.height)[axis] / 2
+    outside = half + 0.62 * canvas.across + 0.08 * canvas.short
     inside = half - rng.uniform(0.5, 0.85) * half * 1.2
-    far = min(stage.room[axis], max(-stage.room[axis], -inside))
+    far = min(canvas.room[axis], max(-canvas.room[axis], -inside))
     if kind == "enter":
         ends, knots = (-outside, far), (rng.uniform(0, 0.1), rng.uniform(0.65, 0.95))
     else:
         ends, knots = (-far, outside), (rng.uniform(0.05, 0.35), rng.uniform(0.9, 1))
-    xy = np.zeros((stage.frames, 2))
-    xy[:, axis] = way * np.interp(np.linspace(0, 1, stage.frames), knots, ends)
+    xy = np.zeros((canvas.frames, 2))
+    xy[:, axis] = way * np.interp(np.linspace(0, 1, canvas.frames), knots, ends)
     made = nuisance(xy, rng)
     free = (axis != 0, axis != 1)
     return Track(made.xy, made.scale, made.angle, made.shear, made.visible, free)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dshmp.synthetic import grammar, motions
 from dshmp.synthetic.grammar import Meaning, Static, Style, resolve
-from dshmp.synthetic.motions import DIRECTIONS, OPPOSITE, Motion, Stage, Track
+from dshmp.synthetic.motions import DIRECTIONS, OPPOSITE, Canvas, Motion, Track
 from dshmp.synthetic.shapes import COLOURS, ROUND, SHAPES, TEXTURES, Look
 
 SPLITS = ("train", "valid_u", "test")
@@ -210,10 +210,10 @@ def _kinds(family: str, frames: int) -> dict[str, float]:
 
 
 def _place(
-    drawn: Track, item: Item, stage: Stage, placed: Sequence[tuple[Track, float]], rng: np.random.Generator
+    drawn: Track, item: Item, canvas: Canvas, placed: Sequence[tuple[Track, float]], rng: np.random.Generator
 ) -> Track:
     """Shifts a track so that it stays in the frame and seldom covers the objects placed before it."""
-    room = np.maximum(stage.room, 0)
+    room = np.maximum(canvas.room, 0)
     low, high = -room - drawn.xy.min(axis=0), room - drawn.xy.max(axis=0)
     shift = rng.uniform(np.minimum(low, high), np.maximum(low, high), (40, 2)) * drawn.free
     if not placed:
@@ -229,9 +229,9 @@ def _place(
     return replace(drawn, xy=drawn.xy + shift[best])
 
 
-def _stage(item: Item, frames: int, height: int, width: int, late: bool) -> Stage:
+def _canvas(item: Item, frames: int, height: int, width: int, late: bool) -> Canvas:
     across = item.across * (1.3 if item.motion.name in ("grow", "shrink") else 1.0)
-    return Stage(frames, height, width, across, late)
+    return Canvas(frames, height, width, across, late)
 
 
 def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tuple[list[Item], list[Track], int, int]:
@@ -247,10 +247,10 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
         colour, shape = rng.choice(grammar.HELD_OUT_LOOKS)
         look = replace(look, colour=colour, shape=shape)
     axis = 0 if width > height else 1
-    stage = Stage(frames, height, width, across)
+    canvas = Canvas(frames, height, width, across)
     way = rng.choice((-1, 1))
     direction = next(d for d, step in DIRECTIONS.items() if step[axis] == way)
-    first, second, path, motion_of_other = _together(name, direction, axis, way, stage, noise)
+    first, second, path, motion_of_other = _together(name, direction, axis, way, canvas, noise)
     items = [
         Item(look, Motion(name, path, 1), across),
         Item(_other_look(look, "medium", rng), motion_of_other, across * rng.uniform(0.95, 1.1)),
@@ -262,7 +262,7 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
             break
         extra = _relative_extra(name, direction, look if len(items) < 4 else _other_look(look, "medium", rng), rng)
         item = Item(extra[0], motions.motion(extra[1]), across)
-        made = _apart(motions.track(extra[1], stage, noise), item, stage, tracks, items, 1 - axis, noise)
+        made = _apart(motions.track(extra[1], canvas, noise), item, canvas, tracks, items, 1 - axis, noise)
         if made is not None and item.look != items[1].look:
             items.append(item)
             tracks.append(made)
@@ -281,12 +281,18 @@ def _relative_extra(name: str, direction: str, look: Look, rng: random.Random) -
 
 
 def _apart(
-    drawn: Track, item: Item, stage: Stage, tracks: list[Track], items: list[Item], lane: int, rng: np.random.Generator
+    drawn: Track,
+    item: Item,
+    canvas: Canvas,
+    tracks: list[Track],
+    items: list[Item],
+    lane: int,
+    rng: np.random.Generator,
 ) -> Track | None:
     """Places a track well away from the two related objects (the first two), or not at all."""
     placed = [(track, 1.45 * other.across) for track, other in zip(tracks, items, strict=True)]
     for _ in range(4):
-        made = _place(drawn, item, stage, placed, rng)
+        made = _place(drawn, item, canvas, placed, rng)
         gaps = np.linalg.norm(np.stack([track.xy for track in tracks[:2]]) - made.xy, axis=-1)
         if gaps.min() < 1.15 * item.across:
             continue
@@ -298,13 +304,13 @@ def _apart(
 
 
 def _together(
-    name: str, direction: str, axis: int, way: int, stage: Stage, rng: np.random.Generator
+    name: str, direction: str, axis: int, way: int, canvas: Canvas, rng: np.random.Generator
 ) -> tuple[Track, Track, tuple[str, ...], Motion]:
     """Tracks of the object with the relative motion and of the one it refers to, the path of the one, the motion
     of the other."""
-    u = np.linspace(0, 1, stage.frames)
-    lane, room, across = 1 - axis, stage.room, stage.across
-    first, second = np.zeros((stage.frames, 2)), np.zeros((stage.frames, 2))
+    u = np.linspace(0, 1, canvas.frames)
+    lane, room, across = 1 - axis, canvas.room, canvas.across
+    first, second = np.zeros((canvas.frames, 2)), np.zeros((canvas.frames, 2))
     here, there = (direction,), (OPPOSITE[direction],)
     path: tuple[str, ...] = here
     other = motions.motion("still")
@@ -321,7 +327,7 @@ def _together(
         first[:, lane] = second[:, lane] = rng.uniform(-room[lane], room[lane])
         if name == "follow":
             gap = 1.25 * across
-            reach = min(2 * end - gap, rng.uniform(0.5, 0.75) * stage.short)
+            reach = min(2 * end - gap, rng.uniform(0.5, 0.75) * canvas.short)
             start = -end + rng.uniform(0, 1) * (2 * end - gap - reach)
             first[:, axis] = way * (start + reach * np.clip((u - 0.05) / 0.9, 0, 1))
             second[:, axis] = way * (start + gap + reach * np.clip(u / 0.9, 0, 1))
@@ -364,10 +370,10 @@ def plan_clip(seed: int, family: str | None, split: str) -> Plan:
         items = [Item(look, motions.motion(name), pixels[look.size]) for look, name in zip(looks, names, strict=True)]
         tracks = []
         for item in items:
-            stage = _stage(item, frames, height, width, family == "long")
-            drawn = motions.track(item.motion.name, stage, noise)
+            canvas = _canvas(item, frames, height, width, family == "long")
+            drawn = motions.track(item.motion.name, canvas, noise)
             placed = [(track, other.across) for track, other in zip(tracks, items, strict=False)]
-            tracks.append(_place(drawn, item, stage, placed, noise))
+            tracks.append(_place(drawn, item, canvas, placed, noise))
     order = rng.sample(range(len(items)), len(items))
     items, tracks = _reorder(items, order), [tracks[i] for i in order]
     expressions = _expressions(items, len(tracks[0].xy), family, split, rng)

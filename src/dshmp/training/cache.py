@@ -1,6 +1,6 @@
 """Object tokens of frozen static perception, computed once and kept on disk.
 
-Where perception does not hear the sentence (the perception stage ends so), a clip's tokens are the same for all its
+Where perception does not hear the sentence (the perception task ends so), a clip's tokens are the same for all its
 sentences, which makes training the motion part two orders of magnitude cheaper. Where it does, every expression has
 tokens of its own, and every setting that reaches the static queries a cache of its own.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 GRID = (16, 20)
-"""Masks are kept on a grid of this many cells in any clip: the motion stage chooses objects, not outlines."""
+"""Masks are kept on a grid of this many cells in any clip: the motion task chooses objects, not outlines."""
 SHARD = 100
 """Videos of a file."""
 FOUND = 0.5

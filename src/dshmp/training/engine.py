@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dshmp")
 
 
-class Stage(Protocol):
+class Task(Protocol):
     """What is learned from which data. A step's data are a function of the recipe and the step alone."""
 
     @property
@@ -74,17 +74,17 @@ class Stage(Protocol):
 class Learner(nn.Module):
     """Everything that is trained, with the losses as its forward pass: what data parallelism wraps."""
 
-    def __init__(self, model: DsHmp, stage: Stage) -> None:
+    def __init__(self, model: DsHmp, task: Task) -> None:
         super().__init__()
-        self.model, self.stage = model, stage
-        self.beside = nn.ModuleList(module for module in stage.modules.values() if list(module.parameters()))
+        self.model, self.task = model, task
+        self.beside = nn.ModuleList(module for module in task.modules.values() if list(module.parameters()))
 
     def forward(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
-        """The stage's losses; a process without samples takes part with nothing."""
+        """The task's losses; a process without samples takes part with nothing."""
         if batch is None:
             # by way of one parameter that the others use: those that nobody uses are to stay without a gradient
             return {"nothing": next(p for p in self.parameters() if p.requires_grad).sum() * 0}
-        return self.stage.losses(batch, step, counts)
+        return self.task.losses(batch, step, counts)
 
 
 @contextmanager
@@ -135,19 +135,19 @@ class Trainer:
         recipe: Recipe,
         model: DsHmp,
         tokenizer: TextTokenizer,
-        stage: Stage,
+        task: Task,
         folder: Path,
         accelerator: "Accelerator",
     ) -> None:
-        self.recipe, self.tokenizer, self.stage, self.folder = recipe, tokenizer, stage, folder
+        self.recipe, self.tokenizer, self.task, self.folder = recipe, tokenizer, task, folder
         self.accelerator, self.device = accelerator, accelerator.device
         self.model = model.to(self.device)
-        stage.modules.to(self.device)
+        task.modules.to(self.device)
         if recipe.checkpointing:
             recompute_activations(model)
-        self.adam = torch.optim.AdamW(parameter_groups(recipe, model, stage.modules))
+        self.adam = torch.optim.AdamW(parameter_groups(recipe, model, task.modules))
         self.optimizer = accelerator.prepare_optimizer(self.adam)
-        self.learner: Learner = accelerator.prepare_model(Learner(model, stage))
+        self.learner: Learner = accelerator.prepare_model(Learner(model, task))
         self.trained = [p for group in self.adam.param_groups for p in group["params"]]
         self.share = Share(accelerator.process_index, accelerator.num_processes, recipe.micro_batch)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
@@ -200,7 +200,7 @@ class Trainer:
         with ThreadPoolExecutor(self.recipe.workers) as pool:
 
             def submit(count: int) -> list[Future[Sequence[Any]]]:
-                return [pool.submit(self.stage.batches, step, self.share) for step in itertools.islice(steps, count)]
+                return [pool.submit(self.task.batches, step, self.share) for step in itertools.islice(steps, count)]
 
             ahead = deque(submit(self.recipe.workers))
             try:
@@ -219,7 +219,7 @@ class Trainer:
         """Learn from a step's batches; whether any process was asked to stop."""
         from accelerate.utils import set_seed
 
-        recipe, accelerator, stage = self.recipe, self.accelerator, self.stage
+        recipe, accelerator, task = self.recipe, self.accelerator, self.task
         for group in self.adam.param_groups:
             group["lr"] = group["base"] * schedule(recipe, self.step)
         seed = recipe.seed * 1_000_003 + self.step  # dropout; a resumed run draws the same
@@ -244,20 +244,20 @@ class Trainer:
             self.optimizer.step()  # the scaler sees by itself that it is not finite, and scales less from now on
         if finite:
             self.record.add(found)
-            if stage.contrast is not None:
-                stage.contrast.commit(self._gather)
+            if task.contrast is not None:
+                task.contrast.commit(self._gather)
         else:
             self._skip(parts, overflow)
         return stop
 
     def _count(self, parts: Sequence[Any]) -> tuple[Counts, bool]:
         """The divisors of the whole step, over all processes; and whether any of these was asked to stop."""
-        names = self.stage.counted
+        names = self.task.counted
         own = torch.zeros(len(names) + 1, dtype=widest(self.device), device=self.device)
         own[-1] = self.stopping
         with torch.no_grad():
             for part in parts:
-                counts = self.stage.counts(part, self.step)
+                counts = self.task.counts(part, self.step)
                 own[:-1] += torch.stack([counts[name].to(own) for name in names])
         everyone = self.accelerator.reduce(own, "sum")
         stop = bool(everyone[-1]) if self.share.processes > 1 else self.stopping
@@ -280,13 +280,13 @@ class Trainer:
         """
         from accelerate.utils import gather_object
 
-        if self.stage.contrast is not None:
-            self.stage.contrast.forget()
+        if self.task.contrast is not None:
+            self.task.contrast.forget()
         self.record.skipped += 1
         if overflow:
             return
         self.record.in_a_row += 1
-        names: list[str] = gather_object([name for part in parts for name in self.stage.names(part)])
+        names: list[str] = gather_object([name for part in parts for name in self.task.names(part)])
         where = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         if self.record.in_a_row >= self.recipe.patience:
             raise UserError(
@@ -311,7 +311,7 @@ class Trainer:
         """By the first process; the others wait."""
         if watch:
             self.model.eval()
-            figures = self.stage.validate()
+            figures = self.task.validate()
             self.model.train()
             watch.validated(self.step, figures)
             best = figures.values.get(self.recipe.best or "")
@@ -338,7 +338,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self._save_model("model")
             state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
-            state |= {f"stage/{name}": value for name, value in self.stage.modules.state_dict().items()}
+            state |= {f"task/{name}": value for name, value in self.task.modules.state_dict().items()}
             for index, parameter in enumerate(self.trained):
                 for name, value in self.adam.state.get(parameter, {}).items():
                     state[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
@@ -359,7 +359,7 @@ class Trainer:
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in saved.tensors.items() if key.startswith(prefix)}
 
-        for module, prefix in ((self.model, "model/"), (self.stage.modules, "stage/")):
+        for module, prefix in ((self.model, "model/"), (self.task.modules, "task/")):
             module.load_state_dict(part(prefix))
         for index, parameter in enumerate(self.trained):
             moments = part(f"optimizer/{index}/")

@@ -1,4 +1,4 @@
-"""Stage `language`: sentences alone."""
+"""Task `language`: sentences alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class SentenceBatch:
     """Which sentences these are."""
 
 
-class LanguageStage:
+class LanguageTask:
     """Sentences alone: from the sentence embedding their words and the motion they ask for can be told.
 
     Stands in for RoBERTa's pre-training. Learned together with everything else, language is what holds up the

@@ -61,7 +61,7 @@ class Watch:
         self.validation: dict[str, float] = {}
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         self.progress = Progress(*columns)
-        self.task = self.progress.add_task(recipe.stage, total=recipe.steps, completed=step)
+        self.task = self.progress.add_task(recipe.task, total=recipe.steps, completed=step)
         self.live = Live(console=Console(stderr=True), get_renderable=self._view, refresh_per_second=2)
         self.trackers: list[Tracker] = []
 

@@ -1,4 +1,4 @@
-"""Stage `motion`: the motion part on cached object tokens of frozen static perception."""
+"""Task `motion`: the motion part on cached object tokens of frozen static perception."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ def _targets(chosen: Sequence[int], items: Sequence[Expression], clips: Sequence
     return VideoTargets(tuple(chosen), meant, masks, masks.flatten(2).any(2), objects)
 
 
-class MotionStage:
+class MotionTask:
     """Trajectories, hierarchical motion perception and motion decoder; perception keeps its weights."""
 
     counted = (*VIDEO_COUNTS, "objects", "claims")

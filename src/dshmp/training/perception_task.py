@@ -1,4 +1,4 @@
-"""Stage `perception`: single frames, all objects, no language."""
+"""Task `perception`: single frames, all objects, no language."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class FrameBatch:
     """The video of each frame."""
 
 
-class PerceptionStage:
+class PerceptionTask:
     """Single frames, all objects, no language: the synthetic data's counterpart of COCO instance pre-training."""
 
     counted = (*SET_COUNTS, "tokens", "links")

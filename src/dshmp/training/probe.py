@@ -1,7 +1,7 @@
 """What a class label is to COCO pre-training: tokens tell what the data set knows of their objects.
 
-In the perception stage every object token tells look and place, which makes both linear in the token, so that a
-difference of two tokens along a trajectory is a displacement. In the motion stage every motion-aware token tells
+In the perception task every object token tells look and place, which makes both linear in the token, so that a
+difference of two tokens along a trajectory is a displacement. In the motion task every motion-aware token tells
 what its object does, and the sentence embedding what is asked for. Only in training; not part of the model.
 """
 

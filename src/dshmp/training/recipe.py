@@ -34,8 +34,8 @@ class LossWeights:
     probe: float = 1.0
     """Ours: what the data set names of objects and sentences, told by linear heads (`dshmp.training.probe`)."""
     link: float = 0.0
-    """Ours, perception stage only: tokens of one object in neighbouring frames shall be the most similar, which is
-    what Eq. 3 relies on. Above 0 the stage draws pairs of neighbouring frames."""
+    """Ours, perception task only: tokens of one object in neighbouring frames shall be the most similar, which is
+    what Eq. 3 relies on. Above 0 the task draws pairs of neighbouring frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +72,16 @@ class About:
 class Recipe:
     """What `dshmp train` reads.
 
-    The stages follow the paper's order, the synthetic data set in place of what its parts were pre-trained on: `perception`
+    The tasks follow the paper's order, with synthetic data in place of what its parts were pre-trained on: `perception`
     (COCO's) learns to find every object in single frames, `language` (RoBERTa's) learns to tell a sentence's words
     and what motion it asks for, `motion` learns the motion part on cached object tokens of frozen perception, and
     `whole` trains everything on clips with the paper's losses.
     """
 
-    stage: Literal["perception", "language", "motion", "whole"]
+    task: Literal["perception", "language", "motion", "whole"]
     data: dict[str, Source]
-    """By the names of `dshmp data`: mevis (a synthetic data set too), ref-youtube-vos, a2d, refcoco ... Stages other than
-    `whole` learn from one, which lists all objects of its videos: a synthetic data set."""
+    """By the names of `dshmp data`: mevis (a synthetic data set too), ref-youtube-vos, a2d, refcoco ... Tasks other
+    than `whole` learn from one, which lists all objects of its videos: a synthetic data set."""
     init: str | None = None
     """Folder of an earlier run or model whose weights this one starts from."""
     take: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class Recipe:
     """Of a model that starts fresh, and the switches of one that does not: shapes must agree."""
     steps: int = 50_000
     batch: int = 8
-    """Clips of an optimiser step (frames in the perception stage, sentences in the language stage), all processes
+    """Clips of an optimiser step (frames in the perception task, sentences in the language task), all processes
     together."""
     micro_batch: int | None = None
     """Of these, how many a process learns from at once; less takes less memory and changes no result. All by
@@ -108,12 +108,12 @@ class Recipe:
     """Activations of the backbone and of decoder layers are computed again instead of kept: less memory, a third
     slower."""
     clip_frames: int = 16
-    """Longest clip of the whole stage without augmentation; a longer video gives a random stretch of it."""
+    """Longest clip of the whole task without augmentation; a longer video gives a random stretch of it."""
     sentences: int = 4
-    """Sentences drawn from each clip of the whole stage (release: 1); they share the reading of its frames, and its
+    """Sentences drawn from each clip of the whole task (release: 1); they share the reading of its frames, and its
     features too where the backbone does not hear the sentence."""
     augmentation: Augmentation | None = None
-    """Of the whole stage: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
+    """Of the whole task: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
     learning_rate: float = 5e-5
     backbone_factor: float = 0.1
     """The backbone learns this much slower (release: 0.1)."""
@@ -144,7 +144,7 @@ class Recipe:
     log_every: int = 20
     validate_every: int = 500
     validation_videos: int = 4
-    """Videos of each held-out split that the whole stage answers for its figures, evenly spread over the split."""
+    """Videos of each held-out split that the whole task answers for its figures, evenly spread over the split."""
     checkpoint_every: int = 200
     keep: int = 2
     """Checkpoints kept, the newest; one that is damaged is made up for by the one before."""
@@ -156,7 +156,7 @@ class Recipe:
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where curves and pictures go beside the run's folder; each asks for its package."""
     cache: str | None = None
-    """Folder for parsed sentences and the motion stage's object tokens; in the run's by default."""
+    """Folder for parsed sentences and the motion task's object tokens; in the run's by default."""
     vocabulary: int = 1024
     """Size of the byte-pair vocabulary learned from the split's sentences where no tokeniser is at hand."""
     about: About | None = field(default=None, compare=False)
@@ -296,7 +296,7 @@ def _check(recipe: Recipe, where: str) -> None:
         raise UserError(
             f"{where}.warmup: {recipe.warmup} steps are more than the whole run has (steps: {recipe.steps}); lower it"
         )
-    contrasts = recipe.stage in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
+    contrasts = recipe.task in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
     if contrasts and recipe.contrast_start > recipe.steps:
         raise UserError(
             f"{where}.contrast_start: {recipe.contrast_start} is after the last step (steps: {recipe.steps}), so "

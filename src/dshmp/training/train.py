@@ -27,12 +27,12 @@ from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from dshmp.recipes import find_recipe
 from dshmp.training.cache import TokenCache
 from dshmp.training.checkpoints import room
-from dshmp.training.engine import Stage, Trainer, processes
-from dshmp.training.language_task import LanguageStage
-from dshmp.training.motion_task import CachedSplit, MotionStage
-from dshmp.training.perception_task import PerceptionStage
+from dshmp.training.engine import Task, Trainer, processes
+from dshmp.training.language_task import LanguageTask
+from dshmp.training.motion_task import CachedSplit, MotionTask
+from dshmp.training.perception_task import PerceptionTask
 from dshmp.training.recipe import Recipe, check_run_folder, load_recipe, save_recipe
-from dshmp.training.whole_task import WholeStage
+from dshmp.training.whole_task import WholeTask
 
 
 def run(
@@ -54,12 +54,12 @@ def run(
     model, tokenizer = start_model(recipe, splits)
     with processes(recipe, place) as accelerator:
         with accelerator.main_process_first():  # what is cached is made once
-            stage = stage_for(recipe, model, tokenizer, splits, folder)
+            task = task_for(recipe, model, tokenizer, splits, folder)
         if accelerator.is_main_process:
             with room(folder):
                 save_recipe(folder, recipe)
         accelerator.wait_for_everyone()
-        Trainer(recipe, model, tokenizer, stage, folder, accelerator).train()
+        Trainer(recipe, model, tokenizer, task, folder, accelerator).train()
     return folder
 
 
@@ -71,11 +71,11 @@ def start_model(recipe: Recipe, splits: Sequence[Split]) -> tuple[DsHmp, TextTok
 def _fresh_model(recipe: Recipe, splits: Sequence[Split]) -> tuple[DsHmp, TextTokenizer]:
     """Random weights, but for published ones; the tokeniser is the text encoder's or learned from the split."""
     model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
-    if recipe.stage == "perception":
+    if recipe.task == "perception":
         try:
             mute_language(model.perception)
         except ValueError as error:
-            raise UserError(f"stage perception needs a model that can be deaf at first: {error}") from None
+            raise UserError(f"task perception needs a model that can be deaf at first: {error}") from None
     if recipe.mask2former is not None:
         report(initialise(model, recipe.mask2former), f"mask2former: {recipe.mask2former}")
     if recipe.video_swin is not None:
@@ -135,10 +135,10 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     return model, TextTokenizer(recipe.model.language, tokenizer)
 
 
-def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Sequence[Split], run: Path) -> Stage:
-    """The recipe's stage; its sentences are parsed and its object tokens cached first where it needs them.
+def task_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Sequence[Split], run: Path) -> Task:
+    """The recipe's task; its sentences are parsed and its object tokens cached first where it needs them.
 
-    Raises UserError where the stage cannot learn this model or from these data.
+    Raises UserError where the task cannot learn this model or from these data.
     """
     if hidden := [split for split in splits if not split.has_truth]:
         raise UserError(f"{hidden[0].folder}: its masks are not public, so nothing can be learned; name another split")
@@ -147,7 +147,7 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Se
     def keep(splits: Iterable[Split]) -> None:
         tokenizer.keep((item.text for split in splits for item in split.expressions), cache)
 
-    if recipe.stage == "whole":
+    if recipe.task == "whole":
         looked_at = [
             (name, open_split(name, Path(source.root), source.validation))
             for name, source in recipe.data.items()
@@ -157,39 +157,39 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Se
             raise UserError(f"{hidden[0].folder}: its masks are not public; name another split as validation")
         keep([*splits, *(split for _, split in looked_at)])
         weights = [source.weight for source in recipe.data.values()]
-        return WholeStage(recipe, model, tokenizer, splits, weights, looked_at)
+        return WholeTask(recipe, model, tokenizer, splits, weights, looked_at)
     if len(splits) > 1:
-        raise UserError(f"stage {recipe.stage} learns from one data set, not from {', '.join(recipe.data)}")
+        raise UserError(f"task {recipe.task} learns from one data set, not from {', '.join(recipe.data)}")
     (split,), (source,) = splits, recipe.data.values()
-    if recipe.stage == "language":
+    if recipe.task == "language":
         keep(splits)
-        return LanguageStage(recipe, model, tokenizer, split)
+        return LanguageTask(recipe, model, tokenizer, split)
     _check_objects(split, recipe)
-    if recipe.stage == "perception":
-        return PerceptionStage(recipe, model, split)
+    if recipe.task == "perception":
+        return PerceptionTask(recipe, model, split)
     if model.config.readout.masks != "trajectories":
         raise UserError(
-            "stage motion learns from object tokens alone: it needs readout.masks: trajectories; train stage: whole "
+            "task motion learns from object tokens alone: it needs readout.masks: trajectories; train task: whole "
             "otherwise"
         )
     if recipe.init is None:
-        raise UserError("stage motion keeps perception as it is: name a run of stage perception or language as init")
+        raise UserError("task motion keeps perception as it is: name a run of task perception or language as init")
     if hears_language(model.perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
         raise UserError(
-            f"{recipe.init}: stage motion keeps perception as it is, and the language it hears; take both, or give a "
-            "run of stage perception as init, whose perception does not hear"
+            f"{recipe.init}: task motion keeps perception as it is, and the language it hears; take both, or give a "
+            "run of task perception as init, whose perception does not hear"
         )
     if (
         model.perception.frame_decoder.direct
         and load_config(find_model(recipe.init) / CONFIG).language.cues != "direct"
     ):
         raise UserError(
-            f"{recipe.init}: stage motion keeps perception as it is, whose static queries are learned ones here; "
-            "language.cues: direct needs an init that was trained so, or stage: whole"
+            f"{recipe.init}: task motion keeps perception as it is, whose static queries are learned ones here; "
+            "language.cues: direct needs an init that was trained so, or task: whole"
         )
     if source.validation is None:
         raise UserError(
-            "stage motion looks at a held-out split on the way: name it, such as data.mevis.validation=valid_u"
+            "task motion looks at a held-out split on the way: name it, such as data.mevis.validation=valid_u"
         )
     held_out_split = MevisSplit(Path(source.root), source.validation)  # opened before the cache, which takes a while
     _check_objects(held_out_split, recipe)
@@ -198,12 +198,12 @@ def stage_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Se
         CachedSplit(each, TokenCache.build(model, tokenizer, each, cache), tokenizer)
         for each in (split, held_out_split)
     )
-    return MotionStage(recipe, model, training, held_out)
+    return MotionTask(recipe, model, training, held_out)
 
 
 def _check_objects(split: Split, recipe: Recipe) -> None:
     if not all(video.objects for video in split.videos.values()):
         raise UserError(
-            f"{split.folder}: does not list all objects of its videos, as a synthetic data set does, which stage "
-            f"{recipe.stage} needs; train stage: whole on it"
+            f"{split.folder}: does not list all objects of its videos, as a synthetic data set does, which task "
+            f"{recipe.task} needs; train task: whole on it"
         )

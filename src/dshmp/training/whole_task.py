@@ -1,4 +1,4 @@
-"""Stage `whole`: everything at once on clips, with the paper's losses at frame and at video level."""
+"""Task `whole`: everything at once on clips, with the paper's losses at frame and at video level."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class Group:
     """Their places in the source's expressions."""
 
 
-class WholeStage:
+class WholeTask:
     """Everything at once on clips, with the paper's losses at frame and at video level."""
 
     counted = (*(f"frame {name}" for name in SET_COUNTS), *VIDEO_COUNTS)
