@@ -5,9 +5,9 @@ Usage: python benchmarks/train.py [--recipe paper/mevis] [--size 192 320] [--ste
     [key=value ...]
 
 The weights are random, so the text encoder is not frozen and learns too. The data are clips of a small synthetic data
-set, scaled to `--size` (height and width; 360 640 is the paper's). How fast the loader would be by itself, on one thread,
-stands beside what is waited for it. A step has one clip; the recipe's keys can be changed: batch=8, micro_batch=1,
-precision=bfloat16, checkpointing=true, augmentation.frames=6, model.backbone.language_fusion=false ...
+set, scaled to `--size` (height and width; 360 640 is the paper's). How fast the loader would be by itself, on one
+thread, stands beside what is waited for it. A step has one clip; the recipe's keys can be changed: batch=8,
+micro_batch=1, precision=bfloat16, checkpointing=true, augmentation.frames=6, model.backbone.language_fusion=false ...
 """
 
 import argparse

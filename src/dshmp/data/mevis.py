@@ -5,8 +5,8 @@
     <root>/<split>/mask_dict.json          {annotation id: [COCO RLE or null, one per frame position]}
 
 Keys that MeViS does not have (the synthetic data set adds objects, subsets and candidates, version 2 of MeViS others)
-are kept and never needed. An expression of version 2 may mean nothing: its `anno_id` is empty. Where the truth is hidden there is no
-`anno_id` and no mask_dict.json; the same holds for one's own videos, for which nobody drew masks.
+are kept and never needed. An expression of version 2 may mean nothing: its `anno_id` is empty. Where the truth is
+hidden there is no `anno_id` and no mask_dict.json; the same holds for one's own videos, for which nobody drew masks.
 """
 
 import hashlib

@@ -176,7 +176,8 @@ def make_synthetic(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
-    """Writes a synthetic data set of `train` + `valid` + `test` clips (and the twins of the direction pairs, 15 % more).
+    """Writes a synthetic data set of `train` + `valid` + `test` clips (and the time
+    reversals of the direction pairs, 15 % more).
 
     A clip of about 88 x 112 pixels takes about 85 kB on disk, 6,600 clips 570 MB. family: of all clips, one of
     FAMILIES, or None for those of SCHEDULE in turn. progress(done, total) is called as clips are done. Returns False,
