@@ -1,4 +1,4 @@
-"""Draws docs/arrow_of_time.png from the results of a model and of its blind twin.
+"""Draws docs/arrow_of_time.png from the results of a model and of its baseline without temporal position.
 
     dshmp evaluate mevis ROOT --split valid_u --single --out OURS
     dshmp evaluate mevis ROOT --split valid_u --single --model BLIND --out TWIN
@@ -116,14 +116,18 @@ def main(root: str, *paths: str) -> None:
             axis.set_xticks([])
             axis.set_yticks([])
         order = "time runs forward" if name == video else "same frames, reversed"
-        who = "with a position in time" if model == ours else "blind twin"
+        who = "with a position in time" if model == ours else "baseline without temporal position"
         axes[0].set_ylabel(f"{who}\n{order}", rotation=0, ha="right", va="center", color=colour, fontsize=10)
     chart = below.subplots()
     figures = [shares(each) for each in sentences]
     names = sorted(figures[0], key=lambda name: (name != "all", -figures[0][name][1]))
     places = np.arange(len(names))
     for offset, label, colour, values in zip(
-        (-0.2, 0.2), ("with a position in time", "blind twin"), (OURS, BLIND), figures, strict=True
+        (-0.2, 0.2),
+        ("with a position in time", "baseline without temporal position"),
+        (OURS, BLIND),
+        figures,
+        strict=True,
     ):
         heights = [values[name][0] for name in names]
         bars = chart.bar(places + offset, heights, 0.38, color=colour, label=label)

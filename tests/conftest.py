@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic data set of a dozen clips; the second clip of a split has a twin, itself backwards."""
+    """A synthetic data set of a dozen clips; the second clip of a split has a time_reversed, itself backwards."""
     root = tmp_path_factory.mktemp("data") / "mini"
     make_synthetic(root, train=6, valid=3, test=2, workers=1)
     return root

@@ -7,7 +7,7 @@ import numpy as np
 import dshmp
 from dshmp import Segmenter
 from dshmp.checkpoint import find_model
-from dshmp.synthetic.make import make_clip, twin
+from dshmp.synthetic.make import make_clip, time_reversed
 
 PAIRS = 5
 
@@ -27,7 +27,7 @@ def test_the_default_model_tells_look_alikes_apart_by_direction() -> None:
     right = []
     for seed in range(PAIRS):
         clip = make_clip(90_000 + seed, "pairs", "valid_u")
-        for seen in (clip, twin(clip)):
+        for seen in (clip, time_reversed(clip)):
             asked = [e for e in seen.expressions if "direction pairs" in e.subsets and len(e.meant) == 1][:2]
             results = segmenter(seen.frames, [e.text for e in asked], targets="single", fps=8.0)
             for expression, result in zip(asked, results, strict=True):

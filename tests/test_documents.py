@@ -57,7 +57,6 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in lines}, link
 
 
-@pytest.mark.skipif(not documents.RENAMED, reason="the package's folders have not got the names of the documents yet")
 def test_the_map_of_the_paper_names_files() -> None:
     text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
     names = re.findall(r"`(\w+/\w+\.py)`", text)

@@ -76,7 +76,7 @@ def same(one: Path, other: Path) -> None:
 def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic data set of eight clips to learn from."""
     root = tmp_path_factory.mktemp("data") / "eight"
-    make_synthetic(root, train=7, valid=1, test=1, workers=1)  # the second one has a twin
+    make_synthetic(root, train=7, valid=1, test=1, workers=1)  # the second one has a time_reversed
     return root
 
 
@@ -338,10 +338,10 @@ def test_a_full_disk(where: str, mini: Path, tmp_path: Path, monkeypatch: pytest
             raise full
         write(self, step, *rest)
 
-    save, write = Checkpoints.save, engine.Watch._write
+    save, write = Checkpoints.save, engine.RunLogger._write
     with monkeypatch.context() as patch:
         if where == "metrics":
-            patch.setattr(engine.Watch, "_write", no_line)
+            patch.setattr(engine.RunLogger, "_write", no_line)
         else:
             patch.setattr(Checkpoints, "save", no_room)
         with pytest.raises(UserError, match=r"the disk is full; make room and start the same command again") as caught:
@@ -355,11 +355,11 @@ def test_safetensors_words_for_a_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files stands in for it."""
     code = (
         "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from dshmp.training.checkpoints import Checkpoints, Saved, room\n"
+        "from dshmp.training.checkpoints import Checkpoints, Saved, disk_full_guard\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "folder = Path(sys.argv[1])\n"
-        "with room(folder):\n"
+        "with disk_full_guard(folder):\n"
         "    for step, size in ((1, 10), (2, 1_000_000)):\n"
         "        Checkpoints(folder, 2).save(Saved(step, {'x': torch.zeros(size)}, {}))\n"
     )

@@ -73,8 +73,8 @@ def test_perfect_answers(mini: Path, split: MevisSplit, tmp_path: Path) -> None:
         assert values["J&F"] == values["J"] == values["F"] == 100
         for name in ("right of pair", "N-acc", "T-acc"):
             assert values.get(name, 100) == 100
-    assert subsets["static"]["static line"] == 100
-    assert scores.figures["static line"] < 100
+    assert subsets["static"]["static oracle"] == 100
+    assert scores.figures["static oracle"] < 100
     assert "T-acc" not in subsets.get("absent", {})
 
 
@@ -82,7 +82,7 @@ def test_static_line_is_what_all_candidates_score(split: MevisSplit, tmp_path: P
     for item in split.expressions:
         fitting = [split.videos[item.video].objects[i]["anno_id"] for i in item.extra["static_ids"]]
         everything = truth(split, item, fitting)
-        line = terms(tmp_path, split, item, everything)["static line"]
+        line = terms(tmp_path, split, item, everything)["static oracle"]
         assert line == (pytest.approx(sum(jf(everything, truth(split, item))) / 2), 1.0)
         if set(item.extra["static_ids"]) == set(item.objects):
             assert line[0] == 1
@@ -136,7 +136,7 @@ def test_predictions_tables_and_files(mini: Path, tmp_path: Path, capsys: pytest
     assert results["figures"]["J&F"] == pytest.approx(figures(scores.rows)["J&F"], abs=1e-3)
     assert results["prediction"]["model"]
     table = capsys.readouterr().out
-    for word in ("subset", "static line", "direction pairs", "right of pair"):
+    for word in ("subset", "static oracle", "direction pairs", "right of pair"):
         assert word in table
     run("mevis", mini, "valid_u", out, model=str(tmp_path / "m"), workers=1, compare=out / "results.json")
     assert json.loads((out / "results.json").read_text())["figures"] == results["figures"]

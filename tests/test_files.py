@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from dshmp.errors import UserError
 from dshmp.files import (
     LONGEST_NAME,
+    atomic_folder,
+    atomic_write,
     check_owned,
     destination,
     file_name,
@@ -26,8 +28,6 @@ from dshmp.files import (
     reason,
     save_tensors,
     scratch,
-    whole_file,
-    whole_folder,
 )
 
 
@@ -52,7 +52,7 @@ def test_reasons_are_one_line() -> None:
 def test_the_usual_permissions(mask: int, tmp_path: Path) -> None:
     before = os.umask(mask)
     try:
-        with whole_folder(tmp_path / "a" / "b") as work:
+        with atomic_folder(tmp_path / "a" / "b") as work:
             save_tensors({"w": torch.ones(3)}, work / "x")
     finally:
         os.umask(before)
@@ -61,7 +61,7 @@ def test_the_usual_permissions(mask: int, tmp_path: Path) -> None:
 
 
 def test_a_new_folder(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "deep" / "m") as work:
+    with atomic_folder(tmp_path / "deep" / "m") as work:
         fill(work, "a", "b/c")
         assert not (tmp_path / "deep" / "m").exists()
     assert content(tmp_path) == {"deep/m/a": "new", "deep/m/b/c": "new"}
@@ -71,7 +71,7 @@ def test_a_folder_that_is_there_stays_itself(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     fill(folder, "a", "b/c", "mine/d", text="old")
     number = folder.stat().st_ino
-    with whole_folder(folder) as work:
+    with atomic_folder(folder) as work:
         fill(work, "a", "b/e", "f")
         assert content(folder)["a"] == "old"
     assert folder.stat().st_ino == number
@@ -80,9 +80,9 @@ def test_a_folder_that_is_there_stays_itself(tmp_path: Path) -> None:
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("there")
-    with whole_folder(tmp_path / "link") as work:
+    with atomic_folder(tmp_path / "link") as work:
         fill(work, "a")
-    with whole_file(tmp_path / "there" / "b") as part:
+    with atomic_write(tmp_path / "there" / "b") as part:
         part.write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert content(tmp_path / "there") == {"a": "new", "b": "new"}
@@ -102,9 +102,9 @@ def test_what_fails_leaves_all_as_it_was(fault: type[BaseException], fresh: bool
             raise fault
 
     with pytest.raises(fault):
-        write(whole_folder(folder), "/a")
+        write(atomic_folder(folder), "/a")
     with pytest.raises(fault):
-        write(whole_file(folder / "a"), "")
+        write(atomic_write(folder / "a"), "")
     assert sorted(tmp_path.rglob("*")) == before
     assert fresh or content(folder) == {"a": "old"}
 
@@ -149,17 +149,17 @@ def test_faults_are_told_of_the_place_that_people_know(tmp_path: Path) -> None:
         told: "m/x: cannot be written (why)",
     }
     for write, message in cases.items():
-        with pytest.raises(UserError) as caught, whole_folder(tmp_path / "m") as work:
+        with pytest.raises(UserError) as caught, atomic_folder(tmp_path / "m") as work:
             write(work)
         assert str(caught.value) == f"{tmp_path}/{message}"
-    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "m"):  # not of ours
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "m"):  # not of ours
         (tmp_path / "nowhere").read_text()
     assert not list(tmp_path.iterdir())
 
 
 def test_no_two_writers_share_a_name(tmp_path: Path) -> None:
     fill(tmp_path, "x.part", ".x.partial", text="mine")
-    with whole_file(tmp_path / "x") as one, whole_file(tmp_path / "x") as other:
+    with atomic_write(tmp_path / "x") as one, atomic_write(tmp_path / "x") as other:
         assert one != other
         one.write_text("1")
         other.write_text("2")
@@ -221,8 +221,8 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path: Path) -> None
     script = f"""
 import os, signal
 from pathlib import Path
-from dshmp.files import whole_folder
-with whole_folder(Path({str(tmp_path / "m")!r})) as work:
+from dshmp.files import atomic_folder
+with atomic_folder(Path({str(tmp_path / "m")!r})) as work:
     (work / "a").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -279,7 +279,7 @@ def test_only_what_was_written_is_replaced(tmp_path: Path) -> None:
 
 def test_vacant_is_what_a_killed_run_leaves(tmp_path: Path) -> None:
     assert is_vacant(tmp_path)
-    with whole_folder(tmp_path) as work:
+    with atomic_folder(tmp_path) as work:
         assert is_vacant(tmp_path)
         fill(work, "a")
     assert not is_vacant(tmp_path)

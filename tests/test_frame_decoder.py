@@ -16,7 +16,7 @@ from dshmp.config import (
     PixelDecoderConfig,
 )
 from dshmp.model.backbone import LanguageBackbone
-from dshmp.model.frame_decoder import FrameTokens, StaticPerception, mute_language, outside
+from dshmp.model.frame_decoder import FrameTokens, StaticPerception, disable_language, outside
 from dshmp.model.fusion import PixelWordAttention, instance_norm
 from dshmp.model.layers import CrossAttention, SelfAttention, cycle_rows
 from dshmp.model.pixel_decoder import PixelDecoder
@@ -185,7 +185,7 @@ def test_gradients_reach_everything(fusion: bool, muted: bool) -> None:
         pytest.skip("a language-fused backbone cannot be muted")
     perception = build(tiny(fusion=fusion)).train()
     if muted:
-        mute_language(perception)
+        disable_language(perception)
     optimizer = torch.optim.SGD(perception.parameters(), lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
@@ -207,7 +207,7 @@ def test_muted_language_is_exactly_absent() -> None:
     perception = excite(build(tiny()))
     different = [perception(pictures(), sentence(seed=seed)).tokens for seed in (1, 7)]
     assert not torch.equal(*different)
-    mute_language(perception)
+    disable_language(perception)
     first, second = (perception(pictures(), sentence(seed=seed)) for seed in (1, 7))
     for a, b in zip(first.layers, second.layers, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -216,7 +216,7 @@ def test_muted_language_is_exactly_absent() -> None:
 @pytest.mark.parametrize(("config", "why"), [(tiny(fusion=True), "language-fused"), (tiny(cues="direct"), "direct")])
 def test_what_cannot_be_muted_says_so(config: ModelConfig, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        mute_language(build(config))
+        disable_language(build(config))
 
 
 @torch.no_grad()

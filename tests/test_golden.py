@@ -640,7 +640,7 @@ def check_inference(arrays: Arrays, info: dict[str, Any], parity: Parity, monkey
             ((_, exact),) = copy.deepcopy(model).double()([images.double()], doubled(text))
         # what is recorded is rounded as one processor does it; another one's float32 may lie as far from exact
         parity.close(f"{case} float32 beside float64", logits, exact, 1e-4)
-        seen = [model.perceive(part, text) for part in images.split(3)]
+        seen = [model.encode(part, text) for part in images.split(3)]
         recorded = {
             "frame_queries": torch.cat([part.tokens for part in seen]),
             "frame_pred_logits": torch.cat([part.logits for part in seen]),
@@ -740,13 +740,13 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
     )
     frames = targets.by_frame()
     parity.same("seen", frames.valid.T, given["gt_ids"] >= 0)
-    state = model.perceive(images, text)
+    state = model.encode(images, text)
     heads = state.layers[-len(given["frame_queries"]) :]
     tokens = torch.stack([head.tokens for head in heads])
     parity.close("frame tokens", tokens, given["frame_queries"], 1e-4)
     layers = len(tokens)
     rows = torch.zeros(layers, dtype=torch.long)
-    video = model.understand(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), text.repeat(rows))
+    video = model.decode_motion(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), text.repeat(rows))
     parity.close("video logits", video.logits, given["vita_pred_logits"][:, 0], 1e-4)
     parity.close("contrast", video.contrast, given["vita_pred_contrastive_embed"][:, 0], 1e-4)
     features = state.video_features.repeat(layers, 1, 1, 1)

@@ -14,7 +14,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 import tiny
 from dshmp.card import Card
-from dshmp.checkpoint import CONFIG, LEFT_OVERS, README, SHARDS, TOKENIZER, WEIGHTS, load_model, save_model
+from dshmp.checkpoint import CONFIG, EXTRA_STATE, README, SHARDS, TOKENIZER, WEIGHTS, load_model, save_model
 from dshmp.errors import UserError
 from dshmp.predictor import Segmenter
 
@@ -219,11 +219,11 @@ def test_left_overs_go_along(hub: Hub, tmp_path: Path) -> None:
     """What a converted model keeps for the way back is saved, pushed and fetched with it."""
     folder = tmp_path / "converted"
     save_model(tiny.model(), tiny.tokenizer(), folder)
-    (folder / LEFT_OVERS).write_bytes(b"x")
+    (folder / EXTRA_STATE).write_bytes(b"x")
     Segmenter.from_pretrained(folder, "cpu").push_to_hub("jane/tiny")
     Segmenter.from_pretrained("jane/tiny", "cpu").save_pretrained(tmp_path / "again")
-    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES | {LEFT_OVERS}
-    assert (tmp_path / "again" / LEFT_OVERS).read_bytes() == b"x"
+    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES | {EXTRA_STATE}
+    assert (tmp_path / "again" / EXTRA_STATE).read_bytes() == b"x"
 
 
 def test_saved_and_pushed_at_once(hub: Hub, segmenter: Segmenter, tmp_path: Path) -> None:

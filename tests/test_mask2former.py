@@ -24,7 +24,7 @@ from dshmp.interop.detectron2 import read_pickle
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.rows import Row, report
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.frame_decoder import hears_language, mute_language
+from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.training.train import run
 
 QUERIES, CLASSES = 9, 80
@@ -577,8 +577,8 @@ def test_a_run_starts_from_it(folder: Path, mini: Path, tmp_path: Path, capsys: 
     trained, _ = load_model(tmp_path / "a")
     expected = fresh({"frame_decoder.queries": 6, "frame_decoder.language": True})
     initialise(expected, folder)
-    mute_language(expected.perception)
-    assert not hears_language(trained.perception)
+    disable_language(expected.perception)
+    assert not uses_language(trained.perception)
     theirs = expected.perception.state_dict()
     for key, value in trained.perception.state_dict().items():
         if not re.search(r"classify|fusion|text_attention|static_attention", key):

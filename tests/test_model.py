@@ -20,7 +20,7 @@ from dshmp.model.motion_decoder import VideoTokens, trajectory_masks
 from dshmp.model.tokenizer import TextTokenizer
 from dshmp.training.recipe import Recipe
 from dshmp.training.video_losses import Contrast
-from dshmp.training.whole_task import WholeStage
+from dshmp.training.whole_task import WholeTask
 
 TOLERANCE = 1e-5
 LENGTHS = (5, 9, 16)
@@ -94,12 +94,12 @@ def test_company_and_padding_change_nothing(switches: dict[str, Any], stride: in
     for clip, length in enumerate(LENGTHS):
         shown = images(length, clip, (40, 56 - 8 * clip))
         single = model.language(tokenizer([tiny.SENTENCES[clip]]))
-        state = model.perceive(shown, single)
-        for name, value in perceived(model.perceive(shown, text.repeat(torch.tensor([clip])))).items():
+        state = model.encode(shown, single)
+        for name, value in perceived(model.encode(shown, text.repeat(torch.tensor([clip])))).items():
             close(value, perceived(state)[name])
         tokens[clip, :length], frames[clip, :length] = state.tokens, True
-        alone.append(model.understand(state.tokens[None], frames[clip : clip + 1, :length], single, stride=stride))
-    together = model.understand(tokens, frames, text, stride=stride)
+        alone.append(model.decode_motion(state.tokens[None], frames[clip : clip + 1, :length], single, stride=stride))
+    together = model.decode_motion(tokens, frames, text, stride=stride)
     for clip, length in enumerate(LENGTHS):
         expected = understood(alone[clip], 0, length)
         for name, value in understood(together, clip, length).items():
@@ -116,7 +116,7 @@ def test_clips_of_one_size_in_one_batch(switches: dict[str, Any], tokenizer: Tex
     together = perceived(model.perceive_clips(clips, order, text))
     for row, clip in enumerate(order.tolist()):
         single = model.language(tokenizer([tiny.SENTENCES[row]]))
-        for name, value in perceived(model.perceive(clips[clip], single)).items():
+        for name, value in perceived(model.encode(clips[clip], single)).items():
             close(together[name].unflatten(0, (3, 4))[row], value)
 
 
@@ -126,9 +126,9 @@ def test_frames_in_chunks(fusion: bool, tokenizer: TextTokenizer) -> None:
     model = tiny.model({"backbone.language_fusion": fusion})
     text = model.language(tokenizer(tiny.SENTENCES[:2]))
     shown = images(11)
-    whole = perceived(model.perceive(shown, text))
+    whole = perceived(model.encode(shown, text))
     for chunk in (1, 5):
-        states = [perceived(model.perceive(part, text)) for part in shown.split(chunk)]
+        states = [perceived(model.encode(part, text)) for part in shown.split(chunk)]
         for name, value in whole.items():
             parts = torch.cat([state[name].unflatten(0, (-1, chunk_of(state, 2))) for state in states], dim=1)
             close(parts.flatten(0, 1), value)
@@ -142,12 +142,12 @@ def chunk_of(state: dict[str, Tensor], sentences: int) -> int:
 def test_interleaving(tokenizer: TextTokenizer) -> None:
     model = tiny.model()
     text = model.language(tokenizer(tiny.SENTENCES[:1]))
-    tokens = model.perceive(images(9), text).tokens[None]
+    tokens = model.encode(images(9), text).tokens[None]
     frames = torch.ones(1, 9, dtype=torch.bool)
     position = torch.arange(9.0)[None]
-    plain = model.understand(tokens, frames, text)
+    plain = model.decode_motion(tokens, frames, text)
     expected = understood(plain, 0, 9)
-    for name, value in understood(model.understand(tokens, frames, text, position), 0, 9).items():
+    for name, value in understood(model.decode_motion(tokens, frames, text, position), 0, 9).items():
         close(value, expected[name])
     moved, weights = model.motion(tokens, frames, text.motion, position)
     same = model._interleaved(tokens, frames, text, position, 1)
@@ -157,7 +157,7 @@ def test_interleaving(tokenizer: TextTokenizer) -> None:
     double = tokens.repeat_interleave(2, dim=1)[:, :17]
     fast, _ = model._interleaved(double, torch.ones(1, 17, dtype=torch.bool), text, torch.arange(17.0)[None], 2)
     close(fast[:, ::2], moved)
-    short = model.understand(tokens[:, :2], frames[:, :2], text, stride=5)  # fewer frames than sequences
+    short = model.decode_motion(tokens[:, :2], frames[:, :2], text, stride=5)  # fewer frames than sequences
     assert short.logits.isfinite().all()
 
 
@@ -172,7 +172,7 @@ def test_the_numbers_of_regular_frames_say_nothing_new(stride: int, tokenizer: T
         model = tiny.model({"motion.position": position})
 
         def logits(place: Tensor | None, model: DsHmp = model) -> Tensor:
-            return model.understand(tokens, frames, text, place, stride=stride).logits
+            return model.decode_motion(tokens, frames, text, place, stride=stride).logits
 
         assert torch.equal(logits(None), logits(number))
         assert torch.equal(logits(number), logits(number + 40)) is not position
@@ -184,17 +184,17 @@ def test_the_numbers_of_regular_frames_say_nothing_new(stride: int, tokenizer: T
 def test_masks_of_slices_are_slices_of_the_masks(masks: str, tokenizer: TextTokenizer) -> None:
     model = tiny.model({"readout.masks": masks})
     text = model.language(tokenizer(tiny.SENTENCES))
-    state = model.perceive(images(7), text)
+    state = model.encode(images(7), text)
     tokens = state.tokens.unflatten(0, (3, 7))
-    video = model.understand(tokens, torch.ones(3, 7, dtype=torch.bool), text)
+    video = model.decode_motion(tokens, torch.ones(3, 7, dtype=torch.bool), text)
     together = clip_masks(model, video, state)
     assert together.shape == (3, 4, 7, 10, 14)
     for row in range(3):
         single = model.language(tokenizer([tiny.SENTENCES[row]]))
-        alone = model.perceive(images(7), single)
-        answer = model.understand(alone.tokens[None], torch.ones(1, 7, dtype=torch.bool), single)
+        alone = model.encode(images(7), single)
+        answer = model.decode_motion(alone.tokens[None], torch.ones(1, 7, dtype=torch.bool), single)
         for part in (slice(0, 7), slice(0, 1), slice(4, 7)):
-            seen = model.perceive(images(7)[part], single)
+            seen = model.encode(images(7)[part], single)
             close(model.masks(answer, part, seen), together[row, :, part])
 
 
@@ -203,8 +203,8 @@ def test_masks_of_slices_are_slices_of_the_masks(masks: str, tokenizer: TextToke
 def test_any_frame_size(size: tuple[int, int], tokenizer: TextTokenizer) -> None:
     model = tiny.model({"backbone.language_fusion": True, "frame_decoder.language": True})
     text = model.language(tokenizer(tiny.SENTENCES[:1]))
-    state = model.perceive(torch.randn(2, 3, *size), text)
-    video = model.understand(state.tokens[None], torch.ones(1, 2, dtype=torch.bool), text)
+    state = model.encode(torch.randn(2, 3, *size), text)
+    video = model.decode_motion(state.tokens[None], torch.ones(1, 2, dtype=torch.bool), text)
     masks = clip_masks(model, video, state)
     assert masks.shape == (1, 4, 2, -(-size[0] // 4), -(-size[1] // 4))
     assert masks.isfinite().all()
@@ -215,7 +215,7 @@ def test_any_frame_size(size: tuple[int, int], tokenizer: TextTokenizer) -> None
 def test_any_number_of_frames(length: int, tokenizer: TextTokenizer) -> None:
     model = tiny.model()
     text = model.language(tokenizer(tiny.SENTENCES[1:2]))
-    video = model.understand(torch.randn(1, length, 6, 32), torch.ones(1, length, dtype=torch.bool), text)
+    video = model.decode_motion(torch.randn(1, length, 6, 32), torch.ones(1, length, dtype=torch.bool), text)
     assert video.logits.isfinite().all()
     close(video.attention.sum(-1), torch.ones(1, 4))
 
@@ -257,10 +257,10 @@ def answer(model: DsHmp) -> tuple[Tensor, Tensor]:
     tokenizer = tiny.tokenizer()
     tokenizer.config = model.config.language
     text = model.language(tokenizer([SPLIT_APART]))
-    state = model.perceive(images(22), text)
+    state = model.encode(images(22), text)
     shuffled = torch.rand(22, 6, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
     tokens = state.tokens.gather(1, shuffled[..., None].expand(-1, -1, 32))  # so that there is something to match
-    video = model.understand(tokens[None], torch.ones(1, 22, dtype=torch.bool), text)
+    video = model.decode_motion(tokens[None], torch.ones(1, 22, dtype=torch.bool), text)
     return video.logits, clip_masks(model, video, state)
 
 
@@ -320,11 +320,11 @@ def test_negatives_change_the_contrast() -> None:
 # ------------------------------------------------------------------------------------------------ learning
 
 
-def whole_task(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeStage:
+def whole_task(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeTask:
     torch.manual_seed(0)
     values = tiny.recipe("whole", mini, **recipe) | {"model": tiny.with_switches(tiny.MODEL, switches)}
     model = DsHmp(tiny.config(switches)).train()
-    return WholeStage(from_dict(Recipe, values), model, tiny.tokenizer(switches), [MevisSplit(mini, "train")], [1.0])
+    return WholeTask(from_dict(Recipe, values), model, tiny.tokenizer(switches), [MevisSplit(mini, "train")], [1.0])
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_mixed_precision(switches: dict[str, Any], precision: torch.dtype) -> No
     def answer() -> tuple[torch.Tensor, torch.Tensor]:
         text = model.language(tokenizer(tiny.SENTENCES[:2]))
         state = model.perceive_clips(images, torch.tensor([0, 0]), text)
-        video = model.understand(state.tokens.unflatten(0, (2, 9)), frames, text)
+        video = model.decode_motion(state.tokens.unflatten(0, (2, 9)), frames, text)
         return video.logits.float(), clip_masks(model, video, state).float()
 
     with torch.no_grad():

@@ -97,13 +97,13 @@ def read(path: Path) -> np.ndarray:
 def test_the_model_is_told_when_its_frames_are(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in training: a window that repeats an end of its video says so, others are regular."""
     told: dict[tuple[int, ...], None] = {}
-    understand = DsHmp.understand
+    decode_motion = DsHmp.decode_motion
 
     def remember(self: DsHmp, tokens: Any, frames: Any, text: Any, position: Any, stride: int) -> Any:
         told[tuple(position[0].tolist())] = None
-        return understand(self, tokens, frames, text, position, stride)
+        return decode_motion(self, tokens, frames, text, position, stride)
 
-    monkeypatch.setattr(DsHmp, "understand", remember)
+    monkeypatch.setattr(DsHmp, "decode_motion", remember)
     predict(home, "a2d", tmp_path / "out")
     split = open_split("a2d", home / "a2d", "test")
     windows = {tuple(t - item.shown[0] for t in item.shown) for item in split.expressions if item.shown}

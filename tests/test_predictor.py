@@ -100,9 +100,9 @@ def test_single_target(segmenter: Segmenter, clip: np.ndarray) -> None:
 
 def test_faster_video_is_read_in_strides(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     strides = []
-    understand = segmenter.model.understand
+    decode_motion = segmenter.model.decode_motion
     monkeypatch.setattr(
-        segmenter.model, "understand", lambda *a, **k: (strides.append(k["stride"]), understand(*a, **k))[1]
+        segmenter.model, "decode_motion", lambda *a, **k: (strides.append(k["stride"]), decode_motion(*a, **k))[1]
     )
     video = np.stack([picture(i) for i in range(7)])
     for fps in (None, 8, 25, 3, 1000):

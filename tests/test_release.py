@@ -19,7 +19,7 @@ import golden
 import tiny
 from dshmp import cli
 from dshmp.card import lacks
-from dshmp.checkpoint import CONFIG, LEFT_OVERS, load_card, load_model, save_model
+from dshmp.checkpoint import CONFIG, EXTRA_STATE, load_card, load_model, save_model
 from dshmp.config import (
     ROBERTA_BASE,
     BackboneConfig,
@@ -275,7 +275,7 @@ def test_the_full_checkpoint_there_and_back(whole: dict[str, dict[str, Any]], tm
 
 def test_without_left_overs_they_start_as_in_the_release(small: State, words: Path, tmp_path: Path) -> None:
     convert(save(small, tmp_path / "a.pth"), tmp_path / "out", words)
-    (tmp_path / "out" / LEFT_OVERS).unlink()
+    (tmp_path / "out" / EXTRA_STATE).unlink()
     to_release(tmp_path / "out", tmp_path / "back.pth")
     back = read(tmp_path / "back.pth")
     assert list(back) == list(small)
@@ -319,7 +319,7 @@ def test_a_model_is_replaced_where_asked_and_nothing_else(small: State, words: P
     path, out = save(small, tmp_path / "a.pth"), tmp_path / "deep" / "out"
     convert(path, out, words)
     before = {item.name: item.stat().st_ino for item in out.iterdir()}
-    assert LEFT_OVERS in before
+    assert EXTRA_STATE in before
     with pytest.raises(UserError, match=r"holds a model already; name a new folder, or replace it with --overwrite"):
         convert(path, out, words)
     assert {item.name: item.stat().st_ino for item in out.iterdir()} == before
@@ -386,7 +386,7 @@ def test_a_failed_conversion_leaves_what_was_there(
     before = {} if fresh else {item.name: item.read_bytes() for item in out.iterdir()}
 
     def fail(state: State, path: Path, metadata: object) -> None:
-        if LEFT_OVERS in path.name:
+        if EXTRA_STATE in path.name:
             raise SafetensorError("I/O error: no space left on device")
         save_file(state, path)
 
@@ -395,7 +395,7 @@ def test_a_failed_conversion_leaves_what_was_there(
         convert(path, out, words, motion_heads=2, overwrite=not fresh)
     assert (
         str(caught.value)
-        == f"{out / LEFT_OVERS}: cannot be written (I/O error: no space left on device); is the disk full?"
+        == f"{out / EXTRA_STATE}: cannot be written (I/O error: no space left on device); is the disk full?"
     )
     if fresh:
         assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]
@@ -644,10 +644,10 @@ def test_settings_that_their_code_ignores_are_told(
 
 def test_foreign_left_overs_are_refused(small: State, words: Path, tmp_path: Path) -> None:
     convert(save(small, tmp_path / "a.pth"), tmp_path / "out", words)
-    save_file({BANK: torch.ones(3, 8)}, tmp_path / "out" / LEFT_OVERS)
-    with pytest.raises(UserError, match=rf"{LEFT_OVERS}: {BANK} has shape \[3, 8\], this model asks"):
+    save_file({BANK: torch.ones(3, 8)}, tmp_path / "out" / EXTRA_STATE)
+    with pytest.raises(UserError, match=rf"{EXTRA_STATE}: {BANK} has shape \[3, 8\], this model asks"):
         to_release(tmp_path / "out", tmp_path / "x.pth")
-    save_file({"extra": torch.ones(3, 8)}, tmp_path / "out" / LEFT_OVERS)
+    save_file({"extra": torch.ones(3, 8)}, tmp_path / "out" / EXTRA_STATE)
     with pytest.raises(UserError, match=r"extra is no left-over of the release"):
         to_release(tmp_path / "out", tmp_path / "x.pth")
 

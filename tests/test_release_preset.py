@@ -83,7 +83,7 @@ def test_the_preset_loses_trajectories_that_change_slots() -> None:
     with torch.no_grad():
         text = models[0].language(tokenizer(release())([SENTENCE]))
         apart = [
-            float(torch.sub(*(model.understand(tokens, frames, text).logits for model in models)).abs().max())
+            float(torch.sub(*(model.decode_motion(tokens, frames, text).logits for model in models)).abs().max())
             for tokens in (still, turned)
         ]
     assert apart[0] == 0
@@ -102,7 +102,7 @@ def test_the_preset_is_blind_to_the_arrow_of_time(length: int) -> None:
         model = built(config)
         with torch.no_grad():
             text = model.language(tokenizer(config)([SENTENCE]))
-            forth, back = (model.understand(each, frames, text) for each in (tokens, tokens.flip(1)))
+            forth, back = (model.decode_motion(each, frames, text) for each in (tokens, tokens.flip(1)))
         return float((forth.logits - back.logits).abs().max())
 
     assert change(release()) < 2e-6
@@ -206,7 +206,7 @@ def _close(found: Tensor, wanted: Tensor) -> None:
 
 def test_a_second_pass_counts_the_masks_once() -> None:
     seg = segmenter()
-    with seg.ask(open_video(clip(5)), [SENTENCE], threshold=0.0) as asked:
+    with seg.encode(open_video(clip(5)), [SENTENCE], threshold=0.0) as asked:
         passes = iter(asked.frames(False))
         next(passes)  # broken off after a frame
         means = []

@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 
 from dshmp.errors import UserError
 from dshmp.evaluation.metrics import boundary_measure, region_similarity
-from dshmp.synthetic import SPLITS, SUBSETS, Clip, make_clip, make_synthetic, twin
+from dshmp.synthetic import SPLITS, SUBSETS, Clip, make_clip, make_synthetic, time_reversed
 from dshmp.synthetic.grammar import (
     FRAMES,
     FRAMES_MANY,
@@ -155,7 +155,7 @@ def test_reverse_is_its_own_inverse() -> None:
 
 def test_twin_is_the_clip_backwards_with_targets_swapped() -> None:
     clip = make_clip(11, "pairs", "train")
-    back = twin(clip)
+    back = time_reversed(clip)
     assert np.array_equal(back.frames, clip.frames[::-1])
     assert np.array_equal(back.masks, clip.masks[:, ::-1])
     pairs = [
@@ -424,7 +424,7 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- The static line ---
+# --- The static oracle ---
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from dshmp.config import from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.frame_decoder import hears_language, mute_language
+from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.tokenizer import save_tokenizer
 from dshmp.training import cache
@@ -343,9 +343,9 @@ def test_what_cannot_be_trained_says_why(
 @pytest.mark.parametrize("gate", ["static_attention", "fusion", "text_attention"])
 def test_perception_that_hears_the_sentence(gate: str) -> None:
     perception = DsHmp(tiny.config({"frame_decoder.language": True})).perception
-    assert hears_language(perception)
-    mute_language(perception)
-    assert not hears_language(perception)
+    assert uses_language(perception)
+    disable_language(perception)
+    assert not uses_language(perception)
     decoder = perception.frame_decoder
     opened = {
         "static_attention": decoder.static_attention.norm.weight,
@@ -353,11 +353,11 @@ def test_perception_that_hears_the_sentence(gate: str) -> None:
         "text_attention": decoder.layers[0].text_attention.attention.out_proj.bias,
     }[gate]
     opened[3] = 1e-3
-    assert hears_language(perception)
+    assert uses_language(perception)
 
 
 def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_path: Path) -> None:
-    """The whole task opens the gates: perception and the language that it hears stay as they are."""
+    """The whole task opens the gates: perception and the language that it using stay as they are."""
     folder = train(tmp_path, "motion", mini, init=str(chain / "whole"))
     before, after = (load_file(run / "model" / "model.safetensors") for run in (chain / "whole", folder))
     kept = {key for key in before if torch.equal(before[key], after[key])}
@@ -368,7 +368,7 @@ def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_pa
 def test_what_perception_hears_must_come_with_it(chain: Path, mini: Path, tmp_path: Path) -> None:
     """A perception that is not taken starts with open gates."""
     for init, take in (("whole", "perception"), ("language", "language")):
-        with pytest.raises(UserError, match="keeps perception as it is, and the language it hears; take both"):
+        with pytest.raises(UserError, match="keeps perception as it is, and the language it using; take both"):
             train(tmp_path, "motion", mini, init=str(chain / init), take=[take])
 
 
@@ -487,7 +487,7 @@ def test_weights_of_another_shape(chain: Path, mini: Path, tmp_path: Path) -> No
 
 
 def test_a_part_that_is_new_starts_fresh(chain: Path, mini: Path, tmp_path: Path) -> None:
-    """The blind twin: the same perception, a motion part without the arrow of time."""
+    """The baseline without temporal position: the same perception, a motion part without the arrow of time."""
     model = tiny.with_switches(tiny.MODEL, {"motion.position": False, "motion.displacement": False})
     train(tmp_path, "motion", mini, init=str(chain / "perception"), model=model, cache=str(chain / "motion" / "cache"))
     blind, _ = load_model(tmp_path / "motion")
@@ -538,9 +538,9 @@ def cached(model: DsHmp, split: MevisSplit, folder: Path) -> TokenCache:
     return TokenCache.build(model, tiny.tokenizer(), split, folder)
 
 
-def deaf(switches: Mapping[str, Any] | None = None) -> DsHmp:
+def agnostic(switches: Mapping[str, Any] | None = None) -> DsHmp:
     model = tiny.model(switches or {})
-    mute_language(model.perception)
+    disable_language(model.perception)
     return model
 
 
@@ -551,7 +551,7 @@ def equal(one: CachedClip, other: CachedClip) -> bool:
 def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "SHARD", 3)
     made = record_shards(monkeypatch)
-    split, model = MevisSplit(mini, "train"), deaf()
+    split, model = MevisSplit(mini, "train"), agnostic()
     first = cached(model, split, tmp_path)
     assert made == ["000000.safetensors", "000003.safetensors", "000006.safetensors"]
     assert all(item in first for item in split.expressions)
@@ -578,7 +578,7 @@ def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypa
 def test_another_data_set_has_another_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which data set it is, its bytes say, not its place."""
     made = record_shards(monkeypatch)
-    model = deaf()
+    model = agnostic()
     cached(model, MevisSplit(mini, "valid_u"), tmp_path / "c")
     moved = tmp_path / "moved" / "valid_u"
     moved.mkdir(parents=True)
@@ -607,7 +607,7 @@ def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
 def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, save = MevisSplit(mini, "valid_u"), cache.save_tensors
     job = (tmp_path / "000000.safetensors", list(split.videos)[:1])
-    monkeypatch.setattr(cache, "_worker", cache._Worker(deaf(), tiny.tokenizer(), split))
+    monkeypatch.setattr(cache, "_worker", cache._Worker(agnostic(), tiny.tokenizer(), split))
 
     def save_while_a_rival_does(arrays: Any, path: Path) -> None:
         save(arrays, path)
@@ -624,7 +624,7 @@ def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
     split = MevisSplit(mini, "valid_u")
-    built = cached(deaf(), split, tmp_path)
+    built = cached(agnostic(), split, tmp_path)
     for item in split.expressions:
         clip, video = built[item], split.videos[item.video]
         length = len(video.frames)
@@ -649,7 +649,7 @@ def test_perception_that_hears_is_cached_by_expression(mini: Path, tmp_path: Pat
     for item in split.expressions:
         images = prepare_frames(split.frames(item.video), model.config.input)
         with torch.no_grad():
-            alone = model.perceive(images, model.language(tokenizer([item.text])))
+            alone = model.encode(images, model.language(tokenizer([item.text])))
         assert_close(built[item].tokens.float(), alone.tokens, rtol=1e-3, atol=2e-3)  # kept in half precision
         by_video.setdefault(item.video, []).append(built[item])
     several = [clips for clips in by_video.values() if len(clips) > 1]
@@ -659,14 +659,14 @@ def test_perception_that_hears_is_cached_by_expression(mini: Path, tmp_path: Pat
 
 def test_a_cache_is_of_one_parser_and_one_architecture(mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, tokenizer = MevisSplit(mini, "valid_u"), tiny.tokenizer()
-    hears = tiny.model()
-    own, own_deaf = (cache._identity(model, tokenizer, split) for model in (hears, deaf()))
+    using = tiny.model()
+    own, own_agnostic = (cache._identity(model, tokenizer, split) for model in (using, agnostic()))
     other = tiny.model({"frame_decoder.heads": 1})
-    other.load_state_dict(hears.state_dict())
+    other.load_state_dict(using.state_dict())
     assert cache._identity(other, tokenizer, split) != own
     monkeypatch.setattr("dshmp.model.tokenizer.parser_version", lambda name: "a newer one")
-    assert cache._identity(hears, tokenizer, split) != own
-    assert cache._identity(deaf(), tokenizer, split) == own_deaf
+    assert cache._identity(using, tokenizer, split) != own
+    assert cache._identity(agnostic(), tokenizer, split) == own_agnostic
 
 
 def test_settings_that_reach_the_static_queries_have_caches_of_their_own(mini: Path, tmp_path: Path) -> None:
@@ -698,13 +698,13 @@ def test_a_process_that_makes_tokens_dies(mini: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(cache, "_start_worker", die)
     jobs = [(tmp_path / "000000.safetensors", ["v"])]
     with pytest.raises(UserError, match="a process that makes object tokens died, perhaps for want of memory"):
-        BUILD_SHARDS(deaf(), tiny.tokenizer(), MevisSplit(mini, "valid_u"), jobs, 1)
+        BUILD_SHARDS(agnostic(), tiny.tokenizer(), MevisSplit(mini, "valid_u"), jobs, 1)
 
 
 @pytest.mark.slow
 def test_the_cache_in_processes_of_its_own(mini: Path, tmp_path: Path) -> None:
     split, tokenizer = MevisSplit(mini, "valid_u"), tiny.tokenizer()
-    for model in (deaf(), tiny.model().eval()):
+    for model in (agnostic(), tiny.model().eval()):
         here = cached(model, split, tmp_path)
         there = tmp_path / f"{here.folder.name}-again" / "000000.safetensors"
         there.parent.mkdir()

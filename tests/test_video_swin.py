@@ -21,7 +21,7 @@ from dshmp.interop import video_swin as interop
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.frames import prepare_frames
-from dshmp.model.text import silent_text
+from dshmp.model.text import null_text
 from dshmp.model.video_swin import BLOCKED, Size, VideoSwinBlock, layout, relative_position
 from dshmp.predictor import Segmenter
 from dshmp.training.cache import perceive_clip
@@ -433,7 +433,7 @@ def test_clips_of_several_sentences() -> None:
     text = model.language(tiny.tokenizer()(list(tiny.SENTENCES)))
     together = model.perceive_clips(clips, order, text)
     for row, clip in enumerate(order.tolist()):
-        alone = model.perceive(clips[clip], text.repeat(torch.tensor([row])))
+        alone = model.encode(clips[clip], text.repeat(torch.tensor([row])))
         for name in ("tokens", "mask_features", "video_features"):
             close(getattr(together, name).unflatten(0, (3, 6))[row], getattr(alone, name))
 
@@ -444,6 +444,6 @@ def test_the_cache_reads_whole_videos(mini: Path) -> None:
     name = max(split.videos, key=lambda item: len(split.videos[item].frames))
     model = tiny.model(VIDEO | {"readout.threshold": 0.0})
     images = prepare_frames(split.frames(name), model.config.input)
-    expected = model.perceive(images, silent_text(model.language, 1))
-    (found,) = perceive_clip(model, split, name, silent_text(model.language, 1))
+    expected = model.encode(images, null_text(model.language, 1))
+    (found,) = perceive_clip(model, split, name, null_text(model.language, 1))
     close(found["tokens"].float(), expected.tokens, 1e-3)

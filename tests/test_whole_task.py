@@ -97,8 +97,8 @@ def test_the_model_learns_with_the_true_times(
     """Counted from the first frame that is shown in use; a still that moves is regular."""
     learned = task(folder, [name], augmentation=augmentation)
     told: list[Tensor] = []
-    understand = learned.model.understand
-    monkeypatch.setattr(learned.model, "understand", lambda *given: told.append(given[3]) or understand(*given))
+    decode_motion = learned.model.decode_motion
+    monkeypatch.setattr(learned.model, "decode_motion", lambda *given: told.append(given[3]) or decode_motion(*given))
     gaps = set()
     for batch in (batch for step in range(4) for batch in learned.batches(step)):
         learned.losses(batch, 0, learned.counts(batch, 0))

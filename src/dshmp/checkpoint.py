@@ -19,15 +19,15 @@ import torch
 from dshmp.card import HERE, Card, model_card
 from dshmp.config import ModelConfig, check_numbers, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.files import reason, regular, save_tensors, whole_folder
+from dshmp.files import atomic_folder, reason, regular, save_tensors
 from dshmp.hub import looks_local
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokenizer.json", "README.md"
-LEFT_OVERS = "release.safetensors"
+EXTRA_STATE = "release.safetensors"
 """What the authors' checkpoint holds beyond the model (`dshmp.interop.release`), where it was made of one."""
-FILES = (CONFIG, WEIGHTS, TOKENIZER, README, LEFT_OVERS)
+FILES = (CONFIG, WEIGHTS, TOKENIZER, README, EXTRA_STATE)
 SHARDS = f"{WEIGHTS}.index.json"
 """Names the parts of weights in several files; fetched with ours so that a model of that kind can be told."""
 VERSION = 2
@@ -64,24 +64,24 @@ def save_model(
     folder: Path,
     card: Card | None = None,
     where: str = HERE,
-    left_overs: Path | None = None,
+    extra_state: Path | None = None,
 ) -> None:
     """Write the model, first aside, then file by file to its place, so that what was there stays whole.
 
     Args:
         where: what the README says to load: a folder or an id on the hub.
-        left_overs: the file that goes with it as `LEFT_OVERS`.
+        extra_state: the file that goes with it as `EXTRA_STATE`.
 
     Raises:
         UserError: it cannot be written.
     """
     check_model_folder(folder)
-    with whole_folder(folder) as work:
+    with atomic_folder(folder) as work:
         _describe(work, model.config, card or Card(), where)
         save_tokenizer(tokenizer.tokenizer, work / TOKENIZER)
         save_tensors(model.state_dict(), work / WEIGHTS)
-        if left_overs is not None:
-            shutil.copyfile(left_overs, work / LEFT_OVERS)
+        if extra_state is not None:
+            shutil.copyfile(extra_state, work / EXTRA_STATE)
 
 
 def check_model_folder(folder: Path) -> None:
@@ -110,7 +110,7 @@ def save_card(folder: Path, card: Card) -> None:
         UserError: it holds no model of this program, or they cannot be written.
     """
     config = load_config(folder / CONFIG)
-    with whole_folder(folder) as work:
+    with atomic_folder(folder) as work:
         _describe(work, config, card, HERE)
 
 

@@ -122,7 +122,7 @@ class Answers:
 def segment_to_folder(
     answers: Answers, segmenter: Callable[[], Segmenter], progress: Progress | None = None
 ) -> tuple[Path, list[Result]]:
-    """Answer the sentences that are pending, and add the answers to the folder: all or none, whatever interrupts it.
+    """Selection the sentences that are pending, and add the answers to the folder: all or none, whatever interrupts it.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
     `<NN-slug>/overlay.mp4` per expression, and one `result.json`.
@@ -142,7 +142,7 @@ def segment_to_folder(
         source = open_video(answers.video, settings["frames"], settings["fps"])
         with parents(folder), scratch(folder if folder.is_dir() else folder.parent) as work, named(work, folder):
             model = segmenter()
-            with model.ask(source, pending, settings["threshold"], settings["targets"], progress) as clip:
+            with model.encode(source, pending, settings["threshold"], settings["targets"], progress) as clip:
                 found = _write(work, source, clip, progress)
             _publish(work, answers, source, dict(zip(pending, found, strict=True)))
     document = read_document(folder)
@@ -160,9 +160,9 @@ def _write(work: Path, source: VideoSource, clip: Clip, progress: Progress | Non
         painters, writers, collected = [], [], [Rles(len(answer.chosen)) for answer in clip.answers]
         for index, answer in enumerate(clip.answers):
             (work / str(index) / "masks").mkdir(parents=True)
-            question = answer.question
+            query = answer.query
             caption = Caption(
-                question.expression, question.words, answer.best, len(answer.chosen), answer.mean_evidence, clip.times
+                query.expression, query.words, answer.best, len(answer.chosen), answer.mean_evidence, clip.times
             )
             painter = OverlayPainter(source.height, source.width, caption)
             writer = OverlayWriter(work / str(index) / "overlay.mp4", *painter.size, clip.fps, source.path)

@@ -192,7 +192,7 @@ def _sweep(left: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to, which becomes `path` in the end; what `path` was is replaced.
 
     Raises:
@@ -206,7 +206,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to write to, whose content is in the folder `path` in the end.
 
     A folder that is there stays itself, as somebody may be in it or a disk be mounted on it, and keeps all files but
@@ -285,7 +285,7 @@ def to_json(document: Mapping[str, Any]) -> str:
 
 def save_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write JSON, wholly or not at all. Raises UserError."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(to_json(document), encoding="utf-8")
 
 
@@ -298,7 +298,7 @@ def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, 
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.touch()
         mode = part.stat().st_mode
         save_file(tensors, part, metadata)
@@ -329,7 +329,7 @@ def owned_file(folder: Path, name: str) -> Iterator[Path]:
         UserError: it is not, or cannot be written.
     """
     check_owned(folder, [name])
-    with whole_file(folder / name) as part:
+    with atomic_write(folder / name) as part:
         yield part
         known = _manifest(folder)
         # the one before stays known: a process that is killed here leaves that

@@ -55,7 +55,7 @@ SPILL_LIMIT = 4 * 2**30
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """An expression, ready for the model."""
 
     expression: str
@@ -64,10 +64,10 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Selection:
     """What the model answers before any mask is drawn."""
 
-    question: Question
+    query: Query
     video: "VideoTokens"
     """Of this expression alone (B = 1)."""
     chosen: tuple[int, ...]
@@ -96,25 +96,26 @@ class Answer:
 
 @dataclass
 class Clip:
-    """A video that has been perceived and understood; `draw` is the second pass."""
+    """A video that has been perceived and understood; `decode_masks` is the second pass."""
 
     source: VideoSource
-    answers: tuple[Answer, ...]
+    answers: tuple[Selection, ...]
     fps: float | None
     """Average over the frames read; None where the rate isn't known."""
     times: tuple[float, ...]
-    draw: Callable[[Callable[[Tensor], Any], bool], Iterator[tuple[Frame | None, list[Any]]]]
-    """draw(make, pixels) -> per frame the decoded picture (certain only with `pixels`) and per expression what `make`
-    makes of its objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory."""
+    decode_masks: Callable[[Callable[[Tensor], Any], bool], Iterator[tuple[Frame | None, list[Any]]]]
+    """decode_masks(make, pixels) -> per frame the decoded picture (certain only with `pixels`) and per expression what
+    `make` makes of its objects' mask logits (K, H, W), float32: at once, so that only one
+    expression's are in memory."""
 
     def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
         """The second pass over masks (K, H, W)."""
-        return self.draw(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
+        return self.decode_masks(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
 
-    def result(self, answer: Answer, rles: "Rles") -> Result:
+    def result(self, answer: Selection, rles: "Rles") -> Result:
         return Result(
-            expression=answer.question.expression,
-            words=answer.question.words,
+            expression=answer.query.expression,
+            words=answer.query.words,
             found=bool(answer.chosen),
             score=answer.best,
             threshold=answer.threshold,
@@ -184,7 +185,7 @@ class Segmenter(ModelHubMixin):
     tell a full disk from a hub out of reach.
     """
 
-    left_overs: Path | None = None
+    extra_state: Path | None = None
     """What the authors' checkpoint held beyond the model, where it was made of one; saved and pushed with it."""
 
     def __init__(
@@ -226,7 +227,7 @@ class Segmenter(ModelHubMixin):
         Raises:
             UserError: no such model, device or precision.
         """
-        from dshmp.checkpoint import CONFIG, LEFT_OVERS, find_model, load_card, load_model
+        from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
 
         chosen = find_device(device)
         _precision(precision, chosen, "bfloat16")  # a wrong name is told before the model is loaded
@@ -240,8 +241,8 @@ class Segmenter(ModelHubMixin):
         )
         model, tokenizer = load_model(folder)
         segmenter = cls(model, tokenizer, chosen, precision, load_card(folder / CONFIG))
-        if (folder / LEFT_OVERS).is_file():
-            segmenter.left_overs = folder / LEFT_OVERS
+        if (folder / EXTRA_STATE).is_file():
+            segmenter.extra_state = folder / EXTRA_STATE
         return segmenter
 
     def save_pretrained(
@@ -270,7 +271,7 @@ class Segmenter(ModelHubMixin):
         if config is not None:
             raise ValueError("config.json holds the model's own configuration")
         folder, where = Path(save_directory), (model_card_kwargs or {}).get("where", HERE)
-        save_model(self.model, self.tokenizer, folder, self.card, where, self.left_overs)
+        save_model(self.model, self.tokenizer, folder, self.card, where, self.extra_state)
         return self.push_to_hub(repo_id or folder.resolve().name, **push) if push_to_hub else None
 
     def push_to_hub(
@@ -393,7 +394,7 @@ class Segmenter(ModelHubMixin):
         progress: Progress | None = None,
     ) -> list[Result]:
         """As a call with several sentences, of a video that is open."""
-        with self.ask(source, expressions, threshold, targets, progress) as clip:
+        with self.encode(source, expressions, threshold, targets, progress) as clip:
             collected = [Rles(len(answer.chosen)) for answer in clip.answers]
             for index, (_, masks) in enumerate(clip.frames(False)):
                 for rles, mask in zip(collected, masks, strict=True):
@@ -403,7 +404,7 @@ class Segmenter(ModelHubMixin):
             return [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
 
     @contextlib.contextmanager
-    def ask(
+    def encode(
         self,
         source: VideoSource,
         expressions: Sequence[str],
@@ -411,31 +412,31 @@ class Segmenter(ModelHubMixin):
         targets: Targets | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Clip]:
-        """First pass and understanding; the second pass is the clip's `draw`. Leaves no temporary file."""
+        """First pass and understanding; the second pass is the clip's `decode_masks`. Leaves no temporary file."""
         threshold, targets = self.readout(threshold, targets)
         if not expressions:
             raise UserError("no expression given; say in words what to segment")
-        questions = [self._question(expression) for expression in expressions]
+        queries = [self._query(expression) for expression in expressions]
         with tempfile.TemporaryFile(prefix="dshmp-") as file:
-            seen = self._watch(source, questions, _Spill(file, _room()), progress)
+            seen = self._encode(source, queries, _Spill(file, _room()), progress)
             if progress:
                 progress("motion", 0, None)
             fps = _average_rate(source, seen.times)
             answers = tuple(
-                self._understand(question, tokens, source.positions, fps, threshold, targets)
-                for question, tokens in zip(questions, seen.tokens, strict=True)
+                self._decode_motion(query, tokens, source.positions, fps, threshold, targets)
+                for query, tokens in zip(queries, seen.tokens, strict=True)
             )
             seen.tokens.clear()
             if progress:
                 progress("motion", 1, 1)
 
-            def draw(make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
-                return self._draw(source, answers, seen, make, pixels)
+            def decode_masks(make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
+                return self._decode_masks(source, answers, seen, make, pixels)
 
-            yield Clip(source, answers, fps, tuple(seen.times), draw)
+            yield Clip(source, answers, fps, tuple(seen.times), decode_masks)
 
     def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
-        """The threshold and targets that a question is answered with; the model's own where they are not given.
+        """The threshold and targets that a query is answered with; the model's own where they are not given.
 
         Raises UserError where they are none.
         """
@@ -448,26 +449,26 @@ class Segmenter(ModelHubMixin):
             raise UserError(f"the threshold must lie between 0 and 1, not {threshold}")
         return threshold, targets
 
-    def _question(self, expression: str) -> Question:
+    def _query(self, expression: str) -> Query:
         with self._inference(exact=True):
             text = self.model.language(self.tokenizer([expression]).to(self.device))
         shown = expression
         if self.config.language.normalise:  # the words' places refer to the normalised sentence
             shown = " ".join(expression.split())
             shown = shown if len(shown) == len(shown.lower()) else shown.lower()
-        return Question(shown, tuple(self.tokenizer.split(expression)), text)
+        return Query(shown, tuple(self.tokenizer.split(expression)), text)
 
-    def _watch(
-        self, source: VideoSource, questions: Sequence[Question], spill: "_Spill", progress: Progress | None
+    def _encode(
+        self, source: VideoSource, queries: Sequence[Query], spill: "_Spill", progress: Progress | None
     ) -> "_Seen":
-        """First pass: object tokens of all frames per question."""
-        seen = _Seen(spill, [[] for _ in questions], [[] for _ in questions])
+        """First pass: object tokens of all frames per query."""
+        seen = _Seen(spill, [[] for _ in queries], [[] for _ in queries])
         for times, images in self._chunks(source):
             seen.times += times
             seen.chunks.append(len(times))
-            pixels = self._pixels(images, questions)
-            for index, (question, levels) in enumerate(zip(questions, itertools.cycle(pixels), strict=False)):
-                tokens, mask_embed = self._objects(question, levels, len(times))
+            pixels = self._pixels(images, queries)
+            for index, (query, levels) in enumerate(zip(queries, itertools.cycle(pixels), strict=False)):
+                tokens, mask_embed = self._objects(query, levels, len(times))
                 seen.tokens[index].append(tokens)
                 seen.mask_embed[index].append(mask_embed)
             spill.write([self._kept(levels) for levels in pixels])
@@ -488,34 +489,34 @@ class Segmenter(ModelHubMixin):
         """(1, 3, h, w), the network's input."""
         return prepare_frames([frame.image], self.config.input)
 
-    def _pixels(self, images: Tensor, questions: Sequence[Question]) -> list["_Levels"]:
-        """Pixel features of a chunk: one for all questions where they don't depend on the words, or one each."""
+    def _pixels(self, images: Tensor, queries: Sequence[Query]) -> list["_Levels"]:
+        """Pixel features of a chunk: one for all queries where they don't depend on the words, or one each."""
         images = images.to(self.device)
-        asked = questions if self.model.features_read_text else questions[:1]
+        asked = queries if self.model.features_read_text else queries[:1]
         with self._inference():
             count = len(images)
             return [self.model.perception.features(images, _repeat(q.text, count), count) for q in asked]
 
-    def _objects(self, question: Question, levels: "_Levels", count: int) -> tuple[Tensor, Tensor]:
+    def _objects(self, query: Query, levels: "_Levels", count: int) -> tuple[Tensor, Tensor]:
         mask_features, _, maps = levels
         with self._inference():
             decoder = self.model.perception.frame_decoder
-            frame = decoder(maps, mask_features, _repeat(question.text, count))
+            frame = decoder(maps, mask_features, _repeat(query.text, count))
         return frame.tokens.float(), frame.mask_embed
 
     def _kept(self, levels: "_Levels") -> Tensor:
         """The one feature map that masks need: the video's or the frame's, (F, C, h, w)."""
         return levels[1] if self.config.readout.masks == "embedding" else levels[0]
 
-    def _understand(
+    def _decode_motion(
         self,
-        question: Question,
+        query: Query,
         tokens: list[Tensor],
         positions: Sequence[int] | None,
         fps: float | None,
         threshold: float,
         targets: Targets,
-    ) -> Answer:
+    ) -> Selection:
         """Motion perception over the whole clip, then who is meant."""
         whole = torch.cat(tokens)[None]  # F frames a chunk -> (1, T, N, C)
         real = torch.ones(whole.shape[:2], dtype=torch.bool, device=self.device)
@@ -523,7 +524,7 @@ class Segmenter(ModelHubMixin):
         rate = self.config.input.motion_fps
         stride = max(1, round(fps / rate)) if fps and rate else 1
         with self._inference(exact=True):
-            video = self.model.understand(whole, real, question.text, place, stride=min(stride, whole.shape[1]))
+            video = self.model.decode_motion(whole, real, query.text, place, stride=min(stride, whole.shape[1]))
         scores = video.logits[0].float().softmax(dim=-1)[:, 0]
         order = scores.argsort(descending=True).tolist()
         best = float(scores[order[0]])
@@ -534,8 +535,8 @@ class Segmenter(ModelHubMixin):
             chosen = chosen[:1]
         attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
         evidence = attention / attention.sum(axis=1, keepdims=True)
-        return Answer(
-            question=question,
+        return Selection(
+            query=query,
             video=video,
             chosen=tuple(chosen),
             scores=tuple(float(scores[i]) for i in chosen),
@@ -545,10 +546,10 @@ class Segmenter(ModelHubMixin):
             quality=Quality(len(chosen)) if self.config.readout.score == "quality" else None,
         )
 
-    def _draw(
+    def _decode_masks(
         self,
         source: VideoSource,
-        answers: Sequence[Answer],
+        answers: Sequence[Selection],
         seen: "_Seen",
         make: Callable[[Tensor], T],
         pixels: bool,
@@ -571,7 +572,7 @@ class Segmenter(ModelHubMixin):
                 if wanted and not features:
                     again = list(frames)
                     images = torch.cat([self._image(frame) for frame in again])
-                    features = [self._kept(levels) for levels in self._pixels(images, [a.question for a in answers])]
+                    features = [self._kept(levels) for levels in self._pixels(images, [a.query for a in answers])]
                     frames = iter(again)
             # one feature map for all expressions, or one each
             shared = itertools.cycle(features) if features else itertools.repeat(torch.empty(0))
@@ -592,7 +593,7 @@ class Segmenter(ModelHubMixin):
                 )
             start += length
 
-    def _at_size(self, answer: Answer, logits: Tensor | None, size: tuple[int, int]) -> Tensor:
+    def _at_size(self, answer: Selection, logits: Tensor | None, size: tuple[int, int]) -> Tensor:
         """One frame's mask logits (K, 1, h, w) -> (K, H, W) at the frame's own size."""
         if logits is None:
             return torch.zeros(0, *size)
@@ -601,7 +602,7 @@ class Segmenter(ModelHubMixin):
             answer.quality.add(logits)
         return output_masks(logits, size)[:, 0]
 
-    def _logits(self, answer: Answer, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
+    def _logits(self, answer: Selection, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
         """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""
         nothing = features.new_zeros(0)
         state = Perception(
@@ -680,7 +681,7 @@ class _Spill:
 
 @dataclass
 class _Seen:
-    """What the first pass leaves: per question and chunk the object tokens and mask embeddings (F, N, C)."""
+    """What the first pass leaves: per query and chunk the object tokens and mask embeddings (F, N, C)."""
 
     spill: _Spill
     tokens: list[list[Tensor]]

@@ -20,7 +20,7 @@ _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(s
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """Hold the terminal's signals back. A process that is started meanwhile never gets them: not even while it
     starts, when it could not handle them yet."""
     if not hasattr(signal, "pthread_sigmask"):
@@ -35,7 +35,7 @@ def _deaf() -> Iterator[None]:
 
 class _Spawned(SpawnProcess):
     def start(self) -> None:
-        with _deaf():
+        with _signals_blocked():
             super().start()
 
 
@@ -53,7 +53,7 @@ def _forking() -> BaseContext:
 
     class Forked(ForkProcess):
         def start(self) -> None:
-            with _deaf():
+            with _signals_blocked():
                 super().start()
 
     class Forking(ForkContext):
@@ -73,7 +73,7 @@ def worker_pool(
     """
     others = set(multiprocessing.active_children())
     context = _forking() if fork and sys.platform == "linux" else spawning()
-    with _deaf():  # multiprocessing starts a process of its own here
+    with _signals_blocked():  # multiprocessing starts a process of its own here
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer, initargs))
     try:
         yield pool

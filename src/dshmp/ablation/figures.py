@@ -23,7 +23,7 @@ from dshmp.data.registry import open_split
 from dshmp.device import find_device, to_device
 from dshmp.files import owned_file
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.frame_decoder import hears_language
+from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.tokenizer import TextTokenizer
 from dshmp.predictor import Segmenter
@@ -253,12 +253,12 @@ def best_tokens(model: DsHmp, tokenizer: TextTokenizer, split: Split, items: Seq
         images = prepare_frames(split.frames(video, shown), model.config.input).to(device)
         text = model.language(to_device(tokenizer([items[index].text for index in indices]), device))
         heard = (
-            text if hears_language(model.perception) else text.repeat(torch.zeros(1, dtype=torch.long, device=device))
+            text if uses_language(model.perception) else text.repeat(torch.zeros(1, dtype=torch.long, device=device))
         )
-        parts = [model.perceive(part, heard).tokens.unflatten(0, (len(heard.mask), -1)) for part in images.split(step)]
+        parts = [model.encode(part, heard).tokens.unflatten(0, (len(heard.mask), -1)) for part in images.split(step)]
         seen = torch.cat(parts, 1).expand(len(indices), -1, -1, -1)  # (E, T, N, C)
         place = torch.tensor(times_shown(shown or range(seen.shape[1])), device=device).expand(seen.shape[:2])
-        clip = model.understand(seen, seen.new_ones(seen.shape[:2], dtype=torch.bool), text, place.float())
+        clip = model.decode_motion(seen, seen.new_ones(seen.shape[:2], dtype=torch.bool), text, place.float())
         best = clip.logits.softmax(2)[..., 0].argmax(1)
         for index, token in zip(indices, clip.tokens[torch.arange(len(indices)), best], strict=True):
             found[index] = token.float().cpu().numpy()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, output_folder, whole_folder
+from dshmp.files import atomic_folder, is_vacant, output_folder
 from dshmp.synthetic.make import Clip, clip_seed, make_clip
 
 MARK = "mini.json"
@@ -37,7 +37,7 @@ def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: in
     target = output_folder(out)
     if target.exists() and not is_vacant(target):
         raise UserError(f"{out}: is there already; remove it or choose another folder")
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write(folder, seed)
         write_mark(folder, name, seed)
 

@@ -38,6 +38,7 @@ from dshmp.evaluation.coco import FILE, frame_list, image_id
 from dshmp.evaluation.predictions import TOPS, is_whole_png
 from dshmp.evaluation.submission import folders, packed, zip_beside
 from dshmp.files import (
+    atomic_write,
     destination,
     digest,
     is_vacant,
@@ -48,7 +49,6 @@ from dshmp.files import (
     regular,
     save_json,
     scratch,
-    whole_file,
 )
 from dshmp.predictor import Precision, Progress, Segmenter, Targets
 from dshmp.result import Rle, encode
@@ -116,7 +116,7 @@ def run(
     zipped: bool = True,
     progress: Progress | None = None,
 ) -> Summary | None:
-    """Answer all expressions of a split; None in all processes but the first.
+    """Selection all expressions of a split; None in all processes but the first.
 
     Args:
         threshold: as for `Segmenter`.
@@ -361,8 +361,8 @@ class Predictor:
         with contextlib.ExitStack() as stack:
             drawn: Iterable[Sequence[Any]] = ([] for _ in names)
             if texts:
-                clip = stack.enter_context(self.segmenter.ask(source, texts, self.threshold, self.targets))
-                drawn = (answers for _, answers in clip.draw(probability if davis else _cover, False))
+                clip = stack.enter_context(self.segmenter.encode(source, texts, self.threshold, self.targets))
+                drawn = (answers for _, answers in clip.decode_masks(probability if davis else _cover, False))
             for name, answers in zip(names, drawn, strict=True):
                 rest = iter(answers)
                 for piece in plan:
@@ -395,7 +395,7 @@ class Predictor:
             places = [_place(shown, 0 if (scored := items[i].scored) is None else scored[0]) for i in group]
             rles: list[list[Rle]] = [[] for _ in group]
             texts = [self._text(items[i]) for i in group]
-            with self.segmenter.ask(source, texts, self.threshold, self.targets) as clip:
+            with self.segmenter.encode(source, texts, self.threshold, self.targets) as clip:
                 for t, (_, masks) in enumerate(clip.frames(False)):
                     for e in (e for e, place in enumerate(places) if place == t):
                         rles[e] = [encode(mask) for mask in masks[e]]
@@ -524,7 +524,7 @@ def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:
 def _merge(out: Path, plan: Sequence[Piece]) -> None:
     """All detections in one file, video by video; nothing to do where it was done before."""
     if all((out / piece.path).is_file() for piece in plan):
-        with whole_file(out / FILE) as part:
+        with atomic_write(out / FILE) as part:
             _write_list(part, (entry for piece in plan for entry in json.loads((out / piece.path).read_bytes())))
     _remove_pieces(out, (out / piece.path for piece in plan))
 

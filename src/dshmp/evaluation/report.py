@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SHOWN = 20  # damaged files named one by one; results.json names all
 
 
-SUBSET_COLUMNS = ("J&F", "J", "F", "static line", "right of pair", "N-acc", "T-acc")
+SUBSET_COLUMNS = ("J&F", "J", "F", "static oracle", "right of pair", "N-acc", "T-acc")
 
 
 def document(scores: Scores, name: str, split_name: str, pred: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from dshmp.data.base import Split, frame_size
 from dshmp.errors import UserError
 from dshmp.evaluation.predictions import TOPS, UNREADABLE, open_png, read_entry
-from dshmp.files import destination, digest, regular, whole_file
+from dshmp.files import atomic_write, destination, digest, regular
 from dshmp.progress import track
 
 DATE = (1980, 1, 1, 0, 0, 0)
@@ -80,7 +80,7 @@ def packed(out: Path, split: Split, layout: str, path: Path) -> Iterator[Path]:
     missing = [name for name in wanted if not (out / name).is_file()]
     if missing:
         raise UserError(f"{out / missing[0]}: missing, {len(missing):,} of {len(wanted):,} masks are; predict again")
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         with zipfile.ZipFile(part, "w") as file:  # stored: PNGs are compressed
             for name in track(sorted(wanted), "zipping"):
                 entry = zipfile.ZipInfo(name, DATE)

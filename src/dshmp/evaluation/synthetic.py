@@ -1,6 +1,6 @@
 """Two more figures where a split names all objects of its videos, as the synthetic data set does.
 
-The *static line* is what perfect masks of all objects that fit the static words would score: a model that sees
+The *static oracle* is what perfect masks of all objects that fit the static words would score: a model that sees
 everything and understands no motion. *Right of pair*: of two look-alikes told apart by direction only, the answer
 meets the right one better over the whole clip than any other object.
 """
@@ -32,7 +32,7 @@ def synthetic_terms(
 
     truth = covered(item.annotations)
     fitting = covered([objects[each]["anno_id"] for each in item.extra["static_ids"]])
-    terms: Terms = {"static line": (sum(jf(fitting, truth)) / 2, 1.0)}
+    terms: Terms = {"static oracle": (sum(jf(fitting, truth)) / 2, 1.0)}
     if "direction pairs" in item.subsets and len(item.objects) == 1:
         answer = np.zeros_like(truth)
         for t, name in enumerate(split.videos[video].frames):

@@ -1,6 +1,6 @@
 """The authors' checkpoint as a model of this program, and back; sizes are read off the shapes.
 
-For the names see `dshmp.interop.names`. What the release keeps beside its parameters goes to `LEFT_OVERS`, so that the
+For the names see `dshmp.interop.names`. What the release keeps beside its parameters goes to `EXTRA_STATE`, so that the
 way back gives every tensor of a float32 checkpoint bit by bit.
 """
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from dshmp.card import Card
 from dshmp.checkpoint import (
     CONFIG,
+    EXTRA_STATE,
     FILES,
-    LEFT_OVERS,
     as_float32,
     build_model,
     check_model_folder,
@@ -45,7 +45,7 @@ from dshmp.config import (
     to_dict,
 )
 from dshmp.errors import UserError
-from dshmp.files import destination, is_vacant, output_folder, save_tensors, whole_file, whole_folder
+from dshmp.files import atomic_folder, atomic_write, destination, is_vacant, output_folder, save_tensors
 from dshmp.interop.keymap import (
     FRAMES_PREFIX,
     PIXEL_LAYER_PREFIX,
@@ -84,7 +84,7 @@ PART_PREFIXES = {
 OWN = re.compile(r"\.(hierarchical_cross|cross_static|cross_motion)\.")
 """In names that DsHmp alone has."""
 
-STRANGERS = (
+FOREIGN_PREFIXES = (
     (r"perception\.backbone\.", "a model of this program already"),
     (r"vita_module\.", "VITA's or one built on it"),
     (r"(module\.)?sem_seg_head\.", "Mask2Former's or one built on it"),
@@ -96,7 +96,7 @@ STRANGERS = (
 
 LIMITS = (
     "It reads the first 40 sub-word tokens of a sentence; the rest is cut off without a word.",
-    "It has no position in time and is blind to its arrow: a motion and its reverse look alike to it.",
+    "It has no position in time and does not know its arrow: a motion and its reverse look alike to it.",
     "Between frames it pairs object tokens by the inverse of the matching that was found, which mixes objects up.",
     "Its windows are shifted in use but were not in training.",
     "The licence of the authors' weights is not stated where they are published.",
@@ -303,10 +303,10 @@ def convert(
         data="MeViS, split train" if BANK in rest and len(rest[BANK]) == MEMORY_ROWS else None,
         limits=LIMITS,
     )
-    with whole_folder(out) as work:
+    with atomic_folder(out) as work:
         save_model(model, text, work, card)
-        save_tensors(rest, work / LEFT_OVERS)
-    return Report(config, _parts(used), _left_over(rest), _assumptions(config, used, motion_heads))
+        save_tensors(rest, work / EXTRA_STATE)
+    return Report(config, _parts(used), _extra(rest), _assumptions(config, used, motion_heads))
 
 
 def print_report(report: Report) -> None:
@@ -386,7 +386,7 @@ def _check_kind(path: Path, state: Mapping[str, Tensor]) -> None:
         if missing:
             raise UserError(f"{path}: lacks {', '.join(missing)}; the checkpoint is not whole")
         return
-    kinds = (kind for pattern, kind in STRANGERS if any(re.match(pattern, key) for key in state))
+    kinds = (kind for pattern, kind in FOREIGN_PREFIXES if any(re.match(pattern, key) for key in state))
     if kind := next(kinds, None):
         raise UserError(f"{path}: is not a DsHmp checkpoint but, by its names, {kind}")
     raise UserError(f"{path}: is not a DsHmp checkpoint; its names begin with {some(list(state))}")
@@ -464,7 +464,7 @@ def _parts(used: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return {name: (len(values), sum(values)) for name, values in sizes.items()}
 
 
-def _left_over(rest: Mapping[str, Tensor]) -> dict[str, tuple[int, str]]:
+def _extra(rest: Mapping[str, Tensor]) -> dict[str, tuple[int, str]]:
     entries = [found[0] for key in rest if (found := find(key, theirs=True))]
     return {entry.theirs: (number, entry.reason) for entry, number in Counter(entries).items()}
 
@@ -523,12 +523,12 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     config = load_config(folder / CONFIG)
     _check_fit(folder, config)
     model, _ = load_model(folder)
-    state = as_release(model.state_dict()) | _beside(folder / LEFT_OVERS, config)
+    state = as_release(model.state_dict()) | _beside(folder / EXTRA_STATE, config)
     state = {key: state[key].contiguous() for key in sorted(state, key=release_order)}
     if out.suffix == ".safetensors":
         save_tensors(state, out, {AUTHOR: PROGRAM.decode()})
         return
-    with whole_file(out) as part:
+    with atomic_write(out) as part:
         torch.save({"model": state}, part)
         with zipfile.ZipFile(part, "a") as file:
             file.writestr(f"{file.namelist()[0].split('/')[0]}/{AUTHOR}", PROGRAM)  # torch wants it in its folder

@@ -46,7 +46,7 @@ NUMBERS: list[Any] = [
 ]
 """What is called for a single number of NumPy: training programs leave some beside the weights."""
 
-LOOKS: tuple[tuple[int, bytes, str], ...] = (
+MAGIC_BYTES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG", "a PNG image"),
     (0, b"\xff\xd8\xff", "a JPEG image"),
     (0, b"GIF8", "a GIF image"),
@@ -122,7 +122,7 @@ def _head(path: Path) -> bytes:
 
 
 def _looks_like(head: bytes) -> str:
-    for place, mark, name in LOOKS:
+    for place, mark, name in MAGIC_BYTES:
         if head[place : place + len(mark)] == mark:
             return name
     if head.lstrip()[:1] == b"<":

@@ -16,9 +16,9 @@ from dshmp.model.text import LanguageEncoder, TextFeatures
 class DsHmp(nn.Module):
     """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and Nv motion queries.
 
-    `perceive` works image by image (with Video-Swin clip by clip), so the caller decides how many frames it takes at
-    once; `understand` needs the object tokens of the whole clip; `masks` works on any slice of frames again. Memory is
-    bounded by that. Called as a function, the model does all three for clips that fit in memory.
+    `encode` works image by image (with Video-Swin clip by clip), so the caller decides how many frames it takes at
+    once; `decode_motion` needs the object tokens of the whole clip; `masks` works on any slice of frames again. Memory
+    is bounded by that. Called as a function, the model does all three for clips that fit in memory.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,18 +58,18 @@ class DsHmp(nn.Module):
         seen = []
         for index, images in enumerate(clips):
             alone = text.repeat(torch.tensor([index], device=images.device))
-            seen.append([self.perceive(part, alone) for part in images.split(step)])
+            seen.append([self.encode(part, alone) for part in images.split(step)])
         tokens = [torch.cat([part.tokens for part in parts]) for parts in seen]
         if self.config.motion.padded_frames == "masked":
             whole = pad_sequence(tokens, batch_first=True)  # B x (T_b, N, C) -> (B, T, N, C)
             lengths = torch.tensor([len(each) for each in tokens], device=whole.device)
             frames = torch.arange(whole.shape[1], device=whole.device) < lengths[:, None]
-            batch = self.understand(whole, frames, text)
+            batch = self.decode_motion(whole, frames, text)
             videos = [batch.clip(index, len(each)) for index, each in enumerate(tokens)]
         else:  # the release's padded frames are seen, so a clip is not padded to another's length
             rows = torch.arange(len(tokens), device=text.tokens.device).split(1)
             videos = [
-                self.understand(each[None], each.new_ones(1, len(each), dtype=torch.bool), text.repeat(row))
+                self.decode_motion(each[None], each.new_ones(1, len(each), dtype=torch.bool), text.repeat(row))
                 for each, row in zip(tokens, rows, strict=True)
             ]
         return [(video, self._all_masks(video, parts)) for video, parts in zip(videos, seen, strict=True)]
@@ -86,12 +86,12 @@ class DsHmp(nn.Module):
         """Whether pixel features depend on the sentence; if not, expressions of one video share them."""
         return self.config.backbone.language_fusion
 
-    def perceive(self, images: Tensor, text: TextFeatures) -> Perception:
+    def encode(self, images: Tensor, text: TextFeatures) -> Perception:
         """Static perception of one clip's frames: images (F, 3, H, W), normalised; text of E sentences.
 
         A longer video may be cut into such clips at multiples of `perception.backbone.whole_clips(1)` frames.
         Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
-        computed once where the backbone does not hear the sentence.
+        computed once where the backbone does not use the sentence.
         """
         images = images[None]
         clip = torch.zeros(len(text.mask), dtype=torch.long, device=images.device)
@@ -118,7 +118,7 @@ class DsHmp(nn.Module):
         found: FrameTokens = perception.frame_decoder(levels, mask_features, frame_text)
         return Perception(**vars(found), mask_features=mask_features, video_features=video_features)
 
-    def understand(
+    def decode_motion(
         self,
         tokens: Tensor,
         frames: Tensor,

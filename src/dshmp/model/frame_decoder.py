@@ -208,21 +208,21 @@ class StaticPerception(nn.Module):
 
 
 @torch.no_grad()
-def mute_language(perception: StaticPerception) -> None:
-    """Make a fresh model deaf to the sentence, so that it can first learn to see objects.
+def disable_language(perception: StaticPerception) -> None:
+    """Make a fresh model language-agnostic, so that it can first learn to find objects.
 
     Zeroes the last parameters on every path from the text; they still receive gradients, so language can be
     learned later. A language-fused backbone and direct cues have no such state: their features *are* text.
     """
     if perception.backbone.language_fusion:
-        raise ValueError("a language-fused backbone cannot be muted: its outputs are gated by the words")
+        raise ValueError("a language-fused backbone cannot do without the sentence: its outputs are gated by the words")
     if perception.frame_decoder.direct:
-        raise ValueError("direct cues cannot be muted: they are the queries")
+        raise ValueError("direct cues cannot be left out: they are the queries")
     for parameter in _text_gates(perception.frame_decoder):
         nn.init.zeros_(parameter)
 
 
-def hears_language(perception: StaticPerception) -> bool:
+def uses_language(perception: StaticPerception) -> bool:
     """Whether any path from the sentence is open, that is, object tokens may depend on it."""
     decoder = perception.frame_decoder
     if perception.backbone.language_fusion or decoder.direct:

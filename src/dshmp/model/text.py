@@ -142,7 +142,7 @@ class LanguageEncoder(nn.Module):
         return Cues(features.masked_fill(~mask[:, :, None], 0.0), mask)
 
 
-def silent_text(language: LanguageEncoder, count: int) -> TextFeatures:
+def null_text(language: LanguageEncoder, count: int) -> TextFeatures:
     """Features of no sentence at all, `count` times: one row of zeros in place of words and of cues."""
     weight = language.resizer.fc.weight  # (C, C_text)
     hidden, text_size = weight.shape

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
-from dshmp.files import reason, regular, whole_file
+from dshmp.files import atomic_write, reason, regular
 from dshmp.hub import check_folder, looks_local
 from dshmp.model.words import RULES, Word, parse, parser_version, split_words, token_groups
 from dshmp.progress import track
@@ -172,7 +172,7 @@ def _write_parses(path: Path, parses: Sequence[_Parsed]) -> None:
     """A checksum, a line break, and the parses as JSON."""
     rows = [(p.ids, p.static, p.motion, [(w.text, w.start, w.end, w.group) for w in p.words]) for p in parses]
     body = json.dumps(rows, separators=(",", ":"))
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(f"{_checksum(body)}\n{body}", encoding="utf-8")
 
 

@@ -1,6 +1,16 @@
 """The synthetic data set: short videos of moving objects with motion expressions, in MeViS's on-disk layout."""
 
-from dshmp.synthetic.make import Clip, make_clip, make_synthetic, twin
+from dshmp.synthetic.make import Clip, make_clip, make_synthetic, time_reversed
 from dshmp.synthetic.plan import FAMILIES, SPLITS, SUBSETS, Expression, Item
 
-__all__ = ["FAMILIES", "SPLITS", "SUBSETS", "Clip", "Expression", "Item", "make_clip", "make_synthetic", "twin"]
+__all__ = [
+    "FAMILIES",
+    "SPLITS",
+    "SUBSETS",
+    "Clip",
+    "Expression",
+    "Item",
+    "make_clip",
+    "make_synthetic",
+    "time_reversed",
+]

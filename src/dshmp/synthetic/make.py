@@ -25,7 +25,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, output_folder, regular, whole_folder
+from dshmp.files import atomic_folder, is_vacant, output_folder, regular
 from dshmp.processes import worker_pool
 from dshmp.synthetic.grammar import resolve
 from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Expression, Item, plan_clip, reversed_motion
@@ -68,7 +68,7 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
     return Clip(plan.family, frames, masks, plan.items, plan.expressions)
 
 
-def twin(clip: Clip) -> Clip:
+def time_reversed(clip: Clip) -> Clip:
     """The same clip backwards in time: same pixels, same sentences, now meaning the objects that they fit."""
     items = tuple(replace(item, motion=reversed_motion(item.motion)) for item in clip.items)
     looks, moves = [item.look for item in items], [item.motion for item in items]
@@ -141,7 +141,7 @@ def clip_seed(seed: int, split: str, index: int) -> int:
 def _write_clips(
     folder: str, split: str, seed: int, family: str | None, start: int, stop: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draws and writes the clips start..stop-1 of a split (twins included); returns their JSON entries."""
+    """Draws and writes the clips start..stop-1 of a split (time reversals included); returns their JSON entries."""
     videos: dict[str, Any] = {}
     masks: dict[str, Any] = {}
     for index in range(start, stop):
@@ -150,7 +150,7 @@ def _write_clips(
         video = f"{split[0]}{index:06d}"
         versions = [(video, clip, files, rles)]
         if clip.family == "pairs":
-            versions.append((f"{video}_r", twin(clip), files[::-1], [codes[::-1] for codes in rles]))
+            versions.append((f"{video}_r", time_reversed(clip), files[::-1], [codes[::-1] for codes in rles]))
         for number, (name, version, images, codes_per_object) in enumerate(versions):
             anno = (2 * index + number) * 10
             videos[name] = _entry(version, name, anno)
@@ -192,7 +192,7 @@ def make_synthetic(
     if os.path.lexists(target) and not is_vacant(target):
         _check_same(root, settings)
         return False
-    with whole_folder(root) as work:
+    with atomic_folder(root) as work:
         jobs = [
             (str(work), split, seed, family, start, min(start + CHUNK, count))
             for split, count in zip(SPLITS, (train, valid, test), strict=True)

@@ -424,7 +424,7 @@ class _Writer:
 
     def __init__(self, items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> None:
         self.looks, self.moves = [item.look for item in items], [item.motion for item in items]
-        # A twin shown backwards has the same expressions, so they must be beyond doubt there as well.
+        # A clip shown backwards has the same expressions, so they must be beyond doubt there as well.
         self.backwards = [reversed_motion(move) for move in self.moves] if family == "pairs" else None
         self.attributes = [names for names in ATTRIBUTES if "size" not in names or _size_words(items)]
         self.frames, self.family, self.split, self.rng = frames, family, split, rng
@@ -436,8 +436,8 @@ class _Writer:
         if not self._allowed(meaning, len(found.meant)) or found.doubtful or absent == bool(found.meant):
             return
         if self.backwards is not None:
-            twin = resolve(meaning, self.looks, self.backwards)
-            if twin.doubtful or len(twin.meant) != len(found.meant):
+            time_reversed = resolve(meaning, self.looks, self.backwards)
+            if time_reversed.doubtful or len(time_reversed.meant) != len(found.meant):
                 return
         style: Style = "plain"
         if self.split == "test":

@@ -1,6 +1,6 @@
 """Object tokens of frozen static perception, computed once and kept on disk.
 
-Where perception does not hear the sentence (the perception task ends so), a clip's tokens are the same for all its
+Where perception is language-agnostic (the perception task ends so), a clip's tokens are the same for all its
 sentences, which makes training the motion part two orders of magnitude cheaper. Where it does, every expression has
 tokens of its own, and every setting that reaches the static queries a cache of its own.
 """
@@ -26,9 +26,9 @@ from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, save_tensors
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.frame_decoder import hears_language
+from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import prepare_frames, restore_masks
-from dshmp.model.text import TextFeatures, silent_text
+from dshmp.model.text import TextFeatures, null_text
 from dshmp.model.tokenizer import TextTokenizer
 from dshmp.processes import worker_pool
 from dshmp.progress import track
@@ -85,7 +85,7 @@ class TokenCache:
         return item.video in self._files or expression_name(item) in self._files
 
     def __getitem__(self, item: Expression) -> CachedClip:
-        """The clip of an expression, as perceived under it if perception hears."""
+        """The clip of an expression, encoded under it if perception uses language."""
         name = item.video if item.video in self._files else expression_name(item)
         shard = self._files[name]
         tensors = {kind: shard.get_tensor(f"{name}/{kind}") for kind in KINDS}
@@ -158,13 +158,13 @@ def _build_shard(job: tuple[Path, list[str]]) -> None:
         expressions[item.video].append(item)
     arrays: dict[str, Tensor] = {}
     for name in names:
-        if hears_language(model.perception):
+        if uses_language(model.perception):
             items = expressions[name]
             with torch.inference_mode():
                 text = model.language(tokenizer([item.text for item in items])) if items else None
             keys = [expression_name(item) for item in items]
         else:
-            text, keys = silent_text(model.language, 1), [name]
+            text, keys = null_text(model.language, 1), [name]
         if text is not None:
             for key, tensors in zip(keys, perceive_clip(model, split, name, text), strict=True):
                 arrays |= {f"{key}/{kind}": value for kind, value in tensors.items()}
@@ -177,7 +177,7 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
     video = split.videos[name]
     frames = split.frames(name)
     size, length = frames[0].shape[:2], len(frames)
-    state = model.perceive(prepare_frames(frames, model.config.input), text)
+    state = model.encode(prepare_frames(frames, model.config.input), text)
     logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
     logits = F.adaptive_avg_pool2d(restore_masks(logits, size, model.config.input), GRID).transpose(0, 1)
     annotations = [item["anno_id"] for item in video.objects.values()]
@@ -203,7 +203,7 @@ def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split) -> str:
     settings: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in configured}
     settings["grid"] = GRID
     parts: list[tuple[str, nn.Module]] = [("perception", model.perception)]
-    if hears_language(model.perception):
+    if uses_language(model.perception):
         settings["language"] = to_dict(config.language)
         parts.append(("language", model.language))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -121,7 +121,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
 
 
 @contextmanager
-def room(folder: Path) -> Iterator[None]:
+def disk_full_guard(folder: Path) -> Iterator[None]:
     """Makes of a full disk one clear line, a UserError."""
     from safetensors import SafetensorError
 

@@ -27,8 +27,8 @@ from dshmp.device import to_device, widest
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer
-from dshmp.training.checkpoints import Checkpoints, Saved, room
-from dshmp.training.logging import Figures, Watch
+from dshmp.training.checkpoints import Checkpoints, Saved, disk_full_guard
+from dshmp.training.logging import Metrics, RunLogger
 from dshmp.training.recipe import Recipe, trained_card
 from dshmp.training.sampling import Share
 from dshmp.training.schedule import schedule
@@ -67,8 +67,8 @@ class Task(Protocol):
     def losses(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
         """Weighted losses, whose sum is minimised, divided by the counts of the whole step."""
 
-    def validate(self) -> Figures:
-        """Figures of the held-out split and pictures, or none."""
+    def validate(self) -> Metrics:
+        """Metrics of the held-out split and pictures, or none."""
 
 
 class Learner(nn.Module):
@@ -159,13 +159,13 @@ class Trainer:
 
     def train(self) -> None:
         """Run to the last step, or until SIGTERM: then saves and raises SystemExit."""
-        with room(self.folder), self._catch_sigterm():
+        with disk_full_guard(self.folder), self._catch_sigterm():
             self.resume()
             first = self.accelerator.is_main_process
-            with Watch(self.recipe, self.folder, self.step) if first else nullcontext() as watch:
+            with RunLogger(self.recipe, self.folder, self.step) if first else nullcontext() as watch:
                 self._train(watch)
 
-    def _train(self, watch: Watch | None) -> None:
+    def _train(self, watch: RunLogger | None) -> None:
         recipe = self.recipe
         self.model.train()
         for batches, waited in self._batches():
@@ -299,7 +299,7 @@ class Trainer:
 
     # ---- the record ---------------------------------------------------------------------------------
 
-    def _log(self, watch: Watch | None) -> None:
+    def _log(self, watch: RunLogger | None) -> None:
         from accelerate.utils import gather_object
 
         every = gather_object([self.record.sums()])
@@ -307,7 +307,7 @@ class Trainer:
             watch.log(self.step, self.record.figures(every))
         self.record.clear()
 
-    def _validate(self, watch: Watch | None) -> None:
+    def _validate(self, watch: RunLogger | None) -> None:
         """By the first process; the others wait."""
         if watch:
             self.model.eval()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dshmp.data.base import Expression, Split, times_shown
 from dshmp.evaluation.metrics import jf
 from dshmp.predictor import Segmenter
-from dshmp.training.logging import Figures
+from dshmp.training.logging import Metrics
 from dshmp.video.io import open_video
 from dshmp.video.overlay import draw_masks, sheet_frames
 
@@ -21,7 +21,7 @@ COLUMNS, CELL = 6, 240
 """Frames of a picture's strip, and how wide each is in pixels."""
 
 
-def look(segmenter: Segmenter, splits: Sequence[tuple[str, Split]], videos: int) -> Figures:
+def look(segmenter: Segmenter, splits: Sequence[tuple[str, Split]], videos: int) -> Metrics:
     """J, F and their mean in per cent over a few videos of every split, and a strip of each video's first expression.
 
     All objects meant by an expression count as one. With several splits their means have the splits' names before
@@ -38,7 +38,7 @@ def look(segmenter: Segmenter, splits: Sequence[tuple[str, Split]], videos: int)
     if len(splits) > 1 and values:
         means = [value for name, value in values.items() if name.endswith(" J&F")]
         values["J&F"] = round(sum(means) / len(means), 2)
-    return Figures(values, pictures)
+    return Metrics(values, pictures)
 
 
 def _look(

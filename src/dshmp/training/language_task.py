@@ -11,7 +11,7 @@ from dshmp.data.base import Split, expression_name
 from dshmp.device import exactly
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
-from dshmp.training.logging import Figures
+from dshmp.training.logging import Metrics
 from dshmp.training.probe import MotionProbe
 from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, EpochSampler, Share
@@ -78,6 +78,6 @@ class LanguageTask:
             claim = F.cross_entropy(self.probe.sentence_head(sentence), batch.claims, reduction="sum")
         return {"words": words / counts["words"], "claim": claim / counts["claims"]}
 
-    def validate(self) -> Figures:
+    def validate(self) -> Metrics:
         """Nothing: losses alone are recorded."""
-        return Figures()
+        return Metrics()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dshmp.config import to_dict
 from dshmp.errors import UserError
-from dshmp.files import reason, save_json, whole_file
+from dshmp.files import atomic_write, reason, save_json
 from dshmp.training.recipe import Recipe
 from dshmp.video.overlay import save_png
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 PACKAGES = ("dshmp", "torch", "accelerate", "transformers", "numpy", "spacy")
 
 MEASURED = ("seconds_per_step", "waited", "memory_gib")
-"""Figures of the machine, not of what is learned."""
+"""Metrics of the machine, not of what is learned."""
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """What a look at the held-out split gives."""
 
     values: dict[str, float] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Figures:
     """(H, W, 3) RGB by name."""
 
 
-class Watch:
+class RunLogger:
     """Shows and records one run; by the first process alone."""
 
     def __init__(self, recipe: Recipe, folder: Path, step: int) -> None:
@@ -91,14 +91,14 @@ class Watch:
         self._write(step, self.shown, "train")
         self.tick(step)
 
-    def validated(self, step: int, figures: Figures) -> None:
-        """Figures and pictures of the held-out split; a picture replaces the one of the same name."""
+    def validated(self, step: int, figures: Metrics) -> None:
+        """Metrics and pictures of the held-out split; a picture replaces the one of the same name."""
         if figures.values:
             self.validation = figures.values
             self._write(step, figures.values, "held out")
         for name, picture in figures.pictures.items():
             (self.folder / "pictures").mkdir(exist_ok=True)
-            with whole_file(self.folder / "pictures" / f"{name}.png") as part:
+            with atomic_write(self.folder / "pictures" / f"{name}.png") as part:
                 save_png(part, picture)
             for tracker in self.trackers:
                 tracker.show(step, f"held out/{name}", picture)
@@ -137,7 +137,7 @@ def forget(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
@@ -214,7 +214,7 @@ class Tracker(Protocol):
     """One of them, for one run."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures after this step."""
+        """Metrics after this step."""
 
     def show(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
         """A picture (H, W, 3) RGB after this step."""

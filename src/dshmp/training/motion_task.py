@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from dshmp.data.base import Expression, Split, expression_name
 from dshmp.device import exactly, to_device
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.frame_decoder import hears_language
+from dshmp.model.frame_decoder import uses_language
 from dshmp.model.motion_decoder import trajectory_masks
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.training.cache import CachedClip, TokenCache
-from dshmp.training.logging import Figures
+from dshmp.training.logging import Metrics
 from dshmp.training.probe import MotionProbe
 from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, EpochSampler, Share, torch_generators
@@ -92,7 +92,7 @@ class MotionTask:
         self.recipe, self.model = recipe, model
         self.training, self.held_out = training, held_out
         model.perception.requires_grad_(False)
-        if hears_language(model.perception):  # what the cached tokens have heard stays as it was
+        if uses_language(model.perception):  # what the cached tokens have heard stays as it was
             model.language.requires_grad_(False)
         self.sampler = EpochSampler(training.lengths, recipe.batch, recipe.seed)
         self.contrast = Contrast(recipe, model, [training.split])
@@ -135,7 +135,7 @@ class MotionTask:
         frames = targets.meant.new_ones(batch.tokens.shape[:2])
         with exactly(self.model.config.input, batch.tokens.device):
             text = self.model.language(batch.texts)
-            video = self.model.understand(batch.tokens, frames, text)
+            video = self.model.decode_motion(batch.tokens, frames, text)
         masks = pointed_masks(video, batch.mask_logits)
         level = video_level(video, masks, frames, targets)
         (indices,) = match_all(recipe, [level], generators)
@@ -149,7 +149,7 @@ class MotionTask:
             losses["probe"] = recipe.weights.probe * told
         return losses
 
-    def validate(self) -> Figures:
+    def validate(self) -> Metrics:
         """A quick look at the held-out split, on cached tokens and the cache's coarse grid.
 
         Mean IoU in per cent per subset (grid masks, union over the threshold) and what share of direction pairs
@@ -165,7 +165,7 @@ class MotionTask:
             if score.right is not None:
                 scores["right of pair"].append(100.0 * score.right)
             scores["absent rejected" if not item.objects else "present rejected"].append(100.0 * score.empty)
-        return Figures({name: round(sum(values) / len(values), 2) for name, values in sorted(scores.items())})
+        return Metrics({name: round(sum(values) / len(values), 2) for name, values in sorted(scores.items())})
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
             chosen = indices[i : i + VALIDATION_BATCH]
             batch = to_device(held_out.batch(chosen), device)
             text = model.language(batch.texts)
-            video = model.understand(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
+            video = model.decode_motion(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
             assert video.pointer is not None
             masks = trajectory_masks(video.pointer, batch.mask_logits) > 0
             meant = video.logits.softmax(2)[..., 0]

@@ -17,8 +17,8 @@ from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import Prediction
 from dshmp.model.frames import prepare_frames
-from dshmp.model.text import silent_text
-from dshmp.training.logging import Figures
+from dshmp.model.text import null_text
+from dshmp.training.logging import Metrics
 from dshmp.training.matching import Level, SetPrediction, SetTargets
 from dshmp.training.probe import ObjectProbe
 from dshmp.training.recipe import Recipe
@@ -136,7 +136,7 @@ class PerceptionTask:
 
     def losses(self, batch: FrameBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         recipe, weights = self.recipe, self.recipe.weights
-        text = silent_text(self.model.language, len(batch.images))
+        text = null_text(self.model.language, len(batch.images))
         state = self.model.perception(batch.images, text)
         predictions = [frame_prediction(layer, state.mask_features) for layer in state.layers]
         generators = torch_generators(batch.seeds, batch.images.device)
@@ -149,9 +149,9 @@ class PerceptionTask:
             losses["link"] = weights.link * link_loss(state.tokens, indices[-1]) / counts["links"].clamp(min=1)
         return losses
 
-    def validate(self) -> Figures:
+    def validate(self) -> Metrics:
         """Nothing: losses alone are recorded."""
-        return Figures()
+        return Metrics()
 
 
 LINK_TEMPERATURE = 0.1

@@ -15,7 +15,7 @@ from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.data.registry import DATASETS
 from dshmp.data.transforms import Augmentation
 from dshmp.errors import UserError
-from dshmp.files import is_vacant, output_folder, reason, regular, whole_file
+from dshmp.files import atomic_write, is_vacant, output_folder, reason, regular
 from dshmp.recipes import find_recipe
 
 
@@ -111,7 +111,7 @@ class Recipe:
     """Longest clip of the whole task without augmentation; a longer video gives a random stretch of it."""
     sentences: int = 4
     """Sentences drawn from each clip of the whole task (release: 1); they share the reading of its frames, and its
-    features too where the backbone does not hear the sentence."""
+    features too where the backbone does not use the sentence."""
     augmentation: Augmentation | None = None
     """Of the whole task: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
     learning_rate: float = 5e-5
@@ -245,7 +245,7 @@ def save_recipe(folder: Path, recipe: Recipe) -> None:
     """Write the resolved recipe into a run's folder, where it says so not yet."""
     path = folder / RECIPE
     if not path.is_file() or load_recipe(path) != recipe:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text(dump_recipe(recipe), encoding="utf-8")
 
 

@@ -21,12 +21,12 @@ from dshmp.interop.mask2former import initialise
 from dshmp.interop.rows import report
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.frame_decoder import hears_language, mute_language
+from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.model.text import pretrained_encoder
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from dshmp.recipes import find_recipe
 from dshmp.training.cache import TokenCache
-from dshmp.training.checkpoints import room
+from dshmp.training.checkpoints import disk_full_guard
 from dshmp.training.engine import Task, Trainer, processes
 from dshmp.training.language_task import LanguageTask
 from dshmp.training.motion_task import CachedSplit, MotionTask
@@ -56,7 +56,7 @@ def run(
         with accelerator.main_process_first():  # what is cached is made once
             task = task_for(recipe, model, tokenizer, splits, folder)
         if accelerator.is_main_process:
-            with room(folder):
+            with disk_full_guard(folder):
                 save_recipe(folder, recipe)
         accelerator.wait_for_everyone()
         Trainer(recipe, model, tokenizer, task, folder, accelerator).train()
@@ -73,9 +73,9 @@ def _fresh_model(recipe: Recipe, splits: Sequence[Split]) -> tuple[DsHmp, TextTo
     model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
     if recipe.task == "perception":
         try:
-            mute_language(model.perception)
+            disable_language(model.perception)
         except ValueError as error:
-            raise UserError(f"task perception needs a model that can be deaf at first: {error}") from None
+            raise UserError(f"task perception needs a model that can be language-agnostic at first: {error}") from None
     if recipe.mask2former is not None:
         report(initialise(model, recipe.mask2former), f"mask2former: {recipe.mask2former}")
     if recipe.video_swin is not None:
@@ -174,10 +174,10 @@ def task_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Seq
         )
     if recipe.init is None:
         raise UserError("task motion keeps perception as it is: name a run of task perception or language as init")
-    if hears_language(model.perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
+    if uses_language(model.perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
         raise UserError(
-            f"{recipe.init}: task motion keeps perception as it is, and the language it hears; take both, or give a "
-            "run of task perception as init, whose perception does not hear"
+            f"{recipe.init}: task motion keeps perception as it is, and the language it uses; take both, or give a "
+            "run of task perception as init, whose perception is language-agnostic"
         )
     if (
         model.perception.frame_decoder.direct

@@ -17,7 +17,7 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.training.held_out import look
-from dshmp.training.logging import Figures
+from dshmp.training.logging import Metrics
 from dshmp.training.matching import Level, SetTargets
 from dshmp.training.perception_task import frame_prediction
 from dshmp.training.recipe import Recipe
@@ -276,7 +276,7 @@ class WholeTask:
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
         tokens = state.tokens.unflatten(0, (sentences, length)).float()  # (B*T, N, C) -> (B, T, N, C)
         with exactly(model.config.input, batch.images.device):
-            video = model.understand(tokens, torch.ones_like(batch.labelled), text, batch.position)
+            video = model.decode_motion(tokens, torch.ones_like(batch.labelled), text, batch.position)
         if model.config.readout.masks == "embedding":
             masks = [model.embedded_masks(layer, state.video_features) for layer in video.layers]
         else:
@@ -289,12 +289,12 @@ class WholeTask:
             recipe, self.contrast, video, by_clip, meant, owner, batch.targets, step, generators, counts
         )
 
-    def validate(self) -> Figures:
+    def validate(self) -> Metrics:
         """J and F of a few videos of the held-out splits, where the recipe names any."""
         from dshmp.predictor import Segmenter
 
         if not self.held_out:
-            return Figures()
+            return Metrics()
         segmenter = Segmenter(self.model, self.tokenizer, next(self.model.parameters()).device)
         return look(segmenter, self.held_out, self.recipe.validation_videos)
 
