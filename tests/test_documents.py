@@ -131,6 +131,5 @@ def test_the_wheel_works_without_the_clone(tmp_path: Path) -> None:
     assert (home / "demo" / "contact-sheet.png").is_file()
     assert "mevis_release" in call(dshmp, "configs", "paper")
     call(dshmp, "data", "mini", "mevis", "mini")
-    small = ["init=default", "data.mevis.root=mini", "data.mevis.validation=null", "steps=1", "warmup=1", "batch=1"]
-    call(dshmp, "train", "whole", *small, "sentences=1", "--out", "run", "--device", "cpu")
+    call(dshmp, "train", "--init", "default", "data.mevis.root=mini", "steps=1", "--out", "run", "--device", "cpu")
     assert (home / "run" / "model" / "model.safetensors").is_file()

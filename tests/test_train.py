@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import tiny
-from dshmp.checkpoint import load_model, load_tensors
+from dshmp import cli
+from dshmp.checkpoint import load_card, load_model, load_tensors, save_model
 from dshmp.config import from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
@@ -29,7 +31,7 @@ from dshmp.training.language_task import LanguageTask
 from dshmp.training.logging import MEASURED
 from dshmp.training.motion_task import MotionTask
 from dshmp.training.perception_task import PerceptionTask
-from dshmp.training.recipe import Recipe
+from dshmp.training.recipe import Recipe, load_recipe
 from dshmp.training.train import run
 from dshmp.training.whole_task import WholeTask
 
@@ -311,7 +313,7 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
         (
             "perception",
             {"model": tiny.with_switches(tiny.MODEL, {"backbone.language_fusion": True})},
-            "cannot be muted",
+            "cannot do without the sentence",
         ),
         ("perception", {"model": tiny.with_switches(tiny.MODEL, {"hidden_size": 33})}, "the recipe's model: "),
         (
@@ -711,3 +713,34 @@ def test_the_cache_in_processes_of_its_own(mini: Path, tmp_path: Path) -> None:
         BUILD_SHARDS(model, tokenizer, split, [(there, list(split.videos))], 1)
         built = TokenCache(there.parent, split)
         assert all(equal(built[item], here[item]) for item in split.expressions)
+
+
+# --- on one's own clips ---
+
+
+def test_a_model_is_trained_on_at_the_first_try(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With nothing but the model and the data named; a short trial is told what it does not come to, and a finished run
+    becomes longer."""
+    save_model(tiny.model(), tiny.tokenizer(), tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+
+    def train(*words: str) -> int:
+        command = ["dshmp", "train", *words, "--init", "model", f"data.mevis.root={mini}", "workers=1"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code
+
+    assert train("steps=2") == 0
+    assert "warmup: 20 steps are more than the run has (2)" in capsys.readouterr().err
+    out = tmp_path / "runs" / "finetune"
+    assert load_recipe(out / "recipe.yaml").model == tiny.model().config
+    assert load_card(out / "model" / "config.json").recipe["trained_steps"] == 2
+    assert train("steps=3") == 0
+    assert load_card(out / "model" / "config.json").recipe["trained_steps"] == 3
+    assert train("steps=2") == 2  # not shorter
+    assert train("steps=3", "model.motion.window_shift=test", "--out", "other") == 0
+    assert load_recipe(Path("other/recipe.yaml")).model.motion.window_shift == "test"

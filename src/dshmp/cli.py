@@ -190,9 +190,15 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A recipe: its YAML file, or a packaged one's name.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [KEY=VALUE]...",
+            help="A recipe, its YAML file or a packaged one's name (finetune with --init), and changes to it.",
+        ),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Train on from this model: `default`, a folder, a run, or a hub id.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     device: Device = "auto",
@@ -202,11 +208,17 @@ def train(
     On several GPUs: accelerate launch -m dshmp train RECIPE. A batch is then shared among them; micro_batch=1 learns
     from one clip at a time on each.
 
-    Example: dshmp train synthetic/perception steps=1000 --out runs/perception
+    Example: dshmp train --init default data.mevis.root=my_videos
     """
+    overrides = list(words or ())
+    named = overrides and ("=" not in overrides[0] or os.path.isfile(overrides[0]))
+    if not named and init is None:
+        raise UserError("no recipe given; name one (`dshmp configs` lists them), or a model to train on with --init")
+    recipe = overrides.pop(0) if named else "finetune"
+
     from dshmp.training.train import run
 
-    run(config, overrides or [], out, device)
+    run(recipe, overrides if init is None else [f"init={init}", *overrides], out, device)
 
 
 @app.command()

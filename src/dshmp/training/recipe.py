@@ -94,7 +94,8 @@ class Recipe:
     video_swin: str | None = None
     """Video-Swin's published weights (Kinetics) for the backbone of a model that starts fresh: its .pth file."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Of a model that starts fresh, and the switches of one that does not: shapes must agree."""
+    """Of a model that starts fresh, and the switches of one that does not: shapes must agree. A recipe with `init` that
+    says nothing of the model takes all its numbers from there."""
     steps: int = 50_000
     batch: int = 8
     """Clips of an optimiser step (frames in the perception task, sentences in the language task), all processes
@@ -186,6 +187,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
     and what it is about replaces the other's. Raises UserError.
     """
     values, where = _read(path), path.name
+    described = "model" in values
     for item in overrides or []:
         key, found, text = item.partition("=")
         if not found:
@@ -197,9 +199,20 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
         changes.pop("base", None)
         values["about"] = changes.pop("about", None)
         _merge(values, changes)
+    if not described and isinstance(values.get("init"), str):
+        values["model"] = _model_of(values["init"], values.get("model", {}))
     recipe = from_dict(Recipe, values, where)
     _check(recipe, where)
     return recipe
+
+
+def _model_of(init: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of the model that training starts from, and what the command line changes of them."""
+    from dshmp.checkpoint import CONFIG, find_model, load_config
+
+    model = to_dict(load_config(find_model(init) / CONFIG))
+    _merge(model, changes)
+    return model
 
 
 def recipes(folder: Path) -> Iterator[tuple[Path, Recipe]]:
@@ -216,6 +229,21 @@ def recipes(folder: Path) -> Iterator[tuple[Path, Recipe]]:
         raise UserError(f"{folder}: no recipe in it says what it is about; leave it out for the packaged ones")
 
 
+def never_reached(recipe: Recipe) -> list[str]:
+    """What a short run does not come to, a line each, so that a trial of a few steps is told and not refused."""
+    lines = []
+    if recipe.warmup > recipe.steps:
+        lines.append(
+            f"warmup: {recipe.warmup} steps are more than the run has ({recipe.steps}): it stays below the rate"
+        )
+    contrasts = recipe.task in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
+    if contrasts and recipe.contrast_start > recipe.steps:
+        lines.append(
+            f"contrast_start: {recipe.contrast_start} is after the last step ({recipe.steps}): no contrastive learning"
+        )
+    return lines
+
+
 def same_run(one: Recipe, other: Recipe) -> bool:
     """Whether a run begun with one recipe may go on with the other: they differ in `FREE` at most."""
     return replace(one, **{name: getattr(other, name) for name in FREE}) == other
@@ -226,8 +254,9 @@ MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n
 """Says that a folder is a run's, and ours."""
 
 
-def check_run_folder(folder: Path, recipe: Recipe) -> None:
-    """Raises UserError unless `folder` is new, empty, or of a run that may go on with this recipe."""
+def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None:
+    """Raises UserError unless `folder` is new, empty, or of a run that may go on with this recipe; if it may become
+    `longer`, also with more steps, by whose number the learning rate falls from then on."""
     target = output_folder(folder)
     stored = target / RECIPE
     if stored.is_file():
@@ -237,7 +266,10 @@ def check_run_folder(folder: Path, recipe: Recipe) -> None:
         ours = not target.exists() or is_vacant(target)
     if not ours:
         raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
-    if stored.is_file() and not same_run(load_recipe(stored), recipe):
+    known = load_recipe(stored) if stored.is_file() else recipe
+    if longer and recipe.steps > known.steps:
+        known = replace(known, steps=recipe.steps)
+    if not same_run(known, recipe):
         raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
 
 
@@ -292,16 +324,6 @@ def _check(recipe: Recipe, where: str) -> None:
             hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(DATASETS)}"
             raise UserError(f"{where}.data: {name!r} is no data set known here{hint}")
         _check_number(source.weight, _SMALLEST, f"{where}.data.{name}.weight")
-    if recipe.warmup > recipe.steps:
-        raise UserError(
-            f"{where}.warmup: {recipe.warmup} steps are more than the whole run has (steps: {recipe.steps}); lower it"
-        )
-    contrasts = recipe.task in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
-    if contrasts and recipe.contrast_start > recipe.steps:
-        raise UserError(
-            f"{where}.contrast_start: {recipe.contrast_start} is after the last step (steps: {recipe.steps}), so "
-            "contrastive learning would never start; lower it, or set negatives to 0"
-        )
 
 
 def _check_number(value: float, least: float, where: str) -> None:

@@ -5,6 +5,7 @@ checkpoints/ (everything needed to go on where the run stopped) and model/ and b
 `--model`).
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,8 +32,10 @@ from dshmp.training.engine import Task, Trainer, processes
 from dshmp.training.language_task import LanguageTask
 from dshmp.training.motion_task import CachedSplit, MotionTask
 from dshmp.training.perception_task import PerceptionTask
-from dshmp.training.recipe import Recipe, check_run_folder, load_recipe, save_recipe
+from dshmp.training.recipe import Recipe, check_run_folder, load_recipe, never_reached, save_recipe
 from dshmp.training.whole_task import WholeTask
+
+log = logging.getLogger("dshmp")
 
 
 def run(
@@ -46,7 +49,9 @@ def run(
     path = find_recipe(config)
     recipe, place = load_recipe(path, overrides), find_device(device)
     folder = output_folder(out or Path("runs") / path.stem)
-    check_run_folder(folder, recipe)
+    check_run_folder(folder, recipe, longer=True)
+    for line in never_reached(recipe):
+        log.warning("%s", line)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
