@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
 	$$p $(NEW_ENOUGH) && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all overfit lint types bench docs notebooks wheel clean
+.PHONY: help demo test test-all reference overfit lint types bench docs notebooks wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ test: $(INSTALLED)  ## run the tests that take seconds
 
 test-all: $(INSTALLED)  ## run all tests, slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+reference: $(INSTALLED)  ## compare with the release's recorded arrays, or DSHMP_REFERENCE=FOLDER with others of the kinds
+	$(BIN)/python -m pytest tests/test_golden.py
 
 overfit: $(INSTALLED)  ## learn four clips by heart from random weights, J&F above 95 (ten minutes on two cores)
 	$(BIN)/python -m pytest -m slow tests/test_overfit.py
