@@ -12,14 +12,14 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from dshmp.data.transforms import OFF, Augmentation, Clip, augment, pseudo_clip
+from dshmp.data.transforms import OFF, Augmentation, AugmentedClip, augment, pseudo_clip
 from dshmp.synthetic import make_clip
 
 CLAIMS = ("right>up", "right>down", "left>up", "left>down")
 SHOWN = 5
 
 
-def examples() -> tuple[Clip, Clip]:
+def examples() -> tuple[AugmentedClip, AugmentedClip]:
     """A wide clip with the sentence of an object that moves to a side, and with one that a still could have."""
     for seed in range(200):
         clip = make_clip(seed, "easy")
@@ -33,7 +33,7 @@ def examples() -> tuple[Clip, Clip]:
     raise SystemExit("no clip fits the picture")
 
 
-def rows() -> dict[str, Clip]:
+def rows() -> dict[str, AugmentedClip]:
     """Name of each augmentation -> what it makes of the clip."""
     moving, (frames, masks, text) = examples()
     only = {

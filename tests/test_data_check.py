@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dshmp.cli import app
 from dshmp.data import mevis
-from dshmp.data.check import Report, examine
+from dshmp.data.check import CheckReport, examine
 from dshmp.data.masks import read_index_mask, save_palette_png
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset, open_split
@@ -411,9 +411,9 @@ def test_version_2_of_mevis_has_counts_of_its_own(
 
 
 def test_a_fast_check_decodes_a_sample(made: Callable[[str], Path], tmp_path: Path) -> None:
-    report = Report(full=False)
+    report = CheckReport(full=False)
     assert report.sample(range(1000), 4) == [0, 250, 500, 750]
-    assert Report(full=True).sample(range(1000), 4) == list(range(1000))
+    assert CheckReport(full=True).sample(range(1000), 4) == list(range(1000))
     root = Path(shutil.copytree(made("mevis"), tmp_path / "mevis"))
     for path in root.glob("*/JPEGImages/*/*.jpg"):
         path.write_bytes(np.random.default_rng(0).bytes(500))
@@ -423,7 +423,7 @@ def test_a_fast_check_decodes_a_sample(made: Callable[[str], Path], tmp_path: Pa
 
 @pytest.mark.parametrize("error", [KeyError("b"), MemoryError(), Image.DecompressionBombError("b"), EOFError()])
 def test_what_a_check_did_not_foresee_is_a_finding(error: Exception, tmp_path: Path) -> None:
-    def check(root: Path, report: Report) -> None:
+    def check(root: Path, report: CheckReport) -> None:
         report.found(root / "a", "is wrong", "mend it")
         raise error
 
@@ -434,7 +434,7 @@ def test_what_a_check_did_not_foresee_is_a_finding(error: Exception, tmp_path: P
 
 
 def test_findings_are_lines_that_a_terminal_may_show(tmp_path: Path) -> None:
-    def check(root: Path, report: Report) -> None:
+    def check(root: Path, report: CheckReport) -> None:
         report.found(root / "a\nb\x1b[31m", "is \ud800", "mend it")
         report.note("a\x07")
 

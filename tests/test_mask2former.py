@@ -22,7 +22,7 @@ from dshmp.checkpoint import load_model
 from dshmp.errors import UserError
 from dshmp.interop.detectron2 import read_pickle
 from dshmp.interop.mask2former import initialise
-from dshmp.interop.rows import Row, report
+from dshmp.interop.rows import LoadedPart, report
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.training.train import run
@@ -247,7 +247,7 @@ SWITCHES: list[dict[str, Any]] = [
 ]
 
 
-def total(rows: tuple[Row, ...], *fates: str) -> int:
+def total(rows: tuple[LoadedPart, ...], *fates: str) -> int:
     return sum(row.parameters for row in rows if row.fate in fates)
 
 
@@ -294,8 +294,8 @@ def test_what_stays_out(file: Path) -> None:
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        Row(part="backbone", tensors=12, parameters=34567, fate="loaded"),
-        Row(part="motion", tensors=1, parameters=2, fate="fresh", reason="not in [it]"),
+        LoadedPart(part="backbone", tensors=12, parameters=34567, fate="loaded"),
+        LoadedPart(part="motion", tensors=1, parameters=2, fate="fresh", reason="not in [it]"),
     ]
     report(rows, "mask2former: a/b")
     out, err = capsys.readouterr()

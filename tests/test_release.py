@@ -34,7 +34,7 @@ from dshmp.interop.keymap import as_release, from_release, release_order
 from dshmp.interop.release import (
     BANK,
     MEMORY_ROWS,
-    Report,
+    ConversionReport,
     convert,
     infer_config,
     relative_position_index,
@@ -654,7 +654,7 @@ def test_foreign_left_overs_are_refused(small: State, words: Path, tmp_path: Pat
 
 def test_the_report_is_plain_data(small: State, words: Path, tmp_path: Path) -> None:
     report = convert(save(small, tmp_path / "a.pth"), tmp_path / "out", words)
-    assert isinstance(report, Report)
+    assert isinstance(report, ConversionReport)
     total = sum(value.numel() for value in load_model(tmp_path / "out")[0].parameters())
     assert sum(parameters for _, parameters in report.parts.values()) == total
 

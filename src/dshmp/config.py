@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from dshmp.errors import UserError
 
-Split = Literal["paper", "release", "dependency"]
+CueSplit = Literal["paper", "release", "dependency"]
 CueSource = Literal["sentence", "words", "direct", "full"]
 Matching = Literal["hungarian", "inverse", "none"]
 
@@ -42,7 +42,7 @@ class LanguageConfig:
     """Arguments of `transformers.RobertaConfig`."""
     frozen: bool = True
     """The encoder keeps its weights (the release's choice); a model trained from scratch learns it."""
-    split: Split = "dependency"
+    split: CueSplit = "dependency"
     """How words are told apart: by part of speech as in the paper or the release, or by dependency."""
     cues: CueSource = "full"
     """Table 2a: sentence only; words without the sentence row; rows used as queries directly; Eq. 1 and 2."""

@@ -16,7 +16,7 @@ from dshmp.synthetic.grammar import Meaning, Static, Wording, inflect, resolve
 from dshmp.synthetic.make import make_clip
 from dshmp.synthetic.plan import Plan, plan_clip
 from dshmp.video.io import open_video
-from dshmp.video.overlay import Caption, OverlayWriter, Row, contact_sheet, sheet_frames
+from dshmp.video.overlay import Caption, OverlayWriter, SheetRow, contact_sheet, sheet_frames
 
 VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
 FPS = 8
@@ -75,7 +75,7 @@ def run(
             f"IoU {iou:.2f}",
         )
         rows.append(
-            Row(
+            SheetRow(
                 caption,
                 shown,
                 [images[t][:height, :width] for t in shown],

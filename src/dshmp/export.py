@@ -32,7 +32,7 @@ from dshmp.files import (
     save_json,
     scratch,
 )
-from dshmp.predictor import Clip, Progress, Rles, Segmenter, Targets
+from dshmp.predictor import EncodedClip, Progress, Rles, Segmenter, Targets
 from dshmp.result import EVIDENCE, Result
 from dshmp.video.io import VideoSource, open_video
 
@@ -152,7 +152,7 @@ def segment_to_folder(
     return folder, [Result.from_json(by_text[text], *size) for text in answers.expressions]
 
 
-def _write(work: Path, source: VideoSource, clip: Clip, progress: Progress | None) -> list[Result]:
+def _write(work: Path, source: VideoSource, clip: EncodedClip, progress: Progress | None) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
     from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, save_png
 

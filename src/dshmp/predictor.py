@@ -95,7 +95,7 @@ class Selection:
 
 
 @dataclass
-class Clip:
+class EncodedClip:
     """A video that has been perceived and understood; `decode_masks` is the second pass."""
 
     source: VideoSource
@@ -411,7 +411,7 @@ class Segmenter(ModelHubMixin):
         threshold: float | None = None,
         targets: Targets | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[Clip]:
+    ) -> Iterator[EncodedClip]:
         """First pass and understanding; the second pass is the clip's `decode_masks`. Leaves no temporary file."""
         threshold, targets = self.readout(threshold, targets)
         if not expressions:
@@ -433,7 +433,7 @@ class Segmenter(ModelHubMixin):
             def decode_masks(make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
                 return self._decode_masks(source, answers, seen, make, pixels)
 
-            yield Clip(source, answers, fps, tuple(seen.times), decode_masks)
+            yield EncodedClip(source, answers, fps, tuple(seen.times), decode_masks)
 
     def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
         """The threshold and targets that a query is answered with; the model's own where they are not given.

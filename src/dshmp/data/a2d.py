@@ -35,7 +35,7 @@ from dshmp.data.base import (
     read_json_list,
     read_rows,
 )
-from dshmp.data.check import Report
+from dshmp.data.check import CheckReport
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
@@ -72,7 +72,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedVideo:
     """A sentence in a2d_annotation.txt."""
 
     video: str
@@ -167,7 +167,7 @@ def read_videoset(root: Path) -> list[Entry]:
     return entries
 
 
-def read_annotation(root: Path) -> list[Row]:
+def read_annotation(root: Path) -> list[ListedVideo]:
     """The sentences of a2d_annotation.txt without `1 (copy)`. Raises UserError."""
     path, rows = root / ANNOTATION, []
     (_, header), *lines = read_rows(path, 3) or [(1, [""] * 3)]
@@ -178,7 +178,7 @@ def read_annotation(root: Path) -> list[Row]:
             continue
         if not _is_number(instance):
             raise UserError(f"{path}: line {line} has instance {instance[:50]!r}, no number; fetch it again")
-        rows.append(Row(checked_name(path, "video", video), int(instance), query))
+        rows.append(ListedVideo(checked_name(path, "video", video), int(instance), query))
     return rows
 
 
@@ -257,14 +257,14 @@ def _clips_folder(root: Path) -> Path:
     raise UserError(f"{root / 'Release' / 'clips320H'}: missing; A2D's clips belong there")
 
 
-def _listed_samples(path: Path, entries: dict[str, Entry]) -> list[tuple[Row, int]]:
+def _listed_samples(path: Path, entries: dict[str, Entry]) -> list[tuple[ListedVideo, int]]:
     """Samples of MTTR's list [[query, video, frame, instance], ...]; frames count from 1."""
-    samples: dict[tuple[str, int, int], tuple[Row, int]] = {}
+    samples: dict[tuple[str, int, int], tuple[ListedVideo, int]] = {}
     for number, item in enumerate(read_json_list(path)):
         try:
             query, video, frame, instance = item
             key = checked_text(video), integer(frame), integer(instance)
-            sample = Row(key[0], key[2], checked_text(query)), key[1]
+            sample = ListedVideo(key[0], key[2], checked_text(query)), key[1]
         except (TypeError, ValueError):
             raise UserError(f"{path}: entry {number} is not [query, video, frame, instance]; fetch it again") from None
         if key[0] not in entries or not 1 <= key[1] <= LAST:
@@ -275,7 +275,7 @@ def _listed_samples(path: Path, entries: dict[str, Entry]) -> list[tuple[Row, in
     return list(samples.values())
 
 
-def _derived_samples(root: Path, entries: dict[str, Entry]) -> list[tuple[Row, int]]:
+def _derived_samples(root: Path, entries: dict[str, Entry]) -> list[tuple[ListedVideo, int]]:
     """Every sentence with every annotated frame that holds its instance."""
     missed = read_missed(root)
     annotated: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
@@ -300,14 +300,14 @@ def _number(path: Path) -> int:
     return number
 
 
-def _by_video(samples: Iterable[tuple[Row, int]]) -> dict[str, list[tuple[Row, int]]]:
-    grouped: dict[str, list[tuple[Row, int]]] = {}
+def _by_video(samples: Iterable[tuple[ListedVideo, int]]) -> dict[str, list[tuple[ListedVideo, int]]]:
+    grouped: dict[str, list[tuple[ListedVideo, int]]] = {}
     for row, frame in samples:
         grouped.setdefault(row.video, []).append((row, frame))
     return grouped
 
 
-def _expression(row: Row, frame: int, count: int, window: int, label: int) -> Expression:
+def _expression(row: ListedVideo, frame: int, count: int, window: int, label: int) -> Expression:
     return Expression(
         row.video,
         f"{frame}_{row.instance}",
@@ -349,7 +349,7 @@ def _at_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_
 MEND = "fetch it again from A2D's page (Release) or A2D-Sentences' page (text_annotations)"
 
 
-def check(root: Path, report: Report) -> None:
+def check(root: Path, report: CheckReport) -> None:
     """Layout, published counts, that sentences, clips and masks belong together, and that they can be decoded."""
     entries = report.attempt(MEND, lambda: read_videoset(root))
     rows = report.attempt(MEND, lambda: read_annotation(root))
@@ -390,7 +390,7 @@ def check(root: Path, report: Report) -> None:
             _check_list(root, path, here, report)
 
 
-def _check_list(root: Path, path: Path, entries: dict[str, Entry], report: Report) -> None:
+def _check_list(root: Path, path: Path, entries: dict[str, Entry], report: CheckReport) -> None:
     """Every frame of MTTR's list is annotated and holds the instance; a sample of the files is read."""
     mend = "fetch it again from MTTR's repository"
     samples = report.attempt(mend, partial(_listed_samples, path, entries))
@@ -408,7 +408,7 @@ def _check_list(root: Path, path: Path, entries: dict[str, Entry], report: Repor
                     report.found(path, f"names instance {instance} in {where}, which lacks it", mend)
 
 
-def _check_video(root: Path, path: Path, entry: Entry, instances: set[int], decode: bool, report: Report) -> None:
+def _check_video(root: Path, path: Path, entry: Entry, instances: set[int], decode: bool, report: CheckReport) -> None:
     """One clip and its HDF5 files, whose shapes are looked at only where `decode` is set."""
     length = entry.frames
     if not path.is_file():
@@ -435,7 +435,7 @@ def _check_video(root: Path, path: Path, entry: Entry, instances: set[int], deco
             report.found(root / INSTANCES / entry.video, f"no frame holds instance {instance}, which a row names", MEND)
 
 
-def _check_clip(path: Path, entry: Entry, report: Report) -> int | None:
+def _check_clip(path: Path, entry: Entry, report: CheckReport) -> int | None:
     """How many frames of a clip decode, or None where none does."""
     try:
         source = open_video(path)

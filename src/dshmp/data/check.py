@@ -29,7 +29,7 @@ class Finding:
 
 
 @dataclass
-class Report:
+class CheckReport:
     """What a check has found so far, and how far it is."""
 
     full: bool
@@ -86,14 +86,14 @@ class Report:
 
 
 def examine(
-    check: Callable[[Path, Report], None],
+    check: Callable[[Path, CheckReport], None],
     root: Path,
     *,
     full: bool = False,
     splits: tuple[str, ...] | None = None,
     own: bool = False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> Report:
+) -> CheckReport:
     """What a data set's check finds below `root`, with paths relative to it.
 
     full: decode everything. splits: only these. own: it is the user's own data in the data set's layout, so that
@@ -102,7 +102,7 @@ def examine(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that the data set was unpacked into")
-    report = Report(full, splits, published=not own, progress=progress)
+    report = CheckReport(full, splits, published=not own, progress=progress)
     if is_mini(root):
         report.published = False
         report.note("a miniature data set: published counts are not compared")
@@ -116,7 +116,7 @@ def examine(
 
 
 def check_files(
-    report: Report, folder: Path, names: Sequence[str], mend: str, suffixes: Iterable[str] | None = None
+    report: CheckReport, folder: Path, names: Sequence[str], mend: str, suffixes: Iterable[str] | None = None
 ) -> list[str]:
     """The folder holds exactly these files, none empty; returns those that can be read.
 
@@ -139,7 +139,7 @@ def check_files(
 
 
 def check_frames(
-    report: Report, what: str, folders: Mapping[Path, Sequence[str]], mend: str
+    report: CheckReport, what: str, folders: Mapping[Path, Sequence[str]], mend: str
 ) -> dict[Path, tuple[int, int]]:
     """Each folder holds exactly these image files, whole and all of one size; returns that size (H, W) per folder.
 
@@ -163,7 +163,7 @@ def check_frames(
 
 
 def check_index_masks(
-    report: Report,
+    report: CheckReport,
     what: str,
     folders: Mapping[Path, Sequence[str]],
     sizes: Mapping[Path, tuple[int, int]],
@@ -188,7 +188,7 @@ def check_index_masks(
     return shown
 
 
-def check_folders(report: Report, folder: Path, names: Iterable[str], mend: str) -> None:
+def check_folders(report: CheckReport, folder: Path, names: Iterable[str], mend: str) -> None:
     """The folder holds no other folders than these."""
     if folder.is_dir():
         for name in sorted({item.name for item in folder.iterdir() if item.is_dir()} - set(names)):

@@ -32,7 +32,7 @@ from dshmp.data.base import (
     read_json_list,
     read_rows,
 )
-from dshmp.data.check import Report
+from dshmp.data.check import CheckReport
 from dshmp.data.images import read_frame, read_frames
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
@@ -230,7 +230,7 @@ def _drawn_samples(root: Path, actions: dict[str, str]) -> list[Sample]:
 MEND = "fetch it again from JHMDB's page (Rename_Images, puppet_mask) or A2D-Sentences' page (jhmdb_annotation.txt)"
 
 
-def check(root: Path, report: Report) -> None:
+def check(root: Path, report: CheckReport) -> None:
     """Layout, published counts, that every video has frames and masks, and that they can be decoded."""
     sentences = report.attempt(MEND, lambda: read_sentences(root))
     actions = report.attempt(MEND, lambda: find_actions(root))
@@ -256,7 +256,7 @@ def check(root: Path, report: Report) -> None:
         report.note(f"{shorter} video(s) have fewer masks than frames; the frames without are left out")
 
 
-def _check_list(root: Path, actions: dict[str, str], report: Report) -> None:
+def _check_list(root: Path, actions: dict[str, str], report: CheckReport) -> None:
     mend = "fetch it again from MTTR's repository (datasets/jhmdb_sentences)"
     samples = report.attempt(mend, lambda: _listed_samples(root / LIST, actions))
     if samples is None:
@@ -272,7 +272,7 @@ def _check_list(root: Path, actions: dict[str, str], report: Report) -> None:
             report.found(root / LIST, f"counts {count} frames of {video}, which has {frames}", mend)
 
 
-def _check_video(root: Path, action: str, video: str, decode: bool, report: Report) -> bool:
+def _check_video(root: Path, action: str, video: str, decode: bool, report: CheckReport) -> bool:
     """Whether it has fewer masks than frames, which is no damage; what is wrong is reported."""
     files = _frame_files(root, action, video)
     folder = root / "Rename_Images" / action / video

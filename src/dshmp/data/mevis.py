@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.base import Expression, Video, checked_name, checked_text, frame_names, integer, read_json
-from dshmp.data.check import Report, check_folders, check_frames
+from dshmp.data.check import CheckReport, check_folders, check_frames
 from dshmp.data.images import read_frames, save_jpeg
 from dshmp.data.masks import decode_rle, rle_fault
 from dshmp.data.mevis_index import MaskIndex, open_index
@@ -145,7 +145,7 @@ def _integers(values: object) -> tuple[int, ...]:
 _FETCH = "fetch or unpack it again"
 
 
-def check(root: Path, report: Report) -> None:
+def check(root: Path, report: CheckReport) -> None:
     """Every split that is there: expressions, frames, and where the truth is public its masks."""
     there = [name for name in SPLITS if (root / name).is_dir()]
     if not report.published:
@@ -158,7 +158,7 @@ def check(root: Path, report: Report) -> None:
             _check_split(root, name, report)
 
 
-def _check_split(root: Path, name: str, report: Report) -> None:
+def _check_split(root: Path, name: str, report: CheckReport) -> None:
     folder = root / name
     mend = f"fetch {name}/meta_expressions.json again"
     split = report.attempt(mend, lambda: MevisSplit(root, name))
@@ -176,7 +176,7 @@ def _check_split(root: Path, name: str, report: Report) -> None:
         report.found(folder / "meta_expressions.json", "names no anno_id, which this split has", mend)
 
 
-def _check_counts(split: MevisSplit, name: str, report: Report, mend: str) -> int:
+def _check_counts(split: MevisSplit, name: str, report: CheckReport, mend: str) -> int:
     """The version of MeViS that the counts fit; 1 where they fit none, or are not MeViS's."""
     if not report.published:
         return 1
@@ -191,7 +191,7 @@ def _check_counts(split: MevisSplit, name: str, report: Report, mend: str) -> in
     return 1
 
 
-def _check_expressions(split: MevisSplit, report: Report, mend: str) -> None:
+def _check_expressions(split: MevisSplit, report: CheckReport, mend: str) -> None:
     path = split.folder / "meta_expressions.json"
     for video in split.videos.values():
         if not video.frames:
@@ -212,7 +212,9 @@ def _check_expressions(split: MevisSplit, report: Report, mend: str) -> None:
                 report.found(path, f"{where} has anno_id {annotation} for object {number}, elsewhere {known}", mend)
 
 
-def _check_masks(split: MevisSplit, name: str, sizes: dict[str, tuple[int, int]], version: int, report: Report) -> None:
+def _check_masks(
+    split: MevisSplit, name: str, sizes: dict[str, tuple[int, int]], version: int, report: CheckReport
+) -> None:
     path = split.folder / "mask_dict.json"
     mend = f"fetch {name}/mask_dict.json again"
     expected = SHA256.get(name) if report.published and version == 1 else None
@@ -256,7 +258,7 @@ def _track_fault(track: list[Any], frames: int, size: tuple[int, int] | None) ->
     return None
 
 
-def _sha256(path: Path, name: str, report: Report) -> str:
+def _sha256(path: Path, name: str, report: CheckReport) -> str:
     digest, step = hashlib.sha256(), 2**22
     with open(path, "rb", opener=regular) as file:
         count = -(-path.stat().st_size // step)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.base import Expression, Video, checked_name, read_json
-from dshmp.data.check import Report, check_frames, check_index_masks
+from dshmp.data.check import CheckReport, check_frames, check_index_masks
 from dshmp.data.images import read_frames, save_jpeg
 from dshmp.data.masks import index_mask, read_index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, hide
@@ -176,7 +176,7 @@ def _frame_names(root: Path, video: str) -> tuple[str, ...]:
 _UNPACK = "unpack DAVIS-2017-Unsupervised-trainval-480p.zip again"
 
 
-def check(root: Path, report: Report) -> None:
+def check(root: Path, report: CheckReport) -> None:
     """Every split that ImageSets names."""
     there = [name for name in SPLITS if (root / "ImageSets" / "2017" / f"{name}.txt").is_file()]
     for name in report.splits or (() if there else SPLITS):
@@ -191,7 +191,7 @@ def check(root: Path, report: Report) -> None:
         _check_lines(root, report)
 
 
-def _check_split(root: Path, name: str, report: Report) -> None:
+def _check_split(root: Path, name: str, report: CheckReport) -> None:
     split = report.attempt(_UNPACK, lambda: RefDavisSplit(root, name))
     if split is None:
         return
@@ -232,7 +232,7 @@ def _check_split(root: Path, name: str, report: Report) -> None:
                 report.found(path.parent, f"no mask shows object {number}, of which the texts speak", _UNPACK)
 
 
-def _check_lines(root: Path, report: Report) -> None:
+def _check_lines(root: Path, report: CheckReport) -> None:
     mend = "fetch the text files again"
     lists = report.attempt(_UNPACK, lambda: [read_video_names(root, name) for name in SPLITS])
     for annotator, (file, _) in enumerate(ANNOTATORS):
@@ -248,7 +248,7 @@ def _check_lines(root: Path, report: Report) -> None:
                 report.found(path, f"speaks {times} times of object {object_id} of {video!r}; the last is read", mend)
 
 
-def _check_texts(split: RefDavisSplit, texts: Path, report: Report) -> None:
+def _check_texts(split: RefDavisSplit, texts: Path, report: CheckReport) -> None:
     said = {(item.video, item.objects[0], item.extra["annotator"]): item.text for item in split.expressions}
     for video in split.videos.values():
         if not video.objects:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.base import Expression, Video, checked_name, checked_text, frame_names, read_json
-from dshmp.data.check import Report, check_folders, check_frames, check_index_masks
+from dshmp.data.check import CheckReport, check_folders, check_frames, check_index_masks
 from dshmp.data.images import read_frames, save_jpeg
 from dshmp.data.masks import index_mask, read_index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, hide
@@ -125,7 +125,7 @@ def _names(folder: Path) -> set[str]:
 # --- Checking ---
 
 
-def check(root: Path, report: Report) -> None:
+def check(root: Path, report: CheckReport) -> None:
     """Every split whose expressions or frames are there."""
     there = [name for name in SPLITS if (root / name).is_dir() or expressions_file(root, name).parent.is_dir()]
     for name in report.splits or (() if there else SPLITS):
@@ -136,7 +136,7 @@ def check(root: Path, report: Report) -> None:
             _check_split(root, name, report)
 
 
-def _check_split(root: Path, name: str, report: Report) -> None:
+def _check_split(root: Path, name: str, report: CheckReport) -> None:
     mend = f"fetch meta_expressions/{name}/meta_expressions.json again"
     split = report.attempt("fetch it again", lambda: RefYoutubeVosSplit(root, name))
     if split is None:
@@ -176,7 +176,7 @@ def _check_split(root: Path, name: str, report: Report) -> None:
         report.found(split.folder / "Annotations", "lacks masks of some frames", f"unpack {name}/Annotations again")
 
 
-def _check_expressions(split: RefYoutubeVosSplit, name: str, report: Report, mend: str) -> None:
+def _check_expressions(split: RefYoutubeVosSplit, name: str, report: CheckReport, mend: str) -> None:
     for video in split.videos.values():
         if not video.frames or len(set(video.frames)) < len(video.frames):
             report.found(split.meta, f"video {video.name!r} lists no frame, or one of them twice", mend)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.base import Expression, Video, checked_name, checked_text, integer, read_json
-from dshmp.data.check import Report
+from dshmp.data.check import CheckReport
 from dshmp.data.images import read_frame, save_jpeg
 from dshmp.data.masks import decode_rle, rle_fault
 from dshmp.data.mini import draw_clips, resized
@@ -327,7 +327,7 @@ def _is_reference(item: Any) -> bool:
 # Checking ---------------------------------------------------------------------------------------------------------
 
 
-def check(root: Path, report: Report, dataset: str = "refcoco") -> None:
+def check(root: Path, report: CheckReport, dataset: str = "refcoco") -> None:
     """Layout, published counts, and that every sentence has an image of the right size and a mask."""
     mend = f"fetch {dataset} again, or COCO's train2014 if an image is named"
     if not (root / "train2014").is_dir():
@@ -360,7 +360,7 @@ def _check_splits(path: Path, known: Iterable[str]) -> None:
         raise UserError(f"{path}: names the splits {', '.join(sorted(unknown))}, which the data set does not have")
 
 
-def _check_split(split: RefcocoSplit, name: str, path: Path, mend: str, report: Report) -> None:
+def _check_split(split: RefcocoSplit, name: str, path: Path, mend: str, report: CheckReport) -> None:
     ids = {(item.video, item.id) for item in split.expressions}
     if len(ids) < len(split.expressions):
         report.found(path, f"holds {len(split.expressions) - len(ids)} sentence id(s) of {name} twice", mend)

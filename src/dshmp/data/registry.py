@@ -8,7 +8,7 @@ from typing import Literal
 
 from dshmp.data import a2d, jhmdb, mevis, ref_davis, ref_youtube_vos, refcoco
 from dshmp.data.base import Split
-from dshmp.data.check import Report
+from dshmp.data.check import CheckReport
 from dshmp.errors import UserError
 
 
@@ -20,7 +20,7 @@ class Dataset:
     splits: tuple[str, ...]
     open: Callable[[Path, str], Split]
     """open(root, split)."""
-    check: Callable[[Path, Report], None]
+    check: Callable[[Path, CheckReport], None]
     mini: Callable[[Path, int], None]
     """mini(folder, seed) writes a miniature data set; the folder is there and empty."""
     targets: Literal["many", "single"]

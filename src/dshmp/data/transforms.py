@@ -23,7 +23,7 @@ from dshmp.model.words import PARSER
 
 Frames = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
-Clip = tuple[Frames, Masks, tuple[str, ...]]
+AugmentedClip = tuple[Frames, Masks, tuple[str, ...]]
 
 TRIES = 10
 """Draws before a change that would lose the target is given up."""
@@ -120,7 +120,7 @@ def augment(
     generator: np.random.Generator,
     config: Augmentation,
     parser: str = PARSER,
-) -> Clip:
+) -> AugmentedClip:
     """Crop, resize, flip, rotation and colour in this order, each by chance.
 
     Args: frames (T, H, W, 3) uint8 RGB; masks (G, T, H, W) bool, G may be 0; sentences; the spaCy pipeline that reads
@@ -218,7 +218,7 @@ def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tup
     )
 
 
-def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = PARSER) -> Clip:
+def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = PARSER) -> AugmentedClip:
     """Flips left and right in pixels and words, or nothing at all where the words are not certain."""
     mirrored = [text for sentence in sentences if (text := mirror_sentence(sentence, parser)) is not None]
     if len(mirrored) < len(sentences):

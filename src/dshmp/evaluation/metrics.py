@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.uint8]
-Scores = NDArray[np.float64]
+MaskScores = NDArray[np.float64]
 
 BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
 
-def region_similarity(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> Scores:
+def region_similarity(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> MaskScores:
     """J, the intersection over the union; pixels of `void` do not count.
 
     Args: masks (H, W) or (T, H, W) of one shape. Returns: float64 of shape () or (T,).
@@ -33,7 +33,7 @@ def region_similarity(pred: NDArray, truth: NDArray, void: NDArray | None = None
     return np.array([_region(*pair) for pair in pairs], np.float64).reshape(shape)
 
 
-def boundary_measure(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> Scores:
+def boundary_measure(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> MaskScores:
     """F, the harmonic mean of the boundary's precision and recall; pixels of `void` count as background.
 
     Args: masks (H, W) or (T, H, W) of one shape. Returns: float64 of shape () or (T,).
@@ -43,7 +43,7 @@ def boundary_measure(pred: NDArray, truth: NDArray, void: NDArray | None = None)
     return np.array([_boundary(*pair, radius) for pair in pairs], np.float64).reshape(shape)
 
 
-def jf_frames(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> tuple[Scores, Scores]:
+def jf_frames(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> tuple[MaskScores, MaskScores]:
     """J and F of every frame, as `region_similarity` and `boundary_measure` give them, in one pass."""
     pairs, radius, shape = _windows(pred, truth, void)
     scores = [(_region(*pair), _boundary(*pair, radius)) for pair in pairs]

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from dshmp.data.base import Expression, Split, frame_size
 from dshmp.data.ref_davis import ANNOTATORS, VOID
-from dshmp.evaluation.metrics import Scores, jf_frames
+from dshmp.evaluation.metrics import MaskScores, jf_frames
 from dshmp.evaluation.predictions import Predictions, Problem
 from dshmp.evaluation.synthetic import synthetic_terms
 
@@ -158,7 +158,7 @@ def score_objects(split: Split, predictions: Predictions, video: str, items: Seq
 
 def _pairwise(
     answer: NDArray[np.uint8], labels: NDArray[np.uint8], count: int, there: NDArray[np.bool_]
-) -> tuple[Scores, Scores]:
+) -> tuple[MaskScores, MaskScores]:
     """J and F (proposals, objects, T) of every predicted object against every annotated one; at least as many
     proposals as objects, those beyond the highest predicted id being empty."""
     proposals = max(int(answer.max(initial=0)), count)
@@ -174,7 +174,7 @@ def _pairwise(
     return j, f
 
 
-def _means(j: Scores, f: Scores) -> dict[str, tuple[float, float]]:
+def _means(j: MaskScores, f: MaskScores) -> dict[str, tuple[float, float]]:
     mean_j, mean_f = float(j.mean()), float(f.mean())
     return {"J&F": ((mean_j + mean_f) / 2, 1.0), "J": (mean_j, 1.0), "F": (mean_f, 1.0)}
 

@@ -19,7 +19,7 @@ from dshmp.files import reason
 from dshmp.hub import check_folder, looks_local
 from dshmp.interop.detectron2 import read_pickle
 from dshmp.interop.keymap import from_release
-from dshmp.interop.rows import Row, row
+from dshmp.interop.rows import LoadedPart, row
 from dshmp.interop.safe_load import is_pickle, read_tensors
 from dshmp.model.dshmp import DsHmp
 
@@ -36,7 +36,7 @@ Left = defaultdict[tuple[str, str], list[Tensor]]
 
 
 @torch.no_grad()
-def initialise(model: DsHmp, source: str | Path) -> tuple[Row, ...]:
+def initialise(model: DsHmp, source: str | Path) -> tuple[LoadedPart, ...]:
     """Put Mask2Former's weights into the static perception of a fresh model.
 
     The first `frame_decoder.queries` queries are kept (as the release does). What reads the sentence, the classes

@@ -244,7 +244,7 @@ def infer_config(state: Mapping[str, Tensor], motion_heads: int | None = None) -
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What a conversion found.
 
     Attributes:
@@ -266,7 +266,7 @@ def convert(
     tokenizer: str | Path = "roberta-base",
     motion_heads: int | None = None,
     overwrite: bool = False,
-) -> Report:
+) -> ConversionReport:
     """Make a model's folder from the authors' checkpoint; every tensor of it is used once or kept as a left-over.
 
     Args:
@@ -306,10 +306,10 @@ def convert(
     with atomic_folder(out) as work:
         save_model(model, text, work, card)
         save_tensors(rest, work / EXTRA_STATE)
-    return Report(config, _parts(used), _extra(rest), _assumptions(config, used, motion_heads))
+    return ConversionReport(config, _parts(used), _extra(rest), _assumptions(config, used, motion_heads))
 
 
-def print_report(report: Report) -> None:
+def print_report(report: ConversionReport) -> None:
     """The report as tables, to stdout."""
     from rich.console import Console
     from rich.table import Table

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class LoadedPart:
     """Parameters of one part that share a fate for the same reason."""
 
     part: str
@@ -22,13 +22,15 @@ class Row:
     reason: str = ""
 
 
-def row(part: str, tensors: Iterable[Tensor], fate: Literal["loaded", "fresh", "left out"], reason: str = "") -> Row:
+def row(
+    part: str, tensors: Iterable[Tensor], fate: Literal["loaded", "fresh", "left out"], reason: str = ""
+) -> LoadedPart:
     """The row of some tensors."""
     sizes = [tensor.numel() for tensor in tensors]
-    return Row(part=part, tensors=len(sizes), parameters=sum(sizes), fate=fate, reason=reason)
+    return LoadedPart(part=part, tensors=len(sizes), parameters=sum(sizes), fate=fate, reason=reason)
 
 
-def report(rows: Iterable[Row], title: str) -> None:
+def report(rows: Iterable[LoadedPart], title: str) -> None:
     """Print the rows as a table on stderr."""
     from rich.console import Console
     from rich.table import Table

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dshmp.errors import UserError
-from dshmp.interop.rows import Row, row
+from dshmp.interop.rows import LoadedPart, row
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.video_swin import VideoSwinStage
@@ -36,7 +36,7 @@ _PUBLISHED: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {
 }
 
 
-def load_kinetics(backbone: LanguageBackbone, path: Path) -> list[Row]:
+def load_kinetics(backbone: LanguageBackbone, path: Path) -> list[LoadedPart]:
     """Start a Video-Swin backbone from a published checkpoint (PyTorch or safetensors).
 
     The first convolution takes two frames there and one here: its weights are summed over time, so that a frame seen

@@ -31,7 +31,7 @@ EPS = 1e-8
 
 
 @dataclass(frozen=True)
-class Layout:
+class WindowLayout:
     """How the T frames of a clip lie in n windows of W slots each.
 
     Attributes:
@@ -54,15 +54,15 @@ def key_bias(real: Tensor) -> Tensor:
     return torch.zeros(real.shape, device=real.device).masked_fill(hidden, float("-inf"))[:, :, None]
 
 
-def plain_layout(frames: Tensor, window: int, seen: bool) -> Layout:
+def plain_layout(frames: Tensor, window: int, seen: bool) -> WindowLayout:
     """Windows one after the other. frames (B, n*W); seen: padded frames take part behind self-attention."""
     if bool(frames.all()):
-        return Layout()
+        return WindowLayout()
     real = frames.unflatten(1, (-1, window))
-    return Layout(bias=key_bias(real), frames=None if seen else real)
+    return WindowLayout(bias=key_bias(real), frames=None if seen else real)
 
 
-def shifted_layout(frames: Tensor, window: int) -> Layout:
+def shifted_layout(frames: Tensor, window: int) -> WindowLayout:
     """Windows W/2 earlier, the first and the last half empty, in clips that need more than one window.
 
     frames (B, T) bool. Whether a clip is shifted depends on its own length, never on its batch.
@@ -76,10 +76,10 @@ def shifted_layout(frames: Tensor, window: int) -> Layout:
     slots = slots.clamp(0, length - 1)
     real = (inside & frames.gather(1, slots)).unflatten(1, (-1, window))
     back = (torch.arange(length, device=frames.device) + offset).clamp(max=count * window - 1)
-    return Layout(slots, back, key_bias(real), real)
+    return WindowLayout(slots, back, key_bias(real), real)
 
 
-def rolled_layout(frames: Tensor, window: int, seen: bool) -> Layout:
+def rolled_layout(frames: Tensor, window: int, seen: bool) -> WindowLayout:
     """The release's shift: frames move on by W/2 and the last ones wrap round into the first window.
 
     A finite bias of -1000 keeps apart the two halves of the first window; it also lies on every score of a
@@ -98,7 +98,7 @@ def rolled_layout(frames: Tensor, window: int, seen: bool) -> Layout:
     blocked[:, 0, :half, half:] = True
     blocked[:, 0, half:, :half] = True
     bias = blocked * -1000.0
-    return Layout(slots, back, bias) if seen else Layout(slots, back, bias + key_bias(real), real)
+    return WindowLayout(slots, back, bias) if seen else WindowLayout(slots, back, bias + key_bias(real), real)
 
 
 def select_frames(x: Tensor, index: Tensor | None) -> Tensor:
@@ -225,7 +225,7 @@ class HMPBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N).
 
-        Without stages the weights are uniform. `bias` and `frames` are as in `Layout`.
+        Without stages the weights are uniform. `bias` and `frames` are as in `WindowLayout`.
         """
         shape = x.shape
         count = shape[3]
@@ -302,7 +302,7 @@ class MotionPerception(nn.Module):
             x, weights = self._run(block, x, cues, shifted if index % 2 else plain)
         return x[:, :length], weights[:, :length]
 
-    def _layouts(self, frames: Tensor) -> tuple[Layout, Layout]:
+    def _layouts(self, frames: Tensor) -> tuple[WindowLayout, WindowLayout]:
         """The windows of even and of odd blocks. frames (B, n*W)."""
         seen = self.config.padded_frames == "seen"
         window = self.config.window
@@ -311,7 +311,7 @@ class MotionPerception(nn.Module):
             return plain, plain if self.training else rolled_layout(frames, window, seen)
         return plain, plain if frames.shape[1] <= window else shifted_layout(frames, window)
 
-    def _run(self, block: nn.Module, x: Tensor, cues: "Cues", layout: Layout) -> tuple[Tensor, Tensor]:
+    def _run(self, block: nn.Module, x: Tensor, cues: "Cues", layout: WindowLayout) -> tuple[Tensor, Tensor]:
         """One block on all windows of the clips, as many windows at once as memory allows: x (B, T, N, C)."""
         window = self.config.window
         windows = select_frames(x, layout.slots).unflatten(1, (-1, window))  # (B, S, N, C) -> (B, n, W, N, C)

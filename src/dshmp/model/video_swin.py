@@ -24,7 +24,7 @@ BLOCKED = -100.0
 
 
 @dataclass(frozen=True)
-class Layout:
+class ClipLayout:
     """Where the S tokens of a clip lie in W windows of N places; a shared table, so never written to."""
 
     windows: int
@@ -38,7 +38,7 @@ class Layout:
 
 
 @lru_cache(maxsize=32)
-def layout(size: Size, window: Size, shifted: bool, device: torch.device) -> Layout:
+def layout(size: Size, window: Size, shifted: bool, device: torch.device) -> ClipLayout:
     """How a block's windows divide a clip.
 
     Along an axis no longer than the window there is one window, of the axis's length, and no shift. Every other axis
@@ -70,7 +70,7 @@ def layout(size: Size, window: Size, shifted: bool, device: torch.device) -> Lay
             if count:
                 groups.append((slice(start, start + count), _mask(crossed, window).to(device) if crossed else None))
             start += count
-        return Layout(start, token.to(device), place[:-1].to(device), not bool(real.all()), tuple(groups))
+        return ClipLayout(start, token.to(device), place[:-1].to(device), not bool(real.all()), tuple(groups))
 
 
 def _axes(axis: int, count: int, width: int) -> list[int]:
@@ -115,7 +115,7 @@ class WindowAttention(nn.Module):
         self.output = nn.Linear(channels, channels)
         nn.init.trunc_normal_(self.position_bias, std=0.02)
 
-    def forward(self, x: Tensor, places: Layout) -> Tensor:
+    def forward(self, x: Tensor, places: ClipLayout) -> Tensor:
         """x (B, S, C) -> (B, S, C)."""
         x = F.pad(x, (0, 0, 0, 1)) if places.padded else x  # padding is one more token, of zeros
         x = x.index_select(1, places.token).unflatten(1, (places.windows, -1))  # (B, S, C) -> (B, W, N, C)

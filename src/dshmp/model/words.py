@@ -18,14 +18,14 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
-from dshmp.config import Split
+from dshmp.config import CueSplit
 from dshmp.errors import UserError
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc, Token
 
-Group = Literal["static", "motion"]
+CueGroup = Literal["static", "motion"]
 
 RULES = 1
 """Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
@@ -45,7 +45,7 @@ class Word:
     text: str
     start: int
     end: int
-    group: Group | None
+    group: CueGroup | None
 
 
 @lru_cache(maxsize=4)
@@ -90,7 +90,7 @@ def _installed(name: str) -> tuple[str, str]:
     raise UserError(f"spaCy pipeline {name!r} is not installed; run: pip install {package}")
 
 
-def split_words(text: "str | Doc", how: Split, parser: str = PARSER) -> list[Word]:
+def split_words(text: "str | Doc", how: CueSplit, parser: str = PARSER) -> list[Word]:
     """Words of an expression in order, each with its group; a `str` is read by the pipeline `parser`."""
     doc = next(parse([text], parser)) if isinstance(text, str) else text
     groups = {"paper": _by_tag, "release": _by_tag_or_static, "dependency": _by_dependency}[how](list(doc))
@@ -110,7 +110,7 @@ def token_groups(
     crosses a word's border ("don" in "don't", which the parser reads as "do" and "n't") belong to neither.
     """
 
-    def group(start: int, end: int) -> Group | None:
+    def group(start: int, end: int) -> CueGroup | None:
         if start == end:
             return None
         return next((word.group for word in words if word.start <= start and end <= word.end), None)
@@ -119,17 +119,17 @@ def token_groups(
     return tuple(item == "static" for item in found), tuple(item == "motion" for item in found)
 
 
-def _tag_group(token: "Token") -> Group | None:
+def _tag_group(token: "Token") -> CueGroup | None:
     if token.pos_ in ("VERB", "ADV"):
         return "motion"
     return "static" if token.pos_ in ("NOUN", "PROPN", "ADJ", "ADP") else None
 
 
-def _by_tag(tokens: "list[Token]") -> list[Group | None]:
+def _by_tag(tokens: "list[Token]") -> list[CueGroup | None]:
     return [_tag_group(token) for token in tokens]
 
 
-def _by_tag_or_static(tokens: "list[Token]") -> list[Group | None]:
+def _by_tag_or_static(tokens: "list[Token]") -> list[CueGroup | None]:
     return ["motion" if token.pos_ in ("VERB", "ADV") else "static" for token in tokens]
 
 
@@ -216,7 +216,7 @@ _PLACE_PHRASE = re.compile(r"[Pp]t?[aDLE-]*[DLE](?![aDLE-]*N)")
 _BETWEEN = r"(?:[WDLSA,-]|(?>[Pp]t?[aDLE-]*[DLE]))*+$"
 
 
-def _by_dependency(tokens: "list[Token]") -> list[Group | None]:
+def _by_dependency(tokens: "list[Token]") -> list[CueGroup | None]:
     classes = _with_phrases(tokens, "".join(_class(token) for token in tokens))
     groups = [_dependent_group(tokens, classes, index) for index in range(len(tokens))]
     for match in _PLACE_PHRASE.finditer(classes):
@@ -294,7 +294,7 @@ def _verb_form(word: str) -> bool:
     return word in _MOVES or (word.endswith("ing") and len(word) > 4 and word not in _NOT_VERBS)
 
 
-def _dependent_group(tokens: "list[Token]", classes: str, index: int) -> Group | None:
+def _dependent_group(tokens: "list[Token]", classes: str, index: int) -> CueGroup | None:
     """Group of a word outside every place phrase and fixed phrase."""
     token, kind = tokens[index], classes[index]
     if kind in "WSVv":
@@ -312,7 +312,7 @@ def _dependent_group(tokens: "list[Token]", classes: str, index: int) -> Group |
     return None if token.pos_ == "VERB" else _tag_group(token)
 
 
-def _direction_group(tokens: "list[Token]", classes: str, index: int) -> Group | None:
+def _direction_group(tokens: "list[Token]", classes: str, index: int) -> CueGroup | None:
     token, before, after = tokens[index], classes[:index], classes[index + 1 :]
     completes = token.dep_ in ("advmod", "prt") and _is_verb(token.head)
     names = classes[index] == "L" and re.match(r"[aLE-]*N", after) is not None and not completes

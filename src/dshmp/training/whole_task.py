@@ -60,7 +60,7 @@ class VideoBatch:
 
 
 @dataclass(frozen=True)
-class Clip:
+class TrainingClip:
     """One clip with its sentences."""
 
     images: Tensor
@@ -79,7 +79,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Group:
+class SentenceGroup:
     """Sentences that are asked of the same frames."""
 
     source: int
@@ -129,7 +129,7 @@ class WholeTask:
         self.contrast = Contrast(recipe, model, splits)
         self.modules = nn.ModuleDict({"bank": self.contrast.bank})
 
-    def _length(self, group: Group) -> int:
+    def _length(self, group: SentenceGroup) -> int:
         """Frames of the group's clips."""
         if group.shown is not None:
             return len(group.shown)
@@ -140,21 +140,23 @@ class WholeTask:
     def batches(self, step: int, share: Share = ALL) -> list[VideoBatch]:
         source = int(self.source[step])
         chosen = self.samplers[source](int(self.place[step]))
-        alike: dict[torch.Size, list[Clip]] = {}  # clips of different sizes are not padded, which they would notice
+        alike: dict[
+            torch.Size, list[TrainingClip]
+        ] = {}  # clips of different sizes are not padded, which they would notice
         for place in share.places(len(chosen)):
             clip = self._draw(self.groups[source][chosen[place]], (self.recipe.seed, step, place))
             alike.setdefault(clip.images.shape, []).append(clip)
         return [self._batch(part) for clips in alike.values() for part in share.parts(clips)]
 
-    def _draw(self, group: Group, seed: tuple[int, int, int]) -> Clip:
+    def _draw(self, group: SentenceGroup, seed: tuple[int, int, int]) -> TrainingClip:
         rng = sample_generator(*seed)
         chosen = rng.choice(group.items, min(self.recipe.sentences, len(group.items)), replace=False)
         items = [self.splits[group.source].expressions[i] for i in chosen]
         images, position, labelled, truths, texts = self._clip(group, items, rng)
         expressions = [int(self.first[group.source] + i) for i in chosen]
-        return Clip(images, position, labelled, truths, items, texts, expressions, seed)
+        return TrainingClip(images, position, labelled, truths, items, texts, expressions, seed)
 
-    def _batch(self, clips: Sequence[Clip]) -> VideoBatch:
+    def _batch(self, clips: Sequence[TrainingClip]) -> VideoBatch:
         sentences = torch.tensor([len(clip.items) for clip in clips])
         shown, targets = self._targets(
             [item for clip in clips for item in clip.items],
@@ -176,7 +178,7 @@ class WholeTask:
         return [expression_name(self._expression(index)) for index in batch.targets.expressions]
 
     def _clip(
-        self, group: Group, items: Sequence[Expression], rng: np.random.Generator
+        self, group: SentenceGroup, items: Sequence[Expression], rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], tuple[str, ...]]:
         """Frames (T, 3, h, w) of a clip, their places in time (T,), which of them are labelled (T,), the candidates'
         masks (G, T, h, w) of every sentence, and the sentences as they are true of it."""
@@ -212,7 +214,7 @@ class WholeTask:
         truths = [fitted[[every.index(annotation) for annotation in each]] for each in annotations]
         return images, position, torch.from_numpy(known), truths, texts
 
-    def _positions(self, group: Group, rng: np.random.Generator) -> list[int]:
+    def _positions(self, group: SentenceGroup, rng: np.random.Generator) -> list[int]:
         """Frames of a clip."""
         length = len(self.splits[group.source].videos[group.video].frames)
         if group.shown is not None:
@@ -307,12 +309,12 @@ def candidates(item: Expression, video: Video) -> dict[int, int]:
     return found
 
 
-def _groups(source: int, split: Split) -> list[Group]:
+def _groups(source: int, split: Split) -> list[SentenceGroup]:
     """The expressions of a split by the frames that they are asked of."""
     found: dict[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None], list[int]] = defaultdict(list)
     for index, item in enumerate(split.expressions):
         found[item.video, item.shown, item.scored].append(index)
-    return [Group(source, *key, tuple(items)) for key, items in found.items()]
+    return [SentenceGroup(source, *key, tuple(items)) for key, items in found.items()]
 
 
 def _fit_masks(masks: NDArray[np.bool_], size: tuple[int, int], padded: Sequence[int]) -> Tensor:

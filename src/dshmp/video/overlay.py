@@ -446,7 +446,7 @@ class _Sound:
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One expression on a contact sheet: its caption and, for chosen frames, image, masks (K, H, W), truth."""
 
     caption: Caption
@@ -461,7 +461,7 @@ def sheet_frames(count: int, columns: int = 8) -> list[int]:
     return sorted({round(x) for x in np.linspace(0, count - 1, min(columns, count))})
 
 
-def contact_sheet(path: Path, rows: Sequence[Row], title: str = "", cell: int = 208) -> None:
+def contact_sheet(path: Path, rows: Sequence[SheetRow], title: str = "", cell: int = 208) -> None:
     """One PNG that shows all answers at a glance: a row per expression, time from left to right.
 
     `cell` is the width of a picture in pixels.
