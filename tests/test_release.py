@@ -685,7 +685,7 @@ def test_the_converted_models_card(small: State, words: Path, tmp_path: Path) ->
     assert card.licence is None
     for part in ("40 sub-word tokens", "arrow", "inverse", "shifted", "licence"):
         assert any(part in limit for limit in card.limits)
-    assert "blind to its arrow" in (tmp_path / "m" / "README.md").read_text()
+    assert "does not know its arrow" in (tmp_path / "m" / "README.md").read_text()
     bank = {BANK: torch.zeros(MEMORY_ROWS, 16)}
     convert(save(small | bank, tmp_path / "b.pth"), tmp_path / "n", words)
     card = load_card(tmp_path / "n" / CONFIG)

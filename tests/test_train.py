@@ -370,7 +370,7 @@ def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_pa
 def test_what_perception_hears_must_come_with_it(chain: Path, mini: Path, tmp_path: Path) -> None:
     """A perception that is not taken starts with open gates."""
     for init, take in (("whole", "perception"), ("language", "language")):
-        with pytest.raises(UserError, match="keeps perception as it is, and the language it using; take both"):
+        with pytest.raises(UserError, match="keeps perception as it is, and the language it uses; take both"):
             train(tmp_path, "motion", mini, init=str(chain / init), take=[take])
 
 
