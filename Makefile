@@ -19,8 +19,8 @@ help:  ## list these targets
 demo: $(INSTALLED)  ## make a clip of look-alikes and tell them apart by three sentences (pictures in demo/)
 	$(BIN)/dshmp demo --out demo
 
-test: $(INSTALLED)  ## run the tests that take seconds
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## run the tests that take seconds, on all cores
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: $(INSTALLED)  ## run all tests, slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"

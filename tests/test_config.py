@@ -91,7 +91,7 @@ def test_numbers_with_an_exponent(text: str, tmp_path: Path) -> None:
 
 def test_base_and_overrides(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    base = "data: {mevis: {root: w}}\nsteps: 5\nstage: whole\nmodel: {motion: {stages: 1, blocks: 2}}\n"
+    base = "data: {mevis: {root: w}}\nsteps: 5\ntask: whole\nmodel: {motion: {stages: 1, blocks: 2}}\n"
     (tmp_path / "base.yaml").write_text(f"{base}warmup: 1\nnegatives: 0\n")
     (tmp_path / "deep" / "mid.yaml").write_text("base: ../base.yaml\nsteps: 6\nbatch: 2\n")
     path = tmp_path / "deep" / "top.yaml"

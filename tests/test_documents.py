@@ -72,6 +72,7 @@ def test_the_readme_is_short() -> None:
     assert "docs/demo.png" in "".join(lines)
 
 
+@pytest.mark.slow
 def test_the_examples_of_extend_run(tmp_path: Path) -> None:
     """From top to bottom, in a process of its own: they register a data set."""
     program = tmp_path / "extend.py"

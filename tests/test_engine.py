@@ -149,6 +149,7 @@ def launch(path: Path, overrides: list[str], out: Path, processes: int) -> None:
     assert [process.exitcode for process in started] == [0] * processes, out.with_suffix(".log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "more"), [("whole", WHOLE | {"negatives": 5, "batch": 3}), ("perception", PERCEPTION)], ids=str
 )
@@ -160,6 +161,7 @@ def test_two_processes(task: str, more: dict[str, Any], mini: Path, tmp_path: Pa
     same(one, tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on(mini: Path, tmp_path: Path) -> None:
     """And in other parts; the last checkpoint is lost."""
     path = recipe(tmp_path, "whole", mini, **WHOLE | {"data": {"mevis": {"root": str(mini)}}, "checkpoint_every": 2})
@@ -172,6 +174,7 @@ def test_another_number_of_processes_goes_on(mini: Path, tmp_path: Path) -> None
         run(path, ["batch=5"], tmp_path / "two", "cpu")
 
 
+@pytest.mark.slow
 def test_more_processes_than_samples(mini: Path, tmp_path: Path) -> None:
     """The last batch of an epoch may be smaller than there are processes: one has nothing to learn from."""
     path = recipe(tmp_path, "language", mini, batch=5, steps=3)
@@ -192,6 +195,7 @@ def test_the_memory_bank_on_the_host(mini: Path, tmp_path: Path) -> None:
     same(one, tmp_path / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "more"),
     [
@@ -260,6 +264,7 @@ def identical(one: Path, other: Path) -> None:
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(kills: int, mini: Path, tmp_path: Path) -> None:
     """SIGKILL, while it starts, learns, looks at the held-out split or writes: in the end nothing differs. Dropout is
@@ -303,6 +308,7 @@ def test_a_restart_parses_no_sentence_again(
     identical(one, run(path, [], tmp_path / "two", "cpu"))
 
 
+@pytest.mark.slow
 def test_told_to_stop(mini: Path, tmp_path: Path) -> None:
     """SIGTERM: the step is finished and saved, one line says so, and the run goes on from there."""
     path = recipe(tmp_path, "whole", mini, steps=12, batch=1, checkpoint_every=1000)
@@ -351,6 +357,7 @@ def test_a_full_disk(where: str, mini: Path, tmp_path: Path, monkeypatch: pytest
     identical(run(path, [], tmp_path / "full", "cpu"), straight)
 
 
+@pytest.mark.slow
 def test_safetensors_words_for_a_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files stands in for it."""
     code = (
@@ -490,6 +497,7 @@ class FakeRun:
         self.finished += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_trackers_go_on_with_the_same_curve(
     name: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

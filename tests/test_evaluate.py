@@ -142,6 +142,7 @@ def test_predictions_tables_and_files(mini: Path, tmp_path: Path, capsys: pytest
     assert json.loads((out / "results.json").read_text())["figures"] == results["figures"]
 
 
+@pytest.mark.slow
 def test_the_card_takes_the_scores_on_request(mini: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "run" / "model"  # a training run's
     save_model(tiny.model(), tiny.tokenizer(), folder, Card(name="tiny", scores={"mine": {"J&F": 1.0}}))

@@ -307,6 +307,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 # ------------------------------------------------------------------------------------------------------ refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["folder", "file"])
 @pytest.mark.parametrize(
     ("switches", "message"),

@@ -175,6 +175,7 @@ def test_objects_of_every_annotator(home: Path, tmp_path: Path) -> None:
     assert shown >= {1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COCO)
 def test_detections_of_every_sample(home: Path, tmp_path: Path, name: str) -> None:
     predict(home, name, tmp_path / "out")
@@ -196,6 +197,7 @@ def test_detections_of_every_sample(home: Path, tmp_path: Path, name: str) -> No
         assert {entry["category_id"] for entry in own} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SPLITS if name != "ref-youtube-vos"])
 def test_scoring_reads_it(home: Path, name: str) -> None:
     undisturbed(home, name)
@@ -605,6 +607,7 @@ def comparable(files: Tree) -> Tree:
     return {name: content for name, content in files.items() if name != "predict.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_interruption_leaves_nothing_half_written(
     home: Path, tmp_path: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
@@ -674,6 +677,7 @@ def kill_and_go_on(home: Path, name: str, out: Path, kills: int) -> list[int]:
     return left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mevis", "jhmdb"])
 def test_killed_runs_go_on(home: Path, tmp_path: Path, name: str) -> None:
     whole = undisturbed(home, name)

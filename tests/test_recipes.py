@@ -100,6 +100,7 @@ def call(*arguments: str) -> int | str | None:
     return caught.value.code
 
 
+@pytest.mark.slow
 def test_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setenv("COLUMNS", "200")

@@ -390,6 +390,7 @@ def test_forked_processes(source: str, root: Path, pred: Path, tmp_path: Path) -
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_dying_process_is_told(root: Path, pred: Path) -> None:
     with pytest.raises(UserError, match="a scoring process died"):
         score_split(data("mevis", Deadly), root, "valid_u", pred, workers=2)

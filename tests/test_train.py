@@ -359,7 +359,7 @@ def test_perception_that_hears_the_sentence(gate: str) -> None:
 
 
 def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_path: Path) -> None:
-    """The whole task opens the gates: perception and the language that it using stay as they are."""
+    """The whole task opens the gates: perception and the language that it uses stay as they are."""
     folder = train(tmp_path, "motion", mini, init=str(chain / "whole"))
     before, after = (load_file(run / "model" / "model.safetensors") for run in (chain / "whole", folder))
     kept = {key for key in before if torch.equal(before[key], after[key])}
@@ -696,6 +696,7 @@ def die(*_: object) -> None:
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_a_process_that_makes_tokens_dies(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_start_worker", die)
     jobs = [(tmp_path / "000000.safetensors", ["v"])]

@@ -65,6 +65,7 @@ def shaped(batch: VideoBatch) -> None:
     assert batch.texts.mask.shape[0] == sentences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", [None, AUGMENTATION], ids=["plain", "augmented"])
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_can_be_learned(name: str, augmentation: Any, folder: Path) -> None:
