@@ -198,7 +198,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         CONFIG,
         "unknown key 'cart'; did you mean 'card'?",
     ),
-    "card of another kind": (change_config(lambda c: c.update(card=["x"])), CONFIG, "expected a mapping of Card's"),
+    "card of another kind": (
+        change_config(lambda c: c.update(card=["x"])),
+        CONFIG,
+        "card: must be a mapping, found ['x']",
+    ),
     "card misspelt": (
         change_config(lambda c: c["card"].update(limit=[])),
         CONFIG,
@@ -207,7 +211,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "card of wrong type": (
         change_config(lambda c: c["card"].update(scores={"valid_u": {"J&F": "high"}})),
         CONFIG,
-        "config.json.card.scores.valid_u.J&F: expected float, found 'high'",
+        "config.json.card.scores.valid_u.J&F: must be a valid number, found 'high'",
     ),
     "score is no number": (
         change_config(lambda c: c["card"].update(scores={"valid_u": {"J&F": float("nan")}})),
@@ -218,7 +222,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "version 1 without sections": (
         lambda f: (f / CONFIG).write_text('{"version": 1, "model": []}'),
         CONFIG,
-        "expected a mapping of ModelConfig's fields",
+        "config.json.model: must be a mapping",
     ),
     "version 1 with more": (
         lambda f: (f / CONFIG).write_text(json.dumps({**OLD, "foo": 3})),
@@ -228,7 +232,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "version 1 with a broken section": (
         lambda f: (f / CONFIG).write_text(json.dumps({"version": 1, "model": {**OLD["model"], "input": 3}})),
         CONFIG,
-        "config.json.model.input: expected a mapping",
+        "config.json.model.input: must be a mapping",
     ),
     "in several files": (
         lambda f: ((f / WEIGHTS).unlink(), (f / SHARDS).write_text("{}")),
@@ -238,28 +242,28 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a key lacking": (
         change_config(lambda c: c["model"]["motion"].pop("merge")),
         CONFIG,
-        "config.json.model.motion: the key 'merge' is missing",
+        "config.json.model.motion.merge: is missing",
     ),
-    "a section lacking": (change_config(lambda c: c["model"].pop("motion")), CONFIG, "the key 'motion' is missing"),
+    "a section lacking": (change_config(lambda c: c["model"].pop("motion")), CONFIG, "model.motion: is missing"),
     "no chunk": (
         change_config(lambda c: c["model"]["input"].update(chunk=0)),
         CONFIG,
-        "input.chunk must be at least 1",
+        "input.chunk: must be at least 1, found 0",
     ),
     "a huge number": (
         change_config(lambda c: c["model"]["input"].update(motion_fps=10**400)),
         CONFIG,
-        "is too large a number",
+        "input.motion_fps: must be a finite number",
     ),
     "huge windows": (
         change_config(lambda c: c["model"]["backbone"].update(window_size=150)),
         CONFIG,
-        "backbone.window_size must be at most 32, found 150",
+        "backbone.window_size: must be at most 32, found 150",
     ),
     "endless layers": (
         change_config(lambda c: c["model"]["language"]["encoder"].update(num_hidden_layers=10**9)),
         CONFIG,
-        "language.encoder.num_hidden_layers must be at most 256",
+        "language.encoder: num_hidden_layers must be 1 to 256",
     ),
     "a word for a number": (
         change_config(lambda c: c["model"]["language"]["encoder"].update(num_hidden_layers="a")),
@@ -272,7 +276,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         CONFIG,
         "unknown key 'hiden_size'; did you mean 'hidden_size'?",
     ),
-    "wrong type": (change_config(lambda c: c["model"].update(hidden_size="x")), CONFIG, "expected int, found 'x'"),
+    "wrong type": (
+        change_config(lambda c: c["model"].update(hidden_size="x")),
+        CONFIG,
+        "must be a valid integer, found 'x'",
+    ),
     "impossible": (change_config(lambda c: c["model"].update(hidden_size=33)), CONFIG, "no model can be built"),
 }
 
@@ -402,7 +410,7 @@ def test_upgrades_are_pure_and_complete() -> None:
 
 def test_load_config_checks_the_card_too(folder: Path) -> None:
     change_config(lambda c: c.update(card=3))(folder)
-    with pytest.raises(UserError, match="Card's fields"):
+    with pytest.raises(UserError, match="card: must be a mapping"):
         load_config(folder / CONFIG)
 
 

@@ -567,5 +567,7 @@ def test_a_tracker_that_cannot_begin(mini: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=refuse))
     with pytest.raises(UserError, match=r"trackers: trackio cannot begin \(no such project\); mend it or leave it out"):
         run(seen(mini, tmp_path, "trackio"), [], tmp_path / "run", "cpu")
-    with pytest.raises(UserError, match="'tensorbord' is not one of 'tensorboard', 'wandb', 'trackio'"):
+    with pytest.raises(
+        UserError, match=r"trackers\.0: must be 'tensorboard', 'wandb' or 'trackio', found 'tensorbord'"
+    ):
         run(seen(mini, tmp_path, "tensorbord"), [], tmp_path / "run", "cpu")

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dshmp.config import from_dict
 from dshmp.data import transforms as module
 from dshmp.data.transforms import (
     OFF,
@@ -287,22 +288,22 @@ def test_a_pseudo_clip_moves_and_shows_the_target() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"flip": 1.5}, "augmentation.flip: must be between 0 and 1, found 1.5"),
+        ({"flip": 1.5}, "augmentation.flip: must be at most 1, found 1.5"),
         ({"crop": -0.1}, "augmentation.crop"),
         ({"jitter": float("nan")}, "augmentation.jitter"),
-        ({"angle": 90.0}, "augmentation.angle: must be between 0 and 30, found 90"),
+        ({"angle": 90.0}, "augmentation.angle: must be at most 30, found 90"),
         ({"path_shear": 0.5}, "augmentation.path_shear"),
         ({"hue": 0.6}, "augmentation.hue"),
         ({"brightness": 1.0}, "augmentation.brightness"),
         ({"frames": 0}, "augmentation.frames: must be at least 1, found 0"),
-        ({"short_sides": (288, 0)}, "augmentation.short_sides: lengths must be at least 1"),
-        ({"crop_sizes": (600, 384)}, "augmentation.crop_sizes: the smaller length comes first"),
-        ({"crop_scales": ()}, "augmentation.crop_scales: is empty"),
+        ({"short_sides": (288, 0)}, "augmentation.short_sides.1: must be at least 1, found 0"),
+        ({"crop_sizes": (600, 384)}, "augmentation: crop_sizes: the smaller length comes first"),
+        ({"crop_scales": ()}, "augmentation: crop_scales is empty"),
     ],
 )
 def test_values_out_of_range(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        Augmentation(**values)
+        from_dict(Augmentation, values, "augmentation")
 
 
 # --- Words ---

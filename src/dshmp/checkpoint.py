@@ -17,7 +17,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from dshmp.card import HERE, Card, model_card
-from dshmp.config import ModelConfig, check_numbers, from_dict, to_dict
+from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, reason, regular, save_tensors
 from dshmp.hub import looks_local
@@ -157,7 +157,6 @@ def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tup
 def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     """A model with fresh weights; UserError, naming `where`, if the config's numbers do not fit together."""
     try:
-        check_numbers(config)
         with warnings.catch_warnings(action="ignore"):  # of libraries, about numbers that are as they are
             model = DsHmp(config)
     except UserError as error:

@@ -8,19 +8,31 @@ instead is named at each field. The switches of the paper's ablations: Table 1 *
 
 import dataclasses
 import difflib
-import math
-import re
-import types
+import functools
+import json
+import reprlib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from dshmp.errors import UserError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic_core import ErrorDetails
+
+from dshmp.errors import UserError, printable
 
 CueSplit = Literal["paper", "release", "dependency"]
 CueSource = Literal["sentence", "words", "direct", "full"]
 Matching = Literal["hungarian", "inverse", "none"]
+
+# What numbers of a file can be; larger ones no model has.
+Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**24)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=0, le=2**24)]
+Positive = Annotated[float, Field(gt=0)]
+Divisor = Annotated[float, Field(ge=1e-6)]
 
 ROBERTA_BASE: dict[str, Any] = {
     "vocab_size": 50265,
@@ -34,11 +46,18 @@ ROBERTA_BASE: dict[str, Any] = {
 }
 
 
+def _few_layers(encoder: dict[str, Any]) -> dict[str, Any]:
+    layers = encoder.get("num_hidden_layers")
+    if isinstance(layers, int) and not 1 <= layers <= 256:
+        raise ValueError(f"num_hidden_layers must be 1 to 256, found {layers}")
+    return encoder
+
+
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
     """Section 3.1: sentence -> word features, sentence embedding, static and motion cues."""
 
-    encoder: dict[str, Any] = field(default_factory=lambda: dict(ROBERTA_BASE))
+    encoder: Annotated[dict[str, Any], AfterValidator(_few_layers)] = field(default_factory=lambda: dict(ROBERTA_BASE))
     """Arguments of `transformers.RobertaConfig`."""
     frozen: bool = True
     """The encoder keeps its weights (the release's choice); a model trained from scratch learns it."""
@@ -46,35 +65,36 @@ class LanguageConfig:
     """How words are told apart: by part of speech as in the paper or the release, or by dependency."""
     cues: CueSource = "full"
     """Table 2a: sentence only; words without the sentence row; rows used as queries directly; Eq. 1 and 2."""
-    max_tokens: int = 128
+    max_tokens: Size = 128
     """Longest sentence in sub-word tokens, <s> and </s> included (release: 40)."""
     overlong: Literal["error", "cut"] = "error"
     """What happens to a longer sentence (release: cut)."""
     pad_to_max: bool = False
     """Pad every batch to `max_tokens` (release) instead of to its longest sentence."""
-    pad_token_id: int | None = None
+    pad_token_id: Annotated[int, Field(ge=0, le=2**24)] | None = None
     """Id of padded slots; None is the tokeniser's own (release: 0, which is <s>)."""
     normalise: bool = True
     """Lower-case and collapse white space first (the release does so in its loaders only)."""
     spacy_model: str = "en_core_web_sm"
-    dropout: float = 0.1
-    resizer_norm_eps: float = 1e-12
+    dropout: Share = 0.1
+    resizer_norm_eps: Factor = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """Swin Transformer with the sentence fused after each stage."""
 
-    embed_dim: int = 96
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    window_size: int = 7
-    drop_path: float = 0.3
+    embed_dim: Size = 96
+    depths: tuple[Depth, ...] = (2, 2, 6, 2)
+    num_heads: tuple[Size, ...] = (3, 6, 12, 24)
+    window_size: Annotated[int, Field(ge=1, le=32)] = 7
+    """Tables of a window's pixels grow with this to the fourth power."""
+    drop_path: Share = 0.3
     language_fusion: bool = True
-    temporal_window: int | None = None
+    temporal_window: Size | None = None
     """Frames in an attention window: None is Swin, image by image; 8 is Video-Swin, whose windows and shifts reach
     over time (the paper's rows on Ref-YouTube-VOS, Ref-DAVIS17, A2D and JHMDB)."""
-    clip: int = 32
+    clip: Size = 32
     """Video-Swin reads a video in consecutive clips of this many frames, which bounds its memory."""
 
 
@@ -82,23 +102,23 @@ class BackboneConfig:
 class PixelDecoderConfig:
     """Mask2Former's multi-scale deformable attention decoder."""
 
-    layers: int = 6
-    heads: int = 8
-    ffn: int = 1024
+    layers: Depth = 6
+    heads: Size = 8
+    ffn: Size = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameDecoderConfig:
     """Masked-attention decoder that turns static queries (Eq. 1) into the object tokens of a frame."""
 
-    queries: int = 20
+    queries: Size = 20
     """N_s."""
-    layers: int = 9
-    heads: int = 8
-    ffn: int = 2048
-    injection: float = 0.1
+    layers: Depth = 9
+    heads: Size = 8
+    ffn: Size = 2048
+    injection: Factor = 0.1
     """Weight of the static cues in the query: q + injection * LN(q + MHA(q, F_s, F_s))."""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     language: bool = True
     """Every layer reads the words (image-text fusion and a text cross-attention), as in the release."""
 
@@ -107,9 +127,9 @@ class FrameDecoderConfig:
 class MotionConfig:
     """Section 3.2: trajectories, hierarchical motion perception, motion decoder."""
 
-    blocks: int = 6
-    window: int = 8
-    stages: int = 3
+    blocks: Depth = 6
+    window: Size = 8
+    stages: Annotated[int, Field(ge=0, le=16)] = 3
     """J of Eq. 4-6; 0 leaves temporal self-attention alone (Table 2b)."""
     merge: Literal["weighted", "mean"] = "weighted"
     """Eq. 6: average weighted by each frame's w, or plain (release)."""
@@ -125,17 +145,17 @@ class MotionConfig:
     displacement: bool = True
     """What changes along its trajectory enters the first block with each token: its difference from the frame
     before, and over half a window around it, scaled to regular frames where the clip's are not. Ours."""
-    queries: int = 10
+    queries: Size = 10
     """N_v."""
-    decoder_layers: int = 3
-    heads: int = 8
-    ffn: int = 2048
-    injection: float = 0.1
-    dropout: float = 0.1
-    fusion_scale: float = 1e-4
+    decoder_layers: Depth = 3
+    heads: Size = 8
+    ffn: Size = 2048
+    injection: Factor = 0.1
+    dropout: Share = 0.1
+    fusion_scale: Factor = 1e-4
     """Initial layer scale of the decoder's fusion of tokens and words (release); a model that learns from
     scratch needs a larger one to learn in reasonable time."""
-    contrast_size: int = 256
+    contrast_size: Size = 256
     """Width of the contrastive projection (and of the memory bank)."""
 
 
@@ -148,7 +168,7 @@ class ReadoutConfig:
     point at one object token per frame and take that token's mask, so look-alikes can be told apart."""
     targets: Literal["many", "single"] = "many"
     """Union of all video tokens whose score passes the threshold, or the best token."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     score: Literal["class", "quality"] = "class"
     """What is reported of an object: the probability that it is meant, or (release) that times the mean of its
     mask's probabilities inside the mask. Which objects are meant is decided by the former alone."""
@@ -158,18 +178,18 @@ class ReadoutConfig:
 class InputConfig:
     """From a decoded frame to the network's input."""
 
-    short_side: int = 360
-    long_side: int = 640
+    short_side: Size = 360
+    long_side: Size = 640
     """The short side is resized to `short_side`, or less where the long side would exceed `long_side`
     (release: 448, 1333)."""
-    divisor: int = 32
+    divisor: Size = 32
     """Padded with zeros, after normalisation, to a multiple of this."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.37)
-    motion_fps: float | None = None
+    std: tuple[Divisor, Divisor, Divisor] = (58.395, 57.12, 57.37)
+    motion_fps: Divisor | None = None
     """Frames per second that motion perception was trained on; a faster video is read as interleaved
     sequences of about this rate. None takes every frame as it comes (the release)."""
-    chunk: int = 16
+    chunk: Size = 16
     """Frames that static perception takes at once; bounds memory, never changes a result."""
     autocast: Literal["bfloat16", "float16"] = "bfloat16"
     """Precision on a GPU unless asked otherwise (release: float16)."""
@@ -182,7 +202,7 @@ class InputConfig:
 class ModelConfig:
     """A whole DsHmp model."""
 
-    hidden_size: int = 256
+    hidden_size: Size = 256
     language: LanguageConfig = field(default_factory=LanguageConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
@@ -193,28 +213,82 @@ class ModelConfig:
 
 
 T = TypeVar("T")
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_UNKNOWN = "unexpected_keyword_argument"
+"""pydantic's word for a key that is none."""
+_PLAIN = (
+    ("Input should", "must"),
+    ("Tuple should", "must"),
+    (" after validation", ""),
+    ("an object", "a mapping"),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+    ("greater than", "above"),
+    ("less than", "below"),
+)
+"""pydantic's other words, and ours for them."""
 
 
 def from_dict(kind: type[T], values: object, where: str = "config", complete: bool = False) -> T:
-    """Build the dataclass `kind` from plain containers; unknown or missing keys and wrong types raise UserError.
+    """Build the dataclass `kind` from plain containers; unknown or missing keys and wrong values raise UserError.
 
     With `complete`, defaults stand for nothing: all keys must be there.
     """
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where}: expected a mapping of {kind.__name__}'s fields, found {values!r}")
-    hints = typing.get_type_hints(kind)
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    known = [item.name for item in fields]
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
-    for item in fields:
-        needed = complete or item.default is item.default_factory is dataclasses.MISSING
-        if needed and item.name not in values:
-            raise UserError(f"{where}: the key {item.name!r} is missing")
-    return kind(**{key: _value(hints[key], value, f"{where}.{key}", complete) for key, value in values.items()})
+    try:
+        # as JSON: there a list may be a tuple and a mapping a dataclass, and still no text is a number
+        config: T = _reader(kind).validate_json(json.dumps(values, default=str))  # type: ignore[arg-type]
+    except ValidationError as caught:
+        # an unknown key first: it may be the misspelt one of another that is missing
+        error = min(caught.errors(include_url=False), key=lambda each: each["type"] != _UNKNOWN)
+        raise UserError(printable(_line(kind, error, where))) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: {error}") from None
+    if complete:
+        _check_complete(config, values, where)
+    return config
+
+
+@functools.cache
+def _reader(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(with_config(_STRICT)(kind))
+
+
+def _line(kind: type, error: ErrorDetails, where: str) -> str:
+    """One error of pydantic's in one line."""
+    *path, key = where, *map(str, error["loc"])
+    above, place = ".".join(path), ".".join([*path, key])
+    if error["type"] == _UNKNOWN:
+        return f"{above}: unknown key {key!r}; {nearest(key, _fields(kind, path[1:]))}"
+    if error["type"] == "missing":
+        return f"{place}: is missing"
+    if error["type"] == "value_error":
+        return f"{place}: {error['ctx']['error']}"
+    message = error["msg"]
+    for theirs, ours in _PLAIN:
+        message = message.replace(theirs, ours)
+    return f"{place}: {message}, found {reprlib.repr(error['input'])}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What may be meant by a name that is not known."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def _fields(kind: Any, path: list[str]) -> list[str]:
+    """The keys of the dataclass that lies at `path` in `kind`; a key of a mapping or a list has no field."""
+    for key in path:
+        hint = typing.get_type_hints(kind).get(key)
+        kind = next(filter(dataclasses.is_dataclass, (hint, *typing.get_args(hint))), kind)
+    return [item.name for item in dataclasses.fields(kind)]
+
+
+def _check_complete(config: Any, values: Any, where: str) -> None:
+    for item in dataclasses.fields(config):
+        if item.name not in values:
+            raise UserError(f"{where}.{item.name}: is missing")
+        if dataclasses.is_dataclass(value := getattr(config, item.name)):
+            _check_complete(value, values[item.name], f"{where}.{item.name}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -235,63 +309,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-_LARGEST = 2**24
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    (r"motion\.stages", 0, 16),
-    (r"(.*\.)?(num_hidden_layers|layers|decoder_layers|depths|blocks)", 1, 256),
-    (r"backbone\.window_size", 1, 32),
-    (r"readout\.threshold|(.*\.)?(\w*dropout\w*|drop_path)", 0, 1),
-    (r"input\.mean", -math.inf, math.inf),
-    (r"input\.(std|motion_fps)", 1e-6, math.inf),
-    (r"language\.(encoder\..*|pad_token_id)|(.*\.)?(injection|\w+_eps|fusion_scale)", 0, _LARGEST),
-)
-"""What numbers can be at all; the first pattern counts, and others are sizes, 1 or more. Tables of a window's pixels
-grow with its size to the fourth power."""
-
-
-def check_numbers(config: ModelConfig) -> None:
-    """Raises UserError, naming the field, where a number is none that any model has."""
-    for key, value in flat(to_dict(config)):
-        low, high = next(((low, high) for name, low, high in _RANGES if re.fullmatch(name, key)), (1, _LARGEST))
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                continue
-            if not low <= number <= high or number == math.inf:
-                bound = f"at least {low}" if number < low else f"at most {high}"
-                raise UserError(f"{key} must be {bound}, found {number}")
-
-
-def _value(hint: Any, value: Any, where: str, complete: bool) -> Any:
-    """`value` as the annotated type `hint`, or UserError."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, where, complete)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _value(next(arg for arg in args if arg is not type(None)), value, where, complete)
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(kinds) != len(value):
-            raise UserError(f"{where}: expected {len(kinds)} values, found {len(value)}")
-        pairs = enumerate(zip(kinds, value, strict=True))
-        return tuple(_value(kind, item, f"{where}[{i}]", complete) for i, (kind, item) in pairs)
-    if origin is dict and isinstance(value, Mapping):
-        return {key: _value(args[1], item, f"{where}.{key}", complete) for key, item in value.items()}
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise UserError(f"{where}: {str(value)[:20]}... is too large a number") from None
-    kind = origin or hint
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise UserError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")

@@ -10,20 +10,25 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from dshmp.config import InputConfig
+from dshmp.config import Count, InputConfig, Share
 from dshmp.data.mirror import mirror_sentence
-from dshmp.errors import UserError
 from dshmp.model.frames import input_size
 from dshmp.model.words import PARSER
 
 Frames = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
 AugmentedClip = tuple[Frames, Masks, tuple[str, ...]]
+
+Strength = Annotated[float, Field(ge=0, le=0.9)]
+Angle = Annotated[float, Field(ge=0, le=30)]
+"""With it and `path_shear`, a thing beside another stays beside it: tan(30 degrees) + 0.3 < 1."""
 
 TRIES = 10
 """Draws before a change that would lose the target is given up."""
@@ -38,75 +43,54 @@ class Augmentation:
     Frames, sizes, crop and flip are the release's; rotation and colour are ours (the release has neither for videos).
 
     Raises:
-        UserError: a value out of its range.
+        ValueError: `crop_scales` or `crop_sizes` allow no window.
     """
 
-    frames: int = 8
+    frames: Count = 8
     """Frames drawn from a video."""
-    reach: int = 10
+    reach: Count = 10
     """They lie this many frames at most before or after a reference frame."""
-    short_sides: tuple[int, ...] = (288, 320, 352, 384, 416, 448, 480, 512)
+    short_sides: tuple[Count, ...] = (288, 320, 352, 384, 416, 448, 480, 512)
     """The clip is resized to one of these; none leaves its size alone."""
-    long_side: int = 768
+    long_side: Count = 768
     """No longer than this after resizing (ReferFormer: 640)."""
-    crop: float = 0.5
+    crop: Share = 0.5
     """Probability that a window of the clip is cut out before resizing; RefCOCO's stills are better off without."""
-    crop_scales: tuple[int, ...] = (400, 500, 600)
+    crop_scales: tuple[Count, ...] = (400, 500, 600)
     """The window is measured on the clip with a short side of one of these."""
-    crop_sizes: tuple[int, int] = (384, 600)
+    crop_sizes: tuple[Count, Count] = (384, 600)
     """Range of the height and of the width of the window."""
     crop_drift: bool = True
     """The window moves along a straight line, as if the camera panned (the release pans along one diagonal only).
     Motion in the image then differs from motion in the scene; the synthetic data's sentences mean the former."""
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability of a left-right flip of frames, masks and words (the release leaves the words as they are)."""
-    rotate: float = 0.25
+    rotate: Share = 0.25
     """Probability of a small rotation of the whole clip."""
-    angle: float = 10.0
+    angle: Angle = 10.0
     """Largest rotation in degrees."""
-    jitter: float = 0.5
+    jitter: Share = 0.5
     """Probability of new brightness, contrast, saturation and hue."""
-    brightness: float = 0.2
+    brightness: Strength = 0.2
     """Factors lie in 1 +- this; likewise contrast and saturation."""
-    contrast: float = 0.2
-    saturation: float = 0.2
-    hue: float = 0.05
+    contrast: Strength = 0.2
+    saturation: Strength = 0.2
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Largest turn of the hue as part of the colour circle."""
-    path_shift: float = 0.08
+    path_shift: Strength = 0.08
     """Pseudo-clips: largest shift, as part of the sides."""
-    path_angle: float = 10.0
+    path_angle: Angle = 10.0
     """Pseudo-clips: largest rotation in degrees (release: 15)."""
-    path_zoom: float = 0.15
+    path_zoom: Share = 0.15
     """Pseudo-clips: scales lie between 1 / (1 + this) and 1 + this."""
-    path_shear: float = 0.1
+    path_shear: Annotated[float, Field(ge=0, le=0.3)] = 0.1
     """Pseudo-clips: largest shear, as a slope."""
 
     def __post_init__(self) -> None:
-        for name in ("crop", "flip", "rotate", "jitter"):
-            self._check(name, 0, 1)
-        for name in ("brightness", "contrast", "saturation", "path_shift"):
-            self._check(name, 0, 0.9)
-        self._check("hue", 0, 0.5)
-        # within these a thing beside another stays beside it: tan(30 degrees) + 0.3 < 1
-        for name in ("angle", "path_angle"):
-            self._check(name, 0, 30)
-        self._check("path_shear", 0, 0.3)
-        self._check("path_zoom", 0, 1)
-        for name in ("frames", "reach", "long_side"):
-            self._check(name, 1, math.inf)
-        for name in ("short_sides", "crop_scales", "crop_sizes"):
-            if any(value < 1 for value in getattr(self, name)):
-                raise UserError(f"augmentation.{name}: lengths must be at least 1, found {getattr(self, name)}")
         if self.crop and not self.crop_scales:
-            raise UserError("augmentation.crop_scales: is empty; name a length, or set crop to 0")
+            raise ValueError("crop_scales is empty; name a length, or set crop to 0")
         if self.crop_sizes[0] > self.crop_sizes[1]:
-            raise UserError(f"augmentation.crop_sizes: the smaller length comes first, found {self.crop_sizes}")
-
-    def _check(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if not low <= value <= high:  # false for NaN too
-            within = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-            raise UserError(f"augmentation.{name}: must be {within}, found {value}")
+            raise ValueError(f"crop_sizes: the smaller length comes first, found {self.crop_sizes}")
 
 
 OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)

@@ -1,39 +1,41 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
-import difflib
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import AfterValidator, Field
 
 from dshmp.card import Card
-from dshmp.config import ModelConfig, from_dict, to_dict
+from dshmp.config import Count, ModelConfig, Positive, from_dict, nearest, to_dict
 from dshmp.data.registry import DATASETS
 from dshmp.data.transforms import Augmentation
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, is_vacant, output_folder, reason, regular
 from dshmp.recipes import find_recipe
 
+Whole = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
     """Weights of the losses (equations of section 3.3 and 3.4)."""
 
-    label: float = 2.0
-    mask: float = 5.0
-    dice: float = 5.0
-    similarity: float = 1.0
-    contrast: float = 0.5
+    label: Weight = 2.0
+    mask: Weight = 5.0
+    dice: Weight = 5.0
+    similarity: Weight = 1.0
+    contrast: Weight = 0.5
     """lambda of Eq. 9's term."""
-    trajectory: float = 2.0
+    trajectory: Weight = 2.0
     """Ours: every object token is asked whether its own object is meant."""
-    probe: float = 1.0
+    probe: Weight = 1.0
     """Ours: what the data set names of objects and sentences, told by linear heads (`dshmp.training.probe`)."""
-    link: float = 0.0
+    link: Weight = 0.0
     """Ours, perception task only: tokens of one object in neighbouring frames shall be the most similar, which is
     what Eq. 3 relies on. Above 0 the task draws pairs of neighbouring frames."""
 
@@ -47,8 +49,17 @@ class Source:
     split: str = "train"
     validation: str | None = None
     """Split for the figures on the way; none are taken without."""
-    weight: float = 1.0
+    weight: Positive = 1.0
     """How often a batch comes from it, against the weights of the others."""
+
+
+def _known(data: dict[str, Source]) -> dict[str, Source]:
+    if not data:
+        raise ValueError(f"names no data set; known: {', '.join(DATASETS)}")
+    for name in data:
+        if name not in DATASETS:
+            raise ValueError(f"{name!r} is no data set known here; {nearest(name, DATASETS)}")
+    return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +90,7 @@ class Recipe:
     """
 
     task: Literal["perception", "language", "motion", "whole"]
-    data: dict[str, Source]
+    data: Annotated[dict[str, Source], AfterValidator(_known)]
     """By the names of `dshmp data`: mevis (a synthetic data set too), ref-youtube-vos, a2d, refcoco ... Tasks other
     than `whole` learn from one, which lists all objects of its videos: a synthetic data set."""
     init: str | None = None
@@ -96,11 +107,11 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     """Of a model that starts fresh, and the switches of one that does not: shapes must agree. A recipe with `init` that
     says nothing of the model takes all its numbers from there."""
-    steps: int = 50_000
-    batch: int = 8
+    steps: Count = 50_000
+    batch: Count = 8
     """Clips of an optimiser step (frames in the perception task, sentences in the language task), all processes
     together."""
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
     """Of these, how many a process learns from at once; less takes less memory and changes no result. All by
     default."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -108,57 +119,57 @@ class Recipe:
     checkpointing: bool = False
     """Activations of the backbone and of decoder layers are computed again instead of kept: less memory, a third
     slower."""
-    clip_frames: int = 16
+    clip_frames: Count = 16
     """Longest clip of the whole task without augmentation; a longer video gives a random stretch of it."""
-    sentences: int = 4
+    sentences: Count = 4
     """Sentences drawn from each clip of the whole task (release: 1); they share the reading of its frames, and its
     features too where the backbone does not use the sentence."""
     augmentation: Augmentation | None = None
     """Of the whole task: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
-    learning_rate: float = 5e-5
-    backbone_factor: float = 0.1
+    learning_rate: Positive = 5e-5
+    backbone_factor: Weight = 0.1
     """The backbone learns this much slower (release: 0.1)."""
-    warmup: int = 100
+    warmup: Whole = 100
     decay: Literal["cosine", "steps"] = "steps"
     """`steps`: a tenth from 8/11 of the run on, a hundredth from 10/11 on, as the release's 40,000 and 50,000 of its
     55,000 steps; of the paper's 50,000 these are 36,364 and 45,455."""
-    weight_decay: float = 0.05
-    clip_norm: float = 0.01
+    weight_decay: Weight = 0.05
+    clip_norm: Positive = 0.01
     """Gradient norm of the whole model is cut to this."""
-    points: int = 12_544
+    points: Count = 12_544
     """Points a mask is compared on, per frame."""
-    no_object: float = 0.1
+    no_object: Weight = 0.1
     weights: LossWeights = field(default_factory=LossWeights)
-    negatives: int = 100
+    negatives: Whole = 100
     """Negatives of Eq. 9; 0 turns contrastive learning off (Tables 1 and 2c)."""
-    contrast_start: int = 10_000
-    bank_delta: float = 0.2
+    contrast_start: Whole = 10_000
+    bank_delta: Annotated[float, Field(ge=0, lt=1)] = 0.2
     bank: Literal["device", "host"] = "device"
     """Where the memory bank's centroids are; on the host they take no GPU memory, and each step fetches and writes back
     the rows that it needs."""
-    temperature: float = 0.07
-    seed: int = 0
-    threads: int = 0
+    temperature: Positive = 0.07
+    seed: Whole = 0
+    threads: Whole = 0
     """CPU threads; 0 leaves it to PyTorch."""
-    workers: int = 2
+    workers: Count = 2
     """Threads that read the coming steps' data, one step each."""
-    log_every: int = 20
-    validate_every: int = 500
-    validation_videos: int = 4
+    log_every: Count = 20
+    validate_every: Count = 500
+    validation_videos: Count = 4
     """Videos of each held-out split that the whole task answers for its figures, evenly spread over the split."""
-    checkpoint_every: int = 200
-    keep: int = 2
+    checkpoint_every: Count = 200
+    keep: Count = 2
     """Checkpoints kept, the newest; one that is damaged is made up for by the one before."""
     best: str | None = None
     """Name of a figure of validation: the model of its highest value is kept in best/."""
-    patience: int = 10
+    patience: Count = 10
     """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out. In float16 those
     with a scale of the losses above 1 do not count: it falls then."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where curves and pictures go beside the run's folder; each asks for its package."""
     cache: str | None = None
     """Folder for parsed sentences and the motion task's object tokens; in the run's by default."""
-    vocabulary: int = 1024
+    vocabulary: Count = 1024
     """Size of the byte-pair vocabulary learned from the split's sentences where no tokeniser is at hand."""
     about: About | None = field(default=None, compare=False)
     """Two recipes that differ in it alone are the same."""
@@ -201,9 +212,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
         _merge(values, changes)
     if not described and isinstance(values.get("init"), str):
         values["model"] = _model_of(values["init"], values.get("model", {}))
-    recipe = from_dict(Recipe, values, where)
-    _check(recipe, where)
-    return recipe
+    return from_dict(Recipe, values, where)
 
 
 def _model_of(init: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -284,51 +293,6 @@ def save_recipe(folder: Path, recipe: Recipe) -> None:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, under the mark of a run."""
     return MARK + yaml.safe_dump(to_dict(recipe), sort_keys=False)
-
-
-_COUNTS = (
-    "steps",
-    "batch",
-    "points",
-    "clip_frames",
-    "sentences",
-    "workers",
-    "validation_videos",
-    "keep",
-    "patience",
-    "vocabulary",
-)
-_EVERY = ("log_every", "validate_every", "checkpoint_every")
-_SIZES = ("backbone_factor", "warmup", "weight_decay", "no_object", "negatives", "contrast_start", "seed", "threads")
-_POSITIVE = ("learning_rate", "clip_norm", "temperature")
-_SMALLEST = math.ulp(0)
-"""The smallest number above 0."""
-
-
-def _check(recipe: Recipe, where: str) -> None:
-    """UserError for the first value that no run could have."""
-    for least, names in ((1, _COUNTS + _EVERY), (0, _SIZES), (_SMALLEST, _POSITIVE)):
-        for name in names:
-            _check_number(getattr(recipe, name), least, f"{where}.{name}")
-    if recipe.micro_batch is not None:
-        _check_number(recipe.micro_batch, 1, f"{where}.micro_batch")
-    for name, weight in vars(recipe.weights).items():
-        _check_number(weight, 0, f"{where}.weights.{name}")
-    if not 0 <= recipe.bank_delta < 1:
-        raise UserError(f"{where}.bank_delta: must be at least 0 and below 1, found {recipe.bank_delta}")
-    if not recipe.data:
-        raise UserError(f"{where}.data: names no data set; choose from {', '.join(DATASETS)}")
-    for name, source in recipe.data.items():
-        if name not in DATASETS:
-            near = difflib.get_close_matches(name, DATASETS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(DATASETS)}"
-            raise UserError(f"{where}.data: {name!r} is no data set known here{hint}")
-        _check_number(source.weight, _SMALLEST, f"{where}.data.{name}.weight")
-
-
-def _check_number(value: float, least: float, where: str) -> None:
-    if not least <= value < math.inf:  # false for NaN too
-        raise UserError(f"{where}: must be {'above 0' if least == _SMALLEST else f'at least {least}'}, found {value}")
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
