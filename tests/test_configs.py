@@ -18,7 +18,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 import tiny
 from dshmp import cli
 from dshmp.checkpoint import load_model
-from dshmp.config import from_dict, to_dict
+from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
 from dshmp.errors import UserError
@@ -171,7 +171,6 @@ def test_the_release_is_its_preset() -> None:
 
 
 def test_ours_are_the_defaults() -> None:
-    from dshmp.config import ModelConfig
 
     assert RECIPES["ours/mevis"].model == ModelConfig()
     assert RECIPES["ours/mevis"].data == RECIPES["paper/mevis"].data
@@ -301,7 +300,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stand-ins of the published weights: roberta-base, mask2former and video_swin.pth, random and small."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    model = from_dict(Recipe, {"task": "whole", "data": {}, "model": WIDTH["model"]}).model
+    model = from_dict(ModelConfig, WIDTH["model"])
     DsHmp(model).language.encoder.save_pretrained(folder / "roberta-base")
     save_tokenizer(tiny.tokenizer().tokenizer, folder / "roberta-base" / "tokenizer.json")
     sizes, decoder = WIDTH["model"]["backbone"], WIDTH["model"]["frame_decoder"]
@@ -337,7 +336,7 @@ def kinetics() -> dict[str, Tensor]:
         "mlp.2": "mlp.fc2",
     }
     model = tiny.with_switches(WIDTH["model"], {"backbone.temporal_window": 8})
-    backbone = DsHmp(from_dict(Recipe, {"task": "whole", "data": {}, "model": model}).model).perception.backbone
+    backbone = DsHmp(from_dict(ModelConfig, model)).perception.backbone
     weights = {}
     for key, value in backbone.state_dict().items():
         if not key.startswith(("norms", "fusions", "gates")):
@@ -394,7 +393,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-ORDER = sorted(RECIPES, key=lambda name: RECIPES[name].init is not None)
+ORDER = sorted(SIZES, key=lambda name: RECIPES[name].init is not None)
 """Those that others start from come first."""
 
 
