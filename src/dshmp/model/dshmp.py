@@ -135,8 +135,7 @@ class DsHmp(nn.Module):
         return self.perception.objects(features, _every_frame(text, len(features.mask_features)))
 
     def mask_pixels(self, seen: PixelFeatures | Perception) -> Tensor:
-        """What `decode_masks` needs of F frames' features: one map (F, C, h, w), the same for all sentences that share
-        them."""
+        """The one map (F, C, h, w) that `decode_masks` needs of F frames, before or after `encode_objects`."""
         return self.readout.pixels(seen)
 
     def decode_motion(

@@ -18,23 +18,14 @@ class Readout(Protocol):
     """How a model makes masks; the parameters are the motion decoder's."""
 
     def pixels(self, seen: PixelFeatures | Perception) -> Tensor:
-        """The one feature map (F, C, h, w) that `frame_masks` needs of F frames."""
+        """As `DsHmp.mask_pixels`."""
 
     def frame_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
-        """Mask logits (N_v, F, h, w) of one clip's video tokens (B = 1) in the F frames `frames`.
-
-        Args:
-            pixels: (F, C, h, w), what `pixels` gave of them.
-            mask_embed: (F, N, C) of their object tokens.
-        """
+        """As `DsHmp.decode_masks`."""
 
     def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor) -> Tensor:
-        """Mask logits (B, N_v, T, h, w) of B whole clips, to learn from.
-
-        Args:
-            object_masks: (B, T, N, h, w) mask logits of the object tokens.
-            video_features: (B*T, C, h, w).
-        """
+        """Mask logits (B, N_v, T, h, w) of B whole clips, to learn from; those of their object tokens are
+        object_masks (B, T, N, h, w), and video_features (B*T, C, h, w)."""
 
 
 @dataclass(frozen=True)
