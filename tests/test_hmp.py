@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from dshmp.config import CueSource, MotionConfig, ReadoutConfig
 from dshmp.model import hmp
 from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception, merge
-from dshmp.model.motion_decoder import (
-    ABSENT,
-    MotionDecoder,
-    TrajectoryScore,
-    VideoTokens,
-    embedding_masks,
-    mixed_embeddings,
-    trajectory_masks,
-)
+from dshmp.model.motion_decoder import MotionDecoder, TrajectoryScore, VideoTokens
+from dshmp.model.readout import ABSENT, TrajectoryReadout, readout_of
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
 C = 32
@@ -440,8 +433,8 @@ def test_gradients_reach_every_parameter_from_scratch(masks: str, cues: CueSourc
         video = model(tokens, frames, text)
         terms = [*outputs(video).values(), *(t for layer in video.layers for t in outputs(layer).values())]
         if masks == "embedding":
-            features = model.decoder.mask_features(torch.randn(22, C, 2, 3)).unflatten(0, (2, 11))
-            terms.append(embedding_masks(video.mask_embed, features))
+            readout = readout_of(model.decoder)
+            terms.append(readout.clip_masks(video, torch.randn(2, 11, 6, 2, 3), torch.randn(22, C, 2, 3)))
         generator = torch.Generator().manual_seed(1)
         sum((t * torch.randn(t.shape, generator=generator)).sum() for t in terms).backward()
         optimiser.step()
@@ -530,19 +523,25 @@ def test_fusion_starts_at_its_scale() -> None:
     assert 0 < 100 * heard(small) < heard(large)
 
 
+def pointing(pointer: Tensor) -> VideoTokens:
+    """Video tokens that point so."""
+    return replace(Motion(OURS)(*sample(1, pointer.shape[2])), pointer=pointer)
+
+
 def test_trajectory_masks_take_the_mask_pointed_at() -> None:
     frame_masks = torch.randn(1, 3, 6, 4, 5)
     pointer = torch.full((1, 2, 3, 7), -100.0)
     pointer[0, 0, :, 2] = 100.0
     pointer[0, 1, :, 6] = 100.0  # not visible
-    masks = trajectory_masks(pointer, frame_masks)
+    masks = TrajectoryReadout().clip_masks(pointing(pointer), frame_masks)
     torch.testing.assert_close(masks[0, 0], frame_masks[0, :, 2])
     torch.testing.assert_close(masks[0, 1], torch.full((3, 4, 5), ABSENT))
 
 
 def test_mixing_embeddings_is_mixing_masks() -> None:
-    pointer, embed, features = torch.randn(2, 4, 3, 7), torch.randn(2, 3, 6, C), torch.randn(2, 3, C, 4, 5)
-    wanted = trajectory_masks(pointer, torch.einsum("btnc,btchw->btnhw", embed, features))
-    mixed, constant = mixed_embeddings(pointer, embed)
-    streamed = torch.einsum("bqtc,btchw->bqthw", mixed, features) + constant[..., None, None]
+    video = pointing(torch.randn(1, 4, 5, 7))
+    embed, features, frames = torch.randn(3, 6, C), torch.randn(3, C, 4, 5), slice(1, 4)
+    readout, there = TrajectoryReadout(), pointing(video.pointer[:, :, frames])
+    wanted = readout.clip_masks(there, torch.einsum("tnc,tchw->tnhw", embed, features)[None])[0]
+    streamed = readout.frame_masks(video, frames, features, embed)
     torch.testing.assert_close(streamed, wanted, atol=1e-4, rtol=1e-4)

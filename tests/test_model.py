@@ -16,7 +16,7 @@ from dshmp.data.base import Expression, Video
 from dshmp.data.mevis import MevisSplit
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import Perception
-from dshmp.model.motion_decoder import VideoTokens, trajectory_masks
+from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.tokenizer import TextTokenizer
 from dshmp.training.recipe import Recipe
 from dshmp.training.video_losses import Contrast
@@ -33,10 +33,8 @@ def tokenizer() -> TextTokenizer:
 
 def clip_masks(model: DsHmp, video: VideoTokens, state: Perception) -> Tensor:
     """Mask logits (B, Nv, T, h, w) of B whole clips, made of masks where the model mixes their embeddings."""
-    if video.pointer is None:
-        return model.embedded_masks(video, state.video_features)
     logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed, state.mask_features)
-    return trajectory_masks(video.pointer, logits.unflatten(0, (len(video.pointer), -1)))
+    return model.readout.clip_masks(video, logits.unflatten(0, (len(video.tokens), -1)), state.video_features)
 
 
 def images(count: int, seed: int = 0, size: tuple[int, int] = (40, 56)) -> Tensor:
@@ -195,7 +193,8 @@ def test_masks_of_slices_are_slices_of_the_masks(masks: str, tokenizer: TextToke
         answer = model.decode_motion(alone.tokens[None], torch.ones(1, 7, dtype=torch.bool), single)
         for part in (slice(0, 7), slice(0, 1), slice(4, 7)):
             seen = model.encode(images(7)[part], single)
-            close(model.masks(answer, part, seen), together[row, :, part])
+            found = model.decode_masks(answer, part, model.mask_pixels(seen), seen.mask_embed)
+            close(found, together[row, :, part])
 
 
 @torch.no_grad()

@@ -27,7 +27,6 @@ from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.files import reason
-from dshmp.model.frame_decoder import Perception
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
 from dshmp.result import ObjectResult, Result, Rle, encode
 from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from dshmp.model.dshmp import DsHmp
     from dshmp.model.motion_decoder import VideoTokens
+    from dshmp.model.pixel_decoder import PixelFeatures
     from dshmp.model.text import TextFeatures
     from dshmp.model.tokenizer import TextTokenizer
     from dshmp.model.words import Word
@@ -467,11 +467,11 @@ class Segmenter(ModelHubMixin):
             seen.times += times
             seen.chunks.append(len(times))
             pixels = self._pixels(images, queries)
-            for index, (query, levels) in enumerate(zip(queries, itertools.cycle(pixels), strict=False)):
-                tokens, mask_embed = self._objects(query, levels, len(times))
+            for index, (query, features) in enumerate(zip(queries, itertools.cycle(pixels), strict=False)):
+                tokens, mask_embed = self._objects(query, features)
                 seen.tokens[index].append(tokens)
                 seen.mask_embed[index].append(mask_embed)
-            spill.write([self._kept(levels) for levels in pixels])
+            spill.write([self.model.mask_pixels(features) for features in pixels])
             if progress:
                 progress("frames", len(seen.times), source.count)
         if progress:  # the header only estimates how many there are
@@ -481,7 +481,7 @@ class Segmenter(ModelHubMixin):
     def _chunks(self, source: VideoSource) -> Iterator[tuple[list[float], Tensor]]:
         """Times and images of a chunk; each frame is resized as it comes, so no chunk of full frames is held."""
         frames = iter(source)
-        size = self.model.perception.backbone.whole_clips(self.config.input.chunk)
+        size = self.model.whole_clips(self.config.input.chunk)
         while chunk := [(f.time, self._image(f)) for f in itertools.islice(frames, size)]:
             yield [time for time, _ in chunk], torch.cat([image for _, image in chunk])
 
@@ -489,24 +489,18 @@ class Segmenter(ModelHubMixin):
         """(1, 3, h, w), the network's input."""
         return prepare_frames([frame.image], self.config.input)
 
-    def _pixels(self, images: Tensor, queries: Sequence[Query]) -> list["_Levels"]:
+    def _pixels(self, images: Tensor, queries: Sequence[Query]) -> list["PixelFeatures"]:
         """Pixel features of a chunk: one for all queries where they don't depend on the words, or one each."""
         images = images.to(self.device)
         asked = queries if self.model.features_read_text else queries[:1]
         with self._inference():
-            count = len(images)
-            return [self.model.perception.features(images, _repeat(q.text, count), count) for q in asked]
+            return [self.model.encode_pixels(images, query.text) for query in asked]
 
-    def _objects(self, query: Query, levels: "_Levels", count: int) -> tuple[Tensor, Tensor]:
-        mask_features, _, maps = levels
+    def _objects(self, query: Query, features: "PixelFeatures") -> tuple[Tensor, Tensor]:
+        """Object tokens and mask embeddings (F, N, C) of a chunk."""
         with self._inference():
-            decoder = self.model.perception.frame_decoder
-            frame = decoder(maps, mask_features, _repeat(query.text, count))
-        return frame.tokens.float(), frame.mask_embed
-
-    def _kept(self, levels: "_Levels") -> Tensor:
-        """The one feature map that masks need: the video's or the frame's, (F, C, h, w)."""
-        return levels[1] if self.config.readout.masks == "embedding" else levels[0]
+            seen = self.model.encode_objects(features, query.text)
+        return seen.tokens.float(), seen.mask_embed
 
     def _decode_motion(
         self,
@@ -572,7 +566,8 @@ class Segmenter(ModelHubMixin):
                 if wanted and not features:
                     again = list(frames)
                     images = torch.cat([self._image(frame) for frame in again])
-                    features = [self._kept(levels) for levels in self._pixels(images, [a.query for a in answers])]
+                    perceived = self._pixels(images, [a.query for a in answers])
+                    features = [self.model.mask_pixels(each) for each in perceived]
                     frames = iter(again)
             # one feature map for all expressions, or one each
             shared = itertools.cycle(features) if features else itertools.repeat(torch.empty(0))
@@ -604,17 +599,8 @@ class Segmenter(ModelHubMixin):
 
     def _logits(self, answer: Selection, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
         """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""
-        nothing = features.new_zeros(0)
-        state = Perception(
-            tokens=nothing,
-            logits=nothing,
-            mask_embed=mask_embed,
-            layers=[],
-            mask_features=features,
-            video_features=features,
-        )
         with self._inference():
-            logits: Tensor = self.model.masks(answer.video, frames, state)
+            logits = self.model.decode_masks(answer.video, frames, features, mask_embed)
         return logits[list(answer.chosen)].float()
 
     @contextlib.contextmanager
@@ -638,10 +624,6 @@ def _pushing(repo_id: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise UserError(f"{repo_id}: cannot be pushed to the hub ({reason(error)})") from None
-
-
-_Levels = tuple[Tensor, Tensor, list[Tensor]]
-"""Mask features, video features, levels of the pixel decoder."""
 
 
 class _Spill:
@@ -700,10 +682,6 @@ def _average_rate(source: VideoSource, times: Sequence[float]) -> float | None:
     if source.fps is None or len(times) < 2:
         return source.fps
     return (len(times) - 1) / (times[-1] - times[0])
-
-
-def _repeat(text: "TextFeatures", count: int) -> "TextFeatures":
-    return text.repeat(torch.zeros(count, dtype=torch.int64, device=text.tokens.device))
 
 
 def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:

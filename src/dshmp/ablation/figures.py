@@ -248,7 +248,7 @@ def best_tokens(model: DsHmp, tokenizer: TextTokenizer, split: Split, items: Seq
     for index, item in enumerate(items):
         alike[item.video, item.shown].append(index)
     found: dict[int, NDArray[Any]] = {}
-    step = model.perception.backbone.whole_clips(model.config.input.chunk)
+    step = model.whole_clips(model.config.input.chunk)
     for (video, shown), indices in alike.items():
         images = prepare_frames(split.frames(video, shown), model.config.input).to(device)
         text = model.language(to_device(tokenizer([items[index].text for index in indices]), device))

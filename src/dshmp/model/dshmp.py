@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.config import ModelConfig
-from dshmp.model.frame_decoder import FrameTokens, Perception, StaticPerception
+from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
-from dshmp.model.motion_decoder import MotionDecoder, VideoTokens, embedding_masks, mixed_embeddings
+from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
+from dshmp.model.pixel_decoder import PixelFeatures
+from dshmp.model.readout import readout_of
 from dshmp.model.text import LanguageEncoder, TextFeatures
 
 
@@ -17,8 +19,11 @@ class DsHmp(nn.Module):
     """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and Nv motion queries.
 
     `encode` works image by image (with Video-Swin clip by clip), so the caller decides how many frames it takes at
-    once; `decode_motion` needs the object tokens of the whole clip; `masks` works on any slice of frames again. Memory
-    is bounded by that. Called as a function, the model does all three for clips that fit in memory.
+    once; `decode_motion` needs the object tokens of the whole clip; `decode_masks` works on any slice of frames again.
+    Memory is bounded by that. Called as a function, the model does all three for clips that fit in memory.
+
+    `encode` is `encode_pixels`, then `encode_objects`: sentences share the former's features unless they read text.
+    Of these `decode_masks` needs one map, `mask_pixels`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -34,6 +39,7 @@ class DsHmp(nn.Module):
             config.hidden_size,
             config.frame_decoder.queries,
         )
+        self.readout = readout_of(self.decoder)
 
     def forward(
         self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
@@ -54,7 +60,7 @@ class DsHmp(nn.Module):
         """
         if not clips or len(clips) != len(text.mask):
             raise ValueError(f"{len(clips)} clips under {len(text.mask)} sentences: one each is needed, at least one")
-        step = self.perception.backbone.whole_clips(chunk or self.config.input.chunk)
+        step = self.whole_clips(chunk or self.config.input.chunk)
         seen = []
         for index, images in enumerate(clips):
             alone = text.repeat(torch.tensor([index], device=images.device))
@@ -77,8 +83,9 @@ class DsHmp(nn.Module):
     def _all_masks(self, video: VideoTokens, parts: Sequence[Perception]) -> Tensor:
         masks, start = [], 0
         for part in parts:
-            masks.append(self.masks(video, slice(start, start + len(part.tokens)), part))
-            start += len(part.tokens)
+            frames = slice(start, start + len(part.tokens))
+            masks.append(self.decode_masks(video, frames, self.mask_pixels(part), part.mask_embed))
+            start = frames.stop
         return torch.cat(masks, dim=1)
 
     @property
@@ -86,10 +93,14 @@ class DsHmp(nn.Module):
         """Whether pixel features depend on the sentence; if not, expressions of one video share them."""
         return self.config.backbone.language_fusion
 
+    def whole_clips(self, frames: int) -> int:
+        """`frames` rounded up to a multiple of what the backbone reads at once; a long video may be cut there."""
+        return self.perception.backbone.whole_clips(frames)
+
     def encode(self, images: Tensor, text: TextFeatures) -> Perception:
         """Static perception of one clip's frames: images (F, 3, H, W), normalised; text of E sentences.
 
-        A longer video may be cut into such clips at multiples of `perception.backbone.whole_clips(1)` frames.
+        A longer video may be cut into such clips at multiples of `whole_clips(1)` frames.
         Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
         computed once where the backbone does not use the sentence.
         """
@@ -107,16 +118,25 @@ class DsHmp(nn.Module):
         frames = torch.arange(clips * length, device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
         frame_text = text.repeat(sentence)
         images = images.flatten(0, 1)
-        perception = self.perception
         if self.features_read_text:
-            result: Perception = perception(images[frames], frame_text, length)
-            return result
-        mask_features, video_features, levels = perception.features(images, None, length)
-        if len(clip) > 1 or clips > 1:
-            mask_features, video_features = mask_features[frames], video_features[frames]
-            levels = [level[frames] for level in levels]
-        found: FrameTokens = perception.frame_decoder(levels, mask_features, frame_text)
-        return Perception(**vars(found), mask_features=mask_features, video_features=video_features)
+            features = self.perception.features(images[frames], frame_text, length)
+        else:
+            features = self.perception.features(images, None, length)
+            if len(clip) > 1 or clips > 1:
+                features = features.frames(frames)
+        return self.perception.objects(features, frame_text)
+
+    def encode_pixels(self, images: Tensor, text: TextFeatures) -> PixelFeatures:
+        """The first half of `encode`, for one sentence."""
+        return self.perception.features(images, _every_frame(text, len(images)), len(images))
+
+    def encode_objects(self, features: PixelFeatures, text: TextFeatures) -> Perception:
+        """The second half of `encode`, for one sentence."""
+        return self.perception.objects(features, _every_frame(text, len(features.mask_features)))
+
+    def mask_pixels(self, seen: PixelFeatures | Perception) -> Tensor:
+        """The one map (F, C, h, w) that `decode_masks` needs of F frames, before or after `encode_objects`."""
+        return self.readout.pixels(seen)
 
     def decode_motion(
         self,
@@ -166,17 +186,16 @@ class DsHmp(nn.Module):
         moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
         return join(moved), join(weights)
 
-    def masks(self, video: VideoTokens, frames: slice, state: Perception) -> Tensor:
-        """Mask logits (Nv, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the frames `frames`,
-        whose perception is `state` (F of them)."""
-        if video.pointer is None:
-            return self.embedded_masks(video, state.video_features)[0]
-        mixed, missing = mixed_embeddings(video.pointer[:, :, frames], state.mask_embed[None])
-        return torch.einsum("qfc,fchw->qfhw", mixed[0], state.mask_features) + missing[0, ..., None, None]
+    def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
+        """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`.
 
-    def embedded_masks(self, video: VideoTokens, video_features: Tensor) -> Tensor:
-        """The paper's masks of B clips: (B, Nv, T, h, w) from video features (B*T, C, h, w)."""
-        assert video.mask_embed is not None
-        assert self.decoder.mask_features is not None
-        features = self.decoder.mask_features(video_features)
-        return embedding_masks(video.mask_embed, features.unflatten(0, (len(video.mask_embed), -1)))
+        Args:
+            pixels: (F, C, h, w) of `mask_pixels`.
+            mask_embed: (F, N, C) of `encode`.
+        """
+        return self.readout.frame_masks(video, frames, pixels, mask_embed)
+
+
+def _every_frame(text: TextFeatures, frames: int) -> TextFeatures:
+    """One sentence, once for every frame."""
+    return text.repeat(torch.zeros(frames, dtype=torch.long, device=text.tokens.device))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dshmp.config import CueSource, FrameDecoderConfig, ModelConfig
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
-from dshmp.model.pixel_decoder import PixelDecoder, sine_position
+from dshmp.model.pixel_decoder import PixelDecoder, PixelFeatures, sine_position
 
 if TYPE_CHECKING:
     from dshmp.model.text import Cues, TextFeatures
@@ -184,27 +184,26 @@ class StaticPerception(nn.Module):
         self.pixel_decoder = PixelDecoder(config.pixel_decoder, self.backbone.channels, hidden)
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
-    def features(
-        self, images: Tensor, text: "TextFeatures | None", length: int = 1
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Backbone and pixel decoder: images (F, 3, H, W) -> mask features, video features, levels.
+    def features(self, images: Tensor, text: "TextFeatures | None", length: int = 1) -> PixelFeatures:
+        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F copies of a sentence (or F sentences).
 
         Every `length` images are one video, which matters to Video-Swin only; by default each stands alone.
         Without language fusion the backbone reads no text, and `text` may be None.
         """
         words, mask = (None, None) if text is None else (text.words, text.mask)
         maps = self.backbone(images, words, mask, length)
-        features: tuple[Tensor, Tensor, list[Tensor]] = self.pixel_decoder(maps)
+        features: PixelFeatures = self.pixel_decoder(maps)
         return features
 
-    def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
-        """Perceive F images (F, 3, H, W), normalised, under F copies of a sentence (or F sentences).
+    def objects(self, features: PixelFeatures, text: "TextFeatures") -> Perception:
+        """Frame decoder: the object tokens of F frames, under as many sentences."""
+        mask_features, video_features, levels = features
+        found: FrameTokens = self.frame_decoder(levels, mask_features, text)
+        return Perception(**vars(found), mask_features=mask_features, video_features=video_features)
 
-        Every `length` images are one video, as in `features`.
-        """
-        mask_features, video_features, levels = self.features(images, text, length)
-        frame: FrameTokens = self.frame_decoder(levels, mask_features, text)
-        return Perception(**vars(frame), mask_features=mask_features, video_features=video_features)
+    def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
+        """Both, one after the other."""
+        return self.objects(self.features(images, text, length), text)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Motion decoder: N_v motion queries (Eq. 2) gather motion-aware object tokens into video tokens.
 
 Each video token says whether it is meant and where it is: by a mask embedding (the paper), or by pointing at
-the object token of every frame whose mask it takes (ours).
+the object token of every frame whose mask it takes (ours). `readout` makes masks of that.
 """
 
 from dataclasses import dataclass, replace
@@ -16,9 +16,6 @@ from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, Se
 
 if TYPE_CHECKING:
     from dshmp.model.text import Cues, TextFeatures
-
-ABSENT = -10.0
-"""Mask logit of a frame in which a video token points at no object."""
 
 
 @dataclass(frozen=True)
@@ -72,41 +69,6 @@ class VideoTokens:
             track_logits=None if self.track_logits is None else self.track_logits[row, frames],
             layers=tuple(layer.clip(index, length) for layer in self.layers),
         )
-
-
-def embedding_masks(mask_embed: Tensor, features: Tensor) -> Tensor:
-    """Mask logits of the paper: mask_embed (B, N_v, C), features (B, T, C, h, w) -> (B, N_v, T, h, w)."""
-    return torch.einsum("bqc,btchw->bqthw", mask_embed, features)
-
-
-def trajectory_masks(pointer: Tensor, frame_mask_logits: Tensor) -> Tensor:
-    """The masks of the object tokens a video token points at, mixed. Ours.
-
-    Args:
-        pointer: (B, N_v, T, N+1) logits, the last for "not visible", whose mask is `ABSENT` everywhere.
-        frame_mask_logits: (B, T, N, h, w) of the frame decoder.
-
-    Returns:
-        Mask logits (B, N_v, T, h, w).
-    """
-    share = pointer.softmax(dim=-1)
-    masks = torch.einsum("bqtn,btnhw->bqthw", share[..., :-1], frame_mask_logits)
-    return masks + ABSENT * share[..., -1, None, None]
-
-
-def mixed_embeddings(pointer: Tensor, mask_embed: Tensor) -> tuple[Tensor, Tensor]:
-    """`trajectory_masks` before pixels are touched, since mixing masks is mixing their embeddings.
-
-    Args:
-        pointer: (B, N_v, T, N+1) logits.
-        mask_embed: (B, T, N, C) of the frame decoder.
-
-    Returns:
-        Embeddings (B, N_v, T, C), whose product with a frame's mask features, plus the constant (B, N_v, T),
-        gives the mask logits.
-    """
-    share = pointer.softmax(dim=-1)
-    return torch.einsum("bqtn,btnc->bqtc", share[..., :-1], mask_embed), ABSENT * share[..., -1]
 
 
 class MotionQueries(nn.Module):

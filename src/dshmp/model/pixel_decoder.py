@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,22 @@ class _SinePosition(nn.Module):
         return sine_position(shape[-2], shape[-1], self.channels, device, dtype)
 
 
+class PixelFeatures(NamedTuple):
+    """Features of every pixel of F frames."""
+
+    mask_features: Tensor
+    """(F, C, h, w) at stride 4, for the masks of a frame."""
+    video_features: Tensor
+    """(F, C, h, w) at stride 4, the map that mask_features are projected from, for the masks of the video."""
+    levels: list[Tensor]
+    """Three maps (F, C, h_i, w_i), coarse (stride 32) to fine (stride 8)."""
+
+    def frames(self, index: Tensor) -> "PixelFeatures":
+        """Those of some frames, any number of times: index (F',) long."""
+        levels = [level[index] for level in self.levels]
+        return PixelFeatures(self.mask_features[index], self.video_features[index], levels)
+
+
 class PixelDecoder(nn.Module):
     """Multi-scale deformable attention over strides 32, 16, 8, then one FPN step to stride 4."""
 
@@ -59,20 +76,15 @@ class PixelDecoder(nn.Module):
         self.mask_projection = nn.Conv2d(hidden, hidden, kernel_size=1)
         _initialise(self)
 
-    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Backbone maps (F, C_i, h_i, w_i), strides 4 to 32 -> features of every pixel.
-
-        Returns:
-            mask_features: (F, C, h, w) at stride 4, for the masks of a frame.
-            video_features: (F, C, h, w) at stride 4, the map that mask_features are projected from.
-            levels: three maps (F, C, h_i, w_i), coarse (stride 32) to fine (stride 8).
-        """
+    def forward(self, features: list[Tensor]) -> PixelFeatures:
+        """Backbone maps (F, C_i, h_i, w_i), strides 4 to 32 -> features of every pixel."""
         # Sampling points need the precision: as in the release, never in half.
         precise = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in features]
         with torch.autocast(features[0].device.type, enabled=False):
             output = self.decoder(precise)
             video_features = output.mask_features
-            return self.mask_projection(video_features), video_features, list(output.multi_scale_features)
+            levels = list(output.multi_scale_features)
+            return PixelFeatures(self.mask_projection(video_features), video_features, levels)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from dshmp.data.base import Expression, Split, expression_name
 from dshmp.device import exactly, to_device
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import uses_language
-from dshmp.model.motion_decoder import trajectory_masks
+from dshmp.model.readout import TrajectoryReadout
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.training.cache import CachedClip, TokenCache
 from dshmp.training.logging import Metrics
@@ -24,7 +24,6 @@ from dshmp.training.video_losses import (
     Counts,
     VideoTargets,
     match_all,
-    pointed_masks,
     video_counts,
     video_level,
     video_losses,
@@ -136,7 +135,7 @@ class MotionTask:
         with exactly(self.model.config.input, batch.tokens.device):
             text = self.model.language(batch.texts)
             video = self.model.decode_motion(batch.tokens, frames, text)
-        masks = pointed_masks(video, batch.mask_logits)
+        masks = [TrajectoryReadout().clip_masks(layer, batch.mask_logits) for layer in video.layers]
         level = video_level(video, masks, frames, targets)
         (indices,) = match_all(recipe, [level], generators)
         losses = video_losses(
@@ -194,8 +193,7 @@ def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
             batch = to_device(held_out.batch(chosen), device)
             text = model.language(batch.texts)
             video = model.decode_motion(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
-            assert video.pointer is not None
-            masks = trajectory_masks(video.pointer, batch.mask_logits) > 0
+            masks = TrajectoryReadout().clip_masks(video, batch.mask_logits) > 0
             meant = video.logits.softmax(2)[..., 0]
             passed = meant > model.config.readout.threshold
             union = (masks & passed[:, :, None, None, None]).any(1)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dshmp.data.base import Split, target_rows
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.motion_decoder import VideoTokens, trajectory_masks
+from dshmp.model.motion_decoder import VideoTokens
 from dshmp.training.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
 from dshmp.training.losses import deep_supervision, query_weight, similarity_loss
 from dshmp.training.matching import Level, Randomness, SetPrediction, SetTargets, match_levels
@@ -72,16 +72,6 @@ def supervise(
 
 def _set_weights(recipe: Recipe) -> tuple[float, float, float]:
     return recipe.weights.label, recipe.weights.mask, recipe.weights.dice
-
-
-def pointed_masks(video: VideoTokens, mask_logits: Tensor) -> list[Tensor]:
-    """Mask logits (B, N_v, T, h, w) of every decoder layer, read along the trajectories from those of the object
-    tokens (B, T, N, h, w)."""
-    masks = []
-    for layer in video.layers:
-        assert layer.pointer is not None
-        masks.append(trajectory_masks(layer.pointer, mask_logits))
-    return masks
 
 
 class Contrast:

@@ -29,7 +29,6 @@ from dshmp.training.video_losses import (
     Counts,
     VideoTargets,
     match_all,
-    pointed_masks,
     set_counts,
     supervise,
     video_counts,
@@ -279,10 +278,8 @@ class WholeTask:
         tokens = state.tokens.unflatten(0, (sentences, length)).float()  # (B*T, N, C) -> (B, T, N, C)
         with exactly(model.config.input, batch.images.device):
             video = model.decode_motion(tokens, torch.ones_like(batch.labelled), text, batch.position)
-        if model.config.readout.masks == "embedding":
-            masks = [model.embedded_masks(layer, state.video_features) for layer in video.layers]
-        else:
-            masks = pointed_masks(video, layers[-1].masks[:, :, 0].unflatten(0, (sentences, length)))
+        objects = layers[-1].masks[:, :, 0].unflatten(0, (sentences, length))  # (B*T, N, 1, h, w) -> (B, T, N, h, w)
+        masks = [model.readout.clip_masks(layer, objects, state.video_features) for layer in video.layers]
         by_frame = Level(layers, self._frame_targets(batch))
         by_clip = video_level(video, masks, batch.labelled, batch.targets)
         found, meant = match_all(recipe, [by_frame, by_clip], generators)
