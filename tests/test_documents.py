@@ -94,7 +94,7 @@ def test_the_notebooks_run(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["segment", "train"])
 def test_the_notebooks_hold_no_path_of_a_machine(name: str) -> None:
     text = (ROOT / "docs" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
-    assert not re.search(r'"(text|evalue)": \[[^\]]*(/home/|/tmp/|/root/|/work/|site-packages)', text)
+    assert not re.search(r'"(text|evalue)": \[[^\]]*((?<![\w./])/\w+/|site-packages)', text)
     assert '"stderr"' not in text
     assert '"output_type": "error"' not in text
 

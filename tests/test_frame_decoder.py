@@ -178,13 +178,13 @@ def test_a_sentence_without_real_words_gives_no_nan() -> None:
 
 
 @pytest.mark.parametrize("fusion", [False, True])
-@pytest.mark.parametrize("muted", [False, True])
-def test_gradients_reach_everything(fusion: bool, muted: bool) -> None:
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_gradients_reach_everything(fusion: bool, agnostic: bool) -> None:
     """Two steps: a zero gate or layer scale holds back the gradient of what stands before it for one step."""
-    if fusion and muted:
-        pytest.skip("a language-fused backbone cannot be muted")
+    if fusion and agnostic:
+        pytest.skip("a language-fused backbone cannot do without the sentence")
     perception = build(tiny(fusion=fusion)).train()
-    if muted:
+    if agnostic:
         disable_language(perception)
     optimizer = torch.optim.SGD(perception.parameters(), lr=1e-2)
     for _ in range(3):
@@ -203,7 +203,7 @@ def test_gradients_reach_everything(fusion: bool, muted: bool) -> None:
 
 
 @torch.no_grad()
-def test_muted_language_is_exactly_absent() -> None:
+def test_disabled_language_is_exactly_absent() -> None:
     perception = excite(build(tiny()))
     different = [perception(pictures(), sentence(seed=seed)).tokens for seed in (1, 7)]
     assert not torch.equal(*different)
@@ -214,7 +214,7 @@ def test_muted_language_is_exactly_absent() -> None:
 
 
 @pytest.mark.parametrize(("config", "why"), [(tiny(fusion=True), "language-fused"), (tiny(cues="direct"), "direct")])
-def test_what_cannot_be_muted_says_so(config: ModelConfig, why: str) -> None:
+def test_what_cannot_be_disabled_says_so(config: ModelConfig, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         disable_language(build(config))
 

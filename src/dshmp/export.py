@@ -115,14 +115,14 @@ class Answers:
     @property
     def pending(self) -> list[str]:
         """The wanted sentences that are to be answered: all, or those that were not with these settings."""
-        answered = {answer["sentence"]: answer["settings"] for answer in self.document.get("results", ())}
-        return [text for text in self.expressions if self.overwrite or answered.get(text) != self.settings]
+        answered = {text: self.find(text) or {} for text in self.expressions}
+        return [text for text, found in answered.items() if self.overwrite or found.get("settings") != self.settings]
 
 
 def segment_to_folder(
     answers: Answers, segmenter: Callable[[], Segmenter], progress: Progress | None = None
 ) -> tuple[Path, list[Result]]:
-    """Selection the sentences that are pending, and add the answers to the folder: all or none, whatever interrupts it.
+    """Answer the sentences that are pending, and add the answers to the folder: all or none, whatever interrupts it.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
     `<NN-slug>/overlay.mp4` per expression, and one `result.json`.

@@ -33,7 +33,8 @@ LOCK = ".dshmp.lock"
 MANIFEST = ".dshmp.json"
 """In a folder that holds owned files: their digests."""
 _HIDDEN = re.compile(r"\.dshmp-[0-9a-f]{12}\.(partial|ready)|\.dshmp\.(lock|json)")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""How systems tell a full disk."""
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 """Names that Windows gives to devices, whatever their ending."""
 LONGEST_NAME = 200
@@ -231,7 +232,7 @@ def named(work: Path, path: Path) -> Iterator[None]:
     except UserError as error:
         raise UserError(re.sub(rf"{re.escape(str(work))}(/[^/:]+)?", lambda _: str(path), str(error))) from None
     except OSError as error:
-        if error.errno in _FULL or str(error.filename).startswith(str(work)):
+        if error.errno in FULL or str(error.filename).startswith(str(work)):
             raise UserError(f"{path}: cannot be written ({reason(error)})") from None
         raise
 

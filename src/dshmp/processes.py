@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 GRACE = 1.0
@@ -33,10 +34,16 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Spawned(SpawnProcess):
+class _Quiet(BaseProcess):
+    """Never gets the terminal's signals."""
+
     def start(self) -> None:
         with _signals_blocked():
             super().start()
+
+
+class _Spawned(_Quiet, SpawnProcess):
+    pass
 
 
 class _Spawning(SpawnContext):
@@ -51,10 +58,8 @@ def spawning() -> SpawnContext:
 def _forking() -> BaseContext:
     from multiprocessing.context import ForkContext, ForkProcess
 
-    class Forked(ForkProcess):
-        def start(self) -> None:
-            with _signals_blocked():
-                super().start()
+    class Forked(_Quiet, ForkProcess):
+        pass
 
     class Forking(ForkContext):
         Process = Forked  # type: ignore[assignment]

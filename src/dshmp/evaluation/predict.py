@@ -116,7 +116,7 @@ def run(
     zipped: bool = True,
     progress: Progress | None = None,
 ) -> Summary | None:
-    """Selection all expressions of a split; None in all processes but the first.
+    """Answer all expressions of a split; None in all processes but the first.
 
     Args:
         threshold: as for `Segmenter`.

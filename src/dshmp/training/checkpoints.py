@@ -4,7 +4,6 @@ A checkpoint is one safetensors file with every tensor that is needed to go on; 
 tensors stand in its header as JSON.
 """
 
-import errno
 import json
 import logging
 import os
@@ -19,10 +18,9 @@ from torch import Tensor
 
 from dshmp.checkpoint import load_tensors
 from dshmp.errors import UserError
+from dshmp.files import FULL
 
 log = logging.getLogger("dshmp")
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
