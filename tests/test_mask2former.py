@@ -283,7 +283,7 @@ def test_what_stays_out(file: Path) -> None:
         ("frame_decoder", "left out", "queries beyond the first 5"),
         ("frame_decoder", "left out", "decoder layers beyond the first 3"),
         ("frame_decoder", "left out", "object or none here, other classes there"),
-        ("criterion", "left out", "belongs to the training before"),
+        ("criterion", "left out", "class weights, for training only"),
         ("frame_decoder", "fresh", "reads the sentence"),
         ("frame_decoder", "fresh", "object or none here, other classes there"),
         ("motion", "fresh", "no part of Mask2Former"),
@@ -362,9 +362,9 @@ def test_sources_that_are_no_mask2former(
     crooked = state | {"backbone.layers.0.blocks.0.attn.qkv.bias": torch.ones(2)}
     with pytest.raises(UserError, match=r"backbone\.stages\.0\.blocks\.0\.attention\.q_proj\.bias has shape"):
         initialise(fresh(), write_pickle(tmp_path / "crooked.pkl", crooked))
-    with pytest.raises(UserError, match="is a whole DsHmp, no Mask2Former; name what dshmp convert makes of it"):
+    with pytest.raises(UserError, match="has unknown decoder"):
         initialise(fresh(), write_pickle(tmp_path / "a.pkl", state | {"vita_module.query_feat.weight": torch.ones(1)}))
-    with pytest.raises(UserError, match=r"name the folder that it and config\.json are in"):
+    with pytest.raises(UserError, match=r"name its \.pkl, or transformers' folder"):
         initialise(fresh(), folder / "model.safetensors")
     with pytest.raises(UserError, match="no such file or folder"):
         initialise(fresh(), tmp_path / "nowhere")

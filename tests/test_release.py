@@ -170,20 +170,7 @@ def test_relative_position_index_is_swins() -> None:
         assert torch.equal(index, torch.from_numpy(value))
 
 
-def test_a_submodule_by_its_prefix(small: State) -> None:
-    prefix, own = "vita_module.hierarchical_cross.1.", "motion.blocks.1.cross_attention."
-    part = {key.removeprefix(prefix): value for key, value in small.items() if key.startswith(prefix)}
-    found = from_release(part, prefix, own)
-    with torch.device("meta"):
-        module = DsHmp(SMALL).motion.blocks[1].cross_attention
-    module.load_state_dict(found, assign=True)
-    assert torch.equal(module.out[2].weight, part["out3.weight"])
-    assert same(as_release(module.state_dict(), prefix, own), part)
-
-
 def test_what_has_no_place() -> None:
-    with pytest.raises(UserError, match=r"vita_module\.foo\.weight is no name of the release"):
-        from_release({"foo.weight": torch.ones(1)}, prefix="vita_module.")
     with pytest.raises(ValueError, match=r"no parameter like decoder\.pointer\.absent"):
         as_release({"decoder.pointer.absent": torch.ones(1)})
     with pytest.raises(KeyError, match="k_proj"):
@@ -215,14 +202,8 @@ def test_there_and_back(suffix: str, small: State, words: Path, tmp_path: Path) 
     state = {**small, "text_encoder.embeddings.position_ids": torch.arange(60)[None]}  # of an older transformers
     report = convert(save(state, tmp_path / f"a{suffix}"), tmp_path / "out", words)
     assert report.config == SMALL
-    left = [(row.part, row.tensors) for row in report.rows if row.fate == "left out"]
-    assert left == [
-        ("backbone", 6),
-        ("criterion", 1),
-        ("vita_criterion", 1),
-        ("vita_criterion", 1),
-        ("text_encoder", 1),
-    ]
+    left = sorted((row.part, row.tensors) for row in report.rows if row.fate == "left out")
+    assert left == [("backbone", 6), ("criterion", 1), ("text_encoder", 1), *[("vita_criterion", 1)] * 2]
     assert sum(row.tensors for row in report.rows) == len(state)
     model, tokenizer = load_model(tmp_path / "out")
     assert model.config == SMALL
@@ -520,7 +501,6 @@ def test_unfit_tokenisers(
     assert call(monkeypatch, path, out) == 2
     line = capsys.readouterr().err
     assert "cannot load a tokeniser from 'roberta-base' (no route to the hub" in line
-    assert line.rstrip().endswith(": --tokenizer FOLDER")
     (tmp_path / "empty").mkdir()
     assert call(monkeypatch, path, out, "--tokenizer", tmp_path / "empty") == 2
     assert "cannot load a tokeniser" in capsys.readouterr().err

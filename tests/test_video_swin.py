@@ -112,8 +112,8 @@ def test_parity_through_a_published_checkpoint(name: str, tmp_path: Path) -> Non
     assert [(row.part, row.fate, row.parameters) for row in rows] == [
         ("backbone", "loaded", sum(p.numel() for key, p in backbone.named_parameters() if not key.startswith("norms"))),
         ("backbone", "fresh", sum(p.numel() for p in backbone.norms.parameters())),
-        ("backbone", "left out", 392 * 392),
-        ("backbone", "left out", 3),
+        ("layers", "left out", 392 * 392),
+        ("norm", "left out", 3),
         ("cls_head", "left out", 6),
     ]
     backbone.norms = nn.ModuleList(nn.Identity() for _ in backbone.norms)

@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class SavedConfig:
 
     version: int
     model: ModelConfig
-    card: Card = field(default_factory=Card)
+    card: Card
 
 
 def save_model(
@@ -58,9 +58,6 @@ def save_model(
     Args:
         where: what the README says to load: a folder or an id on the hub.
         extra_state: the file that goes with it as `EXTRA_STATE`.
-
-    Raises:
-        UserError: it cannot be written.
     """
     check_model_folder(folder)
     with atomic_folder(folder) as work:
@@ -89,27 +86,19 @@ def _describe(folder: Path, config: ModelConfig, card: Card, where: str) -> None
 
 
 def save_card(folder: Path, card: Card) -> None:
-    """Remake config.json and README.md of a model's folder with another card, both or none.
-
-    Raises:
-        UserError: it holds no model of this program, or they cannot be written.
-    """
+    """Remake config.json and README.md of a model's folder with another card, both or none."""
     config = load_config(folder / CONFIG)
     with atomic_folder(folder) as work:
         _describe(work, config, card, HERE)
 
 
 def own_folder(source: str | Path) -> Path:
-    """The folder of a model or a training run whose card may be filled.
-
-    Raises:
-        UserError: there is no such folder here, it holds no whole model, or is part of the installed package.
-    """
-    if source == "default" or not Path(source).is_dir():
-        raise UserError(f"{source}: is no model's folder, so there is no card to fill; save the model to one first")
+    """The folder of a model or a training run whose card may be filled. UserError where it is not the user's, or
+    holds no whole model."""
+    package = Path(str(resources.files("dshmp"))).resolve()
+    if source == "default" or not Path(source).is_dir() or Path(source).resolve().is_relative_to(package):
+        raise UserError(f"{source}: is no model's folder of yours, so there is no card to fill; save the model to one")
     folder = find_model(source).resolve()
-    if folder.is_relative_to(Path(str(resources.files("dshmp"))).resolve()):
-        raise UserError(f"{source}: is part of the installed package, whose card stays as it is; copy the model first")
     load_config(folder / CONFIG)
     if missing := [name for name in (WEIGHTS, TOKENIZER) if not (folder / name).is_file()]:
         raise UserError(f"{folder}: holds no whole model ({missing[0]} is missing); name another folder")
@@ -229,11 +218,7 @@ UPGRADES: Mapping[int, Callable[[JSON], JSON]] = {1: _from_1}
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UserError: it is missing or damaged, or does not hold finite numbers.
-    """
+    """The tensors of a safetensors file. UserError where it is missing or damaged, or holds NaN or infinity."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

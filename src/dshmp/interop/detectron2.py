@@ -31,11 +31,11 @@ class Dtype:
 class Array:
     """Stands for a numpy array or number; what it holds is looked at in the end."""
 
-    def __init__(self, *_: object) -> None:
-        self.shape: list[int] = []
+    def __init__(self, dtype: Any = None, raw: Any = b"", shape: Any = (), order: str = "C") -> None:
+        self.__setstate__([1, shape, dtype, order == "F", raw])
 
     def __setstate__(self, state: list[Any]) -> None:
-        """(version, shape, dtype, Fortran order, bytes)"""
+        """(version, shape, dtype, Fortran order, bytes or Python 2's text)"""
         _, self.shape, self.dtype, self.fortran, self.raw = state
 
     def array(self) -> NDArray[Any]:
@@ -45,20 +45,14 @@ class Array:
         return np.array(flat.reshape(self.shape, order="F" if self.fortran else "C"), self.dtype.code, order="C")
 
 
-def _made(dtype: Dtype, raw: Any, shape: Any = (), order: str = "C") -> Array:
-    array = Array()
-    array.__setstate__([1, shape, dtype, order == "F", raw])
-    return array
-
-
 NUMPY: dict[str, Callable[..., Any]] = {
     **{
         f"numpy.{core}.{name}": function
         for core in ("core", "_core")
         for name, function in (
-            ("multiarray._reconstruct", Array),
-            ("multiarray.scalar", _made),
-            ("numeric._frombuffer", lambda raw, dtype, shape, order: _made(dtype, raw, shape, order)),
+            ("multiarray._reconstruct", lambda *_: Array()),
+            ("multiarray.scalar", Array),
+            ("numeric._frombuffer", lambda raw, dtype, shape, order: Array(dtype, raw, shape, order)),
         )
     },
     "numpy.ndarray": Array,

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dshmp.errors import UserError
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -190,26 +188,14 @@ RELEASE = NameTable(_RELEASE.replace("DECODER LAYERS", _DECODER_LAYERS))
 """Every tensor of the release."""
 
 
-def from_release(state: Mapping[str, Tensor], prefix: str = "", own_prefix: str = "") -> dict[str, Tensor]:
-    """Tensors of the release under our names; what is not needed here is dropped.
-
-    Args:
-        state: tensors by name, of the whole model or of a submodule.
-        prefix: the submodule's place in the release, such as `vita_module.`, which its names lack.
-        own_prefix: its place here, such as `decoder.`, to be left out.
-
-    Raises:
-        UserError: a name that the release has not.
-    """
-    placed, rest = RELEASE.to_right({prefix + key: value for key, value in state.items()})
-    if unknown := [key for key in rest if not RELEASE.find(key, left=True)]:
-        raise UserError(f"{unknown[0]} is no name of the release")
-    return {key.removeprefix(own_prefix): value for key, value in placed.items()}
+def from_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the release under our names; what has none is left out."""
+    return RELEASE.to_right(state)[0]
 
 
-def as_release(state: Mapping[str, Tensor], prefix: str = "", own_prefix: str = "") -> dict[str, Tensor]:
-    """The inverse of `from_release`. ValueError for a parameter that the release has not."""
-    placed, rest = RELEASE.to_left({own_prefix + key: value for key, value in state.items()})
+def as_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse. ValueError for a parameter that the release has not."""
+    placed, rest = RELEASE.to_left(state)
     if rest:
         raise ValueError(f"the release has no parameter like {next(iter(rest))}")
-    return {key.removeprefix(prefix): value for key, value in placed.items()}
+    return placed

@@ -4,8 +4,8 @@ Two formats: a folder or hub id of transformers' Mask2FormerForUniversalSegmenta
 (detectron2's .pkl, or the same names in a .pth or .safetensors file).
 """
 
+import functools
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.hub import check_folder, looks_local
 from dshmp.interop.keymap import RELEASE, NameTable
-from dshmp.interop.rows import LoadedPart, Told, grouped, load_weights
+from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights, part
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.dshmp import DsHmp
 
@@ -75,37 +75,22 @@ def initialise(model: DsHmp, source: str | Path) -> tuple[LoadedPart, ...]:
     placed, rest = _weights(source, config)
     found = [int(layer[1]) + 1 for key in placed if (layer := _LAYER.match(key))]
     layers = min(config.frame_decoder.layers, max(found, default=0))
+    kept_apart = functools.partial(_kept_apart, config=config, layers=layers)
     weights: dict[str, Tensor] = {}
     left: list[Told] = []
     for key, value in placed.items():
-        if why := _kept_apart(key, config, layers):
-            left.append((_part(key), "left out", why, value))
+        if why := kept_apart(key):
+            left.append((part(key), "left out", why, value))
         elif key in _QUERIES and value.ndim and len(value) > count:
             weights[key], beyond = value.tensor_split([count])
-            left.append((_part(key), "left out", f"queries beyond the first {count}", beyond))
+            left.append((part(key), "left out", f"queries beyond the first {count}", beyond))
         else:
             weights[key] = value
-    told = load_weights(
-        model.perception,
-        weights,
-        lambda key: _kept_apart(key, config, layers),
-        _part,
-        source,
-        "mend the sizes of that part in the recipe's model",
-    )
-    others = ((key, value) for key, value in model.state_dict().items() if not key.startswith("perception."))
-    return grouped(
-        [
-            *told,
-            *((_part(key), "fresh", "no part of Mask2Former", value) for key, value in others),
-            *left,
-            *_unplaced(rest),
-        ]
-    )
-
-
-def _part(key: str) -> str:
-    return key.partition(".")[0]
+    advice = "mend the sizes of that part in the recipe's model"
+    told = load_weights(model.perception, weights, kept_apart, source, advice)
+    others = {key: value for key, value in model.state_dict().items() if not key.startswith("perception.")}
+    told += [(part(key), "fresh", "no part of Mask2Former", value) for key, value in others.items()]
+    return grouped([*told, *left, *left_out(rest, RELEASE, "no counterpart here")])
 
 
 def _kept_apart(key: str, config: ModelConfig, layers: int) -> str | None:
@@ -125,24 +110,11 @@ def _kept_apart(key: str, config: ModelConfig, layers: int) -> str | None:
     return next((why for why, true in reasons.items() if true), None)
 
 
-def _unplaced(rest: Mapping[str, Tensor]) -> Iterator[Told]:
-    """What has no place here whatever the config."""
-    for key, value in rest.items():
-        training = key.startswith("criterion.")
-        part = "criterion" if training else "backbone" if "relative_position_index" in key else _part(key)
-        yield part, "left out", "belongs to the training before" if training else "no counterpart here", value
-
-
 def _weights(source: str | Path, config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights under the names of our static perception, and the others under their own."""
     path = Path(source)
     if path.is_file():
-        state = {_modern(key): value for key, value in read_tensors(path).items()}
-        if any(key.startswith("vita_module.") for key in state):
-            raise UserError(f"{source}: is a whole DsHmp, no Mask2Former; name what dshmp convert makes of it as init")
-        if any(_TRANSFORMERS.find(key, left=False) for key in state):
-            raise UserError(f"{source}: is of transformers' model; name the folder that it and config.json are in")
-        placed, rest = RELEASE.to_right(state)
+        placed, rest = RELEASE.to_right({_modern(key): value for key, value in read_tensors(path).items()})
         placed = {key.removeprefix("perception."): value for key, value in placed.items()}
     elif path.is_dir() or (not looks_local(source) and "/" in str(source)):
         placed, rest = _TRANSFORMERS.to_left(_read_transformers(str(path), config))
@@ -151,16 +123,16 @@ def _weights(source: str | Path, config: ModelConfig) -> tuple[dict[str, Tensor]
             f"{source}: no such file or folder; name Mask2Former's .pkl, the folder of transformers' model, or its id "
             "`owner/name` on the hub"
         )
-    if missing := {"backbone", "pixel_decoder", "frame_decoder"} - {_part(key) for key in placed}:
-        raise UserError(f"{source}: holds no weights of Mask2Former's {min(missing)}; name its model")
+    if missing := {"backbone", "pixel_decoder", "frame_decoder"} - {part(key) for key in placed}:
+        raise UserError(
+            f"{source}: holds no weights of Mask2Former's {min(missing)}; name its .pkl, or transformers' folder"
+        )
     return placed, rest
 
 
 def _modern(key: str) -> str:
     """Names of Mask2Former's second version for those of its first."""
-    inner = key.removeprefix("sem_seg_head.")
-    if inner != key and not inner.startswith(("pixel_decoder.", "predictor.")):
-        return f"sem_seg_head.pixel_decoder.{inner}"
+    key = re.sub(r"^sem_seg_head\.(?!pixel_decoder\.|predictor\.)", "sem_seg_head.pixel_decoder.", key)
     return key.replace("predictor.static_query.", "predictor.query_feat.")
 
 

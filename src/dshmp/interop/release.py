@@ -33,7 +33,7 @@ from dshmp.config import ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_owned, destination, is_vacant, output_folder, owned_file, save_tensors
 from dshmp.interop.keymap import RELEASE, STAGES, as_release, from_release
-from dshmp.interop.rows import LoadedPart, Told, grouped, report
+from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
 
@@ -107,7 +107,9 @@ def release_config(sizes: ModelConfig) -> ModelConfig:
     )
 
 
-def infer_config(state: Mapping[str, Tensor], motion_heads: int | None = None) -> ModelConfig:
+def infer_config(
+    state: Mapping[str, Tensor], motion_heads: int | None = None, where: str | Path = "the checkpoint"
+) -> ModelConfig:
     """The configuration of a checkpoint of the release: sizes from its shapes, switches from `release_config`.
 
     Args:
@@ -116,12 +118,12 @@ def infer_config(state: Mapping[str, Tensor], motion_heads: int | None = None) -
             by default as many as in static perception.
 
     Raises:
-        UserError: a tensor that shows a size is missing or has an impossible shape.
+        UserError: a tensor that shows a size is missing or has an impossible shape; the message names `where`.
     """
 
     def size(name: str, axis: int = 0) -> int:
         if name not in state or state[name].ndim <= axis:
-            raise UserError(f"{name} is missing or a single number")
+            raise UserError(f"{where}: {name} is missing or a single number")
         return state[name].shape[axis]
 
     def count(prefix: str) -> int:
@@ -171,7 +173,7 @@ def infer_config(state: Mapping[str, Tensor], motion_heads: int | None = None) -
             "contrast_size": size(f"{video}contrastive_embed.layers.2.weight"),
         },
     }
-    return release_config(from_dict(ModelConfig, sizes, "its model"))
+    return release_config(from_dict(ModelConfig, sizes, f"{where}: its model"))
 
 
 # --- there
@@ -179,17 +181,12 @@ def infer_config(state: Mapping[str, Tensor], motion_heads: int | None = None) -
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion found.
-
-    Attributes:
-        config: of the converted model.
-        rows: what became of the release's tensors.
-        assumed: what the file does not say, and what was done about it; for people.
-    """
+    """What a conversion found."""
 
     config: ModelConfig
     rows: tuple[LoadedPart, ...]
     assumed: tuple[str, ...]
+    """What the file does not say, and what was done about it; for people."""
 
 
 def convert(
@@ -211,23 +208,25 @@ def convert(
     Raises:
         UserError: the file is no checkpoint of the release, or the tokeniser or the folder is not fit.
     """
-    _check_folder(out, overwrite)
+    target = output_folder(out)
+    if target.exists() and not is_vacant(target):
+        if not (target / CONFIG).is_file():
+            raise UserError(f"{out}: is not empty and holds no model; name a new folder")
+        check_model_folder(target)
+        if not overwrite:
+            raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
     state = _bare(read_tensors(checkpoint))
     if missing := [part for part, prefix in PARTS.items() if not any(key.startswith(prefix) for key in state)]:
         raise UserError(
             f"{checkpoint}: is no whole DsHmp checkpoint: it has no {', '.join(missing)}; its names begin with "
             f"{some(list(state))}"
         )
-    try:
-        config = infer_config(state, motion_heads)
-    except UserError as error:
-        raise UserError(f"{checkpoint}: {error}") from None
+    config = infer_config(state, motion_heads, checkpoint)
     with torch.device("meta"):  # shapes alone; the weights come from the file
         model = build_model(config, checkpoint)
-    asked = as_release(model.state_dict())
-    rest = {key: value for key, value in state.items() if _left_over(key)}
+    rest = {key: value for key, value in state.items() if _is_left_over(key)}
     used = {key: value for key, value in state.items() if key not in rest}
-    check_match(checkpoint, used, asked, "the checkpoint is not whole, or of another model")
+    check_match(checkpoint, used, as_release(model.state_dict()), "the checkpoint is not whole, or of another model")
     model.load_state_dict(from_release(as_float32(checkpoint, used)), assign=True)
     words = _tokenizer(tokenizer, config)
     bank = rest.get(BANK, torch.empty(0))
@@ -240,33 +239,17 @@ def convert(
     with atomic_folder(out) as work:
         save_model(model, words, work, card)
         save_tensors(rest, work / EXTRA_STATE)
-    told: list[Told] = [
-        (part, "loaded", "", value)
-        for part, prefix in PARTS.items()
-        for key, value in used.items()
-        if key.startswith(prefix)
-    ]
-    told += [(key.partition(".")[0], "left out", str(_left_over(key)), value) for key, value in rest.items()]
-    return ConversionReport(config, grouped(told), _assumptions(config, used, motion_heads))
+    owners = ((part, value) for part, prefix in PARTS.items() for key, value in used.items() if key.startswith(prefix))
+    told: list[Told] = [(part, "loaded", "", value) for part, value in owners]
+    rows = grouped([*told, *left_out(rest, RELEASE, "")])
+    return ConversionReport(config, rows, _assumptions(config, used, motion_heads))
 
 
 def print_report(found: ConversionReport) -> None:
-    """The report as a table and lines below it, to stdout."""
+    """A table and lines below it, to stdout."""
     report(found.rows, "", stderr=False)
     for line in found.assumed:
         print(f"assumed: {line}")
-
-
-def _check_folder(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a folder that cannot be written or in which there is anything but a model."""
-    target = output_folder(out)
-    if not target.exists() or is_vacant(target):
-        return
-    if not (target / CONFIG).is_file():
-        raise UserError(f"{out}: is not empty and holds no model; name a new folder")
-    check_model_folder(target)
-    if not overwrite:
-        raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
 
 
 def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -279,17 +262,13 @@ def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return bare if first & own else state
 
 
-def _left_over(key: str) -> str | None:
-    """Why a tensor of the release is not needed; None where it is, or is none of the release."""
+def _is_left_over(key: str) -> bool:
     found = RELEASE.find(key, left=True)
-    return found[0].reason or None if found else None
+    return found is not None and not found[0].right
 
 
 def _tokenizer(source: str | Path, config: ModelConfig) -> TextTokenizer:
-    try:
-        tokenizer = load_tokenizer(source)
-    except UserError as error:
-        raise UserError(f"{error}: --tokenizer FOLDER") from None
+    tokenizer = load_tokenizer(source)
     size, vocabulary = max(tokenizer.get_vocab().values()) + 1, config.language.encoder["vocab_size"]
     if size != vocabulary:
         raise UserError(
@@ -301,10 +280,9 @@ def _tokenizer(source: str | Path, config: ModelConfig) -> TextTokenizer:
 
 def _assumptions(config: ModelConfig, used: Mapping[str, Tensor], motion_heads: int | None) -> tuple[str, ...]:
     motion, static = config.motion, config.frame_decoder
-    lines = [f"motion.window = {motion.window} frames, the release's; the file does not show it"]
+    lines = [f"motion.window = {motion.window} frames, frame_decoder.heads = {static.heads}, as the release sets them"]
     if motion_heads is None:
         lines.append(f"motion.heads = {motion.heads}, as in static perception; --motion-heads says otherwise")
-    lines.append(f"frame_decoder.heads = {static.heads}, as in the pixel decoder; one value sets both in the release")
     if other := sorted({str(value.dtype).removeprefix("torch.") for value in used.values()} - {"float32"}):
         lines.append(f"weights in {' and '.join(other)} are kept as float32")
     if changed := _differing(config, release_config(ModelConfig())).values():
@@ -346,7 +324,7 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     _check_fit(folder, config)
     model, _ = load_model(folder)
     kept = load_tensors(folder / EXTRA_STATE) if (folder / EXTRA_STATE).exists() else {}
-    if foreign := [key for key in kept if not _left_over(key)]:
+    if foreign := [key for key in kept if not _is_left_over(key)]:
         raise UserError(f"{folder / EXTRA_STATE}: {foreign[0]} is no left-over of the release; delete the file")
     state = as_release(model.state_dict()) | _fresh(config) | kept
     with owned_file(target.parent, target.name) as part:

@@ -9,57 +9,58 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dshmp.checkpoint import check_match
+from dshmp.interop.keymap import NameTable
 
 Fate = Literal["loaded", "fresh", "left out"]
 Told = tuple[str, Fate, str, Tensor]
 """A tensor with its part, fate and reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LoadedPart:
-    """Parameters of one part that share a fate for the same reason."""
+    """Parameters of one part that share a fate for the same reason.
+
+    Loaded and fresh add up to the model, loaded and left out to the file, which may hold them split or packed.
+    """
 
     part: str
-    """A part of the model; for what is left out also one that the model lacks."""
     tensors: int
-    """Of the model where loaded or fresh, of the file where left out; the file may hold them split or packed."""
     parameters: int
-    """Numbers in them. Loaded and fresh add up to the model, loaded and left out to the file."""
     fate: Fate
     reason: str = ""
 
 
 def load_weights(
-    module: nn.Module,
-    weights: Mapping[str, Tensor],
-    fresh: Callable[[str], str | None],
-    part: Callable[[str], str],
-    source: str | Path,
-    advice: str,
+    module: nn.Module, weights: Mapping[str, Tensor], fresh: Callable[[str], str | None], path: str | Path, advice: str
 ) -> list[Told]:
-    """Load the weights if everything fits.
+    """Load the weights; UserError, with `path` and `advice`, and nothing changed where they do not fit.
 
-    Args:
-        fresh: why a tensor of this name starts fresh; None where it must be among the weights.
-        part: to which part it belongs.
-        source, advice: for the message where they do not fit.
+    `fresh` says why a tensor of this name starts fresh; None where it must be among the weights.
     """
     own = module.state_dict()
     whys = {key: fresh(key) for key in own}
-    check_match(source, weights, {key: own[key] for key, why in whys.items() if why is None}, advice)
+    check_match(path, weights, {key: own[key] for key, why in whys.items() if why is None}, advice)
     module.load_state_dict(weights, strict=False)
     return [(part(key), "fresh" if why else "loaded", why or "", own[key]) for key, why in whys.items()]
+
+
+def left_out(rest: Mapping[str, Tensor], names: NameTable, otherwise: str) -> list[Told]:
+    """What has no place here, with the table's reason or the one given."""
+    found = {key: names.find(key, left=True) for key in rest}
+    return [(part(key), "left out", rule[0].reason if rule else otherwise, rest[key]) for key, rule in found.items()]
+
+
+def part(name: str) -> str:
+    """The part that a name begins with."""
+    return name.partition(".")[0]
 
 
 def grouped(tensors: Iterable[Told]) -> tuple[LoadedPart, ...]:
     """A row for all that share part, fate and reason."""
     sizes: dict[tuple[str, Fate, str], list[int]] = defaultdict(list)
-    for part, fate, why, tensor in tensors:
-        sizes[part, fate, why].append(tensor.numel())
-    return tuple(
-        LoadedPart(part=part, tensors=len(found), parameters=sum(found), fate=fate, reason=why)
-        for (part, fate, why), found in sizes.items()
-    )
+    for name, fate, why, tensor in tensors:
+        sizes[name, fate, why].append(tensor.numel())
+    return tuple(LoadedPart(name, len(found), sum(found), fate, why) for (name, fate, why), found in sizes.items())
 
 
 def report(rows: Iterable[LoadedPart], title: str, stderr: bool = True) -> None:

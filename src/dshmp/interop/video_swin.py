@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dshmp.errors import UserError
 from dshmp.interop.keymap import NameTable
-from dshmp.interop.rows import LoadedPart, grouped, load_weights
+from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights, part
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.video_swin import VideoSwinStage
@@ -56,13 +56,6 @@ def load_kinetics(backbone: LanguageBackbone, path: Path) -> tuple[LoadedPart, .
         raise UserError(f"{path}: is not a Video-Swin checkpoint (no {_PATCH} with an axis of time)")
     theirs[_PATCH] = theirs[_PATCH].sum(dim=2)
     weights, rest = _NAMES.to_right(theirs)
-    told = load_weights(backbone, weights, lambda key: _FRESH.get(_part(key)), lambda _: "backbone", path, _SIZES)
-    for key, value in rest.items():
-        found = _NAMES.find(key, left=True)
-        part, why = ("backbone", found[0].reason) if found else (_part(key), "not of the backbone")
-        told.append((part, "left out", why, value))
-    return grouped(told)
-
-
-def _part(key: str) -> str:
-    return key.partition(".")[0]
+    told = load_weights(backbone, weights, lambda key: _FRESH.get(part(key)), path, _SIZES)
+    ours: list[Told] = [("backbone", fate, why, value) for _, fate, why, value in told]
+    return grouped([*ours, *left_out(rest, _NAMES, "not of the backbone")])
