@@ -181,14 +181,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "newer": (
         change_config(lambda c: c.update(version=99)),
         CONFIG,
-        "has version 99, this dshmp reads 1 to 2; if it is of a newer one, upgrade: pip install -U dshmp",
+        "has version 99, not 1 to 2; for a newer one: pip install -U dshmp",
     ),
     "newer and laid out anew": (
         lambda f: (f / CONFIG).write_text('{"version": 3, "parts": []}'),
         CONFIG,
-        "has version 3, this dshmp reads 1 to 2",
+        "has version 3, not 1 to 2",
     ),
-    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, this dshmp reads 1 to 2"),
+    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 2"),
     "version in words": (change_config(lambda c: c.update(version="2")), CONFIG, "is not a configuration of this"),
     "version true": (change_config(lambda c: c.update(version=True)), CONFIG, "is not a configuration of this"),
     "no version": (change_config(lambda c: c.pop("version")), CONFIG, "is not a configuration of this program"),

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from dshmp.card import HERE, Card, model_card
 from dshmp.config import ModelConfig, from_dict, to_dict
@@ -32,8 +34,6 @@ VERSION = 2
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-
-JSON = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,7 @@ def save_model(
 ) -> None:
     """Write the model, first aside, then file by file to its place, so that what was there stays whole.
 
-    Args:
-        where: what the README says to load: a folder or an id on the hub.
-        extra_state: the file that goes with it as `EXTRA_STATE`.
+    `where` is what the README says to load, a folder or an id on the hub; `extra_state` goes with it as `EXTRA_STATE`.
     """
     check_model_folder(folder)
     with atomic_folder(folder) as work:
@@ -189,19 +187,16 @@ def _load(path: Path) -> SavedConfig:
     version = values.get("version") if isinstance(values, dict) else None
     if type(version) is not int:
         raise UserError(f"{path}: is not a configuration of this program (the key `version` has no whole number)")
-    if not min(UPGRADES) <= version <= VERSION:
-        raise UserError(
-            f"{path}: has version {version}, this dshmp reads {min(UPGRADES)} to {VERSION}; if it is of a newer one, "
-            "upgrade: pip install -U dshmp"
-        )
+    if not 1 <= version <= VERSION:
+        raise UserError(f"{path}: has version {version}, not 1 to {VERSION}; for a newer one: pip install -U dshmp")
     for step in range(version, VERSION):
         values = UPGRADES[step](values)
     return from_dict(SavedConfig, values, path.name, complete=True)
 
 
-def _from_1(values: JSON) -> JSON:
+def _from_1(values: dict[str, Any]) -> dict[str, Any]:
     """The card is new; of the model, what has been added since is as it was before there was a choice."""
-    added: dict[str, JSON] = {
+    added: dict[str, dict[str, Any]] = {
         "backbone": {"temporal_window": None, "clip": 32},
         "readout": {"score": "class"},
         "input": {"autocast": "bfloat16", "exact": True},
@@ -213,15 +208,12 @@ def _from_1(values: JSON) -> JSON:
     return {**values, "version": 2, "model": model, "card": to_dict(Card())}
 
 
-UPGRADES: Mapping[int, Callable[[JSON], JSON]] = {1: _from_1}
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 """Version -> the content of a config.json of that version as the next version has it."""
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file. UserError where it is missing or damaged, or holds NaN or infinity."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.exists():
         raise UserError(f"{path}: the weights are missing; copy the whole folder again")
     try:

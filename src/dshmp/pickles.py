@@ -63,16 +63,14 @@ class _Reader(pickle._Unpickler):
 
 
 def read_pickle(path: Path, content: str, admitted: Mapping[str, Callable[..., Any]], encoding: str = "utf-8") -> Any:
-    """What a pickle of any protocol holds: numbers, text, lists (also for tuples), mappings.
+    """What a pickle of any protocol holds: numbers, text, lists (also for tuples), mappings; UserError where it is
+    missing or damaged, or asks for more.
 
     Args:
         content: what it should be, for messages.
-        admitted: what it may name beyond these, and what is called in its place; it must not copy what it is given,
-            since a short file may ask for that without end.
+        admitted: what it may name, and what is called in its place; which must not copy what it is given, since a
+            short file may ask for that without end.
         encoding: of Python 2's text.
-
-    Raises:
-        UserError: it is missing or damaged, or asks for anything else; the message names it.
     """
     try:
         with open(path, "rb", opener=regular) as file:

@@ -45,20 +45,12 @@ class Array:
         return np.array(flat.reshape(self.shape, order="F" if self.fortran else "C"), self.dtype.code, order="C")
 
 
-NUMPY: dict[str, Callable[..., Any]] = {
-    **{
-        f"numpy.{core}.{name}": function
-        for core in ("core", "_core")
-        for name, function in (
-            ("multiarray._reconstruct", lambda *_: Array()),
-            ("multiarray.scalar", Array),
-            ("numeric._frombuffer", lambda raw, dtype, shape, order: Array(dtype, raw, shape, order)),
-        )
-    },
-    "numpy.ndarray": Array,
-    "numpy.dtype": Dtype,
-}
+NUMPY: dict[str, Callable[..., Any]] = {"numpy.ndarray": Array, "numpy.dtype": Dtype}
 """What is called in the place of numpy's functions."""
+for _core in ("numpy.core", "numpy._core"):
+    NUMPY[f"{_core}.multiarray._reconstruct"] = lambda *_: Array()
+    NUMPY[f"{_core}.multiarray.scalar"] = Array
+    NUMPY[f"{_core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: Array(dtype, raw, shape, order)
 _ADMITTED = NUMPY | {
     "collections.OrderedDict": lambda: {},
     "_codecs.encode": lambda text, _: text,  # bytes in protocol 2, and no bytes at all:
@@ -67,11 +59,8 @@ _ADMITTED = NUMPY | {
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of a detectron2 model file; entries that are no arrays are passed over.
-
-    Raises:
-        UserError: the file is missing or damaged, or asks for anything but numpy arrays and plain containers.
-    """
+    """The arrays of a detectron2 model file; entries that are no arrays are passed over. UserError where the file is
+    missing or damaged, or asks for anything but numpy arrays and plain containers."""
     content = read_pickle(path, "file of weights", _ADMITTED, encoding="latin1")
     try:
         found = {key: value for key, value in content.get("model", content).items() if isinstance(value, Array)}

@@ -16,18 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of tensor; `*` stands for a number, `**` for any name, and means the same on both sides.
-
-    Attributes:
-        left: its name there.
-        right: its name here; several share its rows equally; none if it is not needed here.
-        kernel: a matrix on the right has a last dimension of 1 more on the left.
-        reason: why it is not needed.
-    """
+    """One kind of tensor, its name there and here; `*` stands for a number, `**` for any name, the same on both sides."""
 
     left: str
     right: tuple[str, ...]
+    """Several share its rows equally; none if it is not needed here, for the `reason`."""
     kernel: bool = False
+    """A matrix on the right has a last dimension of 1 more on the left."""
     reason: str = ""
 
 

@@ -56,7 +56,7 @@ _LAYER = re.compile(r"frame_decoder\.layers\.(\d+)\.")
 
 @torch.no_grad()
 def initialise(model: DsHmp, source: str | Path) -> tuple[LoadedPart, ...]:
-    """Put Mask2Former's weights into the static perception of a fresh model.
+    """Put Mask2Former's weights into the static perception of a fresh model, and tell what became of all.
 
     The first `frame_decoder.queries` queries are kept (as the release does). What reads the sentence, the classes
     (object or none) and everything but static perception stay as they are; so does the backbone of a model with a
@@ -64,9 +64,6 @@ def initialise(model: DsHmp, source: str | Path) -> tuple[LoadedPart, ...]:
 
     Args:
         source: folder or hub id of transformers' Mask2Former with a Swin backbone, or a file in the original names.
-
-    Returns:
-        What became of every parameter of the model and of the file.
 
     Raises:
         UserError: it cannot be read, is no Mask2Former, or was made for other sizes than the model's config gives.
@@ -145,17 +142,11 @@ def _read_transformers(source: str, config: ModelConfig) -> dict[str, Tensor]:
         if here:
             check_folder(source)
         values, _ = Mask2FormerConfig.get_config_dict(source, local_files_only=here)
-        if not values:
-            raise OSError("config.json is missing")
-        backbone = values.get("backbone_config") or {}
-        kinds = values.get("model_type"), backbone.get("model_type") if isinstance(backbone, dict) else None
-        if kinds != ("mask2former", "swin"):
-            raise UserError(f"{source}: holds {kinds[0]} with backbone {kinds[1]}; name a Mask2Former with Swin")
+        if values.get("model_type") != "mask2former" or values["backbone_config"]["model_type"] != "swin":
+            raise ValueError("its config.json is not of a Mask2Former with Swin")
         model, info = Mask2FormerForUniversalSegmentation.from_pretrained(
             source, output_loading_info=True, local_files_only=here
         )
-    except UserError:
-        raise
     except Exception as error:  # files and hub client raise a dozen kinds: missing, damaged, no network, no such id
         raise UserError(
             f"{source}: cannot be loaded as transformers' Mask2Former ({reason(error)}); name a folder with its "
@@ -165,10 +156,7 @@ def _read_transformers(source: str, config: ModelConfig) -> dict[str, Tensor]:
         raise UserError(f"{source}: lacks {lacking[0]}; fetch it again")
     state = {key: value for key, value in model.state_dict().items() if key not in info["missing_keys"]}
     check_finite(source, state)
-    heads = model.config.num_attention_heads
-    if heads != config.frame_decoder.heads:  # which no shape shows
-        raise UserError(
-            f"{source}: has {heads} attention heads, the model {config.frame_decoder.heads}; mend "
-            "model.frame_decoder.heads"
-        )
+    heads, ours = model.config.num_attention_heads, config.frame_decoder.heads
+    if heads != ours:  # which no shape shows
+        raise UserError(f"{source}: has {heads} attention heads, the model {ours}; mend model.frame_decoder.heads")
     return state

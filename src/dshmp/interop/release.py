@@ -23,7 +23,6 @@ from dshmp.checkpoint import (
     check_match,
     check_model_folder,
     find_model,
-    load_config,
     load_model,
     load_tensors,
     save_model,
@@ -112,13 +111,8 @@ def infer_config(
 ) -> ModelConfig:
     """The configuration of a checkpoint of the release: sizes from its shapes, switches from `release_config`.
 
-    Args:
-        state: its tensors by their names in the release.
-        motion_heads: attention heads of motion perception and motion decoder, which leave no trace in the shapes;
-            by default as many as in static perception.
-
-    Raises:
-        UserError: a tensor that shows a size is missing or has an impossible shape; the message names `where`.
+    `motion_heads`, of motion perception and motion decoder, leave no trace in the shapes; by default they are as many
+    as in static perception. UserError, naming `where`, if a tensor that shows a size is missing or impossible.
     """
 
     def size(name: str, axis: int = 0) -> int:
@@ -204,9 +198,6 @@ def convert(
         tokenizer: RoBERTa's, which the checkpoint lacks: a folder, a `tokenizer.json` or an id on the hub.
         motion_heads: as for `infer_config`.
         overwrite: replace a model that `out` holds.
-
-    Raises:
-        UserError: the file is no checkpoint of the release, or the tokeniser or the folder is not fit.
     """
     target = output_folder(out)
     if target.exists() and not is_vacant(target):
@@ -217,10 +208,8 @@ def convert(
             raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
     state = _bare(read_tensors(checkpoint))
     if missing := [part for part, prefix in PARTS.items() if not any(key.startswith(prefix) for key in state)]:
-        raise UserError(
-            f"{checkpoint}: is no whole DsHmp checkpoint: it has no {', '.join(missing)}; its names begin with "
-            f"{some(list(state))}"
-        )
+        names = f"it has no {', '.join(missing)}; its names begin with {some(list(state))}"
+        raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {names}")
     config = infer_config(state, motion_heads, checkpoint)
     with torch.device("meta"):  # shapes alone; the weights come from the file
         model = build_model(config, checkpoint)
@@ -239,8 +228,9 @@ def convert(
     with atomic_folder(out) as work:
         save_model(model, words, work, card)
         save_tensors(rest, work / EXTRA_STATE)
-    owners = ((part, value) for part, prefix in PARTS.items() for key, value in used.items() if key.startswith(prefix))
-    told: list[Told] = [(part, "loaded", "", value) for part, value in owners]
+    told: list[Told] = [
+        (part, "loaded", "", used[key]) for part, prefix in PARTS.items() for key in used if key.startswith(prefix)
+    ]
     rows = grouped([*told, *left_out(rest, RELEASE, "")])
     return ConversionReport(config, rows, _assumptions(config, used, motion_heads))
 
@@ -279,8 +269,8 @@ def _tokenizer(source: str | Path, config: ModelConfig) -> TextTokenizer:
 
 
 def _assumptions(config: ModelConfig, used: Mapping[str, Tensor], motion_heads: int | None) -> tuple[str, ...]:
-    motion, static = config.motion, config.frame_decoder
-    lines = [f"motion.window = {motion.window} frames, frame_decoder.heads = {static.heads}, as the release sets them"]
+    motion, heads = config.motion, config.frame_decoder.heads
+    lines = [f"motion.window = {motion.window} frames, frame_decoder.heads = {heads}, as the release sets them"]
     if motion_heads is None:
         lines.append(f"motion.heads = {motion.heads}, as in static perception; --motion-heads says otherwise")
     if other := sorted({str(value.dtype).removeprefix("torch.") for value in used.values()} - {"float32"}):
@@ -308,10 +298,7 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     Args:
         source: a model as for `load_model`.
         out: the file; safetensors if its name ends so, else torch's zip format.
-        overwrite: replace a file that is there.
-
-    Raises:
-        UserError: the model has parts that the authors' code cannot hold, or `out` exists or cannot be written.
+        overwrite: replace a file that this program wrote.
     """
     target = destination(out)
     if target.is_dir():
@@ -320,13 +307,12 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     if target.exists() and not overwrite:
         raise UserError(f"{out}: exists already; name a new file, or replace it with --overwrite")
     folder = find_model(source)
-    config = load_config(folder / CONFIG)
-    _check_fit(folder, config)
     model, _ = load_model(folder)
+    _check_fit(folder, model.config)
     kept = load_tensors(folder / EXTRA_STATE) if (folder / EXTRA_STATE).exists() else {}
     if foreign := [key for key in kept if not _is_left_over(key)]:
         raise UserError(f"{folder / EXTRA_STATE}: {foreign[0]} is no left-over of the release; delete the file")
-    state = as_release(model.state_dict()) | _fresh(config) | kept
+    state = as_release(model.state_dict()) | _fresh(model.config) | kept
     with owned_file(target.parent, target.name) as part:
         if out.suffix == ".safetensors":
             part.write_bytes(save(state))
@@ -371,13 +357,9 @@ def relative_position_index(window: int) -> Tensor:
 
 def _fresh(config: ModelConfig) -> dict[str, Tensor]:
     """What the release keeps beside its parameters, as a fresh model of theirs has it."""
-    fresh = {
-        f"backbone.layers.{stage}.blocks.{block}.attn.relative_position_index": relative_position_index(
-            config.backbone.window_size
-        )
-        for stage, depth in enumerate(config.backbone.depths)
-        for block in range(depth)
-    }
+    window, depths = config.backbone.window_size, config.backbone.depths
+    blocks = [f"backbone.layers.{stage}.blocks.{i}" for stage, depth in enumerate(depths) for i in range(depth)]
+    fresh = {f"{block}.attn.relative_position_index": relative_position_index(window) for block in blocks}
     fresh |= {f"{name}.empty_weight": torch.tensor([1.0, 0.1]) for name in ("criterion", "vita_criterion")}
     generator = torch.Generator().manual_seed(0)
     return fresh | {BANK: torch.randn(MEMORY_ROWS, config.motion.contrast_size, generator=generator)}

@@ -43,9 +43,6 @@ def load_kinetics(backbone: LanguageBackbone, path: Path) -> tuple[LoadedPart, .
     twice gives what it gave. Language fusion and the norms of the stages' outputs stay as they are. The backbone is
     changed only if everything fits.
 
-    Returns:
-        What was loaded, what stays fresh, and what of the file was left out.
-
     Raises:
         UserError: not a Video-Swin checkpoint, or not of this backbone's sizes; the message says which to set.
     """
