@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of tensor, its name there and here; `*` stands for a number, `**` for any name, the same on both sides."""
+    """One kind of tensor, its name there and here; `*` is a number, `**` any name, the same on both sides."""
 
     left: str
     right: tuple[str, ...]
