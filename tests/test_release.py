@@ -402,7 +402,15 @@ def test_the_command(
     path, out, back = save(small, tmp_path / "a.pth"), tmp_path / "out", tmp_path / "back.pth"
     assert call(monkeypatch, path, out, "--tokenizer", words, "--motion-heads", 2) == 0
     text = capsys.readouterr().out
-    for part in ("pixel decoder", "left out", "vita_criterion", "assumed: ", "wrote "):
+    for part in (
+        "pixel decoder",
+        "left out",
+        "vita_criterion",
+        "backbone.depths = [2, 1, 2, 1]",
+        "motion.heads = 2",
+        "assumed: ",
+        "wrote ",
+    ):
         assert part in text
     assert call(monkeypatch, out, back, "--to-release") == 0
     assert same(read(back), small)

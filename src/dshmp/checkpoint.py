@@ -1,7 +1,6 @@
 """A model on disk: a folder with config.json, model.safetensors, tokenizer.json and README.md. Nothing is unpickled.
 
-config.json holds the version of its form, the model's numbers and its card (`dshmp.card`), from which the README.md is
-made. Older versions are read by way of `UPGRADES`.
+config.json holds its version, the model's numbers and its card (`dshmp.card`), of which the README.md is made.
 """
 
 import json

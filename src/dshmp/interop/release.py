@@ -238,6 +238,8 @@ def convert(
 def print_report(found: ConversionReport) -> None:
     """A table and lines below it, to stdout."""
     report(found.rows, "", stderr=False)
+    sizes = (f"{key} = {value}" for key, value in flat(to_dict(found.config)) if type(value) in (int, list))
+    print("sizes:", ", ".join(sizes))
     for line in found.assumed:
         print(f"assumed: {line}")
 

@@ -30,8 +30,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     the file's own dtypes; those of a zip file are mapped from it, so it must stay as it is while they are used.
 
     Raises:
-        UserError: it cannot be read, is no checkpoint, asks to run code, claims more than the file holds, or is
-            not made of finite tensors alone.
+        UserError: it is no checkpoint, asks to run code, claims more than it holds, or holds other than finite tensors.
     """
     try:
         with open(path, "rb", opener=regular) as file:

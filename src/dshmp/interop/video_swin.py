@@ -40,11 +40,8 @@ def load_kinetics(backbone: LanguageBackbone, path: Path) -> tuple[LoadedPart, .
     """Start a Video-Swin backbone from a published checkpoint (PyTorch or safetensors).
 
     The first convolution takes two frames there and one here: its weights are summed over time, so that a frame seen
-    twice gives what it gave. Language fusion and the norms of the stages' outputs stay as they are. The backbone is
-    changed only if everything fits.
-
-    Raises:
-        UserError: not a Video-Swin checkpoint, or not of this backbone's sizes; the message says which to set.
+    twice gives what it gave. Language fusion and the norms of the stages' outputs stay as they are. Where not
+    everything fits the backbone stays unchanged, and a UserError says what to set.
     """
     if not isinstance(backbone.stages[0], VideoSwinStage):
         raise UserError(f"{path}: is for Video-Swin, the config asks for Swin; set backbone.temporal_window to 8")
