@@ -221,7 +221,7 @@ def test_cards_that_are_not_filled(kind: str, mini: Path, tmp_path: Path) -> Non
     (tmp_path / "strange" / CONFIG).write_text('{"architectures": ["Other"]}')
     model, message = {
         "default": ("default", "is no model's folder"),
-        "package": (str(find_model("default")), "is part of the installed package"),
+        "package": (str(find_model("default")), "is no model's folder"),
         "hub": ("jane/tiny", "is no model's folder"),
         "nothing": (str(tmp_path), "holds no model"),
         "half": (str(tmp_path / "half"), "tokenizer.json is missing"),

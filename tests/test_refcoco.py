@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     },
     "an array": (pickle.dumps([np.zeros(3)], 2), "_reconstruct', which no list of references needs"),
     "an extension": (b"\x80\x02\x82\x01.", "asks for the instruction EXT1"),
-    "nested tuples": (b"\x80\x02" + b"N" + b"\x85" * 100_000 + b".", "asks for the instruction TUPLE1"),
+    "nested tuples": (b"\x80\x02" + b"N" + b"\x85" * 100_000 + b".", "reference 0 is not as REFER writes it"),
     "a huge memo": (b"\x80\x02]r\xff\xff\xff\xffN" + b"j\x00\x00\x00\x00.", "is damaged or no pickle"),
     "a persistent id": (b"Pabc\n.", "asks for the instruction PERSID"),
     "text": (b"<html>", "asks for the instruction"),

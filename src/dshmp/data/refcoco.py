@@ -8,11 +8,9 @@
 `<dataset>` is refcoco, refcoco+ or refcocog. The converted file is read where there are no references in a pickle.
 """
 
-import io
 import json
 import math
 import pickle
-import pickletools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ from dshmp.data.images import read_frame, save_jpeg
 from dshmp.data.masks import decode_rle, rle_fault
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
-from dshmp.files import reason, regular
+from dshmp.pickles import read_pickle
 
 DATASETS = ("refcoco", "refcoco+", "refcocog")
 SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd
@@ -249,56 +247,10 @@ def _stem(path: Path, image: Mapping[str, Any]) -> str:
 
 # The pickle -------------------------------------------------------------------------------------------------------
 
-_INSTRUCTIONS = (
-    *(pickle.MARK, pickle.STOP, pickle.PROTO, pickle.FRAME, pickle.POP, pickle.POP_MARK),
-    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2),
-    *(pickle.LONG, pickle.LONG1, pickle.LONG4, pickle.FLOAT, pickle.BINFLOAT),
-    *(pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING),
-    *(pickle.UNICODE, pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8),
-    *(pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS),
-    *(pickle.EMPTY_DICT, pickle.DICT, pickle.SETITEM, pickle.SETITEMS),
-    *(pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE),
-    *(pickle.GLOBAL, pickle.STACK_GLOBAL),  # only to name what is refused
-)
-
-
-class _Refused(Exception):
-    """What references have no reason to hold."""
-
-
-class _PlainUnpickler(pickle._Unpickler):
-    """Reads lists, dicts, text and numbers, and refuses every other instruction.
-
-    Python's own unpickler in C is three times as fast, but even with `find_class` closed it allocates whatever the
-    memo's indices ask for and hashes nested tuples until the stack overflows.
-    """
-
-    dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS}  # noqa: RUF012
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise _Refused(f"{module}.{name}"[:100])
-
 
 def read_references(path: Path) -> list[dict[str, Any]]:
-    """The objects of a refs pickle, protocols 0 to 5. Raises UserError; nothing that the file names is ever run."""
-    try:
-        with open(path, "rb", opener=regular) as file:
-            content = _PlainUnpickler(io.BytesIO(file.read()), encoding="utf-8", errors="replace").load()
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; the data set's layout needs it") from None
-    except _Refused as refused:
-        raise UserError(
-            f"{path}: asks for {str(refused)!r}, which no list of references needs; it is not loaded, since it may do "
-            "harm; fetch it again"
-        ) from None
-    except KeyError as error:  # an instruction that `dispatch` lacks
-        names = {ord(known.code): known.name for known in pickletools.opcodes}
-        name = names.get(error.args[0], error.args[0])
-        raise UserError(
-            f"{path}: asks for the instruction {name}, which no list of references needs; fetch it again"
-        ) from None
-    except Exception as error:  # an unpickler fails in any way on damage
-        raise UserError(f"{path}: is damaged or no pickle ({reason(error)}); fetch it again") from None
+    """The objects of a refs pickle. Raises UserError; nothing that the file names is ever run."""
+    content = read_pickle(path, "list of references", {})
     if not isinstance(content, list):
         raise UserError(f"{path}: holds no list of references; fetch it again")
     for number, item in enumerate(content):
