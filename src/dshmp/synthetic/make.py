@@ -16,7 +16,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from dshmp.errors import UserError
 from dshmp.files import atomic_folder, is_vacant, output_folder, regular
 from dshmp.processes import worker_pool
 from dshmp.synthetic.grammar import resolve
-from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Expression, Item, plan_clip, reversed_motion
+from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Item, Sentence, plan_clip, reversed_motion
 from dshmp.synthetic.render import render
 
 VERSION = 1
@@ -43,7 +44,7 @@ class Clip:
     frames: np.ndarray
     masks: np.ndarray
     items: tuple[Item, ...]
-    expressions: tuple[Expression, ...]
+    expressions: tuple[Sentence, ...]
 
 
 # --- Drawing ---
@@ -83,45 +84,31 @@ def time_reversed(clip: Clip) -> Clip:
 
 def _encode(clip: Clip) -> tuple[list[bytes], list[list[dict[str, Any] | None]]]:
     """JPEG files of the frames, and per object one COCO RLE (or None where not visible) per frame."""
-    files = []
-    for frame in clip.frames:
-        done, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        if not done:
-            raise ValueError("OpenCV could not encode a frame")
-        files.append(data.tobytes())
-    count, frames = clip.masks.shape[:2]
-    # (K, T, H, W) -> (H, W, K*T), each mask column by column as COCO wants it
-    flat = clip.masks.reshape(count * frames, *clip.masks.shape[2:]).view(np.uint8)
-    codes = coco.encode(np.asfortranarray(flat.transpose(1, 2, 0)))
-    seen = flat.reshape(count * frames, -1).max(axis=1) > 0
-    rles = [
-        {"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} if shown else None
-        for code, shown in zip(codes, seen, strict=True)
-    ]
-    return files, [rles[k * frames : (k + 1) * frames] for k in range(count)]
+    images = [cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1] for frame in clip.frames]
+    masks = []
+    for of_object in clip.masks:
+        codes = coco.encode(np.asfortranarray(of_object.view(np.uint8).transpose(1, 2, 0)))  # (T, H, W) -> (H, W, T)
+        rles = [{"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes]
+        masks.append([rle if seen else None for rle, seen in zip(rles, of_object.any((1, 2)), strict=True)])
+    return [image.tobytes() for image in images], masks
 
 
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
     """The video's entry in meta_expressions.json; its first object has annotation id `anno`."""
-    base = video.removesuffix("_r")
     expressions = {}
-    for number, expression in enumerate(clip.expressions):
+    for number, sentence in enumerate(clip.expressions):
         expressions[str(number)] = {
-            "exp": expression.text,
-            "obj_id": list(expression.meant),
-            "anno_id": [anno + i for i in expression.meant],
-            "subsets": list(expression.subsets),
-            "static_ids": list(expression.static),
-            "motion": expression.meaning.claim,
+            "exp": sentence.text,
+            "obj_id": list(sentence.meant),
+            "anno_id": [anno + i for i in sentence.meant],
+            "subsets": list(sentence.subsets),
+            "static_ids": list(sentence.static),
+            "motion": sentence.meaning.claim,
         }
-        if "direction pairs" in expression.subsets:
-            expressions[str(number)]["pair"] = f"{base}-{number}"
+        if "direction pairs" in sentence.subsets:
+            expressions[str(number)]["pair"] = f"{video.removesuffix('_r')}-{number}"
     objects = {
-        str(i): {
-            "anno_id": anno + i,
-            **{name: getattr(item.look, name) for name in ("shape", "colour", "texture", "size")},
-            "motion": item.motion.name,
-        }
+        str(i): {"anno_id": anno + i, **asdict(item.look), "motion": item.motion.name}
         for i, item in enumerate(clip.items)
     }
     return {
@@ -138,31 +125,25 @@ def clip_seed(seed: int, split: str, index: int) -> int:
     return int(np.random.SeedSequence([seed, SPLITS.index(split), index]).generate_state(1, np.uint64)[0])
 
 
-def _write_clips(
-    folder: str, split: str, seed: int, family: str | None, start: int, stop: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draws and writes the clips start..stop-1 of a split (time reversals included); returns their JSON entries."""
+def _write_clip(root: Path, split: str, seed: int, family: str, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draws a clip and writes its frames, and those of its time reversal where it has one; returns their entries in
+    meta_expressions.json and in mask_dict.json."""
+    clip = make_clip(clip_seed(seed, split, index), family, split)
+    files, rles = _encode(clip)
+    versions = [(f"{split[0]}{index:06d}", clip, files, rles)]
+    if clip.family == "pairs":
+        versions.append((f"{versions[0][0]}_r", time_reversed(clip), files[::-1], [codes[::-1] for codes in rles]))
     videos: dict[str, Any] = {}
     masks: dict[str, Any] = {}
-    for index in range(start, stop):
-        clip = make_clip(clip_seed(seed, split, index), family or SCHEDULE[index % len(SCHEDULE)], split)
-        files, rles = _encode(clip)
-        video = f"{split[0]}{index:06d}"
-        versions = [(video, clip, files, rles)]
-        if clip.family == "pairs":
-            versions.append((f"{video}_r", time_reversed(clip), files[::-1], [codes[::-1] for codes in rles]))
-        for number, (name, version, images, codes_per_object) in enumerate(versions):
-            anno = (2 * index + number) * 10
-            videos[name] = _entry(version, name, anno)
-            masks |= {str(anno + i): codes for i, codes in enumerate(codes_per_object)}
-            target = Path(folder, split, "JPEGImages", name)
-            target.mkdir(parents=True)
-            for t, data in enumerate(images):
-                Path(target, f"{t:05d}.jpg").write_bytes(data)
+    for number, (name, version, images, codes_of_objects) in enumerate(versions):
+        anno = (2 * index + number) * 10
+        videos[name] = _entry(version, name, anno)
+        masks |= {str(anno + i): codes for i, codes in enumerate(codes_of_objects)}
+        folder = root / split / "JPEGImages" / name
+        folder.mkdir(parents=True)
+        for t, data in enumerate(images):
+            Path(folder, f"{t:05d}.jpg").write_bytes(data)
     return videos, masks
-
-
-CHUNK = 20  # clips per job
 
 
 def make_synthetic(
@@ -176,8 +157,8 @@ def make_synthetic(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
-    """Writes a synthetic data set of `train` + `valid` + `test` clips (and the time
-    reversals of the direction pairs, 15 % more).
+    """Writes a synthetic data set of `train` + `valid` + `test` clips (and the time reversals of the direction pairs,
+    15 % more).
 
     A clip of about 88 x 112 pixels takes about 85 kB on disk, 6,600 clips 570 MB. family: of all clips, one of
     FAMILIES, or None for those of SCHEDULE in turn. progress(done, total) is called as clips are done. Returns False,
@@ -192,45 +173,32 @@ def make_synthetic(
     if os.path.lexists(target) and not is_vacant(target):
         _check_same(root, settings)
         return False
+    jobs = [
+        (split, seed, family or SCHEDULE[index % len(SCHEDULE)], index)
+        for split, count in zip(SPLITS, (train, valid, test), strict=True)
+        for index in range(count)
+    ]
+    videos: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
+    masks: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
     with atomic_folder(root) as work:
-        jobs = [
-            (str(work), split, seed, family, start, min(start + CHUNK, count))
-            for split, count in zip(SPLITS, (train, valid, test), strict=True)
-            for start in range(0, count, CHUNK)
-        ]
-        counts = _run(work, jobs, train + valid + test, workers, progress)
-        work.joinpath("synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
+        for split in SPLITS:
+            (work / split / "JPEGImages").mkdir(parents=True)
+        with worker_pool(workers) as pool:
+            made = pool.map(partial(_write_clip, work), *zip(*jobs, strict=True), chunksize=20)
+            for done, ((split, *_), (entries, codes)) in enumerate(zip(jobs, made, strict=True), 1):
+                videos[split] |= entries
+                masks[split] |= codes
+                if progress is not None:
+                    progress(done, len(jobs))
+        for split in SPLITS:
+            (work / split / "meta_expressions.json").write_text(json.dumps({"videos": videos[split]}))
+            (work / split / "mask_dict.json").write_text(json.dumps(masks[split]))
+        counts = {split: _count(videos[split]) for split in SPLITS}
+        (work / "synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
     return True
 
 
-def _run(
-    root: Path,
-    jobs: list[tuple[str, str, int, str | None, int, int]],
-    total: int,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, Any]:
-    """Runs the jobs, writes the JSON files of each split, and returns the counts per split."""
-    videos: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-    masks: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-    done = 0
-    for split in SPLITS:
-        root.joinpath(split, "JPEGImages").mkdir(parents=True)
-    with worker_pool(workers) as pool:
-        for job, (made, codes) in zip(jobs, pool.map(_write_clips, *zip(*jobs, strict=True)), strict=True):
-            videos[job[1]] |= made
-            masks[job[1]] |= codes
-            done += job[5] - job[4]
-            if progress is not None:
-                progress(done, total)
-    for split in SPLITS:
-        root.joinpath(split, "meta_expressions.json").write_text(json.dumps({"videos": videos[split]}))
-        root.joinpath(split, "mask_dict.json").write_text(json.dumps(masks[split]))
-    return {split: count(videos[split]) for split in SPLITS}
-
-
-def count(videos: dict[str, Any]) -> dict[str, Any]:
-    """Videos, expressions, and expressions per subset, of the "videos" of a meta_expressions.json."""
+def _count(videos: dict[str, Any]) -> dict[str, Any]:
     expressions = [e for video in videos.values() for e in video["expressions"].values()]
     subsets = Counter(subset for expression in expressions for subset in expression["subsets"])
     return {
@@ -248,10 +216,9 @@ def _check_same(root: Path, settings: dict[str, Any]) -> None:
         raise UserError(
             f"{root} exists and is not a complete synthetic data set: remove it or choose another folder"
         ) from None
-    differing = [name for name, value in settings.items() if found.get(name) != value]
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"{root} holds a synthetic data set with {name} {found.get(name)}, not {settings[name]}: "
-            "remove it or choose another folder"
-        )
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise UserError(
+                f"{root} holds a synthetic data set with {name} {found.get(name)}, not {value}: "
+                "remove it or choose another folder"
+            )

@@ -18,22 +18,15 @@ CANVAS = 64  # side of a sprite in pixels
 ACROSS = 48  # longer side of the bounding box of a shape on its sprite, in pixels
 
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 44, 40),
-    "orange": (244, 138, 28),
-    "yellow": (240, 220, 52),
-    "green": (48, 164, 62),
-    "cyan": (62, 208, 216),
-    "blue": (42, 76, 208),
-    "purple": (142, 52, 176),
-    "white": (238, 238, 234),
+    **{"red": (214, 44, 40), "orange": (244, 138, 28), "yellow": (240, 220, 52), "green": (48, 164, 62)},
+    **{"cyan": (62, 208, 216), "blue": (42, 76, 208), "purple": (142, 52, 176), "white": (238, 238, 234)},
 }
 TEXTURES = ("plain", "striped", "spotted", "checked")
-SIZES = ("small", "medium", "large")
 
 
 @dataclass(frozen=True)
 class Look:
-    """The static attributes of an object. Two objects with equal looks in one clip are drawn alike."""
+    """The static attributes of an object; of sizes there are small, medium and large. Equal ones are drawn alike."""
 
     shape: str
     colour: str
@@ -54,42 +47,35 @@ def _star() -> np.ndarray:
 
 def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    return np.stack([x, y], axis=1)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([16 * np.sin(t) ** 3, -y], axis=1)
 
 
 def _crescent() -> np.ndarray:
     outer = np.linspace(0.28 * np.pi, 1.72 * np.pi, 50)
-    tip = np.array([np.cos(outer[0]), np.sin(outer[0])])
+    points = np.stack([np.cos(outer), np.sin(outer)], axis=1)
     # The inner arc runs through both tips and leaves a body 0.8 thick.
-    centre, radius = 0.62, float(np.hypot(tip[0] - 0.62, tip[1]))
-    low = float(np.arctan2(tip[1], tip[0] - centre))
+    x, y = points[0] - (0.62, 0)
+    radius, low = float(np.hypot(x, y)), float(np.arctan2(y, x))
     inner = np.linspace(2 * np.pi - low, low, 50)
-    return np.concatenate(
-        [
-            np.stack([np.cos(outer), np.sin(outer)], axis=1),
-            np.stack([centre + radius * np.cos(inner), radius * np.sin(inner)], axis=1),
-        ]
-    )
+    return np.concatenate([points, np.stack([0.62 + radius * np.cos(inner), radius * np.sin(inner)], axis=1)])
+
+
+def _corners(text: str) -> np.ndarray:
+    """From "x y, x y, ..."."""
+    return np.array([pair.split() for pair in text.split(",")], dtype=float)
 
 
 POLYGONS: dict[str, np.ndarray] = {
     "disc": _regular(48),
-    "square": np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float),
-    "triangle": np.array([[0, -1], [1, 0.85], [-1, 0.85]], dtype=float),
+    "square": _corners("-1 -1, 1 -1, 1 1, -1 1"),
+    "triangle": _corners("0 -1, 1 0.85, -1 0.85"),
     "star": _star(),
     "heart": _heart(),
     "crescent": _crescent(),
-    "arrow": np.array(
-        [[1, 0], [0.1, -0.85], [0.1, -0.38], [-1, -0.38], [-1, 0.38], [0.1, 0.38], [0.1, 0.85]], dtype=float
-    ),
-    "cross": np.array(
-        [
-            *[[-0.4, -1], [0.4, -1], [0.4, -0.4], [1, -0.4], [1, 0.4], [0.4, 0.4]],
-            *[[0.4, 1], [-0.4, 1], [-0.4, 0.4], [-1, 0.4], [-1, -0.4], [-0.4, -0.4]],
-        ],
-        dtype=float,
+    "arrow": _corners("1 0, 0.1 -0.85, 0.1 -0.38, -1 -0.38, -1 0.38, 0.1 0.38, 0.1 0.85"),
+    "cross": _corners(
+        "-0.4 -1, 0.4 -1, 0.4 -0.4, 1 -0.4, 1 0.4, 0.4 0.4, 0.4 1, -0.4 1, -0.4 0.4, -1 0.4, -1 -0.4, -0.4 -0.4"
     ),
     "ring": _regular(48),
     "hexagon": _regular(6, 0.0),
