@@ -50,20 +50,14 @@ def fits(look: Look, static: Static) -> bool:
 
 def resolve(meaning: Meaning, looks: Sequence[Look], motions: Sequence[Motion]) -> Resolved:
     """Finds the objects that a meaning picks out of a clip."""
-    static = tuple(i for i, look in enumerate(looks) if fits(look, meaning.static))
-    if not meaning.claim:
-        return Resolved(static, static, ())
-    meant, doubtful = [], []
-    for i in static:
-        answer = reading(meaning.claim, motions[i])
-        if answer and meaning.other is not None:
-            other = motions[i].other
-            answer = other is not None and fits(looks[other], meaning.other)
-        if answer:
-            meant.append(i)
-        elif answer is None:
-            doubtful.append(i)
-    return Resolved(static, tuple(meant), tuple(doubtful))
+    answers: dict[int, bool | None] = {}
+    for i, (look, motion) in enumerate(zip(looks, motions, strict=True)):
+        if fits(look, meaning.static):
+            answers[i] = reading(meaning.claim, motion) if meaning.claim else True
+            if answers[i] and meaning.other is not None:
+                answers[i] = motion.other is not None and fits(looks[motion.other], meaning.other)
+    meant, doubtful = (tuple(i for i, each in answers.items() if each is answer) for answer in (True, None))
+    return Resolved(tuple(answers), meant, doubtful)
 
 
 # --- Words. In each entry the words after the bar are held out of training. ---

@@ -1,9 +1,9 @@
 """Draws clips and writes a synthetic data set in the on-disk layout of MeViS.
 
-    <root>/synthetic.json                                  settings and counts
-    <root>/<split>/JPEGImages/<video>/<00000>.jpg       frames
-    <root>/<split>/meta_expressions.json                {"videos": {video: {...}}}
-    <root>/<split>/mask_dict.json                       {anno_id: [COCO RLE or null per frame]}
+    <root>/synthetic.json                             settings and counts
+    <root>/<split>/JPEGImages/<video>/<00000>.jpg     frames
+    <root>/<split>/meta_expressions.json              {"videos": {video: {...}}}
+    <root>/<split>/mask_dict.json                     {anno_id: [COCO RLE or null per frame]}
 
 Splits are train, valid_u and test. Beside MeViS's keys, an expression has "subsets", "static_ids" (objects that fit
 the static words alone), "motion" (what it claims) and "pair" (shared by the two sides of a direction pair), and a
@@ -29,7 +29,7 @@ from dshmp.errors import UserError
 from dshmp.files import atomic_folder, is_vacant, output_folder, regular
 from dshmp.processes import worker_pool
 from dshmp.synthetic.grammar import resolve
-from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Item, Sentence, plan_clip, reversed_motion
+from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Item, Sentence, plan_clip
 from dshmp.synthetic.render import render
 
 VERSION = 1
@@ -58,25 +58,16 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
     split: one of SPLITS; only "test" has held-out wordings.
     """
     plan = plan_clip(seed, family, split)
-    frames, masks = render(
-        [item.look for item in plan.items],
-        list(plan.tracks),
-        [item.across for item in plan.items],
-        plan.height,
-        plan.width,
-        np.random.default_rng([seed, 2]),
-    )
+    frames, masks = render(plan, np.random.default_rng([seed, 2]))
     return Clip(plan.family, frames, masks, plan.items, plan.expressions)
 
 
 def time_reversed(clip: Clip) -> Clip:
     """The same clip backwards in time: same pixels, same sentences, now meaning the objects that they fit."""
-    items = tuple(replace(item, motion=reversed_motion(item.motion)) for item in clip.items)
+    items = tuple(replace(item, motion=item.motion.reversed) for item in clip.items)
     looks, moves = [item.look for item in items], [item.motion for item in items]
-    expressions = tuple(
-        replace(expression, meant=resolve(expression.meaning, looks, moves).meant) for expression in clip.expressions
-    )
-    return Clip(clip.family, clip.frames[::-1], clip.masks[:, ::-1], items, expressions)
+    sentences = tuple(replace(each, meant=resolve(each.meaning, looks, moves).meant) for each in clip.expressions)
+    return Clip(clip.family, clip.frames[::-1], clip.masks[:, ::-1], items, sentences)
 
 
 # --- Writing ---
@@ -95,29 +86,18 @@ def _encode(clip: Clip) -> tuple[list[bytes], list[list[dict[str, Any] | None]]]
 
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
     """The video's entry in meta_expressions.json; its first object has annotation id `anno`."""
-    expressions = {}
-    for number, sentence in enumerate(clip.expressions):
-        expressions[str(number)] = {
-            "exp": sentence.text,
-            "obj_id": list(sentence.meant),
-            "anno_id": [anno + i for i in sentence.meant],
-            "subsets": list(sentence.subsets),
-            "static_ids": list(sentence.static),
-            "motion": sentence.meaning.claim,
-        }
-        if "direction pairs" in sentence.subsets:
-            expressions[str(number)]["pair"] = f"{video.removesuffix('_r')}-{number}"
     objects = {
-        str(i): {"anno_id": anno + i, **asdict(item.look), "motion": item.motion.name}
-        for i, item in enumerate(clip.items)
+        i: {"anno_id": anno + i, **asdict(item.look), "motion": item.motion.name} for i, item in enumerate(clip.items)
     }
-    return {
-        "frames": [f"{t:05d}" for t in range(len(clip.frames))],
-        "expressions": expressions,
-        "objects": objects,
-        "size": list(clip.frames.shape[1:3]),
-        "family": clip.family,
-    }
+    expressions: dict[int, dict[str, Any]] = {}
+    for number, sentence in enumerate(clip.expressions):
+        meant = {"obj_id": sentence.meant, "anno_id": [anno + i for i in sentence.meant]}
+        told = {"subsets": sentence.subsets, "static_ids": sentence.static, "motion": sentence.meaning.claim}
+        expressions[number] = {"exp": sentence.text, **meant, **told}
+        if "direction pairs" in sentence.subsets:
+            expressions[number]["pair"] = f"{video.removesuffix('_r')}-{number}"
+    frames, size = [f"{t:05d}" for t in range(len(clip.frames))], clip.frames.shape[1:3]
+    return {"frames": frames, "expressions": expressions, "objects": objects, "size": size, "family": clip.family}
 
 
 def clip_seed(seed: int, split: str, index: int) -> int:
@@ -199,26 +179,20 @@ def make_synthetic(
 
 
 def _count(videos: dict[str, Any]) -> dict[str, Any]:
-    expressions = [e for video in videos.values() for e in video["expressions"].values()]
-    subsets = Counter(subset for expression in expressions for subset in expression["subsets"])
-    return {
-        "videos": len(videos),
-        "expressions": len(expressions),
-        "subsets": {subset: subsets[subset] for subset in SUBSETS},
-    }
+    expressions = [each for video in videos.values() for each in video["expressions"].values()]
+    subsets = Counter(subset for each in expressions for subset in each["subsets"])
+    of_subsets = {subset: subsets[subset] for subset in SUBSETS}
+    return {"videos": len(videos), "expressions": len(expressions), "subsets": of_subsets}
 
 
 def _check_same(root: Path, settings: dict[str, Any]) -> None:
+    advice = "remove it or choose another folder"
     try:
         with open(root / "synthetic.json", encoding="utf-8", opener=regular) as file:
             found = json.load(file)
     except (OSError, ValueError):
-        raise UserError(
-            f"{root} exists and is not a complete synthetic data set: remove it or choose another folder"
-        ) from None
+        raise UserError(f"{root} exists and is not a complete synthetic data set: {advice}") from None
     for name, value in settings.items():
         if found.get(name) != value:
-            raise UserError(
-                f"{root} holds a synthetic data set with {name} {found.get(name)}, not {value}: "
-                "remove it or choose another folder"
-            )
+            told = f"{name} {found.get(name)}, not {value}"
+            raise UserError(f"{root} holds a synthetic data set with {told}: {advice}")

@@ -9,8 +9,10 @@ expression is only used where nobody could disagree.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -64,6 +66,11 @@ class Motion:
     path: tuple[str, ...] = ()
     other: int | None = None
 
+    @property
+    def reversed(self) -> Motion:
+        """Seen backwards in time."""
+        return motion(reverse(self.name))
+
 
 def motion(name: str) -> Motion:
     """The motion of a program that refers to no other object."""
@@ -82,39 +89,24 @@ def reverse(name: str) -> str:
     return " ".join(_BACKWARDS[word] if word != "dash" else word for word in name.split())
 
 
-# What somebody could use a claim for, though it is not meant for it; the name of a group in <> is all its programs.
+# What somebody could call so though the claim is not meant for it; the name of a group in <> is all its programs.
 _MIGHT = """
 still: spin, grow, shrink, appear, vanish, hops, <stop>, <wait>, <enter>, <leave>, <dash>, hop, twitch, flash
 turn: <turn back>, <three>, <to and fro>, <circle>, orbit, spin, hops, hop
-turn back: <to and fro>, <three>, hops, hop, twitch, spin
-to and fro: <turn back>, <three>, twitch, hops, hop
+turn back: <to and fro>, <three>, hops, hop, twitch, spin; to and fro: <turn back>, <three>, twitch, hops, hop
 stop: <enter>, <dash>, hop, twitch, flash, <wait>, vanish, meet
-wait: <leave>, <dash>, hop, twitch, flash, <stop>, appear
-circle: orbit, spin, <three>
-clockwise: orbit, spin, <three>
-counterclockwise: orbit, spin, <three>
-orbit: <circle>
-spin: twitch, orbit, <circle>
-hops: hop, up>down, down>up, up>down>up, down>up>down
-hop: hops, twitch, up>down, down>up, up>down>up, down>up>down
-twitch: hop, hops, spin
-grow: flash, appear
-shrink: flash, vanish
-flash: grow, shrink
-appear: <enter>
-vanish: <leave>
-enter: appear
-leave: vanish
-dash: <stop>, <wait>, <enter>, <leave>
-follow: meet, pass
-pass: meet, follow, part
-meet: pass, follow
-part: pass
+wait: <leave>, <dash>, hop, twitch, flash, <stop>, appear; dash: <stop>, <wait>, <enter>, <leave>
+circle, clockwise, counterclockwise: orbit, spin, <three>; orbit: <circle>; spin: twitch, orbit, <circle>
+hops, hop: hop, hops, up>down, down>up, up>down>up, down>up>down; hop: twitch; twitch: hop, hops, spin
+grow: flash, appear; shrink: flash, vanish; flash: grow, shrink
+appear: <enter>; vanish: <leave>; enter: appear; leave: vanish
+follow: meet, pass; pass: meet, follow, part; meet: pass, follow; part: pass
 """
-_MIGHT_BE_CALLED = {
-    claim: [each for name in names.split(", ") for each in (GROUPS[name[1:-1]] if name[0] == "<" else [name])]
-    for claim, names in (line.split(": ") for line in _MIGHT.strip().splitlines())
-}
+_MIGHT_BE_CALLED: dict[str, set[str]] = defaultdict(set)
+for _entry in _MIGHT.strip().replace("\n", "; ").split("; "):
+    _claims, _names = (part.split(", ") for part in _entry.split(": "))
+    for _claim, _name in product(_claims, _names):
+        _MIGHT_BE_CALLED[_claim].update(GROUPS[_name[1:-1]] if _name[0] == "<" else [_name])
 
 
 @cache
@@ -124,20 +116,16 @@ def reading(claim: str, motion: Motion) -> bool | None:
     if claim == name or (claim in WIDER and name in GROUPS[claim]):
         return True
     first, _, last = claim.partition(">" if ">" in claim else " ")
-    if claim in GROUPS["stop"]:
-        doubtful = name in (f"dash {first}", f"enter {first}")
-    elif claim in GROUPS["wait"]:
-        doubtful = name in (f"dash {last}", f"leave {last}")
+    if claim in (*GROUPS["stop"], *GROUPS["wait"]):
+        doubtful = name in (f"dash {first}", f"enter {first}", f"dash {last}", f"leave {last}")
     elif claim in GROUPS["to and fro"]:
         doubtful = name in (*GROUPS["turn back"], "twitch", "hops")
     elif ">" in claim:
         doubtful = claim in ">".join(path) or (name == "hops" and claim == "down>up")
-    elif first == "dash" and last:
+    elif claim in GROUPS["dash"]:
         doubtful = last in path
-    elif first in ("enter", "leave"):
-        doubtful = name in _MIGHT_BE_CALLED[first]
-    else:
-        doubtful = claim in path or name in _MIGHT_BE_CALLED.get(claim, ())
+    else:  # a direction, or a claim of the table above; "enter left" and "leave left" stand there without direction
+        doubtful = claim in path or name in _MIGHT_BE_CALLED[first if last in DIRECTIONS else claim]
     return None if doubtful else False
 
 
@@ -211,8 +199,11 @@ def _phases(names: list[str], canvas: Canvas, rng: np.random.Generator) -> np.nd
     elif names[-1] == "stop":
         inner = rng.uniform(0.45, 0.65, 1)
     knots = np.concatenate([[rng.uniform(0, 0.06)], inner, [rng.uniform(0.94, 1)]])
-    low, high = {1: (0.42, 0.75), 2: (0.38, 0.6), 3: (0.36, 0.48)}[count]
-    lengths = rng.uniform(low, high) * canvas.short * rng.uniform(0.92, 1.08, count)
+    lengths = (
+        rng.uniform(*{1: (0.42, 0.75), 2: (0.38, 0.6), 3: (0.36, 0.48)}[count])
+        * canvas.short
+        * rng.uniform(0.92, 1.08, count)
+    )
     steps = np.array([DIRECTIONS.get(name, (0, 0)) for name in names]) * lengths[:, None]
     if count == 3 and names[2] == OPPOSITE.get(names[0]) and names[1] != names[2]:
         steps[2] *= rng.uniform(0.9, 1.0)

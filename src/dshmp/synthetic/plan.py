@@ -213,10 +213,9 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
     across = canvas.across
     name = rng.choice(motions.RELATIVE)
     look = _pick_look(rng, split, 0.3)
-    axis = 0 if width > height else 1
-    way = rng.choice((-1, 1))
-    direction = next(d for d, step in DIRECTIONS.items() if step[axis] == way)
-    *tracks, motion, other = _together(name, direction, axis, way, canvas, noise)
+    lane = 1 if width > height else 0  # they move along the longer side
+    direction = rng.choice(ACROSS["up" if lane else "left"])
+    *tracks, motion, other = _together(name, direction, canvas, noise)
     second = _other_look(look, "medium", rng)
     items = [Item(look, motion, across), Item(second, other, across * rng.uniform(0.95, 1.1))]
     wanted = 2 + rng.choice((1, 2, 2, 3))
@@ -231,7 +230,7 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
             break
         extra = look if len(items) < 4 else _other_look(look, "medium", rng)
         program = rng.choice(near)
-        made = _apart(motions.track(program, canvas, noise), canvas, tracks, items, 1 - axis, noise)
+        made = _apart(motions.track(program, canvas, noise), canvas, tracks, items, lane, noise)
         if made is not None and extra != second:
             items.append(Item(extra, motions.motion(program), across))
             tracks.append(made)
@@ -257,11 +256,12 @@ def _apart(
 
 
 def _together(
-    name: str, direction: str, axis: int, way: int, canvas: Canvas, rng: np.random.Generator
+    name: str, direction: str, canvas: Canvas, rng: np.random.Generator
 ) -> tuple[Track, Track, Motion, Motion]:
     """Tracks and motions of an object with a relative motion (which refers to object 1) and of that one."""
     u = np.linspace(0, 1, canvas.frames)
-    lane, reach, across = 1 - axis, canvas.reach, canvas.across
+    axis = 0 if DIRECTIONS[direction][0] else 1
+    lane, way, reach, across = 1 - axis, DIRECTIONS[direction][axis], canvas.reach, canvas.across
     first, second = np.zeros((canvas.frames, 2)), np.zeros((canvas.frames, 2))
     motion, other = Motion(name, (direction,), 1), Motion("still")
     if name == "orbit":
@@ -338,13 +338,10 @@ def _refer_to(item: Item, order: list[int]) -> Item:
 
 # --- Expressions ---
 
-ATTRIBUTES = tuple(
-    tuple(names.split())
-    for names in (
-        *("shape", "colour", "colour shape", "texture shape", "texture colour", "texture colour shape", "texture"),
-        *("size shape", "size colour shape", "size"),
-    )
-)
+ATTRIBUTES = [
+    *(["shape"], ["colour"], ["colour", "shape"], ["texture", "shape"], ["texture", "colour"]),
+    *(["texture", "colour", "shape"], ["texture"], ["size", "shape"], ["size", "colour", "shape"], ["size"]),
+]
 
 
 def _describe(look: Look, attributes: Sequence[str]) -> Static:
@@ -357,7 +354,7 @@ class _Writer:
     def __init__(self, items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> None:
         self.looks, self.moves = [item.look for item in items], [item.motion for item in items]
         # A clip shown backwards has the same expressions, so they must be beyond doubt there as well.
-        self.backwards = [reversed_motion(move) for move in self.moves] if family == "pairs" else None
+        self.backwards = [move.reversed for move in self.moves] if family == "pairs" else None
         # "Big" and "small" are beyond doubt where both occur and nothing changes its size.
         sizes = {look.size for look in self.looks} == {"small", "large"}
         sizes = sizes and not any(move.name in ("grow", "shrink", "flash") for move in self.moves)
@@ -410,10 +407,6 @@ class _Writer:
     def static(self, index: int) -> Static:
         return _describe(self.looks[index], self.rng.choice(self.attributes))
 
-    def paired(self, index: int) -> Meaning:
-        """The exact motion of one of a direction pair."""
-        return Meaning(self.static(index) if self.rng.random() < 0.7 else (), self.moves[index].name)
-
     def moving(self, index: int) -> Meaning:
         """A motion of an object: exact more often than in wider words ("turns back")."""
         move, rng = self.moves[index], self.rng
@@ -450,8 +443,8 @@ def _expressions(items: Sequence[Item], frames: int, family: str, split: str, rn
     made = writer.made
     if family == "pairs":
         for index in (i for i, item in enumerate(items) if item.motion.name not in motions.MIRROR):
-            for _ in range(2):
-                writer.add(writer.paired(index))
+            for _ in range(2):  # the exact motion of one of a direction pair
+                writer.add(Meaning(writer.static(index) if rng.random() < 0.7 else (), items[index].motion.name))
     wanted = rng.randint(5, 7)
     absent = rng.random() < 0.42
     plain = rng.choice((1, 1, 2)) if family != "relative" else 1
@@ -468,8 +461,3 @@ def _expressions(items: Sequence[Item], frames: int, family: str, split: str, rn
         tries += 1
         writer.add(writer.absent(), absent=True)
     return list(made.values())
-
-
-def reversed_motion(move: Motion) -> Motion:
-    """A motion seen backwards in time."""
-    return motions.motion(motions.reverse(move.name))
