@@ -194,17 +194,15 @@ def test_a_page(tmp_path: Path) -> None:
     assert "Over 3 seeds (1, 2, 3)." in text
     assert "| none | 43.8 |" in text
     assert "**-10.0 [-10.0, -10.0]**" in text
-    assert "1 of 1 pairs of rows stand as in the paper." in text
 
 
-def test_a_page_tells_when_the_paper_is_contradicted_and_when_not(tmp_path: Path) -> None:
+def test_a_page_tells_differences_from_chance(tmp_path: Path) -> None:
     worse = canned(tmp_path / "a", "2d", 2, lambda row, seed, n: -steady(row, seed, n) + 100)
-    text = page(worse, BASE, [], ["2d"], [])
-    assert "The other way round: none minus Hungarian **+10.0 [+10.0, +10.0]**, paper -2.6." in text
+    assert "**+10.0 [+10.0, +10.0]**" in page(worse, BASE, [], ["2d"], [])
     noise = np.random.default_rng(0)
     level = canned(tmp_path / "b", "2d", 2, lambda row, seed, n: 50 + (row != "full") * 0.1 + 20 * noise.normal())
     text = page(level, BASE, [], ["2d"], [])
-    assert "| none | 43.8 |" in text
+    assert "| none | 43.8 | " in text
     assert "**+" not in text
     assert "**-" not in text
 
@@ -299,7 +297,7 @@ def test_neighbours() -> None:
         ([str(BASE), "--seeds", "0"], "--seeds: must be at least 1, found 0"),
         ([str(BASE), "--jobs", "0"], "--jobs: must be at least 1, found 0"),
         ([str(BASE), "--device", "abacus"], "device 'abacus' is not there"),
-        ([str(CONFIGS / "synthetic" / "language.yaml")], "task language holds nothing that the rows change"),
+        ([str(CONFIGS / "synthetic" / "language.yaml")], "task language has nothing that the rows change"),
         ([str(BASE), "data.mevis.validation=null"], "no held-out split to compare on"),
         ([str(BASE), "stepz=3"], "unknown key 'stepz'"),
         ([str(BASE), "--page-only"], "no run is finished"),

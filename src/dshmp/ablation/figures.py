@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,95 +23,79 @@ from dshmp.video.io import VideoSource, open_video
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES = "pictures"
-DIFFERENCES, TOKENS, STRIPS = FILES = ("differences.png", "tokens.png", "strips.png")
+PICTURES, FILES = "pictures", ("differences.png", "tokens.png", "strips.png")
 OBJECTS = 25
 # Their products tell 25 objects apart, for the colour-blind too.
 COLOURS, MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), "os^DP"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture in the page's folder and what is said of it."""
-
-    path: str
-    title: str
-    text: str
-
-
-def pictures(results: Results, tables: Sequence[str], out: Path, device: str) -> list[Picture]:
-    """Draw into out/pictures what the finished runs allow."""
-    (out / PICTURES).mkdir(parents=True, exist_ok=True)
-    drawn = [differences(results, tables, out), tokens(results, out, device), strips(results, out, device)]
-    return [picture for picture in drawn if picture is not None]
-
-
-def _saved(figure: "Figure", out: Path, name: str, title: str, text: str) -> Picture:
-    with owned_file(out / PICTURES, name) as part:
-        figure.savefig(part, format="png", dpi=130)
-    return Picture(f"{PICTURES}/{name}", title, text)
-
-
-def differences(results: Results, tables: Sequence[str], out: Path) -> Picture | None:
-    """What each part of Table 1 brings, and every row against its table's reference."""
+def pictures(results: Results, tables: Sequence[str], out: Path, device: str) -> list[str]:
+    """Draw into out/pictures what the finished runs allow. Returns sections of the page, in Markdown."""
     from matplotlib.figure import Figure
 
+    (out / PICTURES).mkdir(parents=True, exist_ok=True)
+    sections = []
+    for name, draw in zip(FILES, (differences, tokens, strips), strict=True):
+        figure = Figure(layout="constrained")
+        if told := draw(figure, results, tables, device):
+            with owned_file(out / PICTURES, name) as part:
+                figure.savefig(part, format="png", dpi=130)
+            title, text = told
+            sections.append(f"## {title}\n\n![{title}]({PICTURES}/{name})\n\n{text}")
+    return sections
+
+
+def differences(figure: "Figure", results: Results, tables: Sequence[str], _: str) -> tuple[str, str] | None:
+    """What each part of Table 1 brings, and every row against its table's reference; a title and a text."""
     lines: list[tuple[str, dict[str, float], list[int]]] = []
     for name in tables:
         table = results.ran(TABLES[name])
         seeds = results.seeds(*table.labels, table.reference)
         if name == "1" and table == TABLES["1"]:
             lines += [(f"{part}, mean of four settings", average(pairs), seeds) for part, pairs in PARTS.items()]
-        lines += [
-            (f"{name}: {label}, minus {table.labels[table.reference]}", minus(row, table.reference), seeds)
-            for row, label in table.labels.items()
-            if not results.same(row, table.reference)
-        ]
-    lines = [line for line in lines if line[2]]
+        for row, label in table.labels.items():
+            if seeds and not results.same(row, table.reference):
+                text = f"{name}: {label}, minus {table.labels[table.reference]}"
+                lines.append((text, minus(row, table.reference), seeds))
     if not lines:
         return None
     subsets = [name for name in (ALL, CRITICAL) if name in results.subsets]
-    figure = Figure(figsize=(5 + 3.6 * len(subsets), 1.3 + 0.29 * len(lines)), layout="constrained")
+    figure.set_size_inches(5 + 3.6 * len(subsets), 1.3 + 0.29 * len(lines))
     panels = figure.subplots(1, len(subsets), sharey=True, squeeze=False)[0]
     places = range(len(lines))
+    theirs = [results.paper(weights) for _, weights, _ in lines]
     for subset, axis in zip(subsets, panels, strict=True):
         ours = [results.contrast(weights, seeds, subset) for _, weights, seeds in lines]
         half = [each.half if np.isfinite(each.half) else 0 for each in ours]
         axis.errorbar([each.mean for each in ours], places, xerr=half, fmt="o", label=f"ours, {LEVEL:.0%} interval")
-        theirs = [results.paper(weights) for _, weights, _ in lines]
-        axis.plot(
-            [np.nan if each is None else each for each in theirs], places, "D", mfc="none", label="the paper, all"
-        )
+        axis.plot(np.array(theirs, dtype=float), places, "D", mfc="none", label="the paper, all")
         axis.axvline(0, color="grey", linewidth=1)
         axis.grid(axis="x", alpha=0.4)
         axis.set(title=subset, xlabel="difference, points", yticks=places, yticklabels=[line[0] for line in lines])
     panels[0].invert_yaxis()
     panels[0].legend()
-    text = "Paired differences in points, those of the tables above. The paper's figures are of J&F on all of MeViS's "
-    text += "sentences; they stand in both panels for comparison of the sign and the order."
-    return _saved(figure, out, DIFFERENCES, "Differences at a glance", text)
+    text = (
+        "Paired differences in points, those of the tables above; the paper's are of J&F on all of MeViS's sentences."
+    )
+    return "Differences at a glance", text
 
 
-# --- Fig. 4 ---
-
-
-def tokens(results: Results, out: Path, device: str) -> Picture | None:
+def tokens(figure: "Figure", results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
     """Video tokens of objects that many sentences mean, with and without contrastive learning."""
+    from sklearn.manifold import TSNE
+    from sklearn.metrics import silhouette_score
+
     names = {"ds_hmp": "without contrastive learning", "full": "with contrastive learning"}
     seeds = results.seeds(*names)
     if not seeds:
         return None
-    split = _held_out(results.run("full", seeds[0]))
+    split, _item = next(iter(held_out(results.run("full", seeds[0])).values()))
     groups = objects(split.expressions, OBJECTS)
     items = [item for group in groups for item in group]
     owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     if len(groups) < 2 or len(items) < 8:
         return None
-    from matplotlib.figure import Figure
-    from sklearn.manifold import TSNE
-    from sklearn.metrics import silhouette_score
-
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    figure.set_size_inches(11, 5.4)
     told = []
     for axis, (row, name) in zip(figure.subplots(1, 2), names.items(), strict=True):
         found = [best_tokens(results.run(row, seed), split, items, device) for seed in seeds]
@@ -123,14 +107,13 @@ def tokens(results: Results, out: Path, device: str) -> Picture | None:
         axis.set(title=name, xticks=[], yticks=[])
         share = spread([100 * neighbours(each, owner) for each in found], ".0f")
         width = spread([float(silhouette_score(each, owner, metric="cosine")) for each in found], ".2f")
-        told.append(f"{name}: nearest token by cosine of the same object {share} %, silhouette {width}")
+        told.append(f"{name} the nearest token is of the same object for {share} %, the silhouette is {width}")
     text = (
         f"t-SNE of {len(items)} video tokens of {len(groups)} objects, colour and shape by object, seed {seeds[0]}: of "
         "each of the held-out split's sentences that mean one object, the token with the best score; the objects are "
-        f"those with the most sentences. In numbers over {len(seeds)} seed(s), {'; '.join(told)}."
+        f"those with the most sentences. By cosine, over {len(seeds)} seed(s): {'; '.join(told)}."
     )
-    title = "Video tokens with and without contrastive learning (the paper's Fig. 4)"
-    return _saved(figure, out, TOKENS, title, text)
+    return "Video tokens with and without contrastive learning (the paper's Fig. 4)", text
 
 
 def objects(expressions: Iterable[Expression], count: int) -> list[list[Expression]]:
@@ -163,46 +146,38 @@ def neighbours(vectors: NDArray[Any], owner: NDArray[Any]) -> float:
     return float((owner[cosines.argmax(1)] == owner).mean())
 
 
-# --- Fig. 5 ---
-
-
-def strips(results: Results, out: Path, device: str) -> Picture | None:
+def strips(figure: "Figure", results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
     """Frames of sentences under the baseline and under the whole method."""
     names = {"none": "without DS, HMP, CL", "full": "DS + HMP + CL"}
     seeds = results.seeds(*names)
     if not seeds:
         return None
-    from matplotlib.figure import Figure
-
     subset = CRITICAL if CRITICAL in results.subsets else ALL
     scores = {row: results.values(row, seeds[:1], subset)[0] for row in names}
     chosen = extremes(scores["full"] - scores["none"])
-    several = len(results.run("full", seeds[0]).recipe.data) > 1
-    figure = Figure(figsize=(12, 3.2 * len(chosen)), layout="constrained")
-    axes = iter(figure.subplots(2 * len(chosen), 1))
-    segmenters = {row: Segmenter.from_pretrained(str(results.run(row, seeds[0]).folder), device) for row in names}
-    for why, place in chosen.items():
-        sentence = results.sentences[results.subsets[subset][place]]
-        data, _, video = sentence.video.rpartition("/") if several else ("", "", sentence.video)
-        split = _held_out(results.run("full", seeds[0]), data)
-        item = next(each for each in split.expressions if (each.video, each.id) == (video, sentence.id))
-        source = _source(split, item)
-        frames = np.stack([frame.image for frame in source])
-        shown = item.shown or range(len(frames))
-        truth = np.asarray(split.masks(video, item.annotations, shown, (frames.shape[1], frames.shape[2])).any(0))
-        for (row, name), axis in zip(names.items(), axes, strict=False):
-            masks = segmenters[row].answer(source, [item.text])[0].masks
+    items = held_out(results.run("full", seeds[0]))
+    figure.set_size_inches(16, 2.4 * len(chosen))
+    panels = figure.subplots(len(chosen), 2, squeeze=False)
+    for (row, name), column in zip(names.items(), panels.T, strict=True):
+        segmenter = Segmenter.from_pretrained(str(results.run(row, seeds[0]).folder), device)
+        for (why, place), axis in zip(chosen.items(), column, strict=True):
+            asked = results.sentences[results.subsets[subset][place]]
+            split, item = items[asked.video, asked.id]
+            source = _source(split, item)
+            frames = np.stack([frame.image for frame in source])
+            shown, size = item.shown or range(len(frames)), (frames.shape[1], frames.shape[2])
+            truth = np.asarray(split.masks(item.video, item.annotations, shown, size).any(0))
+            masks = segmenter.answer(source, [item.text])[0].masks
             dark = np.where(masks[..., None], frames, frames // 2)  # so that the answer leaps to the eye
             axis.imshow(strip(dark, masks, truth))
-            axis.set(xticks=[], yticks=[], title=f"{why}: “{item.text}”" if row == "none" else "")
-            axis.set_ylabel(f"{name}\n{scores[row][place]:.0f}", rotation=0, ha="right", va="center")
+            axis.set(xticks=[], yticks=[], title=f"{why}: “{item.text}”", xlabel=f"{name}: {scores[row][place]:.0f}")
     text = (
         f"Chosen by rule, not by eye: of the {len(scores['full']):,} sentences ({subset}) the largest gain of the "
         f"whole method over the row without DS, HMP and CL, the median, and the largest loss, by {results.measure} "
-        f"(the numbers at the left) with seed {seeds[0]}; the first of equals. Time runs from left to right; the truth "
-        "is outlined in white, the answer is tinted, the rest is darkened."
+        f"with seed {seeds[0]}; the first of equals. Time runs from left to right; the truth is outlined in white, the "
+        "answer is tinted, the rest is darkened."
     )
-    return _saved(figure, out, STRIPS, "What is answered, against the baseline (the paper's Fig. 5)", text)
+    return "What is answered, against the baseline (the paper's Fig. 5)", text
 
 
 def extremes(gains: NDArray[Any]) -> dict[str, int]:
@@ -219,8 +194,12 @@ def _source(split: Split, item: Expression) -> VideoSource:
     return replace(open_video(frames), positions=times_shown(item.shown or range(len(frames))))
 
 
-def _held_out(run: Run, name: str = "") -> Split:
-    """The split that a run was scored on; the first of several without a name."""
-    held_out = {key: source for key, source in run.recipe.data.items() if source.validation}
-    name = name or next(iter(held_out))
-    return open_split(name, Path(held_out[name].root), str(held_out[name].validation))
+def held_out(run: Run) -> dict[tuple[str, str], tuple[Split, Expression]]:
+    """What a run was scored on, by the videos and ids in its scores."""
+    sources = {name: source for name, source in run.recipe.data.items() if source.validation}
+    found: dict[tuple[str, str], tuple[Split, Expression]] = {}
+    for name, source in sources.items():
+        split = open_split(name, Path(source.root), str(source.validation))
+        prefix = f"{name}/" if len(sources) > 1 else ""
+        found |= {(f"{prefix}{item.video}", item.id): (split, item) for item in split.expressions}
+    return found

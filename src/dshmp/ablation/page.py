@@ -1,12 +1,10 @@
-"""README.md of an ablation: what was run, tables with the paper's figures beside ours, and what follows from them."""
+"""README.md of an ablation: what was run, and tables with the paper's figures beside ours."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import combinations
 from pathlib import Path
 
-from dshmp.ablation.figures import Picture
 from dshmp.ablation.results import ALL, LEVEL, Estimate, Results, average, minus, spread
 from dshmp.ablation.rows import PARTS, TABLES, Table
 from dshmp.data.base import read_json
@@ -28,16 +26,12 @@ and, with more than one seed, other seeds. **Bold**: 0 lies outside of it. Many 
 without any effect one would be bold; no correction is made for that."""
 
 
-def page(
-    results: Results, base: Path, overrides: Sequence[str], tables: Sequence[str], pictures: Sequence[Picture]
-) -> str:
-    """The whole page in Markdown."""
+def page(results: Results, base: Path, overrides: Sequence[str], tables: Sequence[str], pictures: Sequence[str]) -> str:
+    """The whole page in Markdown; `pictures` are its last sections."""
     parts = ["# Ablations", *_what(results, base, overrides)]
     for name in tables:
         parts += _section(results, TABLES[name], name == "1")
-    for picture in pictures:
-        parts += [f"## {picture.title}", f"![{picture.title}]({picture.path})", picture.text]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *pictures]) + "\n"
 
 
 def _what(results: Results, base: Path, overrides: Sequence[str]) -> list[str]:
@@ -96,7 +90,7 @@ def _section(results: Results, whole: Table, parts: bool) -> list[str]:
         same, paper = results.same(row, table.reference), results.rows[row].paper
         weights = {} if same else minus(row, table.reference)
         body.append([label, "" if paper is None else f"{paper:.1f}", *levels, *_contrasts(results, weights, seeds)])
-    lines += [_markdown(body, 1), *_order(results, table, seeds)]
+    lines.append(_markdown(body, 1))
     if parts and not missing:
         body = [["part", "beside", "paper J&F", *results.subsets]]
         for part, pairs in PARTS.items():
@@ -125,16 +119,3 @@ def _markdown(lines: Sequence[Sequence[str]], left: int) -> str:
     """A table whose first line is its head; so many columns stand at the left."""
     marks = ["---"] * left + ["--:"] * (len(lines[0]) - left)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [lines[0], marks, *lines[1:]])
-
-
-def _order(results: Results, table: Table, seeds: Sequence[int]) -> list[str]:
-    """How many pairs of rows stand as in the paper, and which do not."""
-    pairs = list(combinations([row for row in table.labels if results.rows[row].paper is not None], 2))
-    swapped = []
-    for weights, pair in ((minus(*pair), pair) for pair in pairs):
-        paper, ours = results.paper(weights) or 0.0, results.contrast(weights, seeds, ALL)
-        if paper * ours.mean <= 0:
-            one, other = (table.labels[row] for row in pair)
-            swapped.append(f"{one} minus {other} {shown(ours)}, paper {paper:+.1f}")
-    line = f"Order: {len(pairs) - len(swapped)} of {len(pairs)} pairs of rows stand as in the paper."
-    return [line + f" The other way round: {'; '.join(swapped)}." * bool(swapped)] if pairs else []

@@ -1,7 +1,7 @@
 """The runs of an ablation: a row with a seed each, ordinary training runs in processes of their own, then scored.
 
-A run's folder is that of `dshmp train`, with log.txt and, once it is finished, scores.json beside; its checkpoints are
-removed then. A run that was stopped goes on from its last checkpoint.
+A run's folder is that of `dshmp train`, with log.txt and, once it is finished, scores.json beside. A run that was
+stopped goes on from its last checkpoint; once it is trained, its checkpoints are removed.
 """
 
 import contextlib
@@ -104,19 +104,14 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
         raise UserError(f"--seeds: must be at least 1, found {seeds}")
     runs = []
     for number in range(seeds):
-        for row in rows:
-            if row.runs != row.name:
-                continue
+        for row in (each for each in rows if each.runs == each.name):
             recipe = replace(row.recipe, seed=row.recipe.seed + number)
             if recipe.task not in ("motion", "whole"):
                 raise UserError(
-                    f"{row.name}: task {recipe.task} holds nothing that the rows change; give a base of task motion "
-                    "or whole"
+                    f"{row.name}: task {recipe.task} has nothing that the rows change, only motion and whole do"
                 )
             if not any(source.validation for source in recipe.data.values()):
-                raise UserError(
-                    f"{row.name}: no held-out split to compare on; name one, such as data.mevis.validation=valid_u"
-                )
+                raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
             if recipe.task == "motion" and recipe.cache is None:
                 recipe = replace(recipe, cache=str(out / "cache"))
             runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
@@ -148,11 +143,8 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     if waiting and "LOCAL_RANK" in os.environ:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    for run in runs:
-        if run.finished:
-            _tidy(run.folder)
-        else:
-            save_recipe(run.folder, replace(run.recipe, threads=threads) if places[0] == "cpu" else run.recipe)
+    for run in waiting:
+        save_recipe(run.folder, replace(run.recipe, threads=threads) if places[0] == "cpu" else run.recipe)
     failures = []
     active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
     try:
@@ -192,11 +184,6 @@ def _stop(processes: Sequence["SpawnProcess"]) -> None:
         for process in processes:
             process.terminate()
         connection.wait([process.sentinel for process in processes], timeout=5)
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what a finished run needs no more."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _why(run: Run, code: int | None) -> str:
@@ -242,13 +229,13 @@ def train_and_score(folder: Path, device: str) -> None:
 
     recipe = load_recipe(folder / RECIPE)
     trained = False
-    with contextlib.suppress(UserError):  # a run that was scored once has its model, but no checkpoints
+    with contextlib.suppress(UserError):
         trained = load_card(folder / "model" / CONFIG).recipe.get("trained_steps") == recipe.steps
     if not trained:
         train(folder / RECIPE, [], folder, device)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     measure, scores = (_score_motion if recipe.task == "motion" else _score_whole)(recipe, folder, device)
     save_json(folder / SCORES, asdict(Found(measure, round(_seconds(folder, recipe), 1), tuple(scores))))
-    _tidy(folder)
 
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
@@ -293,7 +280,7 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
 
 
 def _seconds(folder: Path, recipe: Recipe) -> float:
-    """That training took, without reading and scoring."""
+    """That training took; of the steps before the first and after the last record what the others took."""
     total, before = 0.0, 0
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
