@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 from dshmp.synthetic.motions import DIRECTIONS, GROUPS, OPPOSITE, Motion, reading
@@ -276,21 +276,16 @@ def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain
     return text.upper() if 0.16 <= dressing < 0.17 else text
 
 
-@lru_cache(maxsize=1)
+@cache
 def known_words() -> frozenset[str]:
     """All words that plain wordings are made of (the vocabulary of training)."""
-    predicates = ";".join(
-        entry.partition("|")[0] for table in (PREDICATES, TOGETHER, DIRECTED) for entry in table.values()
-    )
+    tables = (NOUNS, ADJECTIVES, SIDES, PREDICATES, TOGETHER, DIRECTED, FRAMES)
+    entries = [GENERIC, *(entry for table in tables for entry in table.values())]
+    plain = ";".join(entry.partition("|")[0] for entry in entries)
     nouns = [noun for entry in (*NOUNS.values(), GENERIC) for noun in _options(entry, ",", held=False)]
-    others = (*ADJECTIVES.values(), *SIDES.values(), *FRAMES.values())
-    words = [
-        *(inflect(predicates, form) for form in FORMS),
-        *(_PLURALS.get(noun, noun + "s") for noun in nouns),
-        *(entry.partition("|")[0] for entry in others),
-        *(*nouns, *EDGES.values(), *COUNTS.values(), "both", "an"),
-    ]
-    return frozenset(re.findall("[a-z]+", re.sub(r"\{[a-z]+\}", " ", " ".join(words))))
+    words = [*(inflect(plain, form) for form in FORMS), *(_PLURALS.get(noun, noun + "s") for noun in nouns)]
+    text = " ".join([*words, *EDGES.values(), *COUNTS.values(), "both", "an"])
+    return frozenset(re.findall("[a-z]+", re.sub(r"\{[a-z]+\}", " ", text)))
 
 
 def new_words(text: str) -> set[str]:

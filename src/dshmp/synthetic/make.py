@@ -34,6 +34,7 @@ from dshmp.synthetic.render import render
 
 VERSION = 1
 QUALITY = 92  # of the JPEG files
+CHUNK = 20  # clips that a process makes at a time
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
 
 def time_reversed(clip: Clip) -> Clip:
     """The same clip backwards in time: same pixels, same sentences, now meaning the objects that they fit."""
-    items = tuple(replace(item, motion=item.motion.reversed) for item in clip.items)
+    items = tuple(item.reversed for item in clip.items)
     looks, moves = [item.look for item in items], [item.motion for item in items]
     sentences = tuple(replace(each, meant=resolve(each.meaning, looks, moves).meant) for each in clip.expressions)
     return Clip(clip.family, clip.frames[::-1], clip.masks[:, ::-1], items, sentences)
@@ -73,15 +74,11 @@ def time_reversed(clip: Clip) -> Clip:
 # --- Writing ---
 
 
-def _encode(clip: Clip) -> tuple[list[bytes], list[list[dict[str, Any] | None]]]:
-    """JPEG files of the frames, and per object one COCO RLE (or None where not visible) per frame."""
-    images = [cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1] for frame in clip.frames]
-    masks = []
-    for of_object in clip.masks:
-        codes = coco.encode(np.asfortranarray(of_object.view(np.uint8).transpose(1, 2, 0)))  # (T, H, W) -> (H, W, T)
-        rles = [{"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes]
-        masks.append([rle if seen else None for rle, seen in zip(rles, of_object.any((1, 2)), strict=True)])
-    return [image.tobytes() for image in images], masks
+def _rles(masks: np.ndarray) -> list[dict[str, Any] | None]:
+    """COCO RLE of masks (T, H, W), None where nothing is visible."""
+    codes = coco.encode(np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0)))
+    rles = [{"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes]
+    return [rle if seen else None for rle, seen in zip(rles, masks.any((1, 2)), strict=True)]
 
 
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
@@ -105,24 +102,22 @@ def clip_seed(seed: int, split: str, index: int) -> int:
     return int(np.random.SeedSequence([seed, SPLITS.index(split), index]).generate_state(1, np.uint64)[0])
 
 
-def _write_clip(root: Path, split: str, seed: int, family: str, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _write_clip(folder: Path, split: str, seed: int, family: str, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Draws a clip and writes its frames, and those of its time reversal where it has one; returns their entries in
     meta_expressions.json and in mask_dict.json."""
-    clip = make_clip(clip_seed(seed, split, index), family, split)
-    files, rles = _encode(clip)
-    versions = [(f"{split[0]}{index:06d}", clip, files, rles)]
-    if clip.family == "pairs":
-        versions.append((f"{versions[0][0]}_r", time_reversed(clip), files[::-1], [codes[::-1] for codes in rles]))
+    clip, video = make_clip(clip_seed(seed, split, index), family, split), f"{split[0]}{index:06d}"
+    versions = {video: clip} | ({f"{video}_r": time_reversed(clip)} if clip.family == "pairs" else {})
     videos: dict[str, Any] = {}
     masks: dict[str, Any] = {}
-    for number, (name, version, images, codes_of_objects) in enumerate(versions):
+    for number, (name, version) in enumerate(versions.items()):
         anno = (2 * index + number) * 10
         videos[name] = _entry(version, name, anno)
-        masks |= {str(anno + i): codes for i, codes in enumerate(codes_of_objects)}
-        folder = root / split / "JPEGImages" / name
-        folder.mkdir(parents=True)
-        for t, data in enumerate(images):
-            Path(folder, f"{t:05d}.jpg").write_bytes(data)
+        masks |= {str(anno + i): _rles(of_object) for i, of_object in enumerate(version.masks)}
+        target = folder / "JPEGImages" / name
+        target.mkdir()
+        for t, frame in enumerate(version.frames):
+            _, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+            Path(target, f"{t:05d}.jpg").write_bytes(data.tobytes())
     return videos, masks
 
 
@@ -153,36 +148,29 @@ def make_synthetic(
     if os.path.lexists(target) and not is_vacant(target):
         _check_same(root, settings)
         return False
-    jobs = [
-        (split, seed, family or SCHEDULE[index % len(SCHEDULE)], index)
-        for split, count in zip(SPLITS, (train, valid, test), strict=True)
-        for index in range(count)
-    ]
-    videos: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-    masks: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-    with atomic_folder(root) as work:
-        for split in SPLITS:
+    counts: dict[str, Any] = {}
+    done, total = 0, train + valid + test
+    with atomic_folder(root) as work, worker_pool(workers) as pool:
+        for split, count in zip(SPLITS, (train, valid, test), strict=True):
             (work / split / "JPEGImages").mkdir(parents=True)
-        with worker_pool(workers) as pool:
-            made = pool.map(partial(_write_clip, work), *zip(*jobs, strict=True), chunksize=20)
-            for done, ((split, *_), (entries, codes)) in enumerate(zip(jobs, made, strict=True), 1):
-                videos[split] |= entries
-                masks[split] |= codes
+            families = [family or SCHEDULE[index % len(SCHEDULE)] for index in range(count)]
+            videos: dict[str, Any] = {}
+            masks: dict[str, Any] = {}
+            make = partial(_write_clip, work / split, split, seed)
+            for entries, codes in pool.map(make, families, range(count), chunksize=CHUNK):
+                videos |= entries
+                masks |= codes
+                done += 1
                 if progress is not None:
-                    progress(done, len(jobs))
-        for split in SPLITS:
-            (work / split / "meta_expressions.json").write_text(json.dumps({"videos": videos[split]}))
-            (work / split / "mask_dict.json").write_text(json.dumps(masks[split]))
-        counts = {split: _count(videos[split]) for split in SPLITS}
+                    progress(done, total)
+            (work / split / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
+            (work / split / "mask_dict.json").write_text(json.dumps(masks))
+            subsets = [each["subsets"] for video in videos.values() for each in video["expressions"].values()]
+            found = Counter(subset for names in subsets for subset in names)
+            of_subsets = {subset: found[subset] for subset in SUBSETS}
+            counts[split] = {"videos": len(videos), "expressions": len(subsets), "subsets": of_subsets}
         (work / "synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
     return True
-
-
-def _count(videos: dict[str, Any]) -> dict[str, Any]:
-    expressions = [each for video in videos.values() for each in video["expressions"].values()]
-    subsets = Counter(subset for each in expressions for subset in each["subsets"])
-    of_subsets = {subset: subsets[subset] for subset in SUBSETS}
-    return {"videos": len(videos), "expressions": len(expressions), "subsets": of_subsets}
 
 
 def _check_same(root: Path, settings: dict[str, Any]) -> None:

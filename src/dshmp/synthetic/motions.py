@@ -150,6 +150,13 @@ class Track:
     visible: np.ndarray
     free: tuple[bool, bool] = (True, True)
 
+    @property
+    def reversed(self) -> Track:
+        """Seen backwards in time."""
+        return replace(
+            self, **{name: getattr(self, name)[::-1] for name in ("xy", "scale", "angle", "shear", "visible")}
+        )
+
 
 @dataclass(frozen=True)
 class Canvas:

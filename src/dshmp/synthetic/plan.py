@@ -32,11 +32,17 @@ FAMILIES = (*dict.fromkeys(SCHEDULE), "close")  # "close": large objects, only o
 
 @dataclass(frozen=True)
 class Item:
-    """An object of a clip: what it looks like, what it does, and its width in pixels."""
+    """An object of a clip: what it looks like, what it does, its width in pixels, and where it is."""
 
     look: Look
     motion: Motion
     across: float
+    track: Track
+
+    @property
+    def reversed(self) -> Item:
+        """Seen backwards in time."""
+        return replace(self, motion=self.motion.reversed, track=self.track.reversed)
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,12 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Plan:
-    """A clip before it is drawn: objects (the last one in front), their tracks, and expressions."""
+    """A clip before it is drawn: objects, the last one in front, and expressions."""
 
     family: str
     height: int
     width: int
     items: tuple[Item, ...]
-    tracks: tuple[Track, ...]
     expressions: tuple[Sentence, ...]
 
 
@@ -182,19 +187,17 @@ def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[lis
 
 
 def _place(
-    drawn: Track, across: float, canvas: Canvas, placed: Sequence[tuple[Track, float]], rng: np.random.Generator
+    drawn: Track, across: float, canvas: Canvas, placed: Sequence[Item], rng: np.random.Generator, apart: float = 1
 ) -> Track:
-    """Shifts a track so that it stays in the frame and seldom covers the objects placed before it.
-
-    placed: the other tracks, each with its object's width.
-    """
+    """Shifts a track so that it stays in the frame and seldom covers the objects placed before it, which count as
+    `apart` times as wide."""
     reach = np.maximum(canvas.reach, 0)
     low, high = -reach - drawn.xy.min(axis=0), reach - drawn.xy.max(axis=0)
     shift = rng.uniform(np.minimum(low, high), np.maximum(low, high), (40, 2)) * drawn.free
     best = 0
     if placed:
-        others = np.stack([track.xy for track, _ in placed])  # (P, T, 2)
-        touching = (np.array([width for _, width in placed]) + across) / 2
+        others = np.stack([item.track.xy for item in placed])  # (P, T, 2)
+        touching = (apart * np.array([item.across for item in placed]) + across) / 2
         gaps = np.linalg.norm(shift[:, None, None] + drawn.xy - others, axis=-1) / touching[None, :, None]  # (40, P, T)
         overlap = np.clip(1 - gaps, 0, 1)
         cost = overlap.mean(axis=2).sum(axis=1) + 0.5 * overlap[:, :, [0, -1]].max(axis=2).sum(axis=1)
@@ -204,7 +207,7 @@ def _place(
     return replace(drawn, xy=drawn.xy + shift[best])
 
 
-def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tuple[list[Item], list[Track], Canvas]:
+def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tuple[list[Item], Canvas]:
     """A relative motion, the object that it refers to, look-alikes that make the same way without it."""
     height, width = rng.randint(88, 96), rng.randint(112, 128)
     if rng.random() < 0.2:
@@ -215,9 +218,9 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
     look = _pick_look(rng, split, 0.3)
     lane = 1 if width > height else 0  # they move along the longer side
     direction = rng.choice(ACROSS["up" if lane else "left"])
-    *tracks, motion, other = _together(name, direction, canvas, noise)
+    (motion, track), (other, other_track) = _together(name, direction, canvas, noise)
     second = _other_look(look, "medium", rng)
-    items = [Item(look, motion, across), Item(second, other, across * rng.uniform(0.95, 1.1))]
+    items = [Item(look, motion, across, track), Item(second, other, across * rng.uniform(0.95, 1.1), other_track)]
     wanted = 2 + rng.choice((1, 2, 2, 3))
     back, aside = OPPOSITE[direction], ACROSS[direction]
     near = {  # motions like the relative one that refer to nothing
@@ -230,22 +233,18 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
             break
         extra = look if len(items) < 4 else _other_look(look, "medium", rng)
         program = rng.choice(near)
-        made = _apart(motions.track(program, canvas, noise), canvas, tracks, items, lane, noise)
+        made = _apart(motions.track(program, canvas, noise), canvas, items, lane, noise)
         if made is not None and extra != second:
-            items.append(Item(extra, motions.motion(program), across))
-            tracks.append(made)
-    return items, tracks, canvas
+            items.append(Item(extra, motions.motion(program), across, made))
+    return items, canvas
 
 
-def _apart(
-    drawn: Track, canvas: Canvas, tracks: list[Track], items: list[Item], lane: int, rng: np.random.Generator
-) -> Track | None:
+def _apart(drawn: Track, canvas: Canvas, items: list[Item], lane: int, rng: np.random.Generator) -> Track | None:
     """Places a track well away from the two related objects (the first two), or not at all."""
     across = canvas.across
-    placed = [(track, 1.45 * other.across) for track, other in zip(tracks, items, strict=True)]
     for _ in range(4):
-        made = _place(drawn, across, canvas, placed, rng)
-        away = np.stack([track.xy for track in tracks[:2]]) - made.xy  # (2, T, 2)
+        made = _place(drawn, across, canvas, items, rng, apart=1.45)
+        away = np.stack([item.track.xy for item in items[:2]]) - made.xy  # (2, T, 2)
         if np.linalg.norm(away, axis=-1).min() < 1.15 * across:
             continue
         # If it goes their way, then on another lane, so that it does not follow, pass, meet or leave them.
@@ -255,43 +254,42 @@ def _apart(
     return None
 
 
-def _together(
-    name: str, direction: str, canvas: Canvas, rng: np.random.Generator
-) -> tuple[Track, Track, Motion, Motion]:
-    """Tracks and motions of an object with a relative motion (which refers to object 1) and of that one."""
+def _together(name: str, direction: str, canvas: Canvas, rng: np.random.Generator) -> list[tuple[Motion, Track]]:
+    """Motions and tracks of an object with a relative motion (which refers to object 1) and of that one."""
     u = np.linspace(0, 1, canvas.frames)
     axis = 0 if DIRECTIONS[direction][0] else 1
     lane, way, reach, across = 1 - axis, DIRECTIONS[direction][axis], canvas.reach, canvas.across
     first, second = np.zeros((canvas.frames, 2)), np.zeros((canvas.frames, 2))
     motion, other = Motion(name, (direction,), 1), Motion("still")
     if name == "orbit":
+        motion = Motion(name, (), 1)
         second += rng.uniform(-1, 1, 2) * np.maximum(reach - 1.12 * across, 0)
         unit = motions.around(canvas, rng, 1 if rng.random() < 0.5 else -1)
         first = second + min(1.12 * across, float(reach.min())) * unit
-        return motions.nuisance(first, rng), motions.nuisance(second, rng), Motion(name, (), 1), other
-    end = float(reach[axis])
-    first[:, lane] = second[:, lane] = rng.uniform(-reach[lane], reach[lane])
-    if name == "follow":
-        gap = 1.25 * across
-        length = min(2 * end - gap, rng.uniform(0.5, 0.75) * canvas.short)
-        start = -end + rng.uniform(0, 1) * (2 * end - gap - length)
-        first[:, axis] = way * (start + length * np.clip((u - 0.05) / 0.9, 0, 1))
-        second[:, axis] = way * (start + gap + length * np.clip(u / 0.9, 0, 1))
-        other = motions.motion(direction)
-    elif name == "pass":
-        first[:, lane] += 1.05 * across * (1 if first[0, lane] < 0 else -1)
-        first[:, axis] = way * np.interp(u, (0.03, 0.97), (-end, rng.uniform(0.75, 1) * end))
-        second[:, axis] = way * rng.uniform(-0.15, 0.25) * end
-    else:  # they meet at a point, or, backwards in time, part there
-        point = rng.uniform(-0.2, 0.2) * end
-        near, knots = 0.55 * across, (rng.uniform(0, 0.1), rng.uniform(0.75, 0.95))
-        first[:, axis] = way * np.interp(u, knots, (-end, point - near))
-        second[:, axis] = way * np.interp(u, knots, (end, point + near))
-        other = Motion(name, (OPPOSITE[direction],), 0)
+    else:
+        end = float(reach[axis])
+        first[:, lane] = second[:, lane] = rng.uniform(-reach[lane], reach[lane])
+        if name == "follow":
+            gap = 1.25 * across
+            length = min(2 * end - gap, rng.uniform(0.5, 0.75) * canvas.short)
+            start = -end + rng.uniform(0, 1) * (2 * end - gap - length)
+            along = [start + length * np.clip((u - 0.05) / 0.9, 0, 1), start + gap + length * np.clip(u / 0.9, 0, 1)]
+            other = motions.motion(direction)
+        elif name == "pass":
+            first[:, lane] += 1.05 * across * (1 if first[0, lane] < 0 else -1)
+            along = [np.interp(u, (0.03, 0.97), (-end, rng.uniform(0.75, 1) * end))]
+            along.append(np.full_like(u, rng.uniform(-0.15, 0.25) * end))
+        else:  # they meet at a point, or, backwards in time, part there
+            point = rng.uniform(-0.2, 0.2) * end
+            near, knots = 0.55 * across, (rng.uniform(0, 0.1), rng.uniform(0.75, 0.95))
+            along = [np.interp(u, knots, (-end, point - near)), np.interp(u, knots, (end, point + near))]
+            other = Motion(name, (OPPOSITE[direction],), 0)
+        first[:, axis], second[:, axis] = way * along[0], way * along[1]
         if name == "part":
             first, second = first[::-1], second[::-1]
-            motion, other = Motion(name, other.path, 1), Motion(name, motion.path, 0)
-    return motions.nuisance(first, rng), motions.nuisance(second, rng), motion, other
+            motion, other = replace(motion, path=other.path), replace(other, path=motion.path)
+    pair = zip((motion, other), (first, second), strict=True)
+    return [(each, motions.nuisance(xy, rng)) for each, xy in pair]
 
 
 def plan_clip(seed: int, family: str | None, split: str) -> Plan:
@@ -303,7 +301,7 @@ def plan_clip(seed: int, family: str | None, split: str) -> Plan:
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {FAMILIES}, not {family!r}")
     if family == "relative":
-        items, tracks, canvas = _relative(rng, noise, split)
+        items, canvas = _relative(rng, noise, split)
     else:
         height = width = 128
         if family != "close":
@@ -316,18 +314,18 @@ def plan_clip(seed: int, family: str | None, split: str) -> Plan:
         elif family == "close" or (family in ("alike", "easy", "pairs") and rng.random() < 0.12):
             frames = 8
         looks, names, pixels = _cast(family, split, frames, rng)
-        items = [Item(look, motions.motion(name), pixels[look.size]) for look, name in zip(looks, names, strict=True)]
-        tracks = []
-        for item in items:
-            most = item.across * (1.3 if item.motion.name in ("grow", "shrink") else 1.0)
-            canvas = Canvas(frames, height, width, most, late=family == "long")
-            drawn = motions.track(item.motion.name, canvas, noise)
-            placed = [(track, other.across) for track, other in zip(tracks, items, strict=False)]
-            tracks.append(_place(drawn, item.across, canvas, placed, noise))
+        items = []
+        for look, name in zip(looks, names, strict=True):
+            across = pixels[look.size]
+            canvas = Canvas(
+                frames, height, width, across * (1.3 if name in ("grow", "shrink") else 1), family == "long"
+            )
+            track = _place(motions.track(name, canvas, noise), across, canvas, items, noise)
+            items.append(Item(look, motions.motion(name), across, track))
     order = rng.sample(range(len(items)), len(items))
-    items, tracks = [_refer_to(items[i], order) for i in order], [tracks[i] for i in order]
+    items = [_refer_to(items[i], order) for i in order]
     expressions = _expressions(items, canvas.frames, family, split, rng)
-    return Plan(family, canvas.height, canvas.width, tuple(items), tuple(tracks), tuple(expressions))
+    return Plan(family, canvas.height, canvas.width, tuple(items), tuple(expressions))
 
 
 def _refer_to(item: Item, order: list[int]) -> Item:

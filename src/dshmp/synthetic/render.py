@@ -68,7 +68,7 @@ def render(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     Returns frames uint8 (T, height, width, 3) RGB and visible masks bool (K, T, height, width): pixels of an
     object that another one hides are not in its mask.
     """
-    height, width, frames = plan.height, plan.width, len(plan.tracks[0].xy)
+    height, width, frames = plan.height, plan.width, len(plan.items[0].track.xy)
     view = camera(frames, min(height, width), rng)
     scene = background(height, width, rng)
     drawn = {look: sprite(look, rng) for look in dict.fromkeys(item.look for item in plan.items)}
@@ -81,8 +81,8 @@ def render(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
         linear = view[t, :, :2]
         matrix = np.column_stack([linear, view[t, :, 2] + middle - linear @ (middle + BORDER)])
         picture = cv2.warpAffine(scene, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
-        for k, (item, track) in enumerate(zip(plan.items, plan.tracks, strict=True)):
-            if track.visible[t]:
+        for k, item in enumerate(plan.items):
+            if item.track.visible[t]:
                 _paste(picture, owner[t], drawn[item.look], forms[k, t], places[k, t] + middle, k + 1)
         video[t] = cv2.GaussianBlur(picture, (3, 3), blur)
     labels = np.arange(1, len(plan.items) + 1, dtype=np.uint8)
@@ -92,7 +92,7 @@ def render(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
 def _in_image(plan: Plan, view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions (K, T, 2) and sprite-to-image matrices (K, T, 2, 2) of all objects as the camera sees them."""
     xy, scale, angle, shear = (
-        np.stack([getattr(track, name) for track in plan.tracks]) for name in ("xy", "scale", "angle", "shear")
+        np.stack([getattr(item.track, name) for item in plan.items]) for name in ("xy", "scale", "angle", "shear")
     )
     size = np.array([item.across for item in plan.items])[:, None] / ACROSS * scale  # (K, T)
     cos, sin = np.cos(angle) * size, np.sin(angle) * size

@@ -7,7 +7,7 @@ RGBA picture, which `dshmp.synthetic.render` warps into every frame.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -39,12 +39,6 @@ def _regular(corners: int, start: float = -np.pi / 2) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _star() -> np.ndarray:
-    points = _regular(10)
-    points[1::2] *= 0.5
-    return points
-
-
 def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
@@ -70,7 +64,7 @@ POLYGONS: dict[str, np.ndarray] = {
     "disc": _regular(48),
     "square": _corners("-1 -1, 1 -1, 1 1, -1 1"),
     "triangle": _corners("0 -1, 1 0.85, -1 0.85"),
-    "star": _star(),
+    "star": _regular(10) * np.tile([[1], [0.5]], (5, 1)),
     "heart": _heart(),
     "crescent": _crescent(),
     "arrow": _corners("1 0, 0.1 -0.85, 0.1 -0.38, -1 -0.38, -1 0.38, 0.1 0.38, 0.1 0.85"),
@@ -84,7 +78,7 @@ SHAPES = tuple(POLYGONS)
 ROUND = ("disc", "ring", "hexagon")  # spinning can hardly be seen on these
 
 
-@lru_cache(maxsize=len(SHAPES))
+@cache
 def outline(shape: str) -> np.ndarray:
     """The soft outline of a shape, float32 (CANVAS, CANVAS) in 0..1, centred, its longer side ACROSS wide."""
     points = POLYGONS[shape]
@@ -97,17 +91,15 @@ def outline(shape: str) -> np.ndarray:
     if shape == "ring":
         cv2.circle(mask, (CANVAS * fine // 2, CANVAS * fine // 2), int(ACROSS * fine * 0.2), 0, -1)
     small = cv2.resize(mask, (CANVAS, CANVAS), interpolation=cv2.INTER_AREA)
-    soft: np.ndarray = cv2.GaussianBlur(small, (0, 0), 0.8).astype(np.float32) / 255
-    return soft
+    return np.asarray(cv2.GaussianBlur(small, (0, 0), 0.8).astype(np.float32) / 255)
 
 
-@lru_cache(maxsize=len(SHAPES))
+@cache
 def _relief(shape: str) -> np.ndarray:
     """Darker towards the rim: float32 (CANVAS, CANVAS) in 0.62..1."""
     inside = (outline(shape) > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
-    relief: np.ndarray = (0.62 + 0.38 * np.clip(depth / 5, 0, 1)).astype(np.float32)
-    return relief
+    return np.asarray((0.62 + 0.38 * np.clip(depth / 5, 0, 1)).astype(np.float32))
 
 
 _ROWS, _COLUMNS = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32) - CANVAS / 2
@@ -126,8 +118,7 @@ def pattern(texture: str, rng: np.random.Generator) -> np.ndarray:
         wave = np.sin(u * (2 * np.pi / 22) + phase_u) * np.sin(v * (2 * np.pi / 22) + phase_v) * 10
     else:  # spotted
         wave = (np.cos(u * (2 * np.pi / 15) + phase_u) + np.cos(v * (2 * np.pi / 15) + phase_v) - 0.75) * 5
-    result: np.ndarray = np.clip(wave + 0.5, 0, 1)
-    return result
+    return np.asarray(np.clip(wave + 0.5, 0, 1))
 
 
 def sprite(look: Look, rng: np.random.Generator) -> np.ndarray:
@@ -141,5 +132,5 @@ def sprite(look: Look, rng: np.random.Generator) -> np.ndarray:
     shade = (_relief(look.shape) * slope)[..., None]
     rgb = (colour * (1 - mix) + other * mix) * shade
     alpha = outline(look.shape)[..., None]
-    rgba: np.ndarray = np.concatenate([np.clip(rgb, 0, 255) * alpha, alpha * 255], axis=2)
+    rgba = np.concatenate([np.clip(rgb, 0, 255) * alpha, alpha * 255], axis=2)
     return np.asarray(np.rint(rgba), np.uint8)
