@@ -3,14 +3,4 @@
 from dshmp.synthetic.make import Clip, make_clip, make_synthetic, time_reversed
 from dshmp.synthetic.plan import FAMILIES, SPLITS, SUBSETS, Item, Sentence
 
-__all__ = [
-    "FAMILIES",
-    "SPLITS",
-    "SUBSETS",
-    "Clip",
-    "Item",
-    "Sentence",
-    "make_clip",
-    "make_synthetic",
-    "time_reversed",
-]
+__all__ = ["FAMILIES", "SPLITS", "SUBSETS", "Clip", "Item", "Sentence", "make_clip", "make_synthetic", "time_reversed"]

@@ -78,7 +78,7 @@ def _rles(masks: np.ndarray) -> list[dict[str, Any] | None]:
     """COCO RLE of masks (T, H, W), None where nothing is visible."""
     codes = coco.encode(np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0)))
     rles = [{"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes]
-    return [rle if seen else None for rle, seen in zip(rles, masks.any((1, 2)), strict=True)]
+    return [rle if seen else None for rle, seen in zip(rles, np.any(masks, axis=(1, 2)), strict=True)]
 
 
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:

@@ -137,12 +137,6 @@ def _group_motions(count: int, kinds: Mapping[str, float], look: Look, rng: rand
     return names
 
 
-def _pair_motions(rng: random.Random) -> list[str]:
-    groups = (("left", "right"), ("up", "down"), *(GROUPS[name] for name in ("turn", "circle", "stop", "three")))
-    name = rng.choice(rng.choices(groups, (28, 22, 24, 14, 6, 6))[0])
-    return [name, motions.reverse(name)]
-
-
 def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[list[Look], list[str], dict[str, float]]:
     """Looks and motion names of the objects of a non-relative clip, and pixels per size."""
     size = "medium"
@@ -161,11 +155,15 @@ def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[lis
     kinds = {kind: WEIGHTS[kind] for kind in OF_FAMILY.get(family, KINDS) if frames > 8 or kind in SHORT}
     if family == "fleeting":
         kinds = {"fleeting": 8, "still": 1, "steady": 1, "stop": 0.5, "hops": 0.5, "scale": 0.5}
-    names = _pair_motions(rng) if family == "pairs" else _group_motions(count, kinds, look, rng)
+    if family == "pairs":
+        groups = (("left", "right"), ("up", "down"), *(GROUPS[name] for name in ("turn", "circle", "stop", "three")))
+        names = [rng.choice(rng.choices(groups, (28, 22, 24, 14, 6, 6))[0])]
+        names.append(motions.reverse(names[0]))
+    else:
+        names = _group_motions(count, kinds, look, rng)
     if split == "test" and family not in ("pairs", "fleeting") and frames > 8 and rng.random() < 0.5:
-        names[0] = rng.choice(
-            [claim for claim in grammar.HELD_OUT_CLAIMS if claim != "spin" or look.shape not in ROUND]
-        )
+        unseen = "spin" if look.shape in ROUND else ""
+        names[0] = rng.choice([claim for claim in grammar.HELD_OUT_CLAIMS if claim != unseen])
     looks = [look] * count
     for _ in range(extra):
         other = {"small": "large", "large": "small"}.get(size, size)
@@ -317,9 +315,8 @@ def plan_clip(seed: int, family: str | None, split: str) -> Plan:
         items = []
         for look, name in zip(looks, names, strict=True):
             across = pixels[look.size]
-            canvas = Canvas(
-                frames, height, width, across * (1.3 if name in ("grow", "shrink") else 1), family == "long"
-            )
+            widest = across * (1.3 if name in ("grow", "shrink") else 1)
+            canvas = Canvas(frames, height, width, widest, late=family == "long")
             track = _place(motions.track(name, canvas, noise), across, canvas, items, noise)
             items.append(Item(look, motions.motion(name), across, track))
     order = rng.sample(range(len(items)), len(items))
