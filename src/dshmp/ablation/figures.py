@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,9 @@ def differences(figure: "Figure", results: Results, tables: Sequence[str], _: st
     for subset, axis in zip(subsets, panels, strict=True):
         ours = [results.contrast(weights, seeds, subset) for _, weights, seeds in lines]
         half = [each.half if np.isfinite(each.half) else 0 for each in ours]
-        axis.errorbar([each.mean for each in ours], places, xerr=half, fmt="o", label=f"ours, {LEVEL:.0%} interval")
+        axis.errorbar(
+            [each.mean for each in ours], places, xerr=half, fmt="o", label=f"ours, {100 * LEVEL:.0f} % interval"
+        )
         axis.plot(np.array(theirs, dtype=float), places, "D", mfc="none", label="the paper, all")
         axis.axvline(0, color="grey", linewidth=1)
         axis.grid(axis="x", alpha=0.4)
@@ -170,7 +173,12 @@ def strips(figure: "Figure", results: Results, _: Sequence[str], device: str) ->
             masks = segmenter.answer(source, [item.text])[0].masks
             dark = np.where(masks[..., None], frames, frames // 2)  # so that the answer leaps to the eye
             axis.imshow(strip(dark, masks, truth))
-            axis.set(xticks=[], yticks=[], title=f"{why}: “{item.text}”", xlabel=f"{name}: {scores[row][place]:.0f}")
+            axis.set(
+                xticks=[],
+                yticks=[],
+                title=f"{why}: “{shorten(item.text, 80)}”",
+                xlabel=f"{name}: {scores[row][place]:.0f}",
+            )
     text = (
         f"Chosen by rule, not by eye: of the {len(scores['full']):,} sentences ({subset}) the largest gain of the "
         f"whole method over the row without DS, HMP and CL, the median, and the largest loss, by {results.measure} "

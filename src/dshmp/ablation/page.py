@@ -21,9 +21,9 @@ The cheap mode: static perception stays as it is, and all rows learn from the sa
 ours beside the paper's. So it is the rows' order that can be compared with the paper, not their figures."""
 READING = f"""\
 How to read it: *mean ± spread* is over the seeds (standard deviation of a run). A *difference* is paired by seed and
-sentence; in brackets its {LEVEL:.0%} interval, which covers other videos (sentences of one video count as a cluster)
-and, with more than one seed, other seeds. **Bold**: 0 lies outside of it. Many differences stand here, and of twenty
-without any effect one would be bold; no correction is made for that."""
+sentence; in brackets its {100 * LEVEL:.0f} % interval, which covers other videos (sentences of one video count as a
+cluster) and, with more than one seed, other seeds. **Bold**: 0 lies outside of it. Many differences stand here, and of
+twenty without any effect one would be bold; no correction is made for that."""
 
 
 def page(results: Results, base: Path, overrides: Sequence[str], tables: Sequence[str], pictures: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ which videos the held-out split happens to hold, whose sentences are about the s
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,6 +149,4 @@ def minus(row: str, other: str) -> dict[str, float]:
 
 def average(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     """The mean over (without, with) pairs of the differences with minus without, as weights of rows."""
-    counts = Counter(with_it for _, with_it in pairs)
-    counts.subtract(without for without, _ in pairs)
-    return {row: count / len(pairs) for row, count in counts.items()}
+    return {row: sign / len(pairs) for pair in pairs for row, sign in zip(pair, (-1, 1), strict=True)}
