@@ -108,13 +108,12 @@ def tokens(figure: "Figure", results: Results, _: Sequence[str], device: str) ->
             colour, marker = COLOURS[number % 5], MARKERS[number // 5 % 5]
             axis.scatter(*place[owner == number].T, color=colour, marker=marker, alpha=0.85)
         axis.set(title=name, xticks=[], yticks=[])
-        share = spread([100 * neighbours(each, owner) for each in found], ".0f")
         width = spread([float(silhouette_score(each, owner, metric="cosine")) for each in found], ".2f")
-        told.append(f"{name} the nearest token is of the same object for {share} %, the silhouette is {width}")
+        told.append(f"{width} {name}")
     text = (
         f"t-SNE of {len(items)} video tokens of {len(groups)} objects, colour and shape by object, seed {seeds[0]}: of "
         "each of the held-out split's sentences that mean one object, the token with the best score; the objects are "
-        f"those with the most sentences. By cosine, over {len(seeds)} seed(s): {'; '.join(told)}."
+        f"those with the most sentences. Their silhouette by cosine, over {len(seeds)} seed(s): {', '.join(told)}."
     )
     return "Video tokens with and without contrastive learning (the paper's Fig. 4)", text
 
@@ -140,13 +139,6 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
                 token = video.tokens[0, video.logits[0].softmax(1)[:, 0].argmax()].float().cpu().numpy()
                 found.append(token / np.linalg.norm(token))
     return np.stack(found)
-
-
-def neighbours(vectors: NDArray[Any], owner: NDArray[Any]) -> float:
-    """The share of unit vectors (E, C) whose nearest other one by cosine has the same owner."""
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -np.inf)
-    return float((owner[cosines.argmax(1)] == owner).mean())
 
 
 def strips(figure: "Figure", results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from dshmp.ablation.rows import Row, Table
-from dshmp.ablation.runs import Found, Run, read_scores
+from dshmp.ablation.runs import SCORES, Found, Run
+from dshmp.config import from_dict
+from dshmp.data.base import read_json
 from dshmp.errors import UserError
 
 # What rows are compared on: everything, sentences that need motion, and the right one of direction pairs, per cent.
@@ -82,13 +84,15 @@ def spread(values: Sequence[float] | NDArray[Any], form: str) -> str:
 
 
 class Results:
-    """Of the runs that are finished. Raises UserError where they answered different sentences."""
+    """Of the runs that are finished. Raises UserError where a file is damaged, or sentences differ."""
 
     def __init__(self, rows: Mapping[str, Row], runs: Sequence[Run]) -> None:
         self.rows = rows
         self.runs = {(run.row, run.seed): run for run in runs}
         self.found: dict[tuple[str, int], Found] = {
-            key: read_scores(run) for key, run in self.runs.items() if run.finished
+            key: from_dict(Found, read_json(run.folder / SCORES), str(run.folder / SCORES))
+            for key, run in self.runs.items()
+            if run.finished
         }
         first = next(iter(self.found.values()), Found("", 0.0, ()))
         self.measure, self.sentences = first.measure, first.expressions

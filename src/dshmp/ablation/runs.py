@@ -23,8 +23,6 @@ import torch
 
 from dshmp.ablation.rows import Row
 from dshmp.checkpoint import CONFIG, load_card
-from dshmp.config import from_dict
-from dshmp.data.base import read_json
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
 from dshmp.errors import UserError
@@ -84,15 +82,6 @@ class Found:
     seconds: float
     """That training took, without reading and scoring."""
     expressions: tuple[Score, ...]
-
-
-def read_scores(run: Run) -> Found:
-    """Raises UserError where the file is damaged."""
-    path = run.folder / SCORES
-    try:
-        return from_dict(Found, read_json(path), str(path))
-    except UserError as error:
-        raise UserError(f"{error}; remove the file, and the same command scores again") from None
 
 
 def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
@@ -280,7 +269,7 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
 
 
 def _seconds(folder: Path, recipe: Recipe) -> float:
-    """That training took; of the steps before the first and after the last record what the others took."""
+    """That training took, without what came between the steps."""
     total, before = 0.0, 0
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)

@@ -153,9 +153,8 @@ class Track:
     @property
     def reversed(self) -> Track:
         """Seen backwards in time."""
-        return replace(
-            self, **{name: getattr(self, name)[::-1] for name in ("xy", "scale", "angle", "shear", "visible")}
-        )
+        xy, scale, angle, shear, visible = self.xy, self.scale, self.angle, self.shear, self.visible
+        return Track(xy[::-1], scale[::-1], angle[::-1], shear[::-1], visible[::-1], self.free)
 
 
 @dataclass(frozen=True)
@@ -206,11 +205,8 @@ def _phases(names: list[str], canvas: Canvas, rng: np.random.Generator) -> np.nd
     elif names[-1] == "stop":
         inner = rng.uniform(0.45, 0.65, 1)
     knots = np.concatenate([[rng.uniform(0, 0.06)], inner, [rng.uniform(0.94, 1)]])
-    lengths = (
-        rng.uniform(*{1: (0.42, 0.75), 2: (0.38, 0.6), 3: (0.36, 0.48)}[count])
-        * canvas.short
-        * rng.uniform(0.92, 1.08, count)
-    )
+    low, high = {1: (0.42, 0.75), 2: (0.38, 0.6), 3: (0.36, 0.48)}[count]
+    lengths = rng.uniform(low, high) * canvas.short * rng.uniform(0.92, 1.08, count)
     steps = np.array([DIRECTIONS.get(name, (0, 0)) for name in names]) * lengths[:, None]
     if count == 3 and names[2] == OPPOSITE.get(names[0]) and names[1] != names[2]:
         steps[2] *= rng.uniform(0.9, 1.0)
