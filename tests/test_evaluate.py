@@ -265,7 +265,7 @@ def watch(model: DsHmp, split: MevisSplit, name: str, texts: list[str]) -> list[
 def test_only_a_model_without_temporal_position_answers_alike_both_ways(
     switches: dict[str, Any], masks: str, split: MevisSplit
 ) -> None:
-    """From the frames on disk to the masks: reversed video, reversed masks and no other score, without temporal position.
+    """From the frames on disk to the masks: reversed video, reversed masks, no other score, without temporal position.
 
     With a position in time, or the displacement alone, the answer depends on the direction.
     """
