@@ -52,34 +52,33 @@ def differences(figure: "Figure", results: Results, tables: Sequence[str], _: st
     for name in tables:
         table = results.ran(TABLES[name])
         seeds = results.seeds(*table.labels, table.reference)
+        if not seeds:
+            continue
         if name == "1" and table == TABLES["1"]:
             lines += [(f"{part}, mean of four settings", average(pairs), seeds) for part, pairs in PARTS.items()]
         for row, label in table.labels.items():
-            if seeds and not results.same(row, table.reference):
+            if not results.same(row, table.reference):
                 text = f"{name}: {label}, minus {table.labels[table.reference]}"
                 lines.append((text, minus(row, table.reference), seeds))
     if not lines:
         return None
     subsets = [name for name in (ALL, CRITICAL) if name in results.subsets]
     figure.set_size_inches(5 + 3.6 * len(subsets), 1.3 + 0.29 * len(lines))
-    panels = figure.subplots(1, len(subsets), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(subsets), sharex=True, sharey=True, squeeze=False)[0]
     places = range(len(lines))
     theirs = [results.paper(weights) for _, weights, _ in lines]
     for subset, axis in zip(subsets, panels, strict=True):
         ours = [results.contrast(weights, seeds, subset) for _, weights, seeds in lines]
         half = [each.half if np.isfinite(each.half) else 0 for each in ours]
-        axis.errorbar(
-            [each.mean for each in ours], places, xerr=half, fmt="o", label=f"ours, {100 * LEVEL:.0f} % interval"
-        )
+        label = f"ours, {100 * LEVEL:.0f} % interval"
+        axis.errorbar([each.mean for each in ours], places, xerr=half, fmt="o", label=label)
         axis.plot(np.array(theirs, dtype=float), places, "D", mfc="none", label="the paper, all")
         axis.axvline(0, color="grey", linewidth=1)
         axis.grid(axis="x", alpha=0.4)
         axis.set(title=subset, xlabel="difference, points", yticks=places, yticklabels=[line[0] for line in lines])
     panels[0].invert_yaxis()
     panels[0].legend()
-    text = (
-        "Paired differences in points, those of the tables above; the paper's are of J&F on all of MeViS's sentences."
-    )
+    text = "Paired differences in points, as in the tables above; the paper's are of J&F on all of MeViS's sentences."
     return "Differences at a glance", text
 
 
