@@ -102,7 +102,7 @@ def motion_blocks(batch: int, frames: int) -> Part:
         for block in module.blocks:
             yield from (block.self_attention, block.cross_attention, block.feed_forward)
 
-    module = MotionPerception(config.motion, config.hidden_size)
+    module = MotionPerception(config.motion, config.hidden_size, config.release)
     real = torch.ones(batch, frames, dtype=torch.bool)
     return Part(module, [tokens, cues.features.requires_grad_(), cues.mask, real], run, layers)
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 import golden
 from dshmp.config import (
+    RELEASE,
     BackboneConfig,
     FrameDecoderConfig,
     LanguageConfig,
@@ -32,6 +33,7 @@ from dshmp.config import (
     MotionConfig,
     PixelDecoderConfig,
     ReadoutConfig,
+    ReleaseConfig,
 )
 from dshmp.evaluation.metrics import boundary_measure, region_similarity
 from dshmp.interop.keymap import as_release, from_release
@@ -60,8 +62,6 @@ ROBERTA_BPE = Path(golden.FOLDER).parent / "roberta_bpe"
 RELEASE_MOTION = MotionConfig(
     merge="mean",
     matching="inverse",
-    window_shift="test",
-    padded_frames="seen",
     position=False,
     displacement=False,
     dropout=0.0,
@@ -179,9 +179,9 @@ def check_hierarchical_cross_attention(arrays: Arrays, info: dict[str, Any], par
 class Motion(nn.Module):
     """Motion perception and motion decoder, as the whole model joins them."""
 
-    def __init__(self, config: MotionConfig, channels: int, objects: int) -> None:
+    def __init__(self, config: MotionConfig, channels: int, objects: int, release: ReleaseConfig = RELEASE) -> None:
         super().__init__()
-        self.motion = MotionPerception(config, channels)
+        self.motion = MotionPerception(config, channels, release)
         self.decoder = MotionDecoder(config, ReadoutConfig(masks="embedding"), "full", channels, objects)
 
     def forward(self, tokens: Tensor, text: TextFeatures) -> VideoTokens:
@@ -243,16 +243,16 @@ def check_motion(arrays: Arrays, info: dict[str, Any], parity: Parity, monkeypat
         length = tokens.shape[1]
         ours = from_release(state, "vita_module.")
         if not window:  # the whole clip at once, nothing but temporal self-attention
-            settings = replace(config, stages=0, window=max(2, length), window_shift="always")
+            settings, release = replace(config, stages=0, window=max(2, length)), ReleaseConfig(padded_frames="seen")
             ours = {key: value for key, value in ours.items() if ".blocks." not in key or "cross_" not in key}
         else:
-            settings = replace(config, window=window)
+            settings, release = replace(config, window=window), RELEASE
         if "motion.input_projection.weight" not in ours:  # a case without that layer
             ours |= {
                 "motion.input_projection.weight": torch.eye(hidden),
                 "motion.input_projection.bias": torch.zeros(hidden),
             }
-        model = Motion(settings, hidden, len(state["fq_pos.weight"]))
+        model = Motion(settings, hidden, len(state["fq_pos.weight"]), release)
         model.load_state_dict(ours)
         model.train(meta["mode"].startswith("train"))
         tied = bool(window) and bool(length % window)
@@ -425,7 +425,8 @@ def check_biattention(arrays: Arrays, info: dict[str, Any], parity: Parity) -> N
 
 def check_resizer(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     meta = info["meta"]
-    resizer = FeatureResizer(meta["in_dim"], meta["out_dim"], eps=meta["layer_norm_eps"])
+    resizer = FeatureResizer(meta["in_dim"], meta["out_dim"])
+    assert resizer.layer_norm.eps == meta["layer_norm_eps"]
     fit(resizer, arrays, "resizer.", "language.resizer.")
     parity.close("out", resizer(torch.from_numpy(arrays["x"])), arrays["out"])
 
@@ -434,10 +435,8 @@ def check_text(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     """Ids, padding with 0, the cut at 40 tokens, both groups, "don't" included."""
     if not ROBERTA_BPE.exists():
         pytest.skip("RoBERTa's vocabulary is not beside this checkout")
-    release = LanguageConfig(
-        split="release", max_tokens=40, overlong="cut", pad_to_max=True, pad_token_id=0, normalise=False
-    )
-    tokenizer = TextTokenizer(release, load_tokenizer(ROBERTA_BPE))
+    language = LanguageConfig(split="release", max_tokens=40, normalise=False)
+    tokenizer = TextTokenizer(ModelConfig(language=language, release=RELEASE), load_tokenizer(ROBERTA_BPE))
     batch = tokenizer([item["expression"] for item in info["expressions"]])
     for theirs, ours in (
         ("lang_tokens", "input_ids"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dshmp.config import CueSource, MotionConfig, ReadoutConfig
+from dshmp.config import RELEASE, CueSource, MotionConfig, ReadoutConfig, ReleaseConfig
 from dshmp.model import hmp
 from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception, merge
 from dshmp.model.motion_decoder import MotionDecoder, TrajectoryScore, VideoTokens
@@ -15,12 +15,10 @@ from dshmp.model.readout import ABSENT, TrajectoryReadout, readout_of
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
 C = 32
-RELEASE = MotionConfig(
+THEIRS = MotionConfig(
     blocks=2,
     merge="mean",
     matching="inverse",
-    window_shift="test",
-    padded_frames="seen",
     position=False,
     displacement=False,
     queries=5,
@@ -56,12 +54,12 @@ class Motion(nn.Module):
         masks: str = "trajectories",
         cues: CueSource = "full",
         objects: int = 6,
-        channels: int = C,
+        release: ReleaseConfig = ReleaseConfig(),  # noqa: B008,
     ) -> None:
         super().__init__()
-        self.motion = MotionPerception(config, channels)
+        self.motion = MotionPerception(config, C, release)
         readout = ReadoutConfig(masks=masks)  # type: ignore[arg-type]
-        self.decoder = MotionDecoder(config, readout, cues, channels, objects)
+        self.decoder = MotionDecoder(config, readout, cues, C, objects)
 
     def forward(self, tokens: Tensor, frames: Tensor, text: Text, position: Tensor | None = None) -> VideoTokens:
         moved, weights = self.motion(tokens, frames, text.motion, position)
@@ -293,7 +291,7 @@ def test_a_window_of_padding_alone_is_finite() -> None:
 
 def test_more_stages_than_the_window_holds_are_refused() -> None:
     with pytest.raises(ValueError, match=r"motion\.stages = 4 needs motion\.window of at least 16"):
-        MotionPerception(replace(OURS, stages=4), C)
+        MotionPerception(replace(OURS, stages=4), C, ReleaseConfig())
 
 
 # ------------------------------------------------------------------------------------- invariances
@@ -330,8 +328,8 @@ def test_padding_and_company_change_nothing(length: int, irregular: bool) -> Non
 
 
 def test_windows_in_small_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    for config in (OURS, RELEASE):
-        model = excited(Motion(config, masks="embedding")).eval()
+    for config, release in ((OURS, ReleaseConfig()), (THEIRS, RELEASE)):
+        model = excited(Motion(config, masks="embedding", release=release)).eval()
         with torch.no_grad():
             whole = model(*sample(2, 29))
             with monkeypatch.context() as patch:
@@ -341,7 +339,7 @@ def test_windows_in_small_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -
 
 def test_order_of_slots_does_not_matter_to_motion_perception() -> None:
     """Tokens in other slots come back in those slots: nothing but the matching knows about slots."""
-    module = excited(MotionPerception(OURS, C)).eval()
+    module = excited(MotionPerception(OURS, C, ReleaseConfig())).eval()
     tokens, frames, text = sample(2, 16)
     who = torch.rand(2, 16, 6).argsort(dim=-1)
     with torch.no_grad():
@@ -399,7 +397,9 @@ SWITCHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
 def test_every_switch_changes_the_result(switch: dict[str, Any]) -> None:
-    base, other = excited(Motion(OURS)).eval(), Motion(replace(OURS, **switch)).eval()
+    release = {key: switch[key] for key in ("window_shift", "padded_frames") if key in switch}
+    config = replace(OURS, **{key: value for key, value in switch.items() if key not in release})
+    base, other = excited(Motion(OURS)).eval(), Motion(config, release=ReleaseConfig(**release)).eval()
     known = base.state_dict()
     other.load_state_dict({name: known[name] for name in other.state_dict()})
     tokens, frames, text = sample(2, 23)
@@ -410,7 +410,7 @@ def test_every_switch_changes_the_result(switch: dict[str, Any]) -> None:
 
 
 def test_release_shifts_windows_in_use_only() -> None:
-    model = excited(Motion(replace(OURS, window_shift="test"))).eval()
+    model = excited(Motion(OURS, release=ReleaseConfig(window_shift="test"))).eval()
     with torch.no_grad():
         used = model(*sample(1, 16)).logits
         trained = model.train()(*sample(1, 16)).logits

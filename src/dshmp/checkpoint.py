@@ -17,7 +17,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from dshmp.card import HERE, Card, model_card
-from dshmp.config import ModelConfig, from_dict, to_dict
+from dshmp.config import ModelConfig, ReleaseConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, reason, regular, save_tensors
 from dshmp.hub import looks_local
@@ -30,7 +30,7 @@ EXTRA_STATE = "release.safetensors"
 FILES = (CONFIG, WEIGHTS, TOKENIZER, README, EXTRA_STATE)
 SHARDS = f"{WEIGHTS}.index.json"
 """Names the parts of weights in several files; fetched with ours so that a model of that kind can be told."""
-VERSION = 2
+VERSION = 3
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -150,7 +150,7 @@ def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tup
     weights = _load_weights(folder / WEIGHTS, shapes)
     model = build_model(config, folder / CONFIG)
     model.load_state_dict(weights)
-    tokenizer = TextTokenizer(config.language, load_tokenizer(folder / TOKENIZER))
+    tokenizer = TextTokenizer(config, load_tokenizer(folder / TOKENIZER))
     return model.eval(), tokenizer
 
 
@@ -225,27 +225,27 @@ def _no_number(name: str) -> float:
 
 
 def _from_1(values: JSON) -> JSON:
-    """The card is new; of the model, what has been added since is as it was before there was a choice."""
-    added: dict[str, JSON] = {
-        "backbone": {"temporal_window": None, "clip": 32},
-        "readout": {"score": "class"},
-        "input": {"autocast": "bfloat16", "exact": True},
-    }
+    """The card and Video-Swin are new."""
     card: JSON = dict.fromkeys(("name", "source", "data", "licence"))
     card |= {"datasets": [], "recipe": {}, "scores": {}, "limits": []}
-    return {**values, "version": 2, "model": _completed(values["model"], added), "card": card}
+    model = values["model"]
+    if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
+        model = model | {"backbone": {"temporal_window": None, "clip": 32} | model["backbone"]}
+    return {**values, "version": 2, "model": model, "card": card}
 
 
-def _completed(values: Any, added: Mapping[str, JSON]) -> Any:
-    """`values` with what is added to its sections where they lack it; what is no section is left to the strict
-    reading."""
-    if not isinstance(values, dict):
-        return values
-    sections = {key: values.get(key, {}) for key in added}
-    return values | {key: added[key] | section for key, section in sections.items() if isinstance(section, dict)}
+def _from_2(values: JSON) -> JSON:
+    """What only equality with the authors' code needs has a section of its own; one epsilon, never changed, is gone."""
+    model, release = values["model"], to_dict(ReleaseConfig())
+    for name, section in model.items() if isinstance(model, dict) else ():
+        if isinstance(section, dict):
+            release |= {key: section[key] for key in release if key in section}
+            kept = {key: value for key, value in section.items() if key not in (*release, "resizer_norm_eps")}
+            model = model | {name: kept}
+    return {**values, "version": 3, "model": model | {"release": release} if isinstance(model, dict) else model}
 
 
-UPGRADES: Mapping[int, Callable[[JSON], JSON]] = {1: _from_1}
+UPGRADES: Mapping[int, Callable[[JSON], JSON]] = {1: _from_1, 2: _from_2}
 """Version -> the content of a config.json of that version as the next version has it."""
 
 

@@ -67,17 +67,10 @@ class LanguageConfig:
     """Table 2a: sentence only; words without the sentence row; rows used as queries directly; Eq. 1 and 2."""
     max_tokens: Size = 128
     """Longest sentence in sub-word tokens, <s> and </s> included (release: 40)."""
-    overlong: Literal["error", "cut"] = "error"
-    """What happens to a longer sentence (release: cut)."""
-    pad_to_max: bool = False
-    """Pad every batch to `max_tokens` (release) instead of to its longest sentence."""
-    pad_token_id: Annotated[int, Field(ge=0, le=2**24)] | None = None
-    """Id of padded slots; None is the tokeniser's own (release: 0, which is <s>)."""
     normalise: bool = True
     """Lower-case and collapse white space first (the release does so in its loaders only)."""
     spacy_model: str = "en_core_web_sm"
     dropout: Share = 0.1
-    resizer_norm_eps: Factor = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +128,6 @@ class MotionConfig:
     """Eq. 6: average weighted by each frame's w, or plain (release)."""
     matching: Matching = "hungarian"
     """Eq. 3 aligned; `inverse` applies the inverse permutation as the release does; `none` is Table 2d."""
-    window_shift: Literal["always", "test"] = "always"
-    """Every second block shifts its windows, unless there is one only; `test` is the release's rule: never
-    in training, in use even where there is one window."""
-    padded_frames: Literal["masked", "seen"] = "masked"
-    """Frames that fill the last window take no part; in the release they are seen by matching and merging."""
     position: bool = True
     """The arrow of time: a position in time for the tokens inside HMP and for the decoder's keys. Ours."""
     displacement: bool = True
@@ -169,9 +157,6 @@ class ReadoutConfig:
     targets: Literal["many", "single"] = "many"
     """Union of all video tokens whose score passes the threshold, or the best token."""
     threshold: Share = 0.5
-    score: Literal["class", "quality"] = "class"
-    """What is reported of an object: the probability that it is meant, or (release) that times the mean of its
-    mask's probabilities inside the mask. Which objects are meant is decided by the former alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +176,43 @@ class InputConfig:
     sequences of about this rate. None takes every frame as it comes (the release)."""
     chunk: Size = 16
     """Frames that static perception takes at once; bounds memory, never changes a result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseConfig:
+    """What serves nothing but equality with the authors' code; the defaults are ours, `RELEASE` is theirs."""
+
+    overlong: Literal["error", "cut"] = "error"
+    """What happens to a sentence of more than `language.max_tokens` tokens."""
+    pad_to_max: bool = False
+    """Pad every batch of sentences to `language.max_tokens` instead of to its longest."""
+    pad_token_id: Annotated[int, Field(ge=0, le=2**24)] | None = None
+    """Id of padded tokens; None is the tokeniser's own, 0 is <s>."""
+    window_shift: Literal["always", "test"] = "always"
+    """Every second block of motion perception shifts its windows, unless there is one only; `test`: never in training,
+    in use even where there is one window."""
+    padded_frames: Literal["masked", "seen"] = "masked"
+    """Frames that fill the last window take no part, or are seen by matching and merging."""
+    score: Literal["class", "quality"] = "class"
+    """What is reported of an object: the probability that it is meant, or that times the mean of its mask's
+    probabilities inside the mask. Which objects are meant is decided by the former alone."""
     autocast: Literal["bfloat16", "float16"] = "bfloat16"
-    """Precision on a GPU unless asked otherwise (release: float16)."""
+    """Precision on a GPU unless asked otherwise."""
     exact: bool = True
-    """Words and motion stay in float32 whatever the precision: cheap, and they decide who is meant. In the release
-    all but the pixel decoder is in half precision."""
+    """Words and motion stay in float32 whatever the precision: cheap, and they decide who is meant. False: all but the
+    pixel decoder is in half precision."""
+
+
+RELEASE = ReleaseConfig(
+    overlong="cut",
+    pad_to_max=True,
+    pad_token_id=0,
+    window_shift="test",
+    padded_frames="seen",
+    score="quality",
+    autocast="float16",
+    exact=False,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +227,7 @@ class ModelConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     input: InputConfig = field(default_factory=InputConfig)
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)
 
 
 T = TypeVar("T")

@@ -34,6 +34,7 @@ from dshmp.checkpoint import (
     some,
 )
 from dshmp.config import (
+    RELEASE,
     ROBERTA_BASE,
     BackboneConfig,
     FrameDecoderConfig,
@@ -117,11 +118,7 @@ def release_config(sizes: ModelConfig) -> ModelConfig:
             split="release",
             cues="full",
             max_tokens=40,
-            overlong="cut",
-            pad_to_max=True,
-            pad_token_id=0,
             normalise=True,
-            resizer_norm_eps=1e-12,
         ),
         backbone=replace(sizes.backbone, language_fusion=True, temporal_window=None),
         frame_decoder=replace(sizes.frame_decoder, injection=0.1, language=True),
@@ -131,13 +128,11 @@ def release_config(sizes: ModelConfig) -> ModelConfig:
             stages=STAGES,
             merge="mean",
             matching="inverse",
-            window_shift="test",
-            padded_frames="seen",
             position=False,
             displacement=False,
             injection=0.1,
         ),
-        readout=replace(sizes.readout, masks="embedding", targets="many", threshold=0.5, score="quality"),
+        readout=replace(sizes.readout, masks="embedding", targets="many", threshold=0.5),
         input=replace(
             sizes.input,
             short_side=448,
@@ -147,9 +142,8 @@ def release_config(sizes: ModelConfig) -> ModelConfig:
             std=(58.395, 57.12, 57.37),
             motion_fps=None,
             chunk=18,
-            autocast="float16",
-            exact=False,
         ),
+        release=RELEASE,
     )
 
 
@@ -296,7 +290,7 @@ def convert(
     _check_left_overs(checkpoint, rest, config)
     _check_windows(checkpoint, rest, config.backbone.window_size)
     model.load_state_dict(from_release(as_float32(checkpoint, used)), assign=True)
-    text = TextTokenizer(config.language, _tokenizer(tokenizer, config.language.encoder["vocab_size"]))
+    text = TextTokenizer(config, _tokenizer(tokenizer, config.language.encoder["vocab_size"]))
     card = Card(
         name=out.resolve().name,
         source=f"the authors' checkpoint {checkpoint.name}, converted",

@@ -31,7 +31,7 @@ class DsHmp(nn.Module):
         self.config = config
         self.language = LanguageEncoder(config.language, config.hidden_size)
         self.perception = StaticPerception(config)
-        self.motion = MotionPerception(config.motion, config.hidden_size)
+        self.motion = MotionPerception(config.motion, config.hidden_size, config.release)
         self.decoder = MotionDecoder(
             config.motion,
             config.readout,
@@ -66,7 +66,7 @@ class DsHmp(nn.Module):
             alone = text.repeat(torch.tensor([index], device=images.device))
             seen.append([self.encode(part, alone) for part in images.split(step)])
         tokens = [torch.cat([part.tokens for part in parts]) for parts in seen]
-        if self.config.motion.padded_frames == "masked":
+        if self.config.release.padded_frames == "masked":
             whole = pad_sequence(tokens, batch_first=True)  # B x (T_b, N, C) -> (B, T, N, C)
             lengths = torch.tensor([len(each) for each in tokens], device=whole.device)
             frames = torch.arange(whole.shape[1], device=whole.device) < lengths[:, None]

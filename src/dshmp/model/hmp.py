@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.config import MotionConfig
+from dshmp.config import MotionConfig, ReleaseConfig
 from dshmp.model.layers import FeedForward, SelfAttention
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
@@ -251,7 +251,7 @@ class MotionPerception(nn.Module):
         ValueError: the window is too small for the stages.
     """
 
-    def __init__(self, config: MotionConfig, hidden: int) -> None:
+    def __init__(self, config: MotionConfig, hidden: int, release: ReleaseConfig) -> None:
         super().__init__()
         if config.window < 2 or 2**config.stages > config.window:
             raise ValueError(
@@ -259,6 +259,7 @@ class MotionPerception(nn.Module):
                 f"frames, not {config.window}: enlarge the window or take fewer stages"
             )
         self.config = config
+        self.release = release
         self.input_projection = nn.Linear(hidden, hidden)
         self.time_position = TimePosition(hidden) if config.position else None
         self.displacement = nn.Linear(2 * hidden, hidden, bias=False) if config.displacement else None
@@ -304,10 +305,10 @@ class MotionPerception(nn.Module):
 
     def _layouts(self, frames: Tensor) -> tuple[WindowLayout, WindowLayout]:
         """The windows of even and of odd blocks. frames (B, n*W)."""
-        seen = self.config.padded_frames == "seen"
+        seen = self.release.padded_frames == "seen"
         window = self.config.window
         plain = plain_layout(frames, window, seen)
-        if self.config.window_shift == "test":
+        if self.release.window_shift == "test":
             return plain, plain if self.training else rolled_layout(frames, window, seen)
         return plain, plain if frames.shape[1] <= window else shifted_layout(frames, window)
 

@@ -66,10 +66,10 @@ class TextFeatures:
 class FeatureResizer(nn.Module):
     """Text width -> model width, for words and sentence alike: linear, LayerNorm, dropout."""
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.1, eps: float = 1e-12) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.fc = nn.Linear(in_channels, out_channels)
-        self.layer_norm = nn.LayerNorm(out_channels, eps=eps)
+        self.layer_norm = nn.LayerNorm(out_channels, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -91,9 +91,7 @@ class LanguageEncoder(nn.Module):
 
         self.config = config
         self.encoder = RobertaModel(RobertaConfig(**config.encoder), add_pooling_layer=True)
-        self.resizer = FeatureResizer(
-            self.encoder.config.hidden_size, hidden_size, config.dropout, config.resizer_norm_eps
-        )
+        self.resizer = FeatureResizer(self.encoder.config.hidden_size, hidden_size, config.dropout)
         if config.frozen:
             self.encoder.requires_grad_(False)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 from torch import Tensor
 
-from dshmp.config import LanguageConfig
+from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, regular
 from dshmp.hub import check_folder, looks_local
@@ -72,8 +72,9 @@ class TextTokenizer:
         tokenizer: sub-word tokens.
     """
 
-    def __init__(self, config: LanguageConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self.config = config.language
+        self.release = config.release
         self.tokenizer = tokenizer
         self._kept: dict[str, _Parsed] = {}
         self._cache: dict[str, _Parsed] = {}
@@ -88,9 +89,9 @@ class TextTokenizer:
             ValueError: there is none, or a string stands for the list.
         """
         parsed = self._parse(expressions)
-        config = self.config
-        length = config.max_tokens if config.pad_to_max else max(len(item.ids) for item in parsed)
-        pad = self.tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+        release = self.release
+        length = self.config.max_tokens if release.pad_to_max else max(len(item.ids) for item in parsed)
+        pad = self.tokenizer.pad_token_id if release.pad_token_id is None else release.pad_token_id
         ids = torch.full((len(parsed), length), pad, dtype=torch.int64)
         flags = torch.zeros(3, len(parsed), length, dtype=torch.bool)
         for row, item in enumerate(parsed):
@@ -124,7 +125,7 @@ class TextTokenizer:
     def identity(self) -> str:
         """A digest of everything beside the text that a parse depends on, the rules of the split among it."""
         config = self.config
-        settings = (RULES, config.split, config.max_tokens, config.overlong, parser_version(config.spacy_model))
+        settings = (RULES, config.split, config.max_tokens, self.release.overlong, parser_version(config.spacy_model))
         tokenizer = self.tokenizer.backend_tokenizer.to_str(), sorted(self.tokenizer.all_special_ids)
         return hashlib.sha256(json.dumps([settings, tokenizer]).encode()).hexdigest()
 
@@ -156,7 +157,7 @@ class TextTokenizer:
         documents = parse(texts, config.spacy_model)
         rows = zip(texts, documents, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for text, document, ids, offsets in rows:
-            if len(ids) > config.max_tokens and config.overlong == "error":
+            if len(ids) > config.max_tokens and self.release.overlong == "error":
                 raise UserError(
                     f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}; shorten it: {text[:60]!r}"
                 )
