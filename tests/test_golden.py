@@ -40,11 +40,10 @@ from dshmp.interop.keymap import as_release, from_release
 from dshmp.interop.release import convert, infer_config
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model import hmp
-from dshmp.model.backbone import LanguageBackbone
+from dshmp.model.backbone import LanguageBackbone, PixelWordAttention
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import FrameDecoder
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
-from dshmp.model.fusion import PixelWordAttention
 from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception
 from dshmp.model.layers import BiAttention
 from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
@@ -326,15 +325,15 @@ def check_frame_decoder(arrays: Arrays, info: dict[str, Any], parity: Parity) ->
         words = given["lang_feat"]
         text = TextFeatures(words, words, given["lang_mask"].bool(), words[:, 0], static, static).repeat(rows)
         wide = F.pad(features, (0, 0, 0, 0, 0, hidden - features.shape[1]))
-        result = decoder(levels, wide, text)
-        masks = [torch.einsum("fnc,fchw->fnhw", head.mask_embed, wide) for head in result.layers]
-        parity.close(f"{case} logits", result.logits, given["pred_logits"])
+        heads = decoder(levels, wide, text)
+        masks = [torch.einsum("fnc,fchw->fnhw", head.mask_embed, wide) for head in heads]
+        parity.close(f"{case} logits", heads[-1].logits, given["pred_logits"])
         parity.close(f"{case} masks", masks[-1], given["pred_masks"])
         for i in range(meta["layers"]):
-            parity.close(f"{case} layer {i} logits", result.layers[i].logits, given[f"aux{i}/pred_logits"])
+            parity.close(f"{case} layer {i} logits", heads[i].logits, given[f"aux{i}/pred_logits"])
             parity.close(f"{case} layer {i} masks", masks[i], given[f"aux{i}/pred_masks"])
         kept = given["frame_queries"]
-        tokens = torch.stack([head.tokens for head in result.layers[-len(kept) :]])
+        tokens = torch.stack([head.tokens for head in heads[-len(kept) :]])
         parity.close(f"{case} tokens", tokens, kept)
 
 

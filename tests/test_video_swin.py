@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import tiny
 from clips import picture
-from dshmp.config import BackboneConfig
+from dshmp.config import BackboneConfig, from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.interop import video_swin as interop
@@ -334,8 +334,8 @@ def test_misuse_is_told() -> None:
     with pytest.raises(ValueError, match="needs words"):
         build(small())(pictures(5), None, None, 5)
     for name in ("clip", "temporal_window"):
-        with pytest.raises(ValueError, match="at least 1"):
-            build(small(**{name: 0}))
+        with pytest.raises(UserError, match="at least 1"):
+            from_dict(BackboneConfig, {name: 0})
     with pytest.raises(ValueError, match="8 channels cannot be shared by 3 heads"):
         build(small(num_heads=(3, 2, 2, 2)))
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.config import ModelConfig
 from dshmp.model.frame_decoder import Perception, StaticPerception
@@ -33,11 +32,7 @@ class DsHmp(nn.Module):
         self.perception = StaticPerception(config)
         self.motion = MotionPerception(config.motion, config.hidden_size, config.release)
         self.decoder = MotionDecoder(
-            config.motion,
-            config.readout,
-            config.language.cues,
-            config.hidden_size,
-            config.frame_decoder.queries,
+            config.motion, config.readout, config.language.cues, config.hidden_size, config.frame_decoder.queries
         )
         self.readout = readout_of(self.decoder)
 
@@ -61,32 +56,18 @@ class DsHmp(nn.Module):
         if not clips or len(clips) != len(text.mask):
             raise ValueError(f"{len(clips)} clips under {len(text.mask)} sentences: one each is needed, at least one")
         step = self.whole_clips(chunk or self.config.input.chunk)
-        seen = []
+        answers = []
         for index, images in enumerate(clips):
             alone = text.repeat(torch.tensor([index], device=images.device))
-            seen.append([self.encode(part, alone) for part in images.split(step)])
-        tokens = [torch.cat([part.tokens for part in parts]) for parts in seen]
-        if self.config.release.padded_frames == "masked":
-            whole = pad_sequence(tokens, batch_first=True)  # B x (T_b, N, C) -> (B, T, N, C)
-            lengths = torch.tensor([len(each) for each in tokens], device=whole.device)
-            frames = torch.arange(whole.shape[1], device=whole.device) < lengths[:, None]
-            batch = self.decode_motion(whole, frames, text)
-            videos = [batch.clip(index, len(each)) for index, each in enumerate(tokens)]
-        else:  # the release's padded frames are seen, so a clip is not padded to another's length
-            rows = torch.arange(len(tokens), device=text.tokens.device).split(1)
-            videos = [
-                self.decode_motion(each[None], each.new_ones(1, len(each), dtype=torch.bool), text.repeat(row))
-                for each, row in zip(tokens, rows, strict=True)
+            seen = [self.encode(part, alone) for part in images.split(step)]
+            tokens = torch.cat([part.tokens for part in seen])[None]
+            video = self.decode_motion(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), alone)
+            masks = [
+                self.decode_masks(video, slice(start, start + step), self.mask_pixels(part), part.mask_embed)
+                for start, part in zip(range(0, len(images), step), seen, strict=True)
             ]
-        return [(video, self._all_masks(video, parts)) for video, parts in zip(videos, seen, strict=True)]
-
-    def _all_masks(self, video: VideoTokens, parts: Sequence[Perception]) -> Tensor:
-        masks, start = [], 0
-        for part in parts:
-            frames = slice(start, start + len(part.tokens))
-            masks.append(self.decode_masks(video, frames, self.mask_pixels(part), part.mask_embed))
-            start = frames.stop
-        return torch.cat(masks, dim=1)
+            answers.append((video, torch.cat(masks, dim=1)))
+        return answers
 
     @property
     def features_read_text(self) -> bool:
@@ -104,9 +85,8 @@ class DsHmp(nn.Module):
         Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
         computed once where the backbone does not use the sentence.
         """
-        images = images[None]
         clip = torch.zeros(len(text.mask), dtype=torch.long, device=images.device)
-        return self.perceive_clips(images, clip, text)
+        return self.perceive_clips(images[None], clip, text)
 
     def perceive_clips(self, images: Tensor, clip: Tensor, text: TextFeatures) -> Perception:
         """Static perception of V clips (V, T, 3, H, W) under B sentences; clip (B,) long is each one's clip.
@@ -158,10 +138,7 @@ class DsHmp(nn.Module):
         if position is None:
             position = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
             position = position.expand(tokens.shape[:2])
-        if stride == 1:
-            moved, weights = self.motion(tokens, frames, text.motion, position)
-        else:
-            moved, weights = self._interleaved(tokens, frames, text, position, stride)
+        moved, weights = self._interleaved(tokens, frames, text, position, stride)
         result: VideoTokens = self.decoder(moved, frames, text, position / stride, weights)
         return result
 
@@ -170,10 +147,9 @@ class DsHmp(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
         b, t = tokens.shape[:2]
-        pad = -t % stride
 
         def split(x: Tensor) -> Tensor:
-            filler = x.new_zeros(b, pad, *x.shape[2:])
+            filler = x.new_zeros(b, -t % stride, *x.shape[2:])
             x = torch.cat([x, filler], dim=1).unflatten(1, (-1, stride))  # (B, T, ...) -> (B, T/s, s, ...)
             return x.transpose(1, 2).flatten(0, 1)  # (B, T/s, s, ...) -> (B*s, T/s, ...)
 

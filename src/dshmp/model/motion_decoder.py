@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dshmp.config import CueSource, MotionConfig, ReadoutConfig
 from dshmp.model.hmp import TimePosition
-from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
+from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 
 if TYPE_CHECKING:
     from dshmp.model.text import Cues, TextFeatures
@@ -52,24 +52,6 @@ class VideoTokens:
     track_logits: Tensor | None
     layers: tuple["VideoTokens", ...] = ()
 
-    def clip(self, index: int, length: int) -> "VideoTokens":
-        """Those of one clip of the batch (B = 1), without the frames that pad it."""
-        row, frames = slice(index, index + 1), slice(length)
-        return VideoTokens(
-            tokens=self.tokens[row],
-            logits=self.logits[row],
-            similarity=self.similarity[row],
-            contrast=self.contrast[row],
-            attention=self.attention[row, :, frames],
-            motion_tokens=self.motion_tokens[row, frames],
-            frame_similarity=self.frame_similarity[row, frames],
-            frame_weights=self.frame_weights[row, frames],
-            mask_embed=None if self.mask_embed is None else self.mask_embed[row],
-            pointer=None if self.pointer is None else self.pointer[row, :, frames],
-            track_logits=None if self.track_logits is None else self.track_logits[row, frames],
-            layers=tuple(layer.clip(index, length) for layer in self.layers),
-        )
-
 
 class MotionQueries(nn.Module):
     """Eq. 2: learnable motion queries attend to the motion cues, q + injection * LN(q + MHA(q, F_m, F_m)).
@@ -91,7 +73,7 @@ class MotionQueries(nn.Module):
         if not self.learned:
             return cycle_rows(cues.features, cues.mask, self.count)
         query = self.content.weight.expand(len(cues.features), -1, -1)
-        read: Tensor = self.cross_attention(query, cues.features, memory_mask=cues.mask)
+        read: Tensor = self.cross_attention(query, cues.features, cues.mask[:, None, None])
         return query + self.injection * read
 
 
@@ -103,18 +85,13 @@ class MotionDecoderLayer(nn.Module):
 
     def __init__(self, config: MotionConfig, channels: int) -> None:
         super().__init__()
+        heads = config.heads
         self.fusion = BiAttention(
-            channels,
-            channels,
-            config.ffn // 2,
-            max(config.heads // 2, 1),
-            config.dropout,
-            config.dropout,
-            config.fusion_scale,
+            channels, channels, config.ffn // 2, max(heads // 2, 1), config.dropout, config.fusion_scale
         )
-        self.cross_attention = CrossAttention(channels, config.heads)
-        self.text_attention = CrossAttention(channels, config.heads)
-        self.self_attention = SelfAttention(channels, config.heads)
+        self.cross_attention = CrossAttention(channels, heads)
+        self.text_attention = CrossAttention(channels, heads)
+        self.self_attention = CrossAttention(channels, heads)
         self.feed_forward = FeedForward(channels, config.ffn)
 
     def forward(
@@ -138,11 +115,12 @@ class MotionDecoderLayer(nn.Module):
             The updated query, memory and words, and the cross-attention (B, N_v, S).
         """
         memory, words = self.fusion(memory, words, word_mask, real)
+        mask = None if real is None else real[:, None, None]
         query, attention = self.cross_attention(
-            query, memory, memory_mask=real, query_pos=query_pos, memory_pos=memory_pos, need_weights=True
+            query, memory, mask, query_pos=query_pos, memory_pos=memory_pos, need_weights=True
         )
-        query = self.text_attention(query, words, memory_mask=word_mask)
-        query = self.self_attention(query, pos=query_pos)
+        query = self.text_attention(query, words, word_mask[:, None, None])
+        query = self.self_attention(query, query, query_pos=query_pos, memory_pos=query_pos)
         return self.feed_forward(query), memory, words, attention
 
 
@@ -249,17 +227,20 @@ class MotionDecoder(nn.Module):
         words = text.tokens
         query = self.queries(text.motion)
         query_pos = self.query_position.weight.expand(batch, -1, -1)
-        steps = []
-        for layer in self.layers:
-            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, real, words, text.mask)
-            steps.append((query, attention, memory.unflatten(1, (length, count))))
         frame_similarity = self.frame_similarity(tokens)
         if weights is None:
             weights = tokens.new_full(tokens.shape[:3], 1 / length)
-        readings = []
-        for query, attention, objects in steps if self.training else steps[-1:]:
+        readings: list[VideoTokens] = []
+        for number, layer in enumerate(self.layers, start=1):
+            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, real, words, text.mask)
+            if not self.training and number < len(self.layers):
+                continue
             video = self.norm(query)
-            track_logits = None if self.track is None else self.track(objects, text.sentence)
+            pointer, track_logits = None, None
+            if self.pointer is not None and self.track is not None:
+                objects = memory.unflatten(1, (length, count))
+                track_logits = self.track(objects, text.sentence)
+                pointer = self.pointer(video, objects, track_logits)
             reading = VideoTokens(
                 tokens=video,
                 logits=self.class_embed(video),
@@ -270,7 +251,7 @@ class MotionDecoder(nn.Module):
                 frame_similarity=frame_similarity,
                 frame_weights=weights,
                 mask_embed=None if self.mask_embed is None else self.mask_embed(video),
-                pointer=None if self.pointer is None else self.pointer(video, objects, track_logits),
+                pointer=pointer,
                 track_logits=track_logits,
             )
             readings.append(reading)

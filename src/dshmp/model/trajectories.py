@@ -34,15 +34,16 @@ def align(tokens: Tensor, frames: Tensor | None = None, matching: Matching = "hu
         return identity
     directions = tokens.float()
     directions = directions / (directions.norm(dim=-1, keepdim=True) + 1e-6)
-    if matching == "inverse":
-        order = _inverse_chain(directions)
-    else:
-        similarity = directions[:, :-1] @ directions[:, 1:].transpose(-2, -1)  # (B, T-1, N, N)
-        cost = -similarity.nan_to_num(nan=0.0).flatten(0, 1)
-        step = _assign(cost.float().cpu().numpy()).reshape(batch, length - 1, count)
-        if frames is not None:
-            step = np.where((frames[:, :-1] & frames[:, 1:])[..., None].cpu().numpy(), step, np.arange(count))
-        order = _compose(step).to(tokens.device)
+    similarity = directions[:, :-1] @ directions[:, 1:].transpose(-2, -1)  # (B, T-1, N, N)
+    cost = -similarity.nan_to_num(nan=0.0).flatten(0, 1)
+    steps = _assign(cost.float().cpu().numpy()).reshape(batch, length - 1, count)
+    if frames is not None:
+        steps = np.where((frames[:, :-1] & frames[:, 1:])[..., None].cpu().numpy(), steps, np.arange(count))
+    orders = [np.broadcast_to(np.arange(count), (batch, count))]
+    for step in steps.swapaxes(0, 1):
+        order = np.take_along_axis(step, orders[-1], axis=-1)
+        orders.append(order.argsort(axis=-1) if matching == "inverse" else order)
+    order = torch.from_numpy(np.stack(orders, axis=1)).to(tokens.device)
     return order if frames is None else torch.where(frames[..., None], order, identity)
 
 
@@ -107,30 +108,3 @@ def _assign(cost: np.ndarray) -> np.ndarray:
     for index in np.flatnonzero(clash):
         columns[index] = linear_sum_assignment(cost[index])[1]
     return columns
-
-
-def _compose(step: np.ndarray) -> Tensor:
-    """Permutations between neighbouring frames (B, T-1, N) -> order of every frame (B, T, N)."""
-    first = np.broadcast_to(np.arange(step.shape[-1]), (len(step), 1, step.shape[-1]))
-    order = np.concatenate([first, step], axis=1)
-    reach = 1
-    while reach < order.shape[1]:  # order[:, t] leads from frame t - reach to frame t; each sweep doubles it
-        later = np.take_along_axis(order[:, reach:], order[:, :-reach], axis=-1)
-        order = np.concatenate([order[:, :reach], later], axis=1)
-        reach *= 2
-    return torch.from_numpy(order)
-
-
-def _inverse_chain(directions: Tensor) -> Tensor:
-    """The release's rule: the assignment of current tokens to the frame before, used as its inverse.
-
-    The result enters the next comparison, so frames follow one another. directions (B, T, N, C) -> (B, T, N).
-    """
-    reference = directions[:, 0]
-    orders = [torch.arange(reference.shape[1], device=reference.device).expand(reference.shape[:2])]
-    for current in directions[:, 1:].unbind(1):
-        cost = (1 - reference @ current.transpose(-2, -1)).nan_to_num(nan=0.0)
-        columns = _assign(cost.transpose(-2, -1).cpu().numpy())  # rows: current tokens, columns: reference
-        orders.append(torch.from_numpy(columns).to(reference.device))
-        reference = gather(current, orders[-1])
-    return torch.stack(orders, dim=1)
