@@ -244,7 +244,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         CONFIG,
         "config.json.model.motion.merge: is missing",
     ),
-    "a section lacking": (change_config(lambda c: c["model"].pop("motion")), CONFIG, "model.motion: is missing"),
+    "a section lacking": (change_config(lambda c: c["model"].pop("motion")), CONFIG, "model.motion.blocks: is missing"),
     "no chunk": (
         change_config(lambda c: c["model"]["input"].update(chunk=0)),
         CONFIG,

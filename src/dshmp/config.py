@@ -1,9 +1,7 @@
 """Every number and switch of the model, as frozen dataclasses that load and dump strictly.
 
-The default sizes are the paper's (Swin-T, hidden 256), the default switches ours; what the authors' release does
-instead is named at each field. The switches of the paper's ablations: Table 1 *DS* = `language.cues`, *HMP* =
-`motion.stages` (0 is off), *CL* = the training recipe's `negatives`; Table 2a = `language.cues`; 2b =
-`motion.stages`; 2d = `motion.matching`.
+The default sizes are the paper's (Swin-T, hidden 256), the default switches ours. The ablations' switches: Table 1 *DS*
+and Table 2a `language.cues`, *HMP* and 2b `motion.stages` (0 is off), 2d `motion.matching`; *CL* is the recipe's.
 """
 
 import dataclasses
@@ -60,15 +58,15 @@ class LanguageConfig:
     encoder: Annotated[dict[str, Any], AfterValidator(_few_layers)] = field(default_factory=lambda: dict(ROBERTA_BASE))
     """Arguments of `transformers.RobertaConfig`."""
     frozen: bool = True
-    """The encoder keeps its weights (the release's choice); a model trained from scratch learns it."""
+    """The encoder keeps its weights; a model trained from scratch learns it."""
     split: CueSplit = "dependency"
-    """How words are told apart: by part of speech as in the paper or the release, or by dependency."""
+    """How words are told apart (`dshmp.model.words`)."""
     cues: CueSource = "full"
     """Table 2a: sentence only; words without the sentence row; rows used as queries directly; Eq. 1 and 2."""
     max_tokens: Size = 128
-    """Longest sentence in sub-word tokens, <s> and </s> included (release: 40)."""
+    """Longest sentence in sub-word tokens, <s> and </s> included."""
     normalise: bool = True
-    """Lower-case and collapse white space first (the release does so in its loaders only)."""
+    """Lower-case and collapse white space first."""
     spacy_model: str = "en_core_web_sm"
     dropout: Share = 0.1
 
@@ -85,8 +83,8 @@ class BackboneConfig:
     drop_path: Share = 0.3
     language_fusion: bool = True
     temporal_window: Size | None = None
-    """Frames in an attention window: None is Swin, image by image; 8 is Video-Swin, whose windows and shifts reach
-    over time (the paper's rows on Ref-YouTube-VOS, Ref-DAVIS17, A2D and JHMDB)."""
+    """Frames in an attention window: None is Swin, image by image; 8 is Video-Swin (the paper's rows on
+    Ref-YouTube-VOS, Ref-DAVIS17, A2D and JHMDB)."""
     clip: Size = 32
     """Video-Swin reads a video in consecutive clips of this many frames, which bounds its memory."""
 
@@ -110,10 +108,10 @@ class FrameDecoderConfig:
     heads: Size = 8
     ffn: Size = 2048
     injection: Factor = 0.1
-    """Weight of the static cues in the query: q + injection * LN(q + MHA(q, F_s, F_s))."""
+    """Weight of the static cues in the query (Eq. 1)."""
     dropout: Share = 0.1
     language: bool = True
-    """Every layer reads the words (image-text fusion and a text cross-attention), as in the release."""
+    """Every layer reads the words: image-text fusion and a text cross-attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +123,14 @@ class MotionConfig:
     stages: Annotated[int, Field(ge=0, le=16)] = 3
     """J of Eq. 4-6; 0 leaves temporal self-attention alone (Table 2b)."""
     merge: Literal["weighted", "mean"] = "weighted"
-    """Eq. 6: average weighted by each frame's w, or plain (release)."""
+    """Eq. 6: average weighted by each frame's w, or plain as in the release."""
     matching: Matching = "hungarian"
     """Eq. 3 aligned; `inverse` applies the inverse permutation as the release does; `none` is Table 2d."""
     position: bool = True
-    """The arrow of time: a position in time for the tokens inside HMP and for the decoder's keys. Ours."""
+    """A position in time for the tokens inside HMP and for the decoder's keys. Ours."""
     displacement: bool = True
-    """What changes along its trajectory enters the first block with each token: its difference from the frame
-    before, and over half a window around it, scaled to regular frames where the clip's are not. Ours."""
+    """Each token enters the first block with its change along its trajectory, from the frame before and over half a
+    window. Ours."""
     queries: Size = 10
     """N_v."""
     decoder_layers: Depth = 3
@@ -141,8 +139,7 @@ class MotionConfig:
     injection: Factor = 0.1
     dropout: Share = 0.1
     fusion_scale: Factor = 1e-4
-    """Initial layer scale of the decoder's fusion of tokens and words (release); a model that learns from
-    scratch needs a larger one to learn in reasonable time."""
+    """Initial layer scale of the decoder's fusion of tokens and words; learning from scratch asks for a larger one."""
     contrast_size: Size = 256
     """Width of the contrastive projection (and of the memory bank)."""
 
@@ -152,8 +149,8 @@ class ReadoutConfig:
     """How video tokens become masks and answers."""
 
     masks: Literal["embedding", "trajectories"] = "trajectories"
-    """`embedding`: mask embedding . mask features, the paper's. `trajectories` (ours) lets each video token
-    point at one object token per frame and take that token's mask, so look-alikes can be told apart."""
+    """`embedding`: mask embedding . mask features, the paper's. `trajectories` (ours): each video token points at one
+    object token per frame and takes its mask, so look-alikes can be told apart."""
     targets: Literal["many", "single"] = "many"
     """Union of all video tokens whose score passes the threshold, or the best token."""
     threshold: Share = 0.5
@@ -165,15 +162,14 @@ class InputConfig:
 
     short_side: Size = 360
     long_side: Size = 640
-    """The short side is resized to `short_side`, or less where the long side would exceed `long_side`
-    (release: 448, 1333)."""
+    """The short side is resized to `short_side`, or less where the long side would exceed `long_side`."""
     divisor: Size = 32
     """Padded with zeros, after normalisation, to a multiple of this."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[Divisor, Divisor, Divisor] = (58.395, 57.12, 57.37)
     motion_fps: Divisor | None = None
-    """Frames per second that motion perception was trained on; a faster video is read as interleaved
-    sequences of about this rate. None takes every frame as it comes (the release)."""
+    """Frames per second that motion perception was trained on; a faster video is read as interleaved sequences of
+    about this rate. None takes every frame as it comes."""
     chunk: Size = 16
     """Frames that static perception takes at once; bounds memory, never changes a result."""
 
@@ -183,7 +179,7 @@ class ReleaseConfig:
     """What serves nothing but equality with the authors' code; the defaults are ours, `RELEASE` is theirs."""
 
     overlong: Literal["error", "cut"] = "error"
-    """What happens to a sentence of more than `language.max_tokens` tokens."""
+    """What becomes of a sentence of more than `language.max_tokens` tokens."""
     pad_to_max: bool = False
     """Pad every batch of sentences to `language.max_tokens` instead of to its longest."""
     pad_token_id: Annotated[int, Field(ge=0, le=2**24)] | None = None
@@ -254,7 +250,7 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
     """
     try:
         # as JSON: there a list may be a tuple and a mapping a dataclass, and still no text is a number
-        config: T = _reader(kind).validate_json(json.dumps(values, default=str))  # type: ignore[arg-type]
+        config: T = _adapter(kind).validate_json(json.dumps(values, default=str))
     except ValidationError as caught:
         # an unknown key first: it may be the misspelt one of another that is missing
         error = min(caught.errors(include_url=False), key=lambda each: each["type"] != _UNKNOWN)
@@ -262,12 +258,19 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: {error}") from None
     if complete:
-        _check_complete(config, values, where)
+        given = dict(flat(typing.cast(dict[str, Any], values)))
+        if missing := [key for key, _ in flat(to_dict(config)) if key not in given]:
+            raise UserError(f"{where}.{missing[0]}: is missing")
     return config
 
 
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain containers (tuples become lists), ready for JSON or YAML."""
+    return typing.cast(dict[str, Any], _adapter(type(config)).dump_python(config, mode="json"))
+
+
 @functools.cache
-def _reader(kind: type) -> TypeAdapter[Any]:
+def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(with_config(_STRICT)(kind))
 
 
@@ -299,25 +302,6 @@ def _fields(kind: Any, path: list[str]) -> list[str]:
         hint = typing.get_type_hints(kind).get(key)
         kind = next(filter(dataclasses.is_dataclass, (hint, *typing.get_args(hint))), kind)
     return [item.name for item in dataclasses.fields(kind)]
-
-
-def _check_complete(config: Any, values: Any, where: str) -> None:
-    for item in dataclasses.fields(config):
-        if item.name not in values:
-            raise UserError(f"{where}.{item.name}: is missing")
-        if dataclasses.is_dataclass(value := getattr(config, item.name)):
-            _check_complete(value, values[item.name], f"{where}.{item.name}")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain containers (tuples become lists), ready for JSON or YAML."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -41,11 +41,9 @@ class PixelWordAttention(nn.Module):
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """x (F, S, C), words (F, L, C_text), mask (F, L) bool, True = real -> (F, S, C)."""
-        query, key, value = (
-            part[:, None] for part in (instance_norm(self.query(x)), self.key(words), self.value(words))
-        )
-        gathered = F.scaled_dot_product_attention(query, key, value, mask[:, None, None])
-        gathered = instance_norm(self.gathered(gathered[:, 0]))
+        query, key, value = instance_norm(self.query(x)), self.key(words), self.value(words)
+        heads = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], mask[:, None, None])
+        gathered = instance_norm(self.gathered(heads[:, 0]))
         return F.gelu(self.output(F.gelu(self.vision(x)) * gathered))
 
 

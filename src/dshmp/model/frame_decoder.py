@@ -125,9 +125,9 @@ class FrameDecoder(nn.Module):
         queries = self.static_queries(text.static)
         predictions = [self.predict(queries)]
         for i, layer in enumerate(self.layers):
-            level = i % LEVELS
-            mask = inside(predictions[-1].mask_embed, small[level])
-            queries = layer(queries, images[level], text, mask, query_pos, positions[level])
+            scale = i % LEVELS
+            mask = inside(predictions[-1].mask_embed, small[scale])
+            queries = layer(queries, images[scale], text, mask, query_pos, positions[scale])
             predictions.append(self.predict(queries))
         return predictions
 
@@ -169,8 +169,9 @@ class StaticPerception(nn.Module):
 
     def objects(self, features: PixelFeatures, text: "TextFeatures") -> Perception:
         """Frame decoder: the object tokens of F frames, under as many sentences."""
-        layers = self.frame_decoder(features.levels, features.mask_features, text)
-        return Perception(*layers[-1], layers, features.mask_features, features.video_features)
+        layers: list[Prediction] = self.frame_decoder(features.levels, features.mask_features, text)
+        tokens, logits, mask_embed = layers[-1]
+        return Perception(tokens, logits, mask_embed, layers, features.mask_features, features.video_features)
 
     def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
         """Both, one after the other."""

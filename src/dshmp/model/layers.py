@@ -1,7 +1,7 @@
 """Transformer layers shared by the frame decoder and the motion part: all post-norm, batch first.
 
-Masks are those of `F.scaled_dot_product_attention`, broadcastable to (B, heads, Q, K): bool, True where a query may look,
-or float, added to the scores. A query that may look at nothing receives zeros, never NaN.
+Masks are those of `F.scaled_dot_product_attention`, broadcastable to (B, heads, Q, K): bool, True where a query may
+look, or float, added to the scores. A query that may look at nothing receives zeros, never NaN.
 """
 
 from itertools import pairwise
@@ -128,7 +128,7 @@ def cycle_rows(rows: Tensor, mask: Tensor, count: int) -> Tensor:
 
 
 def closed_gate(channels: int) -> nn.Sequential:
-    """tanh(W2 relu(W1 x)), closed at first: W2 is zero (were W1 too, as in the release, no gradient would ever pass)."""
+    """tanh(W2 relu(W1 x)), closed at first: W2 is zero (were W1 too, as in the release, it would stay so)."""
     last = nn.Linear(channels, channels, bias=False)
     nn.init.zeros_(last.weight)
     return nn.Sequential(nn.Linear(channels, channels, bias=False), nn.ReLU(), last, nn.Tanh())

@@ -39,14 +39,11 @@ class EmbeddingReadout:
         return seen.video_features
 
     def frame_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
-        return self._masks(video, pixels)[0]
+        return self.clip_masks(video, pixels, pixels)[0]
 
     def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor) -> Tensor:
-        return self._masks(video, video_features)
-
-    def _masks(self, video: VideoTokens, features: Tensor) -> Tensor:
         assert video.mask_embed is not None
-        features = self.project(features).unflatten(0, (len(video.mask_embed), -1))  # (B*T, ...) -> (B, T, ...)
+        features = self.project(video_features).unflatten(0, (len(video.mask_embed), -1))  # (B*T, ...) -> (B, T, ...)
         return torch.einsum("bqc,btchw->bqthw", video.mask_embed, features)
 
 
@@ -60,10 +57,9 @@ class TrajectoryReadout:
     def frame_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mixing masks is mixing their embeddings, which are smaller."""
         assert video.pointer is not None
-        share = video.pointer[:, :, frames].softmax(dim=-1)
-        mixed = torch.einsum("bqtn,btnc->bqtc", share[..., :-1], mask_embed[None])
-        missing = ABSENT * share[..., -1]
-        return torch.einsum("qfc,fchw->qfhw", mixed[0], pixels) + missing[0, ..., None, None]
+        share = video.pointer[0, :, frames].softmax(dim=-1)
+        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)
+        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
 
     def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor | None = None) -> Tensor:
         assert video.pointer is not None
@@ -74,6 +70,4 @@ class TrajectoryReadout:
 
 def readout_of(decoder: MotionDecoder) -> Readout:
     """The read-out whose heads the decoder has."""
-    if decoder.mask_features is None:
-        return TrajectoryReadout()
-    return EmbeddingReadout(decoder.mask_features)
+    return TrajectoryReadout() if decoder.mask_features is None else EmbeddingReadout(decoder.mask_features)

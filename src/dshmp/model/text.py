@@ -53,8 +53,8 @@ class TextFeatures:
 
     def repeat(self, index: Tensor) -> Self:
         """The batch entries `index` (int64), so that each frame can have its clip's text."""
-        tensors = (each[index] for each in (self.words, self.tokens, self.mask, self.sentence))
-        return type(self)(*tensors, self.static.repeat(index), self.motion.repeat(index))
+        words, tokens, mask, sentence = (x[index] for x in (self.words, self.tokens, self.mask, self.sentence))
+        return type(self)(words, tokens, mask, sentence, self.static.repeat(index), self.motion.repeat(index))
 
 
 class FeatureResizer(nn.Module):

@@ -43,8 +43,8 @@ def align(tokens: Tensor, frames: Tensor | None = None, matching: Matching = "hu
     for step in steps.swapaxes(0, 1):
         order = np.take_along_axis(step, orders[-1], axis=-1)
         orders.append(order.argsort(axis=-1) if matching == "inverse" else order)
-    order = torch.from_numpy(np.stack(orders, axis=1)).to(tokens.device)
-    return order if frames is None else torch.where(frames[..., None], order, identity)
+    chained = torch.from_numpy(np.stack(orders, axis=1)).to(tokens.device)
+    return chained if frames is None else torch.where(frames[..., None], chained, identity)
 
 
 def gather(tokens: Tensor, order: Tensor) -> Tensor:
