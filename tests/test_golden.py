@@ -180,13 +180,21 @@ class Motion(nn.Module):
 
     def __init__(self, config: MotionConfig, channels: int, objects: int, release: ReleaseConfig = RELEASE) -> None:
         super().__init__()
-        self.motion = MotionPerception(config, channels, release)
-        self.decoder = MotionDecoder(config, ReadoutConfig(masks="embedding"), "full", channels, objects)
+        whole = ModelConfig(
+            hidden_size=channels,
+            frame_decoder=FrameDecoderConfig(queries=objects),
+            motion=config,
+            readout=ReadoutConfig(masks="embedding"),
+            release=release,
+        )
+        self.motion = MotionPerception(whole)
+        self.decoder = MotionDecoder(whole)
 
     def forward(self, tokens: Tensor, text: TextFeatures) -> VideoTokens:
         frames = torch.ones(tokens.shape[:2], dtype=torch.bool)
-        moved, evidence = self.motion(tokens, frames, text.motion)
-        result: VideoTokens = self.decoder(moved, frames, text, None, evidence)
+        position = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
+        moved, evidence = self.motion(tokens, frames, text.motion, position)
+        result: VideoTokens = self.decoder(moved, frames, text, position, evidence)
         return result
 
 
@@ -414,7 +422,7 @@ def check_biattention(arrays: Arrays, info: dict[str, Any], parity: Parity) -> N
     fit(block, arrays, "vita_module.fusion_layers.0.", "decoder.layers.0.fusion.")
     for case in cases(arrays, "v"):
         given = case_of(arrays, case)
-        v, words = block(given["v"].transpose(0, 1), given["l"].transpose(0, 1), ~given["mask_l"])
+        v, words = block(given["v"].transpose(0, 1), given["l"].transpose(0, 1), ~given["mask_l"][:, None, None])
         parity.close(f"{case} v", v.transpose(0, 1), given["v_out"])
         parity.close(f"{case} l", words.transpose(0, 1), given["l_out"])
 

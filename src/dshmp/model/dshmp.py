@@ -30,10 +30,8 @@ class DsHmp(nn.Module):
         self.config = config
         self.language = LanguageEncoder(config.language, config.hidden_size)
         self.perception = StaticPerception(config)
-        self.motion = MotionPerception(config.motion, config.hidden_size, config.release)
-        self.decoder = MotionDecoder(
-            config.motion, config.readout, config.language.cues, config.hidden_size, config.frame_decoder.queries
-        )
+        self.motion = MotionPerception(config)
+        self.decoder = MotionDecoder(config)
         self.readout = readout_of(self.decoder)
 
     def forward(

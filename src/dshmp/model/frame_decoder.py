@@ -64,7 +64,7 @@ class FrameLayer(nn.Module):
         """queries (F, N, C), image (F, S, C), one sentence per frame, mask (F, N, S) True inside -> queries."""
         tokens = text.tokens
         if self.language:
-            image, tokens = self.fusion(image, tokens, text.mask)
+            image, tokens = self.fusion(image, tokens, text.mask[:, None, None])
         queries = self.cross_attention(queries, image, mask[:, None], query_pos=query_pos, memory_pos=image_pos)
         if self.language:
             queries = self.text_attention(queries, tokens, text.mask[:, None, None])

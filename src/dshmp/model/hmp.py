@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.config import MotionConfig, ReleaseConfig
+from dshmp.config import ModelConfig, MotionConfig
 from dshmp.model.layers import CrossAttention, FeedForward, closed_gate
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
@@ -103,10 +103,8 @@ class TimePosition(nn.Module):
         self.pairs = channels // 2
         self.linear = nn.Linear(2 * self.pairs, channels, bias=False)
 
-    def forward(self, frames: Tensor, position: Tensor | None) -> Tensor:
-        """Positions (B, T) in units of motion frames, or 0, 1, 2 ... of the frames (B, T) -> (B, T, C)."""
-        if position is None:
-            position = torch.arange(frames.shape[1], device=frames.device).expand(frames.shape)
+    def forward(self, position: Tensor) -> Tensor:
+        """Positions (B, T) in units of motion frames -> (B, T, C)."""
         exponent = torch.arange(self.pairs, device=position.device) / self.pairs
         angle = position.float()[..., None] * 10000.0**-exponent
         waves: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.linear.weight.dtype))
@@ -223,22 +221,23 @@ class MotionPerception(nn.Module):
         ValueError: the window is too small for the stages.
     """
 
-    def __init__(self, config: MotionConfig, hidden: int, release: ReleaseConfig) -> None:
+    def __init__(self, whole: ModelConfig) -> None:
         super().__init__()
+        config, hidden = whole.motion, whole.hidden_size
         if config.window < 2 or 2**config.stages > config.window:
             raise ValueError(
                 f"motion.stages = {config.stages} needs motion.window of at least {max(2, 2**config.stages)} "
                 f"frames, not {config.window}: enlarge the window or take fewer stages"
             )
         self.config = config
-        self.release = release
+        self.release = whole.release
         self.input_projection = nn.Linear(hidden, hidden)
         self.time_position = TimePosition(hidden) if config.position else None
         self.displacement = nn.Linear(2 * hidden, hidden, bias=False) if config.displacement else None
         self.blocks = nn.ModuleList(HMPBlock(config, hidden) for _ in range(config.blocks))
 
     def forward(
-        self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor | None = None, stride: int = 1
+        self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor, stride: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Let the motion cues read the clip.
 
@@ -246,7 +245,7 @@ class MotionPerception(nn.Module):
             tokens: (B, T, N, C) object tokens, frame by frame.
             frames: (B, T) bool, True = real; padding stands at the end.
             cues: motion cues, features (B, K, C) and mask (B, K) bool.
-            position: (B, T) place in time in frames of the video; None = 0, 1, 2 ...
+            position: (B, T) place in time in frames of the video.
             stride: frames of the video in a motion frame, the unit that motion perception counts time in.
 
         Returns:
@@ -264,7 +263,7 @@ class MotionPerception(nn.Module):
             far = displacement(tokens, frames, order, window // 4, window // 4, position, stride)
             x = x + self.displacement(torch.cat([near, far], dim=-1))
         if self.time_position is not None:
-            x = x + self.time_position(frames, None if position is None else position / stride)[:, :, None]
+            x = x + self.time_position(position / stride)[:, :, None]
         x = x.masked_fill(~frames[..., None, None], 0.0)
         missing = -length % window
         x = F.pad(x, (0, 0, 0, 0, 0, missing))

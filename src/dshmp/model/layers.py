@@ -173,18 +173,16 @@ class BiAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, image: Tensor, words: Tensor, mask: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """image (B, S, C) and words (B, L, C_text) -> both updated, same shapes.
-
-        mask (B, L) and real (B, S) bool, True = real word or image token; `real` None = all real.
-        """
+    def forward(
+        self, image: Tensor, words: Tensor, word_mask: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """image (B, S, C) and words (B, L, C_text) -> both updated; masks of the words and of the image."""
         image, words = self.norm_v(image), self.norm_l(words)
         inputs = ((self.proj_v, image), (self.proj_l, words), (self.value_v, image), (self.value_l, words))
         key_v, key_l, value_v, value_l = (split_heads(linear(x), self.heads) for linear, x in inputs)
         dropout = self.dropout if self.training else 0.0
-        from_words = F.scaled_dot_product_attention(key_v, key_l, value_l, mask[:, None, None], dropout)
-        real = None if real is None else real[:, None, None]
-        from_image = F.scaled_dot_product_attention(key_l, key_v, value_v, real, dropout)
+        from_words = F.scaled_dot_product_attention(key_v, key_l, value_l, word_mask, dropout)
+        from_image = F.scaled_dot_product_attention(key_l, key_v, value_v, mask, dropout)
         delta_v = self.gamma_v * self.out_v(merge_heads(from_words))
         delta_l = self.gamma_l * self.out_l(merge_heads(from_image))
         return image + drop_path(delta_v, dropout, self.training), words + drop_path(delta_l, dropout, self.training)

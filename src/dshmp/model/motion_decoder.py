@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from dshmp.config import CueSource, MotionConfig, ReadoutConfig
+from dshmp.config import CueSource, ModelConfig, MotionConfig
 from dshmp.model.hmp import TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 
@@ -100,26 +100,17 @@ class MotionDecoderLayer(nn.Module):
         query_pos: Tensor,
         memory: Tensor,
         memory_pos: Tensor,
-        real: Tensor | None,
+        mask: Tensor | None,
         words: Tensor,
         word_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One layer.
-
-        Args:
-            query, query_pos: (B, N_v, C).
-            memory, memory_pos: (B, S, C), S = T * N; real: (B, S) bool, or None for all real.
-            words: (B, L, C); word_mask: (B, L) bool.
-
-        Returns:
-            The updated query, memory and words, and the cross-attention (B, N_v, S).
-        """
-        memory, words = self.fusion(memory, words, word_mask, real)
-        mask = None if real is None else real[:, None, None]
+        """query (B, N_v, C), memory (B, S, C), S = T * N, words (B, L, C), bool masks of memory and words ->
+        the three updated, and the cross-attention (B, N_v, S)."""
+        memory, words = self.fusion(memory, words, word_mask, mask)
         query, attention = self.cross_attention(
             query, memory, mask, query_pos=query_pos, memory_pos=memory_pos, need_weights=True
         )
-        query = self.text_attention(query, words, word_mask[:, None, None])
+        query = self.text_attention(query, words, word_mask)
         query = self.self_attention(query, query, query_pos=query_pos, memory_pos=query_pos)
         return self.feed_forward(query), memory, words, attention
 
@@ -168,23 +159,14 @@ class TrajectoryScore(nn.Module):
 
 
 class MotionDecoder(nn.Module):
-    """Motion-aware object tokens and words -> video tokens with their read-outs.
+    """Motion-aware object tokens and words -> video tokens with their read-outs."""
 
-    Args:
-        config: section 3.2's numbers.
-        readout: which heads make masks.
-        source: Table 2a's variant of the cues.
-        hidden: C.
-        objects: N, the object tokens of a frame.
-    """
-
-    def __init__(
-        self, config: MotionConfig, readout: ReadoutConfig, source: CueSource, hidden: int, objects: int
-    ) -> None:
+    def __init__(self, whole: ModelConfig) -> None:
         super().__init__()
-        self.queries = MotionQueries(config, source, hidden)
+        config, hidden = whole.motion, whole.hidden_size
+        self.queries = MotionQueries(config, whole.language.cues, hidden)
         self.query_position = nn.Embedding(config.queries, hidden)
-        self.object_position = nn.Embedding(objects, hidden)
+        self.object_position = nn.Embedding(whole.frame_decoder.queries, hidden)
         self.time_position = TimePosition(hidden) if config.position else None
         self.layers = nn.ModuleList(MotionDecoderLayer(config, hidden) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(hidden)
@@ -192,19 +174,14 @@ class MotionDecoder(nn.Module):
         self.similarity = nn.Linear(hidden, hidden)
         self.frame_similarity = nn.Linear(hidden, hidden)
         self.contrast = MLP(hidden, hidden, config.contrast_size, 3)
-        points = readout.masks == "trajectories"
+        points = whole.readout.masks == "trajectories"
         self.mask_embed = None if points else MLP(hidden, hidden, hidden, 3)
         self.mask_features = None if points else nn.Conv2d(hidden, hidden, 1)
         self.pointer = Pointer(hidden) if points else None
         self.track = TrajectoryScore(hidden) if points else None
 
     def forward(
-        self,
-        tokens: Tensor,
-        frames: Tensor,
-        text: "TextFeatures",
-        position: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, tokens: Tensor, frames: Tensor, text: "TextFeatures", position: Tensor, weights: Tensor
     ) -> VideoTokens:
         """Gather the clip.
 
@@ -212,8 +189,8 @@ class MotionDecoder(nn.Module):
             tokens: (B, T, N, C) motion-aware object tokens.
             frames: (B, T) bool, True = real; padding stands at the end.
             text: word features `tokens` (B, L, C), `mask` (B, L) bool, `sentence` (B, C), and the motion cues `motion`.
-            position: (B, T) place in time in units of motion frames; None = 0, 1, 2 ...
-            weights: (B, T, N) frame weights of motion perception, handed on as evidence; None = equal.
+            position: (B, T) place in time in units of motion frames.
+            weights: (B, T, N) frame weights of motion perception, handed on as evidence.
 
         Returns:
             The video tokens of the last layer, with those of every layer in training.
@@ -221,18 +198,16 @@ class MotionDecoder(nn.Module):
         batch, length, count, _ = tokens.shape
         place = self.object_position.weight.expand(batch, length, -1, -1)
         if self.time_position is not None:
-            place = place + self.time_position(frames, position)[:, :, None]
+            place = place + self.time_position(position)[:, :, None]
         memory, memory_pos = tokens.flatten(1, 2), place.flatten(1, 2)  # (B, T, N, C) -> (B, T*N, C)
-        real = None if bool(frames.all()) else frames.repeat_interleave(count, dim=1)
-        words = text.tokens
+        mask = None if bool(frames.all()) else frames.repeat_interleave(count, dim=1)[:, None, None]
+        words, word_mask = text.tokens, text.mask[:, None, None]
         query = self.queries(text.motion)
         query_pos = self.query_position.weight.expand(batch, -1, -1)
         frame_similarity = self.frame_similarity(tokens)
-        if weights is None:
-            weights = tokens.new_full(tokens.shape[:3], 1 / length)
         readings: list[VideoTokens] = []
         for number, layer in enumerate(self.layers, start=1):
-            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, real, words, text.mask)
+            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, mask, words, word_mask)
             if not self.training and number < len(self.layers):
                 continue
             video = self.norm(query)

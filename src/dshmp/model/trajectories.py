@@ -60,13 +60,7 @@ def scatter(tokens: Tensor, order: Tensor) -> Tensor:
 
 
 def displacement(
-    tokens: Tensor,
-    frames: Tensor,
-    order: Tensor,
-    before: int = 1,
-    after: int = 0,
-    position: Tensor | None = None,
-    stride: int = 1,
+    tokens: Tensor, frames: Tensor, order: Tensor, before: int, after: int, position: Tensor, stride: int = 1
 ) -> Tensor:
     """How each token changes along its trajectory, from `before` frames ago to `after` frames on, at its own slot.
 
@@ -78,7 +72,7 @@ def displacement(
         frames: (B, T) bool, True = real.
         order: (B, T, N), from `align`.
         before, after: the two frames compared; at the clip's ends the first or last real frame stands in.
-        position: (B, T) place in time of each frame, in frames of the video, never falling; None: all are regular.
+        position: (B, T) place in time of each frame, in frames of the video, never falling.
         stride: frames of the video from one to the next of these.
 
     Returns:
@@ -90,11 +84,10 @@ def displacement(
     later, earlier = torch.minimum(place + after, last), (place - before).clamp(min=0).expand(frames.shape)
     rows = torch.arange(len(frames), device=frames.device)[:, None]
     step = along[rows, later] - along[rows, earlier]
-    if position is not None:
-        passed = position.gather(1, later) - position.gather(1, earlier)
-        # 0 where no time has passed: infinity would make the gradient NaN
-        factor = torch.where(passed > 0, (later - earlier) * stride / passed, 0.0)
-        step = step * factor[..., None, None].to(step.dtype)
+    passed = position.gather(1, later) - position.gather(1, earlier)
+    # 0 where no time has passed: infinity would make the gradient NaN
+    factor = torch.where(passed > 0, (later - earlier) * stride / passed, 0.0)
+    step = step * factor[..., None, None].to(step.dtype)
     return scatter(step.masked_fill(~frames[..., None, None], 0.0), order)
 
 
