@@ -32,16 +32,9 @@ Factor = Annotated[float, Field(ge=0, le=2**24)]
 Positive = Annotated[float, Field(gt=0)]
 Divisor = Annotated[float, Field(ge=1e-6)]
 
-ROBERTA_BASE: dict[str, Any] = {
-    "vocab_size": 50265,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-    "layer_norm_eps": 1e-5,
-}
+ROBERTA_BASE: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+ROBERTA_BASE |= {"intermediate_size": 3072, "layer_norm_eps": 1e-5}
+ROBERTA_BASE |= {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 
 
 def _few_layers(encoder: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +48,7 @@ def _few_layers(encoder: dict[str, Any]) -> dict[str, Any]:
 class LanguageConfig:
     """Section 3.1: sentence -> word features, sentence embedding, static and motion cues."""
 
-    encoder: Annotated[dict[str, Any], AfterValidator(_few_layers)] = field(default_factory=lambda: dict(ROBERTA_BASE))
+    encoder: Annotated[dict[str, Any], AfterValidator(_few_layers)] = field(default_factory=ROBERTA_BASE.copy)
     """Arguments of `transformers.RobertaConfig`."""
     frozen: bool = True
     """The encoder keeps its weights; a model trained from scratch learns it."""
@@ -79,12 +72,10 @@ class BackboneConfig:
     depths: tuple[Depth, ...] = (2, 2, 6, 2)
     num_heads: tuple[Size, ...] = (3, 6, 12, 24)
     window_size: Annotated[int, Field(ge=1, le=32)] = 7
-    """Tables of a window's pixels grow with this to the fourth power."""
     drop_path: Share = 0.3
     language_fusion: bool = True
     temporal_window: Size | None = None
-    """Frames in an attention window: None is Swin, image by image; 8 is Video-Swin (the paper's rows on
-    Ref-YouTube-VOS, Ref-DAVIS17, A2D and JHMDB)."""
+    """Frames in an attention window: None is Swin, image by image; 8 is Video-Swin."""
     clip: Size = 32
     """Video-Swin reads a video in consecutive clips of this many frames, which bounds its memory."""
 
@@ -129,8 +120,7 @@ class MotionConfig:
     position: bool = True
     """A position in time for the tokens inside HMP and for the decoder's keys. Ours."""
     displacement: bool = True
-    """Each token enters the first block with its change along its trajectory, from the frame before and over half a
-    window. Ours."""
+    """Each token enters the first block with its change along its trajectory. Ours."""
     queries: Size = 10
     """N_v."""
     decoder_layers: Depth = 3
@@ -141,7 +131,7 @@ class MotionConfig:
     fusion_scale: Factor = 1e-4
     """Initial layer scale of the decoder's fusion of tokens and words; learning from scratch asks for a larger one."""
     contrast_size: Size = 256
-    """Width of the contrastive projection (and of the memory bank)."""
+    """Width of the contrastive projection, and of the memory bank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +158,8 @@ class InputConfig:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[Divisor, Divisor, Divisor] = (58.395, 57.12, 57.37)
     motion_fps: Divisor | None = None
-    """Frames per second that motion perception was trained on; a faster video is read as interleaved sequences of
-    about this rate. None takes every frame as it comes."""
+    """Frames per second that motion perception was trained on; faster video is read as interleaved sequences of about
+    this rate. None takes every frame as it comes."""
     chunk: Size = 16
     """Frames that static perception takes at once; bounds memory, never changes a result."""
 
@@ -185,8 +175,8 @@ class ReleaseConfig:
     pad_token_id: Annotated[int, Field(ge=0, le=2**24)] | None = None
     """Id of padded tokens; None is the tokeniser's own, 0 is <s>."""
     window_shift: Literal["always", "test"] = "always"
-    """Every second block of motion perception shifts its windows, unless there is one only; `test`: never in training,
-    in use even where there is one window."""
+    """When every second block shifts its windows: where there are several; or never in training, else even where there
+    is one."""
     padded_frames: Literal["masked", "seen"] = "masked"
     """Frames that fill the last window take no part, or are seen by matching and merging."""
     score: Literal["class", "quality"] = "class"
@@ -195,8 +185,7 @@ class ReleaseConfig:
     autocast: Literal["bfloat16", "float16"] = "bfloat16"
     """Precision on a GPU unless asked otherwise."""
     exact: bool = True
-    """Words and motion stay in float32 whatever the precision: cheap, and they decide who is meant. False: all but the
-    pixel decoder is in half precision."""
+    """Words and motion stay in float32 whatever the precision: cheap, and they decide who is meant."""
 
 
 RELEASE = ReleaseConfig(
@@ -228,19 +217,17 @@ class ModelConfig:
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-_UNKNOWN = "unexpected_keyword_argument"
-"""pydantic's word for a key that is none."""
-_PLAIN = (
-    ("Input should", "must"),
-    ("Tuple should", "must"),
-    (" after validation", ""),
-    ("an object", "a mapping"),
-    ("greater than or equal to", "at least"),
-    ("less than or equal to", "at most"),
-    ("greater than", "above"),
-    ("less than", "below"),
-)
-"""pydantic's other words, and ours for them."""
+_UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for a key that is none
+_PLAIN = {  # its other words, and ours for them
+    "Input should": "must",
+    "Tuple should": "must",
+    " after validation": "",
+    "an object": "a mapping",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
 
 
 def from_dict(kind: type[T], values: object, where: str = "config", complete: bool = False) -> T:
@@ -280,12 +267,10 @@ def _line(kind: type, error: ErrorDetails, where: str) -> str:
     above, place = ".".join(path), ".".join([*path, key])
     if error["type"] == _UNKNOWN:
         return f"{above}: unknown key {key!r}; {nearest(key, _fields(kind, path[1:]))}"
-    if error["type"] == "missing":
-        return f"{place}: is missing"
-    if error["type"] == "value_error":
-        return f"{place}: {error['ctx']['error']}"
+    if error["type"] in ("missing", "value_error"):
+        return f"{place}: {error.get('ctx', {}).get('error', 'is missing')}"
     message = error["msg"]
-    for theirs, ours in _PLAIN:
+    for theirs, ours in _PLAIN.items():
         message = message.replace(theirs, ours)
     return f"{place}: {message}, found {reprlib.repr(error['input'])}"
 

@@ -87,7 +87,7 @@ class LanguageBackbone(nn.Module):
         return -(-frames // self.clip) * self.clip
 
     def forward(self, images: Tensor, words: Tensor | None, mask: Tensor | None, length: int) -> list[Tensor]:
-        """Features of every frame.
+        """One map (F, C_i, h_i, w_i) per stage, strides 4, 8, 16, 32 (sizes rounded up).
 
         Args:
             images: (F, 3, H, W), normalised; any size. Every `length` frames are one video.
@@ -95,9 +95,6 @@ class LanguageBackbone(nn.Module):
             mask: (F, L) bool, True = real word.
             length: Video-Swin reads each video in clips of `config.clip` frames from its start, the last one
                 shorter; Swin reads every frame by itself, whatever the length.
-
-        Returns:
-            One map (F, C_i, h_i, w_i) per stage, strides 4, 8, 16, 32 (sizes rounded up).
         """
         if self.language_fusion and (words is None or mask is None):
             raise ValueError("a language-fused backbone needs words and their mask")

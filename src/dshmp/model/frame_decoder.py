@@ -1,7 +1,7 @@
 """Static perception (section 3.1): static queries (Eq. 1) become the object tokens of every frame."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,8 @@ class Perception:
     layers: list[Prediction]
     """Before the first layer and after each, so the last is this prediction; for deep supervision."""
     mask_features: Tensor
-    """(F, C, h, w), stride 4, for the masks of a frame."""
     video_features: Tensor
-    """(F, C, h, w), stride 4, for the masks of the video."""
+    """Both (F, C, h, w), stride 4, as in `PixelFeatures`."""
 
 
 class FrameLayer(nn.Module):
@@ -69,8 +68,7 @@ class FrameLayer(nn.Module):
         if self.language:
             queries = self.text_attention(queries, tokens, text.mask[:, None, None])
         queries = self.self_attention(queries, queries, query_pos=query_pos, memory_pos=query_pos)
-        output: Tensor = self.feed_forward(queries)
-        return output
+        return cast(Tensor, self.feed_forward(queries))
 
 
 class FrameDecoder(nn.Module):
@@ -81,8 +79,7 @@ class FrameDecoder(nn.Module):
 
     def __init__(self, config: FrameDecoderConfig, hidden: int, cues: CueSource) -> None:
         super().__init__()
-        self.injection = config.injection
-        self.queries = config.queries
+        self.injection, self.queries = config.injection, config.queries
         self.direct = cues == "direct"
         if not self.direct:
             self.query_content = nn.Embedding(config.queries, hidden)
@@ -106,13 +103,8 @@ class FrameDecoder(nn.Module):
         return queries + self.injection * attended
 
     def forward(self, levels: list[Tensor], mask_features: Tensor, text: "TextFeatures") -> list[Prediction]:
-        """What every head says of every frame, the last head last.
-
-        Args:
-            levels: three maps (F, C, h_i, w_i), coarse to fine.
-            mask_features: (F, C, h, w).
-            text: one copy of the sentence per frame, F in all.
-        """
+        """Three maps (F, C, h_i, w_i), coarse to fine, features (F, C, h, w), and the sentence of each frame ->
+        what the heads say before the first layer and after each."""
         images, positions, small = [], [], []
         for level, embed in zip(levels, self.level_embed.weight, strict=True):
             _, c, h, w = level.shape
@@ -164,8 +156,7 @@ class StaticPerception(nn.Module):
         Without language fusion the backbone reads no text, and `text` may be None.
         """
         words, mask = (None, None) if text is None else (text.words, text.mask)
-        features: PixelFeatures = self.pixel_decoder(self.backbone(images, words, mask, length))
-        return features
+        return cast(PixelFeatures, self.pixel_decoder(self.backbone(images, words, mask, length)))
 
     def objects(self, features: PixelFeatures, text: "TextFeatures") -> Perception:
         """Frame decoder: the object tokens of F frames, under as many sentences."""
@@ -180,10 +171,9 @@ class StaticPerception(nn.Module):
 
 @torch.no_grad()
 def disable_language(perception: StaticPerception) -> None:
-    """Make a fresh model language-agnostic, so that it can first learn to find objects.
+    """Make a fresh model language-agnostic, so that it can first learn to find objects; language can be learned later.
 
-    Zeroes the last parameters on every path from the text; they still receive gradients, so language can be
-    learned later. A language-fused backbone and direct cues have no such state: their features *are* text.
+    A language-fused backbone and direct cues have no such state: their features *are* text.
     """
     if perception.backbone.language_fusion:
         raise ValueError("a language-fused backbone cannot do without the sentence: its outputs are gated by the words")
@@ -201,7 +191,7 @@ def uses_language(perception: StaticPerception) -> bool:
 
 
 def _text_gates(decoder: FrameDecoder) -> list[nn.Parameter]:
-    """The last parameters on every path from the text; at zero it is not heard."""
+    """The last parameters on every path from the text; at zero it is not heard, but they still receive gradients."""
     gates = list(decoder.static_attention.norm.parameters())
     for layer in decoder.modules():
         if isinstance(layer, FrameLayer) and layer.language:

@@ -34,14 +34,10 @@ EPS = 1e-8
 class WindowLayout:
     """How the T frames of a clip lie in n windows of W slots each."""
 
-    slots: Tensor
-    """(B, n*W) long, the frame in each slot."""
-    back: Tensor
-    """(B, T) long, the slot of each frame."""
-    bias: Tensor | None = None
-    """(B, n, 1 or W, W), added to the self-attention scores of queries x keys, slots of a window."""
-    frames: Tensor | None = None
-    """(B, n, W) bool, slots that take part in trajectories and stages; None: all."""
+    slots: Tensor  # (B, n*W) long, the frame in each slot
+    back: Tensor  # (B, T) long, the slot of each frame
+    bias: Tensor | None = None  # (B, n, 1 or W, W), added to the self-attention scores of a window, queries x keys
+    frames: Tensor | None = None  # (B, n, W) bool, slots that take part in trajectories and stages; None: all
 
 
 def key_bias(real: Tensor) -> Tensor:
@@ -114,13 +110,8 @@ class TimePosition(nn.Module):
 def merge(x: Tensor, share: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Eq. 6: frames 2t and 2t+1 become one token, averaged by their share; an odd last frame is repeated.
 
-    Args:
-        x: (B, n, L, N, C).
-        share: (B, n, L, N, 1), non-negative; 0 where a frame takes no part.
-        real: (B, n, L) bool, or None for all real.
-
-    Returns:
-        (B, n, ceil(L/2), N, C), zero where neither frame takes part, and which of its frames are real.
+    x (B, n, L, N, C), share (B, n, L, N, 1), 0 where a frame takes no part, real (B, n, L) bool, None for all ->
+    (B, n, ceil(L/2), N, C), zero where neither frame takes part, and which of its frames are real.
     """
     if x.shape[2] % 2:
         x, share = (torch.cat([item, item[:, :, -1:]], dim=2) for item in (x, share))
@@ -144,15 +135,10 @@ class HierarchicalCrossAttention(nn.Module):
         self.gate = closed_gate(channels)
 
     def forward(self, x: Tensor, cues: "Cues", real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weigh and merge the frames of every trajectory, inside each window.
+        """Weigh and merge the frames of every trajectory, inside each of n windows of W frames.
 
-        Args:
-            x: (B, n, W, N, C): n windows of W frames; token i of every frame of a window is of trajectory i.
-            cues: features (B, K, C) and mask (B, K) bool, True = real.
-            real: (B, n, W) bool, frames that take part; None for all.
-
-        Returns:
-            (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N).
+        x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and the frames that take part
+        (B, n, W) bool, None for all -> (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N).
         """
         keys = self.key(cues.features).transpose(1, 2) * x.shape[-1] ** -0.5  # (B, C, K)
         values = self.value(cues.features)
@@ -186,9 +172,8 @@ class HMPBlock(nn.Module):
         super().__init__()
         self.matching = config.matching
         self.self_attention = CrossAttention(channels, config.heads)
-        self.cross_attention = (
-            HierarchicalCrossAttention(channels, config.stages, config.merge) if config.stages else None
-        )
+        stages = config.stages
+        self.cross_attention = HierarchicalCrossAttention(channels, stages, config.merge) if stages else None
         self.feed_forward = FeedForward(channels, config.ffn)
 
     def forward(
@@ -215,11 +200,7 @@ class HMPBlock(nn.Module):
 
 
 class MotionPerception(nn.Module):
-    """Object tokens of single frames -> motion-aware object tokens (the HMP part of section 3.2).
-
-    Raises:
-        ValueError: the window is too small for the stages.
-    """
+    """Object tokens of single frames -> motion-aware object tokens (the HMP part of section 3.2)."""
 
     def __init__(self, whole: ModelConfig) -> None:
         super().__init__()
@@ -249,9 +230,8 @@ class MotionPerception(nn.Module):
             stride: frames of the video in a motion frame, the unit that motion perception counts time in.
 
         Returns:
-            Motion-aware tokens (B, T, N, C), in the order of the input, and frame weights (B, T, N),
-            the words' mass on each frame of a token's trajectory against the other frames of its window (w of
-            stage 1 in the last block; uniform without stages). Those of padded frames mean nothing.
+            Motion-aware tokens (B, T, N, C), and (B, T, N) the weight of each frame in a token's trajectory within its
+            window (w of stage 1 in the last block; uniform without stages). Those of padded frames mean nothing.
         """
         length = tokens.shape[1]
         window = self.config.window
@@ -264,9 +244,8 @@ class MotionPerception(nn.Module):
             x = x + self.displacement(torch.cat([near, far], dim=-1))
         if self.time_position is not None:
             x = x + self.time_position(position / stride)[:, :, None]
-        x = x.masked_fill(~frames[..., None, None], 0.0)
         missing = -length % window
-        x = F.pad(x, (0, 0, 0, 0, 0, missing))
+        x = F.pad(x.masked_fill(~frames[..., None, None], 0.0), (0, 0, 0, 0, 0, missing))
         layouts = self._layouts(F.pad(frames, (0, missing)))
         weights = x.new_full(x.shape[:3], 1 / window)
         for index, block in enumerate(self.blocks):

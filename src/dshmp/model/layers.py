@@ -5,6 +5,7 @@ look, or float, added to the scores. A query that may look at nothing receives z
 """
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +101,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         inner = self.dropout(F.relu(self.linear1(x)))
-        output: Tensor = self.norm(x + self.dropout(self.linear2(inner)))
-        return output
+        return cast(Tensor, self.norm(x + self.dropout(self.linear2(inner))))
 
 
 class MLP(nn.Module):

@@ -5,7 +5,7 @@ the object token of every frame whose mask it takes (ours). `readout` makes mask
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -153,9 +153,7 @@ class TrajectoryScore(nn.Module):
 
     def forward(self, objects: Tensor, sentence: Tensor) -> Tensor:
         """Object tokens (B, T, N, C) and sentence embedding f_e (B, C) -> logits (B, T, N)."""
-        agreement = self.object(objects) * self.sentence(sentence)[:, None, None]
-        logits: Tensor = self.judge(agreement).squeeze(-1)
-        return logits
+        return cast(Tensor, self.judge(self.object(objects) * self.sentence(sentence)[:, None, None]).squeeze(-1))
 
 
 class MotionDecoder(nn.Module):
@@ -188,12 +186,9 @@ class MotionDecoder(nn.Module):
         Args:
             tokens: (B, T, N, C) motion-aware object tokens.
             frames: (B, T) bool, True = real; padding stands at the end.
-            text: word features `tokens` (B, L, C), `mask` (B, L) bool, `sentence` (B, C), and the motion cues `motion`.
+            text: B sentences, of which it reads the words, f_e and the motion cues.
             position: (B, T) place in time in units of motion frames.
             weights: (B, T, N) frame weights of motion perception, handed on as evidence.
-
-        Returns:
-            The video tokens of the last layer, with those of every layer in training.
         """
         batch, length, count, _ = tokens.shape
         place = self.object_position.weight.expand(batch, length, -1, -1)

@@ -33,21 +33,16 @@ class Cues:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What the rest of the model knows of the expressions.
-
-    Attributes:
-        words: (B, L, C_text), the encoder's own output, for the backbone's fusion.
-        tokens: (B, L, C), F_w.
-        mask: bool (B, L), True for tokens. `words` and `tokens` are not zero at padding.
-        sentence: (B, C), f_e.
-        static: F_s.
-        motion: F_m.
-    """
+    """What the rest of the model knows of the expressions."""
 
     words: Tensor
+    """(B, L, C_text), the encoder's own output, for the backbone's fusion."""
     tokens: Tensor
+    """F_w (B, L, C)."""
     mask: Tensor
+    """bool (B, L), True for tokens. `words` and `tokens` are not zero at padding."""
     sentence: Tensor
+    """f_e (B, C)."""
     static: Cues
     motion: Cues
 
@@ -104,10 +99,7 @@ class LanguageEncoder(nn.Module):
         return TextFeatures(words, tokens, batch.mask, sentence, static, motion)
 
     def _cues(self, tokens: Tensor, sentence: Tensor, group: Tensor) -> Cues:
-        """Rows of Eq. 1 and 2: the words of a group, then f_e; which of the two, Table 2a's variant says.
-
-        tokens (B, L, C), sentence (B, C), group bool (B, L).
-        """
+        """Rows of Eq. 1 and 2: the words of a group (B, L) bool, then f_e; Table 2a's variant says which."""
         if self.config.cues == "sentence":
             group = torch.zeros_like(group)
         # without f_e a group may have no word at all; f_e stands in for it

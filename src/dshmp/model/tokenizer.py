@@ -21,15 +21,8 @@ from dshmp.progress import track
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SPECIAL_TOKENS = {
-    "bos_token": "<s>",
-    "pad_token": "<pad>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "mask_token": "<mask>",
-    "cls_token": "<s>",
-    "sep_token": "</s>",
-}
+SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+SPECIAL_TOKENS |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
 
 _CACHE_SIZE = 65536  # expressions beside those that are kept
 
@@ -71,13 +64,7 @@ class TextTokenizer:
         self._lock = threading.Lock()  # the tokeniser may not be used by two threads at once
 
     def __call__(self, expressions: Sequence[str]) -> TextBatch:
-        """Tokenise a batch.
-
-        Raises:
-            UserError: an expression is blank, or has more than `max_tokens` tokens while `overlong` is "error".
-            TypeError: one is no string.
-            ValueError: there is none, or a string stands for the list.
-        """
+        """Tokenise a batch; UserError where one is blank or, unless `overlong` is "cut", longer than `max_tokens`."""
         parsed, release = self._parse(expressions), self.release
         length = self.config.max_tokens if release.pad_to_max else max(len(item.ids) for item in parsed)
         pad = self.tokenizer.pad_token_id if release.pad_token_id is None else release.pad_token_id
@@ -170,9 +157,8 @@ def _read_parses(path: Path) -> list[_Parsed] | None:
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     """The span without the blanks at its ends: byte-level tokens carry the blank before their word."""
-    piece = text[start:end]
-    start += len(piece) - len(piece.lstrip())
-    return start, max(start, end - (len(piece) - len(piece.rstrip())))
+    start = end - len(text[start:end].lstrip())
+    return start, start + len(text[start:end].strip())
 
 
 def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":

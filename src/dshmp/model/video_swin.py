@@ -37,9 +37,7 @@ def join(x: Tensor, window: Size, size: Size) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def window_groups(
-    size: Size, window: Size, shift: Size, device: torch.device
-) -> tuple[tuple[Tensor, Tensor | None], ...]:
+def window_groups(size: Size, window: Size, shift: Size, device: torch.device) -> list[tuple[Tensor, Tensor | None]]:
     """The windows of a rolled clip by what is added to their scores: numbers of windows, and (N, N) or None.
 
     Only the last windows along a shifted axis hold tokens from both ends of the clip. Shared, so never written to.
@@ -54,7 +52,7 @@ def window_groups(
         for index, regions in enumerate(kinds):
             mask = BLOCKED * (regions[:, None] != regions).float()
             groups.append(((kind == index).nonzero()[:, 0].to(device), mask.to(device) if mask.any() else None))
-        return tuple(groups)
+        return groups
 
 
 @lru_cache(maxsize=4)
@@ -157,13 +155,11 @@ def video_swin_stages(config: BackboneConfig, temporal_window: int) -> nn.Module
     """
     window = (temporal_window, config.window_size, config.window_size)
     blocks = sum(config.depths)
-    drops = iter([config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)])
-    stages = nn.ModuleList(
-        VideoSwinStage(
-            config.embed_dim * 2**i, heads, window, [next(drops) for _ in range(depth)], i == len(config.depths) - 1
-        )
-        for i, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True))
-    )
+    rates = iter([config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)])
+    stages = nn.ModuleList()
+    for i, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True)):
+        drops = [next(rates) for _ in range(depth)]
+        stages.append(VideoSwinStage(config.embed_dim * 2**i, heads, window, drops, i == len(config.depths) - 1))
     for module in stages.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

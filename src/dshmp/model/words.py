@@ -125,22 +125,16 @@ _WAYS = _words(
 )
 _WAY_ENDINGS = ("ward", "wards")  # "leftward"; these end so too:
 _NOT_WAYS = _words("toward towards award awards reward rewards coward cowards steward stewards")
-# L: a direction, a place, or an adjective
-_SIDES = _words("left right back")
-# D: a direction or a preposition
-_PARTICLES = _words("up down around round over off out apart together")
-# S: links one motion to the next; the second set does so before a verb only
-_SEQUENCE = _words("then afterwards")
+_SIDES = _words("left right back")  # L: a direction, a place, or an adjective
+_PARTICLES = _words("up down around round over off out apart together")  # D: a direction or a preposition
+_SEQUENCE = _words("then afterwards")  # S: links one motion to the next; these do so before a verb only:
 _BEFORE_A_VERB = _words("first before after while until")
-# P: prepositions of a path
-_PATHS = _words("to toward towards from into onto through across past along")
+_PATHS = _words("to toward towards from into onto through across past along")  # P: prepositions of a path
 # E: what a phrase of place may end in, beside a direction
 _PLACES = _words("side sides top bottom front middle center centre edge corner direction directions end")
 _RELATIVE = _words("that which who")
-# t
-_DETERMINERS = _words("the a an its his her their my your our")
-# a, as adjectives are
-_DEGREES = _words("far very most more same opposite")
+_DETERMINERS = _words("the a an its his her their my your our")  # t
+_DEGREES = _words("far very most more same opposite")  # a, as adjectives are
 # v: verbs that hold a place, so that "standing to the left" is a place
 _STATES = _words(
     "sit sits sitting sat seated stand stands standing stood lie lies lying lay stay stays staying stayed "
@@ -152,8 +146,7 @@ _MOVES = _words(
     "climbs comes floats bounces shakes swings shifts orbits zigzags oscillates trembles "
     "enters arrives departs stops shrinks grows"
 )
-# not about the scene, where they stand first
-_COMMANDS = _words("find show segment locate select highlight track")
+_COMMANDS = _words("find show segment locate select highlight track")  # not about the scene, where they stand first
 # participles that say how a thing looks
 _PATTERNS = _words("striped spotted dotted checked checkered chequered banded freckled patterned colored coloured")
 # after these "on the left" says which way, not where
@@ -201,10 +194,9 @@ def _with_phrases(tokens: "list[Token]", classes: str) -> str:
     spoken = [i for i, token in enumerate(tokens) if token.text not in "-–" and not token.is_space]
     for phrase in _FIXED + _MANNERS:
         for at in range(len(spoken) - len(phrase) + 1):
-            if [tokens[i].lower_ for i in spoken[at : at + len(phrase)]] != phrase:
-                continue
             start, stop = spoken[at], spoken[at + len(phrase) - 1] + 1
-            if phrase in _FIXED or _anchored(tokens, classes, start, moving=True):
+            found = [tokens[i].lower_ for i in spoken[at : at + len(phrase)]] == phrase
+            if found and (phrase in _FIXED or _anchored(tokens, classes, start, moving=True)):
                 classes = classes[:start] + "W" * (stop - start) + classes[stop:]
     return classes
 
@@ -259,9 +251,7 @@ def _is_verb(token: "Token") -> bool:
 def _dependent_group(tokens: "list[Token]", classes: str, index: int) -> CueGroup | None:
     """Group of a word outside every place phrase and fixed phrase."""
     token, kind = tokens[index], classes[index]
-    if kind in "WSVv":
-        return "motion"
-    if token.dep_ == "neg" and _is_verb(token.head):
+    if kind in "WSVv" or (token.dep_ == "neg" and _is_verb(token.head)):
         return "motion"  # "not moving" is another motion than "moving"
     if kind == "P":
         return "motion" if _anchored(tokens, classes, index, moving=True) else "static"
