@@ -180,8 +180,8 @@ class ReleaseConfig:
     padded_frames: Literal["masked", "seen"] = "masked"
     """Frames that fill the last window take no part, or are seen by matching and merging."""
     score: Literal["class", "quality"] = "class"
-    """What is reported of an object: the probability that it is meant, or that times the mean of its mask's
-    probabilities inside the mask. Which objects are meant is decided by the former alone."""
+    """What is reported of an object: the probability that it is meant, which alone decides, or that times the mean of
+    its mask's probabilities inside the mask."""
     autocast: Literal["bfloat16", "float16"] = "bfloat16"
     """Precision on a GPU unless asked otherwise."""
     exact: bool = True

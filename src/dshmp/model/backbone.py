@@ -91,8 +91,7 @@ class LanguageBackbone(nn.Module):
 
         Args:
             images: (F, 3, H, W), normalised; any size. Every `length` frames are one video.
-            words: (F, L, C_text) text features, or None without language fusion.
-            mask: (F, L) bool, True = real word.
+            words, mask: (F, L, C_text) and (F, L) bool, True = real word; None without language fusion.
             length: Video-Swin reads each video in clips of `config.clip` frames from its start, the last one
                 shorter; Swin reads every frame by itself, whatever the length.
         """

@@ -81,10 +81,7 @@ class DsHmp(nn.Module):
         return self.perceive_clips(images[None], _zeros(text.mask), text)
 
     def perceive_clips(self, images: Tensor, clip: Tensor, text: TextFeatures) -> Perception:
-        """Static perception of V clips (V, T, 3, H, W) under B sentences; clip (B,) long is each one's clip.
-
-        Returns the perception of B * T frames.
-        """
+        """Static perception of B * T frames: V clips (V, T, 3, H, W) under B sentences, of clips (B,) long."""
         clips, length = images.shape[:2]
         images = images.flatten(0, 1)
         frames = torch.arange(len(images), device=clip.device).view(clips, length)[clip].flatten()  # (B*T)

@@ -103,8 +103,7 @@ class FrameDecoder(nn.Module):
         return queries + self.injection * attended
 
     def forward(self, levels: list[Tensor], mask_features: Tensor, text: "TextFeatures") -> list[Prediction]:
-        """Three maps (F, C, h_i, w_i), coarse to fine, features (F, C, h, w), and the sentence of each frame ->
-        what the heads say before the first layer and after each."""
+        """Maps (F, C, h_i, w_i), coarse to fine, features (F, C, h, w), each frame's sentence -> all heads."""
         images, positions, small = [], [], []
         for level, embed in zip(levels, self.level_embed.weight, strict=True):
             _, c, h, w = level.shape
@@ -131,10 +130,7 @@ class FrameDecoder(nn.Module):
 
 @torch.no_grad()
 def inside(mask_embed: Tensor, features: Tensor) -> Tensor:
-    """Pixels inside a query's mask, where it may look: (F, N, C), (F, C, S) -> bool (F, N, S).
-
-    A query whose mask is empty may look anywhere.
-    """
+    """Where a query may look: inside its mask, anywhere if that is empty; (F, N, C), (F, C, S) -> bool (F, N, S)."""
     pixels = mask_embed @ features >= 0
     return pixels | ~pixels.any(dim=-1, keepdim=True)
 
@@ -150,11 +146,8 @@ class StaticPerception(nn.Module):
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
     def features(self, images: Tensor, text: "TextFeatures | None", length: int = 1) -> PixelFeatures:
-        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F sentences, or F copies of one.
-
-        Every `length` images are one video, which matters to Video-Swin only; by default each stands alone.
-        Without language fusion the backbone reads no text, and `text` may be None.
-        """
+        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F sentences, or F copies of one; None will do
+        without language fusion. Every `length` images are one video, which matters to Video-Swin only."""
         words, mask = (None, None) if text is None else (text.words, text.mask)
         return cast(PixelFeatures, self.pixel_decoder(self.backbone(images, words, mask, length)))
 
@@ -171,10 +164,7 @@ class StaticPerception(nn.Module):
 
 @torch.no_grad()
 def disable_language(perception: StaticPerception) -> None:
-    """Make a fresh model language-agnostic, so that it can first learn to find objects; language can be learned later.
-
-    A language-fused backbone and direct cues have no such state: their features *are* text.
-    """
+    """Make a fresh model language-agnostic, so that it can first learn to find objects, and language later."""
     if perception.backbone.language_fusion:
         raise ValueError("a language-fused backbone cannot do without the sentence: its outputs are gated by the words")
     if perception.frame_decoder.direct:

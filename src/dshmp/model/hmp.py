@@ -48,10 +48,7 @@ def key_bias(real: Tensor) -> Tensor:
 
 def window_layout(frames: Tensor, window: int, shift: int = 0) -> WindowLayout:
     """Windows one after the other, or `shift` frames earlier in clips that need more than one: then the first and the
-    last are part empty.
-
-    frames (B, T) bool. Whether a clip is shifted depends on its own length, never on its batch.
-    """
+    last are part empty. frames (B, T) bool; a clip is shifted by its own length, whatever its batch."""
     length = frames.shape[1]
     lengths = frames.sum(dim=1, keepdim=True)
     offset = torch.where(lengths > window, shift, 0)  # (B, 1)

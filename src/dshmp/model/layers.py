@@ -41,10 +41,7 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, Q, C), (B, K, C), (B, K, C) -> (B, Q, C) and, if asked for, mean weights (B, Q, K).
-
-        With weights the mask is bool.
-        """
+        """(B, Q, C), (B, K, C), (B, K, C) -> (B, Q, C) and, if asked for (mask bool), mean weights (B, Q, K)."""
         projections = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         q, k, v = (split_heads(F.linear(x, weight, bias), self.heads) for x, weight, bias in projections)
         dropout = self.dropout if self.training else 0.0

@@ -32,10 +32,8 @@ class VideoTokens:
         frame_similarity: (B, T, N, C).
         frame_weights: (B, T, N) from motion perception: the words' mass on each frame of a trajectory.
         mask_embed: (B, N_v, C), with the read-out `embedding`.
-        pointer: (B, N_v, T, N+1) logits over the object tokens of each frame, the last for "not visible",
-            with the read-out `trajectories`. Those of padded frames mean nothing.
-        track_logits: (B, T, N), with the read-out `trajectories`: is this token's object meant? Read from the
-            object tokens after the layer's fusion with the words.
+        pointer: (B, N_v, T, N+1) logits over the object tokens of each frame, the last for "not visible", and
+        track_logits: (B, T, N), is this token's object meant? Both with the read-out `trajectories`.
         layers: the same after every layer in training, for deep supervision; outside it after the last only.
     """
 

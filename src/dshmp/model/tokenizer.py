@@ -31,14 +31,10 @@ _CACHE_SIZE = 65536  # expressions beside those that are kept
 class TextBatch:
     """Expressions as sub-word tokens, padded to one length L."""
 
-    input_ids: Tensor
-    """int64 (B, L)."""
-    mask: Tensor
-    """bool (B, L), True for tokens, <s> and </s> included, False for padding."""
-    static: Tensor
-    """bool (B, L), tokens of static words."""
-    motion: Tensor
-    """bool (B, L), tokens of motion words."""
+    input_ids: Tensor  # int64 (B, L)
+    mask: Tensor  # bool (B, L), True for tokens, <s> and </s> included, False for padding
+    static: Tensor  # bool (B, L), tokens of static words
+    motion: Tensor  # bool (B, L), tokens of motion words
 
     def to(self, device: torch.device | str) -> "TextBatch":
         return TextBatch(*(tensor.to(device) for tensor in (self.input_ids, self.mask, self.static, self.motion)))
@@ -79,10 +75,8 @@ class TextTokenizer:
         return list(self._parse([expression])[0].words)
 
     def keep(self, expressions: Iterable[str], folder: Path) -> None:
-        """Parse all of these now, or read what an earlier process made of them; none of them is parsed again.
-
-        The parses are a file in `folder`, whose name holds a digest of everything that they depend on.
-        """
+        """Parse all of these now, and never again: the parses are a file in `folder`, for later processes too, whose name
+        holds a digest of everything that they depend on."""
         texts = sorted({self._text(expression) for expression in expressions})
         path = folder / f"sentences-{_digest([texts, self.identity()])[:16]}.json"
         with self._lock:
