@@ -75,8 +75,8 @@ class TextTokenizer:
         return list(self._parse([expression])[0].words)
 
     def keep(self, expressions: Iterable[str], folder: Path) -> None:
-        """Parse all of these now, and never again: the parses are a file in `folder`, for later processes too, whose name
-        holds a digest of everything that they depend on."""
+        """Parse all of these now, and never again: the parses are a file in `folder`, for later processes too, named by
+        a digest of everything that they depend on."""
         texts = sorted({self._text(expression) for expression in expressions})
         path = folder / f"sentences-{_digest([texts, self.identity()])[:16]}.json"
         with self._lock:
