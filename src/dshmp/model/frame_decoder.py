@@ -146,8 +146,8 @@ class StaticPerception(nn.Module):
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
     def features(self, images: Tensor, text: "TextFeatures | None", length: int = 1) -> PixelFeatures:
-        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F sentences or copies of one; None without
-        language fusion. Every `length` images are one video, which matters to Video-Swin only."""
+        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F sentences or copies of one; without
+        language fusion also None. Every `length` images are one video, which matters to Video-Swin only."""
         words, mask = (None, None) if text is None else (text.words, text.mask)
         return cast(PixelFeatures, self.pixel_decoder(self.backbone(images, words, mask, length)))
 
