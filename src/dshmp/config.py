@@ -237,7 +237,7 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
     """
     try:
         # as JSON: there a list may be a tuple and a mapping a dataclass, and still no text is a number
-        config: T = _adapter(kind).validate_json(json.dumps(values, default=str))
+        config: T = _adapter(kind).validate_json(json.dumps(values, default=str))  # type: ignore[arg-type]
     except ValidationError as caught:
         # an unknown key first: it may be the misspelt one of another that is missing
         error = min(caught.errors(include_url=False), key=lambda each: each["type"] != _UNKNOWN)
@@ -253,7 +253,8 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as plain containers (tuples become lists), ready for JSON or YAML."""
-    return typing.cast(dict[str, Any], _adapter(type(config)).dump_python(config, mode="json"))
+    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")  # type: ignore[arg-type]
+    return plain
 
 
 @functools.cache

@@ -131,11 +131,13 @@ class DsHmp(nn.Module):
         batch, length = tokens.shape[:2]
 
         def split(x: Tensor) -> Tensor:
-            x = torch.cat([x, x.new_zeros(batch, -length % stride, *x.shape[2:])], dim=1)
-            return x.unflatten(1, (-1, stride)).transpose(1, 2).flatten(0, 1)  # (B, T, ...) -> (B*s, T/s, ...)
+            padded = torch.cat([x, x.new_zeros(batch, -length % stride, *x.shape[2:])], dim=1)
+            rows: Tensor = padded.unflatten(1, (-1, stride))
+            return rows.transpose(1, 2).flatten(0, 1)  # (B, T, ...) -> (B*s, T/s, ...)
 
-        def join(x: Tensor) -> Tensor:  # (B*s, T/s, ...) -> (B, T, ...)
-            return x.unflatten(0, (batch, stride)).transpose(1, 2).flatten(1, 2)[:, :length]
+        def join(x: Tensor) -> Tensor:
+            rows: Tensor = x.unflatten(0, (batch, stride))
+            return rows.transpose(1, 2).flatten(1, 2)[:, :length]  # (B*s, T/s, ...) -> (B, T, ...)
 
         cues = text.motion.repeat(torch.arange(batch, device=tokens.device).repeat_interleave(stride))
         moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
