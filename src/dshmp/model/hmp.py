@@ -24,9 +24,7 @@ from dshmp.model.trajectories import align, displacement, gather, scatter
 if TYPE_CHECKING:
     from dshmp.model.text import Cues
 
-TOKENS_AT_ONCE = 16384
-"""Windows are processed together up to this many tokens; bounds memory, never changes a result."""
-
+TOKENS_AT_ONCE = 16384  # windows are processed together up to this many; bounds memory, never changes a result
 EPS = 1e-8
 
 

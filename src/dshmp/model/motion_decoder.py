@@ -31,9 +31,9 @@ class VideoTokens:
         motion_tokens: (B, T, N, C), the motion-aware object tokens that all this was read from.
         frame_similarity: (B, T, N, C).
         frame_weights: (B, T, N) from motion perception: the words' mass on each frame of a trajectory.
-        mask_embed: (B, N_v, C), with the read-out `embedding`.
-        pointer: (B, N_v, T, N+1) logits over the object tokens of each frame, the last for "not visible", and
-        track_logits: (B, T, N), is this token's object meant? Both with the read-out `trajectories`.
+        mask_embed: (B, N_v, C); None with the read-out `trajectories`.
+        pointer: (B, N_v, T, N+1) logits over each frame's object tokens and "not visible"; None with `embedding`.
+        track_logits: (B, T, N), is this token's object meant? None with `embedding`.
         layers: the same after every layer in training, for deep supervision; outside it after the last only.
     """
 
