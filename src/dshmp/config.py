@@ -32,9 +32,9 @@ Factor = Annotated[float, Field(ge=0, le=2**24)]
 Positive = Annotated[float, Field(gt=0)]
 Divisor = Annotated[float, Field(ge=1e-6)]
 
-ROBERTA_BASE: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-ROBERTA_BASE |= {"intermediate_size": 3072, "layer_norm_eps": 1e-5}
-ROBERTA_BASE |= {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+ROBERTA_BASE: dict[str, Any] = {"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12}
+ROBERTA_BASE |= {"num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514}
+ROBERTA_BASE |= {"type_vocab_size": 1, "layer_norm_eps": 1e-5}
 
 
 def _few_layers(encoder: dict[str, Any]) -> dict[str, Any]:
