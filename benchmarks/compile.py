@@ -96,31 +96,33 @@ def motion_blocks(batch: int, frames: int) -> Part:
 
     def run(module: nn.Module, inputs: list[Tensor]) -> Iterable[Tensor]:
         tokens, features, mask, real = inputs
-        return module(tokens, real, Cues(features, mask))
+        return module(
+            tokens, real, Cues(features, mask), torch.arange(real.shape[1], device=real.device).expand(real.shape)
+        )
 
     def layers(module: nn.Module) -> Iterable[nn.Module]:
         for block in module.blocks:
             yield from (block.self_attention, block.cross_attention, block.feed_forward)
 
-    module = MotionPerception(config.motion, config.hidden_size)
+    module = MotionPerception(config)
     real = torch.ones(batch, frames, dtype=torch.bool)
     return Part(module, [tokens, cues.features.requires_grad_(), cues.mask, real], run, layers)
 
 
 def motion_decoder(batch: int, frames: int) -> Part:
     config = load_recipe(find_recipe("synthetic/motion")).model
-    count = config.frame_decoder.queries
-    tokens = torch.randn(batch, frames, count, config.hidden_size, requires_grad=True)
+    tokens = torch.randn(batch, frames, config.frame_decoder.queries, config.hidden_size, requires_grad=True)
     text = sentences(config, batch)
 
     def run(module: nn.Module, inputs: list[Tensor]) -> Iterable[Tensor]:
         tokens, words, mask, motion, real = inputs
         text = TextFeatures(words, words, mask, words.mean(1), Cues(motion, mask), Cues(motion, mask))
-        video = module(tokens, real, text)
+        position = torch.arange(real.shape[1], device=real.device).expand(real.shape)
+        video = module(tokens, real, text, position, tokens[..., 0])
         for layer in video.layers:
             yield from (layer.logits, layer.similarity, layer.contrast, layer.pointer, layer.track_logits)
 
-    module = MotionDecoder(config.motion, config.readout, config.language.cues, config.hidden_size, count)
+    module = MotionDecoder(config)
     real = torch.ones(batch, frames, dtype=torch.bool)
     inputs = [tokens, text.tokens.requires_grad_(), text.mask, text.motion.features.requires_grad_(), real]
     return Part(module, inputs, run, lambda module: module.layers)

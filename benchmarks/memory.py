@@ -48,7 +48,7 @@ def measure(recipe: Recipe, model: DsHmp, frames: int, size: tuple[int, int], ro
     recipe = replace(recipe, batch=1, steps=1, clip_frames=frames, augmentation=augmentation, contrast_start=0)
     splits = [open_split("mevis", root, "train")]
     texts = [item.text.lower() for item in splits[0].expressions]
-    tokenizer = TextTokenizer(recipe.model.language, train_tokenizer(texts, recipe.vocabulary))
+    tokenizer = TextTokenizer(recipe.model, train_tokenizer(texts, recipe.vocabulary))
     stage = WholeTask(recipe, model.train(), tokenizer, splits, [1.0])
     batch = resized(stage.batches(0)[0], size)
     own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}

@@ -107,4 +107,4 @@ def tiny_model(
     # livelier masks than a fresh model's, which are faint and often empty
     model.perception.frame_decoder.mask_embed.layers[-1].weight.data *= 20
     texts = ["the red star moving left", "the one that turns back"]
-    return model, TextTokenizer(language, train_tokenizer(texts, 300))
+    return model, TextTokenizer(config, train_tokenizer(texts, 300))

@@ -32,7 +32,7 @@ from dshmp.checkpoint import (
     load_tensors,
     save_model,
 )
-from dshmp.config import to_dict
+from dshmp.config import ReleaseConfig, to_dict
 from dshmp.errors import UserError
 from dshmp.predictor import Segmenter
 
@@ -181,14 +181,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "newer": (
         change_config(lambda c: c.update(version=99)),
         CONFIG,
-        "has version 99, not 1 to 2; for a newer one: pip install -U dshmp",
+        "has version 99, not 1 to 3; for a newer one: pip install -U dshmp",
     ),
     "newer and laid out anew": (
-        lambda f: (f / CONFIG).write_text('{"version": 3, "parts": []}'),
+        lambda f: (f / CONFIG).write_text('{"version": 4, "parts": []}'),
         CONFIG,
-        "has version 3, not 1 to 2",
+        "has version 4, not 1 to 3",
     ),
-    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 2"),
+    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 3"),
     "version in words": (change_config(lambda c: c.update(version="2")), CONFIG, "is not a configuration of this"),
     "version true": (change_config(lambda c: c.update(version=True)), CONFIG, "is not a configuration of this"),
     "no version": (change_config(lambda c: c.pop("version")), CONFIG, "is not a configuration of this program"),
@@ -238,7 +238,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         CONFIG,
         "config.json.model.motion.merge: is missing",
     ),
-    "a section lacking": (change_config(lambda c: c["model"].pop("motion")), CONFIG, "model.motion: is missing"),
+    "a section lacking": (change_config(lambda c: c["model"].pop("motion")), CONFIG, "model.motion.blocks: is missing"),
     "no chunk": (
         change_config(lambda c: c["model"]["input"].update(chunk=0)),
         CONFIG,
@@ -392,14 +392,16 @@ def test_version_1_is_read_and_means_the_same(tmp_path: Path) -> None:
 def test_upgrades_are_pure_and_complete() -> None:
     assert list(UPGRADES) == list(range(1, VERSION))
     before = json.dumps(OLD)
-    new = UPGRADES[1](OLD)
+    second = UPGRADES[1](OLD)
+    third = UPGRADES[2](second)
     assert json.dumps(OLD) == before
-    assert new["version"] == 2
-    assert new["model"]["readout"] == {**OLD["model"]["readout"], "score": "class"}
-    assert new["model"]["input"] == {**OLD["model"]["input"], "autocast": "bfloat16", "exact": True}
-    assert new["card"] == to_dict(Card())
-    chosen = {"version": 1, "model": {"readout": {"score": "quality"}}}  # written after the field, before the version
-    assert UPGRADES[1](chosen)["model"]["readout"] == {"score": "quality"}
+    assert (second["version"], third["version"]) == (2, 3)
+    assert second["card"] == to_dict(Card())
+    assert third["model"]["release"] == to_dict(ReleaseConfig())
+    chosen = {"version": 2, "model": {"readout": {"masks": "embedding", "score": "quality"}}}
+    upgraded = UPGRADES[2](chosen)["model"]
+    assert upgraded["readout"] == {"masks": "embedding"}
+    assert upgraded["release"]["score"] == "quality"
 
 
 def test_load_config_checks_the_card_too(folder: Path) -> None:

@@ -15,10 +15,9 @@ from dshmp.config import (
     ModelConfig,
     PixelDecoderConfig,
 )
-from dshmp.model.backbone import LanguageBackbone
-from dshmp.model.frame_decoder import FrameTokens, StaticPerception, disable_language, outside
-from dshmp.model.fusion import PixelWordAttention, instance_norm
-from dshmp.model.layers import CrossAttention, SelfAttention, cycle_rows
+from dshmp.model.backbone import LanguageBackbone, PixelWordAttention, instance_norm
+from dshmp.model.frame_decoder import Perception, StaticPerception, disable_language, inside
+from dshmp.model.layers import CrossAttention, cycle_rows
 from dshmp.model.pixel_decoder import PixelDecoder
 
 
@@ -256,9 +255,9 @@ def test_cycle_rows() -> None:
 
 def test_attention_stays_inside_the_mask_unless_it_is_empty() -> None:
     features = torch.tensor([[[1.0, -1.0, 2.0]]])
-    blocked = outside(torch.tensor([[[1.0], [-1.0], [0.0]]]), features)
-    assert blocked.tolist() == [[[False, True, False], [True, False, True], [False, False, False]]]
-    assert not outside(torch.tensor([[[1.0]]]), -features.abs()).any()
+    mask = inside(torch.tensor([[[1.0], [-1.0], [0.0]]]), features)
+    assert mask.tolist() == [[[True, False, True], [False, True, False], [True, True, True]]]
+    assert inside(torch.tensor([[[1.0]]]), -features.abs()).all()
 
 
 # --- layers
@@ -271,17 +270,18 @@ def test_attention_equals_torch() -> None:
     query, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     real = torch.tensor([[1, 1, 1, 0, 1], [1, 0, 0, 0, 0]]).bool()
     output, weights = theirs(query, memory, memory, key_padding_mask=~real)
-    found, found_weights = ours(query, memory, memory_mask=real, need_weights=True)
+    mask = real[:, None, None]
+    found, found_weights = ours(query, memory, mask, need_weights=True)
     close(found, ours.norm(query + output).detach())
     close(found_weights, weights.detach())
-    close(ours(query, memory, memory_mask=real), found.detach())
+    close(ours(query, memory, mask), found.detach())
     blocked = torch.rand(2, 1, 3, 5) < 0.3
     blocked[..., 0] = False
     output, _ = theirs(query, memory, memory, attn_mask=blocked.expand(-1, 2, -1, -1).flatten(0, 1))
-    close(ours(query, memory, attn_mask=blocked), ours.norm(query + output).detach())
+    close(ours(query, memory, ~blocked), ours.norm(query + output).detach())
 
 
-def test_positions_and_values() -> None:
+def test_positions_are_not_in_the_values() -> None:
     torch.manual_seed(0)
     layer = CrossAttention(8, 2)
     query, memory, place = torch.randn(1, 3, 8), torch.randn(1, 5, 8), torch.randn(1, 5, 8)
@@ -289,7 +289,6 @@ def test_positions_and_values() -> None:
         layer(query, memory, memory_pos=place, query_pos=place[:, :3]),
         layer.norm(query + layer.attention(query + place[:, :3], memory + place, memory)[0]).detach(),
     )
-    close(layer(query, memory + place, value=memory), layer(query, memory, memory_pos=place).detach())
 
 
 def test_a_query_with_nothing_to_look_at_receives_zeros() -> None:
@@ -297,7 +296,8 @@ def test_a_query_with_nothing_to_look_at_receives_zeros() -> None:
     query = torch.randn(2, 3, 8, requires_grad=True)
     memory = torch.randn(2, 4, 8, requires_grad=True)
     real = torch.tensor([[True, True, False, False], [False] * 4])
-    output, weights = layer(query, memory, memory_mask=real, need_weights=True)
+    output, weights = layer(query, memory, real[:, None, None], need_weights=True)
+    close(layer(query, memory, real[:, None, None]), output.detach())
     output.square().sum().backward()
     close(output[1], layer.norm(query[1] + layer.attention.out_proj.bias).detach())
     assert not weights[1].any()
@@ -307,16 +307,13 @@ def test_a_query_with_nothing_to_look_at_receives_zeros() -> None:
     assert not memory.grad[1].any()
 
 
-def test_self_attention_masks() -> None:
+def test_masks_are_bool_or_added() -> None:
     torch.manual_seed(0)
-    layer = SelfAttention(8, 2)
+    layer = CrossAttention(8, 2)
     x = torch.randn(2, 4, 8)
-    real = torch.tensor([[True, True, False, True], [True, True, True, False]])
-    bias = torch.zeros(2, 1, 4, 4).masked_fill(~real[:, None, None], -1000.0)
-    close(layer(x, mask=real), layer(x, attn_mask=bias).detach())
-    close(layer(x, mask=real), layer(x, attn_mask=~real[:, None, None]).detach())
-    slope = torch.linspace(0, 1, 4).expand(2, 1, 4, 4)
-    close(layer(x, mask=real, attn_mask=slope), layer(x, attn_mask=slope + bias).detach())
+    mask = torch.tensor([[True, True, False, True], [True, True, True, False]])[:, None, None]
+    bias = torch.zeros(2, 1, 4, 4).masked_fill(~mask, -1000.0)
+    close(layer(x, x, mask), layer(x, x, bias).detach())
 
 
 def test_instance_norm_and_word_attention_survive_one_pixel() -> None:
@@ -344,7 +341,7 @@ def test_a_new_pixel_decoder_is_fully_initialised() -> None:
 
 def test_training_drops_but_evaluation_does_not() -> None:
     perception = build(tiny(drop=0.5))
-    state: list[FrameTokens] = [perception(pictures(), sentence()) for _ in range(2)]
+    state: list[Perception] = [perception(pictures(), sentence()) for _ in range(2)]
     assert torch.equal(state[0].tokens, state[1].tokens)
     perception.train()
     state = [perception(pictures(), sentence()) for _ in range(2)]

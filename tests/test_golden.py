@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 import golden
 from dshmp.config import (
+    RELEASE,
     BackboneConfig,
     FrameDecoderConfig,
     LanguageConfig,
@@ -32,17 +33,17 @@ from dshmp.config import (
     MotionConfig,
     PixelDecoderConfig,
     ReadoutConfig,
+    ReleaseConfig,
 )
 from dshmp.evaluation.metrics import boundary_measure, region_similarity
 from dshmp.interop.keymap import as_release, from_release
 from dshmp.interop.release import convert, infer_config
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model import hmp
-from dshmp.model.backbone import LanguageBackbone
+from dshmp.model.backbone import LanguageBackbone, PixelWordAttention
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import FrameDecoder
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
-from dshmp.model.fusion import PixelWordAttention
 from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception
 from dshmp.model.layers import BiAttention
 from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
@@ -60,8 +61,6 @@ ROBERTA_BPE = Path(golden.FOLDER).parent / "roberta_bpe"
 RELEASE_MOTION = MotionConfig(
     merge="mean",
     matching="inverse",
-    window_shift="test",
-    padded_frames="seen",
     position=False,
     displacement=False,
     dropout=0.0,
@@ -185,15 +184,23 @@ def check_hierarchical_cross_attention(arrays: Arrays, info: dict[str, Any], par
 class Motion(nn.Module):
     """Motion perception and motion decoder, as the whole model joins them."""
 
-    def __init__(self, config: MotionConfig, channels: int, objects: int) -> None:
+    def __init__(self, config: MotionConfig, channels: int, objects: int, release: ReleaseConfig = RELEASE) -> None:
         super().__init__()
-        self.motion = MotionPerception(config, channels)
-        self.decoder = MotionDecoder(config, ReadoutConfig(masks="embedding"), "full", channels, objects)
+        whole = ModelConfig(
+            hidden_size=channels,
+            frame_decoder=FrameDecoderConfig(queries=objects),
+            motion=config,
+            readout=ReadoutConfig(masks="embedding"),
+            release=release,
+        )
+        self.motion = MotionPerception(whole)
+        self.decoder = MotionDecoder(whole)
 
     def forward(self, tokens: Tensor, text: TextFeatures) -> VideoTokens:
         frames = torch.ones(tokens.shape[:2], dtype=torch.bool)
-        moved, evidence = self.motion(tokens, frames, text.motion)
-        result: VideoTokens = self.decoder(moved, frames, text, None, evidence)
+        position = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
+        moved, evidence = self.motion(tokens, frames, text.motion, position)
+        result: VideoTokens = self.decoder(moved, frames, text, position, evidence)
         return result
 
 
@@ -249,16 +256,16 @@ def check_motion(arrays: Arrays, info: dict[str, Any], parity: Parity, monkeypat
         length = tokens.shape[1]
         ours = submodule(state, "vita_module.")
         if not window:  # the whole clip at once, nothing but temporal self-attention
-            settings = replace(config, stages=0, window=max(2, length), window_shift="always")
+            settings, release = replace(config, stages=0, window=max(2, length)), ReleaseConfig(padded_frames="seen")
             ours = {key: value for key, value in ours.items() if ".blocks." not in key or "cross_" not in key}
         else:
-            settings = replace(config, window=window)
+            settings, release = replace(config, window=window), RELEASE
         if "motion.input_projection.weight" not in ours:  # a case without that layer
             ours |= {
                 "motion.input_projection.weight": torch.eye(hidden),
                 "motion.input_projection.bias": torch.zeros(hidden),
             }
-        model = Motion(settings, hidden, len(state["fq_pos.weight"]))
+        model = Motion(settings, hidden, len(state["fq_pos.weight"]), release)
         model.load_state_dict(ours)
         model.train(meta["mode"].startswith("train"))
         tied = bool(window) and bool(length % window)
@@ -332,15 +339,15 @@ def check_frame_decoder(arrays: Arrays, info: dict[str, Any], parity: Parity) ->
         words = given["lang_feat"]
         text = TextFeatures(words, words, given["lang_mask"].bool(), words[:, 0], static, static).repeat(rows)
         wide = F.pad(features, (0, 0, 0, 0, 0, hidden - features.shape[1]))
-        result = decoder(levels, wide, text)
-        masks = [torch.einsum("fnc,fchw->fnhw", head.mask_embed, wide) for head in result.layers]
-        parity.close(f"{case} logits", result.logits, given["pred_logits"])
+        heads = decoder(levels, wide, text)
+        masks = [torch.einsum("fnc,fchw->fnhw", head.mask_embed, wide) for head in heads]
+        parity.close(f"{case} logits", heads[-1].logits, given["pred_logits"])
         parity.close(f"{case} masks", masks[-1], given["pred_masks"])
         for i in range(meta["layers"]):
-            parity.close(f"{case} layer {i} logits", result.layers[i].logits, given[f"aux{i}/pred_logits"])
+            parity.close(f"{case} layer {i} logits", heads[i].logits, given[f"aux{i}/pred_logits"])
             parity.close(f"{case} layer {i} masks", masks[i], given[f"aux{i}/pred_masks"])
         kept = given["frame_queries"]
-        tokens = torch.stack([head.tokens for head in result.layers[-len(kept) :]])
+        tokens = torch.stack([head.tokens for head in heads[-len(kept) :]])
         parity.close(f"{case} tokens", tokens, kept)
 
 
@@ -421,7 +428,7 @@ def check_biattention(arrays: Arrays, info: dict[str, Any], parity: Parity) -> N
     fit(block, arrays, "vita_module.fusion_layers.0.", "decoder.layers.0.fusion.")
     for case in cases(arrays, "v"):
         given = case_of(arrays, case)
-        v, words = block(given["v"].transpose(0, 1), given["l"].transpose(0, 1), ~given["mask_l"])
+        v, words = block(given["v"].transpose(0, 1), given["l"].transpose(0, 1), ~given["mask_l"][:, None, None])
         parity.close(f"{case} v", v.transpose(0, 1), given["v_out"])
         parity.close(f"{case} l", words.transpose(0, 1), given["l_out"])
 
@@ -431,7 +438,8 @@ def check_biattention(arrays: Arrays, info: dict[str, Any], parity: Parity) -> N
 
 def check_resizer(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     meta = info["meta"]
-    resizer = FeatureResizer(meta["in_dim"], meta["out_dim"], eps=meta["layer_norm_eps"])
+    resizer = FeatureResizer(meta["in_dim"], meta["out_dim"])
+    assert resizer.layer_norm.eps == meta["layer_norm_eps"]
     fit(resizer, arrays, "resizer.", "language.resizer.")
     parity.close("out", resizer(torch.from_numpy(arrays["x"])), arrays["out"])
 
@@ -440,10 +448,8 @@ def check_text(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     """Ids, padding with 0, the cut at 40 tokens, both groups, "don't" included."""
     if not ROBERTA_BPE.exists():
         pytest.skip("RoBERTa's vocabulary is not beside this checkout")
-    release = LanguageConfig(
-        split="release", max_tokens=40, overlong="cut", pad_to_max=True, pad_token_id=0, normalise=False
-    )
-    tokenizer = TextTokenizer(release, load_tokenizer(ROBERTA_BPE))
+    language = LanguageConfig(split="release", max_tokens=40, normalise=False)
+    tokenizer = TextTokenizer(ModelConfig(language=language, release=RELEASE), load_tokenizer(ROBERTA_BPE))
     batch = tokenizer([item["expression"] for item in info["expressions"]])
     for theirs, ours in (
         ("lang_tokens", "input_ids"),

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dshmp.config import CueSource, MotionConfig, ReadoutConfig
+from dshmp.config import (
+    RELEASE,
+    CueSource,
+    FrameDecoderConfig,
+    LanguageConfig,
+    ModelConfig,
+    MotionConfig,
+    ReadoutConfig,
+    ReleaseConfig,
+)
 from dshmp.model import hmp
 from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception, merge
 from dshmp.model.motion_decoder import MotionDecoder, TrajectoryScore, VideoTokens
@@ -15,12 +24,10 @@ from dshmp.model.readout import ABSENT, TrajectoryReadout, readout_of
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
 C = 32
-RELEASE = MotionConfig(
+THEIRS = MotionConfig(
     blocks=2,
     merge="mean",
     matching="inverse",
-    window_shift="test",
-    padded_frames="seen",
     position=False,
     displacement=False,
     queries=5,
@@ -47,6 +54,24 @@ class Text:
     motion: Cues
 
 
+def whole(
+    config: MotionConfig, masks: str = "trajectories", cues: CueSource = "full", release: ReleaseConfig | None = None
+) -> ModelConfig:
+    return ModelConfig(
+        hidden_size=C,
+        language=LanguageConfig(cues=cues),
+        frame_decoder=FrameDecoderConfig(queries=6),
+        motion=config,
+        readout=ReadoutConfig(masks=masks),  # type: ignore[arg-type]
+        release=release or ReleaseConfig(),
+    )
+
+
+def count(frames: Tensor) -> Tensor:
+    """The positions 0, 1, 2 ... of frames (B, T)."""
+    return torch.arange(frames.shape[1], dtype=torch.float32).expand(frames.shape)
+
+
 class Motion(nn.Module):
     """Motion perception and motion decoder, as the whole model joins them."""
 
@@ -55,15 +80,15 @@ class Motion(nn.Module):
         config: MotionConfig,
         masks: str = "trajectories",
         cues: CueSource = "full",
-        objects: int = 6,
-        channels: int = C,
+        release: ReleaseConfig | None = None,
     ) -> None:
         super().__init__()
-        self.motion = MotionPerception(config, channels)
-        readout = ReadoutConfig(masks=masks)  # type: ignore[arg-type]
-        self.decoder = MotionDecoder(config, readout, cues, channels, objects)
+        config = whole(config, masks, cues, release)
+        self.motion = MotionPerception(config)
+        self.decoder = MotionDecoder(config)
 
     def forward(self, tokens: Tensor, frames: Tensor, text: Text, position: Tensor | None = None) -> VideoTokens:
+        position = count(frames) if position is None else position
         moved, weights = self.motion(tokens, frames, text.motion, position)
         result: VideoTokens = self.decoder(moved, frames, text, position, weights)
         return result
@@ -190,7 +215,7 @@ def test_displacement_follows_the_trajectory_to_the_slot_of_its_token(before: in
     lengths = [5, 3, 5]
     frames = torch.arange(5) < torch.tensor(lengths)[:, None]
     tokens[~frames] = 7.0  # what stands in padded frames does not count
-    moved = displacement(tokens, frames, align(tokens, frames), before, after)
+    moved = displacement(tokens, frames, align(tokens, frames), before, after, count(frames))
     steps = torch.zeros(3, 5)
     for b, length in enumerate(lengths):
         for t in range(length):
@@ -199,11 +224,10 @@ def test_displacement_follows_the_trajectory_to_the_slot_of_its_token(before: in
     torch.testing.assert_close(moved, wanted, atol=1e-5, rtol=0)
 
 
-def test_displacement_is_by_default_from_the_frame_before() -> None:
+def test_displacement_from_the_frame_before() -> None:
     tokens, _ = shuffled(length=5)
     frames, order = torch.ones(3, 5, dtype=torch.bool), align(tokens)
-    moved = displacement(tokens, frames, order)
-    assert torch.equal(moved, displacement(tokens, frames, order, 1, 0))
+    moved = displacement(tokens, frames, order, 1, 0, count(frames))
     assert not moved[:, 0].any()
     along = gather(tokens, order)
     assert torch.equal(gather(moved, order)[:, 1:], along[:, 1:] - along[:, :-1])
@@ -240,7 +264,7 @@ def test_displacement_of_regular_frames_is_not_scaled(stride: int) -> None:
     frames, order = torch.arange(9) < torch.tensor([[9], [4], [1]]), align(tokens)
     position = (torch.arange(9.0) * stride + torch.tensor([[0.0], [2.0], [1000.0]])) * frames
     for reach in ((1, 0), (2, 2)):
-        plain = displacement(tokens, frames, order, *reach)
+        plain = displacement(tokens, frames, order, *reach, count(frames))
         assert torch.equal(displacement(tokens, frames, order, *reach, position, stride), plain)
 
 
@@ -293,7 +317,7 @@ def test_a_window_of_padding_alone_is_finite() -> None:
 
 def test_more_stages_than_the_window_holds_are_refused() -> None:
     with pytest.raises(ValueError, match=r"motion\.stages = 4 needs motion\.window of at least 16"):
-        MotionPerception(replace(OURS, stages=4), C)
+        MotionPerception(whole(replace(OURS, stages=4)))
 
 
 # ------------------------------------------------------------------------------------- invariances
@@ -330,8 +354,8 @@ def test_padding_and_company_change_nothing(length: int, irregular: bool) -> Non
 
 
 def test_windows_in_small_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    for config in (OURS, RELEASE):
-        model = excited(Motion(config, masks="embedding")).eval()
+    for config, release in ((OURS, ReleaseConfig()), (THEIRS, RELEASE)):
+        model = excited(Motion(config, masks="embedding", release=release)).eval()
         with torch.no_grad():
             whole = model(*sample(2, 29))
             with monkeypatch.context() as patch:
@@ -341,12 +365,12 @@ def test_windows_in_small_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -
 
 def test_order_of_slots_does_not_matter_to_motion_perception() -> None:
     """Tokens in other slots come back in those slots: nothing but the matching knows about slots."""
-    module = excited(MotionPerception(OURS, C)).eval()
+    module = excited(MotionPerception(whole(OURS))).eval()
     tokens, frames, text = sample(2, 16)
     who = torch.rand(2, 16, 6).argsort(dim=-1)
     with torch.no_grad():
-        straight, weights = module(tokens, frames, text.motion)
-        mixed, mixed_weights = module(gather(tokens, who), frames, text.motion)
+        straight, weights = module(tokens, frames, text.motion, count(frames))
+        mixed, mixed_weights = module(gather(tokens, who), frames, text.motion, count(frames))
     torch.testing.assert_close(mixed, gather(straight, who), atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed_weights, weights.gather(2, who), atol=1e-5, rtol=0)
 
@@ -375,11 +399,9 @@ def test_arrow_of_time(length: int) -> None:
 def test_time_is_known_to_position_and_displacement(switch: dict[str, bool]) -> None:
     model = excited(Motion(replace(OURS, **switch))).eval()
     tokens, frames, text = sample(1, 9)
-    count = torch.arange(9.0)[None]
     with torch.no_grad():
-        plain = model(tokens, frames, text)
-        assert largest_change(plain, model(tokens, frames, text, count)) == 0
-        assert largest_change(plain, model(tokens, frames, text, count / 2)) > 1e-2
+        plain, faster = model(tokens, frames, text), model(tokens, frames, text, count(frames) / 2)
+    assert largest_change(plain, faster) > 1e-2
 
 
 SWITCHES: list[dict[str, Any]] = [
@@ -399,7 +421,9 @@ SWITCHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
 def test_every_switch_changes_the_result(switch: dict[str, Any]) -> None:
-    base, other = excited(Motion(OURS)).eval(), Motion(replace(OURS, **switch)).eval()
+    release = {key: switch[key] for key in ("window_shift", "padded_frames") if key in switch}
+    config = replace(OURS, **{key: value for key, value in switch.items() if key not in release})
+    base, other = excited(Motion(OURS)).eval(), Motion(config, release=ReleaseConfig(**release)).eval()
     known = base.state_dict()
     other.load_state_dict({name: known[name] for name in other.state_dict()})
     tokens, frames, text = sample(2, 23)
@@ -410,7 +434,7 @@ def test_every_switch_changes_the_result(switch: dict[str, Any]) -> None:
 
 
 def test_release_shifts_windows_in_use_only() -> None:
-    model = excited(Motion(replace(OURS, window_shift="test"))).eval()
+    model = excited(Motion(OURS, release=ReleaseConfig(window_shift="test"))).eval()
     with torch.no_grad():
         used = model(*sample(1, 16)).logits
         trained = model.train()(*sample(1, 16)).logits
@@ -464,7 +488,7 @@ def test_outputs_have_the_shapes_they_declare() -> None:
 
 
 def test_direct_cues_are_the_queries() -> None:
-    decoder = MotionDecoder(OURS, ReadoutConfig(), "direct", C, 6)
+    decoder = MotionDecoder(whole(OURS, cues="direct"))
     features = torch.randn(2, 3, C)
     mask = torch.tensor([[True, True, True], [True, True, False]])
     rows = decoder.queries(Cues(features, mask))

@@ -441,7 +441,7 @@ def test_no_parse_without_need(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_take_turns_at_the_configured_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mirroring and tokenising in the loader's threads."""
     parser, asked, inside = words.load_parser(), set(), []
-    config = tiny.config({"language.spacy_model": "another"}).language
+    config = tiny.config({"language.spacy_model": "another"})
     tokenizer = TextTokenizer(config, tiny.tokenizer().tokenizer)
 
     class Watched:

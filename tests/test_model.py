@@ -240,8 +240,8 @@ TABLE: list[tuple[str, Any, str | None]] = [  # switch, value, the parameters th
     ("motion.merge", "mean", None),
     ("motion.matching", "inverse", None),
     ("motion.matching", "none", None),
-    ("motion.window_shift", "test", None),
-    ("motion.padded_frames", "seen", None),
+    ("release.window_shift", "test", None),
+    ("release.padded_frames", "seen", None),
     ("motion.position", False, r"(motion|decoder)\.time_position\."),
     ("motion.displacement", False, r"motion\.displacement\."),
     ("motion.injection", 0.9, None),
@@ -253,8 +253,7 @@ SPLIT_APART = "the standing cat that is slowly moving left after jumping"
 
 @torch.no_grad()
 def answer(model: DsHmp) -> tuple[Tensor, Tensor]:
-    tokenizer = tiny.tokenizer()
-    tokenizer.config = model.config.language
+    tokenizer = TextTokenizer(model.config, tiny.tokenizer().tokenizer)
     text = model.language(tokenizer([SPLIT_APART]))
     state = model.encode(images(22), text)
     shuffled = torch.rand(22, 6, generator=torch.Generator().manual_seed(0)).argsort(dim=1)

@@ -36,7 +36,7 @@ def built(config: ModelConfig) -> DsHmp:
 
 
 def tokenizer(config: ModelConfig) -> TextTokenizer:
-    return TextTokenizer(config.language, train_tokenizer([text.lower() for text in tiny.SENTENCES], 290))
+    return TextTokenizer(config, train_tokenizer([text.lower() for text in tiny.SENTENCES], 290))
 
 
 def segmenter(switches: dict[str, Any] | None = None) -> Segmenter:
@@ -62,9 +62,9 @@ def scores(result: Result) -> np.ndarray:
     [
         ("language.split", "dependency"),
         ("motion.merge", "weighted"),
-        ("motion.window_shift", "always"),
-        ("motion.padded_frames", "masked"),
-        ("readout.score", "class"),
+        ("release.window_shift", "always"),
+        ("release.padded_frames", "masked"),
+        ("release.score", "class"),
         ("input.short_side", 33),
     ],
 )
@@ -116,7 +116,7 @@ def test_text_is_padded_with_the_start_token_and_cut_at_forty() -> None:
     assert cut.input_ids.shape == (2, 40)
     assert (cut.input_ids[1][~cut.mask[1]] == 0).all()
     assert cut.input_ids[0, -1] != 2, "a cut sentence has no end token"
-    ours = tokenizer(replace(config, language=tiny.config().language))
+    ours = tokenizer(tiny.config())
     assert (ours([SENTENCE, "a cat"]).input_ids[1][-3:] == 1).all()
     with pytest.raises(UserError, match="tokens"):
         ours([words])
@@ -126,7 +126,7 @@ def test_padding_as_the_release_does_leaves_the_words_as_they_are() -> None:
     config = release()
     model = built(config)
     batches = [
-        tokenizer(replace(config, language=replace(config.language, **change)))([SENTENCE])
+        tokenizer(replace(config, release=replace(config.release, **change)))([SENTENCE])
         for change in ({}, {"pad_to_max": False, "pad_token_id": None})
     ]
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_padding_as_the_release_does_leaves_the_words_as_they_are() -> None:
 def test_the_reported_score_is_the_mask_s_too() -> None:
     seg, frames = segmenter(), clip()
     result = seg(frames, SENTENCE, threshold=0.0)
-    plain = segmenter({"readout.score": "class"})(frames, SENTENCE, threshold=0.0)
+    plain = segmenter({"release.score": "class"})(frames, SENTENCE, threshold=0.0)
     config = seg.config
     with torch.no_grad():
         text = seg.model.language(seg.tokenizer([SENTENCE]))

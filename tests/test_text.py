@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dshmp.config import LanguageConfig
+from dshmp.config import LanguageConfig, ModelConfig, ReleaseConfig
 from dshmp.errors import UserError
 from dshmp.model.text import LanguageEncoder, TextFeatures, pretrained_encoder
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer, save_tokenizer, train_tokenizer
@@ -118,13 +118,14 @@ def bpe() -> Any:
     return train_tokenizer(TEXTS * 3, vocab_size=400)
 
 
-def config(**changes: Any) -> LanguageConfig:
-    return LanguageConfig(**{"encoder": TINY, "frozen": False, **changes})
+def config(release: ReleaseConfig | None = None, **changes: Any) -> ModelConfig:
+    language = LanguageConfig(**{"encoder": TINY, "frozen": False, **changes})
+    return ModelConfig(language=language, release=release or ReleaseConfig())
 
 
 def encoder(hidden_size: int = 16, **changes: Any) -> LanguageEncoder:
     torch.manual_seed(0)
-    return LanguageEncoder(config(**changes), hidden_size).eval()
+    return LanguageEncoder(config(**changes).language, hidden_size).eval()
 
 
 def said(words: list[Word], group: str) -> str:
@@ -161,9 +162,7 @@ def test_a_token_belongs_to_the_word_that_contains_all_of_it() -> None:
     words = [Word("do", 0, 2, "motion"), Word("n't", 2, 5, "static"), Word("turn", 6, 10, "motion")]
     #          <s>      turn's  halves            don (across)  't
     offsets = [(0, 0), (6, 8), (8, 10), (0, 3), (3, 5), (5, 7)]
-    static, motion = token_groups(words, offsets)
-    assert motion == (False, True, True, False, False, False)
-    assert static == (False, False, False, False, True, False)
+    assert token_groups(words, offsets) == [None, "motion", "motion", None, "static", None]
 
 
 def test_missing_parser_names_the_remedy() -> None:
@@ -220,7 +219,7 @@ def test_batch_is_padded_to_its_longest_expression(bpe: Any) -> None:
     assert (batch.input_ids[~batch.mask] == bpe.pad_token_id).all()
     assert not (batch.static & batch.motion).any()
     assert not ((batch.static | batch.motion) & ~batch.mask).any()
-    assert TextTokenizer(config(pad_to_max=True), bpe)(TEXTS).input_ids.shape == (5, 128)
+    assert TextTokenizer(config(ReleaseConfig(pad_to_max=True)), bpe)(TEXTS).input_ids.shape == (5, 128)
 
 
 def test_every_word_of_a_group_reaches_its_tokens(bpe: Any) -> None:
@@ -274,7 +273,7 @@ def test_overlong_expressions(bpe: Any) -> None:
     text = "the cat " * 40
     with pytest.raises(UserError, match=r"has \d+ tokens, the limit is 12"):
         TextTokenizer(config(max_tokens=12), bpe)([text])
-    batch = TextTokenizer(config(max_tokens=12, overlong="cut"), bpe)([text])
+    batch = TextTokenizer(config(ReleaseConfig(overlong="cut"), max_tokens=12), bpe)([text])
     assert batch.input_ids.shape == (1, 12)
     assert batch.input_ids[0, -1] != 2, "as in the release, a cut sentence has no </s>"
     assert batch.mask.all()
@@ -325,7 +324,7 @@ def test_kept_expressions_are_parsed_once_for_all_processes(
         lambda data: b"",
         lambda data: data[:-9],
         lambda data: data.replace(b"motion", b"static", 1),
-        lambda data: data.replace(b"true", b"\xfftru", 1),
+        lambda data: data.replace(b"null", b"\xffull", 1),
     ],
 )
 def test_damaged_parses_are_made_anew(damage: Any, bpe: Any, tmp_path: Path) -> None:
@@ -344,10 +343,11 @@ def test_parses_are_told_apart_by_what_they_depend_on(
     bpe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [*TEXTS, "The CAT"]
-    for changes in ({}, {"split": "paper"}, {"max_tokens": 100}, {"overlong": "cut"}, {"normalise": False}):
+    cut = {"release": ReleaseConfig(overlong="cut")}
+    for changes in ({}, {"split": "paper"}, {"max_tokens": 100}, cut, {"normalise": False}):
         TextTokenizer(config(**changes), bpe).keep(texts, tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
-    TextTokenizer(config(pad_to_max=True, pad_token_id=0), bpe).keep(texts, tmp_path)  # these come later
+    TextTokenizer(config(ReleaseConfig(pad_to_max=True, pad_token_id=0)), bpe).keep(texts, tmp_path)  # these come later
     assert len(list(tmp_path.iterdir())) == 5
     TextTokenizer(config(), bpe).keep(texts[:2], tmp_path)
     TextTokenizer(config(), train_tokenizer(["another"], 290)).keep(texts, tmp_path)
@@ -373,8 +373,8 @@ def test_parses_that_fail_leave_nothing(bpe: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("pad_token_id", [None, 0])
 @pytest.mark.parametrize("pad_to_max", [False, True])
 def test_padding_and_company_change_nothing(bpe: Any, pad_token_id: int | None, pad_to_max: bool) -> None:
-    changes: dict[str, Any] = {"pad_token_id": pad_token_id, "pad_to_max": pad_to_max}
-    tokenizer, model = TextTokenizer(config(**changes), bpe), encoder(**changes)
+    release = ReleaseConfig(pad_token_id=pad_token_id, pad_to_max=pad_to_max)
+    tokenizer, model = TextTokenizer(config(release), bpe), encoder()
     together = model(tokenizer(TEXTS))
     for row, text in enumerate(TEXTS):
         alone = model(TextTokenizer(config(), bpe)([text]))
@@ -388,7 +388,7 @@ def test_padding_and_company_change_nothing(bpe: Any, pad_token_id: int | None, 
 
 def test_padded_slots_of_the_release_have_positions(bpe: Any) -> None:
     """Id 0 is not RoBERTa's <pad> (1), so padded slots differ by their positions."""
-    release = encoder(pad_token_id=0)(TextTokenizer(config(pad_token_id=0), bpe)(TEXTS))
+    release = encoder()(TextTokenizer(config(ReleaseConfig(pad_token_id=0)), bpe)(TEXTS))
     usual = encoder()(TextTokenizer(config(), bpe)(TEXTS))
     padding = ~usual.mask[4]
     assert usual.words[4][padding].std(dim=0).max() < 1e-5
@@ -469,7 +469,6 @@ def test_the_released_names_are_kept() -> None:
         "resizer.layer_norm.bias",
     } <= names
     assert "encoder.pooler.dense.weight" in names
-    assert encoder(resizer_norm_eps=1e-7).resizer.layer_norm.eps == 1e-7
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:

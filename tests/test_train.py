@@ -743,5 +743,5 @@ def test_a_model_is_trained_on_at_the_first_try(
     assert train("steps=3") == 0
     assert load_card(out / "model" / "config.json").recipe["trained_steps"] == 3
     assert train("steps=2") == 2  # not shorter
-    assert train("steps=3", "model.motion.window_shift=test", "--out", "other") == 0
-    assert load_recipe(Path("other/recipe.yaml")).model.motion.window_shift == "test"
+    assert train("steps=3", "model.release.window_shift=test", "--out", "other") == 0
+    assert load_recipe(Path("other/recipe.yaml")).model.release.window_shift == "test"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import tiny
 from clips import picture
-from dshmp.config import BackboneConfig
+from dshmp.config import BackboneConfig, from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.interop import video_swin as interop
@@ -22,7 +22,7 @@ from dshmp.interop.video_swin import load_kinetics
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.frames import prepare_frames
 from dshmp.model.text import null_text
-from dshmp.model.video_swin import BLOCKED, Size, VideoSwinBlock, layout, relative_position
+from dshmp.model.video_swin import BLOCKED, Size, VideoSwinBlock, relative_position, window_groups
 from dshmp.predictor import Segmenter
 from dshmp.training.cache import perceive_clip
 from golden import FOLDER, load
@@ -219,7 +219,7 @@ def test_weights_of_image_swin_are_told(kinetics: dict[str, Tensor]) -> None:
 
 def dense(block: VideoSwinBlock, x: Tensor, size: Size) -> Tensor:
     """The attention of a block over all pairs of the padded and rolled clip, windows being a matter of masks."""
-    attention, shifted = block.attention, block.shifted
+    attention, shifted = block.attention, block.attention.shifted
     window = [min(w, s) for w, s in zip(attention.window, size, strict=True)]
     shift = [w // 2 if shifted and s > w else 0 for w, s in zip(attention.window, size, strict=True)]
     padding = [-s % w for w, s in zip(window, size, strict=True)]
@@ -251,8 +251,7 @@ def test_windows_equal_attention_over_all_pairs(size: Size, shifted: bool) -> No
     block = VideoSwinBlock(8, 2, (4, 3, 3), shifted, drop=0.0)
     nn.init.normal_(block.attention.position_bias)
     x = torch.randn(2, math.prod(size), 8)
-    places = layout(size, (4, 3, 3), shifted, x.device)
-    close(block.attention(x, places), dense(block, x, size))
+    close(block.attention(x, size), dense(block, x, size))
 
 
 def test_relative_positions() -> None:
@@ -264,12 +263,11 @@ def test_relative_positions() -> None:
 
 
 def test_only_a_clips_last_windows_carry_a_mask() -> None:
-    places = layout((16, 14, 21), (8, 7, 7), True, torch.device("cpu"))
-    counts = {mask is None: group.stop - group.start for group, mask in places.groups}
-    assert len(places.groups) == 8
-    assert counts[True] == 1 * 1 * 2  # of 2 x 2 x 3 windows, those not last along any axis
-    assert not places.padded
-    assert layout((16, 14, 21), (8, 7, 7), True, torch.device("cpu")) is places
+    groups = window_groups((16, 14, 21), (8, 7, 7), (4, 3, 3), torch.device("cpu"))
+    (unmasked,) = (numbers for numbers, mask in groups if mask is None)
+    assert len(groups) == 8
+    assert unmasked.tolist() == [0, 1]  # of 2 x 2 x 3 windows, those not last along any axis
+    assert window_groups((16, 14, 21), (8, 7, 7), (4, 3, 3), torch.device("cpu")) is groups
 
 
 # --- clips
@@ -333,8 +331,8 @@ def test_misuse_is_told() -> None:
     with pytest.raises(ValueError, match="needs words"):
         build(small())(pictures(5), None, None, 5)
     for name in ("clip", "temporal_window"):
-        with pytest.raises(ValueError, match="at least 1"):
-            build(small(**{name: 0}))
+        with pytest.raises(UserError, match="at least 1"):
+            from_dict(BackboneConfig, {name: 0})
     with pytest.raises(ValueError, match="8 channels cannot be shared by 3 heads"):
         build(small(num_heads=(3, 2, 2, 2)))
 
@@ -370,7 +368,7 @@ def test_gradients_reach_every_parameter(length: int) -> None:
 
 
 def test_training_after_inference_mode_shares_no_inference_tensors() -> None:
-    layout.cache_clear()
+    window_groups.cache_clear()
     relative_position.cache_clear()
     backbone = build(small())
     with torch.inference_mode():

@@ -88,7 +88,7 @@ def excite(module: DsHmp) -> DsHmp:
 
 
 def tokenizer(switches: Mapping[str, Any] | None = None) -> TextTokenizer:
-    return TextTokenizer(config(switches).language, train_tokenizer([text.lower() for text in SENTENCES], 290))
+    return TextTokenizer(config(switches), train_tokenizer([text.lower() for text in SENTENCES], 290))
 
 
 def recipe(task: str, data: Path, **more: Any) -> dict[str, Any]:

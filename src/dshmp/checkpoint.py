@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dshmp.card import HERE, Card, model_card
-from dshmp.config import ModelConfig, from_dict, to_dict
+from dshmp.config import ModelConfig, ReleaseConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, reason, regular, save_tensors
 from dshmp.hub import looks_local
@@ -29,7 +29,7 @@ CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokeni
 EXTRA_STATE = "release.safetensors"
 """What the authors' checkpoint holds beyond the model (`dshmp.interop.release`), where it was made of one."""
 FILES = (CONFIG, WEIGHTS, TOKENIZER, README, EXTRA_STATE)
-VERSION = 2
+VERSION = 3
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -120,7 +120,7 @@ def load_model(source: str | Path = "default", **hub: Any) -> tuple[DsHmp, TextT
     check_match(folder / WEIGHTS, state, shapes, "it belongs to another config")
     model = build_model(config, folder / CONFIG)
     model.load_state_dict(as_float32(folder / WEIGHTS, state))
-    tokenizer = TextTokenizer(config.language, load_tokenizer(folder / TOKENIZER))
+    tokenizer = TextTokenizer(config, load_tokenizer(folder / TOKENIZER))
     return model.eval(), tokenizer
 
 
@@ -194,20 +194,26 @@ def _load(path: Path) -> SavedConfig:
 
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:
-    """The card is new; of the model, what has been added since is as it was before there was a choice."""
-    added: dict[str, dict[str, Any]] = {
-        "backbone": {"temporal_window": None, "clip": 32},
-        "readout": {"score": "class"},
-        "input": {"autocast": "bfloat16", "exact": True},
-    }
+    """The card and Video-Swin are new."""
     model = values.get("model")
-    if isinstance(model, dict):  # what is no section is left to the strict reading
-        sections = {key: added[key] | value for key, value in model.items() if key in added and isinstance(value, dict)}
-        model = model | sections
+    if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
+        model = model | {"backbone": {"temporal_window": None, "clip": 32} | model["backbone"]}
     return {**values, "version": 2, "model": model, "card": to_dict(Card())}
 
 
-UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(values: dict[str, Any]) -> dict[str, Any]:
+    """What only equality with the authors' code needs has a section of its own; one epsilon, never changed, is gone."""
+    model: Any = values.get("model")
+    release = to_dict(ReleaseConfig())
+    for name, section in model.items() if isinstance(model, dict) else ():
+        if isinstance(section, dict):
+            release |= {key: section[key] for key in release if key in section}
+            kept = {key: value for key, value in section.items() if key not in (*release, "resizer_norm_eps")}
+            model = model | {name: kept}
+    return {**values, "version": 3, "model": model | {"release": release} if isinstance(model, dict) else model}
+
+
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """Version -> the content of a config.json of that version as the next version has it."""
 
 

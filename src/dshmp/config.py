@@ -1,9 +1,7 @@
 """Every number and switch of the model, as frozen dataclasses that load and dump strictly.
 
-The default sizes are the paper's (Swin-T, hidden 256), the default switches ours; what the authors' release does
-instead is named at each field. The switches of the paper's ablations: Table 1 *DS* = `language.cues`, *HMP* =
-`motion.stages` (0 is off), *CL* = the training recipe's `negatives`; Table 2a = `language.cues`; 2b =
-`motion.stages`; 2d = `motion.matching`.
+The default sizes are the paper's (Swin-T, hidden 256), the default switches ours. The ablations' switches: Table 1 *DS*
+and Table 2a `language.cues`, *HMP* and 2b `motion.stages` (0 is off), 2d `motion.matching`; *CL* is the recipe's.
 """
 
 import dataclasses
@@ -34,16 +32,9 @@ Factor = Annotated[float, Field(ge=0, le=2**24)]
 Positive = Annotated[float, Field(gt=0)]
 Divisor = Annotated[float, Field(ge=1e-6)]
 
-ROBERTA_BASE: dict[str, Any] = {
-    "vocab_size": 50265,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-    "layer_norm_eps": 1e-5,
-}
+ROBERTA_BASE: dict[str, Any] = {"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12}
+ROBERTA_BASE |= {"num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514}
+ROBERTA_BASE |= {"type_vocab_size": 1, "layer_norm_eps": 1e-5}
 
 
 def _few_layers(encoder: dict[str, Any]) -> dict[str, Any]:
@@ -57,27 +48,20 @@ def _few_layers(encoder: dict[str, Any]) -> dict[str, Any]:
 class LanguageConfig:
     """Section 3.1: sentence -> word features, sentence embedding, static and motion cues."""
 
-    encoder: Annotated[dict[str, Any], AfterValidator(_few_layers)] = field(default_factory=lambda: dict(ROBERTA_BASE))
+    encoder: Annotated[dict[str, Any], AfterValidator(_few_layers)] = field(default_factory=ROBERTA_BASE.copy)
     """Arguments of `transformers.RobertaConfig`."""
     frozen: bool = True
-    """The encoder keeps its weights (the release's choice); a model trained from scratch learns it."""
+    """The encoder keeps its weights; a model trained from scratch learns it."""
     split: CueSplit = "dependency"
-    """How words are told apart: by part of speech as in the paper or the release, or by dependency."""
+    """How words are told apart (`dshmp.model.words`)."""
     cues: CueSource = "full"
     """Table 2a: sentence only; words without the sentence row; rows used as queries directly; Eq. 1 and 2."""
     max_tokens: Size = 128
-    """Longest sentence in sub-word tokens, <s> and </s> included (release: 40)."""
-    overlong: Literal["error", "cut"] = "error"
-    """What happens to a longer sentence (release: cut)."""
-    pad_to_max: bool = False
-    """Pad every batch to `max_tokens` (release) instead of to its longest sentence."""
-    pad_token_id: Annotated[int, Field(ge=0, le=2**24)] | None = None
-    """Id of padded slots; None is the tokeniser's own (release: 0, which is <s>)."""
+    """Longest sentence in sub-word tokens, <s> and </s> included."""
     normalise: bool = True
-    """Lower-case and collapse white space first (the release does so in its loaders only)."""
+    """Lower-case and collapse white space first."""
     spacy_model: str = "en_core_web_sm"
     dropout: Share = 0.1
-    resizer_norm_eps: Factor = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +72,10 @@ class BackboneConfig:
     depths: tuple[Depth, ...] = (2, 2, 6, 2)
     num_heads: tuple[Size, ...] = (3, 6, 12, 24)
     window_size: Annotated[int, Field(ge=1, le=32)] = 7
-    """Tables of a window's pixels grow with this to the fourth power."""
     drop_path: Share = 0.3
     language_fusion: bool = True
     temporal_window: Size | None = None
-    """Frames in an attention window: None is Swin, image by image; 8 is Video-Swin, whose windows and shifts reach
-    over time (the paper's rows on Ref-YouTube-VOS, Ref-DAVIS17, A2D and JHMDB)."""
+    """Frames in an attention window: None is Swin, image by image; 8 is Video-Swin."""
     clip: Size = 32
     """Video-Swin reads a video in consecutive clips of this many frames, which bounds its memory."""
 
@@ -117,10 +99,10 @@ class FrameDecoderConfig:
     heads: Size = 8
     ffn: Size = 2048
     injection: Factor = 0.1
-    """Weight of the static cues in the query: q + injection * LN(q + MHA(q, F_s, F_s))."""
+    """Weight of the static cues in the query (Eq. 1)."""
     dropout: Share = 0.1
     language: bool = True
-    """Every layer reads the words (image-text fusion and a text cross-attention), as in the release."""
+    """Every layer reads the words: image-text fusion and a text cross-attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,19 +114,13 @@ class MotionConfig:
     stages: Annotated[int, Field(ge=0, le=16)] = 3
     """J of Eq. 4-6; 0 leaves temporal self-attention alone (Table 2b)."""
     merge: Literal["weighted", "mean"] = "weighted"
-    """Eq. 6: average weighted by each frame's w, or plain (release)."""
+    """Eq. 6: average weighted by each frame's w, or plain as in the release."""
     matching: Matching = "hungarian"
     """Eq. 3 aligned; `inverse` applies the inverse permutation as the release does; `none` is Table 2d."""
-    window_shift: Literal["always", "test"] = "always"
-    """Every second block shifts its windows, unless there is one only; `test` is the release's rule: never
-    in training, in use even where there is one window."""
-    padded_frames: Literal["masked", "seen"] = "masked"
-    """Frames that fill the last window take no part; in the release they are seen by matching and merging."""
     position: bool = True
-    """The arrow of time: a position in time for the tokens inside HMP and for the decoder's keys. Ours."""
+    """A position in time for the tokens inside HMP and for the decoder's keys. Ours."""
     displacement: bool = True
-    """What changes along its trajectory enters the first block with each token: its difference from the frame
-    before, and over half a window around it, scaled to regular frames where the clip's are not. Ours."""
+    """Each token enters the first block with its change along its trajectory. Ours."""
     queries: Size = 10
     """N_v."""
     decoder_layers: Depth = 3
@@ -153,10 +129,9 @@ class MotionConfig:
     injection: Factor = 0.1
     dropout: Share = 0.1
     fusion_scale: Factor = 1e-4
-    """Initial layer scale of the decoder's fusion of tokens and words (release); a model that learns from
-    scratch needs a larger one to learn in reasonable time."""
+    """Initial layer scale of the decoder's fusion of tokens and words; learning from scratch asks for a larger one."""
     contrast_size: Size = 256
-    """Width of the contrastive projection (and of the memory bank)."""
+    """Width of the contrastive projection, and of the memory bank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,14 +139,11 @@ class ReadoutConfig:
     """How video tokens become masks and answers."""
 
     masks: Literal["embedding", "trajectories"] = "trajectories"
-    """`embedding`: mask embedding . mask features, the paper's. `trajectories` (ours) lets each video token
-    point at one object token per frame and take that token's mask, so look-alikes can be told apart."""
+    """`embedding`: mask embedding . mask features, the paper's. `trajectories` (ours): each video token points at one
+    object token per frame and takes its mask, so look-alikes can be told apart."""
     targets: Literal["many", "single"] = "many"
     """Union of all video tokens whose score passes the threshold, or the best token."""
     threshold: Share = 0.5
-    score: Literal["class", "quality"] = "class"
-    """What is reported of an object: the probability that it is meant, or (release) that times the mean of its
-    mask's probabilities inside the mask. Which objects are meant is decided by the former alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,22 +152,52 @@ class InputConfig:
 
     short_side: Size = 360
     long_side: Size = 640
-    """The short side is resized to `short_side`, or less where the long side would exceed `long_side`
-    (release: 448, 1333)."""
+    """The short side is resized to `short_side`, or less where the long side would exceed `long_side`."""
     divisor: Size = 32
     """Padded with zeros, after normalisation, to a multiple of this."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[Divisor, Divisor, Divisor] = (58.395, 57.12, 57.37)
     motion_fps: Divisor | None = None
-    """Frames per second that motion perception was trained on; a faster video is read as interleaved
-    sequences of about this rate. None takes every frame as it comes (the release)."""
+    """Frames per second that motion perception was trained on; faster video is read as interleaved sequences of about
+    this rate. None takes every frame as it comes."""
     chunk: Size = 16
     """Frames that static perception takes at once; bounds memory, never changes a result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseConfig:
+    """What serves nothing but equality with the authors' code; the defaults are ours, `RELEASE` is theirs."""
+
+    overlong: Literal["error", "cut"] = "error"
+    """What becomes of a sentence of more than `language.max_tokens` tokens."""
+    pad_to_max: bool = False
+    """Pad every batch of sentences to `language.max_tokens` instead of to its longest."""
+    pad_token_id: Annotated[int, Field(ge=0, le=2**24)] | None = None
+    """Id of padded tokens; None is the tokeniser's own, 0 is <s>."""
+    window_shift: Literal["always", "test"] = "always"
+    """When every second block shifts its windows: where there are several; or never in training, else even where there
+    is one."""
+    padded_frames: Literal["masked", "seen"] = "masked"
+    """Frames that fill the last window take no part, or are seen by matching and merging."""
+    score: Literal["class", "quality"] = "class"
+    """What is reported of an object: the probability that it is meant, which alone decides, or that times the mean of
+    its mask's probabilities inside the mask."""
     autocast: Literal["bfloat16", "float16"] = "bfloat16"
-    """Precision on a GPU unless asked otherwise (release: float16)."""
+    """Precision on a GPU unless asked otherwise."""
     exact: bool = True
-    """Words and motion stay in float32 whatever the precision: cheap, and they decide who is meant. In the release
-    all but the pixel decoder is in half precision."""
+    """Words and motion stay in float32 whatever the precision: cheap, and they decide who is meant."""
+
+
+RELEASE = ReleaseConfig(
+    overlong="cut",
+    pad_to_max=True,
+    pad_token_id=0,
+    window_shift="test",
+    padded_frames="seen",
+    score="quality",
+    autocast="float16",
+    exact=False,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,23 +212,22 @@ class ModelConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     input: InputConfig = field(default_factory=InputConfig)
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)
 
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-_UNKNOWN = "unexpected_keyword_argument"
-"""pydantic's word for a key that is none."""
-_PLAIN = (
-    ("Input should", "must"),
-    ("Tuple should", "must"),
-    (" after validation", ""),
-    ("an object", "a mapping"),
-    ("greater than or equal to", "at least"),
-    ("less than or equal to", "at most"),
-    ("greater than", "above"),
-    ("less than", "below"),
-)
-"""pydantic's other words, and ours for them."""
+_UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for a key that is none
+_PLAIN = {  # its other words, and ours for them
+    "Input should": "must",
+    "Tuple should": "must",
+    " after validation": "",
+    "an object": "a mapping",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
 
 
 def from_dict(kind: type[T], values: object, where: str = "config", complete: bool = False) -> T:
@@ -236,7 +237,7 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
     """
     try:
         # as JSON: there a list may be a tuple and a mapping a dataclass, and still no text is a number
-        config: T = _reader(kind).validate_json(json.dumps(values, default=str))  # type: ignore[arg-type]
+        config: T = _adapter(kind).validate_json(json.dumps(values, default=str))  # type: ignore[arg-type]
     except ValidationError as caught:
         # an unknown key first: it may be the misspelt one of another that is missing
         error = min(caught.errors(include_url=False), key=lambda each: each["type"] != _UNKNOWN)
@@ -244,12 +245,20 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: {error}") from None
     if complete:
-        _check_complete(config, values, where)
+        given = dict(flat(typing.cast(dict[str, Any], values)))
+        if missing := [key for key, _ in flat(to_dict(config)) if key not in given]:
+            raise UserError(f"{where}.{missing[0]}: is missing")
     return config
 
 
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain containers (tuples become lists), ready for JSON or YAML."""
+    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")  # type: ignore[arg-type]
+    return plain
+
+
 @functools.cache
-def _reader(kind: type) -> TypeAdapter[Any]:
+def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(with_config(_STRICT)(kind))
 
 
@@ -259,12 +268,10 @@ def _line(kind: type, error: ErrorDetails, where: str) -> str:
     above, place = ".".join(path), ".".join([*path, key])
     if error["type"] == _UNKNOWN:
         return f"{above}: unknown key {key!r}; {nearest(key, _fields(kind, path[1:]))}"
-    if error["type"] == "missing":
-        return f"{place}: is missing"
-    if error["type"] == "value_error":
-        return f"{place}: {error['ctx']['error']}"
+    if error["type"] in ("missing", "value_error"):
+        return f"{place}: {error.get('ctx', {}).get('error', 'is missing')}"
     message = error["msg"]
-    for theirs, ours in _PLAIN:
+    for theirs, ours in _PLAIN.items():
         message = message.replace(theirs, ours)
     return f"{place}: {message}, found {reprlib.repr(error['input'])}"
 
@@ -281,25 +288,6 @@ def _fields(kind: Any, path: list[str]) -> list[str]:
         hint = typing.get_type_hints(kind).get(key)
         kind = next(filter(dataclasses.is_dataclass, (hint, *typing.get_args(hint))), kind)
     return [item.name for item in dataclasses.fields(kind)]
-
-
-def _check_complete(config: Any, values: Any, where: str) -> None:
-    for item in dataclasses.fields(config):
-        if item.name not in values:
-            raise UserError(f"{where}.{item.name}: is missing")
-        if dataclasses.is_dataclass(value := getattr(config, item.name)):
-            _check_complete(value, values[item.name], f"{where}.{item.name}")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain containers (tuples become lists), ready for JSON or YAML."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

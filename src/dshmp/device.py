@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from dshmp.config import InputConfig
+from dshmp.config import ReleaseConfig
 from dshmp.errors import UserError
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def exactly(config: InputConfig, device: torch.device) -> AbstractContextManager[None]:
+def exactly(config: ReleaseConfig, device: torch.device) -> AbstractContextManager[None]:
     """Float32 where the model asks for it (`exact`), whatever the precision of the rest."""
     return torch.autocast(device.type, enabled=False) if config.exact else nullcontext()
 

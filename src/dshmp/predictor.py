@@ -197,7 +197,7 @@ class Segmenter(ModelHubMixin):
         card: Card | None = None,
     ) -> None:
         self.device = find_device(device)
-        self.precision = _precision(precision, self.device, model.config.input.autocast)
+        self.precision = _precision(precision, self.device, model.config.release.autocast)
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.config = model.config
@@ -537,7 +537,7 @@ class Segmenter(ModelHubMixin):
             best=best,
             threshold=threshold,
             evidence=evidence,
-            quality=Quality(len(chosen)) if self.config.readout.score == "quality" else None,
+            quality=Quality(len(chosen)) if self.config.release.score == "quality" else None,
         )
 
     def _decode_masks(
@@ -606,7 +606,7 @@ class Segmenter(ModelHubMixin):
     @contextlib.contextmanager
     def _inference(self, exact: bool = False) -> Iterator[None]:
         """The chosen precision; float32 for what shall be `exact`, if the model's config says so."""
-        lower = self.precision != torch.float32 and not (exact and self.config.input.exact)
+        lower = self.precision != torch.float32 and not (exact and self.config.release.exact)
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=lower):
                 yield

@@ -420,7 +420,7 @@ def fitting(segmenter: Segmenter, text: str) -> str:
     def count(text: str) -> int:
         return len(tokenizer(text.lower() if config.normalise else text, verbose=False)["input_ids"])
 
-    if config.overlong == "error" and count(text) > config.max_tokens:
+    if segmenter.config.release.overlong == "error" and count(text) > config.max_tokens:
         offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
         last = config.max_tokens - 2  # the sentence's end is a token too
         while last and count(text) > config.max_tokens:

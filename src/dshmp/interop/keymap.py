@@ -179,18 +179,18 @@ encoder.layer.*.attention.self.{query,key,value}.@ =
 encoder.layer.*.{attention.output,output}.{dense,LayerNorm}.@ =
 encoder.layer.*.intermediate.dense.@ =
 """
-RELEASE = NameTable(_RELEASE.replace("DECODER LAYERS", _DECODER_LAYERS))
+NAMES = NameTable(_RELEASE.replace("DECODER LAYERS", _DECODER_LAYERS))
 """Every tensor of the release."""
 
 
 def from_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the release under our names; what has none is left out."""
-    return RELEASE.to_right(state)[0]
+    return NAMES.to_right(state)[0]
 
 
 def as_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse. ValueError for a parameter that the release has not."""
-    placed, rest = RELEASE.to_left(state)
+    placed, rest = NAMES.to_left(state)
     if rest:
         raise ValueError(f"the release has no parameter like {next(iter(rest))}")
     return placed

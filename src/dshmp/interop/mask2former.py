@@ -16,7 +16,7 @@ from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.hub import check_folder, looks_local
-from dshmp.interop.keymap import RELEASE, NameTable
+from dshmp.interop.keymap import NAMES, NameTable
 from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights, part
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.dshmp import DsHmp
@@ -87,7 +87,7 @@ def initialise(model: DsHmp, source: str | Path) -> tuple[LoadedPart, ...]:
     told = load_weights(model.perception, weights, kept_apart, source, advice)
     others = {key: value for key, value in model.state_dict().items() if not key.startswith("perception.")}
     told += [(part(key), "fresh", "no part of Mask2Former", value) for key, value in others.items()]
-    return grouped([*told, *left, *left_out(rest, RELEASE, "no counterpart here")])
+    return grouped([*told, *left, *left_out(rest, NAMES, "no counterpart here")])
 
 
 def _kept_apart(key: str, config: ModelConfig, layers: int) -> str | None:
@@ -111,7 +111,7 @@ def _weights(source: str | Path, config: ModelConfig) -> tuple[dict[str, Tensor]
     """Weights under the names of our static perception, and the others under their own."""
     path = Path(source)
     if path.is_file():
-        placed, rest = RELEASE.to_right({_modern(key): value for key, value in read_tensors(path).items()})
+        placed, rest = NAMES.to_right({_modern(key): value for key, value in read_tensors(path).items()})
         placed = {key.removeprefix("perception."): value for key, value in placed.items()}
     elif path.is_dir() or (not looks_local(source) and "/" in str(source)):
         placed, rest = _TRANSFORMERS.to_left(_read_transformers(str(path), config))

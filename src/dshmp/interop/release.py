@@ -28,10 +28,10 @@ from dshmp.checkpoint import (
     save_model,
     some,
 )
-from dshmp.config import ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
+from dshmp.config import RELEASE, ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_owned, destination, is_vacant, output_folder, owned_file, save_tensors
-from dshmp.interop.keymap import RELEASE, STAGES, as_release, from_release
+from dshmp.interop.keymap import NAMES, STAGES, as_release, from_release
 from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
@@ -70,11 +70,7 @@ def release_config(sizes: ModelConfig) -> ModelConfig:
             split="release",
             cues="full",
             max_tokens=40,
-            overlong="cut",
-            pad_to_max=True,
-            pad_token_id=0,
             normalise=True,
-            resizer_norm_eps=1e-12,
         ),
         backbone=replace(sizes.backbone, language_fusion=True, temporal_window=None),
         frame_decoder=replace(sizes.frame_decoder, injection=0.1, language=True),
@@ -84,13 +80,11 @@ def release_config(sizes: ModelConfig) -> ModelConfig:
             stages=STAGES,
             merge="mean",
             matching="inverse",
-            window_shift="test",
-            padded_frames="seen",
             position=False,
             displacement=False,
             injection=0.1,
         ),
-        readout=replace(sizes.readout, masks="embedding", targets="many", threshold=0.5, score="quality"),
+        readout=replace(sizes.readout, masks="embedding", targets="many", threshold=0.5),
         input=replace(
             sizes.input,
             short_side=448,
@@ -100,9 +94,8 @@ def release_config(sizes: ModelConfig) -> ModelConfig:
             std=(58.395, 57.12, 57.37),
             motion_fps=None,
             chunk=18,
-            autocast="float16",
-            exact=False,
         ),
+        release=RELEASE,
     )
 
 
@@ -231,7 +224,7 @@ def convert(
     told: list[Told] = [
         (part, "loaded", "", used[key]) for part, prefix in PARTS.items() for key in used if key.startswith(prefix)
     ]
-    rows = grouped([*told, *left_out(rest, RELEASE, "")])
+    rows = grouped([*told, *left_out(rest, NAMES, "")])
     return ConversionReport(config, rows, _assumptions(config, used, motion_heads))
 
 
@@ -247,7 +240,7 @@ def print_report(found: ConversionReport) -> None:
 def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without a prefix that all names share, as data-parallel training leaves; as it is if no name of the release
     comes out."""
-    own = {rule.left.partition(".")[0] for rule in RELEASE.rules}
+    own = {rule.left.partition(".")[0] for rule in NAMES.rules}
     bare = state
     while len(first := {key.partition(".")[0] for key in bare}) == 1 and not first <= own and "" not in first:
         bare = {key.partition(".")[2]: value for key, value in bare.items()}
@@ -255,7 +248,7 @@ def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _is_left_over(key: str) -> bool:
-    found = RELEASE.find(key, left=True)
+    found = NAMES.find(key, left=True)
     return found is not None and not found[0].right
 
 
@@ -267,7 +260,7 @@ def _tokenizer(source: str | Path, config: ModelConfig) -> TextTokenizer:
             f"the tokeniser {str(source)!r} has {size} tokens, but the checkpoint's text encoder {vocabulary}; name a "
             "folder with the vocab.json and merges.txt that it was trained with: --tokenizer FOLDER"
         )
-    return TextTokenizer(config.language, tokenizer)
+    return TextTokenizer(config, tokenizer)
 
 
 def _assumptions(config: ModelConfig, used: Mapping[str, Tensor], motion_heads: int | None) -> tuple[str, ...]:

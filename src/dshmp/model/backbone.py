@@ -1,21 +1,54 @@
-"""Language-fused backbone: Swin image by image or Video-Swin clip by clip, words entering after every stage."""
+"""Language-fused backbone: Swin image by image or Video-Swin clip by clip, words entering after every stage (LAVT)."""
 
 from functools import partial
-from typing import overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import SwinConfig
 from transformers.models.swin.modeling_swin import SwinDropPath, SwinEmbeddings, SwinEncoder
 
 from dshmp.config import BackboneConfig
-from dshmp.model.fusion import PixelWordAttention
-from dshmp.model.layers import drop_path
+from dshmp.model.layers import closed_gate, drop_path
 from dshmp.model.video_swin import VideoSwinStage, video_swin_stages
 
 
+def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalise each channel over a sample's positions (B, S, C); a single position becomes zero.
+
+    Half precision is lifted to float32, whose squares do not overflow.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = x - x.mean(dim=1, keepdim=True)
+    return centred * (centred.square().mean(dim=1, keepdim=True) + eps).rsqrt()
+
+
+class PixelWordAttention(nn.Module):
+    """Pixel-word attention module (PWAM) of LAVT, https://arxiv.org/abs/2112.02244, section 3.2.
+
+    Every pixel gathers the words it attends to (one head), which then gate the pixel's own projection:
+    GELU(W (GELU(W_vis x) * IN(W_out softmax(q k^T / sqrt(C)) v))), q = IN(W_q x), IN = instance norm.
+    """
+
+    def __init__(self, channels: int, text_size: int) -> None:
+        super().__init__()
+        self.vision = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(text_size, channels)
+        self.value = nn.Linear(text_size, channels)
+        self.gathered = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """x (F, S, C), words (F, L, C_text), mask (F, L) bool, True = real -> (F, S, C)."""
+        query, key, value = instance_norm(self.query(x)), self.key(words), self.value(words)
+        heads = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], mask[:, None, None])
+        gathered = instance_norm(self.gathered(heads[:, 0]))
+        return F.gelu(self.output(F.gelu(self.vision(x)) * gathered))
+
+
 class LanguageBackbone(nn.Module):
-    """A stage's output is LN(r), r = PWAM(x, words); x + gate(r) * r goes on to the next stage (LAVT).
+    """A stage's output is LN(r), r = PWAM(x, words); x + gate(r) * r goes on to the next stage.
 
     The stages are Swin's (transformers') or, with a `temporal_window`, Video-Swin's. Without `language_fusion` it is
     plain: r = x, no gate. Words are fused frame by frame in either.
@@ -40,8 +73,6 @@ class LanguageBackbone(nn.Module):
                     # transformers drops the attention branch only
                     block.mlp.register_forward_hook(partial(_drop_branch, block.drop_path.drop_prob))
         else:
-            if min(config.clip, config.temporal_window) < 1:
-                raise ValueError("backbone.clip and backbone.temporal_window count frames, so they are at least 1")
             self.clip = config.clip
             self.stages = video_swin_stages(config, config.temporal_window)
         self.channels = [config.embed_dim * 2**i for i in range(len(config.depths))]
@@ -49,24 +80,20 @@ class LanguageBackbone(nn.Module):
         self.language_fusion = config.language_fusion
         if self.language_fusion:
             self.fusions = nn.ModuleList(PixelWordAttention(size, text_size) for size in self.channels)
-            self.gates = nn.ModuleList(_gate(channels) for channels in self.channels[:-1])
+            self.gates = nn.ModuleList(closed_gate(channels) for channels in self.channels[:-1])
 
     def whole_clips(self, frames: int) -> int:
         """`frames` rounded up to whole clips: a video cut at multiples of this gives the same features as uncut."""
         return -(-frames // self.clip) * self.clip
 
     def forward(self, images: Tensor, words: Tensor | None, mask: Tensor | None, length: int) -> list[Tensor]:
-        """Features of every frame.
+        """One map (F, C_i, h_i, w_i) per stage, strides 4, 8, 16, 32 (sizes rounded up).
 
         Args:
             images: (F, 3, H, W), normalised; any size. Every `length` frames are one video.
-            words: (F, L, C_text) text features, or None without language fusion.
-            mask: (F, L) bool, True = real word.
+            words, mask: (F, L, C_text) and (F, L) bool, True = real word; None without language fusion.
             length: Video-Swin reads each video in clips of `config.clip` frames from its start, the last one
                 shorter; Swin reads every frame by itself, whatever the length.
-
-        Returns:
-            One map (F, C_i, h_i, w_i) per stage, strides 4, 8, 16, 32 (sizes rounded up).
         """
         if self.language_fusion and (words is None or mask is None):
             raise ValueError("a language-fused backbone needs words and their mask")
@@ -76,15 +103,14 @@ class LanguageBackbone(nn.Module):
         rest = length % clip
         if not rest:
             return self._read(images, words, mask, clip)
-        cut = length - rest
-        parts = [
-            self._read(_within(images, length, part), _within(words, length, part), _within(mask, length, part), size)
-            for part, size in ((slice(cut), clip), (slice(cut, length), rest))
+        frames = torch.arange(len(images), device=images.device).view(-1, length)
+        parts = [(frames[:, :-rest].flatten(), clip), (frames[:, -rest:].flatten(), rest)]
+        maps = [
+            self._read(images[part], None if words is None else words[part], None if mask is None else mask[part], size)
+            for part, size in parts
         ]
-        return [
-            torch.cat([a.unflatten(0, (-1, cut)), b.unflatten(0, (-1, rest))], dim=1).flatten(0, 1)
-            for a, b in zip(*parts, strict=True)
-        ]
+        order = torch.cat([part for part, _ in parts]).argsort()
+        return [torch.cat(levels)[order] for levels in zip(*maps, strict=True)]
 
     def _read(self, images: Tensor, words: Tensor | None, mask: Tensor | None, clip: int) -> list[Tensor]:
         """`forward` for clips of one length, `clip` frames each."""
@@ -97,8 +123,7 @@ class LanguageBackbone(nn.Module):
                 for block in stage.blocks:
                     x, _ = block(x, size, always_partition=True)
             fused = self.fusions[i](x, words, mask) if self.language_fusion else x
-            output = self.norms[i](fused).transpose(1, 2).unflatten(2, size)  # (F, h*w, C) -> (F, C, h, w)
-            outputs.append(output)
+            outputs.append(self.norms[i](fused).transpose(1, 2).unflatten(2, size))  # (F, h*w, C) -> (F, C, h, w)
             if stage.downsample is not None:
                 if self.language_fusion:
                     x = x + self.gates[i](fused) * fused
@@ -107,25 +132,5 @@ class LanguageBackbone(nn.Module):
         return outputs
 
 
-@overload
-def _within(x: Tensor, length: int, part: slice) -> Tensor: ...
-
-
-@overload
-def _within(x: None, length: int, part: slice) -> None: ...
-
-
-def _within(x: Tensor | None, length: int, part: slice) -> Tensor | None:
-    """Some frames of every video of `length` frames: (B*T, ...) -> (B, T, ...) -> (B*T', ...)."""
-    return None if x is None else x.unflatten(0, (-1, length))[:, part].flatten(0, 1)
-
-
 def _drop_branch(rate: float, branch: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     return drop_path(output, rate, branch.training)
-
-
-def _gate(channels: int) -> nn.Sequential:
-    """tanh(W2 relu(W1 r)), closed at first: W2 is zero (were W1 too, as in the release, it would stay so)."""
-    first, last = (nn.Linear(channels, channels, bias=False) for _ in range(2))
-    nn.init.zeros_(last.weight)
-    return nn.Sequential(first, nn.ReLU(), last, nn.Tanh())

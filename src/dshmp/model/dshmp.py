@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.config import ModelConfig
 from dshmp.model.frame_decoder import Perception, StaticPerception
@@ -20,10 +19,8 @@ class DsHmp(nn.Module):
 
     `encode` works image by image (with Video-Swin clip by clip), so the caller decides how many frames it takes at
     once; `decode_motion` needs the object tokens of the whole clip; `decode_masks` works on any slice of frames again.
-    Memory is bounded by that. Called as a function, the model does all three for clips that fit in memory.
-
-    `encode` is `encode_pixels`, then `encode_objects`: sentences share the former's features unless they read text.
-    Of these `decode_masks` needs one map, `mask_pixels`.
+    Memory is bounded by that. Called as a function, the model does all three for clips that fit in memory. `encode` is
+    `encode_pixels`, whose features sentences share unless they read text, then `encode_objects`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -31,14 +28,8 @@ class DsHmp(nn.Module):
         self.config = config
         self.language = LanguageEncoder(config.language, config.hidden_size)
         self.perception = StaticPerception(config)
-        self.motion = MotionPerception(config.motion, config.hidden_size)
-        self.decoder = MotionDecoder(
-            config.motion,
-            config.readout,
-            config.language.cues,
-            config.hidden_size,
-            config.frame_decoder.queries,
-        )
+        self.motion = MotionPerception(config)
+        self.decoder = MotionDecoder(config)
         self.readout = readout_of(self.decoder)
 
     def forward(
@@ -54,39 +45,22 @@ class DsHmp(nn.Module):
         Returns:
             For each clip its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4.
             Every frame counts as one step of time.
-
-        Raises:
-            ValueError: not as many sentences as clips, or none.
         """
         if not clips or len(clips) != len(text.mask):
             raise ValueError(f"{len(clips)} clips under {len(text.mask)} sentences: one each is needed, at least one")
         step = self.whole_clips(chunk or self.config.input.chunk)
-        seen = []
+        answers = []
         for index, images in enumerate(clips):
             alone = text.repeat(torch.tensor([index], device=images.device))
-            seen.append([self.encode(part, alone) for part in images.split(step)])
-        tokens = [torch.cat([part.tokens for part in parts]) for parts in seen]
-        if self.config.motion.padded_frames == "masked":
-            whole = pad_sequence(tokens, batch_first=True)  # B x (T_b, N, C) -> (B, T, N, C)
-            lengths = torch.tensor([len(each) for each in tokens], device=whole.device)
-            frames = torch.arange(whole.shape[1], device=whole.device) < lengths[:, None]
-            batch = self.decode_motion(whole, frames, text)
-            videos = [batch.clip(index, len(each)) for index, each in enumerate(tokens)]
-        else:  # the release's padded frames are seen, so a clip is not padded to another's length
-            rows = torch.arange(len(tokens), device=text.tokens.device).split(1)
-            videos = [
-                self.decode_motion(each[None], each.new_ones(1, len(each), dtype=torch.bool), text.repeat(row))
-                for each, row in zip(tokens, rows, strict=True)
+            seen = [self.encode(part, alone) for part in images.split(step)]
+            tokens = torch.cat([part.tokens for part in seen])[None]
+            video = self.decode_motion(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), alone)
+            masks = [
+                self.decode_masks(video, slice(start, start + step), self.mask_pixels(part), part.mask_embed)
+                for start, part in zip(range(0, len(images), step), seen, strict=True)
             ]
-        return [(video, self._all_masks(video, parts)) for video, parts in zip(videos, seen, strict=True)]
-
-    def _all_masks(self, video: VideoTokens, parts: Sequence[Perception]) -> Tensor:
-        masks, start = [], 0
-        for part in parts:
-            frames = slice(start, start + len(part.tokens))
-            masks.append(self.decode_masks(video, frames, self.mask_pixels(part), part.mask_embed))
-            start = frames.stop
-        return torch.cat(masks, dim=1)
+            answers.append((video, torch.cat(masks, dim=1)))
+        return answers
 
     @property
     def features_read_text(self) -> bool:
@@ -104,20 +78,14 @@ class DsHmp(nn.Module):
         Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
         computed once where the backbone does not use the sentence.
         """
-        images = images[None]
-        clip = torch.zeros(len(text.mask), dtype=torch.long, device=images.device)
-        return self.perceive_clips(images, clip, text)
+        return self.perceive_clips(images[None], _zeros(text.mask), text)
 
     def perceive_clips(self, images: Tensor, clip: Tensor, text: TextFeatures) -> Perception:
-        """Static perception of V clips (V, T, 3, H, W) under B sentences; clip (B,) long is each one's clip.
-
-        Returns the perception of B * T frames.
-        """
+        """Static perception of B * T frames: V clips (V, T, 3, H, W) under B sentences, of clips (B,) long."""
         clips, length = images.shape[:2]
-        sentence = torch.arange(len(clip), device=clip.device).repeat_interleave(length)
-        frames = torch.arange(clips * length, device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
-        frame_text = text.repeat(sentence)
         images = images.flatten(0, 1)
+        frames = torch.arange(len(images), device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
+        frame_text = text.repeat(torch.arange(len(clip), device=clip.device).repeat_interleave(length))
         if self.features_read_text:
             features = self.perception.features(images[frames], frame_text, length)
         else:
@@ -128,23 +96,18 @@ class DsHmp(nn.Module):
 
     def encode_pixels(self, images: Tensor, text: TextFeatures) -> PixelFeatures:
         """The first half of `encode`, for one sentence."""
-        return self.perception.features(images, _every_frame(text, len(images)), len(images))
+        return self.perception.features(images, text.repeat(_zeros(images)), len(images))
 
     def encode_objects(self, features: PixelFeatures, text: TextFeatures) -> Perception:
         """The second half of `encode`, for one sentence."""
-        return self.perception.objects(features, _every_frame(text, len(features.mask_features)))
+        return self.perception.objects(features, text.repeat(_zeros(features.mask_features)))
 
     def mask_pixels(self, seen: PixelFeatures | Perception) -> Tensor:
         """The one map (F, C, h, w) that `decode_masks` needs of F frames, before or after `encode_objects`."""
         return self.readout.pixels(seen)
 
     def decode_motion(
-        self,
-        tokens: Tensor,
-        frames: Tensor,
-        text: TextFeatures,
-        position: Tensor | None = None,
-        stride: int = 1,
+        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor | None = None, stride: int = 1
     ) -> VideoTokens:
         """Motion perception and motion decoder.
 
@@ -156,12 +119,8 @@ class DsHmp(nn.Module):
                 interleaved sequences, each at the right pace.
         """
         if position is None:
-            position = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
-            position = position.expand(tokens.shape[:2])
-        if stride == 1:
-            moved, weights = self.motion(tokens, frames, text.motion, position)
-        else:
-            moved, weights = self._interleaved(tokens, frames, text, position, stride)
+            position = torch.arange(float(tokens.shape[1]), device=tokens.device).expand(tokens.shape[:2])
+        moved, weights = self._interleaved(tokens, frames, text, position, stride)
         result: VideoTokens = self.decoder(moved, frames, text, position / stride, weights)
         return result
 
@@ -169,33 +128,27 @@ class DsHmp(nn.Module):
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, stride: int
     ) -> tuple[Tensor, Tensor]:
         """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
-        b, t = tokens.shape[:2]
-        pad = -t % stride
+        batch, length = tokens.shape[:2]
 
         def split(x: Tensor) -> Tensor:
-            filler = x.new_zeros(b, pad, *x.shape[2:])
-            x = torch.cat([x, filler], dim=1).unflatten(1, (-1, stride))  # (B, T, ...) -> (B, T/s, s, ...)
-            return x.transpose(1, 2).flatten(0, 1)  # (B, T/s, s, ...) -> (B*s, T/s, ...)
+            padded = torch.cat([x, x.new_zeros(batch, -length % stride, *x.shape[2:])], dim=1)
+            rows: Tensor = padded.unflatten(1, (-1, stride))
+            return rows.transpose(1, 2).flatten(0, 1)  # (B, T, ...) -> (B*s, T/s, ...)
 
         def join(x: Tensor) -> Tensor:
-            x = x.unflatten(0, (b, stride)).transpose(1, 2).flatten(1, 2)  # (B*s, T/s, ...) -> (B, T, ...)
-            return x[:, :t]
+            rows: Tensor = x.unflatten(0, (batch, stride))
+            return rows.transpose(1, 2).flatten(1, 2)[:, :length]  # (B*s, T/s, ...) -> (B, T, ...)
 
-        clip = torch.arange(b, device=tokens.device).repeat_interleave(stride)
-        cues = text.motion.repeat(clip)
+        cues = text.motion.repeat(torch.arange(batch, device=tokens.device).repeat_interleave(stride))
         moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
         return join(moved), join(weights)
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
-        """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`.
-
-        Args:
-            pixels: (F, C, h, w) of `mask_pixels`.
-            mask_embed: (F, N, C) of `encode`.
-        """
+        """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
+        `pixels` (F, C, h, w) are their `mask_pixels`, `mask_embed` (F, N, C) is of `encode`."""
         return self.readout.frame_masks(video, frames, pixels, mask_embed)
 
 
-def _every_frame(text: TextFeatures, frames: int) -> TextFeatures:
-    """One sentence, once for every frame."""
-    return text.repeat(torch.zeros(frames, dtype=torch.long, device=text.tokens.device))
+def _zeros(frames: Tensor) -> Tensor:
+    """The first sentence's index, once for every frame."""
+    return torch.zeros(len(frames), dtype=torch.long, device=frames.device)

@@ -1,7 +1,7 @@
 """Static perception (section 3.1): static queries (Eq. 1) become the object tokens of every frame."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dshmp.config import CueSource, FrameDecoderConfig, ModelConfig
 from dshmp.model.backbone import LanguageBackbone
-from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
+from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 from dshmp.model.pixel_decoder import PixelDecoder, PixelFeatures, sine_position
 
 if TYPE_CHECKING:
@@ -29,25 +29,18 @@ class Prediction(NamedTuple):
     """(F, N, C); mask logits are its inner products with the pixels of `mask_features`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrameTokens:
-    """Object tokens of F frames: the last head's prediction, and all of them."""
+@dataclass(frozen=True)
+class Perception:
+    """Static perception of F frames: the last head's prediction, all of them, and the features of every pixel."""
 
     tokens: Tensor
     logits: Tensor
     mask_embed: Tensor
     layers: list[Prediction]
     """Before the first layer and after each, so the last is this prediction; for deep supervision."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Perception(FrameTokens):
-    """Static perception of F frames."""
-
     mask_features: Tensor
-    """(F, C, h, w), stride 4, for the masks of a frame."""
     video_features: Tensor
-    """(F, C, h, w), stride 4, for the masks of the video."""
+    """Both (F, C, h, w), stride 4, as in `PixelFeatures`."""
 
 
 class FrameLayer(nn.Module):
@@ -58,34 +51,24 @@ class FrameLayer(nn.Module):
         heads, dropout = config.heads, config.dropout
         self.language = config.language
         self.cross_attention = CrossAttention(hidden, heads, dropout)
-        self.self_attention = SelfAttention(hidden, heads, dropout)
+        self.self_attention = CrossAttention(hidden, heads, dropout)
         self.feed_forward = FeedForward(hidden, config.ffn, dropout)
         if self.language:
-            self.fusion = BiAttention(hidden, hidden, config.ffn // 2, max(heads // 2, 1), dropout, dropout)
+            self.fusion = BiAttention(hidden, hidden, config.ffn // 2, max(heads // 2, 1), dropout)
             self.text_attention = CrossAttention(hidden, heads, dropout)
 
     def forward(
-        self,
-        queries: Tensor,
-        image: Tensor,
-        text: "TextFeatures",
-        *,
-        blocked: Tensor,
-        query_pos: Tensor,
-        image_pos: Tensor,
+        self, queries: Tensor, image: Tensor, text: "TextFeatures", mask: Tensor, query_pos: Tensor, image_pos: Tensor
     ) -> Tensor:
-        """queries (F, N, C), image (F, S, C), one sentence per frame, blocked (F, N, S) -> queries."""
+        """queries (F, N, C), image (F, S, C), one sentence per frame, mask (F, N, S) True inside -> queries."""
         tokens = text.tokens
         if self.language:
-            image, tokens = self.fusion(image, tokens, text.mask)
-        queries = self.cross_attention(
-            queries, image, attn_mask=blocked[:, None], query_pos=query_pos, memory_pos=image_pos
-        )
+            image, tokens = self.fusion(image, tokens, text.mask[:, None, None])
+        queries = self.cross_attention(queries, image, mask[:, None], query_pos=query_pos, memory_pos=image_pos)
         if self.language:
-            queries = self.text_attention(queries, tokens, memory_mask=text.mask)
-        queries = self.self_attention(queries, pos=query_pos)
-        output: Tensor = self.feed_forward(queries)
-        return output
+            queries = self.text_attention(queries, tokens, text.mask[:, None, None])
+        queries = self.self_attention(queries, queries, query_pos=query_pos, memory_pos=query_pos)
+        return cast(Tensor, self.feed_forward(queries))
 
 
 class FrameDecoder(nn.Module):
@@ -96,8 +79,7 @@ class FrameDecoder(nn.Module):
 
     def __init__(self, config: FrameDecoderConfig, hidden: int, cues: CueSource) -> None:
         super().__init__()
-        self.injection = config.injection
-        self.queries = config.queries
+        self.injection, self.queries = config.injection, config.queries
         self.direct = cues == "direct"
         if not self.direct:
             self.query_content = nn.Embedding(config.queries, hidden)
@@ -117,46 +99,28 @@ class FrameDecoder(nn.Module):
         if self.direct:
             return cycle_rows(cues.features, cues.mask, self.queries)
         queries = self.query_content.weight.expand(len(cues.features), -1, -1)
-        attended: Tensor = self.static_attention(queries, cues.features, memory_mask=cues.mask)
+        attended: Tensor = self.static_attention(queries, cues.features, cues.mask[:, None, None])
         return queries + self.injection * attended
 
-    def forward(self, levels: list[Tensor], mask_features: Tensor, text: "TextFeatures") -> FrameTokens:
-        """Object tokens of every frame.
-
-        Args:
-            levels: three maps (F, C, h_i, w_i), coarse to fine.
-            mask_features: (F, C, h, w).
-            text: one copy of the sentence per frame, F in all.
-        """
-        images = [
-            level.flatten(2).transpose(1, 2) + embed  # (F, C, h, w) -> (F, h*w, C)
-            for level, embed in zip(levels, self.level_embed.weight, strict=True)
-        ]
-        positions = [
-            sine_position(h, w, c, level.device, level.dtype).flatten(2).transpose(1, 2)
-            for level in levels
-            for c, h, w in [level.shape[1:]]
-        ]
-        # Where a query may look is decided by its mask at the level's size. Resizing is linear, so the
-        # features are resized, once, instead of the masks of every head.
-        small = [
-            F.interpolate(mask_features.detach(), level.shape[-2:], mode="bilinear").flatten(2) for level in levels
-        ]
+    def forward(self, levels: list[Tensor], mask_features: Tensor, text: "TextFeatures") -> list[Prediction]:
+        """Maps (F, C, h_i, w_i), coarse to fine, features (F, C, h, w), each frame's sentence -> all heads."""
+        images, positions, small = [], [], []
+        for level, embed in zip(levels, self.level_embed.weight, strict=True):
+            _, c, h, w = level.shape
+            images.append(level.flatten(2).transpose(1, 2) + embed)  # (F, C, h, w) -> (F, h*w, C)
+            positions.append(sine_position(h, w, c, level.device, level.dtype).flatten(2).transpose(1, 2))
+            # Where a query may look is decided by its mask at the level's size. Resizing is linear, so the
+            # features are resized, once, instead of the masks of every head.
+            small.append(F.interpolate(mask_features.detach(), (h, w), mode="bilinear").flatten(2))
         query_pos = self.query_position.weight
         queries = self.static_queries(text.static)
         predictions = [self.predict(queries)]
         for i, layer in enumerate(self.layers):
-            level = i % LEVELS
-            queries = layer(
-                queries,
-                images[level],
-                text,
-                blocked=outside(predictions[-1].mask_embed, small[level]),
-                query_pos=query_pos,
-                image_pos=positions[level],
-            )
+            scale = i % LEVELS
+            mask = inside(predictions[-1].mask_embed, small[scale])
+            queries = layer(queries, images[scale], text, mask, query_pos, positions[scale])
             predictions.append(self.predict(queries))
-        return FrameTokens(**predictions[-1]._asdict(), layers=predictions)
+        return predictions
 
     def predict(self, queries: Tensor) -> Prediction:
         """The prediction head: (F, N, C) -> tokens, class logits, mask embeddings."""
@@ -165,13 +129,10 @@ class FrameDecoder(nn.Module):
 
 
 @torch.no_grad()
-def outside(mask_embed: Tensor, features: Tensor) -> Tensor:
-    """Pixels outside a query's mask, where it may not look: (F, N, C), (F, C, S) -> bool (F, N, S).
-
-    A query whose mask is empty may look anywhere.
-    """
-    blocked = mask_embed @ features < 0
-    return blocked & ~blocked.all(dim=-1, keepdim=True)
+def inside(mask_embed: Tensor, features: Tensor) -> Tensor:
+    """Where a query may look: inside its mask, anywhere if that is empty; (F, N, C), (F, C, S) -> bool (F, N, S)."""
+    pixels = mask_embed @ features >= 0
+    return pixels | ~pixels.any(dim=-1, keepdim=True)
 
 
 class StaticPerception(nn.Module):
@@ -185,21 +146,16 @@ class StaticPerception(nn.Module):
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
     def features(self, images: Tensor, text: "TextFeatures | None", length: int = 1) -> PixelFeatures:
-        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F copies of a sentence (or F sentences).
-
-        Every `length` images are one video, which matters to Video-Swin only; by default each stands alone.
-        Without language fusion the backbone reads no text, and `text` may be None.
-        """
+        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F sentences or copies of one; without
+        language fusion also None. Every `length` images are one video, which matters to Video-Swin only."""
         words, mask = (None, None) if text is None else (text.words, text.mask)
-        maps = self.backbone(images, words, mask, length)
-        features: PixelFeatures = self.pixel_decoder(maps)
-        return features
+        return cast(PixelFeatures, self.pixel_decoder(self.backbone(images, words, mask, length)))
 
     def objects(self, features: PixelFeatures, text: "TextFeatures") -> Perception:
         """Frame decoder: the object tokens of F frames, under as many sentences."""
-        mask_features, video_features, levels = features
-        found: FrameTokens = self.frame_decoder(levels, mask_features, text)
-        return Perception(**vars(found), mask_features=mask_features, video_features=video_features)
+        layers: list[Prediction] = self.frame_decoder(features.levels, features.mask_features, text)
+        tokens, logits, mask_embed = layers[-1]
+        return Perception(tokens, logits, mask_embed, layers, features.mask_features, features.video_features)
 
     def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
         """Both, one after the other."""
@@ -208,11 +164,7 @@ class StaticPerception(nn.Module):
 
 @torch.no_grad()
 def disable_language(perception: StaticPerception) -> None:
-    """Make a fresh model language-agnostic, so that it can first learn to find objects.
-
-    Zeroes the last parameters on every path from the text; they still receive gradients, so language can be
-    learned later. A language-fused backbone and direct cues have no such state: their features *are* text.
-    """
+    """Make a fresh model language-agnostic, so that it can first learn to find objects, and language later."""
     if perception.backbone.language_fusion:
         raise ValueError("a language-fused backbone cannot do without the sentence: its outputs are gated by the words")
     if perception.frame_decoder.direct:
@@ -224,13 +176,12 @@ def disable_language(perception: StaticPerception) -> None:
 def uses_language(perception: StaticPerception) -> bool:
     """Whether any path from the sentence is open, that is, object tokens may depend on it."""
     decoder = perception.frame_decoder
-    if perception.backbone.language_fusion or decoder.direct:
-        return True
-    return any(bool(parameter.any()) for parameter in _text_gates(decoder))
+    always = perception.backbone.language_fusion or decoder.direct
+    return always or any(bool(parameter.any()) for parameter in _text_gates(decoder))
 
 
 def _text_gates(decoder: FrameDecoder) -> list[nn.Parameter]:
-    """The last parameters on every path from the text; at zero it is not heard."""
+    """The last parameters on every path from the text; at zero it is not heard, but they still receive gradients."""
     gates = list(decoder.static_attention.norm.parameters())
     for layer in decoder.modules():
         if isinstance(layer, FrameLayer) and layer.language:

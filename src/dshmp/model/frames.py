@@ -13,8 +13,7 @@ from dshmp.config import InputConfig
 
 
 def input_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
-    """(H, W) of a frame -> (h, w) it is resized to: the short side becomes `short_side`, less where the long side
-    would then exceed `long_side`; in two steps and with int(x + 0.5), so to the pixel as in the release."""
+    """(H, W) of a frame -> (h, w) it is resized to; in two steps and with int(x + 0.5), so as in the release."""
     scale = config.short_side / min(size)
     sides = [float(config.short_side) if side == min(size) else side * scale for side in size]
     if (longest := max(sides)) > config.long_side:
@@ -27,12 +26,7 @@ def prepare_frames(frames: Sequence[NDArray[np.uint8]], config: InputConfig) -> 
     """Frames of one size (H, W, 3) uint8 RGB -> (F, 3, h', w') float32: resized (PIL bilinear on uint8),
     normalised, then padded with zeros at the right and bottom to a multiple of `divisor`."""
     h, w = input_size(frames[0].shape[:2], config)
-    resized = [
-        frame
-        if frame.shape[:2] == (h, w)
-        else np.asarray(Image.fromarray(frame).resize((w, h), Image.Resampling.BILINEAR))
-        for frame in frames
-    ]
+    resized = [np.asarray(Image.fromarray(frame).resize((w, h), Image.Resampling.BILINEAR)) for frame in frames]
     images = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float()  # (F, h, w, 3) -> (F, 3, h, w)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
     pad = (0, -w % config.divisor, 0, -h % config.divisor)

@@ -10,42 +10,32 @@
 Every second block shifts the windows by W/2. Cost and memory are linear in the number of frames.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.config import MotionConfig
-from dshmp.model.layers import FeedForward, SelfAttention
+from dshmp.config import ModelConfig, MotionConfig
+from dshmp.model.layers import CrossAttention, FeedForward, closed_gate
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
 if TYPE_CHECKING:
     from dshmp.model.text import Cues
 
-TOKENS_AT_ONCE = 16384
-"""Windows are processed together up to this many tokens; bounds memory, never changes a result."""
-
+TOKENS_AT_ONCE = 16384  # windows are processed together up to this many; bounds memory, never changes a result
 EPS = 1e-8
 
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """How the T frames of a clip lie in n windows of W slots each.
+    """How the T frames of a clip lie in n windows of W slots each."""
 
-    Attributes:
-        slots: (B, n*W) long, the frame in each slot; None: slot s holds frame s.
-        back: (B, T) long, the slot of each frame; None likewise.
-        bias: (B, n, 1 or W, W), added to the self-attention scores of queries x keys, slots of a window;
-            None: nothing.
-        frames: (B, n, W) bool, slots that take part in trajectories and stages; None: all.
-    """
-
-    slots: Tensor | None = None
-    back: Tensor | None = None
-    bias: Tensor | None = None
-    frames: Tensor | None = None
+    slots: Tensor  # (B, n*W) long, the frame in each slot
+    back: Tensor  # (B, T) long, the slot of each frame
+    bias: Tensor | None = None  # (B, n, 1 or W, W), added to the self-attention scores of a window, queries x keys
+    frames: Tensor | None = None  # (B, n, W) bool, slots that take part in trajectories and stages; None: all
 
 
 def key_bias(real: Tensor) -> Tensor:
@@ -54,29 +44,19 @@ def key_bias(real: Tensor) -> Tensor:
     return torch.zeros(real.shape, device=real.device).masked_fill(hidden, float("-inf"))[:, :, None]
 
 
-def plain_layout(frames: Tensor, window: int, seen: bool) -> WindowLayout:
-    """Windows one after the other. frames (B, n*W); seen: padded frames take part behind self-attention."""
-    if bool(frames.all()):
-        return WindowLayout()
-    real = frames.unflatten(1, (-1, window))
-    return WindowLayout(bias=key_bias(real), frames=None if seen else real)
-
-
-def shifted_layout(frames: Tensor, window: int) -> WindowLayout:
-    """Windows W/2 earlier, the first and the last half empty, in clips that need more than one window.
-
-    frames (B, T) bool. Whether a clip is shifted depends on its own length, never on its batch.
-    """
+def window_layout(frames: Tensor, window: int, shift: int = 0) -> WindowLayout:
+    """Windows one after the other, or `shift` frames earlier in clips that need more than one: then the first and the
+    last are part empty. frames (B, T) bool; a clip is shifted by its own length, whatever its batch."""
     length = frames.shape[1]
     lengths = frames.sum(dim=1, keepdim=True)
-    offset = torch.where(lengths > window, window // 2, 0)  # (B, 1)
+    offset = torch.where(lengths > window, shift, 0)  # (B, 1)
     count = -(-int((lengths + offset).max()) // window)
     slots = torch.arange(count * window, device=frames.device) - offset
     inside = (slots >= 0) & (slots < length)
     slots = slots.clamp(0, length - 1)
     real = (inside & frames.gather(1, slots)).unflatten(1, (-1, window))
     back = (torch.arange(length, device=frames.device) + offset).clamp(max=count * window - 1)
-    return WindowLayout(slots, back, key_bias(real), real)
+    return WindowLayout(slots, back) if bool(real.all()) else WindowLayout(slots, back, key_bias(real), real)
 
 
 def rolled_layout(frames: Tensor, window: int, seen: bool) -> WindowLayout:
@@ -91,20 +71,17 @@ def rolled_layout(frames: Tensor, window: int, seen: bool) -> WindowLayout:
     slots = ((time - half) % length).expand(batch, length)
     back = ((time + half) % length).expand(batch, length)
     real = frames.gather(1, slots).unflatten(1, (-1, window))  # (B, n, W)
-    padded = ~real
-    blocked = padded[..., :, None].repeat(1, 1, 1, window)  # rows: queries
+    blocked = ~real[..., :, None].repeat(1, 1, 1, window)  # rows: queries
     for edge in {0, blocked.shape[1] - 1}:
-        blocked[:, edge] |= padded[:, edge, None, :]
+        blocked[:, edge] |= ~real[:, edge, None, :]
     blocked[:, 0, :half, half:] = True
     blocked[:, 0, half:, :half] = True
     bias = blocked * -1000.0
     return WindowLayout(slots, back, bias) if seen else WindowLayout(slots, back, bias + key_bias(real), real)
 
 
-def select_frames(x: Tensor, index: Tensor | None) -> Tensor:
-    """x (B, T, ...) at frames index (B, S) -> (B, S, ...); None: x itself."""
-    if index is None:
-        return x
+def select_frames(x: Tensor, index: Tensor) -> Tensor:
+    """x (B, T, ...) at frames index (B, S) -> (B, S, ...)."""
     rows: Tensor = index + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
     return x.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, *x.shape[2:])
 
@@ -117,27 +94,19 @@ class TimePosition(nn.Module):
         self.pairs = channels // 2
         self.linear = nn.Linear(2 * self.pairs, channels, bias=False)
 
-    def forward(self, frames: Tensor, position: Tensor | None) -> Tensor:
-        """Positions (B, T) in units of motion frames, or 0, 1, 2 ... of the frames (B, T) -> (B, T, C)."""
-        weight = self.linear.weight
-        if position is None:
-            position = torch.arange(frames.shape[1], device=frames.device).expand(frames.shape)
+    def forward(self, position: Tensor) -> Tensor:
+        """Positions (B, T) in units of motion frames -> (B, T, C)."""
         exponent = torch.arange(self.pairs, device=position.device) / self.pairs
         angle = position.float()[..., None] * 10000.0**-exponent
-        waves: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(weight.dtype))
+        waves: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.linear.weight.dtype))
         return waves
 
 
 def merge(x: Tensor, share: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Eq. 6: frames 2t and 2t+1 become one token, averaged by their share; an odd last frame is repeated.
 
-    Args:
-        x: (B, n, L, N, C).
-        share: (B, n, L, N, 1), non-negative; 0 where a frame takes no part.
-        real: (B, n, L) bool, or None for all real.
-
-    Returns:
-        (B, n, ceil(L/2), N, C), zero where neither frame takes part, and which of its frames are real.
+    x (B, n, L, N, C), share (B, n, L, N, 1), 0 where a frame takes no part, real (B, n, L) bool, None for all ->
+    (B, n, ceil(L/2), N, C), zero where neither frame takes part, and which of its frames are real.
     """
     if x.shape[2] % 2:
         x, share = (torch.cat([item, item[:, :, -1:]], dim=2) for item in (x, share))
@@ -148,11 +117,7 @@ def merge(x: Tensor, share: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor
 
 
 class HierarchicalCrossAttention(nn.Module):
-    """Motion cues read trajectories at J time scales (Eq. 4-7).
-
-    The gate's second layer starts at zero, so an untrained block passes its input on; with both layers at zero
-    no gradient would ever reach the stages.
-    """
+    """Motion cues read trajectories at J time scales (Eq. 4-7). An untrained block passes its input on."""
 
     def __init__(self, channels: int, stages: int, merging: Literal["weighted", "mean"] = "weighted") -> None:
         super().__init__()
@@ -162,25 +127,18 @@ class HierarchicalCrossAttention(nn.Module):
         self.value = nn.Linear(channels, channels)
         self.out = nn.ModuleList(nn.Linear(channels, channels) for _ in range(stages))
         self.norm = nn.ModuleList(nn.LayerNorm(channels) for _ in range(stages))
-        last = nn.Linear(channels, channels, bias=False)
-        nn.init.zeros_(last.weight)
-        self.gate = nn.Sequential(nn.Linear(channels, channels, bias=False), nn.ReLU(), last, nn.Tanh())
+        self.gate = closed_gate(channels)
 
     def forward(self, x: Tensor, cues: "Cues", real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weigh and merge the frames of every trajectory, inside each window.
+        """Weigh and merge the frames of every trajectory, inside each of n windows of W frames.
 
-        Args:
-            x: (B, n, W, N, C): n windows of W frames; token i of every frame of a window is of trajectory i.
-            cues: features (B, K, C) and mask (B, K) bool, True = real.
-            real: (B, n, W) bool, frames that take part; None for all.
-
-        Returns:
-            (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N).
+        x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and the frames that take part
+        (B, n, W) bool, None for all -> (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N).
         """
         keys = self.key(cues.features).transpose(1, 2) * x.shape[-1] ** -0.5  # (B, C, K)
         values = self.value(cues.features)
         state = self.query(x)
-        evidence: Tensor | None = None
+        weights = []
         for out, norm in zip(self.out, self.norm, strict=True):
             scores = (state.flatten(1, 3) @ keys).view(*state.shape[:4], -1)  # (B, n, L, N, K)
             if real is not None:  # a window of padding alone keeps finite scores; nothing reads its result
@@ -191,17 +149,15 @@ class HierarchicalCrossAttention(nn.Module):
             attention = scores.softmax(dim=2, dtype=torch.promote_types(scores.dtype, torch.float32))
             attention = attention * cues.mask[:, None, None, None, :]
             weight = attention.sum(dim=-1, keepdim=True)
-            evidence = weight if evidence is None else evidence
+            weights.append(weight)
             # Eq. 5, the linear map taken first: there are fewer words than tokens.
             read = (attention / (weight + EPS)).flatten(1, 3) @ (values @ out.weight.T) + out.bias
             state = norm(state + read.view(state.shape))
             share = weight + EPS if self.merging == "weighted" else torch.ones_like(weight)
             state, real = merge(state, share if real is None else share * real[..., None, None], real)
-        if evidence is None:
-            raise ValueError("hierarchical cross-attention needs at least one stage")
         state = self.gate(state) * state
         state = state.repeat_interleave(2 ** len(self.out), dim=2)[:, :, : x.shape[2]]
-        return x + state, evidence.squeeze(-1)  # Eq. 7
+        return x + state, weights[0].squeeze(-1)  # Eq. 7
 
 
 class HMPBlock(nn.Module):
@@ -210,31 +166,25 @@ class HMPBlock(nn.Module):
     def __init__(self, config: MotionConfig, channels: int) -> None:
         super().__init__()
         self.matching = config.matching
-        self.self_attention = SelfAttention(channels, config.heads)
-        self.cross_attention = (
-            HierarchicalCrossAttention(channels, config.stages, config.merge) if config.stages else None
-        )
+        self.self_attention = CrossAttention(channels, config.heads)
+        stages = config.stages
+        self.cross_attention = HierarchicalCrossAttention(channels, stages, config.merge) if stages else None
         self.feed_forward = FeedForward(channels, config.ffn)
 
     def forward(
-        self,
-        x: Tensor,
-        cues: "Cues",
-        bias: Tensor | None = None,
-        frames: Tensor | None = None,
+        self, x: Tensor, cues: "Cues", bias: Tensor | None = None, frames: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N).
 
         Without stages the weights are uniform. `bias` and `frames` are as in `WindowLayout`.
         """
         shape = x.shape
-        count = shape[3]
         if bias is not None:
-            bias = bias.flatten(0, 1)[:, None].to(x.dtype).repeat_interleave(count, -1)
+            bias = bias.flatten(0, 1)[:, None].to(x.dtype).repeat_interleave(shape[3], -1)
             if bias.shape[-2] > 1:  # (B, n, W, W) -> (B*n, 1, W*N, W*N)
-                bias = bias.repeat_interleave(count, -2)
+                bias = bias.repeat_interleave(shape[3], -2)
         x = x.flatten(0, 1).flatten(1, 2)  # (B, n, W, N, C) -> (B*n, W*N, C)
-        x = self.self_attention(x, attn_mask=bias).view(shape)
+        x = self.self_attention(x, x, bias).view(shape)
         weights = x.new_full(shape[:-1], 1 / shape[2])
         if self.cross_attention is not None:
             order = align(x.flatten(0, 1), None if frames is None else frames.flatten(0, 1), self.matching)
@@ -245,27 +195,25 @@ class HMPBlock(nn.Module):
 
 
 class MotionPerception(nn.Module):
-    """Object tokens of single frames -> motion-aware object tokens (the HMP part of section 3.2).
+    """Object tokens of single frames -> motion-aware object tokens (the HMP part of section 3.2)."""
 
-    Raises:
-        ValueError: the window is too small for the stages.
-    """
-
-    def __init__(self, config: MotionConfig, hidden: int) -> None:
+    def __init__(self, whole: ModelConfig) -> None:
         super().__init__()
+        config, hidden = whole.motion, whole.hidden_size
         if config.window < 2 or 2**config.stages > config.window:
             raise ValueError(
                 f"motion.stages = {config.stages} needs motion.window of at least {max(2, 2**config.stages)} "
                 f"frames, not {config.window}: enlarge the window or take fewer stages"
             )
         self.config = config
+        self.release = whole.release
         self.input_projection = nn.Linear(hidden, hidden)
         self.time_position = TimePosition(hidden) if config.position else None
         self.displacement = nn.Linear(2 * hidden, hidden, bias=False) if config.displacement else None
         self.blocks = nn.ModuleList(HMPBlock(config, hidden) for _ in range(config.blocks))
 
     def forward(
-        self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor | None = None, stride: int = 1
+        self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor, stride: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Let the motion cues read the clip.
 
@@ -273,13 +221,12 @@ class MotionPerception(nn.Module):
             tokens: (B, T, N, C) object tokens, frame by frame.
             frames: (B, T) bool, True = real; padding stands at the end.
             cues: motion cues, features (B, K, C) and mask (B, K) bool.
-            position: (B, T) place in time in frames of the video; None = 0, 1, 2 ...
+            position: (B, T) place in time in frames of the video.
             stride: frames of the video in a motion frame, the unit that motion perception counts time in.
 
         Returns:
-            Motion-aware tokens (B, T, N, C), in the order of the input, and frame weights (B, T, N),
-            the words' mass on each frame of a token's trajectory against the other frames of its window (w of
-            stage 1 in the last block; uniform without stages). Those of padded frames mean nothing.
+            Motion-aware tokens (B, T, N, C), and (B, T, N) the weight of each frame in a token's trajectory within its
+            window (w of stage 1 in the last block; uniform without stages). Those of padded frames mean nothing.
         """
         length = tokens.shape[1]
         window = self.config.window
@@ -291,25 +238,25 @@ class MotionPerception(nn.Module):
             far = displacement(tokens, frames, order, window // 4, window // 4, position, stride)
             x = x + self.displacement(torch.cat([near, far], dim=-1))
         if self.time_position is not None:
-            x = x + self.time_position(frames, None if position is None else position / stride)[:, :, None]
-        x = x.masked_fill(~frames[..., None, None], 0.0)
+            x = x + self.time_position(position / stride)[:, :, None]
         missing = -length % window
-        x = F.pad(x, (0, 0, 0, 0, 0, missing))
-        frames = F.pad(frames, (0, missing))
-        plain, shifted = self._layouts(frames)
+        x = F.pad(x.masked_fill(~frames[..., None, None], 0.0), (0, 0, 0, 0, 0, missing))
+        layouts = self._layouts(F.pad(frames, (0, missing)))
         weights = x.new_full(x.shape[:3], 1 / window)
         for index, block in enumerate(self.blocks):
-            x, weights = self._run(block, x, cues, shifted if index % 2 else plain)
+            x, weights = self._run(block, x, cues, layouts[index % 2])
         return x[:, :length], weights[:, :length]
 
     def _layouts(self, frames: Tensor) -> tuple[WindowLayout, WindowLayout]:
         """The windows of even and of odd blocks. frames (B, n*W)."""
-        seen = self.config.padded_frames == "seen"
         window = self.config.window
-        plain = plain_layout(frames, window, seen)
-        if self.config.window_shift == "test":
+        seen = self.release.padded_frames == "seen"
+        plain = window_layout(frames, window)
+        if seen:
+            plain = replace(plain, frames=None)
+        if self.release.window_shift == "test":
             return plain, plain if self.training else rolled_layout(frames, window, seen)
-        return plain, plain if frames.shape[1] <= window else shifted_layout(frames, window)
+        return plain, plain if frames.shape[1] <= window else window_layout(frames, window, window // 2)
 
     def _run(self, block: nn.Module, x: Tensor, cues: "Cues", layout: WindowLayout) -> tuple[Tensor, Tensor]:
         """One block on all windows of the clips, as many windows at once as memory allows: x (B, T, N, C)."""

@@ -1,55 +1,15 @@
 """Transformer layers shared by the frame decoder and the motion part: all post-norm, batch first.
 
-Masks come in two kinds, told apart by their names: `memory_mask` and `mask` (B, K) say which rows are
-**real** (True), `attn_mask` says which pairs are **blocked** (True, or an additive float). A query that may
-look at nothing receives zeros, never NaN.
+Masks are those of `F.scaled_dot_product_attention`, broadcastable to (B, heads, Q, K): bool, True where a query may
+look, or float, added to the scores. A query that may look at nothing receives zeros, never NaN.
 """
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    allowed: Tensor | None = None,
-    bias: Tensor | None = None,
-    dropout: float = 0.0,
-    need_weights: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Attention softmax(q k^T / sqrt(d)) v, in which a query without any allowed key gets zeros.
-
-    Args:
-        query: (B, H, Q, d); `key`, `value`: (B, H, K, d).
-        allowed: bool, broadcastable to (B, H, Q, K); True where the pair takes part.
-        bias: float, broadcastable to (B, H, Q, K); added to the scores.
-        need_weights: also return the weights (B, H, Q, K), before dropout.
-    """
-    some: Tensor | None = None
-    if allowed is not None:
-        some = allowed.any(dim=-1, keepdim=True)
-        allowed = allowed | ~some
-        if bias is not None:
-            bias, allowed = bias.masked_fill(~allowed, float("-inf")), None
-    mask = allowed if bias is None else bias
-    weights: Tensor | None = None
-    if need_weights:
-        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-        weights = scores.softmax(dim=-1)
-        output = F.dropout(weights, dropout) @ value
-    else:
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    if some is not None:
-        output = torch.where(some, output, 0.0)
-        weights = None if weights is None else torch.where(some, weights, 0.0)
-    return output, weights
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -79,43 +39,25 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        allowed: Tensor | None = None,
-        bias: Tensor | None = None,
-        need_weights: bool = False,
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, Q, C), (B, K, C), (B, K, C) -> (B, Q, C) and, if asked for, mean weights (B, Q, K)."""
-        weights = self.in_proj_weight.chunk(3)
-        biases = self.in_proj_bias.chunk(3)
-        q, k, v = (
-            split_heads(F.linear(x, w, b), self.heads)
-            for x, w, b in zip((query, key, value), weights, biases, strict=True)
-        )
+        """(B, Q, C), (B, K, C), (B, K, C) -> (B, Q, C) and, if asked for (mask bool), mean weights (B, Q, K)."""
+        projections = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        q, k, v = (split_heads(F.linear(x, weight, bias), self.heads) for x, weight, bias in projections)
         dropout = self.dropout if self.training else 0.0
-        output, scores = attend(q, k, v, allowed=allowed, bias=bias, dropout=dropout, need_weights=need_weights)
-        return self.out_proj(merge_heads(output)), None if scores is None else scores.mean(dim=1)
-
-
-def _allowed(real: Tensor | None, attn_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Real keys (B, K) and a blocked / additive mask -> (allowed, bias) as `attend` takes them."""
-    allowed = None if real is None else real[:, None, None, :]
-    if attn_mask is None:
-        return allowed, None
-    if attn_mask.dtype != torch.bool:
-        return allowed, attn_mask
-    return (~attn_mask if allowed is None else allowed & ~attn_mask), None
-
-
-def _plus(x: Tensor, position: Tensor | None) -> Tensor:
-    return x if position is None else x + position
+        if not need_weights:
+            output = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+            return self.out_proj(merge_heads(output)), None
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if mask is None:
+            weights = scores.softmax(dim=-1)
+        else:
+            weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).masked_fill(~mask, 0.0)
+        return self.out_proj(merge_heads(F.dropout(weights, dropout) @ v)), weights.mean(dim=1)
 
 
 class CrossAttention(nn.Module):
-    """LayerNorm(q + MultiHeadAttention(q, memory, value))."""
+    """LayerNorm(q + MultiHeadAttention(q, memory, memory)); self-attention where the queries are the memory."""
 
     def __init__(self, channels: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -127,69 +69,18 @@ class CrossAttention(nn.Module):
         self,
         query: Tensor,
         memory: Tensor,
+        mask: Tensor | None = None,
         *,
-        memory_mask: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        query_pos: Tensor | None = None,
-        memory_pos: Tensor | None = None,
-        value: Tensor | None = None,
+        query_pos: Tensor | float = 0.0,
+        memory_pos: Tensor | float = 0.0,
         need_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Let queries read a memory.
-
-        Args:
-            query: (B, Q, C).
-            memory: (B, K, C), the keys, and the values too unless `value` (B, K, C) is given.
-            memory_mask: (B, K) bool, True = real.
-            attn_mask: broadcastable to (B, heads, Q, K); bool, True = blocked, or float, added to the scores.
-            query_pos, memory_pos: added to the queries and to the keys (not to the values).
-            need_weights: also return the attention (B, Q, K), averaged over heads.
-
-        Returns:
-            (B, Q, C), or that and the weights.
+        """query (B, Q, C), memory (B, K, C) -> (B, Q, C) or, with `need_weights`, that and the attention (B, Q, K),
+        averaged over heads. Positions are added to queries and keys, not to values.
         """
-        allowed, bias = _allowed(memory_mask, attn_mask)
-        output, weights = self.attention(
-            _plus(query, query_pos),
-            _plus(memory, memory_pos),
-            memory if value is None else value,
-            allowed=allowed,
-            bias=bias,
-            need_weights=need_weights,
-        )
+        output, weights = self.attention(query + query_pos, memory + memory_pos, memory, mask, need_weights)
         output = self.norm(query + self.dropout(output))
         return output if weights is None else (output, weights)
-
-
-class SelfAttention(nn.Module):
-    """LayerNorm(x + MultiHeadAttention(x, x, x)), positions added to queries and keys only."""
-
-    def __init__(self, channels: int, heads: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.attention = Attention(channels, heads, dropout)
-        self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        mask: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        pos: Tensor | None = None,
-    ) -> Tensor:
-        """x (B, S, C) -> (B, S, C).
-
-        Args:
-            mask: (B, S) bool, True = real (may be looked at).
-            attn_mask: broadcastable to (B, heads, S, S); bool, True = blocked, or float, added to the scores.
-            pos: broadcastable to x.
-        """
-        allowed, bias = _allowed(mask, attn_mask)
-        placed = _plus(x, pos)
-        attended, _ = self.attention(placed, placed, x, allowed=allowed, bias=bias)
-        output: Tensor = self.norm(x + self.dropout(attended))
-        return output
 
 
 class FeedForward(nn.Module):
@@ -207,8 +98,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         inner = self.dropout(F.relu(self.linear1(x)))
-        output: Tensor = self.norm(x + self.dropout(self.linear2(inner)))
-        return output
+        return cast(Tensor, self.norm(x + self.dropout(self.linear2(inner))))
 
 
 class MLP(nn.Module):
@@ -234,6 +124,13 @@ def cycle_rows(rows: Tensor, mask: Tensor, count: int) -> Tensor:
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
 
 
+def closed_gate(channels: int) -> nn.Sequential:
+    """tanh(W2 relu(W1 x)), closed at first: W2 is zero (were W1 too, as in the release, it would stay so)."""
+    last = nn.Linear(channels, channels, bias=False)
+    nn.init.zeros_(last.weight)
+    return nn.Sequential(nn.Linear(channels, channels, bias=False), nn.ReLU(), last, nn.Tanh())
+
+
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth: drop whole samples of a branch with probability `rate`, scale up the rest."""
     if rate == 0.0 or not training:
@@ -243,29 +140,22 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class BiAttention(nn.Module):
-    """Image and words attend to each other through one matrix of scores.
+    """Image and words attend to each other.
 
-    v' = LN(v) + gamma_v * attention of v to l, and the same for l with v. The residual starts from the
-    **normalised** input, as in the release; the layer scales gamma start near zero. Scores are used as they
-    are: the release first subtracts their maximum over the whole batch, which a softmax does not see.
+    v' = LN(v) + gamma_v * attention of v to l, and the same for l with v. The residual starts from the **normalised**
+    input, as in the release; the layer scales gamma start near zero. Scores are used as they are: the release first
+    subtracts their maximum over the whole batch, which a softmax does not see. `dropout` is that of the attention's
+    weights and of whole samples of a branch.
     """
 
     def __init__(
-        self,
-        channels: int,
-        text_channels: int,
-        embed: int,
-        heads: int,
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        scale: float = 1e-4,
+        self, channels: int, text_channels: int, embed: int, heads: int, dropout: float = 0.0, scale: float = 1e-4
     ) -> None:
         super().__init__()
         if embed % heads:
             raise ValueError(f"{embed} channels cannot be shared by {heads} heads")
         self.heads = heads
         self.dropout = dropout
-        self.drop_path = drop_path
         self.norm_v = nn.LayerNorm(channels)
         self.norm_l = nn.LayerNorm(text_channels)
         self.proj_v = nn.Linear(channels, embed)
@@ -281,33 +171,15 @@ class BiAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self,
-        v: Tensor,
-        l: Tensor,  # noqa: E741
-        mask: Tensor,
-        real: Tensor | None = None,
+        self, image: Tensor, words: Tensor, word_mask: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """v (B, S, C) and l (B, L, C_text) -> both updated, same shapes.
-
-        mask (B, L) and real (B, S) bool, True = real word or image token; `real` None = all real.
-        """
-        v, words = self.norm_v(v), self.norm_l(l)
-        key_v, key_l, value_v, value_l = (
-            split_heads(linear(x), self.heads)
-            for linear, x in (
-                (self.proj_v, v),
-                (self.proj_l, words),
-                (self.value_v, v),
-                (self.value_l, words),
-            )
-        )
+        """image (B, S, C) and words (B, L, C_text) -> both updated; masks of the words and of the image."""
+        image, words = self.norm_v(image), self.norm_l(words)
+        inputs = ((self.proj_v, image), (self.proj_l, words), (self.value_v, image), (self.value_l, words))
+        key_v, key_l, value_v, value_l = (split_heads(linear(x), self.heads) for linear, x in inputs)
         dropout = self.dropout if self.training else 0.0
-        delta_v, _ = attend(key_v, key_l, value_l, allowed=mask[:, None, None, :], dropout=dropout)
-        allowed = None if real is None else real[:, None, None, :]
-        delta_l, _ = attend(key_l, key_v, value_v, allowed=allowed, dropout=dropout)
-        delta_v = self.gamma_v * self.out_v(merge_heads(delta_v))
-        delta_l = self.gamma_l * self.out_l(merge_heads(delta_l))
-        return (
-            v + drop_path(delta_v, self.drop_path, self.training),
-            words + drop_path(delta_l, self.drop_path, self.training),
-        )
+        from_words = F.scaled_dot_product_attention(key_v, key_l, value_l, word_mask, dropout)
+        from_image = F.scaled_dot_product_attention(key_l, key_v, value_v, mask, dropout)
+        delta_v = self.gamma_v * self.out_v(merge_heads(from_words))
+        delta_l = self.gamma_l * self.out_l(merge_heads(from_image))
+        return image + drop_path(delta_v, dropout, self.training), words + drop_path(delta_l, dropout, self.training)

@@ -5,14 +5,14 @@ the object token of every frame whose mask it takes (ours). `readout` makes mask
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from dshmp.config import CueSource, MotionConfig, ReadoutConfig
+from dshmp.config import CueSource, ModelConfig, MotionConfig
 from dshmp.model.hmp import TimePosition
-from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, SelfAttention, cycle_rows
+from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 
 if TYPE_CHECKING:
     from dshmp.model.text import Cues, TextFeatures
@@ -31,11 +31,9 @@ class VideoTokens:
         motion_tokens: (B, T, N, C), the motion-aware object tokens that all this was read from.
         frame_similarity: (B, T, N, C).
         frame_weights: (B, T, N) from motion perception: the words' mass on each frame of a trajectory.
-        mask_embed: (B, N_v, C), with the read-out `embedding`.
-        pointer: (B, N_v, T, N+1) logits over the object tokens of each frame, the last for "not visible",
-            with the read-out `trajectories`. Those of padded frames mean nothing.
-        track_logits: (B, T, N), with the read-out `trajectories`: is this token's object meant? Read from the
-            object tokens after the layer's fusion with the words.
+        mask_embed: (B, N_v, C); None with the read-out `trajectories`.
+        pointer: (B, N_v, T, N+1) logits over each frame's object tokens and "not visible"; None with `embedding`.
+        track_logits: (B, T, N), is this token's object meant? None with `embedding`.
         layers: the same after every layer in training, for deep supervision; outside it after the last only.
     """
 
@@ -51,24 +49,6 @@ class VideoTokens:
     pointer: Tensor | None
     track_logits: Tensor | None
     layers: tuple["VideoTokens", ...] = ()
-
-    def clip(self, index: int, length: int) -> "VideoTokens":
-        """Those of one clip of the batch (B = 1), without the frames that pad it."""
-        row, frames = slice(index, index + 1), slice(length)
-        return VideoTokens(
-            tokens=self.tokens[row],
-            logits=self.logits[row],
-            similarity=self.similarity[row],
-            contrast=self.contrast[row],
-            attention=self.attention[row, :, frames],
-            motion_tokens=self.motion_tokens[row, frames],
-            frame_similarity=self.frame_similarity[row, frames],
-            frame_weights=self.frame_weights[row, frames],
-            mask_embed=None if self.mask_embed is None else self.mask_embed[row],
-            pointer=None if self.pointer is None else self.pointer[row, :, frames],
-            track_logits=None if self.track_logits is None else self.track_logits[row, frames],
-            layers=tuple(layer.clip(index, length) for layer in self.layers),
-        )
 
 
 class MotionQueries(nn.Module):
@@ -91,7 +71,7 @@ class MotionQueries(nn.Module):
         if not self.learned:
             return cycle_rows(cues.features, cues.mask, self.count)
         query = self.content.weight.expand(len(cues.features), -1, -1)
-        read: Tensor = self.cross_attention(query, cues.features, memory_mask=cues.mask)
+        read: Tensor = self.cross_attention(query, cues.features, cues.mask[:, None, None])
         return query + self.injection * read
 
 
@@ -103,18 +83,13 @@ class MotionDecoderLayer(nn.Module):
 
     def __init__(self, config: MotionConfig, channels: int) -> None:
         super().__init__()
+        heads = config.heads
         self.fusion = BiAttention(
-            channels,
-            channels,
-            config.ffn // 2,
-            max(config.heads // 2, 1),
-            config.dropout,
-            config.dropout,
-            config.fusion_scale,
+            channels, channels, config.ffn // 2, max(heads // 2, 1), config.dropout, config.fusion_scale
         )
-        self.cross_attention = CrossAttention(channels, config.heads)
-        self.text_attention = CrossAttention(channels, config.heads)
-        self.self_attention = SelfAttention(channels, config.heads)
+        self.cross_attention = CrossAttention(channels, heads)
+        self.text_attention = CrossAttention(channels, heads)
+        self.self_attention = CrossAttention(channels, heads)
         self.feed_forward = FeedForward(channels, config.ffn)
 
     def forward(
@@ -123,26 +98,18 @@ class MotionDecoderLayer(nn.Module):
         query_pos: Tensor,
         memory: Tensor,
         memory_pos: Tensor,
-        real: Tensor | None,
+        mask: Tensor | None,
         words: Tensor,
         word_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One layer.
-
-        Args:
-            query, query_pos: (B, N_v, C).
-            memory, memory_pos: (B, S, C), S = T * N; real: (B, S) bool, or None for all real.
-            words: (B, L, C); word_mask: (B, L) bool.
-
-        Returns:
-            The updated query, memory and words, and the cross-attention (B, N_v, S).
-        """
-        memory, words = self.fusion(memory, words, word_mask, real)
+        """query (B, N_v, C), memory (B, S, C), S = T * N, words (B, L, C), bool masks of memory and words ->
+        the three updated, and the cross-attention (B, N_v, S)."""
+        memory, words = self.fusion(memory, words, word_mask, mask)
         query, attention = self.cross_attention(
-            query, memory, memory_mask=real, query_pos=query_pos, memory_pos=memory_pos, need_weights=True
+            query, memory, mask, query_pos=query_pos, memory_pos=memory_pos, need_weights=True
         )
-        query = self.text_attention(query, words, memory_mask=word_mask)
-        query = self.self_attention(query, pos=query_pos)
+        query = self.text_attention(query, words, word_mask)
+        query = self.self_attention(query, query, query_pos=query_pos, memory_pos=query_pos)
         return self.feed_forward(query), memory, words, attention
 
 
@@ -184,29 +151,18 @@ class TrajectoryScore(nn.Module):
 
     def forward(self, objects: Tensor, sentence: Tensor) -> Tensor:
         """Object tokens (B, T, N, C) and sentence embedding f_e (B, C) -> logits (B, T, N)."""
-        agreement = self.object(objects) * self.sentence(sentence)[:, None, None]
-        logits: Tensor = self.judge(agreement).squeeze(-1)
-        return logits
+        return cast(Tensor, self.judge(self.object(objects) * self.sentence(sentence)[:, None, None]).squeeze(-1))
 
 
 class MotionDecoder(nn.Module):
-    """Motion-aware object tokens and words -> video tokens with their read-outs.
+    """Motion-aware object tokens and words -> video tokens with their read-outs."""
 
-    Args:
-        config: section 3.2's numbers.
-        readout: which heads make masks.
-        source: Table 2a's variant of the cues.
-        hidden: C.
-        objects: N, the object tokens of a frame.
-    """
-
-    def __init__(
-        self, config: MotionConfig, readout: ReadoutConfig, source: CueSource, hidden: int, objects: int
-    ) -> None:
+    def __init__(self, whole: ModelConfig) -> None:
         super().__init__()
-        self.queries = MotionQueries(config, source, hidden)
+        config, hidden = whole.motion, whole.hidden_size
+        self.queries = MotionQueries(config, whole.language.cues, hidden)
         self.query_position = nn.Embedding(config.queries, hidden)
-        self.object_position = nn.Embedding(objects, hidden)
+        self.object_position = nn.Embedding(whole.frame_decoder.queries, hidden)
         self.time_position = TimePosition(hidden) if config.position else None
         self.layers = nn.ModuleList(MotionDecoderLayer(config, hidden) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(hidden)
@@ -214,52 +170,45 @@ class MotionDecoder(nn.Module):
         self.similarity = nn.Linear(hidden, hidden)
         self.frame_similarity = nn.Linear(hidden, hidden)
         self.contrast = MLP(hidden, hidden, config.contrast_size, 3)
-        points = readout.masks == "trajectories"
+        points = whole.readout.masks == "trajectories"
         self.mask_embed = None if points else MLP(hidden, hidden, hidden, 3)
         self.mask_features = None if points else nn.Conv2d(hidden, hidden, 1)
         self.pointer = Pointer(hidden) if points else None
         self.track = TrajectoryScore(hidden) if points else None
 
     def forward(
-        self,
-        tokens: Tensor,
-        frames: Tensor,
-        text: "TextFeatures",
-        position: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, tokens: Tensor, frames: Tensor, text: "TextFeatures", position: Tensor, weights: Tensor
     ) -> VideoTokens:
         """Gather the clip.
 
         Args:
             tokens: (B, T, N, C) motion-aware object tokens.
             frames: (B, T) bool, True = real; padding stands at the end.
-            text: word features `tokens` (B, L, C), `mask` (B, L) bool, `sentence` (B, C), and the motion cues `motion`.
-            position: (B, T) place in time in units of motion frames; None = 0, 1, 2 ...
-            weights: (B, T, N) frame weights of motion perception, handed on as evidence; None = equal.
-
-        Returns:
-            The video tokens of the last layer, with those of every layer in training.
+            text: B sentences, of which it reads the words, f_e and the motion cues.
+            position: (B, T) place in time in units of motion frames.
+            weights: (B, T, N) frame weights of motion perception, handed on as evidence.
         """
         batch, length, count, _ = tokens.shape
         place = self.object_position.weight.expand(batch, length, -1, -1)
         if self.time_position is not None:
-            place = place + self.time_position(frames, position)[:, :, None]
+            place = place + self.time_position(position)[:, :, None]
         memory, memory_pos = tokens.flatten(1, 2), place.flatten(1, 2)  # (B, T, N, C) -> (B, T*N, C)
-        real = None if bool(frames.all()) else frames.repeat_interleave(count, dim=1)
-        words = text.tokens
+        mask = None if bool(frames.all()) else frames.repeat_interleave(count, dim=1)[:, None, None]
+        words, word_mask = text.tokens, text.mask[:, None, None]
         query = self.queries(text.motion)
         query_pos = self.query_position.weight.expand(batch, -1, -1)
-        steps = []
-        for layer in self.layers:
-            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, real, words, text.mask)
-            steps.append((query, attention, memory.unflatten(1, (length, count))))
         frame_similarity = self.frame_similarity(tokens)
-        if weights is None:
-            weights = tokens.new_full(tokens.shape[:3], 1 / length)
-        readings = []
-        for query, attention, objects in steps if self.training else steps[-1:]:
+        readings: list[VideoTokens] = []
+        for number, layer in enumerate(self.layers, start=1):
+            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, mask, words, word_mask)
+            if not self.training and number < len(self.layers):
+                continue
             video = self.norm(query)
-            track_logits = None if self.track is None else self.track(objects, text.sentence)
+            pointer, track_logits = None, None
+            if self.pointer is not None and self.track is not None:
+                objects = memory.unflatten(1, (length, count))
+                track_logits = self.track(objects, text.sentence)
+                pointer = self.pointer(video, objects, track_logits)
             reading = VideoTokens(
                 tokens=video,
                 logits=self.class_embed(video),
@@ -270,7 +219,7 @@ class MotionDecoder(nn.Module):
                 frame_similarity=frame_similarity,
                 frame_weights=weights,
                 mask_embed=None if self.mask_embed is None else self.mask_embed(video),
-                pointer=None if self.pointer is None else self.pointer(video, objects, track_logits),
+                pointer=pointer,
                 track_logits=track_logits,
             )
             readings.append(reading)

@@ -82,14 +82,16 @@ class PixelDecoder(nn.Module):
         precise = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in features]
         with torch.autocast(features[0].device.type, enabled=False):
             output = self.decoder(precise)
-            video_features = output.mask_features
-            levels = list(output.multi_scale_features)
-            return PixelFeatures(self.mask_projection(video_features), video_features, levels)
+            mask_features = self.mask_projection(output.mask_features)
+            return PixelFeatures(mask_features, output.mask_features, list(output.multi_scale_features))
 
 
 @torch.no_grad()
 def _initialise(module: PixelDecoder) -> None:
-    """Start as Mask2Former does; transformers leaves the level embedding of a lone decoder undefined."""
+    """Start as Mask2Former does; transformers leaves the level embedding of a lone decoder undefined.
+
+    Sampling points: head h looks in direction 2 pi h / H, its p-th point p + 1 steps away, all points weighted alike.
+    """
     for parameter in module.parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter)
@@ -98,22 +100,12 @@ def _initialise(module: PixelDecoder) -> None:
         nn.init.zeros_(projection[0].bias)
     for part in module.modules():
         if isinstance(part, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
-            _point_outwards(part)
-
-
-def _point_outwards(attention: Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention) -> None:
-    """Head h looks in direction 2 pi h / H, its p-th point p + 1 steps away, all points weighted alike."""
-    angles = torch.arange(attention.n_heads) * (2 * math.pi / attention.n_heads)
-    direction = torch.stack([angles.cos(), angles.sin()], dim=-1)  # (H, 2)
-    direction = direction / direction.abs().amax(dim=-1, keepdim=True)
-    steps = torch.arange(1, attention.n_points + 1)
-    offsets = direction[:, None, None, :] * steps[:, None]  # (H, 1, P, 2)
-    attention.sampling_offsets.bias.copy_(offsets.expand(-1, attention.n_levels, -1, -1).flatten())
-    for zero in (
-        attention.sampling_offsets.weight,
-        attention.attention_weights.weight,
-        attention.attention_weights.bias,
-        attention.value_proj.bias,
-        attention.output_proj.bias,
-    ):
-        nn.init.zeros_(zero)
+            angles = torch.arange(part.n_heads) * (2 * math.pi / part.n_heads)
+            direction = torch.stack([angles.cos(), angles.sin()], dim=-1)  # (H, 2)
+            direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+            offsets = direction[:, None, None, :] * torch.arange(1, part.n_points + 1)[:, None]  # (H, 1, P, 2)
+            part.sampling_offsets.bias.copy_(offsets.expand(-1, part.n_levels, -1, -1).flatten())
+            for zero in (part.sampling_offsets.weight, *part.attention_weights.parameters()):
+                nn.init.zeros_(zero)
+            nn.init.zeros_(part.value_proj.bias)
+            nn.init.zeros_(part.output_proj.bias)

@@ -1,7 +1,6 @@
 """From video tokens to masks: by a mask embedding (the paper), or along the trajectory pointed at (ours)."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +13,6 @@ ABSENT = -10.0
 """Mask logit of a frame in which a video token points at no object."""
 
 
-class Readout(Protocol):
-    """How a model makes masks; the parameters are the motion decoder's."""
-
-    def pixels(self, seen: PixelFeatures | Perception) -> Tensor:
-        """As `DsHmp.mask_pixels`."""
-
-    def frame_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
-        """As `DsHmp.decode_masks`."""
-
-    def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor) -> Tensor:
-        """Mask logits (B, N_v, T, h, w) of B whole clips, to learn from; those of their object tokens are
-        object_masks (B, T, N, h, w), and video_features (B*T, C, h, w)."""
-
-
 @dataclass(frozen=True)
 class EmbeddingReadout:
     """The paper's: the product of a video token's mask embedding with the features of every frame."""
@@ -36,17 +21,18 @@ class EmbeddingReadout:
     """(F, C, h, w) video features -> mask features of the video."""
 
     def pixels(self, seen: PixelFeatures | Perception) -> Tensor:
+        """As `DsHmp.mask_pixels`."""
         return seen.video_features
 
     def frame_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
-        return self._masks(video, pixels)[0]
+        """As `DsHmp.decode_masks`."""
+        return self.clip_masks(video, pixels, pixels)[0]
 
     def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor) -> Tensor:
-        return self._masks(video, video_features)
-
-    def _masks(self, video: VideoTokens, features: Tensor) -> Tensor:
+        """Mask logits (B, N_v, T, h, w) of B whole clips, to learn from; those of their object tokens are
+        object_masks (B, T, N, h, w), and video_features (B*T, C, h, w)."""
         assert video.mask_embed is not None
-        features = self.project(features).unflatten(0, (len(video.mask_embed), -1))  # (B*T, ...) -> (B, T, ...)
+        features = self.project(video_features).unflatten(0, (len(video.mask_embed), -1))  # (B*T, ...) -> (B, T, ...)
         return torch.einsum("bqc,btchw->bqthw", video.mask_embed, features)
 
 
@@ -60,10 +46,9 @@ class TrajectoryReadout:
     def frame_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mixing masks is mixing their embeddings, which are smaller."""
         assert video.pointer is not None
-        share = video.pointer[:, :, frames].softmax(dim=-1)
-        mixed = torch.einsum("bqtn,btnc->bqtc", share[..., :-1], mask_embed[None])
-        missing = ABSENT * share[..., -1]
-        return torch.einsum("qfc,fchw->qfhw", mixed[0], pixels) + missing[0, ..., None, None]
+        share = video.pointer[0, :, frames].softmax(dim=-1)
+        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)
+        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
 
     def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor | None = None) -> Tensor:
         assert video.pointer is not None
@@ -72,8 +57,6 @@ class TrajectoryReadout:
         return masks + ABSENT * share[..., -1, None, None]
 
 
-def readout_of(decoder: MotionDecoder) -> Readout:
+def readout_of(decoder: MotionDecoder) -> EmbeddingReadout | TrajectoryReadout:
     """The read-out whose heads the decoder has."""
-    if decoder.mask_features is None:
-        return TrajectoryReadout()
-    return EmbeddingReadout(decoder.mask_features)
+    return TrajectoryReadout() if decoder.mask_features is None else EmbeddingReadout(decoder.mask_features)

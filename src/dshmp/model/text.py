@@ -1,12 +1,13 @@
 """Section 3.1, sentence -> word features F_w, sentence embedding f_e, static cues F_s and motion cues F_m."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
@@ -27,49 +28,37 @@ class Cues:
 
     def repeat(self, index: Tensor) -> Self:
         """The batch entries `index` (int64), as `Tensor.index_select`."""
-        return replace(self, features=self.features[index], mask=self.mask[index])
+        return type(self)(self.features[index], self.mask[index])
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What the rest of the model knows of the expressions.
-
-    Attributes:
-        words: (B, L, C_text), the encoder's own output, for the backbone's fusion.
-        tokens: (B, L, C), F_w.
-        mask: bool (B, L), True for tokens. `words` and `tokens` are not zero at padding.
-        sentence: (B, C), f_e.
-        static: F_s.
-        motion: F_m.
-    """
+    """What the rest of the model knows of the expressions."""
 
     words: Tensor
+    """(B, L, C_text), the encoder's own output, for the backbone's fusion."""
     tokens: Tensor
+    """F_w (B, L, C)."""
     mask: Tensor
+    """bool (B, L), True for tokens. `words` and `tokens` are not zero at padding."""
     sentence: Tensor
+    """f_e (B, C)."""
     static: Cues
     motion: Cues
 
     def repeat(self, index: Tensor) -> Self:
         """The batch entries `index` (int64), so that each frame can have its clip's text."""
-        return replace(
-            self,
-            words=self.words[index],
-            tokens=self.tokens[index],
-            mask=self.mask[index],
-            sentence=self.sentence[index],
-            static=self.static.repeat(index),
-            motion=self.motion.repeat(index),
-        )
+        words, tokens, mask, sentence = (x[index] for x in (self.words, self.tokens, self.mask, self.sentence))
+        return type(self)(words, tokens, mask, sentence, self.static.repeat(index), self.motion.repeat(index))
 
 
 class FeatureResizer(nn.Module):
     """Text width -> model width, for words and sentence alike: linear, LayerNorm, dropout."""
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.1, eps: float = 1e-12) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.fc = nn.Linear(in_channels, out_channels)
-        self.layer_norm = nn.LayerNorm(out_channels, eps=eps)
+        self.layer_norm = nn.LayerNorm(out_channels, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -78,12 +67,8 @@ class FeatureResizer(nn.Module):
 
 
 class LanguageEncoder(nn.Module):
-    """RoBERTa and the projection of its words and its pooled output to `hidden_size`.
-
-    Attributes:
-        encoder: `transformers.RobertaModel`; frozen (no gradient, no dropout) if the configuration says so.
-        resizer: `FeatureResizer`.
-    """
+    """RoBERTa (frozen, without gradient and dropout, if the configuration says so) and the projection of its words and
+    its pooled output to `hidden_size`."""
 
     def __init__(self, config: LanguageConfig, hidden_size: int) -> None:
         super().__init__()
@@ -91,9 +76,7 @@ class LanguageEncoder(nn.Module):
 
         self.config = config
         self.encoder = RobertaModel(RobertaConfig(**config.encoder), add_pooling_layer=True)
-        self.resizer = FeatureResizer(
-            self.encoder.config.hidden_size, hidden_size, config.dropout, config.resizer_norm_eps
-        )
+        self.resizer = FeatureResizer(self.encoder.config.hidden_size, hidden_size, config.dropout)
         if config.frozen:
             self.encoder.requires_grad_(False)
 
@@ -112,21 +95,11 @@ class LanguageEncoder(nn.Module):
             output = self.encoder(input_ids=batch.input_ids, attention_mask=batch.mask.long())
         words, pooled = output.last_hidden_state, output.pooler_output
         tokens, sentence = self.resizer(words), self.resizer(pooled)
-        return TextFeatures(
-            words=words,
-            tokens=tokens,
-            mask=batch.mask,
-            sentence=sentence,
-            static=self._cues(tokens, sentence, batch.static),
-            motion=self._cues(tokens, sentence, batch.motion),
-        )
+        static, motion = (self._cues(tokens, sentence, group) for group in (batch.static, batch.motion))
+        return TextFeatures(words, tokens, batch.mask, sentence, static, motion)
 
     def _cues(self, tokens: Tensor, sentence: Tensor, group: Tensor) -> Cues:
-        """Rows of Eq. 1 and 2: the words of a group, then f_e; which of the two, Table 2a's variant says.
-
-        Args:
-            tokens: (B, L, C). sentence: (B, C). group: bool (B, L).
-        """
+        """Rows of Eq. 1 and 2: the words of a group (B, L) bool, then f_e; Table 2a's variant says which."""
         if self.config.cues == "sentence":
             group = torch.zeros_like(group)
         # without f_e a group may have no word at all; f_e stands in for it
@@ -135,30 +108,22 @@ class LanguageEncoder(nn.Module):
         chosen = torch.cat([group, last], dim=1)  # (B, L+1)
         rows = torch.cat([tokens, sentence[:, None]], dim=1)  # (B, L+1, C)
         count = chosen.sum(dim=1)
-        # chosen rows first, in their order
-        order = (~chosen).long().argsort(dim=1, stable=True)[:, : int(count.max())]  # (B, K)
-        mask = torch.arange(order.shape[1], device=count.device) < count[:, None]  # (B, K)
-        features = rows.gather(1, order[:, :, None].expand(-1, -1, rows.shape[-1]))  # (B, K, C)
-        return Cues(features.masked_fill(~mask[:, :, None], 0.0), mask)
+        features = pad_sequence(rows[chosen].split(count.tolist()), batch_first=True)  # (B, K, C)
+        return Cues(features, torch.arange(features.shape[1], device=count.device) < count[:, None])
 
 
 def null_text(language: LanguageEncoder, count: int) -> TextFeatures:
     """Features of no sentence at all, `count` times: one row of zeros in place of words and of cues."""
     weight = language.resizer.fc.weight  # (C, C_text)
-    hidden, text_size = weight.shape
-    words = weight.new_zeros(count, 1, text_size)
-    tokens = weight.new_zeros(count, 1, hidden)
+    words, tokens = (weight.new_zeros(count, 1, size) for size in (weight.shape[1], weight.shape[0]))
     mask = torch.ones(count, 1, dtype=torch.bool, device=weight.device)
     cues = Cues(tokens, mask)
     return TextFeatures(words, tokens, mask, tokens[:, 0], cues, cues)
 
 
 def pretrained_encoder(source: str | Path) -> "RobertaModel":
-    """RoBERTa's published weights, from a local folder or a model id on the Hugging Face hub.
-
-    Raises:
-        UserError: they cannot be had.
-    """
+    """RoBERTa's published weights, from a local folder or a model id on the Hugging Face hub; UserError if they cannot
+    be had."""
     from transformers import RobertaModel
 
     here = looks_local(source)

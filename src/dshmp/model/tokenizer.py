@@ -4,129 +4,95 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from dshmp.config import LanguageConfig
+from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, regular
 from dshmp.hub import check_folder, looks_local
-from dshmp.model.words import RULES, Word, parse, parser_version, split_words, token_groups
+from dshmp.model.words import RULES, CueGroup, Word, parse, parser_version, split_words, token_groups
 from dshmp.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SPECIAL_TOKENS = {
-    "bos_token": "<s>",
-    "pad_token": "<pad>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "mask_token": "<mask>",
-    "cls_token": "<s>",
-    "sep_token": "</s>",
-}
+SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+SPECIAL_TOKENS |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
 
 _CACHE_SIZE = 65536  # expressions beside those that are kept
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Expressions as sub-word tokens, padded to one length L.
+    """Expressions as sub-word tokens, padded to one length L."""
 
-    Attributes:
-        input_ids: int64 (B, L).
-        mask: bool (B, L), True for tokens, <s> and </s> included, False for padding.
-        static: bool (B, L), tokens of static words.
-        motion: bool (B, L), tokens of motion words.
-    """
+    input_ids: Tensor  # int64 (B, L)
+    mask: Tensor  # bool (B, L), True for tokens, <s> and </s> included, False for padding
+    static: Tensor  # bool (B, L), tokens of static words
+    motion: Tensor  # bool (B, L), tokens of motion words
 
-    input_ids: Tensor
-    mask: Tensor
-    static: Tensor
-    motion: Tensor
-
-    def to(self, device: torch.device | str) -> Self:
-        return replace(self, **{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+    def to(self, device: torch.device | str) -> "TextBatch":
+        return TextBatch(*(tensor.to(device) for tensor in (self.input_ids, self.mask, self.static, self.motion)))
 
 
-@dataclass(frozen=True)
-class _Parsed:
-    """One expression: token ids and the groups of its tokens, cut to the limit, not padded."""
+class _Parsed(NamedTuple):
+    """One expression: token ids and the groups of its tokens, cut to the limit, not padded, and its words."""
 
-    ids: tuple[int, ...]
-    static: tuple[bool, ...]
-    motion: tuple[bool, ...]
-    words: tuple[Word, ...]
+    ids: list[int]
+    groups: list[CueGroup | None]
+    words: list[Word]
 
 
 class TextTokenizer:
-    """Expressions -> `TextBatch`. Each expression is parsed once; later calls take it from memory.
+    """Expressions -> `TextBatch`. Each expression is parsed once; later calls take it from memory."""
 
-    Attributes:
-        config: what becomes of an expression.
-        tokenizer: sub-word tokens.
-    """
-
-    def __init__(self, config: LanguageConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self.config = config.language
+        self.release = config.release
         self.tokenizer = tokenizer
         self._kept: dict[str, _Parsed] = {}
         self._cache: dict[str, _Parsed] = {}
         self._lock = threading.Lock()  # the tokeniser may not be used by two threads at once
 
     def __call__(self, expressions: Sequence[str]) -> TextBatch:
-        """Tokenise a batch.
-
-        Raises:
-            UserError: an expression is blank, or has more than `max_tokens` tokens while `overlong` is "error".
-            TypeError: one is no string.
-            ValueError: there is none, or a string stands for the list.
-        """
-        parsed = self._parse(expressions)
-        config = self.config
-        length = config.max_tokens if config.pad_to_max else max(len(item.ids) for item in parsed)
-        pad = self.tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
-        ids = torch.full((len(parsed), length), pad, dtype=torch.int64)
-        flags = torch.zeros(3, len(parsed), length, dtype=torch.bool)
-        for row, item in enumerate(parsed):
-            size = len(item.ids)
-            ids[row, :size] = torch.tensor(item.ids)
-            flags[:, row, :size] = torch.tensor([(True,) * size, item.static, item.motion])
-        return TextBatch(ids, *flags)
+        """Tokenise a batch; UserError where one is blank or, unless `overlong` is "cut", longer than `max_tokens`."""
+        parsed, release = self._parse(expressions), self.release
+        length = self.config.max_tokens if release.pad_to_max else max(len(item.ids) for item in parsed)
+        pad = self.tokenizer.pad_token_id if release.pad_token_id is None else release.pad_token_id
+        ids = torch.tensor([item.ids + [pad] * (length - len(item.ids)) for item in parsed])
+        mask = torch.arange(length) < torch.tensor([[len(item.ids)] for item in parsed])
+        groups = [item.groups + [None] * (length - len(item.ids)) for item in parsed]
+        static, motion = (torch.tensor([[g == name for g in row] for row in groups]) for name in ("static", "motion"))
+        return TextBatch(ids, mask, static, motion)
 
     def split(self, expression: str) -> list[Word]:
         """Words of one expression with their groups, for display; positions refer to the normalised text."""
         return list(self._parse([expression])[0].words)
 
     def keep(self, expressions: Iterable[str], folder: Path) -> None:
-        """Parse all of these now, or read what an earlier process made of them; none of them is parsed again.
-
-        The parses are a file in `folder`, whose name holds a digest of everything that they depend on.
-
-        Raises:
-            UserError: as for a call; the file cannot be written.
-        """
+        """Parse all of these now, and never again: the parses are a file in `folder`, for later processes too, named by
+        a digest of everything that they depend on."""
         texts = sorted({self._text(expression) for expression in expressions})
-        digest = hashlib.sha256(json.dumps([texts, self.identity()]).encode()).hexdigest()[:16]
-        path = folder / f"sentences-{digest}.json"
+        path = folder / f"sentences-{_digest([texts, self.identity()])[:16]}.json"
         with self._lock:
             found = _read_parses(path)
             if found is None:
                 found = list(track(self._parse_new(texts), "sentences", total=len(texts)))
-                _write_parses(path, found)
+                with atomic_write(path) as part:
+                    part.write_text(json.dumps([_digest(found), found]), encoding="utf-8")
             self._kept.update(zip(texts, found, strict=True))
 
     def identity(self) -> str:
         """A digest of everything beside the text that a parse depends on, the rules of the split among it."""
         config = self.config
-        settings = (RULES, config.split, config.max_tokens, config.overlong, parser_version(config.spacy_model))
+        settings = (RULES, config.split, config.max_tokens, self.release.overlong, parser_version(config.spacy_model))
         tokenizer = self.tokenizer.backend_tokenizer.to_str(), sorted(self.tokenizer.all_special_ids)
-        return hashlib.sha256(json.dumps([settings, tokenizer]).encode()).hexdigest()
+        return _digest([settings, tokenizer])
 
     def _parse(self, expressions: Sequence[str]) -> list[_Parsed]:
         if isinstance(expressions, str) or not expressions:
@@ -156,7 +122,7 @@ class TextTokenizer:
         documents = parse(texts, config.spacy_model)
         rows = zip(texts, documents, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for text, document, ids, offsets in rows:
-            if len(ids) > config.max_tokens and config.overlong == "error":
+            if len(ids) > config.max_tokens and self.release.overlong == "error":
                 raise UserError(
                     f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}; shorten it: {text[:60]!r}"
                 )
@@ -164,53 +130,36 @@ class TextTokenizer:
             # a special token that is spelt out in the text is no word either
             spans = [(0, 0) if i in special else _trim(text, *o) for i, o in zip(ids, offsets, strict=True)]
             cut = slice(config.max_tokens)
-            static, motion = token_groups(words, spans[cut])
-            yield _Parsed(tuple(ids[cut]), static, motion, tuple(words))
+            yield _Parsed(ids[cut], token_groups(words, spans[cut]), words)
 
 
-def _write_parses(path: Path, parses: Sequence[_Parsed]) -> None:
-    """A checksum, a line break, and the parses as JSON."""
-    rows = [(p.ids, p.static, p.motion, [(w.text, w.start, w.end, w.group) for w in p.words]) for p in parses]
-    body = json.dumps(rows, separators=(",", ":"))
-    with atomic_write(path) as part:
-        part.write_text(f"{_checksum(body)}\n{body}", encoding="utf-8")
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _read_parses(path: Path) -> list[_Parsed] | None:
-    """The parses that a file holds; None where there is none or it is damaged."""
+    """The parses that a file holds after their digest; None where there is none or it is damaged."""
     try:
         with open(path, encoding="utf-8", opener=regular) as file:
-            checksum, body = file.read().split("\n", 1)
+            digest, rows = json.load(file)
     except (OSError, ValueError):
         return None
-    if checksum != _checksum(body):
+    if digest != _digest(rows):
         return None
-    return [
-        _Parsed(tuple(ids), tuple(static), tuple(motion), tuple(Word(*word) for word in words))
-        for ids, static, motion, words in json.loads(body)
-    ]
-
-
-def _checksum(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
+    return [_Parsed(ids, groups, [Word(*word) for word in words]) for ids, groups, words in rows]
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     """The span without the blanks at its ends: byte-level tokens carry the blank before their word."""
-    piece = text[start:end]
-    start += len(piece) - len(piece.lstrip())
-    return start, max(start, end - (len(piece) - len(piece.rstrip())))
+    start = end - len(text[start:end].lstrip())
+    return start, start + len(text[start:end].strip())
 
 
 def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE tokeniser with RoBERTa's special tokens.
+    """A byte-level BPE tokeniser with RoBERTa's special tokens; UserError if it cannot be read.
 
-    Args:
-        source: a `tokenizer.json`, a folder (`tokenizer.json`, or `vocab.json` and `merges.txt`), or the id
-            of a model on the Hugging Face hub.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
+    `source` is a `tokenizer.json`, a folder (with that, or `vocab.json` and `merges.txt`), or the id of a model on the
+    Hugging Face hub.
     """
     from huggingface_hub import snapshot_download
     from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
@@ -238,8 +187,7 @@ def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
 def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> "PreTrainedTokenizerFast":
     """Byte-level BPE learnt from `texts`, with RoBERTa's special tokens at ids 0 (<s>) to 4 (<mask>).
 
-    Every text can be encoded, as all 256 bytes are in the vocabulary. The first word is encoded like any
-    other. `save_tokenizer` writes it to one file.
+    Every text can be encoded, as all 256 bytes are in the vocabulary. The first word is encoded like any other.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -251,12 +199,10 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> "PreTrained
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
+    tokenizer.train_from_iterator(texts, trainer)
     end, start = [(token, special.index(token)) for token in ("</s>", "<s>")]
     tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)

@@ -34,16 +34,17 @@ def align(tokens: Tensor, frames: Tensor | None = None, matching: Matching = "hu
         return identity
     directions = tokens.float()
     directions = directions / (directions.norm(dim=-1, keepdim=True) + 1e-6)
-    if matching == "inverse":
-        order = _inverse_chain(directions)
-    else:
-        similarity = directions[:, :-1] @ directions[:, 1:].transpose(-2, -1)  # (B, T-1, N, N)
-        cost = -similarity.nan_to_num(nan=0.0).flatten(0, 1)
-        step = _assign(cost.float().cpu().numpy()).reshape(batch, length - 1, count)
-        if frames is not None:
-            step = np.where((frames[:, :-1] & frames[:, 1:])[..., None].cpu().numpy(), step, np.arange(count))
-        order = _compose(step).to(tokens.device)
-    return order if frames is None else torch.where(frames[..., None], order, identity)
+    similarity = directions[:, :-1] @ directions[:, 1:].transpose(-2, -1)  # (B, T-1, N, N)
+    cost = -similarity.nan_to_num(nan=0.0).flatten(0, 1)
+    steps = _assign(cost.float().cpu().numpy()).reshape(batch, length - 1, count)
+    if frames is not None:
+        steps = np.where((frames[:, :-1] & frames[:, 1:])[..., None].cpu().numpy(), steps, np.arange(count))
+    orders = [np.broadcast_to(np.arange(count), (batch, count))]
+    for step in steps.swapaxes(0, 1):
+        order = np.take_along_axis(step, orders[-1], axis=-1)
+        orders.append(order.argsort(axis=-1) if matching == "inverse" else order)
+    chained = torch.from_numpy(np.stack(orders, axis=1)).to(tokens.device)
+    return chained if frames is None else torch.where(frames[..., None], chained, identity)
 
 
 def gather(tokens: Tensor, order: Tensor) -> Tensor:
@@ -59,13 +60,7 @@ def scatter(tokens: Tensor, order: Tensor) -> Tensor:
 
 
 def displacement(
-    tokens: Tensor,
-    frames: Tensor,
-    order: Tensor,
-    before: int = 1,
-    after: int = 0,
-    position: Tensor | None = None,
-    stride: int = 1,
+    tokens: Tensor, frames: Tensor, order: Tensor, before: int, after: int, position: Tensor, stride: int = 1
 ) -> Tensor:
     """How each token changes along its trajectory, from `before` frames ago to `after` frames on, at its own slot.
 
@@ -77,7 +72,7 @@ def displacement(
         frames: (B, T) bool, True = real.
         order: (B, T, N), from `align`.
         before, after: the two frames compared; at the clip's ends the first or last real frame stands in.
-        position: (B, T) place in time of each frame, in frames of the video, never falling; None: all are regular.
+        position: (B, T) place in time of each frame, in frames of the video, never falling.
         stride: frames of the video from one to the next of these.
 
     Returns:
@@ -89,11 +84,10 @@ def displacement(
     later, earlier = torch.minimum(place + after, last), (place - before).clamp(min=0).expand(frames.shape)
     rows = torch.arange(len(frames), device=frames.device)[:, None]
     step = along[rows, later] - along[rows, earlier]
-    if position is not None:
-        passed = position.gather(1, later) - position.gather(1, earlier)
-        # 0 where no time has passed: infinity would make the gradient NaN
-        factor = torch.where(passed > 0, (later - earlier) * stride / passed, 0.0)
-        step = step * factor[..., None, None].to(step.dtype)
+    passed = position.gather(1, later) - position.gather(1, earlier)
+    # 0 where no time has passed: infinity would make the gradient NaN
+    factor = torch.where(passed > 0, (later - earlier) * stride / passed, 0.0)
+    step = step * factor[..., None, None].to(step.dtype)
     return scatter(step.masked_fill(~frames[..., None, None], 0.0), order)
 
 
@@ -107,30 +101,3 @@ def _assign(cost: np.ndarray) -> np.ndarray:
     for index in np.flatnonzero(clash):
         columns[index] = linear_sum_assignment(cost[index])[1]
     return columns
-
-
-def _compose(step: np.ndarray) -> Tensor:
-    """Permutations between neighbouring frames (B, T-1, N) -> order of every frame (B, T, N)."""
-    first = np.broadcast_to(np.arange(step.shape[-1]), (len(step), 1, step.shape[-1]))
-    order = np.concatenate([first, step], axis=1)
-    reach = 1
-    while reach < order.shape[1]:  # order[:, t] leads from frame t - reach to frame t; each sweep doubles it
-        later = np.take_along_axis(order[:, reach:], order[:, :-reach], axis=-1)
-        order = np.concatenate([order[:, :reach], later], axis=1)
-        reach *= 2
-    return torch.from_numpy(order)
-
-
-def _inverse_chain(directions: Tensor) -> Tensor:
-    """The release's rule: the assignment of current tokens to the frame before, used as its inverse.
-
-    The result enters the next comparison, so frames follow one another. directions (B, T, N, C) -> (B, T, N).
-    """
-    reference = directions[:, 0]
-    orders = [torch.arange(reference.shape[1], device=reference.device).expand(reference.shape[:2])]
-    for current in directions[:, 1:].unbind(1):
-        cost = (1 - reference @ current.transpose(-2, -1)).nan_to_num(nan=0.0)
-        columns = _assign(cost.transpose(-2, -1).cpu().numpy())  # rows: current tokens, columns: reference
-        orders.append(torch.from_numpy(columns).to(reference.device))
-        reference = gather(current, orders[-1])
-    return torch.stack(orders, dim=1)

@@ -5,7 +5,6 @@ Swin's, frame by frame, and only the blocks differ.
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -16,77 +15,44 @@ from transformers.models.swin.modeling_swin import SwinPatchMerging
 from dshmp.config import BackboneConfig
 from dshmp.model.layers import drop_path
 
-Size = tuple[int, int, int]
+Size = tuple[int, ...]
 """Frames, rows, columns."""
 
 BLOCKED = -100.0
 """Added to the score of two tokens that only the shift has brought into one window (as in Swin)."""
 
 
-@dataclass(frozen=True)
-class ClipLayout:
-    """Where the S tokens of a clip lie in W windows of N places; a shared table, so never written to."""
+def partition(x: Tensor, window: Size) -> Tensor:
+    """(B, T, H, W, ...) -> (B, windows, N, ...): windows one after the other, N = t*h*w."""
+    for axis, width in enumerate(window):
+        x = x.unflatten(2 * axis + 1, (-1, width))
+    # (B, T/t, t, H/h, h, W/w, w, ...) -> (B, T/t, H/h, W/w, t, h, w, ...)
+    return x.movedim((1, 3, 5), (1, 2, 3)).flatten(4, 6).flatten(1, 3)
 
-    windows: int
-    token: Tensor
-    """(W*N,) long: the token in each place; S where the place is padding."""
-    place: Tensor
-    """(S,) long: the place of each token."""
-    padded: bool
-    groups: tuple[tuple[slice, Tensor | None], ...]
-    """Windows that share a mask (N, N), one after the other: only the last window of a shifted axis has one."""
+
+def join(x: Tensor, window: Size, size: Size) -> Tensor:
+    """The inverse of `partition`: (B, windows, N, C) -> (B, T, H, W, C)."""
+    x = x.unflatten(1, [s // w for s, w in zip(size, window, strict=True)]).unflatten(4, window)
+    return x.movedim((1, 2, 3), (1, 3, 5)).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
 @lru_cache(maxsize=32)
-def layout(size: Size, window: Size, shifted: bool, device: torch.device) -> ClipLayout:
-    """How a block's windows divide a clip.
+def window_groups(size: Size, window: Size, shift: Size, device: torch.device) -> list[tuple[Tensor, Tensor | None]]:
+    """The windows of a rolled clip by what is added to their scores: numbers of windows, and (N, N) or None.
 
-    Along an axis no longer than the window there is one window, of the axis's length, and no shift. Every other axis
-    is padded at its end to whole windows and then, in a shifted block, rolled back by half a window.
+    Only the last windows along a shifted axis hold tokens from both ends of the clip. Shared, so never written to.
     """
     with torch.inference_mode(False):
-        window = (min(size[0], window[0]), min(size[1], window[1]), min(size[2], window[2]))
-        shifts = [w // 2 if shifted and s > w else 0 for s, w in zip(size, window, strict=True)]
-        grid = torch.zeros((1,) * 6, dtype=torch.long)  # (windows and places along each axis) of the values below
-        token, real, kind, region = grid, grid == 0, grid, []
-        for axis, (s, w, shift) in enumerate(zip(size, window, shifts, strict=True)):
-            count = -(-s // w)
-            position = ((torch.arange(count * w) + shift) % (count * w)).view(_axes(axis, count, w))
-            token = token * s + position
-            real = real & (position < s)
-            last = (torch.arange(count) == count - 1) & (shift > 0)
-            kind = kind * 2 + last.long().view(_axes(axis, count, 1))
-            region.append((torch.arange(w) >= w - shift).view(_axes(axis, 1, w)))
-        tokens = math.prod(size)
-        kinds = kind.flatten()
-        order = kinds.argsort(stable=True)
-        token = token.where(real, tokens).flatten(0, 2).flatten(1)[order].flatten()  # (T', H', W', t, h, w) -> (W*N)
-        place = torch.empty(tokens + 1, dtype=torch.long)
-        place[token] = torch.arange(len(token))
+        region = torch.zeros(size, dtype=torch.long)
+        for axis, (length, step) in enumerate(zip(size, shift, strict=True)):
+            wrapped = torch.arange(length) >= length - step
+            region = 2 * region + wrapped.view([-1 if each == axis else 1 for each in range(3)])
+        kinds, kind = partition(region[None], window)[0].unique(dim=0, return_inverse=True)
         groups = []
-        start = 0
-        for which, count in enumerate(kinds.bincount().tolist()):
-            crossed = [flag for axis, flag in enumerate(region) if which >> (2 - axis) & 1]
-            if count:
-                groups.append((slice(start, start + count), _mask(crossed, window).to(device) if crossed else None))
-            start += count
-        return ClipLayout(start, token.to(device), place[:-1].to(device), not bool(real.all()), tuple(groups))
-
-
-def _axes(axis: int, count: int, width: int) -> list[int]:
-    """The view of a vector along one axis: its windows stand in dimension `axis`, their places in `axis` + 3."""
-    shape = [1] * 6
-    shape[axis], shape[axis + 3] = count, width
-    return shape
-
-
-def _mask(crossed: list[Tensor], window: Size) -> Tensor:
-    """(N, N): what is added to the scores of a window in which the regions' borders run along some axes."""
-    blocked = torch.zeros(math.prod(window), math.prod(window), dtype=torch.bool)
-    for flag in crossed:
-        side = flag.expand(1, 1, 1, *window).flatten()
-        blocked |= side[:, None] != side
-    return torch.zeros(blocked.shape).masked_fill(blocked, BLOCKED)
+        for index, regions in enumerate(kinds):
+            mask = BLOCKED * (regions[:, None] != regions).float()
+            groups.append(((kind == index).nonzero()[:, 0].to(device), mask.to(device) if mask.any() else None))
+        return groups
 
 
 @lru_cache(maxsize=4)
@@ -102,38 +68,47 @@ def relative_position(window: Size, device: torch.device) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, with a learned bias for every relative position."""
+    """Multi-head attention inside windows, with a learned bias for every relative position.
 
-    def __init__(self, channels: int, heads: int, window: Size) -> None:
+    Along an axis no longer than the window there is one window, of the axis's length, and no shift. Every other axis is
+    padded at its end to whole windows and then, if `shifted`, rolled back by half a window.
+    """
+
+    def __init__(self, channels: int, heads: int, window: Size, shifted: bool) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be shared by {heads} heads")
         self.heads = heads
         self.window = window
+        self.shifted = shifted
         self.position_bias = nn.Parameter(torch.empty(math.prod(2 * width - 1 for width in window), heads))
         self.qkv = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
         nn.init.trunc_normal_(self.position_bias, std=0.02)
 
-    def forward(self, x: Tensor, places: ClipLayout) -> Tensor:
-        """x (B, S, C) -> (B, S, C)."""
-        x = F.pad(x, (0, 0, 0, 1)) if places.padded else x  # padding is one more token, of zeros
-        x = x.index_select(1, places.token).unflatten(1, (places.windows, -1))  # (B, S, C) -> (B, W, N, C)
-        # (B, W, N, 3*H*d) -> 3 x (B, W, H, N, d)
-        query, key, value = self.qkv(x).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        """x (B, T*H*W, C), size (T, H, W) -> (B, T*H*W, C)."""
+        window = tuple(map(min, size, self.window))
+        shift = tuple(w // 2 if self.shifted and s > w else 0 for s, w in zip(size, window, strict=True))
+        padding = [-s % w for s, w in zip(size, window, strict=True)]
+        x = F.pad(x.unflatten(1, size), (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
+        whole = tuple(x.shape[1:4])
+        x = partition(x.roll([-step for step in shift], (1, 2, 3)), window)  # (B, W, N, C)
         # A window cut short by the clip's size still counts its places as the first N of a whole one: so the published
         # weights were trained.
         index = relative_position(self.window, x.device)[: x.shape[2], : x.shape[2]]
         bias = self.position_bias.t()[:, index]  # (H, N, N)
+        groups = window_groups(whole, window, shift, x.device)
         outputs = []
-        for group, mask in places.groups:
-            # (B, W', H, N, d) -> (B*W', H, N, d)
-            q, k, v = (part[:, group].flatten(0, 1) for part in (query, key, value))
+        for numbers, mask in groups:
+            qkv = self.qkv(x[:, numbers]).unflatten(3, (3, self.heads, -1))
+            q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # (B, W', N, 3, H, d) -> 3 x (B*W', H, N, d)
             added = bias if mask is None else bias + mask.to(bias.dtype)
             output = F.scaled_dot_product_attention(q, k, v, attn_mask=added[None])
             outputs.append(output.transpose(1, 2).flatten(2).unflatten(0, (len(x), -1)))  # -> (B, W', N, H*d)
-        x = torch.cat(outputs, dim=1).flatten(1, 2)  # (B, W, N, C) -> (B, W*N, C)
-        attended: Tensor = self.output(x.index_select(1, places.place))
+        order = torch.cat([numbers for numbers, _ in groups]).argsort()
+        x = join(torch.cat(outputs, dim=1)[:, order], window, whole).roll(shift, (1, 2, 3))
+        attended: Tensor = self.output(x[:, : size[0], : size[1], : size[2]].flatten(1, 3))
         return attended
 
 
@@ -142,17 +117,15 @@ class VideoSwinBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, window: Size, shifted: bool, drop: float) -> None:
         super().__init__()
-        self.shifted = shifted
         self.drop = drop
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = WindowAttention(channels, heads, window)
+        self.attention = WindowAttention(channels, heads, window, shifted)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         """x (B, T*h*w, C), size (T, h, w) -> (B, T*h*w, C)."""
-        places = layout(size, self.attention.window, self.shifted, x.device)
-        x = x + drop_path(self.attention(self.norm1(x), places), self.drop, self.training)
+        x = x + drop_path(self.attention(self.norm1(x), size), self.drop, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
 
 
@@ -182,13 +155,11 @@ def video_swin_stages(config: BackboneConfig, temporal_window: int) -> nn.Module
     """
     window = (temporal_window, config.window_size, config.window_size)
     blocks = sum(config.depths)
-    drops = iter([config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)])
-    stages = nn.ModuleList(
-        VideoSwinStage(
-            config.embed_dim * 2**i, heads, window, [next(drops) for _ in range(depth)], i == len(config.depths) - 1
-        )
-        for i, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True))
-    )
+    rates = iter([config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)])
+    stages = nn.ModuleList()
+    for i, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True)):
+        drops = [next(rates) for _ in range(depth)]
+        stages.append(VideoSwinStage(config.embed_dim * 2**i, heads, window, drops, i == len(config.depths) - 1))
     for module in stages.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

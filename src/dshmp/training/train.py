@@ -87,7 +87,7 @@ def _fresh_model(recipe: Recipe, splits: Sequence[Split]) -> tuple[DsHmp, TextTo
         report(load_kinetics(model.perception.backbone, Path(recipe.video_swin)), f"video_swin: {recipe.video_swin}")
     if recipe.text_encoder is not None:
         _take_encoder(model, recipe.text_encoder)
-        return model, TextTokenizer(language, load_tokenizer(recipe.text_encoder))
+        return model, TextTokenizer(recipe.model, load_tokenizer(recipe.text_encoder))
     if language.frozen:
         raise UserError(
             "model.language.frozen keeps the text encoder as it is, but nothing gives its weights: name RoBERTa's "
@@ -95,7 +95,7 @@ def _fresh_model(recipe: Recipe, splits: Sequence[Split]) -> tuple[DsHmp, TextTo
         )
     size = min(recipe.vocabulary, language.encoder["vocab_size"])
     tokenizer = train_tokenizer([item.text.lower() for split in splits for item in split.expressions], size)
-    return model, TextTokenizer(language, tokenizer)
+    return model, TextTokenizer(recipe.model, tokenizer)
 
 
 def _take_encoder(model: DsHmp, source: str) -> None:
@@ -137,7 +137,7 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
         if own[key].shape != value.shape:
             raise UserError(f"{folder}: {key} has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}")
     model.load_state_dict(state, strict=False)
-    return model, TextTokenizer(recipe.model.language, tokenizer)
+    return model, TextTokenizer(recipe.model, tokenizer)
 
 
 def task_for(recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Sequence[Split], run: Path) -> Task:

@@ -271,12 +271,12 @@ class WholeTask:
         length = batch.images.shape[1]
         sentences = len(batch.clip)
         generators = torch_generators(batch.seeds, batch.images.device)
-        with exactly(model.config.input, batch.images.device):
+        with exactly(model.config.release, batch.images.device):
             text = model.language(batch.texts)
         state = model.perceive_clips(batch.images, batch.clip, text)
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
         tokens = state.tokens.unflatten(0, (sentences, length)).float()  # (B*T, N, C) -> (B, T, N, C)
-        with exactly(model.config.input, batch.images.device):
+        with exactly(model.config.release, batch.images.device):
             video = model.decode_motion(tokens, torch.ones_like(batch.labelled), text, batch.position)
         objects = layers[-1].masks[:, :, 0].unflatten(0, (sentences, length))  # (B*T, N, 1, h, w) -> (B, T, N, h, w)
         masks = [model.readout.clip_masks(layer, objects, state.video_features) for layer in video.layers]
