@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
+import tiny
 from dshmp.training import matching
 from dshmp.training.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
-from dshmp.training.losses import deep_supervision, importance_points, set_losses, similarity_loss
+from dshmp.training.losses import SetCriterion, importance_points, set_losses, similarity_loss
 from dshmp.training.matching import (
     Level,
     SetPrediction,
     SetTargets,
     assign,
-    match,
     match_levels,
     matching_costs,
-    random_points,
     sample_points,
+    uniform,
 )
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def example(batch: int = 2, found: int = 3, frames: int = 4, queries: int = 5) -
 
 
 def points_for(*shape: int, seed: int = 1) -> Tensor:
-    return random_points(*shape, device=CPU, generator=torch.Generator().manual_seed(seed))
+    return uniform(*shape, 2, device=CPU, generator=torch.Generator().manual_seed(seed))
 
 
 def supervised(
@@ -48,9 +48,10 @@ def supervised(
     generator: torch.Generator | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Losses of all layers and their matches."""
-    level = Level(predictions, targets)
-    (indices,) = match_levels([level], num_points, generator=generator)
-    return deep_supervision(level, indices, num_masks, num_points=num_points, generator=generator), indices
+    level, criterion = Level(predictions, targets), SetCriterion(num_points)
+    (indices,) = criterion.match([level], generator)
+    counts = criterion.counts(targets, len(indices[0, 0])) | {"masks": torch.as_tensor(num_masks)}
+    return criterion.losses(level, indices, counts, generator), indices
 
 
 # ---- matching ------------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def test_points_name_places_at_every_resolution() -> None:
 def test_each_target_is_matched_once_and_best() -> None:
     prediction, targets = example()
     points = points_for(2, 40)
-    costs, indices = matching_costs(prediction, targets, points), match(prediction, targets, points)
+    costs, indices = matching_costs(prediction, targets, points), tiny.match(prediction, targets, points)
     assert torch.equal((indices >= 0).sum(1), torch.tensor([3, 3]))
     for table, row in zip(costs, indices, strict=True):
         queries = row.argsort()[-3:]
@@ -84,13 +85,13 @@ def test_perfect_prediction_is_recovered() -> None:
     _, targets = example(queries=3)
     order = torch.tensor([2, 0, 1])
     masks = 10 * (2 * targets.masks[:, order].float() - 1)
-    indices = match(SetPrediction(torch.zeros(2, 3, 2), masks), targets, points_for(2, 60))
+    indices = tiny.match(SetPrediction(torch.zeros(2, 3, 2), masks), targets, points_for(2, 60))
     assert torch.equal(indices, order.expand(2, 3))
 
 
 def test_more_targets_than_queries() -> None:
     prediction, targets = example(found=7, queries=5)
-    indices = match(prediction, targets, points_for(2, 40))
+    indices = tiny.match(prediction, targets, points_for(2, 40))
     assert (indices >= 0).all()
     assert all(len(row.unique()) == 5 for row in indices)
 
@@ -125,8 +126,8 @@ def test_levels_are_matched_as_if_alone_and_the_devices_meet_once(monkeypatch: p
     replay = torch.Generator().manual_seed(5)
     for level, indices in zip(levels, found, strict=True):
         for prediction, row in zip(level.predictions, indices, strict=True):
-            points = random_points(len(row), 30, device=CPU, generator=replay)
-            assert torch.equal(row, match(prediction, level.targets, points))
+            points = uniform(len(row), 30, 2, device=CPU, generator=replay)
+            assert torch.equal(row, tiny.match(prediction, level.targets, points))
 
 
 def test_costs_are_the_same_bit_by_bit_with_all_layers_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +136,7 @@ def test_costs_are_the_same_bit_by_bit_with_all_layers_looked_up_at_once(monkeyp
     monkeypatch.setattr(matching, "assign", lambda given: tables.extend(given) or assign(given))
     match_levels([Level([prediction] * 3, targets)], 30, generator=torch.Generator().manual_seed(5))
     replay = torch.Generator().manual_seed(5)
-    points = [random_points(2, 30, device=CPU, generator=replay) for _ in range(3)]
+    points = [uniform(2, 30, 2, device=CPU, generator=replay) for _ in range(3)]
     assert torch.equal(tables[0][0], torch.cat([matching_costs(prediction, targets, at) for at in points]))
 
 
@@ -144,7 +145,7 @@ def test_a_diverged_prediction_is_matched_all_the_same(bad: float) -> None:
     """So that its loss is not finite either, which is how training notices."""
     prediction, targets = example()
     prediction.masks[0, 1, 2] = bad
-    indices = match(prediction, targets, points_for(2, 40))
+    indices = tiny.match(prediction, targets, points_for(2, 40))
     assert torch.equal((indices >= 0).sum(1), targets.present.sum(1).clamp(max=indices.shape[1]))
     prediction.masks[0] = bad
     losses, _ = supervised([prediction], targets, 6, 40)
@@ -190,10 +191,10 @@ def test_gradient_goes_to_matched_masks_only() -> None:
 
 def test_normaliser_and_no_object_weight() -> None:
     prediction, targets = example()
-    indices = match(prediction, targets, points_for(2, 40))
+    indices = tiny.match(prediction, targets, points_for(2, 40))
     points = points_for(6 * 4, 50)
     one = set_losses(prediction, targets, indices, 6, num_points=50, points=points)
-    two = set_losses(prediction, targets, indices, torch.tensor(12), num_points=50, points=points, no_object_weight=0.0)
+    two = set_losses(prediction, targets, indices, torch.tensor(12), num_points=50, points=points, no_object=0.0)
     torch.testing.assert_close(two["mask"] * 2, one["mask"])
     torch.testing.assert_close(two["dice"] * 2, one["dice"])
     matched = -prediction.logits.log_softmax(2)[..., 0][indices >= 0]
@@ -202,7 +203,7 @@ def test_normaliser_and_no_object_weight() -> None:
 
 def losses_at(prediction: SetPrediction, targets: SetTargets, frames: int) -> tuple[dict[str, Tensor], Tensor]:
     """Losses with points fixed for each (match, frame), padding frames given points of their own."""
-    indices = match(prediction, targets, points_for(2, 40)[: len(prediction.masks)])
+    indices = tiny.match(prediction, targets, points_for(2, 40)[: len(prediction.masks)])
     matches, total = int((indices >= 0).sum()), prediction.masks.shape[2]
     points = torch.cat([points_for(matches, frames, 50), points_for(matches, total - frames, 50, seed=2)], 1)
     return set_losses(prediction, targets, indices, 6, num_points=50, points=points.flatten(0, 1)), indices
@@ -246,7 +247,7 @@ def test_padding_samples_change_nothing() -> None:
         torch.cat([targets.frames, torch.zeros(1, 4, dtype=torch.bool)]),
     )
     assert int(padded.present.sum()) == 6
-    indices = match(extra, padded, torch.cat([points_for(2, 40), points_for(1, 40)]))
+    indices = tiny.match(extra, padded, torch.cat([points_for(2, 40), points_for(1, 40)]))
     assert (indices[2] == -1).all()
     points = points_for(6, 4, 50).flatten(0, 1)
     losses = set_losses(extra, padded, indices, 6, num_points=50, points=points)
@@ -311,10 +312,10 @@ def test_deep_supervision_sums_layers_matched_by_themselves() -> None:
     total, indices = supervised([prediction, flipped], targets, 6, 200, torch.Generator().manual_seed(0))
     assert indices.shape == (2, 2, 5)
     replay = torch.Generator().manual_seed(0)
-    points = [random_points(2, 200, device=CPU, generator=replay) for _ in range(2)]
+    points = [uniform(2, 200, 2, device=CPU, generator=replay) for _ in range(2)]
     expected = dict.fromkeys(("cls", "mask", "dice"), torch.tensor(0.0))
     for layer, at, found in zip((prediction, flipped), points, indices, strict=True):
-        assert torch.equal(match(layer, targets, at), found)
+        assert torch.equal(tiny.match(layer, targets, at), found)
         losses = set_losses(layer, targets, found, 6, num_points=200, generator=replay)
         expected = {name: expected[name] + losses[name] for name in expected}
     for name, weight in (("cls", 2), ("mask", 5), ("dice", 5)):

@@ -25,7 +25,7 @@ from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.tokenizer import save_tokenizer
 from dshmp.training import cache
-from dshmp.training.cache import CachedClip, TokenCache
+from dshmp.training.cache import CachedClip, CachedSplit
 from dshmp.training.engine import processes
 from dshmp.training.language_task import LanguageTask
 from dshmp.training.logging import MEASURED
@@ -55,7 +55,7 @@ def here_and_now() -> Any:
     """Shards of the cache are made in this process: starting others takes longer than the work."""
 
     def build(model: Any, tokenizer: Any, split: MevisSplit, jobs: list[Any], workers: int) -> None:
-        cache._worker = cache._Worker(model.eval(), tokenizer, split)
+        cache._worker = model.eval(), tokenizer, split
         for job in jobs:
             cache._build_shard(job)
 
@@ -69,7 +69,7 @@ def train(folder: Path, task: str, synthetic: Path, **more: Any) -> Path:
     before = BEFORE[task]
     if before and "init" not in more:
         more["init"] = str(folder / before)
-    values = tiny.recipe(task, synthetic) | more
+    values = tiny.recipe(task, synthetic, **more)
     return run(tiny.write_recipe(folder / f"{task}.yaml", values), [], folder / task)
 
 
@@ -313,7 +313,7 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
         (
             "perception",
             {"model": tiny.with_switches(tiny.MODEL, {"backbone.language_fusion": True})},
-            "cannot do without the sentence",
+            "can do without language at first: a language-fused",
         ),
         ("perception", {"model": tiny.with_switches(tiny.MODEL, {"hidden_size": 33})}, "the recipe's model: "),
         (
@@ -405,7 +405,8 @@ def test_a_failed_start_does_not_claim_the_folder(mini: Path, tmp_path: Path) ->
 def test_masks_are_padded_as_their_frames_are(mini: Path) -> None:
     values = tiny.recipe("perception", mini, model=tiny.with_switches(tiny.MODEL, {"input.short_side": 36}))
     split = MevisSplit(mini, "train")
-    task = PerceptionTask(from_dict(Recipe, values), tiny.model({"input.short_side": 36}), split)
+    model = tiny.model({"input.short_side": 36})
+    task = PerceptionTask(from_dict(Recipe, values), model, tiny.tokenizer(), {"mevis": split})
     batch = task.batches(0)[0]
     assert batch.images.shape[2] == 40
     assert batch.masks.shape[-2:] == batch.images.shape[-2:]
@@ -419,9 +420,9 @@ def test_pairs_of_frames_from_a_video_of_one(mini: Path) -> None:
     split.videos[name] = replace(split.videos[name], frames=split.videos[name].frames[:1])
     plain = from_dict(Recipe, tiny.recipe("perception", mini))
     linked = replace(plain, weights=replace(plain.weights, link=1.0))
-    PerceptionTask(plain, tiny.model(), split)
+    PerceptionTask(plain, tiny.model(), tiny.tokenizer(), {"mevis": split})
     with pytest.raises(UserError, match=f"video '{name}' has one frame only"):
-        PerceptionTask(linked, tiny.model(), split)
+        PerceptionTask(linked, tiny.model(), tiny.tokenizer(), {"mevis": split})
 
 
 @pytest.fixture
@@ -536,8 +537,8 @@ def record_shards(patch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def cached(model: DsHmp, split: MevisSplit, folder: Path) -> TokenCache:
-    return TokenCache.build(model, tiny.tokenizer(), split, folder)
+def cached(model: DsHmp, split: MevisSplit, folder: Path) -> CachedSplit:
+    return CachedSplit.build(model, tiny.tokenizer(), split, folder)
 
 
 def agnostic(switches: Mapping[str, Any] | None = None) -> DsHmp:
@@ -556,7 +557,6 @@ def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypa
     split, model = MevisSplit(mini, "train"), agnostic()
     first = cached(model, split, tmp_path)
     assert made == ["000000.safetensors", "000003.safetensors", "000006.safetensors"]
-    assert all(item in first for item in split.expressions)
     clips = [first[item] for item in split.expressions]
     (first.folder / made[1]).unlink()
     (first.folder / "000003.part").write_bytes(b"half")
@@ -603,13 +603,13 @@ def test_another_data_set_has_another_cache(mini: Path, tmp_path: Path, monkeypa
 def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
     (tmp_path / "000000.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match=r"000000\.safetensors: damaged"):
-        TokenCache(tmp_path, MevisSplit(mini, "valid_u"))
+        CachedSplit(MevisSplit(mini, "valid_u"), tiny.tokenizer(), tmp_path)
 
 
 def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, save = MevisSplit(mini, "valid_u"), cache.save_tensors
     job = (tmp_path / "000000.safetensors", list(split.videos)[:1])
-    monkeypatch.setattr(cache, "_worker", cache._Worker(agnostic(), tiny.tokenizer(), split))
+    monkeypatch.setattr(cache, "_worker", (agnostic(), tiny.tokenizer(), split))
 
     def save_while_a_rival_does(arrays: Any, path: Path) -> None:
         save(arrays, path)
@@ -620,8 +620,8 @@ def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(cache, "save_tensors", save_while_a_rival_does)
     cache._build_shard(job)
     assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
-    known = TokenCache(tmp_path, split)
-    assert {item.video for item in split.expressions if item in known} == set(job[1])
+    known = CachedSplit(split, tiny.tokenizer(), tmp_path)
+    assert all(known[item] for item in split.expressions if item.video in job[1])
 
 
 def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
@@ -712,7 +712,7 @@ def test_the_cache_in_processes_of_its_own(mini: Path, tmp_path: Path) -> None:
         there = tmp_path / f"{here.folder.name}-again" / "000000.safetensors"
         there.parent.mkdir()
         BUILD_SHARDS(model, tokenizer, split, [(there, list(split.videos))], 1)
-        built = TokenCache(there.parent, split)
+        built = CachedSplit(split, tokenizer, there.parent)
         assert all(equal(built[item], here[item]) for item in split.expressions)
 
 
@@ -728,7 +728,7 @@ def test_a_model_is_trained_on_at_the_first_try(
     monkeypatch.chdir(tmp_path)
 
     def train(*words: str) -> int:
-        command = ["dshmp", "train", *words, "--init", "model", f"data.mevis.root={mini}", "workers=1"]
+        command = ["dshmp", "train", *words, "--init", "model", f"data.mevis.root={mini}", "run.workers=1"]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as caught:
             cli.main()

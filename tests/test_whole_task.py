@@ -1,6 +1,7 @@
 """The whole task on every data set, alone and mixed, with and without augmentation."""
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from torch import Tensor
 import tiny
 from dshmp.config import from_dict
 from dshmp.data.mini import make_mini
-from dshmp.data.registry import DATASETS, dataset, open_split
+from dshmp.data.registry import DATASETS, dataset
 from dshmp.data.transforms import augment
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.training.recipe import Recipe
+from dshmp.training.task import open_splits
 from dshmp.training.whole_task import VideoBatch, WholeTask
 
 AUGMENTATION = {"frames": 5, "short_sides": [40, 48], "long_side": 80, "crop_scales": [50], "crop_sizes": [40, 60]}
@@ -32,13 +34,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def task(folder: Path, names: list[str], weights: list[float] | None = None, **more: Any) -> WholeTask:
-    data = {name: {"root": str(folder / name), "split": SPLITS.get(name, "train")} for name in names}
+def task(folder: Path, names: list[str], weights: Sequence[float] = (1.0, 1.0, 1.0), **more: Any) -> WholeTask:
+    data = {
+        name: {"root": str(folder / name), "split": SPLITS.get(name, "train"), "weight": weight}
+        for name, weight in zip(names, weights, strict=False)
+    }
     values = tiny.recipe("whole", folder) | {"data": data, "steps": 40} | more
     recipe = from_dict(Recipe, values)
     torch.manual_seed(0)
-    splits = [open_split(name, Path(source.root), source.split) for name, source in recipe.data.items()]
-    return WholeTask(recipe, DsHmp(tiny.config()), tiny.tokenizer(), splits, weights or [1.0] * len(names))
+    return WholeTask(recipe, DsHmp(tiny.config()), tiny.tokenizer(), open_splits(recipe))
 
 
 def tensors(batch: Any) -> list[Tensor]:

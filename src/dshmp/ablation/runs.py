@@ -91,8 +91,8 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
     for number in range(seeds):
         for row in own:
             recipe = replace(row.recipe, seed=row.recipe.seed + number)
-            if recipe.task == "motion" and recipe.cache is None:
-                recipe = replace(recipe, cache=str(out / "cache"))
+            if recipe.task == "motion" and recipe.run.cache is None:
+                recipe = replace(recipe, run=replace(recipe.run, cache=str(out / "cache")))
             runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
     for run in runs:
         check_run_folder(run.folder, run.recipe)
@@ -135,7 +135,9 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     for run in waiting:
-        recipe = replace(run.recipe, threads=threads) if places[0] == "cpu" else run.recipe
+        recipe = run.recipe
+        if places[0] == "cpu":
+            recipe = replace(recipe, run=replace(recipe.run, threads=threads))
         save_recipe(run.folder, recipe)
     board = Board(runs)
     active: dict[SpawnProcess, tuple[Run, int]] = {}
@@ -289,16 +291,17 @@ def _trained(folder: Path, recipe: Recipe) -> bool:
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
     from dshmp.checkpoint import load_model
-    from dshmp.training.cache import TokenCache
-    from dshmp.training.motion_task import CachedSplit, sentence_scores
+    from dshmp.training.cache import CachedSplit
+    from dshmp.training.held_out import sentence_scores
 
     ((source,), model_and_tokenizer) = recipe.data.values(), load_model(folder)
     model, tokenizer = model_and_tokenizer
     assert source.validation is not None
-    assert recipe.cache is not None
+    assert recipe.run.cache is not None
     split = MevisSplit(Path(source.root), source.validation)
-    tokenizer.keep((item.text for item in split.expressions), Path(recipe.cache))
-    held_out = CachedSplit(split, TokenCache.build(model, tokenizer, split, Path(recipe.cache)), tokenizer)
+    cache = Path(recipe.run.cache)
+    tokenizer.keep((item.text for item in split.expressions), cache)
+    held_out = CachedSplit.build(model, tokenizer, split, cache)
     found = sentence_scores(model.to(find_device(device)), held_out)
     return "IoU on the grid", [
         Score(item.video, item.id, item.subsets, each.iou, each.right)

@@ -8,12 +8,11 @@ tokens of its own, and every setting that reaches the static queries a cache of 
 import hashlib
 import json
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,17 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import ModelConfig, to_dict
-from dshmp.data.base import Expression, Split, expression_name
+from dshmp.data.base import Expression, Split, by_video, expression_name
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
-from dshmp.files import reason, regular, save_tensors
+from dshmp.files import digest, reason, regular, save_tensors
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import prepare_frames, restore_masks
 from dshmp.model.text import TextFeatures, null_text
-from dshmp.model.tokenizer import TextTokenizer
+from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.processes import worker_pool
 from dshmp.progress import track
+from dshmp.training.targets import VideoTargets, video_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -61,40 +61,46 @@ class CachedClip:
     """(G) object ids in the order of `truth`."""
 
 
-class TokenCache:
-    """Cached clips of one split; read from disk as they are asked for.
+@dataclass(frozen=True)
+class ClipBatch:
+    """Object tokens of clips of one length, and what their sentences mean."""
+
+    texts: TextBatch
+    tokens: Tensor
+    """(B, T, N, C)."""
+    mask_logits: Tensor
+    """(B, T, N, h, w)."""
+    owner: Tensor
+    """(B, T, N) long: the object a token has found, as an index of the video's objects, or -1."""
+    targets: VideoTargets
+    seeds: tuple[tuple[int, ...], ...] = ()
+    """Of each sentence's random numbers; of use in training only."""
+
+
+class CachedSplit:
+    """The sentences of a split and the cached object tokens of their clips, read from disk as they are needed.
 
     Raises:
         UserError: a file is damaged.
     """
 
-    def __init__(self, folder: Path, split: Split) -> None:
-        self.folder, self.split = folder, split
+    def __init__(self, split: Split, tokenizer: TextTokenizer, folder: Path) -> None:
+        self.split, self.tokenizer, self.folder = split, tokenizer, folder
+        self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]
+        """Frames of each sentence's clip."""
         self._files: dict[str, safe_open] = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 with open(path, "rb", opener=regular):
                     shard = safe_open(path, "pt")
-                keys = list(shard.keys())
+                self._files |= {key.rsplit("/", 1)[0]: shard for key in shard.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
-            for key in keys:
-                self._files[key.rsplit("/", 1)[0]] = shard
-
-    def __contains__(self, item: Expression) -> bool:
-        return item.video in self._files or expression_name(item) in self._files
-
-    def __getitem__(self, item: Expression) -> CachedClip:
-        """The clip of an expression, encoded under it if perception uses language."""
-        name = item.video if item.video in self._files else expression_name(item)
-        shard = self._files[name]
-        tensors = {kind: shard.get_tensor(f"{name}/{kind}") for kind in KINDS}
-        return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
 
     @classmethod
     def build(
         cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path, workers: int | None = None
-    ) -> "TokenCache":
+    ) -> Self:
         """Open the cache of this perception and split in `folder`, computing what is missing.
 
         A killed build goes on where it stopped. Another perception or data set has another cache beside it; what is
@@ -107,19 +113,30 @@ class TokenCache:
         jobs = [job for job in jobs if not job[0].exists()]
         if jobs:
             _build_shards(model, tokenizer, split, jobs, workers or min(len(jobs), os.cpu_count() or 1))
-        return cls(folder, split)
+        return cls(split, tokenizer, folder)
+
+    def __getitem__(self, item: Expression) -> CachedClip:
+        """The clip of an expression, encoded under it if perception uses language."""
+        name = item.video if item.video in self._files else expression_name(item)
+        tensors = {kind: self._files[name].get_tensor(f"{name}/{kind}") for kind in KINDS}
+        return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
+
+    def batch(self, chosen: Sequence[int]) -> ClipBatch:
+        """The sentences with these indices, whose clips have one length, as a batch."""
+        items = [self.split.expressions[i] for i in chosen]
+        clips = [self[item] for item in items]
+        _, targets = video_targets(chosen, items, [clip.objects for clip in clips], [clip.truth for clip in clips])
+        return ClipBatch(
+            texts=self.tokenizer([item.text for item in items]),
+            tokens=torch.stack([clip.tokens for clip in clips]).float(),
+            mask_logits=torch.stack([clip.mask_logits for clip in clips]).float(),
+            owner=torch.stack([clip.owner for clip in clips]).long(),
+            targets=targets,
+        )
 
 
-@dataclass
-class _Worker:
-    """What a process of its own perceives clips with."""
-
-    model: DsHmp
-    tokenizer: TextTokenizer
-    split: Split
-
-
-_worker: _Worker | None = None
+_worker: tuple[DsHmp, TextTokenizer, Split] | None = None
+"""What a process of its own perceives clips with."""
 
 
 def _build_shards(
@@ -129,8 +146,7 @@ def _build_shards(
     arguments = (model.config, state, tokenizer.tokenizer, split.folder.parent, split.folder.name)
     try:
         with worker_pool(workers, _start_worker, arguments) as pool:
-            done: Iterable[None] = pool.map(_build_shard, jobs)
-            for _ in track(done, "object tokens", total=len(jobs)):
+            for _ in track(pool.map(_build_shard, jobs), "object tokens", total=len(jobs)):
                 pass
     except BrokenProcessPool:
         raise UserError(
@@ -146,28 +162,26 @@ def _start_worker(
     torch.set_num_threads(1)
     model = DsHmp(config)
     model.load_state_dict(state)
-    _worker = _Worker(model.eval(), TextTokenizer(config.language, tokenizer), MevisSplit(root, split))
+    _worker = model.eval(), TextTokenizer(config.language, tokenizer), MevisSplit(root, split)
 
 
 def _build_shard(job: tuple[Path, list[str]]) -> None:
     path, names = job
     assert _worker is not None
-    model, tokenizer, split = _worker.model, _worker.tokenizer, _worker.split
-    expressions: dict[str, list[Expression]] = defaultdict(list)
-    for item in split.expressions:
-        expressions[item.video].append(item)
+    model, tokenizer, split = _worker
+    expressions = by_video(split)
     arrays: dict[str, Tensor] = {}
     for name in names:
-        if uses_language(model.perception):
-            items = expressions[name]
+        if not uses_language(model.perception):
+            keys, text = [name], null_text(model.language, 1)
+        elif name in expressions:
+            keys = [expression_name(item) for item in expressions[name]]
             with torch.inference_mode():
-                text = model.language(tokenizer([item.text for item in items])) if items else None
-            keys = [expression_name(item) for item in items]
+                text = model.language(tokenizer([item.text for item in expressions[name]]))
         else:
-            text, keys = null_text(model.language, 1), [name]
-        if text is not None:
-            for key, tensors in zip(keys, perceive_clip(model, split, name, text), strict=True):
-                arrays |= {f"{key}/{kind}": value for kind, value in tensors.items()}
+            continue
+        for key, tensors in zip(keys, perceive_clip(model, split, name, text), strict=True):
+            arrays |= {f"{key}/{kind}": value for kind, value in tensors.items()}
     save_tensors(arrays, path)
 
 
@@ -198,26 +212,18 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
 
 def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split) -> str:
     """Tells apart everything that the tokens of a split depend on, data and grid included."""
-    config = model.config
-    configured = ("input", "backbone", "pixel_decoder", "frame_decoder")
-    settings: dict[str, Any] = {name: to_dict(getattr(config, name)) for name in configured}
-    settings["grid"] = GRID
-    parts: list[tuple[str, nn.Module]] = [("perception", model.perception)]
+    parts: dict[str, nn.Module] = {"perception": model.perception}
+    settings: dict[str, Any] = {"grid": GRID}
+    for name in ("input", "backbone", "pixel_decoder", "frame_decoder"):
+        settings[name] = to_dict(getattr(model.config, name))
     if uses_language(model.perception):
-        settings["language"] = to_dict(config.language)
-        parts.append(("language", model.language))
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        parts["language"] = model.language
+        settings |= {"language": to_dict(model.config.language), "tokenizer": tokenizer.identity()}
     for name in ("meta_expressions.json", "mask_dict.json"):
-        with open(split.folder / name, "rb", opener=regular) as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    if len(parts) > 1:
-        digest.update(tokenizer.identity().encode())
-    for name, part in parts:
-        _hash(digest, {f"{name}.{key}": value for key, value in part.state_dict().items()})
-    return digest.hexdigest()[:16]
-
-
-def _hash(digest: "hashlib._Hash", state: Mapping[str, Tensor]) -> None:
-    for key, value in sorted(state.items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        settings[name] = digest(split.folder / name)
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, part in parts.items():
+        for key, value in sorted(part.state_dict().items()):
+            found.update(f"{name}.{key}".encode())
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]

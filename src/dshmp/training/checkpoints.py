@@ -6,10 +6,8 @@ tensors stand in its header as JSON.
 
 import json
 import logging
-import os
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from dshmp.checkpoint import load_tensors
 from dshmp.errors import UserError
-from dshmp.files import FULL
+from dshmp.files import save_tensors
 
 log = logging.getLogger("dshmp")
 
@@ -29,6 +27,7 @@ class Saved:
 
     step: int
     tensors: dict[str, Tensor]
+    """On the CPU, contiguous."""
     facts: dict[str, Any]
     """Plain numbers and names, JSON."""
 
@@ -44,20 +43,10 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.safetensors"))
 
     def save(self, saved: Saved) -> None:
-        """Write one, aside first; then remove those that are too old."""
-        from safetensors.torch import save_file
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{saved.step:08d}.safetensors"
-        part = path.with_suffix(".part")
+        """Write one; then remove those that are too old. Raises UserError where it cannot be written."""
         header = {"step": saved.step, "checksum": checksum(saved.tensors), "facts": saved.facts}
-        try:
-            save_file(saved.tensors, part, metadata={"dshmp": json.dumps(header)})
-            _sync(part)  # the name must not be on the disk before the content
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        _sync(self.folder)
+        path = self.folder / f"step-{saved.step:08d}.safetensors"
+        save_tensors(saved.tensors, path, {"dshmp": json.dumps(header)})
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
@@ -66,8 +55,6 @@ class Checkpoints:
 
         Raises UserError where all are damaged.
         """
-        for part in self.folder.glob("*.part"):
-            part.unlink(missing_ok=True)
         trouble: UserError | None = None
         for path in reversed(self.paths()):
             try:
@@ -82,17 +69,6 @@ class Checkpoints:
         if trouble is not None:
             raise UserError(f"{trouble}; no other one is left, so remove {self.folder} to start anew")
         return None
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _read(path: Path) -> Saved:
@@ -116,20 +92,3 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(value.numpy().reshape(-1).view("uint8").data, total)
     return total
-
-
-@contextmanager
-def disk_full_guard(folder: Path) -> Iterator[None]:
-    """Makes of a full disk one clear line, a UserError."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        known = [f"os error {number}" in str(error) for number in FULL]  # safetensors tells the number in words only
-        if not any(known) and getattr(error, "errno", None) not in FULL:
-            raise
-        raise UserError(
-            f"{folder}: the disk is full; make room and start the same command again, which goes on from the last "
-            "checkpoint that was written whole"
-        ) from None

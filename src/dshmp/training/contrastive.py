@@ -1,10 +1,10 @@
 """Contrastive learning of motion with a memory bank of target centroids (section 3.3, Eq. 8 and 9).
 
 One row of the bank is one target of the data set: the object (or set of objects) that one or more expressions
-refer to. The loss looks at the bank as it was before the batch, so no anchor ever meets itself.
+refer to. The loss reads the bank as it was before the step, so no anchor ever meets itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -87,11 +87,7 @@ def anchor(tokens: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_negatives(
-    target_index: Tensor,
-    groups: TargetGroups,
-    visited: Tensor,
-    count: int,
-    generator: Randomness = None,
+    target_index: Tensor, groups: TargetGroups, visited: Tensor, count: int, generator: Randomness = None
 ) -> tuple[Tensor, Tensor]:
     """Rows of the bank that serve as negatives, never the own row and each at most once.
 
@@ -135,6 +131,75 @@ def contrastive_loss(
     loss = -logits.log_softmax(1)[:, 0]
     known = bank.visited[target_index].float()
     return (loss * known).sum() / (known.sum() if count is None else count).clamp(min=1)
+
+
+class Contrast:
+    """Contrastive learning over a run.
+
+    Every part of a step meets the bank as it stood before the step, which `commit` then writes at once: the result is
+    the same in however many parts and processes the step is learned.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        groups: TargetGroups,
+        channels: int,
+        *,
+        negatives: int = 100,
+        start: int = 0,
+        delta: float = 0.2,
+        temperature: float = 0.07,
+        host: bool = False,
+    ) -> None:
+        self.rows, self.groups = rows, groups
+        """rows (E,) long: the bank's row of every sentence of the data."""
+        self.negatives, self.start, self.delta, self.temperature = negatives, start, delta, temperature
+        self.bank = MemoryBank(len(groups.video), channels, host)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def count(self, expressions: Sequence[int], present: Tensor, step: int) -> Tensor:
+        """How many of these sentences, which have a target where `present` (B,), count in the loss."""
+        if step < self.start:
+            return present.sum() * 0
+        return (present & self.bank.visited[self._rows(expressions)]).sum()
+
+    def loss(
+        self,
+        tokens: Tensor,
+        indices: Tensor,
+        expressions: Sequence[int],
+        step: int,
+        generators: Sequence[torch.Generator],
+        count: Tensor,
+    ) -> Tensor:
+        """Eq. 9 on the matched tokens of these sentences, as `anchor`, each with its own generator; they are noted for
+        the bank."""
+        anchors, found = anchor(tokens, indices)
+        anchors, rows = anchors[found], self._rows(expressions)[found]
+        self._seen.append((rows, F.normalize(anchors.detach().float(), dim=1)))
+        if step < self.start or not len(rows):
+            return tokens.sum() * 0
+        own = [each for each, is_found in zip(generators, found.tolist(), strict=True) if is_found]
+        negatives, mask = sample_negatives(rows, self.groups, self.bank.visited, self.negatives, own)
+        return contrastive_loss(anchors, rows, negatives, mask, self.bank, self.temperature, count)
+
+    def commit(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Eq. 8 for all sentences since the last time: the end of a step. `gather` puts the rows of all processes
+        together, the first process's first."""
+        nothing = torch.zeros(0, dtype=torch.long, device=self.bank.visited.device)
+        rows = gather(torch.cat([nothing, *(rows for rows, _ in self._seen)]))
+        anchors = gather(torch.cat([self.bank.rows(nothing), *(anchors for _, anchors in self._seen)]))
+        self._seen.clear()
+        if len(rows):
+            self.bank.update(rows, anchors, self.delta)
+
+    def forget(self) -> None:
+        """Leave out what was noted: the step is not taken."""
+        self._seen.clear()
+
+    def _rows(self, expressions: Sequence[int]) -> Tensor:
+        return self.rows[list(expressions)].to(self.bank.visited.device)
 
 
 def release_contrastive_loss(anchor: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:

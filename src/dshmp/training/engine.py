@@ -8,16 +8,19 @@ stood before the step and written after it. No random state needs to be kept: ea
 
 import itertools
 import logging
+import math
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +29,12 @@ from dshmp.checkpoint import save_model
 from dshmp.device import to_device, widest
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.tokenizer import TextTokenizer
-from dshmp.training.checkpoints import Checkpoints, Saved, disk_full_guard
-from dshmp.training.logging import Metrics, RunLogger
+from dshmp.training.checkpoints import Checkpoints, Saved
+from dshmp.training.logging import RunLogger
+from dshmp.training.losses import Counts
 from dshmp.training.recipe import Recipe, trained_card
 from dshmp.training.sampling import Share
-from dshmp.training.schedule import schedule
-from dshmp.training.video_losses import Contrast, Counts
+from dshmp.training.task import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,50 +42,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("dshmp")
 
 
-class Task(Protocol):
-    """What is learned from which data. A step's data are a function of the recipe and the step alone."""
-
-    @property
-    def modules(self) -> nn.ModuleDict:
-        """What is learned or kept beside the model: in checkpoints, not in the model that is saved."""
-
-    @property
-    def counted(self) -> Sequence[str]:
-        """Names of `counts`."""
-
-    @property
-    def contrast(self) -> Contrast | None:
-        """The memory bank, where there is one."""
-
-    def batches(self, step: int, share: Share) -> Sequence[Any]:
-        """A process's part of a step's data, in as many batches as it is learned in; called in other threads."""
-
-    def names(self, batch: Any) -> list[str]:
-        """Its samples, for messages."""
-
-    def counts(self, batch: Any, step: int) -> Counts:
-        """What this batch adds to the divisors of the step's losses."""
-
-    def losses(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
-        """Weighted losses, whose sum is minimised, divided by the counts of the whole step."""
-
-    def validate(self) -> Metrics:
-        """Metrics of the held-out split and pictures, or none."""
+NOTHING = "nothing"
+"""The loss of a process without samples."""
 
 
 class Learner(nn.Module):
     """Everything that is trained, with the losses as its forward pass: what data parallelism wraps."""
 
-    def __init__(self, model: DsHmp, task: Task) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.model, self.task = model, task
+        self.model, self.task = task.model, task
         self.beside = nn.ModuleList(module for module in task.modules.values() if list(module.parameters()))
 
     def forward(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
         """The task's losses; a process without samples takes part with nothing."""
         if batch is None:
             # by way of one parameter that the others use: those that nobody uses are to stay without a gradient
-            return {"nothing": next(p for p in self.parameters() if p.requires_grad).sum() * 0}
+            return {NOTHING: next(p for p in self.parameters() if p.requires_grad).sum() * 0}
         return self.task.losses(batch, step, counts)
 
 
@@ -95,62 +70,45 @@ def processes(recipe: Recipe, device: torch.device) -> "Iterator[Accelerator]":
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
+    from accelerate.utils import patch_environment
 
-    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
-    if precision == "fp16" and device.type == "cpu":
+    if recipe.precision == "float16" and device.type == "cpu":
         raise UserError("precision: float16 needs a GPU; use bfloat16 or float32")
     alone = "LOCAL_RANK" not in os.environ
-    before = os.environ.get(DEVICE)
-    if alone:
-        os.environ[DEVICE] = str(device)
-    try:
+    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if alone else {})):
         accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision=precision,
+            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision],
             kwargs_handlers=[
                 DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
                 InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the first one alone validates
             ],
         )
-    finally:
-        if before is None:
-            os.environ.pop(DEVICE, None)
-        else:
-            os.environ[DEVICE] = before
     try:
         yield accelerator
     finally:
-        accelerator.end_training()
+        with redirect_stdout(sys.stderr):  # which trackers write to
+            accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-DEVICE = "ACCELERATE_TORCH_DEVICE"
 
 
 class Trainer:
     """Steps, schedule, checkpoints and the record of one run."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: DsHmp,
-        tokenizer: TextTokenizer,
-        task: Task,
-        folder: Path,
-        accelerator: "Accelerator",
-    ) -> None:
-        self.recipe, self.tokenizer, self.task, self.folder = recipe, tokenizer, task, folder
+    def __init__(self, task: Task, folder: Path, accelerator: "Accelerator") -> None:
+        self.task, self.recipe, self.model, self.folder = task, task.recipe, task.model, folder
+        self.run = self.recipe.run
         self.accelerator, self.device = accelerator, accelerator.device
-        self.model = model.to(self.device)
+        self.model.to(self.device)
         task.modules.to(self.device)
-        if recipe.checkpointing:
-            recompute_activations(model)
-        self.adam = torch.optim.AdamW(parameter_groups(recipe, model, task.modules))
+        if self.run.checkpointing:
+            recompute_activations(self.model)
+        self.adam = torch.optim.AdamW(parameter_groups(self.recipe, self.model, task.modules))
         self.optimizer = accelerator.prepare_optimizer(self.adam)
-        self.learner: Learner = accelerator.prepare_model(Learner(model, task))
+        self.learner: Learner = accelerator.prepare_model(Learner(task))
         self.trained = [p for group in self.adam.param_groups for p in group["params"]]
-        self.share = Share(accelerator.process_index, accelerator.num_processes, recipe.micro_batch)
-        self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
+        self.share = Share(accelerator.process_index, accelerator.num_processes, self.run.micro_batch)
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.run.keep)
         self.step = 0
         self.record = Record()
         self.stopping = False
@@ -159,50 +117,51 @@ class Trainer:
 
     def train(self) -> None:
         """Run to the last step, or until SIGTERM: then saves and raises SystemExit."""
-        with disk_full_guard(self.folder), self._catch_sigterm():
+        with self._catch_sigterm():
             self.resume()
             first = self.accelerator.is_main_process
-            with RunLogger(self.recipe, self.folder, self.step) if first else nullcontext() as watch:
-                self._train(watch)
+            logger = RunLogger(self.recipe, self.folder, self.step, self.accelerator) if first else nullcontext()
+            with logger as watch:
+                stopped = self._train(watch)
+        if stopped:
+            if first:
+                message = "%s: stopped by SIGTERM after step %d, which is saved; the same command goes on from there"
+                log.warning(message, self.folder, self.step)
+            raise SystemExit(128 + signal.SIGTERM)
 
-    def _train(self, watch: RunLogger | None) -> None:
-        recipe = self.recipe
+    def _train(self, watch: RunLogger | None) -> bool:
+        """Whether the run was stopped before its last step."""
+        run = self.run
         self.model.train()
         for batches, waited in self._batches():
             started = time.monotonic()
             stop = self._step(batches)
             self.step += 1
-            last = self.step == recipe.steps
+            last = self.step == self.recipe.steps
             self.record.seconds += waited + time.monotonic() - started
             self.record.waited += waited
-            if self.step % recipe.log_every == 0:
+            if self.step % run.log_every == 0:
                 self._log(watch)
             elif watch:
                 watch.tick(self.step)
-            if self.step % recipe.validate_every == 0 or last:
+            if self.step % run.validate_every == 0 or last:
                 self._validate(watch)
-            if self.step % recipe.checkpoint_every == 0 or last or stop:
+            if self.step % run.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
-                if watch:
-                    watch.close()
-                    log.warning(
-                        "%s: stopped by SIGTERM after step %d, which is saved; the same command goes on from there",
-                        self.folder,
-                        self.step,
-                    )
-                raise SystemExit(128 + signal.SIGTERM)
+                return True
+        return False
 
     def _batches(self) -> Iterator[tuple[list[Any], float]]:
         """A step's batches from the current one on, and how long they were waited for; later steps are read
         meanwhile."""
         steps = iter(range(self.step, self.recipe.steps))
-        with ThreadPoolExecutor(self.recipe.workers) as pool:
+        with ThreadPoolExecutor(self.run.workers) as pool:
 
             def submit(count: int) -> list[Future[Sequence[Any]]]:
                 return [pool.submit(self.task.batches, step, self.share) for step in itertools.islice(steps, count)]
 
-            ahead = deque(submit(self.recipe.workers))
+            ahead = deque(submit(self.run.workers))
             try:
                 while ahead:
                     started = time.monotonic()
@@ -265,13 +224,11 @@ class Trainer:
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows of all processes, however many each has, in the order of the processes."""
+        from accelerate.utils import gather_object
+
         if self.share.processes == 1:
             return rows
-        length = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device))
-        padded = rows.new_zeros(int(length.max()) or 1, *rows.shape[1:])
-        padded[: len(rows)] = rows
-        every = self.accelerator.gather(padded).unflatten(0, (self.share.processes, -1))
-        return torch.cat([part[:count] for part, count in zip(every, length.tolist(), strict=True)])
+        return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
 
     def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
         """Leave a step out whose gradient is not finite; UserError where there were too many in a row.
@@ -288,7 +245,7 @@ class Trainer:
         self.record.in_a_row += 1
         names: list[str] = gather_object([name for part in parts for name in self.task.names(part)])
         where = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        if self.record.in_a_row >= self.recipe.patience:
+        if self.record.in_a_row >= self.run.patience:
             raise UserError(
                 f"{self.folder}: the gradient was not finite in {self.record.in_a_row} steps in a row, the last one "
                 f"being {self.step} ({where}): training has diverged; lower learning_rate in a new run (another "
@@ -299,13 +256,27 @@ class Trainer:
 
     # ---- the record ---------------------------------------------------------------------------------
 
-    def _log(self, watch: RunLogger | None) -> None:
+    def _losses(self) -> dict[str, float]:
+        """Sums over the steps since the last line of the record and over the processes."""
         from accelerate.utils import gather_object
 
-        every = gather_object([self.record.sums()])
+        sums: dict[str, float] = {}
+        for own in gather_object([{name: float(value) for name, value in self.record.losses.items()}]):
+            for name, value in own.items():
+                if name != NOTHING:
+                    sums[name] = sums.get(name, 0.0) + value
+        return sums
+
+    def _log(self, watch: RunLogger | None) -> None:
+        losses, record = self._losses(), self.record
         if watch:
-            watch.log(self.step, self.record.figures(every))
-        self.record.clear()
+            steps = max(record.steps, 1)
+            pace = {"seconds_per_step": record.seconds / steps, "waited": record.waited / max(record.seconds, 1e-9)}
+            figures = {name: round(value, 4) for name, value in pace.items()}
+            if record.skipped:
+                figures["skipped"] = record.skipped
+            watch.log(self.step, figures | {name: value / steps for name, value in losses.items()})
+        self.record = Record(skipped=record.skipped, in_a_row=record.in_a_row, best=record.best)
 
     def _validate(self, watch: RunLogger | None) -> None:
         """By the first process; the others wait."""
@@ -314,7 +285,7 @@ class Trainer:
             figures = self.task.validate()
             self.model.train()
             watch.validated(self.step, figures)
-            best = figures.values.get(self.recipe.best or "")
+            best = figures.values.get(self.run.best or "")
             if best is not None and best > self.record.best:
                 self.record.best = best
                 self._save_model("best")
@@ -323,18 +294,14 @@ class Trainer:
     def _save_model(self, name: str) -> None:
         """By the first process."""
         card = trained_card(self.recipe, self.folder.resolve().name, self.step)
-        save_model(self.model, self.tokenizer, self.folder / name, card)
+        save_model(self.model, self.task.tokenizer, self.folder / name, card)
 
     def save(self) -> None:
         """The model as it stands; then everything needed to go on.
 
         In this order, since a run whose checkpoint is of the last step never saves again.
         """
-        every = [self.record.sums()]
-        if self.share.processes > 1:
-            from accelerate.utils import gather_object
-
-            every = gather_object(every)
+        losses = self._losses()
         if self.accelerator.is_main_process:
             self._save_model("model")
             state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
@@ -344,8 +311,8 @@ class Trainer:
                     state[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
             state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             scaler = self.accelerator.scaler
-            facts = self.record.state(every) | {"scaler": None if scaler is None else scaler.state_dict()}
-            self.checkpoints.save(Saved(self.step, state, facts))
+            record = asdict(replace(self.record, losses=losses))
+            self.checkpoints.save(Saved(self.step, state, {"record": record, "scaler": scaler and scaler.state_dict()}))
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
@@ -368,7 +335,9 @@ class Trainer:
                     name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
                     for name, value in moments.items()
                 }
-        self.record = Record.of(saved.facts, self.accelerator.is_main_process)
+        self.record = Record(**saved.facts["record"])
+        if not self.accelerator.is_main_process:  # the first one has the sums of all
+            self.record.losses = {}
         if self.accelerator.scaler is not None and saved.facts["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(saved.facts["scaler"])
 
@@ -390,16 +359,19 @@ class Trainer:
             signal.signal(signal.SIGTERM, before)
 
 
+@dataclass
 class Record:
     """What is said of the steps since the last line of the record, and of the run as a whole."""
 
-    def __init__(self) -> None:
-        self.losses: dict[str, Any] = {}
-        """Sums over the steps, tensors until they are asked for."""
-        self.steps = 0
-        self.seconds = self.waited = 0.0
-        self.skipped = self.in_a_row = 0
-        self.best = float("-inf")
+    losses: dict[str, Any] = field(default_factory=dict)
+    """Sums over the steps, of this process; tensors until they are needed."""
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    skipped: int = 0
+    """Steps left out, of the whole run."""
+    in_a_row: int = 0
+    best: float = -math.inf
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Take the losses of a step."""
@@ -408,49 +380,14 @@ class Record:
         self.steps += 1
         self.in_a_row = 0
 
-    def sums(self) -> dict[str, float]:
-        """This process's part of the losses."""
-        return {name: float(value) for name, value in self.losses.items() if name != "nothing"}
 
-    def figures(self, every: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Means over the steps of all processes' losses, and the pace."""
-        seconds = self.seconds / max(self.steps, 1)
-        shown = {"seconds_per_step": round(seconds, 4), "waited": round(self.waited / max(self.seconds, 1e-9), 4)}
-        if self.skipped:
-            shown["skipped"] = self.skipped
-        return shown | {name: value / max(self.steps, 1) for name, value in total(every).items()}
-
-    def clear(self) -> None:
-        """A line is written."""
-        self.losses, self.steps, self.seconds, self.waited = {}, 0, 0.0, 0.0
-
-    def state(self, every: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-        """Plain numbers for the checkpoint."""
-        best = None if self.best == float("-inf") else self.best
-        return {
-            "losses": total(every),
-            "steps": self.steps,
-            "skipped": self.skipped,
-            "in_a_row": self.in_a_row,
-            "best": best,
-        }
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any], first: bool) -> "Record":
-        """As it was; the sums of all processes are the first one's now."""
-        record = cls()
-        record.losses = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["losses"].items()}
-        if not first:
-            record.losses = {}
-        record.steps, record.skipped, record.in_a_row = state["steps"], state["skipped"], state["in_a_row"]
-        record.best = float("-inf") if state["best"] is None else state["best"]
-        return record
-
-
-def total(every: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The processes' sums added up."""
-    names = dict.fromkeys(name for sums in every for name in sums)
-    return {name: sum(sums.get(name, 0.0) for sums in every) for name in names}
+def schedule(recipe: Recipe, step: int) -> float:
+    """Factor of the learning rate at a step."""
+    warm = min(1.0, (step + 1) / max(recipe.warmup, 1))
+    done = step / recipe.steps
+    if recipe.decay == "cosine":
+        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    return warm * (1.0 if done < 40 / 55 else 0.1 if done < 50 / 55 else 0.01)
 
 
 def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> list[dict[str, Any]]:
@@ -475,7 +412,7 @@ def recompute_activations(model: DsHmp) -> None:
     pass."""
     from torch.utils.checkpoint import checkpoint
 
-    def wrapped(module: nn.Module) -> None:
+    def wrap(module: nn.Module) -> None:
         forward = module.forward
 
         def again(*args: Any, **kwargs: Any) -> Any:
@@ -486,14 +423,11 @@ def recompute_activations(model: DsHmp) -> None:
         module.forward = again
 
     perception = model.perception
-    for stage in perception.backbone.stages:
-        for block in stage.blocks:
-            wrapped(block)
-    for layers in (
+    for module in itertools.chain(
+        *(stage.blocks for stage in perception.backbone.stages),
         perception.pixel_decoder.decoder.encoder.layers,
         perception.frame_decoder.layers,
         model.motion.blocks,
         model.decoder.layers,
     ):
-        for layer in layers:
-            wrapped(layer)
+        wrap(module)

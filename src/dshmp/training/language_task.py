@@ -1,7 +1,8 @@
 """Task `language`: sentences alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,11 @@ from dshmp.data.base import Split, expression_name
 from dshmp.device import exactly
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
-from dshmp.training.logging import Metrics
+from dshmp.training.losses import Counts
 from dshmp.training.probe import MotionProbe
 from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, EpochSampler, Share
-from dshmp.training.video_losses import Counts
+from dshmp.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -24,34 +25,35 @@ class SentenceBatch:
 
     texts: TextBatch
     claims: Tensor
-    """(B,) long: the motion that is asked for, as a class of the probe."""
+    """(B,) long: the motion that a sentence names, as a class of the probe."""
     expressions: tuple[int, ...]
     """Which sentences these are."""
 
 
-class LanguageTask:
-    """Sentences alone: from the sentence embedding their words and the motion they ask for can be told.
+class LanguageTask(Task):
+    """Linear heads on the sentence embedding name the sentence's words and its motion.
 
     Stands in for RoBERTa's pre-training. Learned together with everything else, language is what holds up the
     choice among objects.
     """
 
     counted = ("words", "claims")
-    contrast = None
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: Split) -> None:
-        self.recipe, self.model, self.tokenizer, self.split = recipe, model, tokenizer, split
+    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
+        super().__init__(recipe, model, tokenizer, splits)
+        self.split = self.only_split()
         model.requires_grad_(False)
         model.language.requires_grad_(True)
-        self.sampler = EpochSampler([0] * len(split.expressions), recipe.batch, recipe.seed)
-        self.probe = MotionProbe(model.config.hidden_size, split)
+        self.sampler = EpochSampler([0] * len(self.split.expressions), recipe.batch, recipe.seed)
+        self.probe = MotionProbe(model.config.hidden_size, self.split)
         self.words = nn.Linear(model.config.hidden_size, model.config.language.encoder["vocab_size"])
         self.modules = nn.ModuleDict({"probe": self.probe, "words": self.words})
 
+    def prepare(self, cache: Path) -> None:
+        self.keep_sentences([self.split], cache)
+
     def batches(self, step: int, share: Share = ALL) -> list[SentenceBatch]:
-        chosen = self.sampler(step).tolist()
-        own = [chosen[place] for place in share.places(len(chosen))]
-        return [self._batch(part) for part in share.parts(own)]
+        return [self._batch(part) for part in share.of(self.sampler(step).tolist())]
 
     def _batch(self, chosen: Sequence[int]) -> SentenceBatch:
         items = [self.split.expressions[i] for i in chosen]
@@ -62,22 +64,17 @@ class LanguageTask:
         return [expression_name(self.split.expressions[i]) for i in batch.expressions]
 
     def counts(self, batch: SentenceBatch, step: int) -> Counts:
-        return {"words": self._said(batch).sum(), "claims": torch.tensor(len(batch.claims))}
+        return {"words": self._words(batch).sum(), "claims": torch.tensor(len(batch.claims))}
 
-    def _said(self, batch: SentenceBatch) -> Tensor:
+    def _words(self, batch: SentenceBatch) -> Tensor:
         """(B, V) 0 or 1: which words a sentence has."""
         ids = batch.texts.input_ids
-        said = torch.zeros(len(ids), self.words.out_features, device=ids.device)
-        return said.scatter_(1, ids, batch.texts.mask.float())  # not the padding, which depends on the other sentences
+        present = torch.zeros(len(ids), self.words.out_features, device=ids.device)
+        return present.scatter_(1, ids, batch.texts.mask.float())  # not padding, which depends on the other sentences
 
     def losses(self, batch: SentenceBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         with exactly(self.model.config.input, batch.claims.device):
             sentence = self.model.language(batch.texts).sentence
-            logits = self.words(sentence)
-            words = F.binary_cross_entropy_with_logits(logits, self._said(batch), reduction="sum")
+            words = F.binary_cross_entropy_with_logits(self.words(sentence), self._words(batch), reduction="sum")
             claim = F.cross_entropy(self.probe.sentence_head(sentence), batch.claims, reduction="sum")
         return {"words": words / counts["words"], "claim": claim / counts["claims"]}
-
-    def validate(self) -> Metrics:
-        """Nothing: losses alone are recorded."""
-        return Metrics()

@@ -5,33 +5,71 @@ similarity loss that of VITA (Heo et al., NeurIPS 2022).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.training.matching import Level, Randomness, SetPrediction, SetTargets, random_points, sample_points
+from dshmp.training.matching import (
+    DEFAULT,
+    Level,
+    Randomness,
+    SetPrediction,
+    SetTargets,
+    Weights,
+    match_levels,
+    sample_points,
+    uniform,
+)
 
+Counts = dict[str, Tensor]
+"""Divisors of losses, by name. They are known from the targets alone, so that they can be counted over a whole step
+before any part of it is learned: a loss of a part is its sum divided by the step's count."""
 OVERSAMPLE = 3.0  # candidates drawn for each point of the loss
 IMPORTANCE = 0.75  # share of the points taken where the prediction is least certain
 
 
-def importance_points(
-    logits: Tensor, num_points: int, generator: Randomness = None, rows: Sequence[int] | None = None
-) -> Tensor:
-    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2), drawn as in `uniform`.
+@dataclass(frozen=True)
+class SetCriterion:
+    """Matching and set losses of a level, all decoder layers."""
 
-    Three quarters are the least certain of three times as many candidates, the rest are uniform.
-    """
-    masks = len(logits)
-    with torch.no_grad():
-        many, device = int(num_points * OVERSAMPLE), logits.device
-        candidates = random_points(masks, many, device=device, generator=generator, rows=rows)
-        certainty = sample_points(logits[:, None], candidates)[:, 0].abs()  # (N, candidates)
-        uncertain = int(num_points * IMPORTANCE)
-        chosen = certainty.topk(uncertain, dim=1, largest=False).indices
-        rest = random_points(masks, num_points - uncertain, device=device, generator=generator, rows=rows)
-        return torch.cat([candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2)), rest], 1)
+    points: int
+    """Points for each mask and frame."""
+    weights: Weights = DEFAULT
+    no_object: float = 0.1
+    """Weight of unmatched queries in the class loss, a weighted mean."""
+    counted = ("masks", "queries")
+
+    def counts(self, targets: SetTargets, queries: int) -> Counts:
+        """Targets, and the sum of the queries' weights in the class loss, known before anything is matched: every
+        target finds a query as long as there are any."""
+        matched = targets.present.sum(1).clamp(max=queries)
+        weight = (matched + self.no_object * (queries - matched)) * targets.frames.any(1)
+        return {"masks": targets.present.sum(), "queries": weight.sum()}
+
+    def match(self, levels: Sequence[Level], generator: Randomness = None) -> list[Tensor]:
+        """The matches (layers, B, Q) of each level, as `match_levels`."""
+        return match_levels(levels, self.points, self.weights, generator)
+
+    def losses(
+        self, level: Level, indices: Tensor, counts: Counts, generator: Randomness = None, prefix: str = ""
+    ) -> dict[str, Tensor]:
+        """Weighted `cls`, `mask` and `dice`, summed over the decoder layers, from the matches (layers, B, Q).
+
+        `prefix` stands before the names of losses and counts.
+        """
+        masks, queries = counts[f"{prefix}masks"], counts[f"{prefix}queries"]
+        by_layer = [
+            set_losses(
+                prediction, level.targets, matched, masks, self.points, self.no_object, queries, generator=generator
+            )
+            for prediction, matched in zip(level.predictions, indices, strict=True)
+        ]
+        return {
+            f"{prefix}{name}": weight * torch.stack([losses[name] for losses in by_layer]).sum()
+            for name, weight in zip(("cls", "mask", "dice"), self.weights, strict=True)
+        }
 
 
 def set_losses(
@@ -39,74 +77,83 @@ def set_losses(
     targets: SetTargets,
     indices: Tensor,
     num_masks: Tensor | float,
-    *,
     num_points: int,
-    no_object_weight: float = 0.1,
+    no_object: float = 0.1,
     query_weight: Tensor | None = None,
+    *,
     generator: Randomness = None,
     points: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar.
 
     Args:
-        indices: (B, Q) long, the target of each query or -1, from `match`.
-        num_masks: divisor of the mask losses, usually the number of targets; passed in so that it can be
-            counted over all processes and layers. Values below 1 count as 1.
-        num_points: points for each mask and frame.
-        no_object_weight: weight of unmatched queries in the class loss, a weighted mean.
+        indices: (B, Q) long, the target of each query or -1.
+        num_masks: divisor of the mask losses; values below 1 count as 1.
         query_weight: divisor of the class loss; by default the sum of these queries' weights.
         points: (M*T, num_points, 2) for the M matches in order of (sample, query), in place of drawn ones.
 
     Samples without targets bear the class loss only; samples and frames that fill the batch bear none.
     """
-    if not torch.is_tensor(num_masks):
-        num_masks = torch.tensor(float(num_masks))
-    divisor = num_masks.to(prediction.masks.device).clamp(min=1)
+    matched = indices >= 0
+    entropy = F.cross_entropy(prediction.logits.float().mT, (~matched).long(), reduction="none")  # (B, Q)
+    weight = torch.where(matched, 1.0, no_object) * targets.frames.any(1, keepdim=True)
+    total = weight.sum() if query_weight is None else query_weight
     mask, dice = _mask_losses(prediction, targets, indices, num_points, generator, points)
+    divisor = torch.as_tensor(num_masks, device=mask.device).clamp(min=1)
     return {
-        "cls": _class_loss(prediction, targets, indices, no_object_weight, query_weight),
+        "cls": (entropy * weight).sum() / total.clamp(min=1e-6),
         "mask": mask / divisor,
         "dice": dice / divisor,
     }
 
 
-def deep_supervision(
-    level: Level,
+def _mask_losses(
+    prediction: SetPrediction,
+    targets: SetTargets,
     indices: Tensor,
-    num_masks: Tensor | float,
-    *,
     num_points: int,
-    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
-    no_object_weight: float = 0.1,
-    query_weight: Tensor | None = None,
-    generator: Randomness = None,
-) -> dict[str, Tensor]:
-    """Set losses `cls`, `mask` and `dice` times their weights, summed over decoder layers, which are matched each by
-    itself: indices (layers, B, Q) long or -1, from `match_levels`."""
-    by_layer = [
-        set_losses(
-            prediction,
-            level.targets,
-            matched,
-            num_masks,
-            num_points=num_points,
-            no_object_weight=no_object_weight,
-            query_weight=query_weight,
-            generator=generator,
-        )
-        for prediction, matched in zip(level.predictions, indices, strict=True)
-    ]
-    return {
-        name: weight * torch.stack([losses[name] for losses in by_layer]).sum()
-        for name, weight in zip(("cls", "mask", "dice"), weights, strict=True)
-    }
+    generator: Randomness,
+    points: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and dice, summed over the M matches; zeros that keep the graph where there is none."""
+    sample, query = (indices >= 0).nonzero(as_tuple=True)  # (M,) each
+    masks = prediction.masks[sample, query].float()  # (M, T, h, w)
+    if not len(sample):
+        return masks.sum(), masks.sum()
+    truth = targets.masks[sample, indices[sample, query]]  # (M, T, H, W)
+    real = targets.frames[sample][:, :, None].float()  # (M, T, 1)
+    matches, frames = masks.shape[:2]
+    masks, truth = masks.flatten(0, 1), truth.flatten(0, 1)  # (M, T, H, W) -> (M*T, H, W)
+    if points is None:
+        rows = None
+        if isinstance(generator, Sequence):  # the matches of each sample, times their frames
+            owner = sample // (len(prediction.masks) // len(generator))
+            rows = (owner.bincount(minlength=len(generator)) * frames).tolist()
+        points = importance_points(masks, num_points, generator, rows)
+    logits = sample_points(masks[:, None], points).view(matches, frames, -1)  # (M*T, 1, P) -> (M, T, P)
+    label = sample_points(truth[:, None], points).view(matches, frames, -1)
+    entropy = F.binary_cross_entropy_with_logits(logits, label, reduction="none") * real
+    mask = entropy.sum((1, 2)) / (real.sum((1, 2)) * logits.shape[2]).clamp(min=1)
+    probability, label = logits.sigmoid() * real, label * real
+    total = probability.sum((1, 2)) + label.sum((1, 2))
+    dice = 1 - (2 * (probability * label).sum((1, 2)) + 1) / (total + 1)
+    return mask.sum(), dice.sum()
 
 
-def query_weight(targets: SetTargets, queries: int, no_object_weight: float) -> Tensor:
-    """The sum of the queries' weights in the class loss, known before anything is matched: every target finds a
-    query as long as there are any."""
-    matched = targets.present.sum(1).clamp(max=queries)
-    return ((matched + no_object_weight * (queries - matched)) * targets.frames.any(1)).sum()
+@torch.no_grad()
+def importance_points(
+    logits: Tensor, num_points: int, generator: Randomness = None, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2), drawn as in `uniform`.
+
+    Three quarters are the least certain of three times as many candidates, the rest are uniform.
+    """
+    masks, many, uncertain = len(logits), int(num_points * OVERSAMPLE), int(num_points * IMPORTANCE)
+    candidates = uniform(masks, many, 2, device=logits.device, generator=generator, rows=rows)
+    certainty = sample_points(logits[:, None], candidates)[:, 0].abs()  # (N, candidates)
+    chosen = certainty.topk(uncertain, dim=1, largest=False).indices
+    rest = uniform(masks, num_points - uncertain, 2, device=logits.device, generator=generator, rows=rows)
+    return torch.cat([candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2)), rest], 1)
 
 
 def similarity_loss(
@@ -143,47 +190,3 @@ def similarity_loss(
     entropy = F.binary_cross_entropy_with_logits(products, same, reduction="none")
     by_sample = (entropy * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
     return by_sample.sum() / (matched.any(1).sum() if samples is None else samples).clamp(min=1)
-
-
-def _class_loss(
-    prediction: SetPrediction, targets: SetTargets, indices: Tensor, no_object_weight: float, divisor: Tensor | None
-) -> Tensor:
-    matched = indices >= 0
-    entropy = F.cross_entropy(prediction.logits.float().mT, (~matched).long(), reduction="none")  # (B, Q)
-    real = targets.frames.any(1, keepdim=True)
-    weight = torch.where(matched, 1.0, no_object_weight) * real
-    return (entropy * weight).sum() / (weight.sum() if divisor is None else divisor).clamp(min=1e-6)
-
-
-def _mask_losses(
-    prediction: SetPrediction,
-    targets: SetTargets,
-    indices: Tensor,
-    num_points: int,
-    generator: Randomness,
-    points: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and dice, summed over the M matches; zeros that keep the graph where there is none."""
-    sample, query = (indices >= 0).nonzero(as_tuple=True)  # (M,) each
-    if not len(sample):
-        nothing = prediction.masks[sample, query].float().sum()
-        return nothing, nothing
-    masks = prediction.masks[sample, query].float()  # (M, T, h, w)
-    truth = targets.masks[sample, indices[sample, query]]  # (M, T, H, W)
-    real = targets.frames[sample][:, :, None].float()  # (M, T, 1)
-    matches, frames = masks.shape[:2]
-    masks, truth = masks.flatten(0, 1), truth.flatten(0, 1)  # (M, T, H, W) -> (M*T, H, W)
-    if points is None:
-        rows = None
-        if isinstance(generator, Sequence):  # the matches of each sample, times their frames
-            owner = sample // (len(prediction.masks) // len(generator))
-            rows = (owner.bincount(minlength=len(generator)) * frames).tolist()
-        points = importance_points(masks, num_points, generator, rows)
-    logits = sample_points(masks[:, None], points).view(matches, frames, -1)  # (M*T, 1, P) -> (M, T, P)
-    label = sample_points(truth[:, None], points).view(matches, frames, -1)
-    entropy = F.binary_cross_entropy_with_logits(logits, label, reduction="none") * real
-    mask = entropy.sum((1, 2)) / (real.sum((1, 2)) * logits.shape[2]).clamp(min=1)
-    probability, label = logits.sigmoid() * real, label * real
-    total = probability.sum((1, 2)) + label.sum((1, 2))
-    dice = 1 - (2 * (probability * label).sum((1, 2)) + 1) / (total + 1)
-    return mask.sum(), dice.sum()

@@ -17,6 +17,9 @@ from torch.nn import functional as F
 Randomness = torch.Generator | Sequence[torch.Generator] | None
 """One source of random numbers, or one for each sample of a batch, so that what a sample draws does not depend on
 the others it is learned with."""
+Weights = tuple[float, float, float]
+"""Of class, mask and dice, in matching costs and losses."""
+DEFAULT: Weights = (2.0, 5.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,6 @@ class SetTargets:
         valid = self.valid.repeat_interleave(self.frames.shape[1], 0) & seen & frames[:, None]
         return SetTargets(masks[:, :, None], valid, frames[:, None])
 
-    def repeat(self, layers: int) -> "SetTargets":
-        """The same targets for `layers` predictions stacked along the batch, B -> layers*B."""
-        return SetTargets(
-            self.masks.repeat(layers, 1, 1, 1, 1),
-            self.valid.repeat(layers, 1),
-            self.frames.repeat(layers, 1),
-        )
-
 
 @dataclass(frozen=True)
 class SetPrediction:
@@ -69,7 +64,8 @@ class SetPrediction:
 def uniform(
     *shape: int, device: torch.device, generator: Randomness = None, rows: Sequence[int] | None = None
 ) -> Tensor:
-    """Random numbers in [0, 1) of this shape. A generator may live on another device.
+    """Random numbers in [0, 1) of this shape, such as (N, P, 2) for N sets of points (x, y). A generator may live on
+    another device.
 
     Args:
         rows: of several generators, how many rows (of the first axis) each one draws; as many each by default.
@@ -80,13 +76,6 @@ def uniform(
         return torch.cat(drawn)
     source = device if generator is None else generator.device
     return torch.rand(*shape, generator=generator, device=source).to(device)
-
-
-def random_points(
-    *shape: int, device: torch.device, generator: Randomness = None, rows: Sequence[int] | None = None
-) -> Tensor:
-    """Uniform points (*shape, 2), (x, y) in [0, 1), drawn as in `uniform`."""
-    return uniform(*shape, 2, device=device, generator=generator, rows=rows)
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -114,13 +103,13 @@ def matching_costs(
     prediction: SetPrediction,
     targets: SetTargets,
     points: Tensor,
-    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
+    weights: Weights = DEFAULT,
     truth: Tensor | None = None,
 ) -> Tensor:
     """Cost of each pair (B, Q, G) = w_class * -p(object) + w_mask * cross-entropy + w_dice * dice, float32.
 
-    points (B, P, 2) are shared by all frames of a sample; weights are (class, mask, dice); truth (B, G, T, P) is what
-    the targets are at the points, where that is known already.
+    Args: points (B, P, 2), shared by all frames of a sample; truth (B, G, T, P), the targets' values there where they
+    are known already.
     """
     with torch.autocast(prediction.masks.device.type, enabled=False):
         logits = _sample_frames(prediction.masks, points)  # (B, Q, T, P)
@@ -143,7 +132,7 @@ def matching_costs(
 def assign(tables: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Cheapest one-to-one assignment of each sample.
 
-    Args: tables, costs (B, Q, G) with the targets that take part, present (B, G) bool; each of its own B, Q and G. All
+    Args: tables, costs (B, Q, G) and present (B, G) bool, the targets that take part; each of its own B, Q and G. All
     of them cross to the CPU at once, and so do the answers on their way back.
     Returns: of each table (B, Q) long, the target of each query or -1, on the device of the costs.
 
@@ -151,9 +140,8 @@ def assign(tables: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     then are not finite either, and the step is left out.
     """
     joined = [torch.cat([costs.detach(), present[:, None].to(costs)], 1) for costs, present in tables]  # (B, Q+1, G)
-    there = torch.cat([each.flatten() for each in joined]).cpu()
-    parts = there.split([each.numel() for each in joined])
-    solved = [_solve(part.view(each.shape).numpy()) for part, each in zip(parts, joined, strict=True)]
+    there = torch.cat([each.flatten() for each in joined]).cpu().split([each.numel() for each in joined])
+    solved = [_solve(part.view(each.shape).numpy()) for part, each in zip(there, joined, strict=True)]
     back = torch.cat([each.flatten() for each in solved]).to(joined[0].device)
     parts = back.split([each.numel() for each in solved])
     return [part.view(each.shape) for part, each in zip(parts, solved, strict=True)]
@@ -170,44 +158,26 @@ def _solve(joined: NDArray[np.float32]) -> Tensor:
     return indices
 
 
-def match(
-    prediction: SetPrediction,
-    targets: SetTargets,
-    points: Tensor,
-    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
-) -> Tensor:
-    """`matching_costs` and `assign` in one: (B, Q) long, the target of each query or -1."""
-    return assign([(matching_costs(prediction, targets, points, weights), targets.present)])[0]
-
-
+@torch.no_grad()
 def match_levels(
-    levels: Sequence[Level],
-    num_points: int,
-    weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
-    generator: Randomness = None,
+    levels: Sequence[Level], num_points: int, weights: Weights = DEFAULT, generator: Randomness = None
 ) -> list[Tensor]:
     """Match every decoder layer of every level by itself, on points of its own: (layers, B, Q) long, or -1, of each
     level. The devices meet once, however many levels and layers there are (`assign`)."""
     tables = []
     for level in levels:
-        costs = _level_costs(level, num_points, weights, generator)
-        tables.append((costs.flatten(0, 1), level.targets.present.repeat(len(costs), 1)))
+        targets, layers = level.targets, len(level.predictions)
+        batch, device = len(targets.masks), targets.masks.device
+        points = [uniform(batch, num_points, 2, device=device, generator=generator) for _ in range(layers)]
+        # the targets are sampled at all layers' points at once: (B, G, T, P) each
+        truths = _sample_frames(targets.masks, torch.cat(points, 1)).split(num_points, dim=3)
+        costs = [
+            matching_costs(prediction, targets, at, weights, truth)
+            for prediction, at, truth in zip(level.predictions, points, truths, strict=True)
+        ]
+        tables.append((torch.cat(costs), targets.present.repeat(layers, 1)))
     found = assign(tables)
     return [each.unflatten(0, (len(level.predictions), -1)) for each, level in zip(found, levels, strict=True)]
-
-
-@torch.no_grad()
-def _level_costs(level: Level, num_points: int, weights: tuple[float, float, float], generator: Randomness) -> Tensor:
-    """`matching_costs` of every layer, (layers, B, Q, G); the targets are looked up at all layers' points at once."""
-    targets = level.targets
-    batch, device = len(targets.masks), targets.masks.device
-    points = [random_points(batch, num_points, device=device, generator=generator) for _ in level.predictions]
-    truths = _sample_frames(targets.masks, torch.cat(points, 1)).split(num_points, dim=3)  # (B, G, T, P) each
-    costs = [
-        matching_costs(prediction, targets, at, weights, truth)
-        for prediction, at, truth in zip(level.predictions, points, truths, strict=True)
-    ]
-    return torch.stack(costs)
 
 
 def _sample_frames(masks: Tensor, points: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,6 +79,40 @@ class About:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How a run runs. Nothing here changes what is learned, so a run may go on with other values."""
+
+    micro_batch: Count | None = None
+    """Of a step's samples, how many a process learns from at once: less takes less memory. All by default."""
+    checkpointing: bool = False
+    """Compute activations of the backbone and of decoder layers again instead of keeping them: less memory, a third
+    slower."""
+    bank: Literal["device", "host"] = "device"
+    """Where the memory bank's centroids are. On the host they take no GPU memory, and each step fetches and writes back
+    the rows that it needs."""
+    threads: Whole = 0
+    """CPU threads; 0 leaves it to PyTorch."""
+    workers: Count = 2
+    """Threads that read the coming steps' data, one step each."""
+    log_every: Count = 20
+    validate_every: Count = 500
+    validation_videos: Count = 4
+    """Videos of each held-out split that the whole task answers for its figures, evenly spread over the split."""
+    best: str | None = None
+    """Name of a figure of validation: the model of its highest value is kept in best/."""
+    checkpoint_every: Count = 200
+    keep: Count = 2
+    """Checkpoints kept, the newest; where one is damaged, the one before takes its place."""
+    patience: Count = 10
+    """Steps in a row without a finite gradient, each left out, after which a run stops. In float16 those with a scale
+    of the losses above 1 do not count: it falls then."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where curves and pictures go beside the run's folder; each needs its package."""
+    cache: str | None = None
+    """Folder for parsed sentences and the motion task's object tokens; in the run's by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What `dshmp train` reads.
 
@@ -111,14 +144,8 @@ class Recipe:
     batch: Count = 8
     """Clips of an optimiser step (frames in the perception task, sentences in the language task), all processes
     together."""
-    micro_batch: Count | None = None
-    """Of these, how many a process learns from at once; less takes less memory and changes no result. All by
-    default."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of perception; what `model.input.exact` keeps exact stays so. float16 needs a GPU."""
-    checkpointing: bool = False
-    """Activations of the backbone and of decoder layers are computed again instead of kept: less memory, a third
-    slower."""
     clip_frames: Count = 16
     """Longest clip of the whole task without augmentation; a longer video gives a random stretch of it."""
     sentences: Count = 4
@@ -144,50 +171,13 @@ class Recipe:
     """Negatives of Eq. 9; 0 turns contrastive learning off (Tables 1 and 2c)."""
     contrast_start: Whole = 10_000
     bank_delta: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    bank: Literal["device", "host"] = "device"
-    """Where the memory bank's centroids are; on the host they take no GPU memory, and each step fetches and writes back
-    the rows that it needs."""
     temperature: Positive = 0.07
     seed: Whole = 0
-    threads: Whole = 0
-    """CPU threads; 0 leaves it to PyTorch."""
-    workers: Count = 2
-    """Threads that read the coming steps' data, one step each."""
-    log_every: Count = 20
-    validate_every: Count = 500
-    validation_videos: Count = 4
-    """Videos of each held-out split that the whole task answers for its figures, evenly spread over the split."""
-    checkpoint_every: Count = 200
-    keep: Count = 2
-    """Checkpoints kept, the newest; one that is damaged is made up for by the one before."""
-    best: str | None = None
-    """Name of a figure of validation: the model of its highest value is kept in best/."""
-    patience: Count = 10
-    """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out. In float16 those
-    with a scale of the losses above 1 do not count: it falls then."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where curves and pictures go beside the run's folder; each asks for its package."""
-    cache: str | None = None
-    """Folder for parsed sentences and the motion task's object tokens; in the run's by default."""
     vocabulary: Count = 1024
     """Size of the byte-pair vocabulary learned from the split's sentences where no tokeniser is at hand."""
+    run: RunConfig = field(default_factory=RunConfig)
     about: About | None = field(default=None, compare=False)
     """Two recipes that differ in it alone are the same."""
-
-
-FREE = (
-    "micro_batch",
-    "checkpointing",
-    "threads",
-    "workers",
-    "checkpoint_every",
-    "keep",
-    "patience",
-    "trackers",
-    "bank",
-    "cache",
-)
-"""Keys that do not change what is learned: a run may go on with others."""
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None = None) -> Recipe:
@@ -200,10 +190,13 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
     values, where = _read(path), path.name
     described = "model" in values
     for item in overrides or []:
-        key, found, text = item.partition("=")
+        keys, found, text = item.partition("=")
         if not found:
             raise UserError(f"{item!r} is not of the form key=value")
-        _merge(values, _nest(key.split("."), _parse(text, item)))
+        value = _parse(text, item)
+        for key in reversed(keys.split(".")):
+            value = {key: value}
+        _merge(values, value)
     if row is not None:
         where += f" with {row.name}"
         changes = _own(row)
@@ -211,35 +204,27 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
         values["about"] = changes.pop("about", None)
         _merge(values, changes)
     if not described and isinstance(values.get("init"), str):
-        values["model"] = _model_of(values["init"], values.get("model", {}))
+        from dshmp.checkpoint import CONFIG, find_model, load_config
+
+        model = to_dict(load_config(find_model(values["init"]) / CONFIG))
+        _merge(model, values.get("model", {}))
+        values["model"] = model
     return from_dict(Recipe, values, where)
 
 
-def _model_of(init: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of the model that training starts from, and what the command line changes of them."""
-    from dshmp.checkpoint import CONFIG, find_model, load_config
-
-    model = to_dict(load_config(find_model(init) / CONFIG))
-    _merge(model, changes)
-    return model
-
-
-def recipes(folder: Path) -> Iterator[tuple[Path, Recipe]]:
+def recipes(folder: Path) -> dict[Path, Recipe]:
     """The recipes in a folder and below that say what they are for (`about`), in the order of their names.
 
     The others are bases of these, or not meant for others. Raises UserError where there are none, and for a wrong one.
     """
-    found = False
-    for path in sorted(folder.glob("**/*.yaml")):
-        if "about" in _read(path):
-            found = True
-            yield path, load_recipe(path)
+    found = {path: load_recipe(path) for path in sorted(folder.glob("**/*.yaml")) if "about" in _read(path)}
     if not found:
         raise UserError(f"{folder}: no recipe in it says what it is about; leave it out for the packaged ones")
+    return found
 
 
 def never_reached(recipe: Recipe) -> list[str]:
-    """What a short run does not come to, a line each, so that a trial of a few steps is told and not refused."""
+    """What a short run does not come to, a line each: a trial of a few steps is warned, not refused."""
     lines = []
     if recipe.warmup > recipe.steps:
         lines.append(
@@ -254,8 +239,8 @@ def never_reached(recipe: Recipe) -> list[str]:
 
 
 def same_run(one: Recipe, other: Recipe) -> bool:
-    """Whether a run begun with one recipe may go on with the other: they differ in `FREE` at most."""
-    return replace(one, **{name: getattr(other, name) for name in FREE}) == other
+    """Whether a run begun with one recipe may go on with the other."""
+    return replace(one, run=other.run) == other
 
 
 RECIPE = "recipe.yaml"
@@ -268,14 +253,14 @@ def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None
     `longer`, also with more steps, by whose number the learning rate falls from then on."""
     target = output_folder(folder)
     stored = target / RECIPE
-    if stored.is_file():
-        with open(stored, encoding="utf-8", errors="replace") as file:
-            ours = file.readline() == MARK
-    else:
-        ours = not target.exists() or is_vacant(target)
-    if not ours:
-        raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
-    known = load_recipe(stored) if stored.is_file() else recipe
+    if not stored.is_file():
+        if target.exists() and not is_vacant(target):
+            raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
+        return
+    with open(stored, encoding="utf-8", errors="replace") as file:
+        if file.readline() != MARK:
+            raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
+    known = load_recipe(stored)
     if longer and recipe.steps > known.steps:
         known = replace(known, steps=recipe.steps)
     if not same_run(known, recipe):
@@ -325,7 +310,7 @@ def _own(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself asks for 1.0e-4."""
+    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself needs 1.0e-4."""
 
 
 _Loader.add_implicit_resolver(
@@ -338,10 +323,6 @@ def _parse(text: str, where: str) -> Any:
         return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise UserError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from None
-
-
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
-    return {keys[0]: value if len(keys) == 1 else _nest(keys[1:], value)}
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
@@ -358,31 +339,22 @@ def trained_card(recipe: Recipe, name: str, step: int) -> Card:
     The model's numbers stand beside the card in config.json; absolute paths keep their last part only, since the
     rest is of one machine.
     """
-    values = {key: value for key, value in to_dict(recipe).items() if key not in ("model", "about")}
-    for key in ("init", "cache", "text_encoder", "mask2former", "video_swin"):
-        values[key] = _place(values[key])
-    for source_values in values["data"].values():
-        source_values["root"] = _place(source_values["root"])
+
+    def place(path: str | None) -> str | None:
+        return path if path is None or not Path(path).expanduser().is_absolute() else Path(path).name
+
+    values = {key: value for key, value in to_dict(recipe).items() if key not in ("model", "run", "about")}
+    for key in ("init", "text_encoder", "mask2former", "video_swin"):
+        values[key] = place(values[key])
+    data = []
+    for key, source in sorted(recipe.data.items()):
+        values["data"][key]["root"] = place(source.root)
+        made = " (made by dshmp synthetic make)" if Path(source.root, "synthetic.json").is_file() else ""
+        data.append(f"{key} ({place(source.root)}), split {source.split}{made}")
     if recipe.init is not None:
-        source = f"training continued from {values['init']}"
-        source += f" (of which {', '.join(recipe.take)})" if recipe.take else ""
+        origin = f"training continued from {values['init']}"
+        origin += f" (of which {', '.join(recipe.take)})" if recipe.take else ""
     else:
-        source = "random weights, trained"
-        source += "" if recipe.text_encoder is None else f"; text encoder from {values['text_encoder']}"
-    data = [
-        f"{name} ({_place(each.root)}), split {each.split}{_made(each)}" for name, each in sorted(recipe.data.items())
-    ]
-    return Card(
-        name=name,
-        source=source,
-        data="; ".join(data),
-        recipe={**values, "trained_steps": step},
-    )
-
-
-def _made(source: Source) -> str:
-    return " (made by dshmp synthetic make)" if Path(source.root, "synthetic.json").is_file() else ""
-
-
-def _place(path: str | None) -> str | None:
-    return path if path is None or not Path(path).expanduser().is_absolute() else Path(path).name
+        origin = "random weights, trained"
+        origin += "" if recipe.text_encoder is None else f"; text encoder from {values['text_encoder']}"
+    return Card(name=name, source=origin, data="; ".join(data), recipe={**values, "trained_steps": step})

@@ -1,6 +1,6 @@
-"""Which items a step sees: a function of (seed, step) alone, so a resumed run sees what an undisturbed one would
-have seen. What is drawn for a sample is a function of (seed, step, its place in the step), so that it does not depend
-on which process learns from it, or together with which others."""
+"""Which items a step sees: a function of (seed, step) alone, so that a resumed run sees what an undisturbed one would
+have seen. What is drawn for a sample is a function of (seed, step, its place in the step), whichever process learns
+from it and together with whichever others."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ class Share:
         size = self.at_once or max(len(items), 1)
         return [items[i : i + size] for i in range(0, len(items), size)]
 
+    def of(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """The process's part of a step's items, in parts."""
+        own = self.places(len(items))
+        return self.parts(items[own.start : own.stop])
+
 
 ALL = Share()
-
-
-def step_generator(seed: int, step: int) -> np.random.Generator:
-    """Random numbers of one step."""
-    return np.random.default_rng([seed, step])
 
 
 def sample_generator(seed: int, step: int, place: int) -> np.random.Generator:
