@@ -52,9 +52,8 @@ from dshmp.model.text import Cues, FeatureResizer, TextFeatures
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer
 from dshmp.model.trajectories import align, gather, scatter
 from dshmp.predictor import Quality, Segmenter
-from dshmp.training.contrastive import anchor, multi_positive_loss, release_contrastive_loss
-from dshmp.training.losses import set_losses, similarity_loss
-from dshmp.training.matching import SetPrediction, SetTargets
+from dshmp.training.contrastive import anchor
+from dshmp.training.losses import SetPrediction, SetTargets, set_losses, similarity_loss
 from golden import Recorded
 
 ROBERTA_BPE = Path(golden.FOLDER).parent / "roberta_bpe"
@@ -452,6 +451,29 @@ def check_text(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
 
 
 # --- losses
+
+
+def release_contrastive_loss(anchor: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """The multi-positive form that the authors' release trains with, in place of Eq. 9.
+
+    Args: anchor (C,); positives (P, C), rows of all expressions of its target, its own, already updated one
+    included; negatives (N, C).
+    """
+    rows = torch.cat([positives, negatives])
+    positive = torch.arange(len(rows), device=rows.device) < len(positives)
+    cosines = F.cosine_similarity(rows, anchor[None])
+    return multi_positive_loss((rows * anchor).sum(1), cosines, positive)
+
+
+def multi_positive_loss(dots: Tensor, cosines: Tensor, positive: Tensor) -> Tensor:
+    """Cross-entropy with several positives on raw dot products plus the squared error of the cosines.
+
+    The positives enter the denominator by their mean. dots, cosines (R,) float; positive (R,) bool.
+    """
+    logits = dots - dots.max().detach()
+    inside = logits[positive].exp().mean() + logits[~positive].exp().sum()
+    entropy = inside.log() - logits[positive].mean()
+    return 2 * entropy + (cosines - positive.float()).square().mean()
 
 
 def repeated(targets: SetTargets, layers: int) -> SetTargets:

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 import tiny
-from dshmp.training import matching
+from dshmp.training import losses as losses_module
 from dshmp.training.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
-from dshmp.training.losses import SetCriterion, importance_points, set_losses, similarity_loss
-from dshmp.training.matching import (
+from dshmp.training.losses import (
     Level,
+    SetCriterion,
     SetPrediction,
     SetTargets,
     assign,
-    match_levels,
+    importance_points,
     matching_costs,
     sample_points,
+    set_losses,
+    similarity_loss,
     uniform,
 )
 
@@ -49,7 +51,7 @@ def supervised(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Losses of all layers and their matches."""
     level, criterion = Level(predictions, targets), SetCriterion(num_points)
-    (indices,) = criterion.match([level], generator)
+    indices = criterion.match(level, generator)
     counts = criterion.counts(targets, len(indices[0, 0])) | {"masks": torch.as_tensor(num_masks)}
     return criterion.losses(level, indices, counts, generator), indices
 
@@ -99,29 +101,19 @@ def test_more_targets_than_queries() -> None:
 def test_layers_stack_along_the_batch() -> None:
     costs = torch.rand(3, 2, 5, 4, generator=torch.Generator().manual_seed(3))
     present = torch.tensor([[True, False, True, True], [False] * 4])
-    (stacked,) = assign([(costs.flatten(0, 1), present.repeat(3, 1))])
-    stacked = stacked.view(3, 2, 5)
-    assert torch.equal(stacked, torch.cat([assign([(layer, present)])[0] for layer in costs]).view(3, 2, 5))
+    stacked = assign(costs.flatten(0, 1), present.repeat(3, 1)).view(3, 2, 5)
+    assert torch.equal(stacked, torch.stack([assign(layer, present) for layer in costs]))
     assert (stacked[:, 1] == -1).all()
     assert not (stacked == 1).any()
 
 
-def test_levels_are_matched_as_if_alone_and_the_devices_meet_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frame and video level with their layers differ in every size."""
+def test_layers_are_matched_as_if_alone() -> None:
+    """At frame and at video level, which differ in every size."""
     clip, clips = example()
     frame, _ = example(batch=8, frames=1, queries=7)
-    frames = clips.by_frame()
-    levels = [Level([frame, SetPrediction(-frame.logits, -frame.masks)] * 2, frames), Level([clip], clips)]
-    crossings = []
-    cpu, to = Tensor.cpu, Tensor.to
-    monkeypatch.setattr(Tensor, "cpu", lambda tensor: crossings.append("there") or cpu(tensor))
-    with monkeypatch.context() as patched:
-        back = lambda tensor, *where: crossings.append("back") or to(tensor, *where)  # noqa: E731
-        patched.setattr(
-            Tensor, "to", lambda tensor, *where: (back if tensor.dtype == torch.long else to)(tensor, *where)
-        )
-        found = match_levels(levels, 30, generator=torch.Generator().manual_seed(5))
-    assert crossings == ["there", "back"]
+    levels = [Level([frame, SetPrediction(-frame.logits, -frame.masks)] * 2, clips.by_frame()), Level([clip], clips)]
+    criterion, generator = SetCriterion(30), torch.Generator().manual_seed(5)
+    found = [criterion.match(level, generator) for level in levels]
     assert [each.shape for each in found] == [(4, 8, 7), (1, 2, 5)]
     replay = torch.Generator().manual_seed(5)
     for level, indices in zip(levels, found, strict=True):
@@ -130,14 +122,14 @@ def test_levels_are_matched_as_if_alone_and_the_devices_meet_once(monkeypatch: p
             assert torch.equal(row, tiny.match(prediction, level.targets, points))
 
 
-def test_costs_are_the_same_bit_by_bit_with_all_layers_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_are_the_same_bit_by_bit_with_all_layers_sampled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     prediction, targets = example()
     tables = []
-    monkeypatch.setattr(matching, "assign", lambda given: tables.extend(given) or assign(given))
-    match_levels([Level([prediction] * 3, targets)], 30, generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr(losses_module, "assign", lambda *given: tables.append(given[0]) or assign(*given))
+    SetCriterion(30).match(Level([prediction] * 3, targets), torch.Generator().manual_seed(5))
     replay = torch.Generator().manual_seed(5)
     points = [uniform(2, 30, 2, device=CPU, generator=replay) for _ in range(3)]
-    assert torch.equal(tables[0][0], torch.cat([matching_costs(prediction, targets, at) for at in points]))
+    assert torch.equal(tables[0], torch.cat([matching_costs(prediction, targets, at) for at in points]))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

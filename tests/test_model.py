@@ -20,7 +20,7 @@ from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.tokenizer import TextTokenizer
 from dshmp.training.contrastive import Contrast
 from dshmp.training.recipe import Recipe
-from dshmp.training.targets import target_groups
+from dshmp.training.task import target_groups
 from dshmp.training.whole_task import WholeTask
 
 TOLERANCE = 1e-5

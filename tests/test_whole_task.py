@@ -113,8 +113,8 @@ def test_the_model_learns_with_the_true_times(
             if name == "refcoco":
                 assert row.tolist() == list(range(len(row)))
                 continue
-            item = learned.splits[0].expressions[number]
-            frames = learned.splits[0].frames(item.video, [int(t) + (item.shown or (0,))[0] for t in row])
+            item = learned.splits[name].expressions[number]
+            frames = learned.splits[name].frames(item.video, [int(t) + (item.shown or (0,))[0] for t in row])
             height, width = frames[0].shape[:2]
             config = learned.model.config.input
             if augmentation is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dshmp.config import ModelConfig, from_dict
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
-from dshmp.training.matching import SetPrediction, SetTargets, assign, matching_costs
+from dshmp.training.losses import SetPrediction, SetTargets, assign, matching_costs
 from dshmp.training.recipe import RunConfig
 
 SENTENCES = ("the red star", "The one that moves left and then turns back", "two cats jumping over the standing dog")
@@ -118,7 +118,7 @@ def recipe(task: str, data: Path, /, **more: Any) -> dict[str, Any]:
 
 def match(prediction: SetPrediction, targets: SetTargets, points: Tensor) -> Tensor:
     """One layer's matches (B, Q) on given points (B, P, 2)."""
-    return assign([(matching_costs(prediction, targets, points), targets.present)])[0]
+    return assign(matching_costs(prediction, targets, points), targets.present)
 
 
 def write_recipe(path: Path, values: Mapping[str, Any]) -> Path:

@@ -31,7 +31,7 @@ from dshmp.model.text import TextFeatures, null_text
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.processes import worker_pool
 from dshmp.progress import track
-from dshmp.training.targets import VideoTargets, video_targets
+from dshmp.training.video_losses import VideoTargets, video_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -49,16 +49,11 @@ KINDS = ("tokens", "mask_logits", "owner", "truth")
 class CachedClip:
     """What static perception made of one clip of T frames with G objects."""
 
-    tokens: Tensor
-    """(T, N, C) float16."""
-    mask_logits: Tensor
-    """(T, N, *GRID) float16."""
-    owner: Tensor
-    """(T, N) int8: index of the object that the token has found, or -1."""
-    truth: Tensor
-    """(G, T, *GRID) bool: masks of all objects of the clip."""
-    objects: tuple[int, ...]
-    """(G) object ids in the order of `truth`."""
+    tokens: Tensor  # (T, N, C) float16
+    mask_logits: Tensor  # (T, N, *GRID) float16
+    owner: Tensor  # (T, N) int8: index of the object that the token has found, or -1
+    truth: Tensor  # (G, T, *GRID) bool: masks of all objects of the clip
+    objects: tuple[int, ...]  # (G) object ids in the order of `truth`
 
 
 @dataclass(frozen=True)
@@ -66,15 +61,11 @@ class ClipBatch:
     """Object tokens of clips of one length, and what their sentences mean."""
 
     texts: TextBatch
-    tokens: Tensor
-    """(B, T, N, C)."""
-    mask_logits: Tensor
-    """(B, T, N, h, w)."""
-    owner: Tensor
-    """(B, T, N) long: the object a token has found, as an index of the video's objects, or -1."""
+    tokens: Tensor  # (B, T, N, C)
+    mask_logits: Tensor  # (B, T, N, h, w)
+    owner: Tensor  # (B, T, N) long: the object a token has found, as an index of the video's objects, or -1
     targets: VideoTargets
-    seeds: tuple[tuple[int, ...], ...] = ()
-    """Of each sentence's random numbers; of use in training only."""
+    seeds: tuple[tuple[int, ...], ...] = ()  # of each sentence's random numbers; of use in training only
 
 
 class CachedSplit:

@@ -1,7 +1,6 @@
 """Checkpoints of a run: written whole or not at all, told from damaged ones, the newest few kept.
 
-A checkpoint is one safetensors file with every tensor that is needed to go on; plain numbers and a checksum of the
-tensors stand in its header as JSON.
+A checkpoint is one safetensors file with every tensor; plain numbers and a checksum stand in its header as JSON.
 """
 
 import json
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dshmp.checkpoint import load_tensors
@@ -26,10 +26,8 @@ class Saved:
     """What a checkpoint holds."""
 
     step: int
-    tensors: dict[str, Tensor]
-    """On the CPU, contiguous."""
-    facts: dict[str, Any]
-    """Plain numbers and names, JSON."""
+    tensors: dict[str, Tensor]  # on the CPU, contiguous
+    facts: dict[str, Any]  # plain numbers and names, JSON
 
 
 class Checkpoints:
@@ -55,34 +53,32 @@ class Checkpoints:
 
         Raises UserError where all are damaged.
         """
-        trouble: UserError | None = None
+        damage: list[UserError] = []
         for path in reversed(self.paths()):
             try:
                 found = _read(path)
             except UserError as error:
-                trouble = trouble or error
+                damage.append(error)
                 log.warning("%s; trying the checkpoint before", error)
-                continue
-            if trouble is not None:
-                log.warning("going on from step %d, %s", found.step, path)
-            return found
-        if trouble is not None:
-            raise UserError(f"{trouble}; no other one is left, so remove {self.folder} to start anew")
+            else:
+                if damage:
+                    log.warning("going on from step %d, %s", found.step, path)
+                return found
+        if damage:
+            raise UserError(f"{damage[0]}; no other one is left, so remove {self.folder} to start anew")
         return None
 
 
 def _read(path: Path) -> Saved:
-    from safetensors import SafetensorError, safe_open
-
     tensors = load_tensors(path)
     try:
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["dshmp"])
+        if header["checksum"] == checksum(tensors):
+            return Saved(header["step"], tensors, header["facts"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: damaged: it is no checkpoint of a run") from None
-    if header["checksum"] != checksum(tensors):
-        raise UserError(f"{path}: damaged: its content is not what was written")
-    return Saved(header["step"], tensors, header["facts"])
+        pass  # no checkpoint of a run
+    raise UserError(f"{path}: damaged: its content is not what was written")
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:

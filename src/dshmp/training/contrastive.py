@@ -12,26 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.training.matching import Randomness, uniform
+from dshmp.training.losses import Randomness, uniform
 
 
 @dataclass(frozen=True)
 class TargetGroups:
-    """Where each row of the bank comes from.
+    """Where each row of the bank comes from."""
 
-    video    (N,) long, the video of each target
-    category (N,) long, its category; -1 = unknown (MeViS names none)
-    """
-
-    video: Tensor
-    category: Tensor
+    video: Tensor  # (N,) long, the video of each target
+    category: Tensor  # (N,) long, its category; -1 = unknown (MeViS names none)
 
 
 class MemoryBank(nn.Module):
     """One centroid per target, kept as buffers so that checkpoints hold them.
 
     centroids (N, C) float32, zero until visited; visited (N,) bool. N = number of targets, C = `channels`. With `host`
-    the centroids stay in the machine's memory wherever the bank is moved; only the rows that are asked for leave it.
+    the centroids stay in the machine's memory wherever the bank is moved; only rows that are needed leave it.
     """
 
     centroids: Tensor
@@ -59,24 +55,21 @@ class MemoryBank(nn.Module):
     def update(self, index: Tensor, anchors: Tensor, delta: float = 0.2) -> None:
         """Eq. 8: B <- delta * B + (1 - delta) * v; a target's first visit sets its centroid to v.
 
-        index (M,) long, anchors (M, C). Anchors of the same target are averaged first, so their order does
-        not matter. With several processes gather both first: all banks then stay equal.
+        index (M,) long, anchors (M, C). Anchors of the same target are averaged first, so their order does not matter.
         """
         before = self.rows(index)
         same = (index[:, None] == index[None]).to(before)
         # sums of products, here and below, not matrix products, which mixed precision would round to 16 bits
         mean = (same[:, :, None] * anchors.to(before)).sum(1) / same.sum(1, keepdim=True)
-        moved = torch.lerp(mean, before, delta)
-        after = torch.where(self.visited[index, None], moved, mean)
+        after = torch.where(self.visited[index, None], torch.lerp(mean, before, delta), mean)
         # rows of one target hold the same value, so it does not matter which is written last
         self.centroids[index.to(self.centroids.device)] = after.to(self.centroids.device)
         self.visited[index] = True
 
 
 def anchor(tokens: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """One vector for each expression: the mean of its matched video tokens.
-
-    With one target the matched token is the one of the lowest matching cost, as in the paper.
+    """One vector for each expression: the mean of its matched video tokens (with one target the paper's: the token of
+    the lowest matching cost).
 
     Args: tokens (B, N_v, C), projected video tokens; indices (B, N_v) long, the matched target or -1.
     Returns: anchors (B, C), zero where nothing matched; (B,) bool, where something did.
@@ -128,9 +121,8 @@ def contrastive_loss(
     rows = torch.cat([target_index[:, None], negatives], 1)  # (M, 1 + K), the positive first
     logits = (F.normalize(bank.rows(rows), dim=2) * anchors[:, None]).sum(2) / tau
     logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(~mask, float("-inf"))], 1)
-    loss = -logits.log_softmax(1)[:, 0]
     known = bank.visited[target_index].float()
-    return (loss * known).sum() / (known.sum() if count is None else count).clamp(min=1)
+    return (-logits.log_softmax(1)[:, 0] * known).sum() / (known.sum() if count is None else count).clamp(min=1)
 
 
 class Contrast:
@@ -152,17 +144,15 @@ class Contrast:
         temperature: float = 0.07,
         host: bool = False,
     ) -> None:
+        """rows (E,) long: the bank's row of every sentence of the data; `start`: the first step with a loss."""
         self.rows, self.groups = rows, groups
-        """rows (E,) long: the bank's row of every sentence of the data."""
         self.negatives, self.start, self.delta, self.temperature = negatives, start, delta, temperature
         self.bank = MemoryBank(len(groups.video), channels, host)
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def count(self, expressions: Sequence[int], present: Tensor, step: int) -> Tensor:
         """How many of these sentences, which have a target where `present` (B,), count in the loss."""
-        if step < self.start:
-            return present.sum() * 0
-        return (present & self.bank.visited[self._rows(expressions)]).sum()
+        return (present & self.bank.visited[self._rows(expressions)]).sum() * (step >= self.start)
 
     def loss(
         self,
@@ -190,7 +180,7 @@ class Contrast:
         nothing = torch.zeros(0, dtype=torch.long, device=self.bank.visited.device)
         rows = gather(torch.cat([nothing, *(rows for rows, _ in self._seen)]))
         anchors = gather(torch.cat([self.bank.rows(nothing), *(anchors for _, anchors in self._seen)]))
-        self._seen.clear()
+        self.forget()
         if len(rows):
             self.bank.update(rows, anchors, self.delta)
 
@@ -200,26 +190,3 @@ class Contrast:
 
     def _rows(self, expressions: Sequence[int]) -> Tensor:
         return self.rows[list(expressions)].to(self.bank.visited.device)
-
-
-def release_contrastive_loss(anchor: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-    """The multi-positive form that the authors' release trains with, in place of Eq. 9.
-
-    Args: anchor (C,); positives (P, C), rows of all expressions of its target, its own, already updated one
-    included; negatives (N, C).
-    """
-    rows = torch.cat([positives, negatives])
-    positive = torch.arange(len(rows), device=rows.device) < len(positives)
-    cosines = F.cosine_similarity(rows, anchor[None])
-    return multi_positive_loss((rows * anchor).sum(1), cosines, positive)
-
-
-def multi_positive_loss(dots: Tensor, cosines: Tensor, positive: Tensor) -> Tensor:
-    """Cross-entropy with several positives on raw dot products plus the squared error of the cosines.
-
-    The positives enter the denominator by their mean. dots, cosines (R,) float; positive (R,) bool.
-    """
-    logits = dots - dots.max().detach()
-    inside = logits[positive].exp().mean() + logits[~positive].exp().sum()
-    entropy = inside.log() - logits[positive].mean()
-    return 2 * entropy + (cosines - positive.float()).square().mean()

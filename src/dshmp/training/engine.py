@@ -6,6 +6,7 @@ Results do not depend on how a step is split up: which samples it has and what e
 stood before the step and written after it. No random state needs to be kept: each step seeds every generator anew.
 """
 
+import contextlib
 import itertools
 import logging
 import math
@@ -15,8 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger("dshmp")
-
-
 NOTHING = "nothing"
 """The loss of a process without samples."""
 
@@ -62,7 +60,7 @@ class Learner(nn.Module):
         return self.task.losses(batch, step, counts)
 
 
-@contextmanager
+@contextlib.contextmanager
 def processes(recipe: Recipe, device: torch.device) -> "Iterator[Accelerator]":
     """This process among those that a launcher (accelerate, torchrun) started, or alone.
 
@@ -74,8 +72,7 @@ def processes(recipe: Recipe, device: torch.device) -> "Iterator[Accelerator]":
 
     if recipe.precision == "float16" and device.type == "cpu":
         raise UserError("precision: float16 needs a GPU; use bfloat16 or float32")
-    alone = "LOCAL_RANK" not in os.environ
-    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if alone else {})):
+    with patch_environment(**({} if "LOCAL_RANK" in os.environ else {"ACCELERATE_TORCH_DEVICE": device})):
         accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision],
@@ -87,9 +84,29 @@ def processes(recipe: Recipe, device: torch.device) -> "Iterator[Accelerator]":
     try:
         yield accelerator
     finally:
-        with redirect_stdout(sys.stderr):  # which trackers write to
+        with contextlib.redirect_stdout(sys.stderr):  # which trackers write to
             accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@dataclass
+class Record:
+    """What is said of the steps since the last line of the record, and of the run as a whole."""
+
+    losses: dict[str, Any] = field(default_factory=dict)  # sums over the steps; tensors until they are needed
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    skipped: int = 0  # steps left out, of the whole run
+    in_a_row: int = 0
+    best: float = -math.inf
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Take the losses of a step."""
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value.to(widest(value.device))
+        self.steps += 1
+        self.in_a_row = 0
 
 
 class Trainer:
@@ -109,20 +126,21 @@ class Trainer:
         self.trained = [p for group in self.adam.param_groups for p in group["params"]]
         self.share = Share(accelerator.process_index, accelerator.num_processes, self.run.micro_batch)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.run.keep)
-        self.step = 0
-        self.record = Record()
-        self.stopping = False
-
-    # ---- the run ------------------------------------------------------------------------------------
+        self.step, self.record, self.stopping = 0, Record(), False
 
     def train(self) -> None:
         """Run to the last step, or until SIGTERM: then saves and raises SystemExit."""
-        with self._catch_sigterm():
+        before, first = None, self.accelerator.is_main_process
+        with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
+            before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        try:
             self.resume()
-            first = self.accelerator.is_main_process
-            logger = RunLogger(self.recipe, self.folder, self.step, self.accelerator) if first else nullcontext()
-            with logger as watch:
-                stopped = self._train(watch)
+            logger = RunLogger(self.recipe, self.folder, self.step, self.accelerator) if first else None
+            with logger or contextlib.nullcontext():
+                stopped = self._train(logger)
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
         if stopped:
             if first:
                 message = "%s: stopped by SIGTERM after step %d, which is saved; the same command goes on from there"
@@ -152,33 +170,27 @@ class Trainer:
                 return True
         return False
 
-    def _batches(self) -> Iterator[tuple[list[Any], float]]:
+    def _batches(self) -> Iterator[tuple[Sequence[Any], float]]:
         """A step's batches from the current one on, and how long they were waited for; later steps are read
         meanwhile."""
         steps = iter(range(self.step, self.recipe.steps))
         with ThreadPoolExecutor(self.run.workers) as pool:
-
-            def submit(count: int) -> list[Future[Sequence[Any]]]:
-                return [pool.submit(self.task.batches, step, self.share) for step in itertools.islice(steps, count)]
-
-            ahead = deque(submit(self.run.workers))
+            coming = (pool.submit(self.task.batches, step, self.share) for step in steps)
+            ahead = deque(itertools.islice(coming, self.run.workers))
             try:
                 while ahead:
                     started = time.monotonic()
                     found = ahead.popleft().result()
-                    ahead.extend(submit(1))
-                    yield list(found), time.monotonic() - started
+                    ahead.extend(itertools.islice(coming, 1))
+                    yield found, time.monotonic() - started
             finally:
-                for future in ahead:
-                    future.cancel()
-
-    # ---- a step -------------------------------------------------------------------------------------
+                pool.shutdown(cancel_futures=True)
 
     def _step(self, batches: Sequence[Any]) -> bool:
-        """Learn from a step's batches; whether any process was asked to stop."""
+        """Learn from a step's batches; whether any process shall stop."""
         from accelerate.utils import set_seed
 
-        recipe, accelerator, task = self.recipe, self.accelerator, self.task
+        recipe, accelerator, contrast = self.recipe, self.accelerator, self.task.contrast
         for group in self.adam.param_groups:
             group["lr"] = group["base"] * schedule(recipe, self.step)
         seed = recipe.seed * 1_000_003 + self.step  # dropout; a resumed run draws the same
@@ -187,30 +199,30 @@ class Trainer:
         counts, stop = self._count(parts)
         self.adam.zero_grad(set_to_none=True)
         found: dict[str, Tensor] = {}
-        shares = parts or [None]
-        for number, part in enumerate(shares):
-            with nullcontext() if number == len(shares) - 1 else accelerator.no_sync(self.learner):
+        for left, part in zip(range(len(parts or [None]) - 1, -1, -1), parts or [None], strict=True):
+            with accelerator.no_sync(self.learner) if left else contextlib.nullcontext():
                 losses = self.learner(part, self.step, counts)
                 total = torch.stack([value.float() for value in losses.values()]).sum()
                 accelerator.backward(total * self.share.processes)  # their gradients are averaged
             for name, value in losses.items():
                 found[name] = found.get(name, 0.0) + value.detach().float()
         norm = accelerator.clip_grad_norm_(self.trained, recipe.clip_norm)
-        finite = bool(torch.isfinite(norm))
-        scaler = accelerator.scaler
+        finite, scaler = bool(torch.isfinite(norm)), accelerator.scaler
         overflow = not finite and scaler is not None and scaler.get_scale() > 1  # the scale may be to blame
         if finite or scaler is not None:
             self.optimizer.step()  # the scaler sees by itself that it is not finite, and scales less from now on
         if finite:
             self.record.add(found)
-            if task.contrast is not None:
-                task.contrast.commit(self._gather)
+            if contrast is not None:
+                contrast.commit(self._gather)
         else:
+            if contrast is not None:
+                contrast.forget()
             self._skip(parts, overflow)
         return stop
 
     def _count(self, parts: Sequence[Any]) -> tuple[Counts, bool]:
-        """The divisors of the whole step, over all processes; and whether any of these was asked to stop."""
+        """The divisors of the whole step, over all processes; and whether any of these shall stop."""
         names = self.task.counted
         own = torch.zeros(len(names) + 1, dtype=widest(self.device), device=self.device)
         own[-1] = self.stopping
@@ -231,14 +243,12 @@ class Trainer:
         return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
 
     def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
-        """Leave a step out whose gradient is not finite; UserError where there were too many in a row.
+        """Note a step left out whose gradient is not finite; UserError where there were too many in a row.
 
         An `overflow` of scaled gradients is how float16 finds its scale, and is no sign of divergence.
         """
         from accelerate.utils import gather_object
 
-        if self.task.contrast is not None:
-            self.task.contrast.forget()
         self.record.skipped += 1
         if overflow:
             return
@@ -253,8 +263,6 @@ class Trainer:
             )
         if self.accelerator.is_main_process:
             log.warning("step %d is left out, its gradient is not finite: %s", self.step, where)
-
-    # ---- the record ---------------------------------------------------------------------------------
 
     def _losses(self) -> dict[str, float]:
         """Sums over the steps since the last line of the record and over the processes."""
@@ -273,8 +281,7 @@ class Trainer:
             steps = max(record.steps, 1)
             pace = {"seconds_per_step": record.seconds / steps, "waited": record.waited / max(record.seconds, 1e-9)}
             figures = {name: round(value, 4) for name, value in pace.items()}
-            if record.skipped:
-                figures["skipped"] = record.skipped
+            figures |= {"skipped": record.skipped} if record.skipped else {}
             watch.log(self.step, figures | {name: value / steps for name, value in losses.items()})
         self.record = Record(skipped=record.skipped, in_a_row=record.in_a_row, best=record.best)
 
@@ -301,7 +308,7 @@ class Trainer:
 
         In this order, since a run whose checkpoint is of the last step never saves again.
         """
-        losses = self._losses()
+        record = asdict(replace(self.record, losses=self._losses()))
         if self.accelerator.is_main_process:
             self._save_model("model")
             state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
@@ -311,7 +318,6 @@ class Trainer:
                     state[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
             state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             scaler = self.accelerator.scaler
-            record = asdict(replace(self.record, losses=losses))
             self.checkpoints.save(Saved(self.step, state, {"record": record, "scaler": scaler and scaler.state_dict()}))
         self.accelerator.wait_for_everyone()
 
@@ -321,64 +327,24 @@ class Trainer:
             saved = self.checkpoints.newest()
         if saved is None:
             return
-        self.step = saved.step
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in saved.tensors.items() if key.startswith(prefix)}
 
-        for module, prefix in ((self.model, "model/"), (self.task.modules, "task/")):
-            module.load_state_dict(part(prefix))
+        self.step = saved.step
+        self.model.load_state_dict(part("model/"))
+        self.task.modules.load_state_dict(part("task/"))
         for index, parameter in enumerate(self.trained):
-            moments = part(f"optimizer/{index}/")
-            if moments:  # AdamW counts its steps on the CPU wherever the parameter is
+            if moments := part(f"optimizer/{index}/"):  # AdamW counts its steps on the CPU wherever the parameter is
+                place = {"step": torch.device("cpu")}
                 self.adam.state[parameter] = {
-                    name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
-                    for name, value in moments.items()
+                    name: value.to(place.get(name, parameter.device), copy=True) for name, value in moments.items()
                 }
         self.record = Record(**saved.facts["record"])
         if not self.accelerator.is_main_process:  # the first one has the sums of all
             self.record.losses = {}
         if self.accelerator.scaler is not None and saved.facts["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(saved.facts["scaler"])
-
-    @contextmanager
-    def _catch_sigterm(self) -> Iterator[None]:
-        """Remember the signal until the step is done."""
-
-        def remember(*_: Any) -> None:
-            self.stopping = True
-
-        try:
-            before = signal.signal(signal.SIGTERM, remember)
-        except ValueError:  # not in the main thread, where no signal arrives
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-@dataclass
-class Record:
-    """What is said of the steps since the last line of the record, and of the run as a whole."""
-
-    losses: dict[str, Any] = field(default_factory=dict)
-    """Sums over the steps, of this process; tensors until they are needed."""
-    steps: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    skipped: int = 0
-    """Steps left out, of the whole run."""
-    in_a_row: int = 0
-    best: float = -math.inf
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Take the losses of a step."""
-        for name, value in losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value.to(widest(value.device))
-        self.steps += 1
-        self.in_a_row = 0
 
 
 def schedule(recipe: Recipe, step: int) -> float:
@@ -395,14 +361,11 @@ def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> lis
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in [*model.named_parameters(), *beside.named_parameters()]:
         if parameter.requires_grad:
-            key = ("backbone" in name and "fusion" not in name, parameter.ndim > 1)
+            key = "backbone" in name and "fusion" not in name, parameter.ndim > 1
             groups.setdefault(key, []).append(parameter)
+    rates = recipe.learning_rate, recipe.learning_rate * recipe.backbone_factor
     return [
-        {
-            "params": parameters,
-            "base": recipe.learning_rate * (recipe.backbone_factor if backbone else 1.0),
-            "weight_decay": recipe.weight_decay if matrix else 0.0,
-        }
+        {"params": parameters, "base": rates[backbone], "weight_decay": recipe.weight_decay if matrix else 0.0}
         for (backbone, matrix), parameters in groups.items()
     ]
 
@@ -423,11 +386,7 @@ def recompute_activations(model: DsHmp) -> None:
         module.forward = again
 
     perception = model.perception
-    for module in itertools.chain(
-        *(stage.blocks for stage in perception.backbone.stages),
-        perception.pixel_decoder.decoder.encoder.layers,
-        perception.frame_decoder.layers,
-        model.motion.blocks,
-        model.decoder.layers,
-    ):
+    stages = [stage.blocks for stage in perception.backbone.stages]
+    decoders = [perception.pixel_decoder.decoder.encoder.layers, perception.frame_decoder.layers]
+    for module in itertools.chain(*stages, *decoders, model.motion.blocks, model.decoder.layers):
         wrap(module)

@@ -97,12 +97,9 @@ def strip(frames: NDArray[np.uint8], found: NDArray[Any], truth: NDArray[Any]) -
 class SentenceScore:
     """How a sentence was answered, on the cache's grid."""
 
-    iou: float
-    """Of the union of what is meant with the truth, mean over the frames, per cent; 100 where both are empty."""
-    right: bool | None
-    """Of a direction pair: whether the best candidate meets the right one better than any other object."""
-    empty: bool
-    """Whether nothing passed the threshold."""
+    iou: float  # of the union of what is meant with the truth, mean over the frames, per cent; 100 where both are empty
+    right: bool | None  # of a direction pair: does the best candidate meet the right one better than any other object?
+    empty: bool  # whether nothing passed the threshold
 
 
 def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:

@@ -1,6 +1,6 @@
 """Task `language`: sentences alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.data.base import Split, expression_name
+from dshmp.data.base import expression_name
 from dshmp.device import exactly
-from dshmp.model.dshmp import DsHmp
-from dshmp.model.tokenizer import TextBatch, TextTokenizer
+from dshmp.model.tokenizer import TextBatch
 from dshmp.training.losses import Counts
 from dshmp.training.probe import MotionProbe
-from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, EpochSampler, Share
 from dshmp.training.task import Task
 
@@ -24,10 +22,8 @@ class SentenceBatch:
     """Sentences alone."""
 
     texts: TextBatch
-    claims: Tensor
-    """(B,) long: the motion that a sentence names, as a class of the probe."""
-    expressions: tuple[int, ...]
-    """Which sentences these are."""
+    claims: Tensor  # (B,) long: the motion that a sentence names, as a class of the probe
+    expressions: tuple[int, ...]  # which sentences these are
 
 
 class LanguageTask(Task):
@@ -39,12 +35,12 @@ class LanguageTask(Task):
 
     counted = ("words", "claims")
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
-        super().__init__(recipe, model, tokenizer, splits)
-        self.split = self.only_split()
+    def setup(self) -> None:
+        model = self.model
+        self.split = self.one_split(objects=False)
         model.requires_grad_(False)
         model.language.requires_grad_(True)
-        self.sampler = EpochSampler([0] * len(self.split.expressions), recipe.batch, recipe.seed)
+        self.sampler = EpochSampler([0] * len(self.split.expressions), self.recipe.batch, self.recipe.seed)
         self.probe = MotionProbe(model.config.hidden_size, self.split)
         self.words = nn.Linear(model.config.hidden_size, model.config.language.encoder["vocab_size"])
         self.modules = nn.ModuleDict({"probe": self.probe, "words": self.words})

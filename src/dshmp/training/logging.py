@@ -1,8 +1,5 @@
-"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, the recipe's trackers (TensorBoard,
-Weights & Biases, Trackio), and run.json with what the run was made with.
-
-A run that goes on adds to the same curve. What a killed run recorded after its last checkpoint comes again.
-"""
+"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, trackers, and run.json with what it was
+made with. A run that goes on adds to the same curve."""
 
 import json
 import os
@@ -11,7 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,8 +44,8 @@ class RunLogger:
         self.recipe, self.folder, self.step, self.accelerator = recipe, folder, step, accelerator
         self.shown: dict[str, float] = {}
         self.validation: dict[str, float] = {}
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self.progress = Progress(*columns)
+        bar = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.progress = Progress(*bar)
         self.task = self.progress.add_task(recipe.task, total=recipe.steps, completed=step)
         self.live = Live(console=Console(stderr=True), get_renderable=self._view, refresh_per_second=2)
 
@@ -101,14 +98,12 @@ class RunLogger:
 
         losses = {name: value for name, value in self.shown.items() if name not in (*MEASURED, "skipped")}
         table = Table.grid(padding=(0, 2))
-        if self.shown:
+        if shown := self.shown:
             table.add_row("loss", f"{sum(losses.values()):.3f}", _line(losses, 3))
-            pace = self.shown["seconds_per_step"]
-            speed = f"{self.recipe.batch / pace:.2f} a second" if pace else ""
-            waited = f"{100 * self.shown['waited']:.0f} % waiting for data"
-            memory = f"{self.shown['memory_gib']:.2f} GiB"
-            skipped = f", {self.shown['skipped']:.0f} steps left out" if "skipped" in self.shown else ""
-            table.add_row("pace", speed, f"{waited}, {memory}{skipped}")
+            speed = f"{self.recipe.batch / max(shown['seconds_per_step'], 1e-4):.2f} a second"
+            pace = f"{100 * shown['waited']:.0f} % waiting for data, {shown['memory_gib']:.2f} GiB"
+            skipped = f", {shown['skipped']:.0f} steps left out" if "skipped" in shown else ""
+            table.add_row("pace", speed, pace + skipped)
         if self.validation:
             table.add_row("held out", "", _line(self.validation, 2))
         return Group(self.progress, table)
@@ -143,11 +138,9 @@ def peak_memory() -> float:
 def describe(path: Path, step: int) -> str:
     """Add to run.json with what the run was started, or went on, at this step; returns what tells the run from all
     others."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        identity, starts = str(known["id"]), known["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        identity, starts = secrets.token_hex(4), []
+    known: dict[str, Any] = {"id": secrets.token_hex(4), "starts": []}
+    with suppress(OSError, ValueError):
+        known |= json.loads(path.read_text(encoding="utf-8"))
     git = revision()
     start = {
         "step": step,
@@ -163,8 +156,8 @@ def describe(path: Path, step: int) -> str:
         "packages": {name: _version(name) for name in PACKAGES},
         "git": git and {"commit": git.rstrip("+"), "changed": git.endswith("+")},
     }
-    save_json(path, {"id": identity, "starts": [*starts, start]})
-    return identity
+    save_json(path, {"id": known["id"], "starts": [*known["starts"], start]})
+    return str(known["id"])
 
 
 def _version(name: str) -> str | None:

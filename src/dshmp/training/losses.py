@@ -1,6 +1,7 @@
-"""Set losses of matched predictions, at frame and at video level, and the similarity loss (section 3.3).
+"""Matching and set losses of predictions, at frame and at video level, and the similarity loss (section 3.3).
 
-Class cross-entropy, mask cross-entropy and dice are those of Mask2Former (Cheng et al., CVPR 2022), the
+One form serves both levels: frame level has T = 1 and frames as the batch, video level has whole clips. Matching on
+random points, class cross-entropy, mask cross-entropy and dice are those of Mask2Former (Cheng et al., CVPR 2022), the
 similarity loss that of VITA (Heo et al., NeurIPS 2022).
 """
 
@@ -8,31 +9,64 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.training.matching import (
-    DEFAULT,
-    Level,
-    Randomness,
-    SetPrediction,
-    SetTargets,
-    Weights,
-    match_levels,
-    sample_points,
-    uniform,
-)
-
+Randomness = torch.Generator | Sequence[torch.Generator] | None
+"""One source of random numbers, or one for each sample of a batch, so that what a sample draws does not depend on
+the others it is learned with."""
 Counts = dict[str, Tensor]
 """Divisors of losses, by name. They are known from the targets alone, so that they can be counted over a whole step
 before any part of it is learned: a loss of a part is its sum divided by the step's count."""
+Weights = tuple[float, float, float]
+DEFAULT: Weights = (2.0, 5.0, 5.0)
+"""Weights of class, mask and dice, in matching costs and losses."""
 OVERSAMPLE = 3.0  # candidates drawn for each point of the loss
 IMPORTANCE = 0.75  # share of the points taken where the prediction is least certain
 
 
 @dataclass(frozen=True)
+class SetTargets:
+    """What there is to find."""
+
+    masks: Tensor  # (B, G, T, H, W) bool or uint8, at the resolution of the (padded) images
+    valid: Tensor  # (B, G) bool, False where a row only fills the batch; G may be 0
+    frames: Tensor  # (B, T) bool, False where a frame only fills the batch: it takes no part in matching or loss
+
+    @property
+    def present(self) -> Tensor:
+        """(B, G) bool: the targets that take part, `valid` and in a real frame; their sum normalises."""
+        return self.valid & self.frames.any(1, keepdim=True)
+
+    def by_frame(self) -> "SetTargets":
+        """The same targets at frame level, batch B*T: a target is valid in the frames where it is seen."""
+        masks = self.masks.transpose(1, 2).flatten(0, 1)  # (B, G, T, H, W) -> (B*T, G, H, W)
+        frames = self.frames.flatten()
+        seen = masks.flatten(2).any(2).bool()
+        valid = self.valid.repeat_interleave(self.frames.shape[1], 0) & seen & frames[:, None]
+        return SetTargets(masks[:, :, None], valid, frames[:, None])
+
+
+@dataclass(frozen=True)
+class SetPrediction:
+    """What Q queries found."""
+
+    logits: Tensor  # (B, Q, 2), index 0 = object, 1 = none
+    masks: Tensor  # (B, Q, T, h, w) mask logits, at stride 4 of the images
+
+
+@dataclass(frozen=True)
+class Level:
+    """Frame level or video level: what every decoder layer found, and what there is to find."""
+
+    predictions: Sequence[SetPrediction]
+    targets: SetTargets
+
+
+@dataclass(frozen=True)
 class SetCriterion:
-    """Matching and set losses of a level, all decoder layers."""
+    """Matching and set losses of a level, every decoder layer by itself."""
 
     points: int
     """Points for each mask and frame."""
@@ -48,9 +82,20 @@ class SetCriterion:
         weight = (matched + self.no_object * (queries - matched)) * targets.frames.any(1)
         return {"masks": targets.present.sum(), "queries": weight.sum()}
 
-    def match(self, levels: Sequence[Level], generator: Randomness = None) -> list[Tensor]:
-        """The matches (layers, B, Q) of each level, as `match_levels`."""
-        return match_levels(levels, self.points, self.weights, generator)
+    @torch.no_grad()
+    def match(self, level: Level, generator: Randomness = None) -> Tensor:
+        """(layers, B, Q) long, the target of each query or -1; every layer on points of its own."""
+        targets, layers = level.targets, len(level.predictions)
+        batch, device = len(targets.masks), targets.masks.device
+        points = [uniform(batch, self.points, 2, device=device, generator=generator) for _ in range(layers)]
+        # the targets are sampled at all layers' points at once: (B, G, T, P) each
+        truths = _sample_frames(targets.masks, torch.cat(points, 1)).split(self.points, dim=3)
+        costs = [
+            matching_costs(prediction, targets, at, self.weights, truth)
+            for prediction, at, truth in zip(level.predictions, points, truths, strict=True)
+        ]
+        found = assign(torch.cat(costs), targets.present.repeat(layers, 1))
+        return found.unflatten(0, (layers, -1))
 
     def losses(
         self, level: Level, indices: Tensor, counts: Counts, generator: Randomness = None, prefix: str = ""
@@ -61,15 +106,59 @@ class SetCriterion:
         """
         masks, queries = counts[f"{prefix}masks"], counts[f"{prefix}queries"]
         by_layer = [
-            set_losses(
-                prediction, level.targets, matched, masks, self.points, self.no_object, queries, generator=generator
-            )
+            set_losses(prediction, level.targets, matched, masks, self.points, self.no_object, queries, generator)
             for prediction, matched in zip(level.predictions, indices, strict=True)
         ]
         return {
             f"{prefix}{name}": weight * torch.stack([losses[name] for losses in by_layer]).sum()
             for name, weight in zip(("cls", "mask", "dice"), self.weights, strict=True)
         }
+
+
+@torch.no_grad()
+def matching_costs(
+    prediction: SetPrediction,
+    targets: SetTargets,
+    points: Tensor,
+    weights: Weights = DEFAULT,
+    truth: Tensor | None = None,
+) -> Tensor:
+    """Cost of each pair (B, Q, G) = w_class * -p(object) + w_mask * cross-entropy + w_dice * dice, float32.
+
+    Args: points (B, P, 2), shared by all frames of a sample; truth (B, G, T, P), the targets' values there where they
+    are known already.
+    """
+    with torch.autocast(prediction.masks.device.type, enabled=False):
+        logits = _sample_frames(prediction.masks, points)  # (B, Q, T, P)
+        truth = _sample_frames(targets.masks, points) if truth is None else truth  # (B, G, T, P)
+        real = targets.frames[:, None, :, None].float()  # (B, 1, T, 1)
+        count = (real.sum((2, 3)) * points.shape[1]).clamp(min=1)[:, None]  # (B, 1, 1) points that count
+        truth = (truth * real).flatten(2)  # (B, G, T*P)
+        probability = (logits.sigmoid() * real).flatten(2)  # (B, Q, T*P)
+        # cross-entropy of logit x and target t is softplus(x) - t x
+        background = (F.softplus(logits) * real).sum((2, 3))[:, :, None]  # (B, Q, 1)
+        entropy = (background - logits.flatten(2) @ truth.mT) / count
+        overlap = 2 * probability @ truth.mT
+        dice = 1 - (overlap + 1) / (probability.sum(2)[:, :, None] + truth.sum(2)[:, None] + 1)
+        object_probability = prediction.logits.float().softmax(2)[:, :, :1]
+        w_class, w_mask, w_dice = weights
+        return -w_class * object_probability + w_mask * entropy + w_dice * dice
+
+
+def assign(costs: Tensor, present: Tensor) -> Tensor:
+    """Cheapest one-to-one assignment of each sample: costs (B, Q, G) and present (B, G) bool, the targets that take
+    part -> (B, Q) long, the target of each query or -1.
+
+    Costs that are not finite count as very high, so that every process goes on to the end of its step: the losses
+    then are not finite either, and the step is left out.
+    """
+    indices = torch.full(costs.shape[:2], -1)
+    tables = costs.detach().nan_to_num(1e9, 1e9, 1e9).cpu().numpy()
+    for sample, (table, taking_part) in enumerate(zip(tables, present.cpu().numpy(), strict=True)):
+        columns = taking_part.nonzero()[0]
+        rows, chosen = linear_sum_assignment(table[:, columns])
+        indices[sample, rows] = torch.from_numpy(columns[chosen])
+    return indices.to(costs.device)
 
 
 def set_losses(
@@ -80,8 +169,8 @@ def set_losses(
     num_points: int,
     no_object: float = 0.1,
     query_weight: Tensor | None = None,
-    *,
     generator: Randomness = None,
+    *,
     points: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar.
@@ -100,11 +189,7 @@ def set_losses(
     total = weight.sum() if query_weight is None else query_weight
     mask, dice = _mask_losses(prediction, targets, indices, num_points, generator, points)
     divisor = torch.as_tensor(num_masks, device=mask.device).clamp(min=1)
-    return {
-        "cls": (entropy * weight).sum() / total.clamp(min=1e-6),
-        "mask": mask / divisor,
-        "dice": dice / divisor,
-    }
+    return {"cls": (entropy * weight).sum() / total.clamp(min=1e-6), "mask": mask / divisor, "dice": dice / divisor}
 
 
 def _mask_losses(
@@ -140,6 +225,19 @@ def _mask_losses(
     return mask.sum(), dice.sum()
 
 
+def uniform(
+    *shape: int, device: torch.device, generator: Randomness = None, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Random numbers in [0, 1), such as (N, P, 2) for points (x, y); a generator may live on another device. Of several
+    generators each draws as many rows (of the first axis) as `rows` says, the same number by default."""
+    if isinstance(generator, Sequence):
+        counts = rows or [shape[0] // len(generator)] * len(generator)
+        drawn = [uniform(n, *shape[1:], device=device, generator=g) for n, g in zip(counts, generator, strict=True)]
+        return torch.cat(drawn)
+    source = device if generator is None else generator.device
+    return torch.rand(*shape, generator=generator, device=source).to(device)
+
+
 @torch.no_grad()
 def importance_points(
     logits: Tensor, num_points: int, generator: Randomness = None, rows: Sequence[int] | None = None
@@ -156,6 +254,24 @@ def importance_points(
     return torch.cat([candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2)), rest], 1)
 
 
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of maps (N, C, H, W) at points (N, P, 2), (x, y) in [0, 1] -> (N, C, P) float32.
+
+    (0, 0) is the outer corner of the first pixel, so that one point names one place at every resolution;
+    beyond the centres of the outermost pixels a map fades to 0.
+    """
+    if 0 in maps.shape:
+        return maps.new_zeros(*maps.shape[:2], points.shape[1], dtype=torch.float32)
+    grid = (2 * points[:, :, None] - 1).float()  # (N, P, 1, 2)
+    return F.grid_sample(maps.float(), grid, align_corners=False).squeeze(3)
+
+
+def _sample_frames(masks: Tensor, points: Tensor) -> Tensor:
+    """Masks (B, N, T, H, W) at points (B, P, 2), the same in every frame -> (B, N, T, P)."""
+    sampled = sample_points(masks.flatten(1, 2), points)  # (B, N, T, H, W) -> (B, N*T, P)
+    return sampled.reshape(*masks.shape[:3], points.shape[1])
+
+
 def similarity_loss(
     frame_embeddings: Tensor,
     frame_indices: Tensor,
@@ -165,14 +281,12 @@ def similarity_loss(
 ) -> Tensor:
     """Matched embeddings of one target shall agree, across frames and with the video's; others shall not.
 
-    Cross-entropy on the raw dot products of all pairs of matched embeddings of a sample (frame with frame,
-    video with video and each with itself included), 1 for pairs of one target; mean over the pairs of a
-    sample, then over the samples that have any.
+    Cross-entropy on the raw dot products of all pairs of matched embeddings of a sample (frame with frame, video with
+    video and each with itself included), 1 for pairs of one target; mean over the pairs of a sample, then over
+    `samples`, by default those that have any.
 
-    Args:
-        frame_embeddings: (B, T, N_s, C); frame_indices: (B, T, N_s) long, the matched target or -1.
-        video_embeddings: (B, N_v, C); video_indices: (B, N_v) long, numbering the same targets.
-        samples: divisor; by default the number of samples with a matched embedding.
+    Args: frame_embeddings (B, T, N_s, C); frame_indices (B, T, N_s) long, the matched target or -1; video_embeddings
+    (B, N_v, C); video_indices (B, N_v) long, numbering the same targets.
     """
     # (B, T, N_s, C) and (B, N_v, C) -> (B, T*N_s + N_v, C)
     embeddings = torch.cat([frame_embeddings.flatten(1, 2), video_embeddings], 1).float()

@@ -1,6 +1,5 @@
 """Task `motion`: the motion part on cached object tokens of frozen static perception."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,21 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.checkpoint import CONFIG, find_model, load_config
-from dshmp.data.base import Split, expression_name
+from dshmp.data.base import expression_name
 from dshmp.device import exactly
 from dshmp.errors import UserError
-from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import uses_language
 from dshmp.model.readout import TrajectoryReadout
-from dshmp.model.tokenizer import TextTokenizer
 from dshmp.training.cache import CachedSplit, ClipBatch
 from dshmp.training.losses import Counts
 from dshmp.training.probe import MotionProbe
-from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, EpochSampler, Share, torch_generators
-from dshmp.training.targets import VideoTargets
-from dshmp.training.task import Metrics, Task, open_splits, video_criterion
-from dshmp.training.video_losses import VideoCriterion, video_level
+from dshmp.training.task import Metrics, Task
+from dshmp.training.video_losses import VideoCriterion, VideoTargets, video_level
 
 
 class MotionTask(Task):
@@ -30,31 +25,47 @@ class MotionTask(Task):
 
     counted = (*VideoCriterion.counted, "objects", "claims")
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
-        super().__init__(recipe, model, tokenizer, splits)
-        self.split = self.only_split()
-        self.check_objects(self.split)
-        _check_perception(recipe, model)
-        held_out = list(open_splits(recipe, held_out=True).values())
-        if not held_out:
-            raise UserError("task motion needs a held-out split: name it, such as data.mevis.validation=valid_u")
-        self.held_out_split = held_out[0]
-        self.check_objects(self.held_out_split)
+    def setup(self) -> None:
+        recipe, model = self.recipe, self.model
+        self.split = self.one_split()
+        self._check_perception()
+        self.held_out_split = self.one_split(held_out=True)
         model.perception.requires_grad_(False)
         if uses_language(model.perception):  # the language in the cached tokens stays as it was
             model.language.requires_grad_(False)
         lengths = [len(self.split.videos[item.video].frames) for item in self.split.expressions]
         self.sampler = EpochSampler(lengths, recipe.batch, recipe.seed)
-        self.criterion = video_criterion(recipe, model, splits)
-        self.contrast = self.criterion.contrast
+        self.criterion = self.video_criterion()
         self.probe = MotionProbe(model.config.hidden_size, self.split)
-        self.modules = nn.ModuleDict({"bank": self.contrast.bank, "probe": self.probe})
+        self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank, "probe": self.probe})
+
+    def _check_perception(self) -> None:
+        """Raises UserError unless the object tokens of this model are trained and all that its read-out needs."""
+        recipe, perception = self.recipe, self.model.perception
+        if self.model.config.readout.masks != "trajectories":
+            raise UserError(
+                "task motion learns from object tokens alone: it needs readout.masks: trajectories; train task: whole "
+                "otherwise"
+            )
+        keeps = "task motion keeps perception as it is"
+        if recipe.init is None:
+            raise UserError(f"{keeps}: name a run of task perception or language as init")
+        if uses_language(perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
+            raise UserError(
+                f"{recipe.init}: {keeps}, and the language it uses; take both, or give a run of task perception as "
+                "init, whose perception is language-agnostic"
+            )
+        cues = load_config(find_model(recipe.init) / CONFIG).language.cues
+        if perception.frame_decoder.direct and cues != "direct":
+            raise UserError(
+                f"{recipe.init}: {keeps}, whose static queries are learned ones here; language.cues: direct needs an "
+                "init that was trained so, or task: whole"
+            )
 
     def prepare(self, cache: Path) -> None:
-        self.keep_sentences([self.split, self.held_out_split], cache)
-        self.training, self.held_out = (
-            CachedSplit.build(self.model, self.tokenizer, split, cache) for split in (self.split, self.held_out_split)
-        )
+        splits = self.split, self.held_out_split
+        self.keep_sentences(splits, cache)
+        self.training, self.held_out = (CachedSplit.build(self.model, self.tokenizer, split, cache) for split in splits)
 
     def batches(self, step: int, share: Share = ALL) -> list[ClipBatch]:
         chosen = self.sampler(step).tolist()
@@ -83,7 +94,7 @@ class MotionTask(Task):
             video = self.model.decode_motion(batch.tokens, frames, text)
         masks = [TrajectoryReadout().clip_masks(layer, batch.mask_logits) for layer in video.layers]
         level = video_level(video, masks, frames, targets)
-        (indices,) = self.criterion.sets.match([level], generators)
+        indices = self.criterion.sets.match(level, generators)
         losses = self.criterion.losses(video, level, indices, batch.owner, targets, step, generators, counts)
         if weight:
             motions, claims = self._labels(targets)
@@ -105,25 +116,3 @@ class MotionTask(Task):
         from dshmp.training.held_out import score_tokens
 
         return score_tokens(self.model, self.held_out)
-
-
-def _check_perception(recipe: Recipe, model: DsHmp) -> None:
-    """Raises UserError unless the object tokens of this model are trained and all that its read-out needs."""
-    if model.config.readout.masks != "trajectories":
-        raise UserError(
-            "task motion learns from object tokens alone: it needs readout.masks: trajectories; train task: whole "
-            "otherwise"
-        )
-    if recipe.init is None:
-        raise UserError("task motion keeps perception as it is: name a run of task perception or language as init")
-    if uses_language(model.perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
-        raise UserError(
-            f"{recipe.init}: task motion keeps perception as it is, and the language it uses; take both, or give a "
-            "run of task perception as init, whose perception is language-agnostic"
-        )
-    cues = load_config(find_model(recipe.init) / CONFIG).language.cues
-    if model.perception.frame_decoder.direct and cues != "direct":
-        raise UserError(
-            f"{recipe.init}: task motion keeps perception as it is, whose static queries are learned ones here; "
-            "language.cues: direct needs an init that was trained so, or task: whole"
-        )

@@ -1,6 +1,6 @@
 """Task `perception`: single frames, all objects, no language."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -9,19 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.data.base import Split
 from dshmp.errors import UserError
-from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import Prediction, disable_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.text import null_text
-from dshmp.model.tokenizer import TextTokenizer
-from dshmp.training.losses import Counts, SetCriterion
-from dshmp.training.matching import Level, SetPrediction, SetTargets
+from dshmp.training.losses import Counts, Level, SetCriterion, SetPrediction, SetTargets
 from dshmp.training.probe import ObjectProbe
-from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, Share, sample_generator, torch_generators
-from dshmp.training.task import Task, set_criterion
+from dshmp.training.task import Task
 
 LINK_TEMPERATURE = 0.1
 LANGUAGE = ("static_attention", "fusion", "text_attention", "gates")
@@ -32,16 +27,11 @@ LANGUAGE = ("static_attention", "fusion", "text_attention", "gates")
 class FrameBatch:
     """Single frames with the masks of all their objects."""
 
-    images: Tensor
-    """(F, 3, h, w) normalised."""
-    masks: Tensor
-    """(F, G, 1, h, w) bool."""
-    attributes: Tensor
-    """(F, G, A) long, the class of each attribute."""
-    seeds: tuple[tuple[int, ...], ...]
-    """Of each frame's random numbers."""
-    names: tuple[str, ...]
-    """The video of each frame."""
+    images: Tensor  # (F, 3, h, w) normalised
+    masks: Tensor  # (F, G, 1, h, w) bool
+    attributes: Tensor  # (F, G, A) long, the class of each attribute
+    seeds: tuple[tuple[int, ...], ...]  # of each frame's random numbers
+    names: tuple[str, ...]  # the video of each frame
 
     @property
     def targets(self) -> SetTargets:
@@ -55,29 +45,26 @@ class PerceptionTask(Task):
 
     counted = (*SetCriterion.counted, "tokens", "links")
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
-        super().__init__(recipe, model, tokenizer, splits)
-        self.split = split = self.only_split()
-        self.check_objects(split)
+    def setup(self) -> None:
+        recipe, model = self.recipe, self.model
+        self.split = split = self.one_split()
         self.apart = 2 if recipe.weights.link else 1
         """Frames of a sample: neighbours, where links are learned."""
         if recipe.batch < self.apart:
             raise UserError("weights.link compares neighbouring frames: batch must be at least 2, or link 0")
-        short = next((name for name, video in split.videos.items() if len(video.frames) < self.apart), None)
-        if short is not None:
+        if short := [name for name, video in split.videos.items() if len(video.frames) < self.apart]:
             raise UserError(
-                f"{split.folder}: video {short!r} has one frame only, but weights.link compares neighbouring "
+                f"{split.folder}: video {short[0]!r} has one frame only, but weights.link compares neighbouring "
                 "frames; remove the video, or set weights.link to 0"
             )
         if recipe.init is None:
             try:
                 disable_language(model.perception)
             except ValueError as error:
-                raise UserError(
-                    f"task perception needs a model that can do without language at first: {error}"
-                ) from None
+                message = "task perception needs a model that can do without language at first"
+                raise UserError(f"{message}: {error}") from None
         self.videos = list(split.videos.values())
-        self.criterion = set_criterion(recipe)
+        self.criterion = self.set_criterion()
         self.probe = ObjectProbe(model.config.hidden_size, split)
         self.modules = nn.ModuleDict({"probe": self.probe})
         model.requires_grad_(False)
@@ -138,7 +125,7 @@ class PerceptionTask(Task):
         state = self.model.perception(batch.images, null_text(self.model.language, len(batch.images)))
         generators = torch_generators(batch.seeds, batch.images.device)
         level = Level([frame_prediction(layer, state.mask_features) for layer in state.layers], batch.targets)
-        (indices,) = self.criterion.match([level], generators)
+        indices = self.criterion.match(level, generators)
         losses = self.criterion.losses(level, indices, counts, generators)
         probe = self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
         losses["probe"] = weights.probe * probe / counts["tokens"].clamp(min=1)

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dshmp.data.base import Split
+from dshmp.data.base import Split, target_rows
 from dshmp.data.registry import open_split
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer
-from dshmp.training.contrastive import Contrast
+from dshmp.training.contrastive import Contrast, TargetGroups
 from dshmp.training.losses import Counts, SetCriterion
 from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, Share
-from dshmp.training.targets import target_groups
 from dshmp.training.video_losses import VideoCriterion
 
 
@@ -28,16 +28,11 @@ class Metrics:
     """What is measured on held-out data."""
 
     values: dict[str, float] = field(default_factory=dict)
-    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    """(H, W, 3) RGB by name."""
+    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # (H, W, 3) RGB by name
 
 
 class Task(ABC):
-    """What is learned of a model from which data. A step's data are a function of the recipe and the step alone.
-
-    The constructor chooses the parameters that learn, and raises UserError where the task cannot learn this model or
-    from these data.
-    """
+    """What is learned of a model from which data. A step's data are a function of the recipe and the step alone."""
 
     counted: ClassVar[tuple[str, ...]]
     """Names of `counts`."""
@@ -47,8 +42,12 @@ class Task(ABC):
     """What is learned or kept beside the model: in checkpoints, not in the model that is saved."""
 
     def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
-        self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
-        self.splits = list(splits.values())
+        self.recipe, self.model, self.tokenizer, self.splits = recipe, model, tokenizer, splits
+        self.setup()
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Choose the parameters that learn. Raises UserError where the task cannot learn this model or these data."""
 
     def prepare(self, cache: Path) -> None:  # noqa: B027
         """Make what is kept in files and takes a while: parsed sentences, object tokens."""
@@ -73,23 +72,47 @@ class Task(ABC):
         """Metrics and pictures of held-out data; none where losses alone are recorded."""
         return Metrics()
 
-    def only_split(self) -> Split:
-        """Raises UserError where there are several."""
-        if len(self.splits) > 1:
-            raise UserError(f"task {self.recipe.task} learns from one data set, not from {', '.join(self.recipe.data)}")
-        return self.splits[0]
+    def one_split(self, objects: bool = True, held_out: bool = False) -> Split:
+        """The one split to learn from, or that for validation; `objects`: all those of its videos must be listed.
 
-    def check_objects(self, split: Split) -> None:
-        """Raises UserError unless all objects of the videos are listed."""
-        if not all(video.objects for video in split.videos.values()):
+        Raises UserError.
+        """
+        task, splits = self.recipe.task, self.splits
+        if len(splits) > 1:
+            raise UserError(f"task {task} learns from one data set, not from {', '.join(splits)}")
+        if held_out and not (splits := open_splits(self.recipe, held_out=True)):
+            raise UserError(f"task {task} needs a held-out split: name it, such as data.mevis.validation=valid_u")
+        (split,) = splits.values()
+        if objects and not all(video.objects for video in split.videos.values()):
             raise UserError(
                 f"{split.folder}: does not list all objects of its videos, as a synthetic data set does, which task "
-                f"{self.recipe.task} needs; train task: whole on it"
+                f"{task} needs; train task: whole on it"
             )
+        return split
 
     def keep_sentences(self, splits: Sequence[Split], cache: Path) -> None:
         """Parse the sentences once."""
         self.tokenizer.keep((item.text for split in splits for item in split.expressions), cache)
+
+    def set_criterion(self) -> SetCriterion:
+        """The set losses with the recipe's numbers."""
+        weights = self.recipe.weights
+        return SetCriterion(self.recipe.points, (weights.label, weights.mask, weights.dice), self.recipe.no_object)
+
+    def video_criterion(self) -> VideoCriterion:
+        """The losses of the video level with the recipe's numbers, and a memory bank for the targets of the splits."""
+        recipe, config = self.recipe, self.model.config
+        self.contrast = Contrast(
+            *target_groups(self.splits),
+            config.motion.contrast_size,
+            negatives=recipe.negatives,
+            start=recipe.contrast_start,
+            delta=recipe.bank_delta,
+            temperature=recipe.temperature,
+            host=recipe.run.bank == "host",
+        )
+        queries = config.frame_decoder.queries, config.motion.queries
+        return VideoCriterion(self.set_criterion(), recipe.weights, self.contrast, *queries)
 
 
 def open_splits(recipe: Recipe, held_out: bool = False) -> dict[str, Split]:
@@ -107,23 +130,17 @@ def open_splits(recipe: Recipe, held_out: bool = False) -> dict[str, Split]:
     return found
 
 
-def set_criterion(recipe: Recipe) -> SetCriterion:
-    """The set losses with the recipe's numbers."""
-    weights = recipe.weights
-    return SetCriterion(recipe.points, (weights.label, weights.mask, weights.dice), recipe.no_object)
-
-
-def video_criterion(recipe: Recipe, model: DsHmp, splits: Mapping[str, Split]) -> VideoCriterion:
-    """The losses of the video level with the recipe's numbers, and a memory bank for the targets of the splits."""
-    config = model.config
-    contrast = Contrast(
-        *target_groups(splits),
-        config.motion.contrast_size,
-        negatives=recipe.negatives,
-        start=recipe.contrast_start,
-        delta=recipe.bank_delta,
-        temperature=recipe.temperature,
-        host=recipe.run.bank == "host",
-    )
-    queries = config.frame_decoder.queries, config.motion.queries
-    return VideoCriterion(set_criterion(recipe), recipe.weights, contrast, *queries)
+def target_groups(splits: Mapping[str, Split]) -> tuple[Tensor, TargetGroups]:
+    """The memory bank's row of every sentence, those of all splits in turn, and where each row comes from."""
+    videos: dict[tuple[str, str], int] = {}
+    categories: dict[str | None, int] = {None: -1}
+    rows: list[int] = []
+    places: list[tuple[int, int]] = []
+    for name, split in splits.items():
+        first = len(places)
+        for item, row in zip(split.expressions, target_rows(split.expressions), strict=True):
+            rows.append(first + row)
+            if first + row == len(places):
+                video = videos.setdefault((name, item.video), len(videos))
+                places.append((video, categories.setdefault(item.category, len(categories) - 1)))
+    return torch.tensor(rows), TargetGroups(*torch.tensor(places).T)

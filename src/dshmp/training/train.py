@@ -6,10 +6,11 @@ checkpoints/ (everything needed to go on where the run stopped) and model/ and b
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_tensors
 from dshmp.data.base import Split
@@ -71,12 +72,10 @@ def run(
 
 
 def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTokenizer]:
-    """The model that training starts from: fresh, or with the weights of `init` under the recipe's switches."""
-    return _fresh_model(recipe, splits) if recipe.init is None else _continued_model(recipe, recipe.init)
-
-
-def _fresh_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTokenizer]:
-    """Random weights, but for published ones; the tokeniser is the text encoder's or learned from the split."""
+    """The model that training starts from: with the weights of `init` under the recipe's switches, or fresh. Then its
+    weights are random but for published ones, and the tokeniser is the text encoder's or learned from the splits."""
+    if recipe.init is not None:
+        return _continued_model(recipe, recipe.init)
     model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
     if recipe.mask2former is not None:
         report(initialise(model, recipe.mask2former), f"mask2former: {recipe.mask2former}")
@@ -100,13 +99,16 @@ def _take_encoder(model: DsHmp, source: str) -> None:
     state, own = pretrained_encoder(source).state_dict(), model.language.encoder.state_dict()
     if missing := sorted(own.keys() - state.keys()):
         raise UserError(f"{source}: lacks {missing[0]}, which model.language.encoder asks for; mend its layers")
-    for key in own:
-        if state[key].shape != own[key].shape:
-            raise UserError(
-                f"{source}: {key} has shape {list(state[key].shape)}, model.language.encoder asks "
-                f"{list(own[key].shape)}; give it the numbers of the weights' config.json"
-            )
-    model.language.encoder.load_state_dict({key: state[key] for key in own})
+    state = {key: state[key] for key in own}
+    _check_shapes(source, state, own, "; give model.language.encoder the numbers of the weights' config.json")
+    model.language.encoder.load_state_dict(state)
+
+
+def _check_shapes(source: str | Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor], hint: str = "") -> None:
+    for key, value in state.items():
+        if own[key].shape != value.shape:
+            shapes = f"has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}"
+            raise UserError(f"{source}: {key} {shapes}{hint}")
 
 
 def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
@@ -121,17 +123,12 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     load_config(folder / CONFIG)  # what is wrong with it is said here
     tokenizer = load_tokenizer(folder / TOKENIZER)
     model = build_model(recipe.model, "the recipe's model")
-    parts = [name for name, _ in model.named_children()]
-    for part in recipe.take:
-        if part not in parts:
-            raise UserError(f"take: {part!r} is no part of the model; known: {', '.join(parts)}")
-    own = model.state_dict()
+    parts, own = dict(model.named_children()), model.state_dict()
+    if unknown := [part for part in recipe.take if part not in parts]:
+        raise UserError(f"take: {unknown[0]!r} is no part of the model; known: {', '.join(parts)}")
     taken = tuple(f"{part}." for part in recipe.take or parts)
-    state = {
-        key: value for key, value in load_tensors(folder / WEIGHTS).items() if key.startswith(taken) and key in own
-    }
-    for key, value in state.items():
-        if own[key].shape != value.shape:
-            raise UserError(f"{folder}: {key} has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}")
+    state = load_tensors(folder / WEIGHTS)
+    state = {key: value for key, value in state.items() if key.startswith(taken) and key in own}
+    _check_shapes(folder, state, own)
     model.load_state_dict(state, strict=False)
     return model, TextTokenizer(recipe.model.language, tokenizer)

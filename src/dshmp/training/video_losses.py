@@ -8,17 +8,53 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dshmp.data.base import Expression
 from dshmp.model.motion_decoder import VideoTokens
 from dshmp.training.contrastive import Contrast
-from dshmp.training.losses import Counts, SetCriterion, similarity_loss
-from dshmp.training.matching import Level, SetPrediction, SetTargets
-from dshmp.training.targets import VideoTargets
+from dshmp.training.losses import Counts, Level, SetCriterion, SetPrediction, SetTargets, similarity_loss
 
 if TYPE_CHECKING:
     from dshmp.training.recipe import LossWeights
 
 NOTHING_FOUND = 0.1
 """Weight of tokens that have found no object, in the trajectories' loss."""
+
+
+@dataclass(frozen=True)
+class VideoTargets:
+    """What B sentences mean in their clips."""
+
+    expressions: tuple[int, ...]
+    """Which sentences these are, counted through all splits."""
+    meant: Tensor  # (B, G_all) bool: which of the clip's objects are meant
+    masks: Tensor  # (B, G, T, h, w) bool: masks of the objects meant
+    objects: Tensor  # (B, G) long: those as indices of the clip's objects, -1 where a row only fills the batch
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, G) bool: the objects meant that can be seen."""
+        return self.masks.flatten(2).any(2)
+
+
+def video_targets(
+    expressions: Sequence[int], items: Sequence[Expression], known: Sequence[Sequence[int]], truths: Sequence[Tensor]
+) -> tuple[Tensor, VideoTargets]:
+    """The masks of all objects of the clips, padded to one number of them (B, G_all, T, h, w), and the targets.
+
+    Args: expressions, the numbers of the sentences `items`; of each, known, the ids of its clip's objects, and truths,
+    their masks (G, T, h, w) bool.
+    """
+    shown = torch.zeros(len(items), max(1, *map(len, truths)), *truths[0].shape[1:], dtype=torch.bool)
+    meant = torch.zeros(shown.shape[:2], dtype=torch.bool)
+    objects = torch.full((len(items), max(1, *(len(item.objects) for item in items))), -1)
+    for b, (item, ids, truth) in enumerate(zip(items, known, truths, strict=True)):
+        shown[b, : len(truth)] = truth
+        index = torch.tensor([ids.index(object_id) for object_id in item.objects], dtype=torch.long)
+        objects[b, : len(index)] = index
+        meant[b, index] = True
+    masks = shown[torch.arange(len(items))[:, None], objects.clamp(min=0)]
+    masks &= (objects >= 0)[:, :, None, None, None]
+    return shown, VideoTargets(tuple(expressions), meant, masks, objects)
 
 
 def video_level(video: VideoTokens, masks: Sequence[Tensor], labelled: Tensor, targets: VideoTargets) -> Level:
@@ -45,8 +81,7 @@ class VideoCriterion:
     def counts(self, targets: VideoTargets, labelled: Tensor, found: Tensor, step: int) -> Counts:
         """found (B, T) long: tokens of each frame that find an object."""
         sets = SetTargets(targets.masks, targets.valid, labelled)
-        present = sets.present.any(1)
-        finding = (found * labelled).sum()
+        present, finding = sets.present.any(1), (found * labelled).sum()
         return self.sets.counts(sets, self.video_queries) | {
             "samples": present.sum(),
             "tokens": finding + NOTHING_FOUND * (self.frame_queries * labelled.sum() - finding),
@@ -64,13 +99,10 @@ class VideoCriterion:
         generators: Sequence[torch.Generator],
         counts: Counts,
     ) -> dict[str, Tensor]:
-        """Weighted losses of B clips.
+        """Weighted losses of B clips, each with its own generator.
 
-        Args:
-            level: of `video_level`; indices: its matches (layers, B, N_v).
-            owner: (B, T, N) long, the object that a token has found as an index of the clip's objects, or -1.
-            generators: one for each clip.
-            counts: `counts` of the whole step.
+        Args: level, of `video_level`; indices, its matches (layers, B, N_v); owner (B, T, N) long, the object that a
+        token has found as an index of the clip's objects, or -1; counts, of the whole step.
         """
         weights = self.weights
         losses = self.sets.losses(level, indices, counts, generators)
@@ -79,14 +111,9 @@ class VideoCriterion:
         wanted = is_meant.gather(3, owner.clamp(min=0)[..., None])[..., 0] & found  # (B, T, N)
         if weights.similarity:
             # the same numbering for frames and video: indices of the clip's objects
-            video_object = torch.where(matched >= 0, targets.objects.gather(1, matched.clamp(min=0)), -1)
-            losses["similarity"] = weights.similarity * similarity_loss(
-                video.frame_similarity,
-                torch.where(wanted, owner, -1),
-                video.similarity,
-                video_object,
-                counts["samples"],
-            )
+            frames = video.frame_similarity, torch.where(wanted, owner, -1)
+            clip = video.similarity, torch.where(matched >= 0, targets.objects.gather(1, matched.clamp(min=0)), -1)
+            losses["similarity"] = weights.similarity * similarity_loss(*frames, *clip, counts["samples"])
         if weights.trajectory and video.track_logits is not None:
             logits = torch.stack([layer.track_logits for layer in video.layers if layer.track_logits is not None])
             entropy = F.binary_cross_entropy_with_logits(logits, wanted.float().expand_as(logits), reduction="none")
@@ -94,8 +121,6 @@ class VideoCriterion:
             total = (entropy.sum(0) * emphasis).sum()
             losses["trajectory"] = weights.trajectory * total / counts["tokens"].clamp(min=1)
         if self.contrast.negatives:
-            contrast = self.contrast.loss(
-                video.contrast, matched, targets.expressions, step, generators, counts["anchors"]
-            )
-            losses["contrast"] = weights.contrast * contrast
+            tokens = video.contrast, matched, targets.expressions
+            losses["contrast"] = weights.contrast * self.contrast.loss(*tokens, step, generators, counts["anchors"])
         return losses

@@ -1,7 +1,7 @@
 """Task `whole`: everything at once on clips, with the paper's losses at frame and at video level."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,17 +14,13 @@ from torch.nn import functional as F
 from dshmp.data.base import Expression, Split, Video, expression_name, times_shown
 from dshmp.data.transforms import augment, pseudo_clip, sample_positions
 from dshmp.device import exactly
-from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import input_size, prepare_frames
-from dshmp.model.tokenizer import TextBatch, TextTokenizer
-from dshmp.training.losses import Counts, SetCriterion
-from dshmp.training.matching import Level, SetTargets
+from dshmp.model.tokenizer import TextBatch
+from dshmp.training.losses import Counts, Level, SetCriterion, SetTargets
 from dshmp.training.perception_task import frame_prediction
-from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, EpochSampler, Share, sample_generator, torch_generators
-from dshmp.training.targets import VideoTargets, video_targets
-from dshmp.training.task import Metrics, Task, open_splits, video_criterion
-from dshmp.training.video_losses import VideoCriterion, video_level
+from dshmp.training.task import Metrics, Task, open_splits
+from dshmp.training.video_losses import VideoCriterion, VideoTargets, video_level, video_targets
 
 TRIES = 10
 """Draws of a clip before one in which nothing meant is to be seen is taken."""
@@ -32,23 +28,18 @@ TRIES = 10
 
 @dataclass(frozen=True)
 class VideoBatch:
-    """Whole clips of one length and size, each with several of its sentences."""
+    """Whole clips of one length and size, each with several of its sentences: V clips of T frames, B sentences."""
 
     texts: TextBatch
-    images: Tensor
-    """(V, T, 3, h, w) normalised frames of V clips."""
-    clip: Tensor
-    """(B,) long: the clip of each sentence."""
-    position: Tensor
-    """(B, T) place in time of the frames, as in use: in frames from the first one of what is shown there."""
-    labelled: Tensor
-    """(B, T) bool: frames whose masks are known; the others are seen but not learned from."""
+    images: Tensor  # (V, T, 3, h, w) normalised
+    clip: Tensor  # (B,) long: the clip of each sentence
+    position: Tensor  # (B, T) place in time, as in use: in frames from the first one of what is shown there
+    labelled: Tensor  # (B, T) bool: frames whose masks are known; the others are seen but not learned from
     candidates: Tensor
     """(B, G_all, T, h, w) bool, full size: all objects that fit the sentence's static words where the data say
     so (the synthetic data set does), else the objects meant."""
     targets: VideoTargets
-    seeds: tuple[tuple[int, ...], ...]
-    """Of each sentence's random numbers."""
+    seeds: tuple[tuple[int, ...], ...]  # of each sentence's random numbers
 
     @property
     def frame_targets(self) -> SetTargets:
@@ -60,34 +51,25 @@ class VideoBatch:
 class TrainingClip:
     """One clip with its sentences."""
 
-    images: Tensor
-    """(T, 3, h, w)."""
-    position: Tensor
-    """(T,) as in `VideoBatch`."""
-    labelled: Tensor
-    """(T,) bool."""
-    truths: Sequence[Tensor]
-    """(G, T, h, w) bool for every sentence: its candidates."""
-    known: Sequence[Sequence[int]]
-    """The candidates' object ids."""
-    texts: Sequence[str]
-    """The sentences as they are true of the augmented clip."""
-    expressions: Sequence[int]
-    """Their numbers among those of all sources."""
+    images: Tensor  # (T, 3, h, w)
+    position: Tensor  # (T,) as in `VideoBatch`
+    labelled: Tensor  # (T,) bool
+    truths: Sequence[Tensor]  # (G, T, h, w) bool for every sentence: its candidates
+    known: Sequence[Sequence[int]]  # the candidates' object ids
+    texts: Sequence[str]  # the sentences as they are true of the augmented clip
+    expressions: Sequence[int]  # their numbers among those of all sources
     seed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class SentenceGroup:
-    """Sentences about the same frames."""
+    """Sentences about the same frames; `shown` and `scored` as in `Expression`."""
 
     split: Split
     video: Video
     shown: tuple[int, ...] | None
-    """As in `Expression`; None is any stretch of the video."""
     scored: tuple[int, ...] | None
-    expressions: tuple[int, ...]
-    """Their numbers among those of all sources."""
+    expressions: tuple[int, ...]  # their numbers among those of all sources
 
 
 class WholeTask(Task):
@@ -95,33 +77,32 @@ class WholeTask(Task):
 
     counted = (*(f"frame {name}" for name in SetCriterion.counted), *VideoCriterion.counted)
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
-        super().__init__(recipe, model, tokenizer, splits)
+    def setup(self) -> None:
+        recipe, model, splits = self.recipe, self.model, list(self.splits.values())
         self.held_out = open_splits(recipe, held_out=True)
         model.requires_grad_(True)
         model.language.encoder.requires_grad_(not model.config.language.frozen)
-        self.first = np.cumsum([0, *(len(split.expressions) for split in self.splits)])
-        """Number of each source's first expression among those of all sources."""
-        self.expressions = [item for split in self.splits for item in split.expressions]
-        self.groups = [_groups(split, int(first)) for split, first in zip(self.splits, self.first[:-1], strict=True)]
+        self.expressions = [item for split in splits for item in split.expressions]
+        self.first = np.cumsum([0, *(len(split.expressions) for split in splits)])
+        """Number of each source's first expression among these."""
+        self.groups = [_groups(split, int(first)) for split, first in zip(splits, self.first, strict=False)]
         self.samplers = [
             EpochSampler([self._length(group) for group in groups], recipe.batch, recipe.seed + source)
             for source, groups in enumerate(self.groups)
         ]
         # which source each step draws from, and how often it was drawn from before
-        weights = np.array([recipe.data[name].weight for name in splits])
+        weights = np.array([recipe.data[name].weight for name in self.splits])
         draw = np.random.default_rng([recipe.seed, 11])
         self.source = draw.choice(len(splits), recipe.steps, p=weights / sum(weights))
         self.place = np.zeros(recipe.steps, dtype=np.int64)
         for source in range(len(splits)):
             drawn = self.source == source
             self.place[drawn] = np.arange(drawn.sum())
-        self.criterion = video_criterion(recipe, model, splits)
-        self.contrast = self.criterion.contrast
-        self.modules = nn.ModuleDict({"bank": self.contrast.bank})
+        self.criterion = self.video_criterion()
+        self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank})
 
     def prepare(self, cache: Path) -> None:
-        self.keep_sentences([*self.splits, *self.held_out.values()], cache)
+        self.keep_sentences([*self.splits.values(), *self.held_out.values()], cache)
 
     def _length(self, group: SentenceGroup) -> int:
         """Frames of the group's clips."""
@@ -231,7 +212,7 @@ class WholeTask(Task):
         masks = [model.readout.clip_masks(layer, objects, state.video_features) for layer in video.layers]
         by_frame = Level(layers, batch.frame_targets)
         by_clip = video_level(video, masks, batch.labelled, batch.targets)
-        found, meant = sets.match([by_frame, by_clip], generators)
+        found, meant = (sets.match(level, generators) for level in (by_frame, by_clip))
         owner = found[-1].unflatten(0, place)  # (B*T, N) -> (B, T, N)
         return sets.losses(by_frame, found, counts, generators, "frame ") | self.criterion.losses(
             video, by_clip, meant, owner, batch.targets, step, generators, counts
