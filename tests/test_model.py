@@ -18,7 +18,7 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import Perception
 from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.tokenizer import TextTokenizer
-from dshmp.training.contrastive import Contrast
+from dshmp.training.contrastive import Contrast, MemoryBank
 from dshmp.training.recipe import Recipe
 from dshmp.training.task import target_groups
 from dshmp.training.whole_task import WholeTask
@@ -307,7 +307,8 @@ def test_negatives_change_the_contrast() -> None:
     indices = torch.tensor([[0, -1, -1, -1], [-1, 0, -1, -1]])
     found = []
     for negatives in (10, 100, 200):
-        contrast = Contrast(*target_groups({"mevis": split}), 16, negatives=negatives)
+        rows, groups = target_groups({"mevis": split})
+        contrast = Contrast(MemoryBank(len(groups.video), 16), rows, groups, negatives)
         contrast.bank.centroids.copy_(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)))
         contrast.bank.visited.fill_(True)
         own = [torch.Generator().manual_seed(2), torch.Generator().manual_seed(3)]

@@ -42,26 +42,11 @@ STAGES = {
     "whole": WholeTask,
 }
 BEFORE = {"perception": None, "language": "perception", "motion": "language", "whole": "motion"}
-BUILD_SHARDS = cache._build_shards
 VIDEO_LOSSES = {"cls", "mask", "dice", "similarity", "trajectory", "contrast"}
 
 
 class Killed(Exception):
     pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def here_and_now() -> Any:
-    """Shards of the cache are made in this process: starting others takes longer than the work."""
-
-    def build(model: Any, tokenizer: Any, split: MevisSplit, jobs: list[Any], workers: int) -> None:
-        cache._worker = model.eval(), tokenizer, split
-        for job in jobs:
-            cache._build_shard(job)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "_build_shards", build)
-        yield
 
 
 def train(folder: Path, task: str, synthetic: Path, **more: Any) -> Path:
@@ -524,16 +509,16 @@ def test_data_without_objects(mini: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- cache
 
 
-def record_shards(patch: pytest.MonkeyPatch) -> list[str]:
-    """The shards that are made from now on."""
+def record_videos(patch: pytest.MonkeyPatch) -> list[str]:
+    """The videos whose tokens are made from now on."""
     made: list[str] = []
-    build_shard = cache._build_shard
+    perceive = cache.perceive_clip
 
-    def record(job: tuple[Path, list[str]]) -> None:
-        made.append(job[0].name)
-        build_shard(job)
+    def record(model: DsHmp, split: Any, name: str, text: Any) -> Any:
+        made.append(name)
+        return perceive(model, split, name, text)
 
-    patch.setattr(cache, "_build_shard", record)
+    patch.setattr(cache, "perceive_clip", record)
     return made
 
 
@@ -552,34 +537,33 @@ def equal(one: CachedClip, other: CachedClip) -> bool:
 
 
 def test_the_cache_goes_on_where_it_stopped(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SHARD", 3)
-    made = record_shards(monkeypatch)
+    made = record_videos(monkeypatch)
     split, model = MevisSplit(mini, "train"), agnostic()
     first = cached(model, split, tmp_path)
-    assert made == ["000000.safetensors", "000003.safetensors", "000006.safetensors"]
+    assert sorted(made) == sorted(split.videos)
     clips = [first[item] for item in split.expressions]
-    (first.folder / made[1]).unlink()
-    (first.folder / "000003.part").write_bytes(b"half")
+    lost = made[1]
+    (first.folder / f"{lost}.safetensors").unlink()
+    (first.folder / f"{lost}.part").write_bytes(b"half")
+    made.clear()
     second = cached(model, split, tmp_path)
-    assert made[3:] == ["000003.safetensors"]
+    assert made == [lost]
     assert all(equal(clip, second[item]) for clip, item in zip(clips, split.expressions, strict=True))
-    cached(model, split, tmp_path)
-    assert len(made) == 4
     with torch.no_grad():  # language and motion do not matter, perception does
         model.language.resizer.fc.weight += 1
         model.motion.input_projection.weight += 1
     assert cached(model, split, tmp_path).folder == first.folder
-    assert len(made) == 4
+    assert made == [lost]
     with torch.no_grad():
         model.perception.frame_decoder.query_content.weight += 1
     third = cached(model, split, tmp_path)
-    assert len(made) == 7
+    assert len(made) == 1 + len(split.videos)
     assert not all(equal(clip, third[item]) for clip, item in zip(clips, split.expressions, strict=True))
 
 
 def test_another_data_set_has_another_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which data set it is, its bytes say, not its place."""
-    made = record_shards(monkeypatch)
+    made = record_videos(monkeypatch)
     model = agnostic()
     cached(model, MevisSplit(mini, "valid_u"), tmp_path / "c")
     moved = tmp_path / "moved" / "valid_u"
@@ -589,39 +573,36 @@ def test_another_data_set_has_another_cache(mini: Path, tmp_path: Path, monkeypa
     text = (mini / "valid_u" / "meta_expressions.json").read_text()
     (moved / "meta_expressions.json").write_text(text)
     cached(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
-    assert len(made) == 1
+    assert len(made) == len(MevisSplit(mini, "valid_u").videos)
     (moved / "meta_expressions.json").write_text(text + "\n")
     cached(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
-    assert len(made) == 2
+    assert len(made) == 2 * len(MevisSplit(mini, "valid_u").videos)
     (moved / "mask_dict.json").unlink()
     (moved / "mask_dict.json").write_text((mini / "valid_u" / "mask_dict.json").read_text() + "\n")
     cached(model, MevisSplit(moved.parent, "valid_u"), tmp_path / "c")
-    assert len(made) == 3
+    assert len(made) == 3 * len(MevisSplit(mini, "valid_u").videos)
     assert len(list((tmp_path / "c").iterdir())) == 3
 
 
-def test_a_damaged_shard_is_named(mini: Path, tmp_path: Path) -> None:
-    (tmp_path / "000000.safetensors").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"000000\.safetensors: damaged"):
-        CachedSplit(MevisSplit(mini, "valid_u"), tiny.tokenizer(), tmp_path)
+def test_a_damaged_file_is_named(mini: Path, tmp_path: Path) -> None:
+    split = MevisSplit(mini, "valid_u")
+    item = split.expressions[0]
+    (tmp_path / f"{item.video}.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=rf"{item.video}\.safetensors: damaged"):
+        CachedSplit(split, tiny.tokenizer(), tmp_path)[item]
 
 
 def test_two_runs_build_one_cache(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split, save = MevisSplit(mini, "valid_u"), cache.save_tensors
-    job = (tmp_path / "000000.safetensors", list(split.videos)[:1])
-    monkeypatch.setattr(cache, "_worker", (agnostic(), tiny.tokenizer(), split))
+    split, model, save = MevisSplit(mini, "valid_u"), agnostic(), cache.save_tensors
 
     def save_while_a_rival_does(arrays: Any, path: Path) -> None:
         save(arrays, path)
-        with monkeypatch.context() as patch:
-            patch.setattr(cache, "save_tensors", save)
-            cache._build_shard(job)
+        save(arrays, path)
 
     monkeypatch.setattr(cache, "save_tensors", save_while_a_rival_does)
-    cache._build_shard(job)
-    assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
-    known = CachedSplit(split, tiny.tokenizer(), tmp_path)
-    assert all(known[item] for item in split.expressions if item.video in job[1])
+    built = cached(model, split, tmp_path)
+    assert sorted(path.stem for path in built.folder.iterdir()) == sorted(split.videos)
+    assert all(built[item] for item in split.expressions)
 
 
 def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
@@ -689,31 +670,6 @@ def test_settings_that_reach_the_static_queries_have_caches_of_their_own(mini: P
     with torch.no_grad():
         model.language.resizer.fc.weight += 1
     assert cached(model.eval(), split, tmp_path).folder not in {own, *others}
-
-
-def die(*_: object) -> None:
-    """As a process that the system kills."""
-    os._exit(9)
-
-
-@pytest.mark.slow
-def test_a_process_that_makes_tokens_dies(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_start_worker", die)
-    jobs = [(tmp_path / "000000.safetensors", ["v"])]
-    with pytest.raises(UserError, match="a process that makes object tokens died, perhaps for want of memory"):
-        BUILD_SHARDS(agnostic(), tiny.tokenizer(), MevisSplit(mini, "valid_u"), jobs, 1)
-
-
-@pytest.mark.slow
-def test_the_cache_in_processes_of_its_own(mini: Path, tmp_path: Path) -> None:
-    split, tokenizer = MevisSplit(mini, "valid_u"), tiny.tokenizer()
-    for model in (agnostic(), tiny.model().eval()):
-        here = cached(model, split, tmp_path)
-        there = tmp_path / f"{here.folder.name}-again" / "000000.safetensors"
-        there.parent.mkdir()
-        BUILD_SHARDS(model, tokenizer, split, [(there, list(split.videos))], 1)
-        built = CachedSplit(split, tokenizer, there.parent)
-        assert all(equal(built[item], here[item]) for item in split.expressions)
 
 
 # --- on one's own clips ---

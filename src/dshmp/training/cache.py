@@ -1,45 +1,39 @@
 """Object tokens of frozen static perception, computed once and kept on disk.
 
 Where perception is language-agnostic (the perception task ends so), a clip's tokens are the same for all its
-sentences, which makes training the motion part two orders of magnitude cheaper. Where it does, every expression has
+sentences, which makes training the motion part two orders of magnitude cheaper. Where it is not, every expression has
 tokens of its own, and every setting that reaches the static queries a cache of its own.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.config import ModelConfig, to_dict
-from dshmp.data.base import Expression, Split, by_video, expression_name
-from dshmp.data.mevis import MevisSplit
+from dshmp.config import to_dict
+from dshmp.data.base import Expression, Split, by_video
 from dshmp.errors import UserError
-from dshmp.files import digest, reason, regular, save_tensors
+from dshmp.files import digest, reason, save_tensors
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import prepare_frames, restore_masks
 from dshmp.model.text import TextFeatures, null_text
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
-from dshmp.processes import worker_pool
 from dshmp.progress import track
 from dshmp.training.video_losses import VideoTargets, video_targets
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 GRID = (16, 20)
 """Masks are kept on a grid of this many cells in any clip: the motion task chooses objects, not outlines."""
-SHARD = 100
-"""Videos of a file."""
 FOUND = 0.5
 """A token owns the object that its mask meets with at least this IoU."""
 KINDS = ("tokens", "mask_logits", "owner", "truth")
@@ -69,47 +63,61 @@ class ClipBatch:
 
 
 class CachedSplit:
-    """The sentences of a split and the cached object tokens of their clips, read from disk as they are needed.
-
-    Raises:
-        UserError: a file is damaged.
-    """
+    """The sentences of a split and the cached object tokens of their clips: a file for each video, read when needed."""
 
     def __init__(self, split: Split, tokenizer: TextTokenizer, folder: Path) -> None:
         self.split, self.tokenizer, self.folder = split, tokenizer, folder
         self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]
         """Frames of each sentence's clip."""
-        self._files: dict[str, safe_open] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                with open(path, "rb", opener=regular):
-                    shard = safe_open(path, "pt")
-                self._files |= {key.rsplit("/", 1)[0]: shard for key in shard.keys()}  # noqa: SIM118
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
 
     @classmethod
-    def build(
-        cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path, workers: int | None = None
-    ) -> Self:
-        """Open the cache of this perception and split in `folder`, computing what is missing.
+    def build(cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path) -> Self:
+        """Open the cache of this perception and split in `folder`, computing what is missing, a thread on each core.
 
         A killed build goes on where it stopped. Another perception or data set has another cache beside it; what is
         no longer wanted may be removed.
         """
-        folder = folder / f"{split.folder.name}-{_identity(model, tokenizer, split)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        names = list(split.videos)
-        jobs = [(folder / f"{i:06d}.safetensors", names[i : i + SHARD]) for i in range(0, len(names), SHARD)]
-        jobs = [job for job in jobs if not job[0].exists()]
-        if jobs:
-            _build_shards(model, tokenizer, split, jobs, workers or min(len(jobs), os.cpu_count() or 1))
-        return cls(split, tokenizer, folder)
+        cached = cls(split, tokenizer, folder / f"{split.folder.name}-{_identity(model, tokenizer, split)}")
+        cached.folder.mkdir(parents=True, exist_ok=True)
+        missing = [name for name in split.videos if not cached._file(name).exists()]
+        if missing:
+            make, threads = partial(cached._make, model.eval(), by_video(split)), torch.get_num_threads()
+            torch.set_num_threads(1)
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                try:
+                    for _ in track(pool.map(make, missing), "object tokens", total=len(missing)):
+                        pass
+                finally:
+                    pool.shutdown(cancel_futures=True)
+                    torch.set_num_threads(threads)
+        return cached
+
+    def _file(self, video: str) -> Path:
+        return self.folder / f"{video}.safetensors"
+
+    @torch.inference_mode()
+    def _make(self, model: DsHmp, expressions: Mapping[str, Sequence[Expression]], video: str) -> None:
+        keys, text = [""], null_text(model.language, 1)
+        if uses_language(model.perception):
+            if not (items := expressions.get(video)):
+                return
+            keys, text = [f"{item.id}/" for item in items], model.language(self.tokenizer([i.text for i in items]))
+        clips = zip(keys, perceive_clip(model, self.split, video, text), strict=True)
+        save_tensors({f"{key}{kind}": value for key, clip in clips for kind, value in clip.items()}, self._file(video))
 
     def __getitem__(self, item: Expression) -> CachedClip:
-        """The clip of an expression, encoded under it if perception uses language."""
-        name = item.video if item.video in self._files else expression_name(item)
-        tensors = {kind: self._files[name].get_tensor(f"{name}/{kind}") for kind in KINDS}
+        """The clip of an expression, encoded under it if perception uses language.
+
+        Raises:
+            UserError: its file is damaged.
+        """
+        path = self._file(item.video)
+        try:
+            with safe_open(path, "pt") as file:
+                own = f"{item.id}/" if f"{item.id}/tokens" in file.keys() else ""  # noqa: SIM118
+                tensors = {kind: file.get_tensor(f"{own}{kind}") for kind in KINDS}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
         return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
 
     def batch(self, chosen: Sequence[int]) -> ClipBatch:
@@ -118,69 +126,18 @@ class CachedSplit:
         clips = [self[item] for item in items]
         _, targets = video_targets(chosen, items, [clip.objects for clip in clips], [clip.truth for clip in clips])
         return ClipBatch(
-            texts=self.tokenizer([item.text for item in items]),
-            tokens=torch.stack([clip.tokens for clip in clips]).float(),
-            mask_logits=torch.stack([clip.mask_logits for clip in clips]).float(),
-            owner=torch.stack([clip.owner for clip in clips]).long(),
-            targets=targets,
+            self.tokenizer([item.text for item in items]),
+            torch.stack([clip.tokens for clip in clips]).float(),
+            torch.stack([clip.mask_logits for clip in clips]).float(),
+            torch.stack([clip.owner for clip in clips]).long(),
+            targets,
         )
-
-
-_worker: tuple[DsHmp, TextTokenizer, Split] | None = None
-"""What a process of its own perceives clips with."""
-
-
-def _build_shards(
-    model: DsHmp, tokenizer: TextTokenizer, split: Split, jobs: list[tuple[Path, list[str]]], workers: int
-) -> None:
-    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    arguments = (model.config, state, tokenizer.tokenizer, split.folder.parent, split.folder.name)
-    try:
-        with worker_pool(workers, _start_worker, arguments) as pool:
-            for _ in track(pool.map(_build_shard, jobs), "object tokens", total=len(jobs)):
-                pass
-    except BrokenProcessPool:
-        raise UserError(
-            f"{jobs[0][0].parent}: a process that makes object tokens died, perhaps for want of memory (there are "
-            f"{workers}); the same command goes on from what is done"
-        ) from None
-
-
-def _start_worker(
-    config: ModelConfig, state: dict[str, Tensor], tokenizer: "PreTrainedTokenizerFast", root: Path, split: str
-) -> None:
-    global _worker
-    torch.set_num_threads(1)
-    model = DsHmp(config)
-    model.load_state_dict(state)
-    _worker = model.eval(), TextTokenizer(config.language, tokenizer), MevisSplit(root, split)
-
-
-def _build_shard(job: tuple[Path, list[str]]) -> None:
-    path, names = job
-    assert _worker is not None
-    model, tokenizer, split = _worker
-    expressions = by_video(split)
-    arrays: dict[str, Tensor] = {}
-    for name in names:
-        if not uses_language(model.perception):
-            keys, text = [name], null_text(model.language, 1)
-        elif name in expressions:
-            keys = [expression_name(item) for item in expressions[name]]
-            with torch.inference_mode():
-                text = model.language(tokenizer([item.text for item in expressions[name]]))
-        else:
-            continue
-        for key, tensors in zip(keys, perceive_clip(model, split, name, text), strict=True):
-            arrays |= {f"{key}/{kind}": value for kind, value in tensors.items()}
-    save_tensors(arrays, path)
 
 
 @torch.inference_mode()
 def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> list[dict[str, Tensor]]:
     """Static perception of one clip under each of E sentences, its masks on the grid."""
-    video = split.videos[name]
-    frames = split.frames(name)
+    video, frames = split.videos[name], split.frames(name)
     size, length = frames[0].shape[:2], len(frames)
     state = model.encode(prepare_frames(frames, model.config.input), text)
     logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
@@ -196,7 +153,7 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
         union = inside.sum(2)[:, :, None] + area.sum(2)[:, None] - overlap
         best = (overlap / union.clamp(min=1e-6)).max(2)
         owner = torch.where(best.values >= FOUND, best.indices, -1)
-        values = (tokens.half(), masks.half().contiguous(), owner.to(torch.int8), (share > 0.5).contiguous())
+        values = tokens.half(), masks.half().contiguous(), owner.to(torch.int8), (share > 0.5).contiguous()
         clips.append({kind: value.clone() for kind, value in zip(KINDS, values, strict=True)})
     return clips
 

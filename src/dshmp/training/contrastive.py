@@ -5,11 +5,11 @@ refer to. The loss reads the bank as it was before the step, so no anchor ever m
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.training.losses import Randomness, uniform
@@ -105,7 +105,7 @@ def sample_negatives(
 
 def contrastive_loss(
     anchors: Tensor,
-    target_index: Tensor,
+    target: Tensor,
     negatives: Tensor,
     mask: Tensor,
     bank: MemoryBank,
@@ -114,17 +114,18 @@ def contrastive_loss(
 ) -> Tensor:
     """Eq. 9 on normalised vectors, mean over the anchors whose target was visited before; 0 where none was.
 
-    Args: anchors (M, C); target_index (M,) long; negatives and mask (M, K) from `sample_negatives`; count, divisor
-    in place of the number of such anchors.
+    Args: anchors (M, C); target (M,) long; negatives and mask (M, K) from `sample_negatives`; count, divisor in place
+    of the number of such anchors.
     """
     anchors = F.normalize(anchors.float(), dim=1)
-    rows = torch.cat([target_index[:, None], negatives], 1)  # (M, 1 + K), the positive first
+    rows = torch.cat([target[:, None], negatives], 1)  # (M, 1 + K), the positive first
     logits = (F.normalize(bank.rows(rows), dim=2) * anchors[:, None]).sum(2) / tau
     logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(~mask, float("-inf"))], 1)
-    known = bank.visited[target_index].float()
+    known = bank.visited[target].float()
     return (-logits.log_softmax(1)[:, 0] * known).sum() / (known.sum() if count is None else count).clamp(min=1)
 
 
+@dataclass
 class Contrast:
     """Contrastive learning over a run.
 
@@ -132,45 +133,30 @@ class Contrast:
     the same in however many parts and processes the step is learned.
     """
 
-    def __init__(
-        self,
-        rows: Tensor,
-        groups: TargetGroups,
-        channels: int,
-        *,
-        negatives: int = 100,
-        start: int = 0,
-        delta: float = 0.2,
-        temperature: float = 0.07,
-        host: bool = False,
-    ) -> None:
-        """rows (E,) long: the bank's row of every sentence of the data; `start`: the first step with a loss."""
-        self.rows, self.groups = rows, groups
-        self.negatives, self.start, self.delta, self.temperature = negatives, start, delta, temperature
-        self.bank = MemoryBank(len(groups.video), channels, host)
-        self._seen: list[tuple[Tensor, Tensor]] = []
+    bank: MemoryBank
+    rows: Tensor  # (E,) long: the bank's row of every sentence of the data
+    groups: TargetGroups
+    negatives: int = 100
+    start: int = 0  # the first step with a loss
+    delta: float = 0.2
+    temperature: float = 0.07
+    _seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def count(self, expressions: Sequence[int], present: Tensor, step: int) -> Tensor:
         """How many of these sentences, which have a target where `present` (B,), count in the loss."""
         return (present & self.bank.visited[self._rows(expressions)]).sum() * (step >= self.start)
 
     def loss(
-        self,
-        tokens: Tensor,
-        indices: Tensor,
-        expressions: Sequence[int],
-        step: int,
-        generators: Sequence[torch.Generator],
-        count: Tensor,
+        self, tokens: Tensor, indices: Tensor, which: Sequence[int], step: int, own: Sequence[Generator], count: Tensor
     ) -> Tensor:
-        """Eq. 9 on the matched tokens of these sentences, as `anchor`, each with its own generator; they are noted for
+        """Eq. 9 on the matched tokens of these sentences (as `anchor`), which each have their own generator; noted for
         the bank."""
         anchors, found = anchor(tokens, indices)
-        anchors, rows = anchors[found], self._rows(expressions)[found]
+        anchors, rows = anchors[found], self._rows(which)[found]
         self._seen.append((rows, F.normalize(anchors.detach().float(), dim=1)))
         if step < self.start or not len(rows):
             return tokens.sum() * 0
-        own = [each for each, is_found in zip(generators, found.tolist(), strict=True) if is_found]
+        own = [each for each, is_found in zip(own, found.tolist(), strict=True) if is_found]
         negatives, mask = sample_negatives(rows, self.groups, self.bank.visited, self.negatives, own)
         return contrastive_loss(anchors, rows, negatives, mask, self.bank, self.temperature, count)
 

@@ -104,7 +104,7 @@ class PerceptionTask(Task):
         images = prepare_frames(frames, replace(self.model.config.input, short_side=short, long_side=long))
         most = max(map(len, masks))
         padded = torch.zeros(len(masks), most, 1, *images.shape[-2:], dtype=torch.bool)
-        labels = torch.zeros(len(masks), most, len(self.probe.attributes), dtype=torch.long)
+        labels = torch.zeros(len(masks), most, len(self.probe.values), dtype=torch.long)
         for i, (truth, rows) in enumerate(zip(masks, attributes, strict=True)):
             padded[i, : len(truth), 0, :height, :width] = torch.from_numpy(truth)
             labels[i, : len(truth)] = torch.tensor(rows)

@@ -25,14 +25,13 @@ class ObjectProbe(nn.Module):
     def __init__(self, hidden: int, split: Split) -> None:
         super().__init__()
         objects = _objects(split)
-        self.attributes = [name for name in ATTRIBUTES if objects and name in objects[0]]
-        self.values = {name: sorted({str(item[name]) for item in objects}) for name in self.attributes}
-        self.heads = nn.ModuleList(nn.Linear(hidden, len(self.values[name])) for name in self.attributes)
+        self.values = {a: sorted({str(item[a]) for item in objects}) for a in ATTRIBUTES if objects and a in objects[0]}
+        self.heads = nn.ModuleList(nn.Linear(hidden, len(values)) for values in self.values.values())
         self.geometry = nn.Linear(hidden, GEOMETRY)
 
     def classes(self, item: Object) -> list[int]:
         """The class of each attribute of an object of the data set."""
-        return [self.values[name].index(str(item[name])) for name in self.attributes]
+        return [values.index(str(item[name])) for name, values in self.values.items()]
 
     def forward(self, tokens: Tensor, indices: Tensor, masks: Tensor, attributes: Tensor) -> Tensor:
         """Cross-entropy of the attributes and absolute error of the geometry, summed over the matched tokens.
@@ -43,8 +42,7 @@ class ObjectProbe(nn.Module):
         frame, token = (indices >= 0).nonzero(as_tuple=True)
         if not len(frame):
             return tokens.sum() * 0
-        found = tokens[frame, token]  # (M, C)
-        target = indices[frame, token]
+        found, target = tokens[frame, token], indices[frame, token]  # (M, C), (M,)
         loss = F.l1_loss(self.geometry(found), mask_geometry(masks[frame, target]), reduction="sum")
         for a, head in enumerate(self.heads):
             loss = loss + F.cross_entropy(head(found), attributes[frame, target, a], reduction="sum")

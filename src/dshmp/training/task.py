@@ -16,7 +16,7 @@ from dshmp.data.registry import open_split
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer
-from dshmp.training.contrastive import Contrast, TargetGroups
+from dshmp.training.contrastive import Contrast, MemoryBank, TargetGroups
 from dshmp.training.losses import Counts, SetCriterion
 from dshmp.training.recipe import Recipe
 from dshmp.training.sampling import ALL, Share
@@ -102,15 +102,10 @@ class Task(ABC):
     def video_criterion(self) -> VideoCriterion:
         """The losses of the video level with the recipe's numbers, and a memory bank for the targets of the splits."""
         recipe, config = self.recipe, self.model.config
-        self.contrast = Contrast(
-            *target_groups(self.splits),
-            config.motion.contrast_size,
-            negatives=recipe.negatives,
-            start=recipe.contrast_start,
-            delta=recipe.bank_delta,
-            temperature=recipe.temperature,
-            host=recipe.run.bank == "host",
-        )
+        rows, groups = target_groups(self.splits)
+        bank = MemoryBank(len(groups.video), config.motion.contrast_size, recipe.run.bank == "host")
+        numbers = recipe.negatives, recipe.contrast_start, recipe.bank_delta, recipe.temperature
+        self.contrast = Contrast(bank, rows, groups, *numbers)
         queries = config.frame_decoder.queries, config.motion.queries
         return VideoCriterion(self.set_criterion(), recipe.weights, self.contrast, *queries)
 
