@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import to_dict
-from dshmp.data.base import Expression, Split, by_video
+from dshmp.data.base import Expression, Split, by_video, expression_name
 from dshmp.errors import UserError
 from dshmp.files import digest, reason, save_tensors
 from dshmp.model.dshmp import DsHmp
@@ -59,6 +59,7 @@ class ClipBatch:
     mask_logits: Tensor  # (B, T, N, h, w)
     owner: Tensor  # (B, T, N) long: the object a token has found, as an index of the video's objects, or -1
     targets: VideoTargets
+    names: tuple[str, ...]  # which sentences these are
     seeds: tuple[tuple[int, ...], ...] = ()  # of each sentence's random numbers; of use in training only
 
 
@@ -131,6 +132,7 @@ class CachedSplit:
             torch.stack([clip.mask_logits for clip in clips]).float(),
             torch.stack([clip.owner for clip in clips]).long(),
             targets,
+            tuple(map(expression_name, items)),
         )
 
 

@@ -253,7 +253,7 @@ class Trainer:
         if overflow:
             return
         self.record.in_a_row += 1
-        names: list[str] = gather_object([name for part in parts for name in self.task.names(part)])
+        names: list[str] = gather_object([name for part in parts for name in part.names])
         where = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         if self.record.in_a_row >= self.run.patience:
             raise UserError(

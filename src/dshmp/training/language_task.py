@@ -23,7 +23,7 @@ class SentenceBatch:
 
     texts: TextBatch
     claims: Tensor  # (B,) long: the motion that a sentence names, as a class of the probe
-    expressions: tuple[int, ...]  # which sentences these are
+    names: tuple[str, ...]  # which sentences these are
 
 
 class LanguageTask(Task):
@@ -54,10 +54,7 @@ class LanguageTask(Task):
     def _batch(self, chosen: Sequence[int]) -> SentenceBatch:
         items = [self.split.expressions[i] for i in chosen]
         claims = torch.tensor([self.probe.claim(item.extra) for item in items])
-        return SentenceBatch(self.tokenizer([item.text for item in items]), claims, tuple(chosen))
-
-    def names(self, batch: SentenceBatch) -> list[str]:
-        return [expression_name(self.split.expressions[i]) for i in batch.expressions]
+        return SentenceBatch(self.tokenizer([item.text for item in items]), claims, tuple(map(expression_name, items)))
 
     def counts(self, batch: SentenceBatch, step: int) -> Counts:
         return {"words": self._words(batch).sum(), "claims": torch.tensor(len(batch.claims))}

@@ -39,13 +39,12 @@ class RunLogger:
     def __init__(self, recipe: Recipe, folder: Path, step: int, accelerator: "Accelerator") -> None:
         from rich.console import Console
         from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         self.recipe, self.folder, self.step, self.accelerator = recipe, folder, step, accelerator
         self.shown: dict[str, float] = {}
         self.validation: dict[str, float] = {}
-        bar = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self.progress = Progress(*bar)
+        self.progress = Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.task = self.progress.add_task(recipe.task, total=recipe.steps, completed=step)
         self.live = Live(console=Console(stderr=True), get_renderable=self._view, refresh_per_second=2)
 
@@ -94,23 +93,20 @@ class RunLogger:
 
     def _view(self) -> "RenderableType":
         from rich.console import Group
-        from rich.table import Table
 
-        losses = {name: value for name, value in self.shown.items() if name not in (*MEASURED, "skipped")}
-        table = Table.grid(padding=(0, 2))
+        def line(title: str, values: Mapping[str, float]) -> str:
+            return f"{title}  " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+        rows = [line("held out", self.validation)] if self.validation else []
         if shown := self.shown:
-            table.add_row("loss", f"{sum(losses.values()):.3f}", _line(losses, 3))
-            speed = f"{self.recipe.batch / max(shown['seconds_per_step'], 1e-4):.2f} a second"
-            pace = f"{100 * shown['waited']:.0f} % waiting for data, {shown['memory_gib']:.2f} GiB"
+            losses = {name: value for name, value in shown.items() if name not in (*MEASURED, "skipped")}
+            speed = self.recipe.batch / max(shown["seconds_per_step"], 1e-4)
+            pace = (
+                f"{speed:.2f} a second, {100 * shown['waited']:.0f} % waiting for data, {shown['memory_gib']:.2f} GiB"
+            )
             skipped = f", {shown['skipped']:.0f} steps left out" if "skipped" in shown else ""
-            table.add_row("pace", speed, pace + skipped)
-        if self.validation:
-            table.add_row("held out", "", _line(self.validation, 2))
-        return Group(self.progress, table)
-
-
-def _line(values: Mapping[str, float], digits: int) -> str:
-    return "  ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
+            rows = [line(f"loss {sum(losses.values()):.3f}", losses), pace + skipped, *rows]
+        return Group(self.progress, *rows)
 
 
 def forget(path: Path, step: int) -> None:
@@ -125,12 +121,12 @@ def peak_memory() -> float:
     """The most that this process has held, GiB: of a GPU's memory where one is used, of the machine's elsewhere."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil  # type: ignore[import-untyped]
+    if sys.platform == "win32":
+        import psutil
 
         return float(psutil.Process().memory_info().peak_wset / 2**30)
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
@@ -139,8 +135,12 @@ def describe(path: Path, step: int) -> str:
     """Add to run.json with what the run was started, or went on, at this step; returns what tells the run from all
     others."""
     known: dict[str, Any] = {"id": secrets.token_hex(4), "starts": []}
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, TypeError):
         known |= json.loads(path.read_text(encoding="utf-8"))
+    packages: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
     git = revision()
     start = {
         "step": step,
@@ -153,56 +153,38 @@ def describe(path: Path, step: int) -> str:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": packages,
         "git": git and {"commit": git.rstrip("+"), "changed": git.endswith("+")},
     }
     save_json(path, {"id": known["id"], "starts": [*known["starts"], start]})
     return str(known["id"])
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def start_trackers(accelerator: "Accelerator", recipe: Recipe, folder: Path, step: int, identity: str) -> None:
     """Those that the recipe names, for a run that begins or goes on after this step: TensorBoard's files lie in the
     run's folder, and so do W&B's for `wandb sync`, unless WANDB_MODE is online.
 
-    `identity` tells the run from others of the same folder's name.
-
-    Raises:
-        UserError: one is not installed or refuses to begin.
+    `identity` tells the run from others of the same folder's name. Raises UserError.
     """
-    names = list(recipe.run.trackers)
-    for name in names:
+    for name in recipe.run.trackers:
         try:
             import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
         except ImportError:
             raise UserError(f"trackers: {name} is not installed; run pip install {name}, or leave it out") from None
-    config = to_dict(recipe)
+    shared = {"resume": "allow", "config": to_dict(recipe)}
+    mode = os.environ.get("WANDB_MODE", "offline")  # online it would wait for a key to be typed
+    quiet = {"console": "off"}  # the live view is no record
     options: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},
-        "wandb": {
-            "name": folder.name,
-            "id": identity,
-            "resume": "allow",
-            "config": config,
-            "dir": str(folder),
-            "mode": os.environ.get("WANDB_MODE", "offline"),  # online it would wait for a key to be typed
-            "settings": {"console": "off"},  # the live view is no record
-        },
-        "trackio": {"name": f"{folder.name}-{identity}", "resume": "allow", "config": config, "embed": False},
+        "wandb": {"name": folder.name, "id": identity, "dir": str(folder), "mode": mode, "settings": quiet, **shared},
+        "trackio": {"name": f"{folder.name}-{identity}", "embed": False, **shared},
     }
-    accelerator.log_with = names
+    accelerator.log_with = list(recipe.run.trackers)
     accelerator.project_configuration.logging_dir = str(folder / "tensorboard")
     try:
         with redirect_stdout(sys.stderr):
             accelerator.init_trackers("dshmp", init_kwargs=options)
     except Exception as error:  # each has errors of its own
         accelerator.trackers.clear()
-        raise UserError(
-            f"trackers: {', '.join(names)} cannot begin ({reason(error)}); mend it or leave it out"
-        ) from error
+        names = ", ".join(recipe.run.trackers)
+        raise UserError(f"trackers: {names} cannot begin ({reason(error)}); mend it or leave it out") from error

@@ -94,8 +94,8 @@ class SetCriterion:
             matching_costs(prediction, targets, at, self.weights, truth)
             for prediction, at, truth in zip(level.predictions, points, truths, strict=True)
         ]
-        found = assign(torch.cat(costs), targets.present.repeat(layers, 1))
-        return found.unflatten(0, (layers, -1))
+        found: Tensor = assign(torch.cat(costs), targets.present.repeat(layers, 1)).unflatten(0, (layers, -1))
+        return found
 
     def losses(
         self, level: Level, indices: Tensor, counts: Counts, generator: Randomness = None, prefix: str = ""

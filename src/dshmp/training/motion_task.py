@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.checkpoint import CONFIG, find_model, load_config
-from dshmp.data.base import expression_name
 from dshmp.device import exactly
 from dshmp.errors import UserError
 from dshmp.model.frame_decoder import uses_language
@@ -76,9 +75,6 @@ class MotionTask(Task):
             )
             for part in share.of(range(len(chosen)))
         ]
-
-    def names(self, batch: ClipBatch) -> list[str]:
-        return [expression_name(self.split.expressions[i]) for i in batch.targets.expressions]
 
     def counts(self, batch: ClipBatch, step: int) -> Counts:
         found = (batch.owner >= 0).sum(2)

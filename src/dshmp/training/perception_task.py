@@ -110,9 +110,6 @@ class PerceptionTask(Task):
             labels[i, : len(truth)] = torch.tensor(rows)
         return FrameBatch(images, padded, labels, tuple(seeds), tuple(names))
 
-    def names(self, batch: FrameBatch) -> list[str]:
-        return list(batch.names)
-
     def counts(self, batch: FrameBatch, step: int) -> Counts:
         queries, targets = self.model.config.frame_decoder.queries, batch.targets
         seen = targets.valid

@@ -54,11 +54,8 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, step: int, share: Share = ALL) -> Sequence[Any]:
-        """A process's part of a step's data, in as many batches as it is learned in; called in other threads."""
-
-    @abstractmethod
-    def names(self, batch: Any) -> list[str]:
-        """Its samples, for messages."""
+        """A process's part of a step's data, in as many batches as it is learned in, whose `names` tell their samples;
+        called in other threads."""
 
     @abstractmethod
     def counts(self, batch: Any, step: int) -> Counts:

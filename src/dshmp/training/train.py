@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_tensors
 from dshmp.data.base import Split
 from dshmp.device import find_device
 from dshmp.errors import UserError
-from dshmp.files import output_folder
+from dshmp.files import output_folder, reason
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.rows import report
 from dshmp.interop.video_swin import load_kinetics
@@ -82,7 +82,9 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
     if recipe.video_swin is not None:
         report(load_kinetics(model.perception.backbone, Path(recipe.video_swin)), f"video_swin: {recipe.video_swin}")
     if recipe.text_encoder is not None:
-        _take_encoder(model, recipe.text_encoder)
+        encoder, state = model.language.encoder, pretrained_encoder(recipe.text_encoder).state_dict()
+        state = {key: value for key, value in state.items() if key in encoder.state_dict()}
+        _load(encoder, state, f"{recipe.text_encoder}: is no such encoder as model.language.encoder says")
         return model, TextTokenizer(language, load_tokenizer(recipe.text_encoder))
     if language.frozen:
         raise UserError(
@@ -92,23 +94,6 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
     size = min(recipe.vocabulary, language.encoder["vocab_size"])
     tokenizer = train_tokenizer([item.text.lower() for split in splits for item in split.expressions], size)
     return model, TextTokenizer(language, tokenizer)
-
-
-def _take_encoder(model: DsHmp, source: str) -> None:
-    """Published weights into the text encoder of a fresh model."""
-    state, own = pretrained_encoder(source).state_dict(), model.language.encoder.state_dict()
-    if missing := sorted(own.keys() - state.keys()):
-        raise UserError(f"{source}: lacks {missing[0]}, which model.language.encoder asks for; mend its layers")
-    state = {key: state[key] for key in own}
-    _check_shapes(source, state, own, "; give model.language.encoder the numbers of the weights' config.json")
-    model.language.encoder.load_state_dict(state)
-
-
-def _check_shapes(source: str | Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor], hint: str = "") -> None:
-    for key, value in state.items():
-        if own[key].shape != value.shape:
-            shapes = f"has shape {list(value.shape)}, the recipe asks {list(own[key].shape)}"
-            raise UserError(f"{source}: {key} {shapes}{hint}")
 
 
 def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
@@ -129,6 +114,12 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     taken = tuple(f"{part}." for part in recipe.take or parts)
     state = load_tensors(folder / WEIGHTS)
     state = {key: value for key, value in state.items() if key.startswith(taken) and key in own}
-    _check_shapes(folder, state, own)
-    model.load_state_dict(state, strict=False)
+    _load(model, own | state, f"{folder}: does not fit the recipe's model")
     return model, TextTokenizer(recipe.model.language, tokenizer)
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], fault: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{fault} ({reason(error)})") from None

@@ -39,6 +39,7 @@ class VideoBatch:
     """(B, G_all, T, h, w) bool, full size: all objects that fit the sentence's static words where the data say
     so (the synthetic data set does), else the objects meant."""
     targets: VideoTargets
+    names: tuple[str, ...]  # which sentences these are
     seeds: tuple[tuple[int, ...], ...]  # of each sentence's random numbers
 
     @property
@@ -172,12 +173,9 @@ class WholeTask(Task):
     def _batch(self, clips: Sequence[TrainingClip]) -> VideoBatch:
         sentences = torch.tensor([len(clip.expressions) for clip in clips])
         chosen = [number for clip in clips for number in clip.expressions]
-        shown, targets = video_targets(
-            chosen,
-            [self.expressions[number] for number in chosen],
-            [ids for clip in clips for ids in clip.known],
-            [truth for clip in clips for truth in clip.truths],
-        )
+        items = [self.expressions[number] for number in chosen]
+        known, truths = ([each for clip in clips for each in getattr(clip, kind)] for kind in ("known", "truths"))
+        shown, targets = video_targets(chosen, items, known, truths)
         return VideoBatch(
             self.tokenizer([text for clip in clips for text in clip.texts]),
             torch.stack([clip.images for clip in clips]),
@@ -186,11 +184,9 @@ class WholeTask(Task):
             torch.stack([clip.labelled for clip in clips]).repeat_interleave(sentences, 0),
             shown,
             targets,
+            tuple(map(expression_name, items)),
             tuple((*clip.seed, number) for clip in clips for number in range(len(clip.expressions))),
         )
-
-    def names(self, batch: VideoBatch) -> list[str]:
-        return [expression_name(self.expressions[number]) for number in batch.targets.expressions]
 
     def counts(self, batch: VideoBatch, step: int) -> Counts:
         queries, by_frame = self.criterion.frame_queries, batch.frame_targets
