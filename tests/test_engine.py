@@ -29,7 +29,7 @@ from dshmp.synthetic.make import make_synthetic
 from dshmp.training import engine
 from dshmp.training.checkpoints import Checkpoints, Saved
 from dshmp.training.logging import MEASURED, describe
-from dshmp.training.sampling import Share
+from dshmp.training.task import Share
 from dshmp.training.train import run
 
 WHOLE = {"data": {"mevis": {}}, "init": None, "batch": 4, "steps": 3, "contrast_start": 1, "learning_rate": 1e-4}

@@ -32,10 +32,8 @@ from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.progress import track
 from dshmp.training.video_losses import VideoTargets, video_targets
 
-GRID = (16, 20)
-"""Masks are kept on a grid of this many cells in any clip: the motion task chooses objects, not outlines."""
-FOUND = 0.5
-"""A token owns the object that its mask meets with at least this IoU."""
+GRID = (16, 20)  # masks are kept on so many cells in any clip: the motion task chooses objects, not outlines
+FOUND = 0.5  # a token owns the object that its mask meets with at least this IoU
 KINDS = ("tokens", "mask_logits", "owner", "truth")
 
 
@@ -73,11 +71,8 @@ class CachedSplit:
 
     @classmethod
     def build(cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path) -> Self:
-        """Open the cache of this perception and split in `folder`, computing what is missing, a thread on each core.
-
-        A killed build goes on where it stopped. Another perception or data set has another cache beside it; what is
-        no longer wanted may be removed.
-        """
+        """Open the cache of this perception and split in `folder`, computing what is missing, a thread on each core. A
+        killed build goes on where it stopped. Another perception or data set has another cache beside it."""
         cached = cls(split, tokenizer, folder / f"{split.folder.name}-{_identity(model, tokenizer, split)}")
         cached.folder.mkdir(parents=True, exist_ok=True)
         missing = [name for name in split.videos if not cached._file(name).exists()]
@@ -107,11 +102,8 @@ class CachedSplit:
         save_tensors({f"{key}{kind}": value for key, clip in clips for kind, value in clip.items()}, self._file(video))
 
     def __getitem__(self, item: Expression) -> CachedClip:
-        """The clip of an expression, encoded under it if perception uses language.
-
-        Raises:
-            UserError: its file is damaged.
-        """
+        """The clip of an expression, encoded under it if perception uses language. Raises UserError where its file is
+        damaged."""
         path = self._file(item.video)
         try:
             with safe_open(path, "pt") as file:

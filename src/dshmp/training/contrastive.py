@@ -24,14 +24,11 @@ class TargetGroups:
 
 
 class MemoryBank(nn.Module):
-    """One centroid per target, kept as buffers so that checkpoints hold them.
+    """One centroid per target, kept as buffers so that checkpoints hold them. With `host` they stay in the machine's
+    memory wherever the bank is moved; only rows that are needed leave it."""
 
-    centroids (N, C) float32, zero until visited; visited (N,) bool. N = number of targets, C = `channels`. With `host`
-    the centroids stay in the machine's memory wherever the bank is moved; only rows that are needed leave it.
-    """
-
-    centroids: Tensor
-    visited: Tensor
+    centroids: Tensor  # (targets, channels) float32, zero until visited
+    visited: Tensor  # (targets,) bool
 
     def __init__(self, targets: int, channels: int, host: bool = False) -> None:
         super().__init__()
@@ -53,10 +50,8 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def update(self, index: Tensor, anchors: Tensor, delta: float = 0.2) -> None:
-        """Eq. 8: B <- delta * B + (1 - delta) * v; a target's first visit sets its centroid to v.
-
-        index (M,) long, anchors (M, C). Anchors of the same target are averaged first, so their order does not matter.
-        """
+        """Eq. 8: B <- delta * B + (1 - delta) * v for targets index (M,) long and anchors (M, C); a target's first
+        visit sets its centroid to v. Anchors of one target are averaged first, so their order does not matter."""
         before = self.rows(index)
         same = (index[:, None] == index[None]).to(before)
         # sums of products, here and below, not matrix products, which mixed precision would round to 16 bits
@@ -82,10 +77,8 @@ def anchor(tokens: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 def sample_negatives(
     target_index: Tensor, groups: TargetGroups, visited: Tensor, count: int, generator: Randomness = None
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the bank that serve as negatives, never the own row and each at most once.
-
-    First come targets of the same video and category, then others of the same video, then any row; within
-    each of the three the choice is random, and only rows that were visited are chosen.
+    """Rows of the bank that serve as negatives, visited ones, never the own row and each at most once. First come
+    targets of the same video and category, then others of the same video, then any row, in random order each.
 
     Args: target_index (M,) long; visited (N,) bool; count, negatives wanted (0 = none); generator, one or one for each
     of the M.
@@ -127,11 +120,8 @@ def contrastive_loss(
 
 @dataclass
 class Contrast:
-    """Contrastive learning over a run.
-
-    Every part of a step meets the bank as it stood before the step, which `commit` then writes at once: the result is
-    the same in however many parts and processes the step is learned.
-    """
+    """Contrastive learning over a run. Every part of a step meets the bank as it stood before the step, which `commit`
+    then writes at once: the result is the same in however many parts and processes the step is learned."""
 
     bank: MemoryBank
     rows: Tensor  # (E,) long: the bank's row of every sentence of the data

@@ -33,15 +33,13 @@ from dshmp.training.checkpoints import Checkpoints, Saved
 from dshmp.training.logging import RunLogger
 from dshmp.training.losses import Counts
 from dshmp.training.recipe import Recipe, trained_card
-from dshmp.training.sampling import Share
-from dshmp.training.task import Task
+from dshmp.training.task import Share, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger("dshmp")
-NOTHING = "nothing"
-"""The loss of a process without samples."""
+NOTHING = "nothing"  # the loss of a process without samples
 
 
 class Learner(nn.Module):
@@ -62,10 +60,8 @@ class Learner(nn.Module):
 
 @contextlib.contextmanager
 def processes(recipe: Recipe, device: torch.device) -> "Iterator[Accelerator]":
-    """This process among those that a launcher (accelerate, torchrun) started, or alone.
-
-    Raises UserError where the device does not know the recipe's precision.
-    """
+    """This process among those that a launcher (accelerate, torchrun) started, or alone. Raises UserError where the
+    device does not know the recipe's precision."""
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import patch_environment
@@ -171,8 +167,7 @@ class Trainer:
         return False
 
     def _batches(self) -> Iterator[tuple[Sequence[Any], float]]:
-        """A step's batches from the current one on, and how long they were waited for; later steps are read
-        meanwhile."""
+        """Every step's batches, and how long they were waited for; later ones are read meanwhile."""
         steps = iter(range(self.step, self.recipe.steps))
         with ThreadPoolExecutor(self.run.workers) as pool:
             coming = (pool.submit(self.task.batches, step, self.share) for step in steps)
@@ -243,10 +238,8 @@ class Trainer:
         return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
 
     def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
-        """Note a step left out whose gradient is not finite; UserError where there were too many in a row.
-
-        An `overflow` of scaled gradients is how float16 finds its scale, and is no sign of divergence.
-        """
+        """Note a step left out whose gradient is not finite; UserError where there were too many in a row. An
+        `overflow` of scaled gradients is how float16 finds its scale, and is no sign of divergence."""
         from accelerate.utils import gather_object
 
         self.record.skipped += 1
@@ -304,10 +297,8 @@ class Trainer:
         save_model(self.model, self.task.tokenizer, self.folder / name, card)
 
     def save(self) -> None:
-        """The model as it stands; then everything needed to go on.
-
-        In this order, since a run whose checkpoint is of the last step never saves again.
-        """
+        """The model as it stands; then everything needed to go on: a run with a checkpoint of the last step never
+        saves again."""
         record = asdict(replace(self.record, losses=self._losses()))
         if self.accelerator.is_main_process:
             self._save_model("model")
@@ -371,8 +362,7 @@ def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> lis
 
 
 def recompute_activations(model: DsHmp) -> None:
-    """Backbone blocks and the layers of the decoders keep their inputs only and compute the rest again in the backward
-    pass."""
+    """Backbone blocks and decoder layers keep their inputs only and compute the rest again in the backward pass."""
     from torch.utils.checkpoint import checkpoint
 
     def wrap(module: nn.Module) -> None:

@@ -22,10 +22,8 @@ from dshmp.training.task import Metrics
 from dshmp.video.io import open_video
 from dshmp.video.overlay import draw_masks, sheet_frames
 
-SENTENCES = 4
-"""Expressions of each video."""
-COLUMNS, CELL = 6, 240
-"""Frames of a picture's strip, and how wide each is in pixels."""
+SENTENCES = 4  # of each video
+COLUMNS, CELL = 6, 240  # frames of a picture's strip, and how wide each is in pixels
 BATCH = 128
 
 
@@ -38,11 +36,9 @@ def means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def score_videos(segmenter: Segmenter, splits: Mapping[str, Split], videos: int) -> Metrics:
-    """J, F and their mean in per cent over a few videos of every split, and a strip of each video's first expression.
-
-    All objects meant by an expression count as one. With several splits their means have the splits' names before
-    them, and `J&F` is the mean over the splits.
-    """
+    """J, F and their mean in per cent over a few videos of every split, all objects meant by an expression as one, and
+    a strip of each video's first expression. Means of several splits have their names before them, and `J&F` is the
+    mean over the splits."""
     scores: list[tuple[str, float]] = []
     pictures: dict[str, NDArray[np.uint8]] = {}
     for name, split in splits.items():

@@ -13,8 +13,7 @@ from dshmp.device import exactly
 from dshmp.model.tokenizer import TextBatch
 from dshmp.training.losses import Counts
 from dshmp.training.probe import MotionProbe
-from dshmp.training.sampling import ALL, EpochSampler, Share
-from dshmp.training.task import Task
+from dshmp.training.task import ALL, EpochSampler, Share, Task
 
 
 @dataclass(frozen=True)

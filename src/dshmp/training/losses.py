@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Randomness = torch.Generator | Sequence[torch.Generator] | None
-"""One source of random numbers, or one for each sample of a batch, so that what a sample draws does not depend on
-the others it is learned with."""
+"""One source of random numbers, or one for each sample of a batch: then what a sample draws does not depend on the
+others."""
 Counts = dict[str, Tensor]
-"""Divisors of losses, by name. They are known from the targets alone, so that they can be counted over a whole step
-before any part of it is learned: a loss of a part is its sum divided by the step's count."""
+"""Divisors of losses, by name, known from the targets alone. They are counted over a whole step before any part of it
+is learned: a loss of a part is its sum divided by the step's count."""
 Weights = tuple[float, float, float]
-DEFAULT: Weights = (2.0, 5.0, 5.0)
-"""Weights of class, mask and dice, in matching costs and losses."""
+DEFAULT: Weights = (2.0, 5.0, 5.0)  # of class, mask and dice, in matching costs and losses
 OVERSAMPLE = 3.0  # candidates drawn for each point of the loss
 IMPORTANCE = 0.75  # share of the points taken where the prediction is least certain
 
@@ -68,11 +67,9 @@ class Level:
 class SetCriterion:
     """Matching and set losses of a level, every decoder layer by itself."""
 
-    points: int
-    """Points for each mask and frame."""
+    points: int  # for each mask and frame
     weights: Weights = DEFAULT
-    no_object: float = 0.1
-    """Weight of unmatched queries in the class loss, a weighted mean."""
+    no_object: float = 0.1  # weight of unmatched queries in the class loss, a weighted mean
     counted = ("masks", "queries")
 
     def counts(self, targets: SetTargets, queries: int) -> Counts:
@@ -100,10 +97,8 @@ class SetCriterion:
     def losses(
         self, level: Level, indices: Tensor, counts: Counts, generator: Randomness = None, prefix: str = ""
     ) -> dict[str, Tensor]:
-        """Weighted `cls`, `mask` and `dice`, summed over the decoder layers, from the matches (layers, B, Q).
-
-        `prefix` stands before the names of losses and counts.
-        """
+        """Weighted `cls`, `mask` and `dice`, summed over the decoder layers, from the matches (layers, B, Q); `prefix`
+        stands before their names and those of the counts."""
         masks, queries = counts[f"{prefix}masks"], counts[f"{prefix}queries"]
         by_layer = [
             set_losses(prediction, level.targets, matched, masks, self.points, self.no_object, queries, generator)
@@ -173,15 +168,12 @@ def set_losses(
     *,
     points: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar.
+    """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar. Samples without targets bear the
+    class loss only; samples and frames that fill the batch bear none.
 
-    Args:
-        indices: (B, Q) long, the target of each query or -1.
-        num_masks: divisor of the mask losses; values below 1 count as 1.
-        query_weight: divisor of the class loss; by default the sum of these queries' weights.
-        points: (M*T, num_points, 2) for the M matches in order of (sample, query), in place of drawn ones.
-
-    Samples without targets bear the class loss only; samples and frames that fill the batch bear none.
+    Args: indices (B, Q) long, the target of each query or -1; num_masks, divisor of the mask losses, at least 1;
+    query_weight, divisor of the class loss, by default the sum of these queries' weights; points (M*T, num_points, 2)
+    for the M matches in order of (sample, query), in place of drawn ones.
     """
     matched = indices >= 0
     entropy = F.cross_entropy(prediction.logits.float().mT, (~matched).long(), reduction="none")  # (B, Q)
@@ -242,10 +234,8 @@ def uniform(
 def importance_points(
     logits: Tensor, num_points: int, generator: Randomness = None, rows: Sequence[int] | None = None
 ) -> Tensor:
-    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2), drawn as in `uniform`.
-
-    Three quarters are the least certain of three times as many candidates, the rest are uniform.
-    """
+    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2), drawn as in `uniform`: three quarters are the
+    least certain of three times as many candidates, the rest are uniform."""
     masks, many, uncertain = len(logits), int(num_points * OVERSAMPLE), int(num_points * IMPORTANCE)
     candidates = uniform(masks, many, 2, device=logits.device, generator=generator, rows=rows)
     certainty = sample_points(logits[:, None], candidates)[:, 0].abs()  # (N, candidates)
@@ -255,11 +245,8 @@ def importance_points(
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of maps (N, C, H, W) at points (N, P, 2), (x, y) in [0, 1] -> (N, C, P) float32.
-
-    (0, 0) is the outer corner of the first pixel, so that one point names one place at every resolution;
-    beyond the centres of the outermost pixels a map fades to 0.
-    """
+    """Bilinear values of maps (N, C, H, W) at points (N, P, 2), (x, y) in [0, 1] -> (N, C, P) float32. (0, 0) is the
+    outer corner of the first pixel, whatever the resolution; beyond the outermost pixels' centres a map fades to 0."""
     if 0 in maps.shape:
         return maps.new_zeros(*maps.shape[:2], points.shape[1], dtype=torch.float32)
     grid = (2 * points[:, :, None] - 1).float()  # (N, P, 1, 2)

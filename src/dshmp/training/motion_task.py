@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.checkpoint import CONFIG, find_model, load_config
 from dshmp.device import exactly
@@ -14,8 +15,7 @@ from dshmp.model.readout import TrajectoryReadout
 from dshmp.training.cache import CachedSplit, ClipBatch
 from dshmp.training.losses import Counts
 from dshmp.training.probe import MotionProbe
-from dshmp.training.sampling import ALL, EpochSampler, Share, torch_generators
-from dshmp.training.task import Metrics, Task
+from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, torch_generators
 from dshmp.training.video_losses import VideoCriterion, VideoTargets, video_level
 
 
@@ -101,11 +101,10 @@ class MotionTask(Task):
     def _labels(self, targets: VideoTargets) -> tuple[Tensor, Tensor]:
         """Motions (B, G_all) of all objects and the claims (B,) of the sentences, as classes of the probe."""
         items = [self.split.expressions[i] for i in targets.expressions]
-        motions = torch.zeros_like(targets.meant, dtype=torch.long)
-        for b, item in enumerate(items):
-            known = [self.probe.motion(entry) for entry in self.split.videos[item.video].objects.values()]
-            motions[b, : len(known)] = torch.tensor(known)
-        return motions, motions.new_tensor([self.probe.claim(item.extra) for item in items])
+        videos = [self.split.videos[item.video].objects.values() for item in items]
+        motions = [torch.tensor([self.probe.motion(item) for item in objects]) for objects in videos]
+        claims = torch.tensor([self.probe.claim(item.extra) for item in items])
+        return pad_sequence(motions, batch_first=True).to(targets.meant.device), claims.to(targets.meant.device)
 
     def validate(self) -> Metrics:
         """On all sentences of the held-out split."""

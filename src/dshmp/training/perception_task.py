@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.errors import UserError
 from dshmp.model.frame_decoder import Prediction, disable_language
@@ -15,12 +16,10 @@ from dshmp.model.frames import prepare_frames
 from dshmp.model.text import null_text
 from dshmp.training.losses import Counts, Level, SetCriterion, SetPrediction, SetTargets
 from dshmp.training.probe import ObjectProbe
-from dshmp.training.sampling import ALL, Share, sample_generator, torch_generators
-from dshmp.training.task import Task
+from dshmp.training.task import ALL, Share, Task, sample_generator, torch_generators
 
 LINK_TEMPERATURE = 0.1
-LANGUAGE = ("static_attention", "fusion", "text_attention", "gates")
-"""Parts of static perception that carry language."""
+LANGUAGE = ("static_attention", "fusion", "text_attention", "gates")  # parts of static perception
 
 
 @dataclass(frozen=True)
@@ -95,19 +94,16 @@ class PerceptionTask(Task):
                 frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
                 small = [cv2.resize(m.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) for m in truth]
                 frames.append(np.ascontiguousarray(frame[turn]))
-                masks.append(np.stack(small)[:, *turn] > 0)
-                attributes.append([self.probe.classes(item) for item in objects])
+                masks.append(torch.from_numpy(np.stack(small)[:, *turn] > 0))
+                attributes.append(torch.tensor([self.probe.classes(item) for item in objects]).long())
                 seeds.append((self.recipe.seed, step, place, position - start))
                 names.append(f"{video.name}/{video.frames[position]}")
         # under this config a frame of this size keeps it
         short, long = sorted((height, width))
         images = prepare_frames(frames, replace(self.model.config.input, short_side=short, long_side=long))
-        most = max(map(len, masks))
-        padded = torch.zeros(len(masks), most, 1, *images.shape[-2:], dtype=torch.bool)
-        labels = torch.zeros(len(masks), most, len(self.probe.values), dtype=torch.long)
-        for i, (truth, rows) in enumerate(zip(masks, attributes, strict=True)):
-            padded[i, : len(truth), 0, :height, :width] = torch.from_numpy(truth)
-            labels[i, : len(truth)] = torch.tensor(rows)
+        padding = 0, images.shape[-1] - width, 0, images.shape[-2] - height
+        padded = F.pad(pad_sequence(masks, batch_first=True), padding)[:, :, None]
+        labels = pad_sequence(attributes, batch_first=True)
         return FrameBatch(images, padded, labels, tuple(seeds), tuple(names))
 
     def counts(self, batch: FrameBatch, step: int) -> Counts:
@@ -133,10 +129,8 @@ class PerceptionTask(Task):
 
 def link_loss(tokens: Tensor, indices: Tensor) -> Tensor:
     """Of all tokens of the next frame, the same object's shall be the most similar by cosine (and the other way): the
-    sum over the objects found in both.
-
-    Args: tokens (F, N, C), frames 2i and 2i+1 neighbours; indices (F, N) long, the object found or -1.
-    """
+    sum over the objects found in both. tokens (F, N, C), frames 2i and 2i+1 neighbours; indices (F, N) long, the object
+    found or -1."""
     unit = F.normalize(tokens, dim=-1)
     scores = unit[0::2] @ unit[1::2].mT / LINK_TEMPERATURE  # (F/2, N, N)
     here, there = indices[0::2], indices[1::2]

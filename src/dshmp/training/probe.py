@@ -15,8 +15,7 @@ from dshmp.data.base import Split
 
 ATTRIBUTES = ("shape", "colour", "texture")
 GEOMETRY = 5  # centre x, y; standard deviation along x, y; covariance
-Object = dict[str, Any]
-"""What a data set says of an object."""
+Object = dict[str, Any]  # what a data set says of an object
 
 
 class ObjectProbe(nn.Module):
@@ -34,11 +33,8 @@ class ObjectProbe(nn.Module):
         return [values.index(str(item[name])) for name, values in self.values.items()]
 
     def forward(self, tokens: Tensor, indices: Tensor, masks: Tensor, attributes: Tensor) -> Tensor:
-        """Cross-entropy of the attributes and absolute error of the geometry, summed over the matched tokens.
-
-        Args: tokens (F, N, C); indices (F, N) long, the matched object or -1; masks (F, G, h, w) bool;
-        attributes (F, G, A) long.
-        """
+        """Cross-entropy of the attributes (F, G, A) long and absolute error of the geometry, summed over the tokens
+        (F, N, C) that match objects (F, N) long, -1 for none, of masks (F, G, h, w) bool."""
         frame, token = (indices >= 0).nonzero(as_tuple=True)
         if not len(frame):
             return tokens.sum() * 0
@@ -50,10 +46,8 @@ class ObjectProbe(nn.Module):
 
 
 class MotionProbe(nn.Module):
-    """Linear heads for the motion of every object and for the motion that a sentence names.
-
-    Where the data set names none, the loss is 0.
-    """
+    """Linear heads for the motion of every object and for the motion that a sentence names; where the data set names
+    none, the loss is 0."""
 
     def __init__(self, hidden: int, split: Split) -> None:
         super().__init__()
@@ -74,11 +68,8 @@ class MotionProbe(nn.Module):
     def forward(
         self, tokens: Tensor, owner: Tensor, motions: Tensor, sentence: Tensor, claims: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of both, summed over the objects found and over the sentences.
-
-        Args: tokens (B, T, N, C); owner (B, T, N) long, the object found or -1; motions (B, G) long;
-        sentence (B, C); claims (B,) long.
-        """
+        """Cross-entropy of motions (B, G) long, summed over the tokens (B, T, N, C) that have found an object, owner
+        (B, T, N) long or -1; and of claims (B,) long, summed over the sentences (B, C)."""
         found = owner >= 0
         label = motions.gather(1, owner.clamp(min=0).flatten(1)).view_as(owner)[found]
         objects = F.cross_entropy(self.object_head(tokens[found]), label, reduction="sum")

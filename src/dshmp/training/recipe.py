@@ -191,10 +191,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
 
 
 def recipes(folder: Path) -> dict[Path, Recipe]:
-    """The recipes in a folder and below that say what they are for (`about`), in the order of their names.
-
-    The others are bases of these, or not meant for others. Raises UserError where there are none, and for a wrong one.
-    """
+    """The recipes in a folder and below that say what they are for (`about`), in the order of their names; others are
+    bases of these. Raises UserError where there are none, and for a wrong one."""
     found = {path: load_recipe(path) for path in sorted(folder.glob("**/*.yaml")) if "about" in _read(path)}
     if not found:
         raise UserError(f"{folder}: no recipe in it says what it is about; leave it out for the packaged ones")
@@ -219,8 +217,7 @@ def same_run(one: Recipe, other: Recipe) -> bool:
 
 
 RECIPE = "recipe.yaml"
-MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"
-"""Says that a folder is a run's, and ours."""
+MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"  # a folder with it is a run's
 
 
 def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None:
@@ -304,11 +301,8 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained_card(recipe: Recipe, name: str, step: int) -> Card:
-    """The card of a model that a run called `name` has trained for `step` steps.
-
-    The model's numbers stand beside the card in config.json; absolute paths keep their last part only, since the
-    rest is of one machine.
-    """
+    """The card of a model that a run called `name` has trained for `step` steps. The model's numbers stand beside the
+    card in config.json; absolute paths keep their last part only, since the rest is of one machine."""
 
     def place(path: str | None) -> str | None:
         return Path(path).name if path and Path(path).expanduser().is_absolute() else path

@@ -1,10 +1,16 @@
-"""What a task is to the training loop, and what tasks share."""
+"""What a task is to the training loop, and what tasks share.
+
+Which items a step sees is a function of (seed, step) alone, so that a resumed run sees what an undisturbed one would
+have seen. What is drawn for a sample is a function of (seed, step, its place in the step), whichever process learns
+from it and together with whichever others.
+"""
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +25,65 @@ from dshmp.model.tokenizer import TextTokenizer
 from dshmp.training.contrastive import Contrast, MemoryBank, TargetGroups
 from dshmp.training.losses import Counts, SetCriterion
 from dshmp.training.recipe import Recipe
-from dshmp.training.sampling import ALL, Share
 from dshmp.training.video_losses import VideoCriterion
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples of a step that a process learns from, and how many of them at once; by default all."""
+
+    rank: int = 0
+    processes: int = 1
+    at_once: int | None = None
+
+    def places(self, samples: int) -> range:
+        """Of so many samples of a step."""
+        return range(samples * self.rank // self.processes, samples * (self.rank + 1) // self.processes)
+
+    def parts(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """The process's items, as many at once as it takes."""
+        size = self.at_once or max(len(items), 1)
+        return [items[i : i + size] for i in range(0, len(items), size)]
+
+    def of(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """The process's part of a step's items, in parts."""
+        own = self.places(len(items))
+        return self.parts(items[own.start : own.stop])
+
+
+ALL = Share()
+
+
+def sample_generator(seed: int, step: int, place: int) -> np.random.Generator:
+    """Random numbers of the sample at this place in a step."""
+    return np.random.default_rng([seed, step, 1 + place])
+
+
+def torch_generators(seeds: Sequence[tuple[int, ...]], device: torch.device) -> list[torch.Generator]:
+    """A generator for each sample, on the device, from numbers that tell it from the others."""
+    states = [int(np.random.SeedSequence([*seed, 13]).generate_state(1, np.uint32)[0]) for seed in seeds]
+    return [torch.Generator(device).manual_seed(state) for state in states]
+
+
+class EpochSampler:
+    """Batches of indices whose items share a bucket; every item once an epoch, the order new in each."""
+
+    def __init__(self, buckets: Sequence[Any], batch: int, seed: int) -> None:
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for index, bucket in enumerate(buckets):
+            groups[bucket].append(index)
+        self.groups = [np.array(groups[key]) for key in sorted(groups)]
+        self.batch, self.seed = batch, seed
+        self.per_epoch = sum(-(-len(group) // batch) for group in self.groups)
+
+    def __call__(self, step: int) -> NDArray[np.int64]:
+        epoch, place = divmod(step, self.per_epoch)
+        rng = np.random.default_rng([self.seed, 7, epoch])
+        shuffled = [rng.permutation(group) for group in self.groups]
+        batches = [group[i : i + self.batch] for group in shuffled for i in range(0, len(group), self.batch)]
+        return batches[rng.permutation(len(batches))[place]]
 
 
 @dataclass(frozen=True)
@@ -34,12 +97,9 @@ class Metrics:
 class Task(ABC):
     """What is learned of a model from which data. A step's data are a function of the recipe and the step alone."""
 
-    counted: ClassVar[tuple[str, ...]]
-    """Names of `counts`."""
-    contrast: Contrast | None = None
-    """The memory bank, where there is one."""
-    modules: nn.ModuleDict
-    """What is learned or kept beside the model: in checkpoints, not in the model that is saved."""
+    counted: ClassVar[tuple[str, ...]]  # names of `counts`
+    contrast: Contrast | None = None  # the memory bank, where there is one
+    modules: nn.ModuleDict  # what is learned or kept beside the model: in checkpoints, not in the model that is saved
 
     def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
         self.recipe, self.model, self.tokenizer, self.splits = recipe, model, tokenizer, splits
@@ -70,10 +130,7 @@ class Task(ABC):
         return Metrics()
 
     def one_split(self, objects: bool = True, held_out: bool = False) -> Split:
-        """The one split to learn from, or that for validation; `objects`: all those of its videos must be listed.
-
-        Raises UserError.
-        """
+        """The one split to learn from, or for validation; `objects`: all those of its videos must be listed."""
         task, splits = self.recipe.task, self.splits
         if len(splits) > 1:
             raise UserError(f"task {task} learns from one data set, not from {', '.join(splits)}")
@@ -108,11 +165,8 @@ class Task(ABC):
 
 
 def open_splits(recipe: Recipe, held_out: bool = False) -> dict[str, Split]:
-    """The splits to learn from, or those for validation where the recipe names any, by the data sets' names.
-
-    Raises:
-        UserError: one is not there, or its masks are not public.
-    """
+    """The splits to learn from, or those for validation where the recipe names any, by the data sets' names. Raises
+    UserError where one is not there, or its masks are not public."""
     found = {}
     for name, source in recipe.data.items():
         if part := source.validation if held_out else source.split:

@@ -1,4 +1,4 @@
-"""The training loop: `dshmp train RECIPE`.
+"""`dshmp train RECIPE`.
 
 A run's folder holds recipe.yaml (resolved), run.json (what it was made with), metrics.jsonl, pictures/,
 checkpoints/ (everything needed to go on where the run stopped) and model/ and best/ (the weights, ready for
@@ -97,10 +97,8 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
 
 
 def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
-    """The weights of `init`, or the parts of it that the recipe takes.
-
-    What `init` lacks under the recipe's config starts fresh; what has another shape is an error.
-    """
+    """The weights of `init`, or the parts of it that the recipe takes. What `init` lacks under the recipe's config
+    starts fresh; what has another shape is an error."""
     for key in ("text_encoder", "mask2former", "video_swin"):
         if getattr(recipe, key) is not None:
             raise UserError(f"{key} is for a model that starts fresh, but init gives this one's; leave one out")

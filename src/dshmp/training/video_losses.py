@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.data.base import Expression
 from dshmp.model.motion_decoder import VideoTokens
@@ -16,16 +17,14 @@ from dshmp.training.losses import Counts, Level, SetCriterion, SetPrediction, Se
 if TYPE_CHECKING:
     from dshmp.training.recipe import LossWeights
 
-NOTHING_FOUND = 0.1
-"""Weight of tokens that have found no object, in the trajectories' loss."""
+NOTHING_FOUND = 0.1  # weight of tokens that have found no object, in the trajectories' loss
 
 
 @dataclass(frozen=True)
 class VideoTargets:
     """What B sentences mean in their clips."""
 
-    expressions: tuple[int, ...]
-    """Which sentences these are, counted through all splits."""
+    expressions: tuple[int, ...]  # which sentences these are, counted through all splits
     meant: Tensor  # (B, G_all) bool: which of the clip's objects are meant
     masks: Tensor  # (B, G, T, h, w) bool: masks of the objects meant
     objects: Tensor  # (B, G) long: those as indices of the clip's objects, -1 where a row only fills the batch
@@ -39,30 +38,21 @@ class VideoTargets:
 def video_targets(
     expressions: Sequence[int], items: Sequence[Expression], known: Sequence[Sequence[int]], truths: Sequence[Tensor]
 ) -> tuple[Tensor, VideoTargets]:
-    """The masks of all objects of the clips, padded to one number of them (B, G_all, T, h, w), and the targets.
-
-    Args: expressions, the numbers of the sentences `items`; of each, known, the ids of its clip's objects, and truths,
-    their masks (G, T, h, w) bool.
-    """
-    shown = torch.zeros(len(items), max(1, *map(len, truths)), *truths[0].shape[1:], dtype=torch.bool)
-    meant = torch.zeros(shown.shape[:2], dtype=torch.bool)
-    objects = torch.full((len(items), max(1, *(len(item.objects) for item in items))), -1)
-    for b, (item, ids, truth) in enumerate(zip(items, known, truths, strict=True)):
-        shown[b, : len(truth)] = truth
-        index = torch.tensor([ids.index(object_id) for object_id in item.objects], dtype=torch.long)
-        objects[b, : len(index)] = index
-        meant[b, index] = True
+    """The masks of all objects of the clips, padded to one number of them (B, G_all, T, h, w), and the targets; from
+    the sentences' numbers and, of each, the ids of its clip's objects and their masks (G, T, h, w) bool."""
+    index = [torch.tensor([ids.index(i) for i in item.objects]).long() for item, ids in zip(items, known, strict=True)]
+    # padded to one object at least
+    shown = pad_sequence([*truths, truths[0].new_zeros(1, *truths[0].shape[1:])], batch_first=True)[:-1]
+    objects = pad_sequence([*index, torch.zeros(1).long()], batch_first=True, padding_value=-1)[:-1]
+    meant = torch.stack([torch.zeros(shown.shape[1], dtype=torch.bool).index_fill(0, each, 1) for each in index])
     masks = shown[torch.arange(len(items))[:, None], objects.clamp(min=0)]
     masks &= (objects >= 0)[:, :, None, None, None]
     return shown, VideoTargets(tuple(expressions), meant, masks, objects)
 
 
 def video_level(video: VideoTokens, masks: Sequence[Tensor], labelled: Tensor, targets: VideoTargets) -> Level:
-    """Video level of B clips of T frames, all of them real.
-
-    Args: masks, mask logits (B, N_v, T, h, w) of every decoder layer; labelled (B, T) bool, frames whose masks are
-    known, which alone teach.
-    """
+    """Video level of B clips of T frames, from the mask logits (B, N_v, T, h, w) of every decoder layer; only frames
+    whose masks are known teach, labelled (B, T) bool."""
     predictions = [SetPrediction(layer.logits, logits) for layer, logits in zip(video.layers, masks, strict=True)]
     return Level(predictions, SetTargets(targets.masks, targets.valid, labelled))
 

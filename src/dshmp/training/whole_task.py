@@ -18,12 +18,10 @@ from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.tokenizer import TextBatch
 from dshmp.training.losses import Counts, Level, SetCriterion, SetTargets
 from dshmp.training.perception_task import frame_prediction
-from dshmp.training.sampling import ALL, EpochSampler, Share, sample_generator, torch_generators
-from dshmp.training.task import Metrics, Task, open_splits
+from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, open_splits, sample_generator, torch_generators
 from dshmp.training.video_losses import VideoCriterion, VideoTargets, video_level, video_targets
 
-TRIES = 10
-"""Draws of a clip before one in which nothing meant is to be seen is taken."""
+TRIES = 10  # draws of a clip before one in which nothing meant is to be seen is taken
 
 
 @dataclass(frozen=True)
