@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from rich.table import Table
 
 from dshmp.checkpoint import build_model
 from dshmp.training.recipe import About, Recipe, recipes
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 GPU_HOURS, CLIPS, TFLOP = 8 * 17, 55_000 * 8, 1.79
 """The one published fact on time: the authors' training on MeViS takes about 17 hours on 8 RTX 3090. The clips that it
@@ -51,10 +48,8 @@ def needs(recipe: Recipe) -> Needs:
     return Needs(trained, parameters, memory, hours)
 
 
-def overview(folder: Path) -> "Table":
+def overview(folder: Path) -> Table:
     """The recipes of a folder that say what they are about, a row each. Raises UserError."""
-    from rich.table import Table
-
     table = Table(caption=CAPTION, caption_justify="left")
     for name in ("recipe", "reproduces", "paper", "data"):
         table.add_column(name, overflow="fold")

@@ -20,10 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object, patch_environment, set_seed
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dshmp.checkpoint import save_model
 from dshmp.device import to_device, widest
@@ -34,9 +38,6 @@ from dshmp.training.logging import RunLogger
 from dshmp.training.losses import Counts
 from dshmp.training.recipe import Recipe, trained_card
 from dshmp.training.task import Share, Task
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 log = logging.getLogger("dshmp")
 NOTHING = "nothing"  # the loss of a process without samples
@@ -59,13 +60,9 @@ class Learner(nn.Module):
 
 
 @contextlib.contextmanager
-def processes(recipe: Recipe, device: torch.device) -> "Iterator[Accelerator]":
+def processes(recipe: Recipe, device: torch.device) -> Iterator[Accelerator]:
     """This process among those that a launcher (accelerate, torchrun) started, or alone. Raises UserError where the
     device does not know the recipe's precision."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import patch_environment
-
     if recipe.precision == "float16" and device.type == "cpu":
         raise UserError("precision: float16 needs a GPU; use bfloat16 or float32")
     with patch_environment(**({} if "LOCAL_RANK" in os.environ else {"ACCELERATE_TORCH_DEVICE": device})):
@@ -108,7 +105,7 @@ class Record:
 class Trainer:
     """Steps, schedule, checkpoints and the record of one run."""
 
-    def __init__(self, task: Task, folder: Path, accelerator: "Accelerator") -> None:
+    def __init__(self, task: Task, folder: Path, accelerator: Accelerator) -> None:
         self.task, self.recipe, self.model, self.folder = task, task.recipe, task.model, folder
         self.run = self.recipe.run
         self.accelerator, self.device = accelerator, accelerator.device
@@ -183,8 +180,6 @@ class Trainer:
 
     def _step(self, batches: Sequence[Any]) -> bool:
         """Learn from a step's batches; whether any process shall stop."""
-        from accelerate.utils import set_seed
-
         recipe, accelerator, contrast = self.recipe, self.accelerator, self.task.contrast
         for group in self.adam.param_groups:
             group["lr"] = group["base"] * schedule(recipe, self.step)
@@ -231,8 +226,6 @@ class Trainer:
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows of all processes, however many each has, in the order of the processes."""
-        from accelerate.utils import gather_object
-
         if self.share.processes == 1:
             return rows
         return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
@@ -240,8 +233,6 @@ class Trainer:
     def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
         """Note a step left out whose gradient is not finite; UserError where there were too many in a row. An
         `overflow` of scaled gradients is how float16 finds its scale, and is no sign of divergence."""
-        from accelerate.utils import gather_object
-
         self.record.skipped += 1
         if overflow:
             return
@@ -259,8 +250,6 @@ class Trainer:
 
     def _losses(self) -> dict[str, float]:
         """Sums over the steps since the last line of the record and over the processes."""
-        from accelerate.utils import gather_object
-
         sums: dict[str, float] = {}
         for own in gather_object([{name: float(value) for name, value in self.record.losses.items()}]):
             for name, value in own.items():
@@ -363,7 +352,6 @@ def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> lis
 
 def recompute_activations(model: DsHmp) -> None:
     """Backbone blocks and decoder layers keep their inputs only and compute the rest again in the backward pass."""
-    from torch.utils.checkpoint import checkpoint
 
     def wrap(module: nn.Module) -> None:
         forward = module.forward

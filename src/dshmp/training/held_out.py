@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -79,8 +80,6 @@ def _spread(items: list[Any], wanted: int) -> list[Any]:
 
 def strip(frames: NDArray[np.uint8], found: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.uint8]:
     """A few frames (T, H, W, 3) side by side: what was found tinted, the truth outlined in white; (h, w, 3)."""
-    import cv2
-
     height, width = frames.shape[1:3]
     cells = []
     for t in sheet_frames(len(frames), COLUMNS):

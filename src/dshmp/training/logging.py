@@ -12,9 +12,13 @@ from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
+from accelerate import Accelerator
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from dshmp.config import to_dict
 from dshmp.errors import UserError
@@ -24,10 +28,6 @@ from dshmp.training.recipe import Recipe
 from dshmp.training.task import Metrics
 from dshmp.video.overlay import save_png
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from rich.console import RenderableType
-
 PACKAGES = ("dshmp", "torch", "accelerate", "transformers", "numpy", "spacy")
 MEASURED = ("seconds_per_step", "waited", "memory_gib")
 """Metrics of the machine, not of what is learned."""
@@ -36,11 +36,7 @@ MEASURED = ("seconds_per_step", "waited", "memory_gib")
 class RunLogger:
     """Shows and records one run; by the first process alone."""
 
-    def __init__(self, recipe: Recipe, folder: Path, step: int, accelerator: "Accelerator") -> None:
-        from rich.console import Console
-        from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
+    def __init__(self, recipe: Recipe, folder: Path, step: int, accelerator: Accelerator) -> None:
         self.recipe, self.folder, self.step, self.accelerator = recipe, folder, step, accelerator
         self.shown: dict[str, float] = {}
         self.validation: dict[str, float] = {}
@@ -91,9 +87,7 @@ class RunLogger:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self.accelerator.log({f"{group}/{name}": value for name, value in values.items()}, step)
 
-    def _view(self) -> "RenderableType":
-        from rich.console import Group
-
+    def _view(self) -> Group:
         def line(title: str, values: Mapping[str, float]) -> str:
             return f"{title}  " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
 
@@ -160,7 +154,7 @@ def describe(path: Path, step: int) -> str:
     return str(known["id"])
 
 
-def start_trackers(accelerator: "Accelerator", recipe: Recipe, folder: Path, step: int, identity: str) -> None:
+def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, step: int, identity: str) -> None:
     """Those that the recipe names, for a run that begins or goes on after this step: TensorBoard's files lie in the
     run's folder, and so do W&B's for `wandb sync`, unless WANDB_MODE is online.
 

@@ -13,6 +13,7 @@ from dshmp.errors import UserError
 from dshmp.model.frame_decoder import uses_language
 from dshmp.model.readout import TrajectoryReadout
 from dshmp.training.cache import CachedSplit, ClipBatch
+from dshmp.training.held_out import score_tokens
 from dshmp.training.losses import Counts
 from dshmp.training.probe import MotionProbe
 from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, torch_generators
@@ -108,6 +109,4 @@ class MotionTask(Task):
 
     def validate(self) -> Metrics:
         """On all sentences of the held-out split."""
-        from dshmp.training.held_out import score_tokens
-
         return score_tokens(self.model, self.held_out)

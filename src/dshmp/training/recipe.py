@@ -9,6 +9,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from dshmp.card import Card
+from dshmp.checkpoint import CONFIG, find_model, load_config
 from dshmp.config import Count, ModelConfig, Positive, from_dict, nearest, to_dict
 from dshmp.data.registry import DATASETS
 from dshmp.data.transforms import Augmentation
@@ -184,8 +185,6 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
         values["about"] = None
         _merge(values, {key: value for key, value in _own(row).items() if key != "base"})
     if not described and isinstance(values.get("init"), str):
-        from dshmp.checkpoint import CONFIG, find_model, load_config
-
         values["model"] = _merge(to_dict(load_config(find_model(values["init"]) / CONFIG)), values.get("model", {}))
     return from_dict(Recipe, values, where)
 

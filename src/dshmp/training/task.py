@@ -83,7 +83,8 @@ class EpochSampler:
         rng = np.random.default_rng([self.seed, 7, epoch])
         shuffled = [rng.permutation(group) for group in self.groups]
         batches = [group[i : i + self.batch] for group in shuffled for i in range(0, len(group), self.batch)]
-        return batches[rng.permutation(len(batches))[place]]
+        chosen: NDArray[np.int64] = batches[rng.permutation(len(batches))[place]]
+        return chosen
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from dshmp.data.transforms import augment, pseudo_clip, sample_positions
 from dshmp.device import exactly
 from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.tokenizer import TextBatch
+from dshmp.predictor import Segmenter
+from dshmp.training.held_out import score_videos
 from dshmp.training.losses import Counts, Level, SetCriterion, SetTargets
 from dshmp.training.perception_task import frame_prediction
 from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, open_splits, sample_generator, torch_generators
@@ -89,14 +91,10 @@ class WholeTask(Task):
             EpochSampler([self._length(group) for group in groups], recipe.batch, recipe.seed + source)
             for source, groups in enumerate(self.groups)
         ]
-        # which source each step draws from, and how often it was drawn from before
         weights = np.array([recipe.data[name].weight for name in self.splits])
         draw = np.random.default_rng([recipe.seed, 11])
         self.source = draw.choice(len(splits), recipe.steps, p=weights / sum(weights))
-        self.place = np.zeros(recipe.steps, dtype=np.int64)
-        for source in range(len(splits)):
-            drawn = self.source == source
-            self.place[drawn] = np.arange(drawn.sum())
+        """Which source each step draws from."""
         self.criterion = self.video_criterion()
         self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank})
 
@@ -112,7 +110,7 @@ class WholeTask(Task):
 
     def batches(self, step: int, share: Share = ALL) -> list[VideoBatch]:
         source = int(self.source[step])
-        chosen = self.samplers[source](int(self.place[step]))
+        chosen = self.samplers[source](int((self.source[:step] == source).sum()))  # how often it was drawn from before
         alike: dict[torch.Size, list[TrainingClip]] = defaultdict(list)
         for place in share.places(len(chosen)):
             clip = self._draw(self.groups[source][chosen[place]], (self.recipe.seed, step, place))
@@ -214,9 +212,6 @@ class WholeTask(Task):
 
     def validate(self) -> Metrics:
         """J and F of a few videos of the held-out splits, where the recipe names any."""
-        from dshmp.predictor import Segmenter
-        from dshmp.training.held_out import score_videos
-
         segmenter = Segmenter(self.model, self.tokenizer, next(self.model.parameters()).device)
         return score_videos(segmenter, self.held_out, self.recipe.run.validation_videos)
 
