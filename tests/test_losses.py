@@ -411,8 +411,8 @@ def test_negatives_of_the_same_video_and_category_come_first() -> None:
     known = groups(videos, categories)
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
-        rows, mask = sample_negatives(torch.tensor([0, 6]), known, visited, 5, generator)
-        assert mask.all()
+        rows = sample_negatives(torch.tensor([0, 6]), known, visited, 5, generator)
+        assert (rows >= 0).all()
         assert rows[0, 0] == 1
         assert set(rows[0, 1:3].tolist()) == {2, 3}
         assert set(rows[0, 3:].tolist()) <= {4, 5, 6, 7, 8, 9}
@@ -423,9 +423,9 @@ def test_negatives_of_the_same_video_and_category_come_first() -> None:
 def test_negatives_are_visited_and_never_the_own_row() -> None:
     visited = torch.tensor([True, True, False, True, False, True])
     index = torch.tensor([0, 2, 5])
-    rows, mask = sample_negatives(index, groups([0, 0, 0, 1, 1, 1]), visited, 100)
-    assert rows.shape == mask.shape == (3, 6)
-    assert [set(row[kept].tolist()) for row, kept in zip(rows, mask, strict=True)] == [
+    rows = sample_negatives(index, groups([0, 0, 0, 1, 1, 1]), visited, 100)
+    assert rows.shape == (3, 6)
+    assert [set(row[row >= 0].tolist()) for row in rows] == [
         {1, 3, 5},
         {0, 1, 3, 5},
         {0, 1, 3},
@@ -448,52 +448,52 @@ def test_contrastive_equation_9() -> None:
     v = torch.randn(64, generator=torch.Generator().manual_seed(1))
     unit = torch.nn.functional.normalize(bank.centroids, dim=1) @ torch.nn.functional.normalize(v, dim=0)
     scores = (unit / 0.07).exp()
-    negatives, mask = torch.tensor([[1, 5, 8]]), torch.tensor([[True, True, False]])
-    loss = contrastive_loss(v[None], torch.tensor([3]), negatives, mask, bank)
+    negatives = torch.tensor([[1, 5, -1]])
+    loss = contrastive_loss(v[None], torch.tensor([3]), negatives, bank)
     torch.testing.assert_close(loss, -(scores[3] / (scores[3] + scores[1] + scores[5])).log())
-    scaled = contrastive_loss(9 * v[None], torch.tensor([3]), negatives, mask, bank)
+    scaled = contrastive_loss(9 * v[None], torch.tensor([3]), negatives, bank)
     torch.testing.assert_close(scaled, loss)
 
 
 def test_contrastive_loss_falls_towards_the_own_centroid() -> None:
     bank = filled_bank()
     index = torch.tensor([4])
-    rows, mask = sample_negatives(index, groups([0] * 12), bank.visited, 10)
+    rows = sample_negatives(index, groups([0] * 12), bank.visited, 10)
     start = torch.randn(1, 64, generator=torch.Generator().manual_seed(2))
     path = [torch.lerp(start, bank.centroids[index], share) for share in (0.0, 0.5, 1.0)]
-    losses = [contrastive_loss(v, index, rows, mask, bank).item() for v in path]
+    losses = [contrastive_loss(v, index, rows, bank).item() for v in path]
     assert losses[0] > losses[1] > losses[2]
     v = start.clone().requires_grad_()
-    contrastive_loss(v, index, rows, mask, bank).backward()
-    stepped = contrastive_loss(start - 0.01 * v.grad, index, rows, mask, bank).item()
+    contrastive_loss(v, index, rows, bank).backward()
+    stepped = contrastive_loss(start - 0.01 * v.grad, index, rows, bank).item()
     assert stepped < losses[0]
 
 
 def test_contrastive_loss_without_positive_or_negatives() -> None:
     bank, v = MemoryBank(5, 3), torch.randn(2, 3, requires_grad=True)
     index = torch.tensor([0, 1])
-    rows, mask = sample_negatives(index, groups([0] * 5), bank.visited, 4)
-    loss = contrastive_loss(v, index, rows, mask, bank)
+    rows = sample_negatives(index, groups([0] * 5), bank.visited, 4)
+    loss = contrastive_loss(v, index, rows, bank)
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(v.grad, torch.zeros(2, 3))
     bank.update(index, v)
-    rows, mask = sample_negatives(index, groups([0] * 5), bank.visited, 0)
+    rows = sample_negatives(index, groups([0] * 5), bank.visited, 0)
     assert rows.shape == (2, 0)
-    assert contrastive_loss(v, index, rows, mask, bank).item() == 0
+    assert contrastive_loss(v, index, rows, bank).item() == 0
 
 
 def test_mixed_precision_keeps_the_losses() -> None:
     bank, v = filled_bank(), torch.randn(2, 64, generator=torch.Generator().manual_seed(3))
     index = torch.tensor([0, 4])
-    rows, mask = sample_negatives(index, groups([0] * 12), bank.visited, 10)
+    rows = sample_negatives(index, groups([0] * 12), bank.visited, 10)
     prediction, targets = example()
     frames, ids = torch.randn(1, 2, 3, 8), torch.zeros(1, 2, 3, dtype=torch.long)
 
     def all_of_them() -> list[Tensor]:
         costs = matching_costs(prediction, targets, points_for(2, 40))
         similar = similarity_loss(frames, ids, frames[:, 0], ids[:, 0])
-        return [costs, similar, contrastive_loss(v, index, rows, mask, bank)]
+        return [costs, similar, contrastive_loss(v, index, rows, bank)]
 
     expected = all_of_them()
     with torch.autocast("cpu", torch.bfloat16):

@@ -21,19 +21,15 @@ recipe: about.then."""
 class Needs:
     """What a recipe needs of a GPU; None where its `about` does not give what the estimate starts from."""
 
-    trained: int
-    """Parameters that learn."""
+    trained: int  # parameters that learn
     parameters: int
     memory_gb: float | None
     gpu_hours: float | None
 
 
 def needs(recipe: Recipe) -> Needs:
-    """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`.
-
-    Raises:
-        UserError: the model's numbers do not fit together.
-    """
+    """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`. Raises UserError
+    where the model's numbers do not fit together."""
     with torch.device("meta"):
         model = build_model(recipe.model, "the recipe's model")
     parameters = sum(parameter.numel() for parameter in model.parameters())

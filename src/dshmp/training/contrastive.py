@@ -75,47 +75,40 @@ def anchor(tokens: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_negatives(
-    target_index: Tensor, groups: TargetGroups, visited: Tensor, count: int, generator: Randomness = None
-) -> tuple[Tensor, Tensor]:
+    target: Tensor, groups: TargetGroups, visited: Tensor, count: int, generator: Randomness = None
+) -> Tensor:
     """Rows of the bank that serve as negatives, visited ones, never the own row and each at most once. First come
     targets of the same video and category, then others of the same video, then any row, in random order each.
 
-    Args: target_index (M,) long; visited (N,) bool; count, negatives wanted (0 = none); generator, one or one for each
-    of the M.
-    Returns: rows (M, K) long and mask (M, K) bool, False where there were too few; K = min(count, N).
+    Args: target (M,) long; visited (N,) bool; count, negatives wanted (0 = none); generator, one or one for each of M.
+    Returns: rows (M, K) long, -1 where there were too few; K = min(count, N).
     """
     rows = len(visited)
     video, categories = groups.video.to(visited.device), groups.category.to(visited.device)
-    category = categories[target_index, None]
-    same_video = video[target_index, None] == video  # (M, N)
+    category = categories[target, None]
+    same_video = video[target, None] == video  # (M, N)
     same_category = same_video & (category == categories) & (category >= 0)
-    lot = uniform(len(target_index), rows, device=visited.device, generator=generator)
+    lot = uniform(len(target), rows, device=visited.device, generator=generator)
     priority = lot + same_video.float() + same_category.float()
-    itself = target_index[:, None] == torch.arange(rows, device=visited.device)
+    itself = target[:, None] == torch.arange(rows, device=visited.device)
     chosen = priority.masked_fill(itself | ~visited, -1.0).topk(min(count, rows), dim=1)
-    return chosen.indices, chosen.values >= 0
+    return chosen.indices.masked_fill(chosen.values < 0, -1)
 
 
 def contrastive_loss(
-    anchors: Tensor,
-    target: Tensor,
-    negatives: Tensor,
-    mask: Tensor,
-    bank: MemoryBank,
-    tau: float = 0.07,
-    count: Tensor | None = None,
+    anchors: Tensor, target: Tensor, negatives: Tensor, bank: MemoryBank, tau: float = 0.07, count: Tensor | None = None
 ) -> Tensor:
     """Eq. 9 on normalised vectors, mean over the anchors whose target was visited before; 0 where none was.
 
-    Args: anchors (M, C); target (M,) long; negatives and mask (M, K) from `sample_negatives`; count, divisor in place
-    of the number of such anchors.
+    Args: anchors (M, C); target (M,) long; negatives (M, K) of `sample_negatives`; count, divisor in place of the
+    number of such anchors.
     """
     anchors = F.normalize(anchors.float(), dim=1)
     rows = torch.cat([target[:, None], negatives], 1)  # (M, 1 + K), the positive first
-    logits = (F.normalize(bank.rows(rows), dim=2) * anchors[:, None]).sum(2) / tau
-    logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(~mask, float("-inf"))], 1)
+    logits = (F.normalize(bank.rows(rows.clamp(min=0)), dim=2) * anchors[:, None]).sum(2) / tau
+    entropy = -logits.masked_fill(rows < 0, float("-inf")).log_softmax(1)[:, 0]
     known = bank.visited[target].float()
-    return (-logits.log_softmax(1)[:, 0] * known).sum() / (known.sum() if count is None else count).clamp(min=1)
+    return (entropy * known).sum() / (known.sum() if count is None else count).clamp(min=1)
 
 
 @dataclass
@@ -147,8 +140,8 @@ class Contrast:
         if step < self.start or not len(rows):
             return tokens.sum() * 0
         own = [each for each, is_found in zip(own, found.tolist(), strict=True) if is_found]
-        negatives, mask = sample_negatives(rows, self.groups, self.bank.visited, self.negatives, own)
-        return contrastive_loss(anchors, rows, negatives, mask, self.bank, self.temperature, count)
+        negatives = sample_negatives(rows, self.groups, self.bank.visited, self.negatives, own)
+        return contrastive_loss(anchors, rows, negatives, self.bank, self.temperature, count)
 
     def commit(self, gather: Callable[[Tensor], Tensor]) -> None:
         """Eq. 8 for all sentences since the last time: the end of a step. `gather` puts the rows of all processes

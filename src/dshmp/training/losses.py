@@ -112,19 +112,15 @@ class SetCriterion:
 
 @torch.no_grad()
 def matching_costs(
-    prediction: SetPrediction,
-    targets: SetTargets,
-    points: Tensor,
-    weights: Weights = DEFAULT,
-    truth: Tensor | None = None,
+    found: SetPrediction, targets: SetTargets, points: Tensor, weights: Weights = DEFAULT, truth: Tensor | None = None
 ) -> Tensor:
     """Cost of each pair (B, Q, G) = w_class * -p(object) + w_mask * cross-entropy + w_dice * dice, float32.
 
     Args: points (B, P, 2), shared by all frames of a sample; truth (B, G, T, P), the targets' values there where they
     are known already.
     """
-    with torch.autocast(prediction.masks.device.type, enabled=False):
-        logits = _sample_frames(prediction.masks, points)  # (B, Q, T, P)
+    with torch.autocast(found.masks.device.type, enabled=False):
+        logits = _sample_frames(found.masks, points)  # (B, Q, T, P)
         truth = _sample_frames(targets.masks, points) if truth is None else truth  # (B, G, T, P)
         real = targets.frames[:, None, :, None].float()  # (B, 1, T, 1)
         count = (real.sum((2, 3)) * points.shape[1]).clamp(min=1)[:, None]  # (B, 1, 1) points that count
@@ -135,7 +131,7 @@ def matching_costs(
         entropy = (background - logits.flatten(2) @ truth.mT) / count
         overlap = 2 * probability @ truth.mT
         dice = 1 - (overlap + 1) / (probability.sum(2)[:, :, None] + truth.sum(2)[:, None] + 1)
-        object_probability = prediction.logits.float().softmax(2)[:, :, :1]
+        object_probability = found.logits.float().softmax(2)[:, :, :1]
         w_class, w_mask, w_dice = weights
         return -w_class * object_probability + w_mask * entropy + w_dice * dice
 
@@ -179,42 +175,30 @@ def set_losses(
     entropy = F.cross_entropy(prediction.logits.float().mT, (~matched).long(), reduction="none")  # (B, Q)
     weight = torch.where(matched, 1.0, no_object) * targets.frames.any(1, keepdim=True)
     total = weight.sum() if query_weight is None else query_weight
-    mask, dice = _mask_losses(prediction, targets, indices, num_points, generator, points)
-    divisor = torch.as_tensor(num_masks, device=mask.device).clamp(min=1)
-    return {"cls": (entropy * weight).sum() / total.clamp(min=1e-6), "mask": mask / divisor, "dice": dice / divisor}
-
-
-def _mask_losses(
-    prediction: SetPrediction,
-    targets: SetTargets,
-    indices: Tensor,
-    num_points: int,
-    generator: Randomness,
-    points: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and dice, summed over the M matches; zeros that keep the graph where there is none."""
-    sample, query = (indices >= 0).nonzero(as_tuple=True)  # (M,) each
+    cls = (entropy * weight).sum() / total.clamp(min=1e-6)
+    sample, query = matched.nonzero(as_tuple=True)  # (M,) each
     masks = prediction.masks[sample, query].float()  # (M, T, h, w)
-    if not len(sample):
-        return masks.sum(), masks.sum()
-    truth = targets.masks[sample, indices[sample, query]]  # (M, T, H, W)
-    real = targets.frames[sample][:, :, None].float()  # (M, T, 1)
-    matches, frames = masks.shape[:2]
-    masks, truth = masks.flatten(0, 1), truth.flatten(0, 1)  # (M, T, H, W) -> (M*T, H, W)
-    if points is None:
-        rows = None
-        if isinstance(generator, Sequence):  # the matches of each sample, times their frames
-            owner = sample // (len(prediction.masks) // len(generator))
-            rows = (owner.bincount(minlength=len(generator)) * frames).tolist()
-        points = importance_points(masks, num_points, generator, rows)
-    logits = sample_points(masks[:, None], points).view(matches, frames, -1)  # (M*T, 1, P) -> (M, T, P)
-    label = sample_points(truth[:, None], points).view(matches, frames, -1)
-    entropy = F.binary_cross_entropy_with_logits(logits, label, reduction="none") * real
-    mask = entropy.sum((1, 2)) / (real.sum((1, 2)) * logits.shape[2]).clamp(min=1)
-    probability, label = logits.sigmoid() * real, label * real
-    total = probability.sum((1, 2)) + label.sum((1, 2))
-    dice = 1 - (2 * (probability * label).sum((1, 2)) + 1) / (total + 1)
-    return mask.sum(), dice.sum()
+    mask = dice = masks.sum()  # where nothing is matched, zeros that keep the graph
+    if len(sample):
+        truth = targets.masks[sample, indices[sample, query]]  # (M, T, H, W)
+        real = targets.frames[sample][:, :, None].float()  # (M, T, 1)
+        matches, frames = masks.shape[:2]
+        masks, truth = masks.flatten(0, 1), truth.flatten(0, 1)  # (M, T, H, W) -> (M*T, H, W)
+        if points is None:
+            rows = None
+            if isinstance(generator, Sequence):  # the matches of each sample, times their frames
+                owner = sample // (len(indices) // len(generator))
+                rows = (owner.bincount(minlength=len(generator)) * frames).tolist()
+            points = importance_points(masks, num_points, generator, rows)
+        logits = sample_points(masks[:, None], points).view(matches, frames, -1)  # (M*T, 1, P) -> (M, T, P)
+        label = sample_points(truth[:, None], points).view(matches, frames, -1)
+        entropy = F.binary_cross_entropy_with_logits(logits, label, reduction="none") * real
+        mask = (entropy.sum((1, 2)) / (real.sum((1, 2)) * logits.shape[2]).clamp(min=1)).sum()
+        probability, label = logits.sigmoid() * real, label * real
+        both = probability.sum((1, 2)) + label.sum((1, 2))
+        dice = (1 - (2 * (probability * label).sum((1, 2)) + 1) / (both + 1)).sum()
+    divisor = torch.as_tensor(num_masks, device=mask.device).clamp(min=1)
+    return {"cls": cls, "mask": mask / divisor, "dice": dice / divisor}
 
 
 def uniform(
@@ -260,11 +244,7 @@ def _sample_frames(masks: Tensor, points: Tensor) -> Tensor:
 
 
 def similarity_loss(
-    frame_embeddings: Tensor,
-    frame_indices: Tensor,
-    video_embeddings: Tensor,
-    video_indices: Tensor,
-    samples: Tensor | None = None,
+    frames: Tensor, frame_indices: Tensor, video: Tensor, video_indices: Tensor, samples: Tensor | None = None
 ) -> Tensor:
     """Matched embeddings of one target shall agree, across frames and with the video's; others shall not.
 
@@ -272,11 +252,11 @@ def similarity_loss(
     video and each with itself included), 1 for pairs of one target; mean over the pairs of a sample, then over
     `samples`, by default those that have any.
 
-    Args: frame_embeddings (B, T, N_s, C); frame_indices (B, T, N_s) long, the matched target or -1; video_embeddings
-    (B, N_v, C); video_indices (B, N_v) long, numbering the same targets.
+    Args: embeddings, frames (B, T, N_s, C) and video (B, N_v, C); frame_indices (B, T, N_s) long, the matched target or
+    -1; video_indices (B, N_v) long, numbering the same targets.
     """
     # (B, T, N_s, C) and (B, N_v, C) -> (B, T*N_s + N_v, C)
-    embeddings = torch.cat([frame_embeddings.flatten(1, 2), video_embeddings], 1).float()
+    embeddings = torch.cat([frames.flatten(1, 2), video], 1).float()
     identity = torch.cat([frame_indices.flatten(1, 2), video_indices], 1)
     # most tokens have found nothing that counts: only as many rows as the fullest sample has are compared
     most = int((identity >= 0).sum(1).max())

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dshmp.data.base import Split, target_rows
+from dshmp.data.base import Split
 from dshmp.data.registry import open_split
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
@@ -181,13 +181,11 @@ def target_groups(splits: Mapping[str, Split]) -> tuple[Tensor, TargetGroups]:
     """The memory bank's row of every sentence, those of all splits in turn, and where each row comes from."""
     videos: dict[tuple[str, str], int] = {}
     categories: dict[str | None, int] = {None: -1}
-    rows: list[int] = []
-    places: list[tuple[int, int]] = []
-    for name, split in splits.items():
-        first = len(places)
-        for item, row in zip(split.expressions, target_rows(split.expressions), strict=True):
-            rows.append(first + row)
-            if first + row == len(places):
-                video = videos.setdefault((name, item.video), len(videos))
-                places.append((video, categories.setdefault(item.category, len(categories) - 1)))
+    known: dict[tuple[str, Any], int] = {}
+    rows, places = [], []
+    for name, item in ((name, item) for name, split in splits.items() for item in split.expressions):
+        if (name, item.target) not in known:
+            video = videos.setdefault((name, item.video), len(videos))
+            places.append((video, categories.setdefault(item.category, len(categories) - 1)))
+        rows.append(known.setdefault((name, item.target), len(known)))
     return torch.tensor(rows), TargetGroups(*torch.tensor(places).T)
