@@ -189,8 +189,9 @@ class Trainer:
         counts, stop = self._count(parts)
         self.adam.zero_grad(set_to_none=True)
         found: dict[str, Tensor] = {}
-        for left, part in zip(range(len(parts or [None]) - 1, -1, -1), parts or [None], strict=True):
-            with accelerator.no_sync(self.learner) if left else contextlib.nullcontext():
+        shares = parts or [None]
+        for part in shares:
+            with contextlib.nullcontext() if part is shares[-1] else accelerator.no_sync(self.learner):
                 losses = self.learner(part, self.step, counts)
                 total = torch.stack([value.float() for value in losses.values()]).sum()
                 accelerator.backward(total * self.share.processes)  # their gradients are averaged

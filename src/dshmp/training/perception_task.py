@@ -51,18 +51,13 @@ class PerceptionTask(Task):
         """Frames of a sample: neighbours, where links are learned."""
         if recipe.batch < self.apart:
             raise UserError("weights.link compares neighbouring frames: batch must be at least 2, or link 0")
-        if short := [name for name, video in split.videos.items() if len(video.frames) < self.apart]:
-            raise UserError(
-                f"{split.folder}: video {short[0]!r} has one frame only, but weights.link compares neighbouring "
-                "frames; remove the video, or set weights.link to 0"
-            )
         if recipe.init is None:
             try:
                 disable_language(model.perception)
             except ValueError as error:
                 message = "task perception needs a model that can do without language at first"
                 raise UserError(f"{message}: {error}") from None
-        self.videos = list(split.videos.values())
+        self.videos = [video for video in split.videos.values() if len(video.frames) >= self.apart]
         self.criterion = self.set_criterion()
         self.probe = ObjectProbe(model.config.hidden_size, split)
         self.modules = nn.ModuleDict({"probe": self.probe})

@@ -200,14 +200,11 @@ def recipes(folder: Path) -> dict[Path, Recipe]:
 
 def never_reached(recipe: Recipe) -> list[str]:
     """What a short run does not come to, a line each: a trial of a few steps is warned, not refused."""
-    steps, lines = recipe.steps, []
-    if recipe.warmup > steps:
-        lines.append(f"warmup: {recipe.warmup} steps are more than the run has ({steps}): it stays below the rate")
     contrasts = recipe.task in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
-    if contrasts and recipe.contrast_start > steps:
-        start = f"contrast_start: {recipe.contrast_start}"
-        lines.append(f"{start} is after the last step ({steps}): no contrastive learning")
-    return lines
+    late = {"warmup": (recipe.warmup, "it stays below the rate")}
+    late["contrast_start"] = (recipe.contrast_start if contrasts else 0, "no contrastive learning")
+    more = f"steps are more than the run has ({recipe.steps})"
+    return [f"{key}: {count} {more}: {effect}" for key, (count, effect) in late.items() if count > recipe.steps]
 
 
 def same_run(one: Recipe, other: Recipe) -> bool:
