@@ -5,6 +5,7 @@ A checkpoint is one safetensors file with every tensor; plain numbers and a chec
 
 import json
 import logging
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,11 +31,12 @@ class Saved:
     facts: dict[str, Any]  # plain numbers and names, JSON
 
 
+@dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints in a folder, the newest `keep` of them."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    folder: Path
+    keep: int
 
     def paths(self) -> list[Path]:
         """Oldest first."""
@@ -45,14 +47,14 @@ class Checkpoints:
         header = {"step": saved.step, "checksum": checksum(saved.tensors), "facts": saved.facts}
         path = self.folder / f"step-{saved.step:08d}.safetensors"
         save_tensors(saved.tensors, path, {"dshmp": json.dumps(header)})
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())  # it is on the disk before older ones are removed
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
     def newest(self) -> Saved | None:
-        """The newest that is whole, with a warning for each that is not; None where there is none at all.
-
-        Raises UserError where all are damaged.
-        """
+        """The newest that is whole, with a warning for each that is not; None where there is none at all. Raises
+        UserError where all are damaged."""
         damage: list[UserError] = []
         for path in reversed(self.paths()):
             try:
