@@ -408,5 +408,6 @@ def test_an_ablation_survives_kills(mini: Path, tmp_path: Path) -> None:
     assert (out / "pictures" / "differences.png").is_file()
     log = (first / "log.txt").read_bytes()
     process = start(base, out, *options)
-    assert process.wait(timeout=PATIENCE) == 0
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
     assert (first / "log.txt").read_bytes() == log  # there was nothing left to do
