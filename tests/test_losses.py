@@ -436,7 +436,7 @@ def test_random_negatives_vary() -> None:
     alone = groups(list(range(40)))
     visited = torch.ones(40, dtype=torch.bool)
     draws = [
-        set(sample_negatives(torch.tensor([7]), alone, visited, 10, torch.Generator().manual_seed(seed))[0][0].tolist())
+        set(sample_negatives(torch.tensor([7]), alone, visited, 10, torch.Generator().manual_seed(seed))[0].tolist())
         for seed in range(4)
     ]
     assert len(set.union(*draws)) > 15
