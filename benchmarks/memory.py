@@ -4,7 +4,7 @@ the losses at full size, random weights, float32, on the CPU. No backward pass i
 A GPU keeps about as much; the buffers of its kernels come on top. A clip longer than --frames is extrapolated from
 three shorter ones by a parabola: Video-Swin's windows grow with the clip up to 8 frames, and so does a frame's cost.
 
-Usage: python benchmarks/memory.py paper/mevis [checkpointing=true ...] [--frames 4] [--size 384 640]
+Usage: python benchmarks/memory.py paper/mevis [run.checkpointing=true ...] [--frames 4] [--size 384 640]
 """
 
 import argparse
@@ -27,7 +27,7 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
 from dshmp.recipes import find_recipe
 from dshmp.training.engine import recompute_activations
-from dshmp.training.recipe import Recipe, load_recipe
+from dshmp.training.recipe import Recipe, Source, load_recipe
 from dshmp.training.whole_task import VideoBatch, WholeTask
 
 
@@ -45,11 +45,14 @@ def resized(batch: VideoBatch, size: tuple[int, int]) -> VideoBatch:
 def measure(recipe: Recipe, model: DsHmp, frames: int, size: tuple[int, int], root: Path) -> tuple[float, float, float]:
     """GB kept for the backward pass, TFLOP of the forward pass, seconds; of one clip of `frames` frames."""
     augmentation = None if recipe.augmentation is None else replace(OFF, frames=frames)
-    recipe = replace(recipe, batch=1, steps=1, clip_frames=frames, augmentation=augmentation, contrast_start=0)
-    splits = [open_split("mevis", root, "train")]
-    texts = [item.text.lower() for item in splits[0].expressions]
+    data = {"mevis": Source(root=str(root))}
+    recipe = replace(
+        recipe, data=data, batch=1, steps=1, clip_frames=frames, augmentation=augmentation, contrast_start=0
+    )
+    split = open_split("mevis", root, "train")
+    texts = [item.text.lower() for item in split.expressions]
     tokenizer = TextTokenizer(recipe.model, train_tokenizer(texts, recipe.vocabulary))
-    stage = WholeTask(recipe, model.train(), tokenizer, splits, [1.0])
+    stage = WholeTask(recipe, model.train(), tokenizer, {"mevis": split})
     batch = resized(stage.batches(0)[0], size)
     own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     kept: dict[int, int] = {}
@@ -81,7 +84,7 @@ def main() -> None:
     wanted = recipe.clip_frames if recipe.augmentation is None else recipe.augmentation.frames
     torch.manual_seed(0)
     model = DsHmp(recipe.model)
-    if recipe.checkpointing:
+    if recipe.run.checkpointing:
         recompute_activations(model)
     height, width = arguments.size
     most = arguments.frames

@@ -7,7 +7,8 @@ Usage: python benchmarks/train.py [--recipe paper/mevis] [--size 192 320] [--ste
 The weights are random, so the text encoder is not frozen and learns too. The data are clips of a small synthetic data
 set, scaled to `--size` (height and width; 360 640 is the paper's). How fast the loader would be by itself, on one
 thread, stands beside what is waited for it. A step has one clip; the recipe's keys can be changed: batch=8,
-micro_batch=1, precision=bfloat16, checkpointing=true, augmentation.frames=6, model.backbone.language_fusion=false ...
+run.micro_batch=1, precision=bfloat16, run.checkpointing=true, augmentation.frames=6,
+model.backbone.language_fusion=false ...
 """
 
 import argparse
@@ -24,15 +25,17 @@ from typing import Any
 
 import torch
 
-from dshmp.data.registry import open_split
 from dshmp.device import find_device
 from dshmp.recipes import find_recipe
 from dshmp.synthetic.make import make_synthetic
-from dshmp.training import video_losses, whole_task
 from dshmp.training.engine import Trainer, processes
 from dshmp.training.logging import peak_memory
+from dshmp.training.losses import SetCriterion
 from dshmp.training.recipe import load_recipe
-from dshmp.training.train import start_model, task_for
+from dshmp.training.task import open_splits
+from dshmp.training.train import start_model
+from dshmp.training.video_losses import VideoCriterion
+from dshmp.training.whole_task import WholeTask
 
 WARM = 1
 """Steps before the clock starts."""
@@ -111,12 +114,12 @@ def main() -> None:
         changes = at_hand(folder / "synthetic", tuple(chosen.size), chosen.steps)
         recipe = load_recipe(find_recipe(chosen.recipe), [*changes, *chosen.overrides])
         torch.manual_seed(recipe.seed)
-        splits = [open_split(key, Path(source.root), source.split) for key, source in recipe.data.items()]
-        model, tokenizer = start_model(recipe, splits)
+        splits = open_splits(recipe)
+        model, tokenizer = start_model(recipe, splits.values())
         with processes(recipe, find_device(chosen.device)) as accelerator:
-            stage = task_for(recipe, model, tokenizer, splits, folder)
-            trainer = Trainer(recipe, model, tokenizer, stage, folder, accelerator)
-            measure(trainer)
+            task = WholeTask(recipe, model, tokenizer, splits)
+            task.prepare(folder / "cache")
+            measure(Trainer(task, folder, accelerator))
 
 
 def machine(device: torch.device) -> str:
@@ -131,10 +134,9 @@ def machine(device: torch.device) -> str:
 def measure(trainer: Trainer) -> None:
     """Run the recipe's steps and print what they took."""
     recipe, clock = trainer.recipe, Clock(trainer.device)
-    clock.wrap(whole_task, "match_all", "matching")
-    clock.wrap(whole_task, "supervise", "losses")
-    clock.wrap(video_losses, "supervise", "losses")
-    clock.wrap(whole_task, "video_losses", "losses")
+    clock.wrap(SetCriterion, "match", "matching")
+    clock.wrap(SetCriterion, "losses", "losses")
+    clock.wrap(VideoCriterion, "losses", "losses")
     clock.wrap(trainer.accelerator, "backward", "backward")
     clock.wrap(trainer.optimizer, "step", "optimiser")
     clock.wrap(trainer.accelerator, "clip_grad_norm_", "optimiser")
@@ -168,7 +170,8 @@ def measure(trainer: Trainer) -> None:
     for name, seconds in parts.items():
         print(f"{seconds / steps:8.3f} s {100 * seconds / steps / total:5.1f} %  {name}")
     print(
-        f"{recipe.batch / loading:8.3f} clips a second from one loading thread by itself; training has {recipe.workers}"
+        f"{recipe.batch / loading:8.3f} clips a second from one loading thread by itself; "
+        f"training has {recipe.run.workers}"
     )
     print(json.dumps({name: round(seconds / steps, 4) for name, seconds in parts.items()}))
 

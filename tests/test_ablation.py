@@ -118,12 +118,12 @@ def test_the_papers_figures_of_the_parts() -> None:
 
 
 def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
-    rows = resolve(BASE, ["cache=null"], FOLDER, ["2d", "time"])
+    rows = resolve(BASE, ["run.cache=null"], FOLDER, ["2d", "time"])
     planned = plan(list(rows.values()), 2, tmp_path)
     assert [(run.row, run.seed) for run in planned] == [
         (name, seed) for seed in (1, 2) for name in ("matching_none", "full", "time_none", "time_displacement")
     ]
-    assert all(run.recipe.seed == run.seed and run.recipe.cache == str(tmp_path / "cache") for run in planned)
+    assert all(run.recipe.seed == run.seed and run.recipe.run.cache == str(tmp_path / "cache") for run in planned)
     planned[0].folder.mkdir(parents=True)
     (planned[0].folder / "recipe.yaml").write_text(
         dump_recipe(replace(planned[0].recipe, steps=7, warmup=1, contrast_start=1))
@@ -133,7 +133,7 @@ def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
 
 
 def test_a_folder_named_in_another_way_holds_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = list(resolve(BASE, ["cache=null"], FOLDER, ["2d"]).values())
+    rows = list(resolve(BASE, ["run.cache=null"], FOLDER, ["2d"]).values())
     for run in plan(rows, 1, tmp_path / "out"):
         run.folder.mkdir(parents=True)
         (run.folder / "recipe.yaml").write_text(dump_recipe(run.recipe))
@@ -146,8 +146,9 @@ def test_a_folder_named_in_another_way_holds_the_same_runs(tmp_path: Path, monke
 @pytest.mark.parametrize("change", [{"cache": "elsewhere"}, {"checkpointing": True}], ids=str)
 def test_what_changes_no_result_may_change(change: dict[str, Any]) -> None:
     recipe = load_recipe(BASE)
-    assert same_run(recipe, replace(recipe, **change))
-    assert not same_run(recipe, replace(recipe, **change, seed=recipe.seed + 1))
+    changed = replace(recipe, run=replace(recipe.run, **change))
+    assert same_run(recipe, changed)
+    assert not same_run(recipe, replace(changed, seed=recipe.seed + 1))
 
 
 # --- the page

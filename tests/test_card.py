@@ -131,7 +131,7 @@ def test_training_fills_the_card(tmp_path: Path) -> None:
     assert from_dict(Card, json.loads(json.dumps(to_dict(card)))) == card
     (tmp_path / "synthetic.json").write_text("{}")
     data = {"mevis": {"root": str(tmp_path)}}
-    card = trained_card(recipe(data=data, text_encoder="jane/roberta", cache=str(tmp_path / "c")), "x", 3)
+    card = trained_card(recipe(data=data, text_encoder="jane/roberta", run={"cache": str(tmp_path / "c")}), "x", 3)
     assert card.data == f"mevis ({tmp_path.name}), split train (made by dshmp synthetic make)"
     assert card.source == "random weights, trained; text encoder from jane/roberta"
     assert str(tmp_path) not in json.dumps(to_dict(card))

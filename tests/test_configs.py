@@ -70,7 +70,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(CONFIGS).with_suffix("").as_posix()
 
 
-RECIPES = {name_of(path): recipe for path, recipe in recipes(CONFIGS)}
+RECIPES = {name_of(path): recipe for path, recipe in recipes(CONFIGS).items()}
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -227,12 +227,14 @@ def test_estimates() -> None:
     release = RECIPES["paper/mevis_release"]
     hours = needs(release).gpu_hours
     assert hours == pytest.approx(8 * 17, rel=0.01)
-    again = needs(replace(release, steps=110_000, checkpointing=True)).gpu_hours
+    again = needs(replace(release, steps=110_000, run=replace(release.run, checkpointing=True))).gpu_hours
     assert again == pytest.approx(2 * 4 / 3 * 8 * 17, rel=0.01)
     about = release.about
     assert about is not None
     assert about.memory_gb is not None
-    one, all_eight = (needs(replace(release, micro_batch=size)).memory_gb for size in (1, None))
+    one, all_eight = (
+        needs(replace(release, run=replace(release.run, micro_batch=size))).memory_gb for size in (1, None)
+    )
     assert one is not None
     assert all_eight == pytest.approx(one + 7 * about.memory_gb)
     silent = needs(replace(release, about=None))
@@ -284,8 +286,8 @@ WIDTH: dict[str, Any] = {
     "warmup": 1,
     "points": 16,
     "contrast_start": 1,
-    "log_every": 1,
-    "checkpoint_every": 1,
+    "run.log_every": 1,
+    "run.checkpoint_every": 1,
 }
 THEN = {
     "ref-youtube-vos": [("ref-youtube-vos", "train"), ("ref-davis17", "val")],

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import golden
+import tiny
 from dshmp.config import (
     RELEASE,
     BackboneConfig,
@@ -52,9 +53,8 @@ from dshmp.model.text import Cues, FeatureResizer, TextFeatures
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer
 from dshmp.model.trajectories import align, gather, scatter
 from dshmp.predictor import Quality, Segmenter
-from dshmp.training.contrastive import anchor, multi_positive_loss, release_contrastive_loss
-from dshmp.training.losses import set_losses, similarity_loss
-from dshmp.training.matching import SetPrediction, SetTargets, match
+from dshmp.training.contrastive import anchor
+from dshmp.training.losses import SetPrediction, SetTargets, set_losses, similarity_loss
 from golden import Recorded
 
 ROBERTA_BPE = Path(golden.FOLDER).parent / "roberta_bpe"
@@ -465,6 +465,36 @@ def check_text(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
 # --- losses
 
 
+def release_contrastive_loss(anchor: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """The multi-positive form that the authors' release trains with, in place of Eq. 9.
+
+    Args: anchor (C,); positives (P, C), rows of all expressions of its target, its own, already updated one
+    included; negatives (N, C).
+    """
+    rows = torch.cat([positives, negatives])
+    positive = torch.arange(len(rows), device=rows.device) < len(positives)
+    cosines = F.cosine_similarity(rows, anchor[None])
+    return multi_positive_loss((rows * anchor).sum(1), cosines, positive)
+
+
+def multi_positive_loss(dots: Tensor, cosines: Tensor, positive: Tensor) -> Tensor:
+    """Cross-entropy with several positives on raw dot products plus the squared error of the cosines.
+
+    The positives enter the denominator by their mean. dots, cosines (R,) float; positive (R,) bool.
+    """
+    logits = dots - dots.max().detach()
+    inside = logits[positive].exp().mean() + logits[~positive].exp().sum()
+    entropy = inside.log() - logits[positive].mean()
+    return 2 * entropy + (cosines - positive.float()).square().mean()
+
+
+def repeated(targets: SetTargets, layers: int) -> SetTargets:
+    """The same targets for predictions of several layers, stacked along the batch."""
+    return SetTargets(
+        targets.masks.repeat(layers, 1, 1, 1, 1), targets.valid.repeat(layers, 1), targets.frames.repeat(layers, 1)
+    )
+
+
 def check_losses(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     given = arrays.tensors()
     points = info["meta"]["num_points"]
@@ -491,7 +521,7 @@ def check_losses(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
             given[f"frame_out/{layer}pred_logits"], given[f"frame_out/{layer}pred_masks"][:, :, None]
         )
         drawn = given["frame/matcher_points"][batch * call : batch * (call + 1)]
-        matches.append(match(prediction, frames, drawn))
+        matches.append(tiny.match(prediction, frames, drawn))
         found = set_losses(
             prediction,
             frames,
@@ -505,7 +535,7 @@ def check_losses(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     for i, indices in enumerate(last_three):
         parity.same(f"frame matches {i}", indices, recorded_indices(given, f"frame/fg_indices{i}", queries))
     for case in sorted({key.split("/")[0] for key in given if key.startswith("clip") and "/loss_points" in key}):
-        _check_clip_losses(parity, given, case, targets.repeat(3), torch.stack(last_three), points)
+        _check_clip_losses(parity, given, case, repeated(targets, 3), torch.stack(last_three), points)
 
 
 def _check_clip_losses(
@@ -518,7 +548,7 @@ def _check_clip_losses(
         prediction = SetPrediction(
             given[f"clip_out/{layer}pred_logits"][:, 0], given[f"clip_out/{layer}pred_masks"][:, 0]
         )
-        indices = match(prediction, targets, given[f"{case}/matcher_points"][layers * call : layers * (call + 1)])
+        indices = tiny.match(prediction, targets, given[f"{case}/matcher_points"][layers * call : layers * (call + 1)])
         if video is None:
             video = indices
             parity.same(f"{case} matches", indices, recorded_indices(given, f"{case}/clip_indices", queries))
@@ -780,7 +810,7 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
         batch = len(truth.masks)
         for call, prediction in enumerate([outputs[-1], *outputs[:-1]]):
             drawn = given[f"{level}_matcher_points"][batch * call : batch * (call + 1)]
-            matches.append(match(prediction, truth, drawn))
+            matches.append(tiny.match(prediction, truth, drawn))
             found = set_losses(
                 prediction,
                 truth,
@@ -799,7 +829,7 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
     ]
     frame_matches = supervise(by_frame, frames, "frame", "loss/loss_")
     by_clip = [SetPrediction(layer.logits, each) for layer, each in zip(video.layers, video_masks, strict=True)]
-    clip_matches = supervise(by_clip, targets.repeat(layers), "clip", "loss/loss_vita_")
+    clip_matches = supervise(by_clip, repeated(targets, layers), "clip", "loss/loss_vita_")
 
     last_three = torch.stack([*frame_matches[1:][-(layers - 1) :], frame_matches[0]])  # (L, T, N)
     similarity = similarity_loss(video.frame_similarity, last_three, video.similarity, clip_matches[0])

@@ -6,19 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from dshmp.training import matching
+import tiny
+from dshmp.training import losses as losses_module
 from dshmp.training.contrastive import MemoryBank, TargetGroups, anchor, contrastive_loss, sample_negatives
-from dshmp.training.losses import deep_supervision, importance_points, set_losses, similarity_loss
-from dshmp.training.matching import (
+from dshmp.training.losses import (
     Level,
+    SetCriterion,
     SetPrediction,
     SetTargets,
     assign,
-    match,
-    match_levels,
+    importance_points,
     matching_costs,
-    random_points,
     sample_points,
+    set_losses,
+    similarity_loss,
+    uniform,
 )
 
 CPU = torch.device("cpu")
@@ -37,7 +39,7 @@ def example(batch: int = 2, found: int = 3, frames: int = 4, queries: int = 5) -
 
 
 def points_for(*shape: int, seed: int = 1) -> Tensor:
-    return random_points(*shape, device=CPU, generator=torch.Generator().manual_seed(seed))
+    return uniform(*shape, 2, device=CPU, generator=torch.Generator().manual_seed(seed))
 
 
 def supervised(
@@ -48,9 +50,10 @@ def supervised(
     generator: torch.Generator | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Losses of all layers and their matches."""
-    level = Level(predictions, targets)
-    (indices,) = match_levels([level], num_points, generator=generator)
-    return deep_supervision(level, indices, num_masks, num_points=num_points, generator=generator), indices
+    level, criterion = Level(predictions, targets), SetCriterion(num_points)
+    indices = criterion.match(level, generator)
+    counts = criterion.counts(targets, len(indices[0, 0])) | {"masks": torch.as_tensor(num_masks)}
+    return criterion.losses(level, indices, counts, generator), indices
 
 
 # ---- matching ------------------------------------------------------------------------------------
@@ -67,7 +70,7 @@ def test_points_name_places_at_every_resolution() -> None:
 def test_each_target_is_matched_once_and_best() -> None:
     prediction, targets = example()
     points = points_for(2, 40)
-    costs, indices = matching_costs(prediction, targets, points), match(prediction, targets, points)
+    costs, indices = matching_costs(prediction, targets, points), tiny.match(prediction, targets, points)
     assert torch.equal((indices >= 0).sum(1), torch.tensor([3, 3]))
     for table, row in zip(costs, indices, strict=True):
         queries = row.argsort()[-3:]
@@ -84,13 +87,13 @@ def test_perfect_prediction_is_recovered() -> None:
     _, targets = example(queries=3)
     order = torch.tensor([2, 0, 1])
     masks = 10 * (2 * targets.masks[:, order].float() - 1)
-    indices = match(SetPrediction(torch.zeros(2, 3, 2), masks), targets, points_for(2, 60))
+    indices = tiny.match(SetPrediction(torch.zeros(2, 3, 2), masks), targets, points_for(2, 60))
     assert torch.equal(indices, order.expand(2, 3))
 
 
 def test_more_targets_than_queries() -> None:
     prediction, targets = example(found=7, queries=5)
-    indices = match(prediction, targets, points_for(2, 40))
+    indices = tiny.match(prediction, targets, points_for(2, 40))
     assert (indices >= 0).all()
     assert all(len(row.unique()) == 5 for row in indices)
 
@@ -98,45 +101,35 @@ def test_more_targets_than_queries() -> None:
 def test_layers_stack_along_the_batch() -> None:
     costs = torch.rand(3, 2, 5, 4, generator=torch.Generator().manual_seed(3))
     present = torch.tensor([[True, False, True, True], [False] * 4])
-    (stacked,) = assign([(costs.flatten(0, 1), present.repeat(3, 1))])
-    stacked = stacked.view(3, 2, 5)
-    assert torch.equal(stacked, torch.cat([assign([(layer, present)])[0] for layer in costs]).view(3, 2, 5))
+    stacked = assign(costs.flatten(0, 1), present.repeat(3, 1)).view(3, 2, 5)
+    assert torch.equal(stacked, torch.stack([assign(layer, present) for layer in costs]))
     assert (stacked[:, 1] == -1).all()
     assert not (stacked == 1).any()
 
 
-def test_levels_are_matched_as_if_alone_and_the_devices_meet_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frame and video level with their layers differ in every size."""
+def test_layers_are_matched_as_if_alone() -> None:
+    """At frame and at video level, which differ in every size."""
     clip, clips = example()
     frame, _ = example(batch=8, frames=1, queries=7)
-    frames = clips.by_frame()
-    levels = [Level([frame, SetPrediction(-frame.logits, -frame.masks)] * 2, frames), Level([clip], clips)]
-    crossings = []
-    cpu, to = Tensor.cpu, Tensor.to
-    monkeypatch.setattr(Tensor, "cpu", lambda tensor: crossings.append("there") or cpu(tensor))
-    with monkeypatch.context() as patched:
-        back = lambda tensor, *where: crossings.append("back") or to(tensor, *where)  # noqa: E731
-        patched.setattr(
-            Tensor, "to", lambda tensor, *where: (back if tensor.dtype == torch.long else to)(tensor, *where)
-        )
-        found = match_levels(levels, 30, generator=torch.Generator().manual_seed(5))
-    assert crossings == ["there", "back"]
+    levels = [Level([frame, SetPrediction(-frame.logits, -frame.masks)] * 2, clips.by_frame()), Level([clip], clips)]
+    criterion, generator = SetCriterion(30), torch.Generator().manual_seed(5)
+    found = [criterion.match(level, generator) for level in levels]
     assert [each.shape for each in found] == [(4, 8, 7), (1, 2, 5)]
     replay = torch.Generator().manual_seed(5)
     for level, indices in zip(levels, found, strict=True):
         for prediction, row in zip(level.predictions, indices, strict=True):
-            points = random_points(len(row), 30, device=CPU, generator=replay)
-            assert torch.equal(row, match(prediction, level.targets, points))
+            points = uniform(len(row), 30, 2, device=CPU, generator=replay)
+            assert torch.equal(row, tiny.match(prediction, level.targets, points))
 
 
-def test_costs_are_the_same_bit_by_bit_with_all_layers_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_are_the_same_bit_by_bit_with_all_layers_sampled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     prediction, targets = example()
     tables = []
-    monkeypatch.setattr(matching, "assign", lambda given: tables.extend(given) or assign(given))
-    match_levels([Level([prediction] * 3, targets)], 30, generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr(losses_module, "assign", lambda *given: tables.append(given[0]) or assign(*given))
+    SetCriterion(30).match(Level([prediction] * 3, targets), torch.Generator().manual_seed(5))
     replay = torch.Generator().manual_seed(5)
-    points = [random_points(2, 30, device=CPU, generator=replay) for _ in range(3)]
-    assert torch.equal(tables[0][0], torch.cat([matching_costs(prediction, targets, at) for at in points]))
+    points = [uniform(2, 30, 2, device=CPU, generator=replay) for _ in range(3)]
+    assert torch.equal(tables[0], torch.cat([matching_costs(prediction, targets, at) for at in points]))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -144,7 +137,7 @@ def test_a_diverged_prediction_is_matched_all_the_same(bad: float) -> None:
     """So that its loss is not finite either, which is how training notices."""
     prediction, targets = example()
     prediction.masks[0, 1, 2] = bad
-    indices = match(prediction, targets, points_for(2, 40))
+    indices = tiny.match(prediction, targets, points_for(2, 40))
     assert torch.equal((indices >= 0).sum(1), targets.present.sum(1).clamp(max=indices.shape[1]))
     prediction.masks[0] = bad
     losses, _ = supervised([prediction], targets, 6, 40)
@@ -190,10 +183,10 @@ def test_gradient_goes_to_matched_masks_only() -> None:
 
 def test_normaliser_and_no_object_weight() -> None:
     prediction, targets = example()
-    indices = match(prediction, targets, points_for(2, 40))
+    indices = tiny.match(prediction, targets, points_for(2, 40))
     points = points_for(6 * 4, 50)
     one = set_losses(prediction, targets, indices, 6, num_points=50, points=points)
-    two = set_losses(prediction, targets, indices, torch.tensor(12), num_points=50, points=points, no_object_weight=0.0)
+    two = set_losses(prediction, targets, indices, torch.tensor(12), num_points=50, points=points, no_object=0.0)
     torch.testing.assert_close(two["mask"] * 2, one["mask"])
     torch.testing.assert_close(two["dice"] * 2, one["dice"])
     matched = -prediction.logits.log_softmax(2)[..., 0][indices >= 0]
@@ -202,7 +195,7 @@ def test_normaliser_and_no_object_weight() -> None:
 
 def losses_at(prediction: SetPrediction, targets: SetTargets, frames: int) -> tuple[dict[str, Tensor], Tensor]:
     """Losses with points fixed for each (match, frame), padding frames given points of their own."""
-    indices = match(prediction, targets, points_for(2, 40)[: len(prediction.masks)])
+    indices = tiny.match(prediction, targets, points_for(2, 40)[: len(prediction.masks)])
     matches, total = int((indices >= 0).sum()), prediction.masks.shape[2]
     points = torch.cat([points_for(matches, frames, 50), points_for(matches, total - frames, 50, seed=2)], 1)
     return set_losses(prediction, targets, indices, 6, num_points=50, points=points.flatten(0, 1)), indices
@@ -246,7 +239,7 @@ def test_padding_samples_change_nothing() -> None:
         torch.cat([targets.frames, torch.zeros(1, 4, dtype=torch.bool)]),
     )
     assert int(padded.present.sum()) == 6
-    indices = match(extra, padded, torch.cat([points_for(2, 40), points_for(1, 40)]))
+    indices = tiny.match(extra, padded, torch.cat([points_for(2, 40), points_for(1, 40)]))
     assert (indices[2] == -1).all()
     points = points_for(6, 4, 50).flatten(0, 1)
     losses = set_losses(extra, padded, indices, 6, num_points=50, points=points)
@@ -311,10 +304,10 @@ def test_deep_supervision_sums_layers_matched_by_themselves() -> None:
     total, indices = supervised([prediction, flipped], targets, 6, 200, torch.Generator().manual_seed(0))
     assert indices.shape == (2, 2, 5)
     replay = torch.Generator().manual_seed(0)
-    points = [random_points(2, 200, device=CPU, generator=replay) for _ in range(2)]
+    points = [uniform(2, 200, 2, device=CPU, generator=replay) for _ in range(2)]
     expected = dict.fromkeys(("cls", "mask", "dice"), torch.tensor(0.0))
     for layer, at, found in zip((prediction, flipped), points, indices, strict=True):
-        assert torch.equal(match(layer, targets, at), found)
+        assert torch.equal(tiny.match(layer, targets, at), found)
         losses = set_losses(layer, targets, found, 6, num_points=200, generator=replay)
         expected = {name: expected[name] + losses[name] for name in expected}
     for name, weight in (("cls", 2), ("mask", 5), ("dice", 5)):
@@ -418,8 +411,8 @@ def test_negatives_of_the_same_video_and_category_come_first() -> None:
     known = groups(videos, categories)
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
-        rows, mask = sample_negatives(torch.tensor([0, 6]), known, visited, 5, generator)
-        assert mask.all()
+        rows = sample_negatives(torch.tensor([0, 6]), known, visited, 5, generator)
+        assert (rows >= 0).all()
         assert rows[0, 0] == 1
         assert set(rows[0, 1:3].tolist()) == {2, 3}
         assert set(rows[0, 3:].tolist()) <= {4, 5, 6, 7, 8, 9}
@@ -430,9 +423,9 @@ def test_negatives_of_the_same_video_and_category_come_first() -> None:
 def test_negatives_are_visited_and_never_the_own_row() -> None:
     visited = torch.tensor([True, True, False, True, False, True])
     index = torch.tensor([0, 2, 5])
-    rows, mask = sample_negatives(index, groups([0, 0, 0, 1, 1, 1]), visited, 100)
-    assert rows.shape == mask.shape == (3, 6)
-    assert [set(row[kept].tolist()) for row, kept in zip(rows, mask, strict=True)] == [
+    rows = sample_negatives(index, groups([0, 0, 0, 1, 1, 1]), visited, 100)
+    assert rows.shape == (3, 6)
+    assert [set(row[row >= 0].tolist()) for row in rows] == [
         {1, 3, 5},
         {0, 1, 3, 5},
         {0, 1, 3},
@@ -443,7 +436,7 @@ def test_random_negatives_vary() -> None:
     alone = groups(list(range(40)))
     visited = torch.ones(40, dtype=torch.bool)
     draws = [
-        set(sample_negatives(torch.tensor([7]), alone, visited, 10, torch.Generator().manual_seed(seed))[0][0].tolist())
+        set(sample_negatives(torch.tensor([7]), alone, visited, 10, torch.Generator().manual_seed(seed))[0].tolist())
         for seed in range(4)
     ]
     assert len(set.union(*draws)) > 15
@@ -455,52 +448,52 @@ def test_contrastive_equation_9() -> None:
     v = torch.randn(64, generator=torch.Generator().manual_seed(1))
     unit = torch.nn.functional.normalize(bank.centroids, dim=1) @ torch.nn.functional.normalize(v, dim=0)
     scores = (unit / 0.07).exp()
-    negatives, mask = torch.tensor([[1, 5, 8]]), torch.tensor([[True, True, False]])
-    loss = contrastive_loss(v[None], torch.tensor([3]), negatives, mask, bank)
+    negatives = torch.tensor([[1, 5, -1]])
+    loss = contrastive_loss(v[None], torch.tensor([3]), negatives, bank)
     torch.testing.assert_close(loss, -(scores[3] / (scores[3] + scores[1] + scores[5])).log())
-    scaled = contrastive_loss(9 * v[None], torch.tensor([3]), negatives, mask, bank)
+    scaled = contrastive_loss(9 * v[None], torch.tensor([3]), negatives, bank)
     torch.testing.assert_close(scaled, loss)
 
 
 def test_contrastive_loss_falls_towards_the_own_centroid() -> None:
     bank = filled_bank()
     index = torch.tensor([4])
-    rows, mask = sample_negatives(index, groups([0] * 12), bank.visited, 10)
+    rows = sample_negatives(index, groups([0] * 12), bank.visited, 10)
     start = torch.randn(1, 64, generator=torch.Generator().manual_seed(2))
     path = [torch.lerp(start, bank.centroids[index], share) for share in (0.0, 0.5, 1.0)]
-    losses = [contrastive_loss(v, index, rows, mask, bank).item() for v in path]
+    losses = [contrastive_loss(v, index, rows, bank).item() for v in path]
     assert losses[0] > losses[1] > losses[2]
     v = start.clone().requires_grad_()
-    contrastive_loss(v, index, rows, mask, bank).backward()
-    stepped = contrastive_loss(start - 0.01 * v.grad, index, rows, mask, bank).item()
+    contrastive_loss(v, index, rows, bank).backward()
+    stepped = contrastive_loss(start - 0.01 * v.grad, index, rows, bank).item()
     assert stepped < losses[0]
 
 
 def test_contrastive_loss_without_positive_or_negatives() -> None:
     bank, v = MemoryBank(5, 3), torch.randn(2, 3, requires_grad=True)
     index = torch.tensor([0, 1])
-    rows, mask = sample_negatives(index, groups([0] * 5), bank.visited, 4)
-    loss = contrastive_loss(v, index, rows, mask, bank)
+    rows = sample_negatives(index, groups([0] * 5), bank.visited, 4)
+    loss = contrastive_loss(v, index, rows, bank)
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(v.grad, torch.zeros(2, 3))
     bank.update(index, v)
-    rows, mask = sample_negatives(index, groups([0] * 5), bank.visited, 0)
+    rows = sample_negatives(index, groups([0] * 5), bank.visited, 0)
     assert rows.shape == (2, 0)
-    assert contrastive_loss(v, index, rows, mask, bank).item() == 0
+    assert contrastive_loss(v, index, rows, bank).item() == 0
 
 
 def test_mixed_precision_keeps_the_losses() -> None:
     bank, v = filled_bank(), torch.randn(2, 64, generator=torch.Generator().manual_seed(3))
     index = torch.tensor([0, 4])
-    rows, mask = sample_negatives(index, groups([0] * 12), bank.visited, 10)
+    rows = sample_negatives(index, groups([0] * 12), bank.visited, 10)
     prediction, targets = example()
     frames, ids = torch.randn(1, 2, 3, 8), torch.zeros(1, 2, 3, dtype=torch.long)
 
     def all_of_them() -> list[Tensor]:
         costs = matching_costs(prediction, targets, points_for(2, 40))
         similar = similarity_loss(frames, ids, frames[:, 0], ids[:, 0])
-        return [costs, similar, contrastive_loss(v, index, rows, mask, bank)]
+        return [costs, similar, contrastive_loss(v, index, rows, bank)]
 
     expected = all_of_them()
     with torch.autocast("cpu", torch.bfloat16):

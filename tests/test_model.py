@@ -18,8 +18,9 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import Perception
 from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.tokenizer import TextTokenizer
+from dshmp.training.contrastive import Contrast, MemoryBank
 from dshmp.training.recipe import Recipe
-from dshmp.training.video_losses import Contrast
+from dshmp.training.task import target_groups
 from dshmp.training.whole_task import WholeTask
 
 TOLERANCE = 1e-5
@@ -299,19 +300,18 @@ def test_negatives_change_the_contrast() -> None:
     videos = {f"v{i}": Video(f"v{i}", ("0",)) for i in range(100)}
     items = [Expression(f"v{i % 100}", str(i), "x", (i,), (i,)) for i in range(300)]
     split: Any = SimpleNamespace(videos=videos, expressions=items)
-    model = tiny.model()
     generator = torch.Generator().manual_seed(0)
     contrasts = torch.randn(2, 4, 16, generator=generator)
     video: Any = SimpleNamespace(contrast=contrasts)
     indices = torch.tensor([[0, -1, -1, -1], [-1, 0, -1, -1]])
     found = []
     for negatives in (10, 100, 200):
-        recipe = Recipe(task="whole", data={}, negatives=negatives, contrast_start=0)
-        contrast = Contrast(recipe, model, [split])
+        rows, groups = target_groups({"mevis": split})
+        contrast = Contrast(MemoryBank(len(groups.video), 16), rows, groups, negatives)
         contrast.bank.centroids.copy_(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)))
         contrast.bank.visited.fill_(True)
         own = [torch.Generator().manual_seed(2), torch.Generator().manual_seed(3)]
-        found.append(contrast.loss(video, indices, (0, 1), 0, own, torch.tensor(2)).item())
+        found.append(contrast.loss(video.contrast, indices, (0, 1), 0, own, torch.tensor(2)).item())
     assert found[0] < found[1] < found[2]
 
 
@@ -322,7 +322,7 @@ def whole_task(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeTask
     torch.manual_seed(0)
     values = tiny.recipe("whole", mini, **recipe) | {"model": tiny.with_switches(tiny.MODEL, switches)}
     model = DsHmp(tiny.config(switches)).train()
-    return WholeTask(from_dict(Recipe, values), model, tiny.tokenizer(switches), [MevisSplit(mini, "train")], [1.0])
+    return WholeTask(from_dict(Recipe, values), model, tiny.tokenizer(switches), {"mevis": MevisSplit(mini, "train")})
 
 
 @pytest.mark.parametrize(

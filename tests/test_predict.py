@@ -39,7 +39,7 @@ from dshmp.files import locked
 from dshmp.model.dshmp import DsHmp
 from dshmp.predictor import Segmenter
 from dshmp.result import decode
-from dshmp.training.held_out import look
+from dshmp.training.held_out import score_videos
 from dshmp.video.io import open_video
 
 SPLITS = {
@@ -110,7 +110,7 @@ def test_the_model_is_told_when_its_frames_are(home: Path, tmp_path: Path, monke
     assert told.keys() == windows
     assert any(len(set(window)) < len(window) for window in windows)
     told.clear()
-    held_out = look(Segmenter.from_pretrained(home / "tiny", "cpu"), [("a2d", split)], 99)
+    held_out = score_videos(Segmenter.from_pretrained(home / "tiny", "cpu"), {"a2d": split}, 99)
     assert held_out.values
     assert told.keys() <= windows
     assert any(len(set(window)) < len(window) for window in told)

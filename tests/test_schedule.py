@@ -6,8 +6,8 @@ import pytest
 
 import tiny
 from dshmp.config import from_dict
+from dshmp.training.engine import schedule
 from dshmp.training.recipe import Recipe
-from dshmp.training.schedule import schedule
 
 
 def recipe(steps: int, decay: str = "steps", warmup: int = 100) -> Recipe:

@@ -1,6 +1,7 @@
 """The whole task on every data set, alone and mixed, with and without augmentation."""
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from torch import Tensor
 import tiny
 from dshmp.config import from_dict
 from dshmp.data.mini import make_mini
-from dshmp.data.registry import DATASETS, dataset, open_split
+from dshmp.data.registry import DATASETS, dataset
 from dshmp.data.transforms import augment
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.training.recipe import Recipe
+from dshmp.training.task import open_splits
 from dshmp.training.whole_task import VideoBatch, WholeTask
 
 AUGMENTATION = {"frames": 5, "short_sides": [40, 48], "long_side": 80, "crop_scales": [50], "crop_sizes": [40, 60]}
@@ -32,13 +34,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def task(folder: Path, names: list[str], weights: list[float] | None = None, **more: Any) -> WholeTask:
-    data = {name: {"root": str(folder / name), "split": SPLITS.get(name, "train")} for name in names}
+def task(folder: Path, names: list[str], weights: Sequence[float] = (1.0, 1.0, 1.0), **more: Any) -> WholeTask:
+    data = {
+        name: {"root": str(folder / name), "split": SPLITS.get(name, "train"), "weight": weight}
+        for name, weight in zip(names, weights, strict=False)
+    }
     values = tiny.recipe("whole", folder) | {"data": data, "steps": 40} | more
     recipe = from_dict(Recipe, values)
     torch.manual_seed(0)
-    splits = [open_split(name, Path(source.root), source.split) for name, source in recipe.data.items()]
-    return WholeTask(recipe, DsHmp(tiny.config()), tiny.tokenizer(), splits, weights or [1.0] * len(names))
+    return WholeTask(recipe, DsHmp(tiny.config()), tiny.tokenizer(), open_splits(recipe))
 
 
 def tensors(batch: Any) -> list[Tensor]:
@@ -109,8 +113,8 @@ def test_the_model_learns_with_the_true_times(
             if name == "refcoco":
                 assert row.tolist() == list(range(len(row)))
                 continue
-            item = learned.splits[0].expressions[number]
-            frames = learned.splits[0].frames(item.video, [int(t) + (item.shown or (0,))[0] for t in row])
+            item = learned.splits[name].expressions[number]
+            frames = learned.splits[name].frames(item.video, [int(t) + (item.shown or (0,))[0] for t in row])
             height, width = frames[0].shape[:2]
             config = learned.model.config.input
             if augmentation is not None:
@@ -157,8 +161,6 @@ def test_a_mixture_keeps_its_ratio_and_its_rows_apart(folder: Path) -> None:
     learned = task(folder, names, [2.0, 1.0, 1.0], steps=4000, augmentation=AUGMENTATION)
     share = np.bincount(learned.source) / len(learned.source)
     assert np.abs(share - [0.5, 0.25, 0.25]).max() < 0.03
-    for source in range(3):
-        assert learned.place[learned.source == source].tolist() == list(range(int((learned.source == source).sum())))
     rows = learned.contrast.rows
     first = learned.first.tolist()
     parts = [set(rows[a:b].tolist()) for a, b in pairwise(first)]

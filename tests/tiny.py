@@ -2,19 +2,23 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from dshmp.config import ModelConfig, from_dict
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
+from dshmp.training.losses import SetPrediction, SetTargets, assign, matching_costs
+from dshmp.training.recipe import RunConfig
 
 SENTENCES = ("the red star", "The one that moves left and then turns back", "two cats jumping over the standing dog")
 
+RUN = {item.name for item in fields(RunConfig)}
 MODEL: dict[str, Any] = {
     "hidden_size": 32,
     "language": {
@@ -91,8 +95,9 @@ def tokenizer(switches: Mapping[str, Any] | None = None) -> TextTokenizer:
     return TextTokenizer(config(switches), train_tokenizer([text.lower() for text in SENTENCES], 290))
 
 
-def recipe(task: str, data: Path, **more: Any) -> dict[str, Any]:
-    """Keys of a recipe that is done in a few seconds."""
+def recipe(task: str, data: Path, /, **more: Any) -> dict[str, Any]:
+    """Keys of a recipe that is done in a few seconds; those of its section `run` are among `more`, too."""
+    run = {"log_every": 1} | {key: more.pop(key) for key in RUN & more.keys()}
     return {
         "task": task,
         "data": {"mevis": {"root": str(data), "validation": "valid_u"}},
@@ -105,10 +110,15 @@ def recipe(task: str, data: Path, **more: Any) -> dict[str, Any]:
         "warmup": 1,
         "points": 16,
         "contrast_start": 1,
-        "log_every": 1,
+        "run": run,
         "vocabulary": 290,
         **more,
     }
+
+
+def match(prediction: SetPrediction, targets: SetTargets, points: Tensor) -> Tensor:
+    """One layer's matches (B, Q) on given points (B, P, 2)."""
+    return assign(matching_costs(prediction, targets, points), targets.present)
 
 
 def write_recipe(path: Path, values: Mapping[str, Any]) -> Path:

@@ -205,8 +205,8 @@ def train(
 ) -> None:
     """Train a model as a recipe says; started again, a run goes on from its last checkpoint.
 
-    On several GPUs: accelerate launch -m dshmp train RECIPE. A batch is then shared among them; micro_batch=1 learns
-    from one clip at a time on each.
+    On several GPUs: accelerate launch -m dshmp train RECIPE. A batch is then shared among them; run.micro_batch=1
+    learns from one clip at a time on each.
 
     Example: dshmp train --init default data.mevis.root=my_videos
     """

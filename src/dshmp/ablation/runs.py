@@ -101,8 +101,8 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
                 )
             if not any(source.validation for source in recipe.data.values()):
                 raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
-            if recipe.task == "motion" and recipe.cache is None:
-                recipe = replace(recipe, cache=str(out / "cache"))
+            if recipe.task == "motion" and recipe.run.cache is None:
+                recipe = replace(recipe, run=replace(recipe.run, cache=str(out / "cache")))
             runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
     for run in runs:
         check_run_folder(run.folder, run.recipe)
@@ -133,7 +133,10 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     for run in waiting:
-        save_recipe(run.folder, replace(run.recipe, threads=threads) if places[0] == "cpu" else run.recipe)
+        recipe = run.recipe
+        if places[0] == "cpu":
+            recipe = replace(recipe, run=replace(recipe.run, threads=threads))
+        save_recipe(run.folder, recipe)
     failures = []
     active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
     try:
@@ -229,16 +232,17 @@ def train_and_score(folder: Path, device: str) -> None:
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
     from dshmp.checkpoint import load_model
-    from dshmp.training.cache import TokenCache
-    from dshmp.training.motion_task import CachedSplit, sentence_scores
+    from dshmp.training.cache import CachedSplit
+    from dshmp.training.held_out import sentence_scores
 
     (source,) = recipe.data.values()
     model, tokenizer = load_model(folder)
     assert source.validation is not None
-    assert recipe.cache is not None
+    assert recipe.run.cache is not None
     split = MevisSplit(Path(source.root), source.validation)
-    tokenizer.keep((item.text for item in split.expressions), Path(recipe.cache))
-    held_out = CachedSplit(split, TokenCache.build(model, tokenizer, split, Path(recipe.cache)), tokenizer)
+    cache = Path(recipe.run.cache)
+    tokenizer.keep((item.text for item in split.expressions), cache)
+    held_out = CachedSplit.build(model, tokenizer, split, cache)
     found = sentence_scores(model.to(find_device(device)), held_out)
     return "IoU on the grid", [
         Score(item.video, item.id, item.subsets, each.iou, each.right)

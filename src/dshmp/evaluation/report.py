@@ -5,11 +5,9 @@ import hashlib
 import json
 import logging
 import math
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from dshmp.evaluation.figures import LEVEL, RESAMPLES, SEED, Scores, by_subset, 
 from dshmp.evaluation.predictions import UNREADABLE, Kind, Predictions
 from dshmp.evaluation.protocols import SampleScore
 from dshmp.files import owned_file, to_json
+from dshmp.revision import revision
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def document(scores: Scores, name: str, split_name: str, pred: Path, facts: dict
             "source": frame_list(scores.split)[0],
         },
         "prediction": facts,
-        "code": {"version": __version__, "revision": _revision()},
+        "code": {"version": __version__, "revision": revision()},
         "subsets": by_subset(scores.rows),
         "problems": [asdict(problem) for problem in scores.problems],
         "videos": _per_video(scores.rows),
@@ -222,17 +221,3 @@ def _pair(value: object) -> Sequence[object]:
 
 def _or_unknown(value: object) -> str:
     return "unknown" if value is None else str(value)
-
-
-def _revision() -> str | None:
-    """The commit that the code is of, with `+` where files differ from it; None outside a clone."""
-    home = Path(__file__).resolve().parents[3]
-    if not (home / ".git").exists():
-        return None
-    git = partial(subprocess.run, cwd=home, capture_output=True, text=True, check=True)
-    try:
-        commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
-        changed = git(["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"]).stdout
-        return commit + "+" if changed else commit
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,41 +1,34 @@
 """Contrastive learning of motion with a memory bank of target centroids (section 3.3, Eq. 8 and 9).
 
 One row of the bank is one target of the data set: the object (or set of objects) that one or more expressions
-refer to. The loss looks at the bank as it was before the batch, so no anchor ever meets itself.
+refer to. The loss reads the bank as it was before the step, so no anchor ever meets itself.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.training.matching import Randomness, uniform
+from dshmp.training.losses import Randomness, uniform
 
 
 @dataclass(frozen=True)
 class TargetGroups:
-    """Where each row of the bank comes from.
+    """Where each row of the bank comes from."""
 
-    video    (N,) long, the video of each target
-    category (N,) long, its category; -1 = unknown (MeViS names none)
-    """
-
-    video: Tensor
-    category: Tensor
+    video: Tensor  # (N,) long, the video of each target
+    category: Tensor  # (N,) long, its category; -1 = unknown (MeViS names none)
 
 
 class MemoryBank(nn.Module):
-    """One centroid per target, kept as buffers so that checkpoints hold them.
+    """One centroid per target, kept as buffers so that checkpoints hold them. With `host` they stay in the machine's
+    memory wherever the bank is moved; only rows that are needed leave it."""
 
-    centroids (N, C) float32, zero until visited; visited (N,) bool. N = number of targets, C = `channels`. With `host`
-    the centroids stay in the machine's memory wherever the bank is moved; only the rows that are asked for leave it.
-    """
-
-    centroids: Tensor
-    visited: Tensor
+    centroids: Tensor  # (targets, channels) float32, zero until visited
+    visited: Tensor  # (targets,) bool
 
     def __init__(self, targets: int, channels: int, host: bool = False) -> None:
         super().__init__()
@@ -57,26 +50,21 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def update(self, index: Tensor, anchors: Tensor, delta: float = 0.2) -> None:
-        """Eq. 8: B <- delta * B + (1 - delta) * v; a target's first visit sets its centroid to v.
-
-        index (M,) long, anchors (M, C). Anchors of the same target are averaged first, so their order does
-        not matter. With several processes gather both first: all banks then stay equal.
-        """
+        """Eq. 8: B <- delta * B + (1 - delta) * v for targets index (M,) long and anchors (M, C); a target's first
+        visit sets its centroid to v. Anchors of one target are averaged first, so their order does not matter."""
         before = self.rows(index)
         same = (index[:, None] == index[None]).to(before)
         # sums of products, here and below, not matrix products, which mixed precision would round to 16 bits
         mean = (same[:, :, None] * anchors.to(before)).sum(1) / same.sum(1, keepdim=True)
-        moved = torch.lerp(mean, before, delta)
-        after = torch.where(self.visited[index, None], moved, mean)
+        after = torch.where(self.visited[index, None], torch.lerp(mean, before, delta), mean)
         # rows of one target hold the same value, so it does not matter which is written last
         self.centroids[index.to(self.centroids.device)] = after.to(self.centroids.device)
         self.visited[index] = True
 
 
 def anchor(tokens: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """One vector for each expression: the mean of its matched video tokens.
-
-    With one target the matched token is the one of the lowest matching cost, as in the paper.
+    """One vector for each expression: the mean of its matched video tokens (with one target the paper's: the token of
+    the lowest matching cost).
 
     Args: tokens (B, N_v, C), projected video tokens; indices (B, N_v) long, the matched target or -1.
     Returns: anchors (B, C), zero where nothing matched; (B,) bool, where something did.
@@ -87,74 +75,87 @@ def anchor(tokens: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_negatives(
-    target_index: Tensor,
-    groups: TargetGroups,
-    visited: Tensor,
-    count: int,
-    generator: Randomness = None,
-) -> tuple[Tensor, Tensor]:
-    """Rows of the bank that serve as negatives, never the own row and each at most once.
+    target: Tensor, groups: TargetGroups, visited: Tensor, count: int, generator: Randomness = None
+) -> Tensor:
+    """Rows of the bank that serve as negatives, visited ones, never the own row and each at most once. First come
+    targets of the same video and category, then others of the same video, then any row, in random order each.
 
-    First come targets of the same video and category, then others of the same video, then any row; within
-    each of the three the choice is random, and only rows that were visited are chosen.
-
-    Args: target_index (M,) long; visited (N,) bool; count, negatives wanted (0 = none); generator, one or one for each
-    of the M.
-    Returns: rows (M, K) long and mask (M, K) bool, False where there were too few; K = min(count, N).
+    Args: target (M,) long; visited (N,) bool; count, negatives wanted (0 = none); generator, one or one for each of M.
+    Returns: rows (M, K) long, -1 where there were too few; K = min(count, N).
     """
     rows = len(visited)
     video, categories = groups.video.to(visited.device), groups.category.to(visited.device)
-    category = categories[target_index, None]
-    same_video = video[target_index, None] == video  # (M, N)
+    category = categories[target, None]
+    same_video = video[target, None] == video  # (M, N)
     same_category = same_video & (category == categories) & (category >= 0)
-    lot = uniform(len(target_index), rows, device=visited.device, generator=generator)
+    lot = uniform(len(target), rows, device=visited.device, generator=generator)
     priority = lot + same_video.float() + same_category.float()
-    itself = target_index[:, None] == torch.arange(rows, device=visited.device)
+    itself = target[:, None] == torch.arange(rows, device=visited.device)
     chosen = priority.masked_fill(itself | ~visited, -1.0).topk(min(count, rows), dim=1)
-    return chosen.indices, chosen.values >= 0
+    return chosen.indices.masked_fill(chosen.values < 0, -1)
 
 
 def contrastive_loss(
-    anchors: Tensor,
-    target_index: Tensor,
-    negatives: Tensor,
-    mask: Tensor,
-    bank: MemoryBank,
-    tau: float = 0.07,
-    count: Tensor | None = None,
+    anchors: Tensor, target: Tensor, negatives: Tensor, bank: MemoryBank, tau: float = 0.07, count: Tensor | None = None
 ) -> Tensor:
     """Eq. 9 on normalised vectors, mean over the anchors whose target was visited before; 0 where none was.
 
-    Args: anchors (M, C); target_index (M,) long; negatives and mask (M, K) from `sample_negatives`; count, divisor
-    in place of the number of such anchors.
+    Args: anchors (M, C); target (M,) long; negatives (M, K) of `sample_negatives`; count, divisor in place of the
+    number of such anchors.
     """
     anchors = F.normalize(anchors.float(), dim=1)
-    rows = torch.cat([target_index[:, None], negatives], 1)  # (M, 1 + K), the positive first
-    logits = (F.normalize(bank.rows(rows), dim=2) * anchors[:, None]).sum(2) / tau
-    logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(~mask, float("-inf"))], 1)
-    loss = -logits.log_softmax(1)[:, 0]
-    known = bank.visited[target_index].float()
-    return (loss * known).sum() / (known.sum() if count is None else count).clamp(min=1)
+    rows = torch.cat([target[:, None], negatives], 1)  # (M, 1 + K), the positive first
+    logits = (F.normalize(bank.rows(rows.clamp(min=0)), dim=2) * anchors[:, None]).sum(2) / tau
+    entropy = -logits.masked_fill(rows < 0, float("-inf")).log_softmax(1)[:, 0]
+    known = bank.visited[target].float()
+    return (entropy * known).sum() / (known.sum() if count is None else count).clamp(min=1)
 
 
-def release_contrastive_loss(anchor: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-    """The multi-positive form that the authors' release trains with, in place of Eq. 9.
+@dataclass
+class Contrast:
+    """Contrastive learning over a run. Every part of a step meets the bank as it stood before the step, which `commit`
+    then writes at once: the result is the same in however many parts and processes the step is learned."""
 
-    Args: anchor (C,); positives (P, C), rows of all expressions of its target, its own, already updated one
-    included; negatives (N, C).
-    """
-    rows = torch.cat([positives, negatives])
-    positive = torch.arange(len(rows), device=rows.device) < len(positives)
-    cosines = F.cosine_similarity(rows, anchor[None])
-    return multi_positive_loss((rows * anchor).sum(1), cosines, positive)
+    bank: MemoryBank
+    rows: Tensor  # (E,) long: the bank's row of every sentence of the data
+    groups: TargetGroups
+    negatives: int = 100
+    start: int = 0  # the first step with a loss
+    delta: float = 0.2
+    temperature: float = 0.07
+    _seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
+    def count(self, expressions: Sequence[int], present: Tensor, step: int) -> Tensor:
+        """How many of these sentences, which have a target where `present` (B,), count in the loss."""
+        return (present & self.bank.visited[self._rows(expressions)]).sum() * (step >= self.start)
 
-def multi_positive_loss(dots: Tensor, cosines: Tensor, positive: Tensor) -> Tensor:
-    """Cross-entropy with several positives on raw dot products plus the squared error of the cosines.
+    def loss(
+        self, tokens: Tensor, indices: Tensor, which: Sequence[int], step: int, own: Sequence[Generator], count: Tensor
+    ) -> Tensor:
+        """Eq. 9 on the matched tokens of these sentences (as `anchor`), which each have their own generator; noted for
+        the bank."""
+        anchors, found = anchor(tokens, indices)
+        anchors, rows = anchors[found], self._rows(which)[found]
+        self._seen.append((rows, F.normalize(anchors.detach().float(), dim=1)))
+        if step < self.start or not len(rows):
+            return tokens.sum() * 0
+        own = [each for each, is_found in zip(own, found.tolist(), strict=True) if is_found]
+        negatives = sample_negatives(rows, self.groups, self.bank.visited, self.negatives, own)
+        return contrastive_loss(anchors, rows, negatives, self.bank, self.temperature, count)
 
-    The positives enter the denominator by their mean. dots, cosines (R,) float; positive (R,) bool.
-    """
-    logits = dots - dots.max().detach()
-    inside = logits[positive].exp().mean() + logits[~positive].exp().sum()
-    entropy = inside.log() - logits[positive].mean()
-    return 2 * entropy + (cosines - positive.float()).square().mean()
+    def commit(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Eq. 8 for all sentences since the last time: the end of a step. `gather` puts the rows of all processes
+        together, the first process's first."""
+        nothing = torch.zeros(0, dtype=torch.long, device=self.bank.visited.device)
+        rows = gather(torch.cat([nothing, *(rows for rows, _ in self._seen)]))
+        anchors = gather(torch.cat([self.bank.rows(nothing), *(anchors for _, anchors in self._seen)]))
+        self.forget()
+        if len(rows):
+            self.bank.update(rows, anchors, self.delta)
+
+    def forget(self) -> None:
+        """Leave out what was noted: the step is not taken."""
+        self._seen.clear()
+
+    def _rows(self, expressions: Sequence[int]) -> Tensor:
+        return self.rows[list(expressions)].to(self.bank.visited.device)

@@ -6,220 +6,181 @@ Results do not depend on how a step is split up: which samples it has and what e
 stood before the step and written after it. No random state needs to be kept: each step seeds every generator anew.
 """
 
+import contextlib
 import itertools
 import logging
+import math
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object, patch_environment, set_seed
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dshmp.checkpoint import save_model
 from dshmp.device import to_device, widest
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.tokenizer import TextTokenizer
-from dshmp.training.checkpoints import Checkpoints, Saved, disk_full_guard
-from dshmp.training.logging import Metrics, RunLogger
+from dshmp.training.checkpoints import Checkpoints, Saved
+from dshmp.training.logging import RunLogger
+from dshmp.training.losses import Counts
 from dshmp.training.recipe import Recipe, trained_card
-from dshmp.training.sampling import Share
-from dshmp.training.schedule import schedule
-from dshmp.training.video_losses import Contrast, Counts
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from dshmp.training.task import Share, Task
 
 log = logging.getLogger("dshmp")
-
-
-class Task(Protocol):
-    """What is learned from which data. A step's data are a function of the recipe and the step alone."""
-
-    @property
-    def modules(self) -> nn.ModuleDict:
-        """What is learned or kept beside the model: in checkpoints, not in the model that is saved."""
-
-    @property
-    def counted(self) -> Sequence[str]:
-        """Names of `counts`."""
-
-    @property
-    def contrast(self) -> Contrast | None:
-        """The memory bank, where there is one."""
-
-    def batches(self, step: int, share: Share) -> Sequence[Any]:
-        """A process's part of a step's data, in as many batches as it is learned in; called in other threads."""
-
-    def names(self, batch: Any) -> list[str]:
-        """Its samples, for messages."""
-
-    def counts(self, batch: Any, step: int) -> Counts:
-        """What this batch adds to the divisors of the step's losses."""
-
-    def losses(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
-        """Weighted losses, whose sum is minimised, divided by the counts of the whole step."""
-
-    def validate(self) -> Metrics:
-        """Metrics of the held-out split and pictures, or none."""
+NOTHING = "nothing"  # the loss of a process without samples
 
 
 class Learner(nn.Module):
     """Everything that is trained, with the losses as its forward pass: what data parallelism wraps."""
 
-    def __init__(self, model: DsHmp, task: Task) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.model, self.task = model, task
+        self.model, self.task = task.model, task
         self.beside = nn.ModuleList(module for module in task.modules.values() if list(module.parameters()))
 
     def forward(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
         """The task's losses; a process without samples takes part with nothing."""
         if batch is None:
             # by way of one parameter that the others use: those that nobody uses are to stay without a gradient
-            return {"nothing": next(p for p in self.parameters() if p.requires_grad).sum() * 0}
+            return {NOTHING: next(p for p in self.parameters() if p.requires_grad).sum() * 0}
         return self.task.losses(batch, step, counts)
 
 
-@contextmanager
-def processes(recipe: Recipe, device: torch.device) -> "Iterator[Accelerator]":
-    """This process among those that a launcher (accelerate, torchrun) started, or alone.
-
-    Raises UserError where the device does not know the recipe's precision.
-    """
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-    from accelerate.state import AcceleratorState
-
-    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
-    if precision == "fp16" and device.type == "cpu":
+@contextlib.contextmanager
+def processes(recipe: Recipe, device: torch.device) -> Iterator[Accelerator]:
+    """This process among those that a launcher (accelerate, torchrun) started, or alone. Raises UserError where the
+    device does not know the recipe's precision."""
+    if recipe.precision == "float16" and device.type == "cpu":
         raise UserError("precision: float16 needs a GPU; use bfloat16 or float32")
-    alone = "LOCAL_RANK" not in os.environ
-    before = os.environ.get(DEVICE)
-    if alone:
-        os.environ[DEVICE] = str(device)
-    try:
+    with patch_environment(**({} if "LOCAL_RANK" in os.environ else {"ACCELERATE_TORCH_DEVICE": device})):
         accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision=precision,
+            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision],
             kwargs_handlers=[
                 DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
                 InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the first one alone validates
             ],
         )
-    finally:
-        if before is None:
-            os.environ.pop(DEVICE, None)
-        else:
-            os.environ[DEVICE] = before
     try:
         yield accelerator
     finally:
-        accelerator.end_training()
+        with contextlib.redirect_stdout(sys.stderr):  # which trackers write to
+            accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-DEVICE = "ACCELERATE_TORCH_DEVICE"
+@dataclass
+class Record:
+    """What is said of the steps since the last line of the record, and of the run as a whole."""
+
+    losses: dict[str, Any] = field(default_factory=dict)  # sums over the steps; tensors until they are needed
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    skipped: int = 0  # steps left out, of the whole run
+    in_a_row: int = 0
+    best: float = -math.inf
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Take the losses of a step."""
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value.to(widest(value.device))
+        self.steps += 1
+        self.in_a_row = 0
 
 
 class Trainer:
     """Steps, schedule, checkpoints and the record of one run."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: DsHmp,
-        tokenizer: TextTokenizer,
-        task: Task,
-        folder: Path,
-        accelerator: "Accelerator",
-    ) -> None:
-        self.recipe, self.tokenizer, self.task, self.folder = recipe, tokenizer, task, folder
+    def __init__(self, task: Task, folder: Path, accelerator: Accelerator) -> None:
+        self.task, self.recipe, self.model, self.folder = task, task.recipe, task.model, folder
+        self.run = self.recipe.run
         self.accelerator, self.device = accelerator, accelerator.device
-        self.model = model.to(self.device)
+        self.model.to(self.device)
         task.modules.to(self.device)
-        if recipe.checkpointing:
-            recompute_activations(model)
-        self.adam = torch.optim.AdamW(parameter_groups(recipe, model, task.modules))
+        if self.run.checkpointing:
+            recompute_activations(self.model)
+        self.adam = torch.optim.AdamW(parameter_groups(self.recipe, self.model, task.modules))
         self.optimizer = accelerator.prepare_optimizer(self.adam)
-        self.learner: Learner = accelerator.prepare_model(Learner(model, task))
+        self.learner: Learner = accelerator.prepare_model(Learner(task))
         self.trained = [p for group in self.adam.param_groups for p in group["params"]]
-        self.share = Share(accelerator.process_index, accelerator.num_processes, recipe.micro_batch)
-        self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
-        self.step = 0
-        self.record = Record()
-        self.stopping = False
-
-    # ---- the run ------------------------------------------------------------------------------------
+        self.share = Share(accelerator.process_index, accelerator.num_processes, self.run.micro_batch)
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.run.keep)
+        self.step, self.record, self.stopping = 0, Record(), False
 
     def train(self) -> None:
         """Run to the last step, or until SIGTERM: then saves and raises SystemExit."""
-        with disk_full_guard(self.folder), self._catch_sigterm():
+        before, first = None, self.accelerator.is_main_process
+        with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
+            before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        try:
             self.resume()
-            first = self.accelerator.is_main_process
-            with RunLogger(self.recipe, self.folder, self.step) if first else nullcontext() as watch:
-                self._train(watch)
+            logger = RunLogger(self.recipe, self.folder, self.step, self.accelerator) if first else None
+            with logger or contextlib.nullcontext():
+                stopped = self._train(logger)
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
+        if stopped:
+            if first:
+                message = "%s: stopped by SIGTERM after step %d, which is saved; the same command goes on from there"
+                log.warning(message, self.folder, self.step)
+            raise SystemExit(128 + signal.SIGTERM)
 
-    def _train(self, watch: RunLogger | None) -> None:
-        recipe = self.recipe
+    def _train(self, watch: RunLogger | None) -> bool:
+        """Whether the run was stopped before its last step."""
+        run = self.run
         self.model.train()
         for batches, waited in self._batches():
             started = time.monotonic()
             stop = self._step(batches)
             self.step += 1
-            last = self.step == recipe.steps
+            last = self.step == self.recipe.steps
             self.record.seconds += waited + time.monotonic() - started
             self.record.waited += waited
-            if self.step % recipe.log_every == 0:
+            if self.step % run.log_every == 0:
                 self._log(watch)
             elif watch:
                 watch.tick(self.step)
-            if self.step % recipe.validate_every == 0 or last:
+            if self.step % run.validate_every == 0 or last:
                 self._validate(watch)
-            if self.step % recipe.checkpoint_every == 0 or last or stop:
+            if self.step % run.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop and not last:
-                if watch:
-                    watch.close()
-                    log.warning(
-                        "%s: stopped by SIGTERM after step %d, which is saved; the same command goes on from there",
-                        self.folder,
-                        self.step,
-                    )
-                raise SystemExit(128 + signal.SIGTERM)
+                return True
+        return False
 
-    def _batches(self) -> Iterator[tuple[list[Any], float]]:
-        """A step's batches from the current one on, and how long they were waited for; later steps are read
-        meanwhile."""
+    def _batches(self) -> Iterator[tuple[Sequence[Any], float]]:
+        """Every step's batches, and how long they were waited for; later ones are read meanwhile."""
         steps = iter(range(self.step, self.recipe.steps))
-        with ThreadPoolExecutor(self.recipe.workers) as pool:
-
-            def submit(count: int) -> list[Future[Sequence[Any]]]:
-                return [pool.submit(self.task.batches, step, self.share) for step in itertools.islice(steps, count)]
-
-            ahead = deque(submit(self.recipe.workers))
+        with ThreadPoolExecutor(self.run.workers) as pool:
+            coming = (pool.submit(self.task.batches, step, self.share) for step in steps)
+            ahead = deque(itertools.islice(coming, self.run.workers))
             try:
                 while ahead:
                     started = time.monotonic()
                     found = ahead.popleft().result()
-                    ahead.extend(submit(1))
-                    yield list(found), time.monotonic() - started
+                    ahead.extend(itertools.islice(coming, 1))
+                    yield found, time.monotonic() - started
             finally:
-                for future in ahead:
-                    future.cancel()
-
-    # ---- a step -------------------------------------------------------------------------------------
+                pool.shutdown(cancel_futures=True)
 
     def _step(self, batches: Sequence[Any]) -> bool:
-        """Learn from a step's batches; whether any process was asked to stop."""
-        from accelerate.utils import set_seed
-
-        recipe, accelerator, task = self.recipe, self.accelerator, self.task
+        """Learn from a step's batches; whether any process shall stop."""
+        recipe, accelerator, contrast = self.recipe, self.accelerator, self.task.contrast
         for group in self.adam.param_groups:
             group["lr"] = group["base"] * schedule(recipe, self.step)
         seed = recipe.seed * 1_000_003 + self.step  # dropout; a resumed run draws the same
@@ -229,29 +190,30 @@ class Trainer:
         self.adam.zero_grad(set_to_none=True)
         found: dict[str, Tensor] = {}
         shares = parts or [None]
-        for number, part in enumerate(shares):
-            with nullcontext() if number == len(shares) - 1 else accelerator.no_sync(self.learner):
+        for part in shares:
+            with contextlib.nullcontext() if part is shares[-1] else accelerator.no_sync(self.learner):
                 losses = self.learner(part, self.step, counts)
                 total = torch.stack([value.float() for value in losses.values()]).sum()
                 accelerator.backward(total * self.share.processes)  # their gradients are averaged
             for name, value in losses.items():
                 found[name] = found.get(name, 0.0) + value.detach().float()
         norm = accelerator.clip_grad_norm_(self.trained, recipe.clip_norm)
-        finite = bool(torch.isfinite(norm))
-        scaler = accelerator.scaler
+        finite, scaler = bool(torch.isfinite(norm)), accelerator.scaler
         overflow = not finite and scaler is not None and scaler.get_scale() > 1  # the scale may be to blame
         if finite or scaler is not None:
             self.optimizer.step()  # the scaler sees by itself that it is not finite, and scales less from now on
         if finite:
             self.record.add(found)
-            if task.contrast is not None:
-                task.contrast.commit(self._gather)
+            if contrast is not None:
+                contrast.commit(self._gather)
         else:
+            if contrast is not None:
+                contrast.forget()
             self._skip(parts, overflow)
         return stop
 
     def _count(self, parts: Sequence[Any]) -> tuple[Counts, bool]:
-        """The divisors of the whole step, over all processes; and whether any of these was asked to stop."""
+        """The divisors of the whole step, over all processes; and whether any of these shall stop."""
         names = self.task.counted
         own = torch.zeros(len(names) + 1, dtype=widest(self.device), device=self.device)
         own[-1] = self.stopping
@@ -267,28 +229,18 @@ class Trainer:
         """Rows of all processes, however many each has, in the order of the processes."""
         if self.share.processes == 1:
             return rows
-        length = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device))
-        padded = rows.new_zeros(int(length.max()) or 1, *rows.shape[1:])
-        padded[: len(rows)] = rows
-        every = self.accelerator.gather(padded).unflatten(0, (self.share.processes, -1))
-        return torch.cat([part[:count] for part, count in zip(every, length.tolist(), strict=True)])
+        return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
 
     def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
-        """Leave a step out whose gradient is not finite; UserError where there were too many in a row.
-
-        An `overflow` of scaled gradients is how float16 finds its scale, and is no sign of divergence.
-        """
-        from accelerate.utils import gather_object
-
-        if self.task.contrast is not None:
-            self.task.contrast.forget()
+        """Note a step left out whose gradient is not finite; UserError where there were too many in a row. An
+        `overflow` of scaled gradients is how float16 finds its scale, and is no sign of divergence."""
         self.record.skipped += 1
         if overflow:
             return
         self.record.in_a_row += 1
-        names: list[str] = gather_object([name for part in parts for name in self.task.names(part)])
+        names: list[str] = gather_object([name for part in parts for name in part.names])
         where = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        if self.record.in_a_row >= self.recipe.patience:
+        if self.record.in_a_row >= self.run.patience:
             raise UserError(
                 f"{self.folder}: the gradient was not finite in {self.record.in_a_row} steps in a row, the last one "
                 f"being {self.step} ({where}): training has diverged; lower learning_rate in a new run (another "
@@ -297,15 +249,24 @@ class Trainer:
         if self.accelerator.is_main_process:
             log.warning("step %d is left out, its gradient is not finite: %s", self.step, where)
 
-    # ---- the record ---------------------------------------------------------------------------------
+    def _losses(self) -> dict[str, float]:
+        """Sums over the steps since the last line of the record and over the processes."""
+        sums: dict[str, float] = {}
+        for own in gather_object([{name: float(value) for name, value in self.record.losses.items()}]):
+            for name, value in own.items():
+                if name != NOTHING:
+                    sums[name] = sums.get(name, 0.0) + value
+        return sums
 
     def _log(self, watch: RunLogger | None) -> None:
-        from accelerate.utils import gather_object
-
-        every = gather_object([self.record.sums()])
+        losses, record = self._losses(), self.record
         if watch:
-            watch.log(self.step, self.record.figures(every))
-        self.record.clear()
+            steps = max(record.steps, 1)
+            pace = {"seconds_per_step": record.seconds / steps, "waited": record.waited / max(record.seconds, 1e-9)}
+            figures = {name: round(value, 4) for name, value in pace.items()}
+            figures |= {"skipped": record.skipped} if record.skipped else {}
+            watch.log(self.step, figures | {name: value / steps for name, value in losses.items()})
+        self.record = Record(skipped=record.skipped, in_a_row=record.in_a_row, best=record.best)
 
     def _validate(self, watch: RunLogger | None) -> None:
         """By the first process; the others wait."""
@@ -314,7 +275,7 @@ class Trainer:
             figures = self.task.validate()
             self.model.train()
             watch.validated(self.step, figures)
-            best = figures.values.get(self.recipe.best or "")
+            best = figures.values.get(self.run.best or "")
             if best is not None and best > self.record.best:
                 self.record.best = best
                 self._save_model("best")
@@ -323,18 +284,12 @@ class Trainer:
     def _save_model(self, name: str) -> None:
         """By the first process."""
         card = trained_card(self.recipe, self.folder.resolve().name, self.step)
-        save_model(self.model, self.tokenizer, self.folder / name, card)
+        save_model(self.model, self.task.tokenizer, self.folder / name, card)
 
     def save(self) -> None:
-        """The model as it stands; then everything needed to go on.
-
-        In this order, since a run whose checkpoint is of the last step never saves again.
-        """
-        every = [self.record.sums()]
-        if self.share.processes > 1:
-            from accelerate.utils import gather_object
-
-            every = gather_object(every)
+        """The model as it stands; then everything needed to go on: a run with a checkpoint of the last step never
+        saves again."""
+        record = asdict(replace(self.record, losses=self._losses()))
         if self.accelerator.is_main_process:
             self._save_model("model")
             state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
@@ -344,8 +299,7 @@ class Trainer:
                     state[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
             state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             scaler = self.accelerator.scaler
-            facts = self.record.state(every) | {"scaler": None if scaler is None else scaler.state_dict()}
-            self.checkpoints.save(Saved(self.step, state, facts))
+            self.checkpoints.save(Saved(self.step, state, {"record": record, "scaler": scaler and scaler.state_dict()}))
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
@@ -354,103 +308,33 @@ class Trainer:
             saved = self.checkpoints.newest()
         if saved is None:
             return
-        self.step = saved.step
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in saved.tensors.items() if key.startswith(prefix)}
 
-        for module, prefix in ((self.model, "model/"), (self.task.modules, "task/")):
-            module.load_state_dict(part(prefix))
+        self.step = saved.step
+        self.model.load_state_dict(part("model/"))
+        self.task.modules.load_state_dict(part("task/"))
         for index, parameter in enumerate(self.trained):
-            moments = part(f"optimizer/{index}/")
-            if moments:  # AdamW counts its steps on the CPU wherever the parameter is
+            if moments := part(f"optimizer/{index}/"):  # AdamW counts its steps on the CPU wherever the parameter is
+                place = {"step": torch.device("cpu")}
                 self.adam.state[parameter] = {
-                    name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
-                    for name, value in moments.items()
+                    name: value.to(place.get(name, parameter.device), copy=True) for name, value in moments.items()
                 }
-        self.record = Record.of(saved.facts, self.accelerator.is_main_process)
+        self.record = Record(**saved.facts["record"])
+        if not self.accelerator.is_main_process:  # the first one has the sums of all
+            self.record.losses = {}
         if self.accelerator.scaler is not None and saved.facts["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(saved.facts["scaler"])
 
-    @contextmanager
-    def _catch_sigterm(self) -> Iterator[None]:
-        """Remember the signal until the step is done."""
 
-        def remember(*_: Any) -> None:
-            self.stopping = True
-
-        try:
-            before = signal.signal(signal.SIGTERM, remember)
-        except ValueError:  # not in the main thread, where no signal arrives
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-class Record:
-    """What is said of the steps since the last line of the record, and of the run as a whole."""
-
-    def __init__(self) -> None:
-        self.losses: dict[str, Any] = {}
-        """Sums over the steps, tensors until they are asked for."""
-        self.steps = 0
-        self.seconds = self.waited = 0.0
-        self.skipped = self.in_a_row = 0
-        self.best = float("-inf")
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Take the losses of a step."""
-        for name, value in losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value.to(widest(value.device))
-        self.steps += 1
-        self.in_a_row = 0
-
-    def sums(self) -> dict[str, float]:
-        """This process's part of the losses."""
-        return {name: float(value) for name, value in self.losses.items() if name != "nothing"}
-
-    def figures(self, every: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Means over the steps of all processes' losses, and the pace."""
-        seconds = self.seconds / max(self.steps, 1)
-        shown = {"seconds_per_step": round(seconds, 4), "waited": round(self.waited / max(self.seconds, 1e-9), 4)}
-        if self.skipped:
-            shown["skipped"] = self.skipped
-        return shown | {name: value / max(self.steps, 1) for name, value in total(every).items()}
-
-    def clear(self) -> None:
-        """A line is written."""
-        self.losses, self.steps, self.seconds, self.waited = {}, 0, 0.0, 0.0
-
-    def state(self, every: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-        """Plain numbers for the checkpoint."""
-        best = None if self.best == float("-inf") else self.best
-        return {
-            "losses": total(every),
-            "steps": self.steps,
-            "skipped": self.skipped,
-            "in_a_row": self.in_a_row,
-            "best": best,
-        }
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any], first: bool) -> "Record":
-        """As it was; the sums of all processes are the first one's now."""
-        record = cls()
-        record.losses = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["losses"].items()}
-        if not first:
-            record.losses = {}
-        record.steps, record.skipped, record.in_a_row = state["steps"], state["skipped"], state["in_a_row"]
-        record.best = float("-inf") if state["best"] is None else state["best"]
-        return record
-
-
-def total(every: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The processes' sums added up."""
-    names = dict.fromkeys(name for sums in every for name in sums)
-    return {name: sum(sums.get(name, 0.0) for sums in every) for name in names}
+def schedule(recipe: Recipe, step: int) -> float:
+    """Factor of the learning rate at a step."""
+    warm = min(1.0, (step + 1) / max(recipe.warmup, 1))
+    done = step / recipe.steps
+    if recipe.decay == "cosine":
+        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    return warm * (1.0 if done < 40 / 55 else 0.1 if done < 50 / 55 else 0.01)
 
 
 def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> list[dict[str, Any]]:
@@ -458,24 +342,19 @@ def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> lis
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in [*model.named_parameters(), *beside.named_parameters()]:
         if parameter.requires_grad:
-            key = ("backbone" in name and "fusion" not in name, parameter.ndim > 1)
+            key = "backbone" in name and "fusion" not in name, parameter.ndim > 1
             groups.setdefault(key, []).append(parameter)
+    rates = recipe.learning_rate, recipe.learning_rate * recipe.backbone_factor
     return [
-        {
-            "params": parameters,
-            "base": recipe.learning_rate * (recipe.backbone_factor if backbone else 1.0),
-            "weight_decay": recipe.weight_decay if matrix else 0.0,
-        }
+        {"params": parameters, "base": rates[backbone], "weight_decay": recipe.weight_decay if matrix else 0.0}
         for (backbone, matrix), parameters in groups.items()
     ]
 
 
 def recompute_activations(model: DsHmp) -> None:
-    """Backbone blocks and the layers of the decoders keep their inputs only and compute the rest again in the backward
-    pass."""
-    from torch.utils.checkpoint import checkpoint
+    """Backbone blocks and decoder layers keep their inputs only and compute the rest again in the backward pass."""
 
-    def wrapped(module: nn.Module) -> None:
+    def wrap(module: nn.Module) -> None:
         forward = module.forward
 
         def again(*args: Any, **kwargs: Any) -> Any:
@@ -486,14 +365,7 @@ def recompute_activations(model: DsHmp) -> None:
         module.forward = again
 
     perception = model.perception
-    for stage in perception.backbone.stages:
-        for block in stage.blocks:
-            wrapped(block)
-    for layers in (
-        perception.pixel_decoder.decoder.encoder.layers,
-        perception.frame_decoder.layers,
-        model.motion.blocks,
-        model.decoder.layers,
-    ):
-        for layer in layers:
-            wrapped(layer)
+    stages = [stage.blocks for stage in perception.backbone.stages]
+    decoders = [perception.pixel_decoder.decoder.encoder.layers, perception.frame_decoder.layers]
+    for module in itertools.chain(*stages, *decoders, model.motion.blocks, model.decoder.layers):
+        wrap(module)

@@ -1,86 +1,150 @@
-"""A look at a held-out split on the way: J and F of a few videos, answered as users would have them answered."""
+"""Scores on held-out data during training: J and F of a few videos, answered as for users, or IoU of all sentences on
+cached object tokens."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from dshmp.data.base import Expression, Split, times_shown
+from dshmp.data.base import Expression, Split, by_video, times_shown
+from dshmp.device import to_device
 from dshmp.evaluation.metrics import jf
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.readout import TrajectoryReadout
 from dshmp.predictor import Segmenter
-from dshmp.training.logging import Metrics
+from dshmp.training.cache import CachedClip, CachedSplit
+from dshmp.training.task import Metrics
 from dshmp.video.io import open_video
 from dshmp.video.overlay import draw_masks, sheet_frames
 
-SENTENCES = 4
-"""Expressions of each video."""
-COLUMNS, CELL = 6, 240
-"""Frames of a picture's strip, and how wide each is in pixels."""
+SENTENCES = 4  # of each video
+COLUMNS, CELL = 6, 240  # frames of a picture's strip, and how wide each is in pixels
+BATCH = 128
 
 
-def look(segmenter: Segmenter, splits: Sequence[tuple[str, Split]], videos: int) -> Metrics:
-    """J, F and their mean in per cent over a few videos of every split, and a strip of each video's first expression.
+def means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The mean of every name's values."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for name, value in scores:
+        found[name].append(value)
+    return {name: round(sum(values) / len(values), 2) for name, values in found.items()}
 
-    All objects meant by an expression count as one. With several splits their means have the splits' names before
-    them, and `J&F` is the mean over the splits.
-    """
-    values: dict[str, float] = {}
+
+def score_videos(segmenter: Segmenter, splits: Mapping[str, Split], videos: int) -> Metrics:
+    """J, F and their mean in per cent over a few videos of every split, all objects meant by an expression as one, and
+    a strip of each video's first expression. Means of several splits have their names before them, and `J&F` is the
+    mean over the splits."""
+    scores: list[tuple[str, float]] = []
     pictures: dict[str, NDArray[np.uint8]] = {}
-    for name, split in splits:
-        scores = _look(segmenter, split, videos, pictures)
-        if scores:
-            j, f = (100 * float(mean) for mean in np.mean(scores, axis=0))
-            prefix = f"{name} " if len(splits) > 1 else ""
-            values |= {f"{prefix}J": round(j, 2), f"{prefix}F": round(f, 2), f"{prefix}J&F": round((j + f) / 2, 2)}
-    if len(splits) > 1 and values:
-        means = [value for name, value in values.items() if name.endswith(" J&F")]
-        values["J&F"] = round(sum(means) / len(means), 2)
-    return Metrics(values, pictures)
+    for name, split in splits.items():
+        prefix = f"{name} " if len(splits) > 1 else ""
+        for video, frames, found, truth in _answers(segmenter, split, videos):
+            j, f = jf(found, truth)
+            scores += [(f"{prefix}J", 100 * j), (f"{prefix}F", 100 * f), (f"{prefix}J&F", 50 * (j + f))]
+            title = f"{split.folder.name}-{video}"
+            if title not in pictures:
+                pictures[title] = strip(frames, found, truth)
+    values = means(scores)
+    return Metrics(values | means(("J&F", mean) for name, mean in values.items() if name.endswith("J&F")), pictures)
 
 
-def _look(
-    segmenter: Segmenter, split: Split, videos: int, pictures: dict[str, NDArray[np.uint8]]
-) -> list[tuple[float, float]]:
-    of_video: dict[str, list[Expression]] = defaultdict(list)
-    for item in split.expressions:
-        of_video[item.video].append(item)
-    names = list(of_video)
-    scores = []
-    for name in (names[i] for i in _spread(len(names), videos)):
-        items = of_video[name]
+def _answers(
+    segmenter: Segmenter, split: Split, videos: int
+) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[Any], NDArray[Any]]]:
+    """Of some sentences of some videos: the video, the frames that are scored (T, H, W, 3), masks found and true."""
+    for name, items in _spread(list(by_video(split).items()), videos):
         alike: dict[tuple[int, ...], list[Expression]] = defaultdict(list)
-        for item in (items[i] for i in _spread(len(items), SENTENCES)):
+        for item in _spread(items, SENTENCES):
             alike[item.shown or tuple(range(len(split.videos[name].frames)))].append(item)
-        for shown, asked in alike.items():
+        for shown, together in alike.items():
             frames = np.stack(split.frames(name, shown))
             source = replace(open_video(frames), positions=times_shown(shown))
-            for item, result in zip(asked, segmenter.answer(source, [item.text for item in asked]), strict=True):
+            results = segmenter.answer(source, [item.text for item in together])
+            for item, result in zip(together, results, strict=True):
                 scored = [shown.index(position) for position in item.scored or shown]
                 positions = [shown[t] for t in scored]
                 truth = split.masks(name, item.annotations, positions, (frames.shape[1], frames.shape[2]))
-                found = result.masks[scored]
-                meant = np.asarray(truth.any(0))
-                scores.append(jf(found, meant))
-                if f"{split.folder.name}-{name}" not in pictures:
-                    pictures[f"{split.folder.name}-{name}"] = strip(frames[scored], found, meant)
-    return scores
+                yield name, frames[scored], result.masks[scored], np.asarray(truth.any(0))
 
 
-def _spread(count: int, wanted: int) -> list[int]:
-    """So many of 0 .. count - 1, evenly."""
-    return sorted({int(x) for x in np.linspace(0, count - 1, min(wanted, count))})
+def _spread(items: list[Any], wanted: int) -> list[Any]:
+    """So many of the items, evenly."""
+    return [items[i] for i in sorted({int(x) for x in np.linspace(0, len(items) - 1, min(wanted, len(items)))})]
 
 
 def strip(frames: NDArray[np.uint8], found: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.uint8]:
     """A few frames (T, H, W, 3) side by side: what was found tinted, the truth outlined in white; (h, w, 3)."""
-    import cv2
-
     height, width = frames.shape[1:3]
     cells = []
     for t in sheet_frames(len(frames), COLUMNS):
         picture = draw_masks(frames[t], found[t][None], truth[t], max(1, -(-CELL // width)))
         cells.append(cv2.resize(picture, (CELL, max(round(CELL * height / width), 1)), interpolation=cv2.INTER_AREA))
     return np.concatenate(cells, axis=1)
+
+
+@dataclass(frozen=True)
+class SentenceScore:
+    """How a sentence was answered, on the cache's grid."""
+
+    iou: float  # of the union of what is meant with the truth, mean over the frames, per cent; 100 where both are empty
+    right: bool | None  # of a direction pair: does the best candidate meet the right one better than any other object?
+    empty: bool  # whether nothing passed the threshold
+
+
+def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:
+    """Means in per cent over all sentences: IoU by subset on the cache's coarse grid, and the share of direction pairs
+    that has the right one of the two on top. Good enough for a learning curve; `dshmp evaluate` gives the figures that
+    count."""
+    pairs: list[tuple[str, float]] = []
+    for item, score in zip(held_out.split.expressions, sentence_scores(model, held_out), strict=True):
+        pairs += [(f"iou {name}", score.iou) for name in ("all", *item.subsets)]
+        if score.right is not None:
+            pairs.append(("right of pair", 100.0 * score.right))
+        pairs.append(("present rejected" if item.objects else "absent rejected", 100.0 * score.empty))
+    return Metrics(means(sorted(pairs, key=lambda pair: pair[0])))
+
+
+@torch.inference_mode()
+def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
+    """The answers of a model in evaluation mode to all sentences of a split, in the split's order."""
+    device = next(model.parameters()).device
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, length in enumerate(held_out.lengths):
+        by_length[length].append(index)
+    scores: dict[int, SentenceScore] = {}
+    for chosen in (same[i : i + BATCH] for same in by_length.values() for i in range(0, len(same), BATCH)):
+        batch = to_device(held_out.batch(chosen), device)
+        text = model.language(batch.texts)
+        video = model.decode_motion(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
+        masks = TrajectoryReadout().clip_masks(video, batch.mask_logits) > 0
+        meant = video.logits.softmax(2)[..., 0]
+        passed = meant > model.config.readout.threshold
+        union = (masks & passed[:, :, None, None, None]).any(1)
+        top = masks[torch.arange(len(chosen), device=masks.device), meant.argmax(1)]
+        truth = batch.targets.masks.any(1)
+        iou, top_iou, top = _iou(union, truth).mean(1) * 100, _iou(top, truth).mean(1), top.cpu()
+        for b, index in enumerate(chosen):
+            item = held_out.split.expressions[index]
+            right = None
+            if "direction pairs" in item.subsets and len(item.objects) == 1:
+                right = bool(top_iou[b] > _best_other(top[b], held_out[item], item))
+            scores[index] = SentenceScore(float(iou[b]), right, not bool(passed[b].any()))
+    return [scores[index] for index in range(len(held_out.lengths))]
+
+
+def _best_other(top: Tensor, clip: CachedClip, item: Expression) -> float:
+    """IoU of the top answer with the objects that are not meant: the best of them."""
+    others = [g for g, object_id in enumerate(clip.objects) if object_id not in item.objects]
+    return max((float(_iou(top, clip.truth[g]).mean()) for g in others), default=0.0)
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of masks (..., h, w), 1 where both are empty."""
+    overlap, union = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
+    return torch.where(union == 0, 1.0, overlap / union.clamp(min=1))

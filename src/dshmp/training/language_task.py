@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.data.base import Split, expression_name
+from dshmp.data.base import expression_name
 from dshmp.device import exactly
-from dshmp.model.dshmp import DsHmp
-from dshmp.model.tokenizer import TextBatch, TextTokenizer
-from dshmp.training.logging import Metrics
+from dshmp.model.tokenizer import TextBatch
+from dshmp.training.losses import Counts
 from dshmp.training.probe import MotionProbe
-from dshmp.training.recipe import Recipe
-from dshmp.training.sampling import ALL, EpochSampler, Share
-from dshmp.training.video_losses import Counts
+from dshmp.training.task import ALL, EpochSampler, Share, Task
 
 
 @dataclass(frozen=True)
@@ -23,61 +21,52 @@ class SentenceBatch:
     """Sentences alone."""
 
     texts: TextBatch
-    claims: Tensor
-    """(B,) long: the motion that is asked for, as a class of the probe."""
-    expressions: tuple[int, ...]
-    """Which sentences these are."""
+    claims: Tensor  # (B,) long: the motion that a sentence names, as a class of the probe
+    names: tuple[str, ...]  # which sentences these are
 
 
-class LanguageTask:
-    """Sentences alone: from the sentence embedding their words and the motion they ask for can be told.
+class LanguageTask(Task):
+    """Linear heads on the sentence embedding name the sentence's words and its motion.
 
     Stands in for RoBERTa's pre-training. Learned together with everything else, language is what holds up the
     choice among objects.
     """
 
     counted = ("words", "claims")
-    contrast = None
 
-    def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, split: Split) -> None:
-        self.recipe, self.model, self.tokenizer, self.split = recipe, model, tokenizer, split
+    def setup(self) -> None:
+        model = self.model
+        self.split = self.one_split(objects=False)
         model.requires_grad_(False)
         model.language.requires_grad_(True)
-        self.sampler = EpochSampler([0] * len(split.expressions), recipe.batch, recipe.seed)
-        self.probe = MotionProbe(model.config.hidden_size, split)
+        self.sampler = EpochSampler([0] * len(self.split.expressions), self.recipe.batch, self.recipe.seed)
+        self.probe = MotionProbe(model.config.hidden_size, self.split)
         self.words = nn.Linear(model.config.hidden_size, model.config.language.encoder["vocab_size"])
         self.modules = nn.ModuleDict({"probe": self.probe, "words": self.words})
 
+    def prepare(self, cache: Path) -> None:
+        self.keep_sentences([self.split], cache)
+
     def batches(self, step: int, share: Share = ALL) -> list[SentenceBatch]:
-        chosen = self.sampler(step).tolist()
-        own = [chosen[place] for place in share.places(len(chosen))]
-        return [self._batch(part) for part in share.parts(own)]
+        return [self._batch(part) for part in share.of(self.sampler(step).tolist())]
 
     def _batch(self, chosen: Sequence[int]) -> SentenceBatch:
         items = [self.split.expressions[i] for i in chosen]
         claims = torch.tensor([self.probe.claim(item.extra) for item in items])
-        return SentenceBatch(self.tokenizer([item.text for item in items]), claims, tuple(chosen))
-
-    def names(self, batch: SentenceBatch) -> list[str]:
-        return [expression_name(self.split.expressions[i]) for i in batch.expressions]
+        return SentenceBatch(self.tokenizer([item.text for item in items]), claims, tuple(map(expression_name, items)))
 
     def counts(self, batch: SentenceBatch, step: int) -> Counts:
-        return {"words": self._said(batch).sum(), "claims": torch.tensor(len(batch.claims))}
+        return {"words": self._words(batch).sum(), "claims": torch.tensor(len(batch.claims))}
 
-    def _said(self, batch: SentenceBatch) -> Tensor:
+    def _words(self, batch: SentenceBatch) -> Tensor:
         """(B, V) 0 or 1: which words a sentence has."""
         ids = batch.texts.input_ids
-        said = torch.zeros(len(ids), self.words.out_features, device=ids.device)
-        return said.scatter_(1, ids, batch.texts.mask.float())  # not the padding, which depends on the other sentences
+        present = torch.zeros(len(ids), self.words.out_features, device=ids.device)
+        return present.scatter_(1, ids, batch.texts.mask.float())  # not padding, which depends on the other sentences
 
     def losses(self, batch: SentenceBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         with exactly(self.model.config.release, batch.claims.device):
             sentence = self.model.language(batch.texts).sentence
-            logits = self.words(sentence)
-            words = F.binary_cross_entropy_with_logits(logits, self._said(batch), reduction="sum")
+            words = F.binary_cross_entropy_with_logits(self.words(sentence), self._words(batch), reduction="sum")
             claim = F.cross_entropy(self.probe.sentence_head(sentence), batch.claims, reduction="sum")
         return {"words": words / counts["words"], "claim": claim / counts["claims"]}
-
-    def validate(self) -> Metrics:
-        """Nothing: losses alone are recorded."""
-        return Metrics()

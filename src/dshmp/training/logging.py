@@ -1,85 +1,59 @@
-"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, the recipe's trackers (TensorBoard,
-Weights & Biases, Trackio), and run.json with what the run was made with.
-
-A run that goes on adds to the same curve. What a killed run recorded after its last checkpoint comes again; TensorBoard
-forgets the first time, the others show both.
-"""
+"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, trackers, and run.json with what it was
+made with. A run that goes on adds to the same curve."""
 
 import json
 import os
 import platform
 import secrets
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from accelerate import Accelerator
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from dshmp.config import to_dict
 from dshmp.errors import UserError
-from dshmp.files import atomic_write, reason, save_json
+from dshmp.files import atomic_write, disk_full, reason, save_json
+from dshmp.revision import revision
 from dshmp.training.recipe import Recipe
+from dshmp.training.task import Metrics
 from dshmp.video.overlay import save_png
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 PACKAGES = ("dshmp", "torch", "accelerate", "transformers", "numpy", "spacy")
-
 MEASURED = ("seconds_per_step", "waited", "memory_gib")
 """Metrics of the machine, not of what is learned."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What a look at the held-out split gives."""
-
-    values: dict[str, float] = field(default_factory=dict)
-    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    """(H, W, 3) RGB by name."""
 
 
 class RunLogger:
     """Shows and records one run; by the first process alone."""
 
-    def __init__(self, recipe: Recipe, folder: Path, step: int) -> None:
-        from rich.console import Console
-        from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.recipe, self.folder, self.step = recipe, folder, step
+    def __init__(self, recipe: Recipe, folder: Path, step: int, accelerator: Accelerator) -> None:
+        self.recipe, self.folder, self.step, self.accelerator = recipe, folder, step, accelerator
         self.shown: dict[str, float] = {}
         self.validation: dict[str, float] = {}
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self.progress = Progress(*columns)
+        self.progress = Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.task = self.progress.add_task(recipe.task, total=recipe.steps, completed=step)
         self.live = Live(console=Console(stderr=True), get_renderable=self._view, refresh_per_second=2)
-        self.trackers: list[Tracker] = []
 
     def __enter__(self) -> Self:
         forget(self.folder / "metrics.jsonl", self.step)
         identity = describe(self.folder / "run.json", self.step)
-        self.trackers = open_trackers(self.recipe, self.folder, self.step, identity)
+        start_trackers(self.accelerator, self.recipe, self.folder, self.step, identity)
         self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Leave the last view standing."""
         self.live.stop()
-        while self.trackers:
-            self.trackers.pop().close()
 
     def tick(self, step: int) -> None:
         """A step is done."""
@@ -100,57 +74,53 @@ class RunLogger:
             (self.folder / "pictures").mkdir(exist_ok=True)
             with atomic_write(self.folder / "pictures" / f"{name}.png") as part:
                 save_png(part, picture)
-            for tracker in self.trackers:
-                tracker.show(step, f"held out/{name}", picture)
+            for tracker in self.accelerator.trackers:
+                if tracker.name == "trackio":  # for which accelerate has no pictures
+                    tracker.log({f"held out/{name}": import_module("trackio").Image(picture)}, step=step)
+                else:
+                    how = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                    tracker.log_images({f"held out/{name}": picture[None]}, step=step, **how)
 
     def _write(self, step: int, values: Mapping[str, float], group: str) -> None:
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        path = self.folder / "metrics.jsonl"
+        with disk_full(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for tracker in self.trackers:
-            tracker.log(step, {f"{group}/{name}": value for name, value in values.items()})
+        self.accelerator.log({f"{group}/{name}": value for name, value in values.items()}, step)
 
-    def _view(self) -> "RenderableType":
-        from rich.console import Group
-        from rich.table import Table
+    def _view(self) -> Group:
+        def line(title: str, values: Mapping[str, float]) -> str:
+            return f"{title}  " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
 
-        losses = {name: value for name, value in self.shown.items() if name not in (*MEASURED, "skipped")}
-        table = Table.grid(padding=(0, 2))
-        if self.shown:
-            table.add_row("loss", f"{sum(losses.values()):.3f}", _line(losses, 3))
-            pace = self.shown["seconds_per_step"]
-            speed = f"{self.recipe.batch / pace:.2f} a second" if pace else ""
-            waited = f"{100 * self.shown['waited']:.0f} % waiting for data"
-            memory = f"{self.shown['memory_gib']:.2f} GiB"
-            skipped = f", {self.shown['skipped']:.0f} steps left out" if "skipped" in self.shown else ""
-            table.add_row("pace", speed, f"{waited}, {memory}{skipped}")
-        if self.validation:
-            table.add_row("held out", "", _line(self.validation, 2))
-        return Group(self.progress, table)
-
-
-def _line(values: Mapping[str, float], digits: int) -> str:
-    return "  ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
+        rows = [line("held out", self.validation)] if self.validation else []
+        if shown := self.shown:
+            losses = {name: value for name, value in shown.items() if name not in (*MEASURED, "skipped")}
+            speed = self.recipe.batch / max(shown["seconds_per_step"], 1e-4)
+            pace = (
+                f"{speed:.2f} a second, {100 * shown['waited']:.0f} % waiting for data, {shown['memory_gib']:.2f} GiB"
+            )
+            skipped = f", {shown['skipped']:.0f} steps left out" if "skipped" in shown else ""
+            rows = [line(f"loss {sum(losses.values()):.3f}", losses), pace + skipped, *rows]
+        return Group(self.progress, *rows)
 
 
 def forget(path: Path, step: int) -> None:
     """Remove what a stopped run recorded after its last checkpoint; those steps come again."""
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
-    with atomic_write(path) as part:
-        part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+    if path.exists():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+        with atomic_write(path) as part:
+            part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def peak_memory() -> float:
     """The most that this process has held, GiB: of a GPU's memory where one is used, of the machine's elsewhere."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil  # type: ignore[import-untyped]
+    if sys.platform == "win32":
+        import psutil
 
         return float(psutil.Process().memory_info().peak_wset / 2**30)
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
@@ -158,12 +128,14 @@ def peak_memory() -> float:
 def describe(path: Path, step: int) -> str:
     """Add to run.json with what the run was started, or went on, at this step; returns what tells the run from all
     others."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        identity, starts = str(known["id"]), known["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        identity, starts = secrets.token_hex(4), []
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    known: dict[str, Any] = {"id": secrets.token_hex(4), "starts": []}
+    with suppress(OSError, ValueError, TypeError):
+        known |= json.loads(path.read_text(encoding="utf-8"))
+    packages: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    git = revision()
     start = {
         "step": step,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -172,154 +144,41 @@ def describe(path: Path, step: int) -> str:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "git": git_state(Path(__file__).parent),
+        "packages": packages,
+        "git": git and {"commit": git.rstrip("+"), "changed": git.endswith("+")},
     }
-    save_json(path, {"id": identity, "starts": [*starts, start]})
-    return identity
+    save_json(path, {"id": known["id"], "starts": [*known["starts"], start]})
+    return str(known["id"])
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, step: int, identity: str) -> None:
+    """Those that the recipe names, for a run that begins or goes on after this step: TensorBoard's files lie in the
+    run's folder, and so do W&B's for `wandb sync`, unless WANDB_MODE is online.
 
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether anything was changed since, where this program runs from a git repository."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # a file that git knows: an installed package may lie in somebody else's repository
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
-        return None
-    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "changed": bool(changed)} if commit else None
-
-
-PROJECT = "dshmp"
-"""Name under which the runs stand together."""
-
-
-class Tracker(Protocol):
-    """One of them, for one run."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics after this step."""
-
-    def show(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
-        """A picture (H, W, 3) RGB after this step."""
-
-    def close(self) -> None:
-        """There is no more to come."""
-
-
-def open_trackers(recipe: Recipe, folder: Path, step: int, identity: str) -> list[Tracker]:
-    """Those that the recipe names, for a run that begins or goes on after this step.
-
-    `identity` tells the run from others of the same folder's name.
-
-    Raises:
-        UserError: one is not installed or refuses to begin.
+    `identity` tells the run from others of the same folder's name. Raises UserError.
     """
-    modules = {name: _module(name) for name in recipe.trackers}
-    opened: list[Tracker] = []
-    for name, module in modules.items():
+    for name in recipe.run.trackers:
         try:
-            with redirect_stdout(sys.stderr):
-                opened.append(TRACKERS[name](module, recipe, folder, step, identity))
-        except Exception as error:  # each has errors of its own
-            for tracker in opened:
-                tracker.close()
-            raise UserError(f"trackers: {name} cannot begin ({reason(error)}); mend it or leave it out") from error
-    return opened
-
-
-def _module(name: str) -> Any:
+            import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
+        except ImportError:
+            raise UserError(f"trackers: {name} is not installed; run pip install {name}, or leave it out") from None
+    shared = {"resume": "allow", "config": to_dict(recipe)}
+    mode = os.environ.get("WANDB_MODE", "offline")  # online it would wait for a key to be typed
+    quiet = {"console": "off"}  # the live view is no record
+    options: dict[str, dict[str, Any]] = {
+        "tensorboard": {"purge_step": step + 1},
+        "wandb": {"name": folder.name, "id": identity, "dir": str(folder), "mode": mode, "settings": quiet, **shared},
+        "trackio": {"name": f"{folder.name}-{identity}", "embed": False, **shared},
+    }
+    accelerator.log_with = list(recipe.run.trackers)
+    accelerator.project_configuration.logging_dir = str(folder / "tensorboard")
     try:
-        return import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
-    except ImportError:
-        raise UserError(f"trackers: {name} is not installed; run pip install {name}, or leave it out") from None
-
-
-class TensorBoard:
-    """Files in the run's folder."""
-
-    def __init__(self, module: Any, recipe: Recipe, folder: Path, step: int, identity: str) -> None:
-        self.writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
-
-    def show(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
-        self.writer.add_image(name, picture, step, dataformats="HWC")
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class Wandb:
-    """Files in the run's folder for `wandb sync`, or sent at once where WANDB_MODE is online."""
-
-    def __init__(self, module: Any, recipe: Recipe, folder: Path, step: int, identity: str) -> None:
-        self.module = module
-        self.run = module.init(
-            project=PROJECT,
-            name=folder.name,
-            id=identity,
-            resume="allow",
-            config=to_dict(recipe),
-            dir=str(folder),
-            mode=os.environ.get("WANDB_MODE", "offline"),  # online it would ask for a key, and wait for an answer
-            settings=module.Settings(console="off"),  # the live view is no record
-        )
-        # its own count of steps never goes back, as a run does that goes on from a checkpoint
-        self.run.define_metric("step")
-        self.run.define_metric("*", step_metric="step")
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log({**values, "step": step})
-
-    def show(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
-        self.run.log({name: self.module.Image(picture), "step": step})
-
-    def close(self) -> None:
-        self.run.finish()
-
-
-class Trackio:
-    """A data base of its own, in TRACKIO_DIR where that is set."""
-
-    def __init__(self, module: Any, recipe: Recipe, folder: Path, step: int, identity: str) -> None:
-        self.module = module
-        self.run = module.init(
-            project=PROJECT, name=f"{folder.name}-{identity}", resume="allow", config=to_dict(recipe), embed=False
-        )
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
-
-    def show(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
-        self.run.log({name: self.module.Image(picture)}, step=step)
-
-    def close(self) -> None:
         with redirect_stdout(sys.stderr):
-            self.run.finish()
-
-
-TRACKERS: dict[str, Callable[[Any, Recipe, Path, int, str], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "trackio": Trackio,
-}
+            accelerator.init_trackers("dshmp", init_kwargs=options)
+    except Exception as error:  # each has errors of its own
+        accelerator.trackers.clear()
+        names = ", ".join(recipe.run.trackers)
+        raise UserError(f"trackers: {names} cannot begin ({reason(error)}); mend it or leave it out") from error

@@ -1,8 +1,8 @@
-"""What a class label is to COCO pre-training: tokens tell what the data set knows of their objects.
+"""Linear heads that name what the data set knows of objects and sentences: in place of COCO's class labels.
 
-In the perception task every object token tells look and place, which makes both linear in the token, so that a
-difference of two tokens along a trajectory is a displacement. In the motion task every motion-aware token tells
-what its object does, and the sentence embedding what is asked for. Only in training; not part of the model.
+In the perception task every object token names appearance and place, which makes both linear in the token, so that a
+difference of two tokens along a trajectory is a displacement. In the motion task every motion-aware token names its
+object's motion, and the sentence embedding the motion that is meant. Only in training; not part of the model.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from dshmp.data.base import Split
 
 ATTRIBUTES = ("shape", "colour", "texture")
 GEOMETRY = 5  # centre x, y; standard deviation along x, y; covariance
+Object = dict[str, Any]  # what a data set says of an object
 
 
 class ObjectProbe(nn.Module):
@@ -22,65 +23,53 @@ class ObjectProbe(nn.Module):
 
     def __init__(self, hidden: int, split: Split) -> None:
         super().__init__()
-        objects = [item for video in split.videos.values() for item in video.objects.values()]
-        self.attributes = [name for name in ATTRIBUTES if objects and name in objects[0]]
-        self.values = {name: sorted({str(item[name]) for item in objects}) for name in self.attributes}
-        self.heads = nn.ModuleList(nn.Linear(hidden, len(self.values[name])) for name in self.attributes)
+        objects = _objects(split)
+        self.values = {a: sorted({str(item[a]) for item in objects}) for a in ATTRIBUTES if objects and a in objects[0]}
+        self.heads = nn.ModuleList(nn.Linear(hidden, len(values)) for values in self.values.values())
         self.geometry = nn.Linear(hidden, GEOMETRY)
 
-    def classes(self, item: dict[str, Any]) -> list[int]:
+    def classes(self, item: Object) -> list[int]:
         """The class of each attribute of an object of the data set."""
-        return [self.values[name].index(str(item[name])) for name in self.attributes]
+        return [values.index(str(item[name])) for name, values in self.values.items()]
 
     def forward(self, tokens: Tensor, indices: Tensor, masks: Tensor, attributes: Tensor) -> Tensor:
-        """Cross-entropy of the attributes and absolute error of the geometry, summed over the matched tokens.
-
-        Args: tokens (F, N, C); indices (F, N) long, the matched object or -1; masks (F, G, h, w) bool;
-        attributes (F, G, A) long.
-        """
+        """Cross-entropy of the attributes (F, G, A) long and absolute error of the geometry, summed over the tokens
+        (F, N, C) that match objects (F, N) long, -1 for none, of masks (F, G, h, w) bool."""
         frame, token = (indices >= 0).nonzero(as_tuple=True)
         if not len(frame):
             return tokens.sum() * 0
-        found = tokens[frame, token]  # (M, C)
-        target = indices[frame, token]
+        found, target = tokens[frame, token], indices[frame, token]  # (M, C), (M,)
         loss = F.l1_loss(self.geometry(found), mask_geometry(masks[frame, target]), reduction="sum")
-        loss = loss * (5 / GEOMETRY)  # the mean of a token's numbers
         for a, head in enumerate(self.heads):
             loss = loss + F.cross_entropy(head(found), attributes[frame, target, a], reduction="sum")
         return loss
 
 
 class MotionProbe(nn.Module):
-    """Linear heads for the motion of every object and for the motion a sentence asks for.
-
-    Of data sets that do not name motions it says nothing: the loss is 0.
-    """
+    """Linear heads for the motion of every object and for the motion that a sentence names; where the data set names
+    none, the loss is 0."""
 
     def __init__(self, hidden: int, split: Split) -> None:
         super().__init__()
-        objects = [item for video in split.videos.values() for item in video.objects.values()]
-        self.motions = sorted({str(item["motion"]) for item in objects if "motion" in item})
+        self.motions = sorted({str(item["motion"]) for item in _objects(split) if "motion" in item})
         self.claims = sorted({str(item.extra["motion"]) for item in split.expressions if "motion" in item.extra})
         self.object_head = nn.Linear(hidden, max(len(self.motions), 1))
         self.sentence_head = nn.Linear(hidden, max(len(self.claims), 1))
 
-    def motion(self, item: dict[str, Any]) -> int:
+    def motion(self, item: Object) -> int:
         """The class of an object's motion."""
         return self.motions.index(str(item["motion"])) if self.motions else 0
 
-    def claim(self, extra: dict[str, Any]) -> int:
-        """The class of what a sentence asks for; 0 where this split does not know it."""
+    def claim(self, extra: Object) -> int:
+        """The class of the motion that a sentence names; 0 where this split does not know it."""
         name = str(extra.get("motion", ""))
         return self.claims.index(name) if name in self.claims else 0
 
     def forward(
         self, tokens: Tensor, owner: Tensor, motions: Tensor, sentence: Tensor, claims: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of both, summed over the objects found and over the sentences.
-
-        Args: tokens (B, T, N, C); owner (B, T, N) long, the object found or -1; motions (B, G) long;
-        sentence (B, C); claims (B,) long.
-        """
+        """Cross-entropy of motions (B, G) long, summed over the tokens (B, T, N, C) that have found an object, owner
+        (B, T, N) long or -1; and of claims (B,) long, summed over the sentences (B, C)."""
         found = owner >= 0
         label = motions.gather(1, owner.clamp(min=0).flatten(1)).view_as(owner)[found]
         objects = F.cross_entropy(self.object_head(tokens[found]), label, reduction="sum")
@@ -99,3 +88,7 @@ def mask_geometry(masks: Tensor) -> Tensor:
     var_x, var_y, cov = ((weight * term).sum(1) for term in (dx * dx, dy * dy, dx * dy))
     root = cov.sign() * cov.abs().clamp(min=1e-12).sqrt()
     return torch.stack([mean_x, mean_y, var_x.clamp(min=0).sqrt(), var_y.clamp(min=0).sqrt(), root], 1)
+
+
+def _objects(split: Split) -> list[Object]:
+    return [item for video in split.videos.values() for item in video.objects.values()]

@@ -1,7 +1,6 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from dshmp.card import Card
+from dshmp.checkpoint import CONFIG, find_model, load_config
 from dshmp.config import Count, ModelConfig, Positive, from_dict, nearest, to_dict
 from dshmp.data.registry import DATASETS
 from dshmp.data.transforms import Augmentation
@@ -29,12 +29,11 @@ class LossWeights:
     mask: Weight = 5.0
     dice: Weight = 5.0
     similarity: Weight = 1.0
-    contrast: Weight = 0.5
-    """lambda of Eq. 9's term."""
+    contrast: Weight = 0.5  # lambda of Eq. 9's term
     trajectory: Weight = 2.0
-    """Ours: every object token is asked whether its own object is meant."""
+    """Ours: does every object token belong to an object that is meant?"""
     probe: Weight = 1.0
-    """Ours: what the data set names of objects and sentences, told by linear heads (`dshmp.training.probe`)."""
+    """Ours: what the data set names of objects and sentences, by linear heads (`dshmp.training.probe`)."""
     link: Weight = 0.0
     """Ours, perception task only: tokens of one object in neighbouring frames shall be the most similar, which is
     what Eq. 3 relies on. Above 0 the task draws pairs of neighbouring frames."""
@@ -45,38 +44,61 @@ class Source:
     """A data set to learn from."""
 
     root: str
-    """Its folder."""
     split: str = "train"
-    validation: str | None = None
-    """Split for the figures on the way; none are taken without."""
-    weight: Positive = 1.0
-    """How often a batch comes from it, against the weights of the others."""
+    validation: str | None = None  # split for the figures on the way; none are taken without
+    weight: Positive = 1.0  # how often a batch comes from it, against the weights of the others
 
 
 def _known(data: dict[str, Source]) -> dict[str, Source]:
     if not data:
         raise ValueError(f"names no data set; known: {', '.join(DATASETS)}")
-    for name in data:
-        if name not in DATASETS:
-            raise ValueError(f"{name!r} is no data set known here; {nearest(name, DATASETS)}")
+    if unknown := [name for name in data if name not in DATASETS]:
+        raise ValueError(f"{unknown[0]!r} is no data set known here; {nearest(unknown[0], DATASETS)}")
     return data
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a recipe is for and what it asks of a GPU, as `dshmp configs` shows it; training does not read it."""
+    """What a recipe is for and what it needs of a GPU, as `dshmp configs` shows it; training does not read it."""
 
-    reproduces: str
-    """Tables and rows."""
-    paper: str | None = None
-    """The paper's figures there."""
+    reproduces: str  # tables and rows
+    paper: str | None = None  # the paper's figures there
     then: tuple[str, ...] = ()
     """The commands that come next, such as the evaluation on another data set with the same weights."""
     memory_gb: float | None = None
     """What the forward pass of one clip keeps for the backward pass, GB in float32 (`benchmarks/memory.py`), at the
     largest size that the recipe gives to a 16:9 video or a 4:3 image."""
-    tflop: float | None = None
-    """Floating-point operations of that forward pass, in 1e12."""
+    tflop: float | None = None  # floating-point operations of that forward pass, in 1e12
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How a run runs. Nothing here changes what is learned, so a run may go on with other values."""
+
+    micro_batch: Count | None = None
+    """Of a step's samples, how many a process learns from at once: less takes less memory. All by default."""
+    checkpointing: bool = False
+    """Compute activations of the backbone and of decoder layers again instead of keeping them: less memory, a third
+    slower."""
+    bank: Literal["device", "host"] = "device"
+    """Where the memory bank's centroids are. On the host they take no GPU memory, and each step fetches and writes back
+    the rows that it needs."""
+    threads: Whole = 0  # of the CPU; 0 leaves it to PyTorch
+    workers: Count = 2  # threads that read the coming steps' data, one step each
+    log_every: Count = 20
+    validate_every: Count = 500
+    validation_videos: Count = 4
+    """Videos of each held-out split that the whole task answers for its figures, evenly spread over the split."""
+    best: str | None = None  # a figure of validation: the model of its highest value is kept in best/
+    checkpoint_every: Count = 200
+    keep: Count = 2  # checkpoints, the newest; where one is damaged, the one before takes its place
+    patience: Count = 10
+    """Steps in a row without a finite gradient, each left out, after which a run stops. In float16 those with a scale
+    of the losses above 1 do not count: it falls then."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where curves and pictures go beside the run's folder; each needs its package."""
+    cache: str | None = None
+    """Folder for parsed sentences and the motion task's object tokens; in the run's by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +106,16 @@ class Recipe:
     """What `dshmp train` reads.
 
     The tasks follow the paper's order, with synthetic data in place of what its parts were pre-trained on: `perception`
-    (COCO's) learns to find every object in single frames, `language` (RoBERTa's) learns to tell a sentence's words
-    and what motion it asks for, `motion` learns the motion part on cached object tokens of frozen perception, and
-    `whole` trains everything on clips with the paper's losses.
+    (COCO's) learns to find every object in single frames, `language` (RoBERTa's) learns to name a sentence's words and
+    its motion, `motion` learns the motion part on cached object tokens of frozen perception, and `whole` trains
+    everything on clips with the paper's losses.
     """
 
     task: Literal["perception", "language", "motion", "whole"]
     data: Annotated[dict[str, Source], AfterValidator(_known)]
     """By the names of `dshmp data`: mevis (a synthetic data set too), ref-youtube-vos, a2d, refcoco ... Tasks other
     than `whole` learn from one, which lists all objects of its videos: a synthetic data set."""
-    init: str | None = None
-    """Folder of an earlier run or model whose weights this one starts from."""
+    init: str | None = None  # folder of an earlier run or model whose weights this one starts from
     take: tuple[str, ...] = ()
     """Parts taken from `init` (language, perception, motion, decoder); all by default, the others start fresh."""
     text_encoder: str | None = None
@@ -111,14 +132,8 @@ class Recipe:
     batch: Count = 8
     """Clips of an optimiser step (frames in the perception task, sentences in the language task), all processes
     together."""
-    micro_batch: Count | None = None
-    """Of these, how many a process learns from at once; less takes less memory and changes no result. All by
-    default."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of perception; what `model.release.exact` keeps exact stays so. float16 needs a GPU."""
-    checkpointing: bool = False
-    """Activations of the backbone and of decoder layers are computed again instead of kept: less memory, a third
-    slower."""
     clip_frames: Count = 16
     """Longest clip of the whole task without augmentation; a longer video gives a random stretch of it."""
     sentences: Count = 4
@@ -127,67 +142,25 @@ class Recipe:
     augmentation: Augmentation | None = None
     """Of the whole task: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
     learning_rate: Positive = 5e-5
-    backbone_factor: Weight = 0.1
-    """The backbone learns this much slower (release: 0.1)."""
+    backbone_factor: Weight = 0.1  # the backbone learns this much slower (release: 0.1)
     warmup: Whole = 100
     decay: Literal["cosine", "steps"] = "steps"
     """`steps`: a tenth from 8/11 of the run on, a hundredth from 10/11 on, as the release's 40,000 and 50,000 of its
     55,000 steps; of the paper's 50,000 these are 36,364 and 45,455."""
     weight_decay: Weight = 0.05
-    clip_norm: Positive = 0.01
-    """Gradient norm of the whole model is cut to this."""
-    points: Count = 12_544
-    """Points a mask is compared on, per frame."""
+    clip_norm: Positive = 0.01  # the gradient norm of the whole model is cut to this
+    points: Count = 12_544  # that a mask is compared on, per frame
     no_object: Weight = 0.1
     weights: LossWeights = field(default_factory=LossWeights)
-    negatives: Whole = 100
-    """Negatives of Eq. 9; 0 turns contrastive learning off (Tables 1 and 2c)."""
+    negatives: Whole = 100  # of Eq. 9; 0 turns contrastive learning off (Tables 1 and 2c)
     contrast_start: Whole = 10_000
     bank_delta: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    bank: Literal["device", "host"] = "device"
-    """Where the memory bank's centroids are; on the host they take no GPU memory, and each step fetches and writes back
-    the rows that it needs."""
     temperature: Positive = 0.07
     seed: Whole = 0
-    threads: Whole = 0
-    """CPU threads; 0 leaves it to PyTorch."""
-    workers: Count = 2
-    """Threads that read the coming steps' data, one step each."""
-    log_every: Count = 20
-    validate_every: Count = 500
-    validation_videos: Count = 4
-    """Videos of each held-out split that the whole task answers for its figures, evenly spread over the split."""
-    checkpoint_every: Count = 200
-    keep: Count = 2
-    """Checkpoints kept, the newest; one that is damaged is made up for by the one before."""
-    best: str | None = None
-    """Name of a figure of validation: the model of its highest value is kept in best/."""
-    patience: Count = 10
-    """Steps in a row whose gradient is not finite, after which a run stops; each of them is left out. In float16 those
-    with a scale of the losses above 1 do not count: it falls then."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where curves and pictures go beside the run's folder; each asks for its package."""
-    cache: str | None = None
-    """Folder for parsed sentences and the motion task's object tokens; in the run's by default."""
     vocabulary: Count = 1024
     """Size of the byte-pair vocabulary learned from the split's sentences where no tokeniser is at hand."""
-    about: About | None = field(default=None, compare=False)
-    """Two recipes that differ in it alone are the same."""
-
-
-FREE = (
-    "micro_batch",
-    "checkpointing",
-    "threads",
-    "workers",
-    "checkpoint_every",
-    "keep",
-    "patience",
-    "trackers",
-    "bank",
-    "cache",
-)
-"""Keys that do not change what is learned: a run may go on with others."""
+    run: RunConfig = field(default_factory=RunConfig)
+    about: About | None = field(default=None, compare=False)  # two recipes that differ in it alone are the same
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None = None) -> Recipe:
@@ -200,67 +173,47 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
     values, where = _read(path), path.name
     described = "model" in values
     for item in overrides or []:
-        key, found, text = item.partition("=")
+        keys, found, text = item.partition("=")
         if not found:
             raise UserError(f"{item!r} is not of the form key=value")
-        _merge(values, _nest(key.split("."), _parse(text, item)))
+        value = _parse(text, item)
+        for key in reversed(keys.split(".")):
+            value = {key: value}
+        _merge(values, value)
     if row is not None:
         where += f" with {row.name}"
-        changes = _own(row)
-        changes.pop("base", None)
-        values["about"] = changes.pop("about", None)
-        _merge(values, changes)
+        values["about"] = None
+        _merge(values, {key: value for key, value in _own(row).items() if key != "base"})
     if not described and isinstance(values.get("init"), str):
-        values["model"] = _model_of(values["init"], values.get("model", {}))
+        values["model"] = _merge(to_dict(load_config(find_model(values["init"]) / CONFIG)), values.get("model", {}))
     return from_dict(Recipe, values, where)
 
 
-def _model_of(init: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of the model that training starts from, and what the command line changes of them."""
-    from dshmp.checkpoint import CONFIG, find_model, load_config
-
-    model = to_dict(load_config(find_model(init) / CONFIG))
-    _merge(model, changes)
-    return model
-
-
-def recipes(folder: Path) -> Iterator[tuple[Path, Recipe]]:
-    """The recipes in a folder and below that say what they are for (`about`), in the order of their names.
-
-    The others are bases of these, or not meant for others. Raises UserError where there are none, and for a wrong one.
-    """
-    found = False
-    for path in sorted(folder.glob("**/*.yaml")):
-        if "about" in _read(path):
-            found = True
-            yield path, load_recipe(path)
+def recipes(folder: Path) -> dict[Path, Recipe]:
+    """The recipes in a folder and below that say what they are for (`about`), in the order of their names; others are
+    bases of these. Raises UserError where there are none, and for a wrong one."""
+    found = {path: load_recipe(path) for path in sorted(folder.glob("**/*.yaml")) if "about" in _read(path)}
     if not found:
         raise UserError(f"{folder}: no recipe in it says what it is about; leave it out for the packaged ones")
+    return found
 
 
 def never_reached(recipe: Recipe) -> list[str]:
-    """What a short run does not come to, a line each, so that a trial of a few steps is told and not refused."""
-    lines = []
-    if recipe.warmup > recipe.steps:
-        lines.append(
-            f"warmup: {recipe.warmup} steps are more than the run has ({recipe.steps}): it stays below the rate"
-        )
+    """What a short run does not come to, a line each: a trial of a few steps is warned, not refused."""
     contrasts = recipe.task in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
-    if contrasts and recipe.contrast_start > recipe.steps:
-        lines.append(
-            f"contrast_start: {recipe.contrast_start} is after the last step ({recipe.steps}): no contrastive learning"
-        )
-    return lines
+    late = {"warmup": (recipe.warmup, "it stays below the rate")}
+    late["contrast_start"] = (recipe.contrast_start if contrasts else 0, "no contrastive learning")
+    more = f"steps are more than the run has ({recipe.steps})"
+    return [f"{key}: {count} {more}: {effect}" for key, (count, effect) in late.items() if count > recipe.steps]
 
 
 def same_run(one: Recipe, other: Recipe) -> bool:
-    """Whether a run begun with one recipe may go on with the other: they differ in `FREE` at most."""
-    return replace(one, **{name: getattr(other, name) for name in FREE}) == other
+    """Whether a run begun with one recipe may go on with the other."""
+    return replace(one, run=other.run) == other
 
 
 RECIPE = "recipe.yaml"
-MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"
-"""Says that a folder is a run's, and ours."""
+MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"  # a folder with it is a run's
 
 
 def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None:
@@ -268,14 +221,11 @@ def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None
     `longer`, also with more steps, by whose number the learning rate falls from then on."""
     target = output_folder(folder)
     stored = target / RECIPE
-    if stored.is_file():
-        with open(stored, encoding="utf-8", errors="replace") as file:
-            ours = file.readline() == MARK
-    else:
-        ours = not target.exists() or is_vacant(target)
-    if not ours:
+    if not target.exists() or is_vacant(target):
+        return
+    if not stored.is_file() or not stored.read_text(encoding="utf-8", errors="replace").startswith(MARK):
         raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
-    known = load_recipe(stored) if stored.is_file() else recipe
+    known = load_recipe(stored)
     if longer and recipe.steps > known.steps:
         known = replace(known, steps=recipe.steps)
     if not same_run(known, recipe):
@@ -305,9 +255,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     beside = path.parent / str(base)
     packaged = beside.suffix != ".yaml" and not beside.exists()
-    merged = _read(find_recipe(str(base)) if packaged else beside, (*above, path.resolve()))
-    _merge(merged, values)
-    return merged
+    return _merge(_read(find_recipe(str(base)) if packaged else beside, (*above, path.resolve())), values)
 
 
 def _own(path: Path) -> dict[str, Any]:
@@ -325,7 +273,7 @@ def _own(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself asks for 1.0e-4."""
+    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself needs 1.0e-4."""
 
 
 _Loader.add_implicit_resolver(
@@ -340,49 +288,33 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from None
 
 
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
-    return {keys[0]: value if len(keys) == 1 else _nest(keys[1:], value)}
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Lay values over others, nested mappings key by key."""
     for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
+        below = into.get(key)
+        into[key] = _merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return into
 
 
 def trained_card(recipe: Recipe, name: str, step: int) -> Card:
-    """The card of a model that a run called `name` has trained for `step` steps.
+    """The card of a model that a run called `name` has trained for `step` steps. The model's numbers stand beside the
+    card in config.json; absolute paths keep their last part only, since the rest is of one machine."""
 
-    The model's numbers stand beside the card in config.json; absolute paths keep their last part only, since the
-    rest is of one machine.
-    """
-    values = {key: value for key, value in to_dict(recipe).items() if key not in ("model", "about")}
-    for key in ("init", "cache", "text_encoder", "mask2former", "video_swin"):
-        values[key] = _place(values[key])
-    for source_values in values["data"].values():
-        source_values["root"] = _place(source_values["root"])
+    def place(path: str | None) -> str | None:
+        return Path(path).name if path and Path(path).expanduser().is_absolute() else path
+
+    values = {key: value for key, value in to_dict(recipe).items() if key not in ("model", "run", "about")}
+    for key in ("init", "text_encoder", "mask2former", "video_swin"):
+        values[key] = place(values[key])
+    data = []
+    for key, source in sorted(recipe.data.items()):
+        values["data"][key]["root"] = place(source.root)
+        made = " (made by dshmp synthetic make)" if Path(source.root, "synthetic.json").is_file() else ""
+        data.append(f"{key} ({place(source.root)}), split {source.split}{made}")
     if recipe.init is not None:
-        source = f"training continued from {values['init']}"
-        source += f" (of which {', '.join(recipe.take)})" if recipe.take else ""
+        taken = f" (of which {', '.join(recipe.take)})" if recipe.take else ""
+        origin = f"training continued from {values['init']}{taken}"
     else:
-        source = "random weights, trained"
-        source += "" if recipe.text_encoder is None else f"; text encoder from {values['text_encoder']}"
-    data = [
-        f"{name} ({_place(each.root)}), split {each.split}{_made(each)}" for name, each in sorted(recipe.data.items())
-    ]
-    return Card(
-        name=name,
-        source=source,
-        data="; ".join(data),
-        recipe={**values, "trained_steps": step},
-    )
-
-
-def _made(source: Source) -> str:
-    return " (made by dshmp synthetic make)" if Path(source.root, "synthetic.json").is_file() else ""
-
-
-def _place(path: str | None) -> str | None:
-    return path if path is None or not Path(path).expanduser().is_absolute() else Path(path).name
+        encoder = f"; text encoder from {values['text_encoder']}" if recipe.text_encoder else ""
+        origin = f"random weights, trained{encoder}"
+    return Card(name=name, source=origin, data="; ".join(data), recipe={**values, "trained_steps": step})
