@@ -308,6 +308,7 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
     from dshmp.evaluation import evaluate
+    from dshmp.options import Options
 
     scores: list[Score] = []
     measure = ""
@@ -315,9 +316,8 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
     for name, source in looked_at.items():
         out = folder / "evaluation" / name
         assert source.validation is not None
-        result = evaluate.run(
-            name, Path(source.root), source.validation, out, model=str(folder), device=device, workers=1
-        )
+        options = Options(model=str(folder), device=device)
+        result = evaluate.run(name, Path(source.root), source.validation, out, options, workers=1)
         assert result is not None
         prefix = f"{name}/" if len(looked_at) > 1 else ""
         for row in result.rows:

@@ -18,8 +18,7 @@ log = logging.getLogger(__name__)
 def check(source: Path, pred: Path, facts: Mapping[str, Any]) -> Path:
     """The folder whose card may be filled with the scores of predictions; `facts` is what their predict.json says.
 
-    Raises:
-        UserError: it is none (`own_folder`), or the predictions are not known to be that model's.
+    Raises UserError where it is none (`own_folder`), or the predictions are not known to be that model's.
     """
     folder = own_folder(source)
     if facts.get("weights") != fingerprint(load_model(folder)[0]):
@@ -38,14 +37,13 @@ def fill(folder: Path, scores: Scores, name: str, root: Path, split_name: str, f
     if scores.problems:
         log.warning("%s: its card stays as it is, since predictions are missing or damaged", folder)
         return
-    parts = [f"{name} ({root.resolve().name})", split_name]
+    title = f"{name} ({root.resolve().name}), {split_name}"
     if facts.get("targets") == "single" and dataset(name).targets == "many":
-        parts.append("the best object only")
-    subsets = by_subset(scores.rows)
+        title += ", the best object only"
     found = {f"all ({len(scores.rows)})": scores.figures}
-    found |= {f"{subset} ({values.pop('expressions')})": values for subset, values in subsets.items()}
+    found |= {f"{key} ({values.pop('expressions')})": values for key, values in by_subset(scores.rows).items()}
     card = load_card(folder / CONFIG)
     for subset, figures in found.items():
         rounded = {metric: round(value, 4) for metric, value in figures.items()}
-        card = with_scores(card, ", ".join([*parts, subset]), rounded)
+        card = with_scores(card, f"{title}, {subset}", rounded)
     save_card(folder, card)
