@@ -32,7 +32,7 @@ from dshmp.data.mevis import MevisSplit
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import dataset, open_split
 from dshmp.errors import UserError
-from dshmp.evaluation.predict import deal, merge_objects, pieces, probability, run, scored_place, shortened
+from dshmp.evaluation.predict import deal, merge_objects, pieces, probability, run, scored_place
 from dshmp.evaluation.score import score_split
 from dshmp.evaluation.submission import validate_zip
 from dshmp.files import locked
@@ -330,14 +330,6 @@ def test_dealing_is_balanced_and_complete() -> None:
     assert [v for v in lengths if v in dealt[2]] == dealt[2]  # in the split's order
 
 
-@pytest.mark.parametrize("name", ["../x", "", "a/b", ".."])
-def test_names_stay_in_the_folder(name: str) -> None:
-    with pytest.raises(UserError, match="no file can be called so"):
-        pieces(Named(Expression("v", name, "a"), lengths={"v": 1}), "mevis")
-    with pytest.raises(UserError, match="no file can be called so"):
-        pieces(Named(Expression(name, "0", "a"), lengths={name: 1}), "coco")
-
-
 # --- going on --------------------------------------------------------------------------------------------------------
 
 
@@ -501,8 +493,7 @@ def test_odd_sentences_are_answered(home: Path, tmp_path: Path, caplog: pytest.L
     assert not any(read(tmp_path / "out" / name).any() for name in empty)
     same = whole.keys() - {*odd, "predict.json", ".zip"}
     assert {name: files[name] for name in same} == {name: whole[name] for name in same}
-    told = [message for message in caplog.messages if "expression" in message]
-    assert [any(word in message for message in told) for word in ("says nothing", "is too long")] == [True, True]
+    assert any("says nothing" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("name", ["ref-davis17", "jhmdb"])
@@ -530,19 +521,6 @@ def test_nothing_is_the_answer_to_nothing(
         pictures = list((tmp_path / "out").glob(f"anno_*/{split.expressions[0].video}/*.png"))
         assert pictures
         assert not any(read(path).any() for path in pictures)
-
-
-def test_sentences_are_cut_where_the_model_ends(home: Path) -> None:
-    segmenter = Segmenter.from_pretrained(home / "tiny", "cpu")
-    limit = segmenter.config.language.max_tokens
-
-    def cut(text: str) -> str:
-        return shortened(segmenter, Expression("v", "0", text))
-
-    for text in ("the dog " * 9_000, "d" * 9_000, "\u0130" * 900, "Caf\u00e9 " * 900):
-        assert text.lower().startswith(cut(text))
-        assert limit - 4 <= segmenter.tokenizer([cut(text)]).input_ids.shape[1] <= limit
-    assert cut("The  dog") == "The  dog"
 
 
 def test_groups_change_nothing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

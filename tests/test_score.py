@@ -670,7 +670,7 @@ def test_coco_damage(tmp_path: Path) -> None:
         score_coco(tmp_path, [good[0], good[1] | {"image_id": "s9"}])
     with pytest.raises(UserError, match="entry 0 is no COCO result"):
         score_coco(tmp_path, [{"image_id": "s1"}])
-    with pytest.raises(UserError, match="must be a list"):
+    with pytest.raises(UserError, match="no list"):
         score_coco(tmp_path, {})
     (tmp_path / "predictions.json").write_text("[{")
     with pytest.raises(UserError, match="not valid JSON"):
@@ -685,7 +685,7 @@ def test_coco_results_of_anyone(tmp_path: Path) -> None:
     expected = score_coco(tmp_path, good).figures
     odd = {"caption": "x", "bbox": 5, "id": "x", "iscrowd": 1, "ignore": 1, "area": None, "category_id": "x"}
     assert score_coco(tmp_path, [good[0] | odd, *good[1:]]).figures == expected
-    for value in ("0.9", True, None, [0.9], 10**400):
+    for value in ("0.9", None, [0.9], 10**400):
         with pytest.raises(UserError, match="entry 0 is no COCO result"):
             score_coco(tmp_path, [good[0] | {"score": value}])
     for content in (b"[" * 100_000, b"\xff\xfe[]"):

@@ -108,11 +108,11 @@ def below(top: str) -> Callable[[Files], Files]:
 
 ZEROS = np.zeros((H, W), np.uint8)
 DAMAGES: dict[str, tuple[Callable[[Files], Files], str]] = {
-    "missing video": (without("dog"), "dog/0: the expression is missing"),
-    "missing expression": (without("cat/1"), "cat/1: the expression is missing"),
-    "missing frame": (without("cat/1/00005"), "cat/1/00005.png: 1 frame of 2 missing"),
-    "extra video": (changed("fox/0/00000.png", png(ZEROS)), "fox: the split has nothing of this name (1 entry)"),
-    "extra expression": (changed("dog/1/00000.png", png(ZEROS)), "dog/1: the split has nothing of this name (1 entry)"),
+    "missing video": (without("dog"), "dog/0/00000.png: is missing (and 1 more of this folder)"),
+    "missing expression": (without("cat/1"), "cat/1/00000.png: is missing (and 1 more of this folder)"),
+    "missing frame": (without("cat/1/00005"), "cat/1/00005.png: is missing"),
+    "extra video": (changed("fox/0/00000.png", png(ZEROS)), "fox/0/00000.png: the split has nothing of this name"),
+    "extra expression": (changed("dog/1/00000.png", png(ZEROS)), "dog/1/00000.png: the split has nothing of this name"),
     "extra frame": (changed("dog/0/00001.png", png(ZEROS)), "dog/0/00001.png: the split has nothing of this name"),
     "note": (changed("predict.json", b"{}"), "predict.json: the split has nothing of this name"),
     "colours": (
@@ -127,10 +127,10 @@ DAMAGES: dict[str, tuple[Callable[[Files], Files], str]] = {
     "values": (changed("dog/0/00000.png", png(ZEROS + 1)), "dog/0/00000.png: holds the value 1; only 0 and 255 are"),
     "no image": (changed("dog/0/00000.png", b"mask"), "dog/0/00000.png: is no PNG"),
     "cut off": (changed("dog/0/00000.png", png(ZEROS)[:-20]), "dog/0/00000.png: cannot be read"),
-    "macOS": (changed("__MACOSX/cat/._0", b""), "__MACOSX: the split has nothing of this name (1 entry)"),
+    "macOS": (changed("__MACOSX/cat/._0", b""), "__MACOSX/cat/._0: the split has nothing of this name"),
     "store": (changed("cat/.DS_Store", b""), "cat/.DS_Store: the split has nothing of this name"),
     "empty folder": (changed("fox/", b""), "fox/: the split has nothing of this name"),
-    "top folder": (below("out/"), "holds no mask of this split; they must be called so: cat/0/<frame>.png"),
+    "top folder": (below("out/"), "holds no mask of this split, such as cat/0/00000.png"),
     "top of the other server": (below("Annotations/"), "holds no mask of this split"),
 }
 
@@ -147,14 +147,14 @@ def test_what_is_wrong_alike_is_told_once(split: FakeSplit, tmp_path: Path) -> N
     colours = png(np.zeros((H, W, 3), np.uint8))
     findings = validate_zip(pack(tmp_path / "x.zip", dict.fromkeys(masks(), colours)), split, "mevis")
     assert len(findings) == 3
-    assert findings[0].endswith("(and 1 more of this expression)")
+    assert findings[0].endswith("(and 1 more of this folder)")
 
 
 def test_top_folder_is_needed(split: FakeSplit, tmp_path: Path) -> None:
     path = pack(tmp_path / "x.zip", masks())
     for files in (masks(), below("Annotations/Annotations/")(masks())):
         assert validate_zip(pack(path, files), split, "youtube_vos") == [
-            "holds no mask of this split; they must be called so: Annotations/cat/0/<frame>.png"
+            "holds no mask of this split, such as Annotations/cat/0/00000.png; mind the folders above"
         ]
 
 
@@ -220,7 +220,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1
-    assert capsys.readouterr().out == "dog/0: the expression is missing\n"
+    assert capsys.readouterr().out == "dog/0/00000.png: is missing (and 1 more of this folder)\n"
     pack(path, masks())
     with pytest.raises(SystemExit) as stop:
         main()

@@ -33,9 +33,7 @@ app = typer.Typer(
 )
 synthetic = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(synthetic, name="synthetic")
-data = typer.Typer(
-    help="The benchmarks: is one whole, and miniatures of them.", no_args_is_help=True, rich_markup_mode=None
-)
+data = typer.Typer(help="The benchmarks: check one, or draw a miniature.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 
 
@@ -52,17 +50,15 @@ Split = Annotated[str, typer.Option(help="Which split of the data set.")]
 Seed = Annotated[int, typer.Option(min=0, help="Equal numbers make equal data sets.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that score; all cores by default.")]
 Compare = Annotated[Path | None, typer.Option(help="A results.json to show beside.")]
-CHOICE = "Only the best object, or all that are meant; the data set's or the model's own by default."
+Choice = Annotated[bool | None, typer.Option("--single/--many", help="Only the best object, or all that are meant.")]
 
 
 def _options(
     model: Model = "default",
     device: Device = "auto",
     precision: Annotated[Precision, typer.Option(help="auto: the model's own on a GPU, float32 elsewhere.")] = "auto",
-    threshold: Annotated[
-        float | None, typer.Option(help="Score (0 to 1) above which an object is meant; the model's own by default.")
-    ] = None,
-    single: Annotated[bool | None, typer.Option("--single/--many", help=CHOICE)] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score (0 to 1) above which an object is meant.")] = None,
+    single: Choice = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was answered before.")] = False,
 ) -> Options:
     targets: Targets | None = None if single is None else "single" if single else "many"
@@ -102,8 +98,7 @@ def segment(
 ) -> None:
     """Segment what sentences mean in a video.
 
-    Writes OUT/<video>/: per sentence a folder with a PNG mask per frame and overlay.mp4, and one result.json. What
-    other sentences were answered before stays.
+    Adds to OUT/<video>/: per sentence a folder with a PNG mask per frame and overlay.mp4, and one result.json.
 
     Example: dshmp segment clip.mp4 "the one that turns back" "the dog running left" --out results
     """
@@ -137,8 +132,7 @@ def batch(
 ) -> None:
     """Segment many videos; started again, it goes on where it stopped.
 
-    LIST has one video and expression per row; paths are relative to it. Rows of one video are done together. What
-    is finished with the same settings is skipped; a video that fails is told at the end and doesn't stop the rest.
+    LIST has one video and expression per row; paths are relative to it. A video that fails doesn't stop the rest.
 
     Example: dshmp batch clips.csv --out results
     """
@@ -164,8 +158,7 @@ def batch(
             failures.append(str(error))
     if done:
         typer.echo(f"{done} of {len(jobs)} videos were finished before")
-    for failure in failures:
-        _tell(failure)
+    _tell(*failures)
     if failures:
         raise UserError(f"{len(failures)} of {len(jobs)} videos failed; see above")
 
@@ -205,8 +198,7 @@ def train(
 ) -> None:
     """Train a model as a recipe says; started again, a run goes on from its last checkpoint.
 
-    On several GPUs: accelerate launch -m dshmp train RECIPE. A batch is then shared among them; micro_batch=1 learns
-    from one clip at a time on each.
+    On several GPUs, which share the batch (micro_batch=1: one clip each): accelerate launch -m dshmp train RECIPE
 
     Example: dshmp train --init default data.mevis.root=my_videos
     """
@@ -229,9 +221,7 @@ def ablate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs, page and pictures.")] = Path("runs/ablation"),
     rows: Annotated[Path | None, typer.Option(help="Folder of the rows; the packaged one by default.")] = None,
-    tables: Annotated[str, typer.Option(help="The paper's tables, separated by commas, and time.")] = (
-        "1,2a,2b,2c,2d,time"
-    ),
+    tables: Annotated[str, typer.Option(help="The paper's tables, and the time.")] = "1,2a,2b,2c,2d,time",
     seeds: Annotated[int, typer.Option(help="Runs of each row, with consecutive seeds from the base's on.")] = 3,
     jobs: Annotated[int | None, typer.Option(help="Runs at once; one per GPU, on the CPU one per core.")] = None,
     device: Device = "auto",
@@ -239,8 +229,8 @@ def ablate(
 ) -> None:
     """Train the rows of the paper's ablations with several seeds, compare them, and write OUT/README.md.
 
-    Each row is what its recipe says, laid over the base; a run is an ordinary one in OUT/runs/ROW-SEED. Stopped and
-    started again, all go on where they were. A row that fails does not stop the others; the exit code is 1 then.
+    A run is an ordinary one in OUT/runs/ROW-SEED; started again, all go on where they were. A row that fails does not
+    stop the others; the exit code is 1 then.
 
     Example: dshmp ablate synthetic/ablation --seeds 3 --out runs/ablation
     """
@@ -251,8 +241,7 @@ def ablate(
         base, changes, out, rows=rows, tables=tables, seeds=seeds, jobs=jobs, device=device, page_only=page_only
     )
     typer.echo(f"wrote {written}")
-    for failure in failures:
-        _tell(failure)
+    _tell(*failures)
     if failures:
         raise typer.Exit(1)
 
@@ -282,9 +271,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for predictions and scores, made where it is missing.")],
     workers: Workers = None,
     compare: Compare = None,
-    update_card: Annotated[
-        bool, typer.Option("--update-card", help="Put the figures into the card of MODEL, a folder of yours.")
-    ] = False,
+    update_card: Annotated[bool, typer.Option("--update-card", help="Put the figures into the model's card.")] = False,
     *,
     options: Options,
 ) -> None:
@@ -316,10 +303,9 @@ def predict(
 ) -> None:
     """Answer every expression of a data set's split, as `dshmp score` and the benchmark's server read it.
 
-    Started again with the same settings, it goes on where it was stopped; damaged files are written anew. A video
-    that fails is told at the end and doesn't stop the rest. Where the benchmark has a server (MeViS,
-    Ref-YouTube-VOS), a zip file is written and validated once all is done. Several GPUs share the videos:
-    torchrun --nproc-per-node 4 -m dshmp predict ..., or accelerate launch -m dshmp predict ...
+    Started again, it goes on where it was stopped; damaged files are written anew. A video that fails doesn't stop
+    the rest. For a benchmark's server (MeViS, Ref-YouTube-VOS), a zip file is written and validated. Several GPUs
+    share the videos: torchrun --nproc-per-node 4 -m dshmp predict ...
 
     Example: dshmp predict mevis data/mevis --split valid --model models/mevis --out predictions/mevis
     """
@@ -373,10 +359,7 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Folder for results.json, expressions.csv and videos.csv.")] = None,
     workers: Workers = None,
     compare: Compare = None,
-    update_card: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Put the figures into the card of MODEL, the folder of what predicted."),
-    ] = None,
+    update_card: Annotated[Path | None, typer.Option(help="Model whose card takes the figures: its folder.")] = None,
 ) -> None:
     """Score predictions by the data set's own protocol, with intervals from resampled videos.
 
@@ -395,21 +378,15 @@ def score(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint; with --to-release, a model's folder.")],
     out: Annotated[Path, typer.Argument(help="Folder for the model; with --to-release, the file to write.")],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="RoBERTa's tokeniser: a folder with vocab.json and merges.txt, or a hub id; roberta-base."),
-    ] = None,
-    motion_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads of the motion part; static perception's by default.")
-    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="RoBERTa's: a folder or a hub id; roberta-base.")] = None,
+    motion_heads: Annotated[int | None, typer.Option(min=1, help="Of the motion part; static perception's.")] = None,
     to_release: Annotated[bool, typer.Option("--to-release", help="The other way: for the authors' code.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model or file that OUT is.")] = False,
 ) -> None:
     """Make a model of the authors' checkpoint, or write a model as theirs.
 
-    The checkpoint may be torch's or safetensors, whatever its name; nothing in it is run. What it holds beyond the
-    model is kept in OUT, so that the way back gives the same tensors, bit by bit if they are float32; others are kept
-    as float32. With --to-release, an OUT that ends in .safetensors is written as such.
+    The checkpoint may be torch's or safetensors; nothing in it is run. What it holds beyond the model is kept in OUT,
+    so that the way back gives the same tensors, as float32. An OUT that ends in .safetensors is written as such.
 
     Example: dshmp convert dshmp_swin_tiny.pth models/mevis --tokenizer roberta-base
     """
@@ -436,9 +413,7 @@ def synthetic_make(
     valid: Annotated[int, typer.Option(min=0, help="Clips for validation (split valid_u).")] = 400,
     test: Annotated[int, typer.Option(min=0, help="Clips with phrasings and words held out of training.")] = 200,
     seed: Seed = 0,
-    family: Annotated[
-        str | None, typer.Option(help="Only clips of this family: alike, pairs, easy ..., or close (large objects).")
-    ] = None,
+    family: Annotated[str | None, typer.Option(help="Only clips of one: alike, pairs, easy ..., or close.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Make a synthetic data set of videos, masks and motion expressions, in the layout of MeViS.
@@ -519,9 +494,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _dshmp(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Referring video segmentation: a video and a sentence in, the masks of what the sentence means out.
 
@@ -541,14 +514,8 @@ def _load(options: Options) -> "Segmenter":
 def _settings(options: Options, frames: str | None, fps: float | None) -> "Settings":
     from dshmp.export import Settings
 
-    return Settings(
-        model=options.model,
-        threshold=options.threshold,
-        targets=options.targets,
-        frames=frames,
-        fps=fps,
-        precision=options.precision,
-    )
+    shared = {name: getattr(options, name) for name in ("model", "threshold", "targets", "precision")}
+    return Settings(**shared, frames=frames, fps=fps)
 
 
 @contextlib.contextmanager
@@ -571,12 +538,12 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
         yield show
 
 
-def _tell(message: str) -> None:
-    """A message on stderr, whatever names of files it holds: one line without control codes. Of a long one the end is
-    kept too, as it says what to do."""
-    if len(message) > 800:
-        message = f"{message[:600]} ... {message[-150:]}"
-    print(f"dshmp: {printable(message)}", file=sys.stderr, flush=True)
+def _tell(*messages: str) -> None:
+    """Messages on stderr, whatever names of files they hold: one line each, without control codes. Of a long one the
+    end is kept too, as it says what to do."""
+    for message in messages:
+        short = message if len(message) < 800 else f"{message[:600]} ... {message[-150:]}"
+        print(f"dshmp: {printable(short)}", file=sys.stderr, flush=True)
 
 
 class _WarningLines(logging.Handler):

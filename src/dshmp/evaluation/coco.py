@@ -3,7 +3,7 @@
 `predictions.json` is a list of {"image_id", "category_id", "segmentation": RLE, "score"}, any number per sample.
 
 - mAP: COCO's AP@[.5:.95] over all detections, categories ignored, at most 100 detections per sample;
-- P@K, oIoU and mIoU look at the best detection of each sample (the last one, of equals): the share with an IoU
+- P@K, oIoU and mIoU are of the best detection of each sample (the last one, of equals): the share with an IoU
   above K, the sum of intersections over the sum of unions, the mean IoU. Two empty masks have IoU 1. An IoU of K
   itself is not above it, which is decided in whole numbers of pixels. (MTTR's script adds 1e-6 and rounds to single
   precision: there 0.6 and 0.8 themselves count as above, and in masks of a few pixels all five do.)
@@ -72,28 +72,22 @@ def read_detections(predictions: Predictions, truth: Mapping[str, Rle]) -> tuple
     COCO's results or speaks of other samples."""
     path = predictions.path / FILE
     entries = predictions.read_json(FILE)
-    if entries is None:
-        raise UserError(f"{path}: missing; predictions of this data set are one file of COCO results")
     if not isinstance(entries, list):
-        raise UserError(f"{path}: must be a list of COCO results")
+        raise UserError(f"{path}: is missing or no list; predictions of this data set are one file of COCO results")
     detections: Detections = defaultdict(list)
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
         try:
-            key, rle, score = str(entry["image_id"]), entry["segmentation"], entry["score"]
-            finite = type(score) in (int, float) and math.isfinite(score)
+            key, rle, score = str(entry["image_id"]), entry["segmentation"], entry["score"] + 0.0
         except (TypeError, KeyError, OverflowError):
-            score = None
-        if type(score) not in (int, float):
             raise UserError(
                 f"{path}: entry {index} is no COCO result; it needs image_id, segmentation (RLE) and a number as score"
-            )
+            ) from None
         if key not in truth:
             raise UserError(f"{path}: entry {index}: the split has no sample {key!r}; was it made for another split?")
         height, width = truth[key]["size"]
-        reason = rle_fault(rle, (height, width)) if finite else f"has the score {score}"
-        if reason:
-            problems.append(Problem("damaged", f"{FILE}, entry {index} ({key})", reason))
+        if fault := rle_fault(rle, (height, width)) if math.isfinite(score) else f"has the score {entry['score']}":
+            problems.append(Problem("damaged", f"{FILE}, entry {index} ({key})", fault))
         else:
             mask = {"size": [height, width], "counts": rle["counts"]}
             detections[key].append({"image_id": key, "category_id": 1, "segmentation": mask, "score": score})
@@ -109,19 +103,17 @@ def score_samples(
     rows, problems = [], []
     for item in items:
         key = image_id(item)
-        candidates = detections.get(key, ())
-        if candidates:
-            best = sorted(candidates, key=itemgetter("score"))[-1]["segmentation"]
-            intersection = int(coco.area(coco.merge([truth[key], best], intersect=True)))
-            union = int(coco.area(coco.merge([truth[key], best])))
-            agree = not union
-        else:
+        found = sorted(detections.get(key, ()), key=itemgetter("score"))[-1:]
+        masks = [truth[key], *(entry["segmentation"] for entry in found)]
+        union = int(coco.area(coco.merge(masks)))
+        intersection = int(coco.area(coco.merge(masks, intersect=True))) if found else 0
+        if not found:
             problems.append(Problem("expression", key, "has no detection"))
-            intersection, union, agree = 0, int(coco.area(truth[key])), False
+        agree = bool(found) and not union
         iou = 1.0 if agree else intersection / max(union, 1)
         terms: dict[str, tuple[float, float]] = {"oIoU": (intersection, union), "mIoU": (iou, 1.0)}
         terms |= {f"P@{k / 10}": (float(agree or 10 * intersection > k * union), 1.0) for k in TENTHS}
-        rows.append(SampleScore(item.video, key, item.text, item.subsets, terms, bool(candidates)))
+        rows.append(SampleScore(item.video, key, item.text, item.subsets, terms, bool(found)))
     return rows, problems
 
 

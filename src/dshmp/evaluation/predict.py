@@ -18,12 +18,11 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from dshmp import __version__
 from dshmp.config import to_dict
-from dshmp.data.base import Expression, Split, by_video, checked_name, frame_size, read_json, times_shown
+from dshmp.data.base import Expression, Split, by_video, frame_size, read_json, times_shown
 from dshmp.data.masks import rle_fault, save_palette_png
 from dshmp.data.registry import dataset
 from dshmp.errors import UserError
@@ -52,7 +51,7 @@ from dshmp.files import (
     scratch,
 )
 from dshmp.options import Options, Targets
-from dshmp.predictor import EncodedClip, Progress, Segmenter
+from dshmp.predictor import Progress, Segmenter
 from dshmp.result import Rle, encode
 from dshmp.video.images import DECODER_ERRORS, open_image
 from dshmp.video.io import UNKNOWN_RATE, Frame, Image, VideoSource
@@ -83,7 +82,7 @@ class Piece:
     """Below the folder of predictions."""
     video: str
     items: tuple[Expression, ...]
-    """The expressions that it answers, each in one piece only; in DAVIS one annotator's, by object."""
+    """What it answers: in DAVIS one annotator's expressions by object, in COCO's layout all of a video."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ def run(
         own_gpu = state.device.type == "cuda" and options.device == "auto"
         device = str(state.device) if own_gpu else options.device
         segmenter = Segmenter.from_pretrained(options.model, device, options.precision)
+        segmenter.tokenizer.config = replace(segmenter.config.language, overlong="cut")
         threshold, targets = segmenter.readout(options.threshold, options.targets or data.targets)
         settings: dict[str, Any] = {"dataset": name, "split": split_name, "model": options.model}
         settings |= {} if everything else {"threshold": threshold, "targets": targets}
@@ -158,9 +158,6 @@ def run(
             return done
 
         done = _from_first(state, begin)
-        source, published = frame_list(split)
-        if state.is_main_process and not published:
-            log.warning("the frames are %s: these are not the frames of published figures", source)
         pending = [piece for piece in plan if piece.path not in done]
         skipped = len(split.expressions) - sum(len(piece.items) for piece in pending)
         failures = _share(predictor, pending, state, f"videos ({skipped:,} expressions skipped)", progress)
@@ -177,16 +174,11 @@ def run(
         else:
             with packed(out, split, data.layout, archive) as made:  # known as ours before it has its name
                 save_json(out / FACTS, settings | {"zip": digest(made), "complete": True})
-        return Summary(count, len(split.expressions), skipped, source, archive)
+        return Summary(count, len(split.expressions), skipped, frame_list(split)[0], archive)
 
 
 def pieces(split: Split, layout: str) -> list[Piece]:
-    """All that is to be written, video by video. Raises UserError where a name cannot be that of a file."""
-    for video in split.videos.values():
-        for what, name in (("video", video.name), *(("frame", frame) for frame in video.frames)):
-            checked_name(split.folder, what, name)
-    for item in split.expressions:
-        checked_name(split.folder, "expression", item.id)
+    """All that is to be written, video by video."""
     if layout in TOPS:
         return [Piece(f"{TOPS[layout]}{item.video}/{item.id}", item.video, (item,)) for item in split.expressions]
     if layout == "coco":
@@ -262,16 +254,16 @@ class Predictor:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 move_into(work / piece.path, path)
 
-    @property
-    def _batch(self) -> int:
-        """Where pixel features read the words, only the decoding is shared."""
-        return 1 if self.segmenter.model.features_read_text else BATCH
+    def _groups(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """What is answered together. Where pixel features read the words, only the decoding is shared."""
+        size = 1 if self.segmenter.model.features_read_text else BATCH
+        return [items[start : start + size] for start in range(0, len(items), size)]
 
     def _write_masks(self, plan: Sequence[Piece], work: Path) -> None:
         """A PNG per piece and frame, below `work`. Every frame is decoded once."""
         video = plan[0].video
         names = self.split.videos[video].frames
-        groups = _chunks(plan, self._batch)
+        groups = self._groups(plan)
         cached = functools.lru_cache(CACHED_FRAMES if len(groups) > 1 else 1)
         source = _source(video, range(len(names)), cached(lambda position: self.split.frames(video, [position])[0]))
         size = source.height, source.width
@@ -293,13 +285,9 @@ class Predictor:
         if not items:
             yield from ([] for _ in source.positions or ())
             return
-        with self._encode(source, items) as clip:
+        with self.segmenter.encode(source, [i.text for i in items], self.threshold, self.targets) as clip:
             for _, answers in clip.decode_masks(probability if self.layout == "davis" else _cover, False):
                 yield answers
-
-    def _encode(self, source: VideoSource, items: Sequence[Expression]) -> AbstractContextManager[EncodedClip]:
-        texts = [shortened(self.segmenter, item) for item in items]
-        return self.segmenter.encode(source, texts, self.threshold, self.targets)
 
     def _detect(self, piece: Piece) -> list[dict[str, Any]]:
         """COCO's results of a video's samples: all video tokens, in the frame that is scored."""
@@ -313,9 +301,9 @@ class Predictor:
         entries: dict[str, list[dict[str, Any]]] = {}
         for shown, together in windows.items():
             source = _source(piece.video, shown, frames.__getitem__)
-            for group in _chunks(together, self._batch):
+            for group in self._groups(together):
                 places = [scored_place(shown, item.scored[0] if item.scored else 0) for item in group]
-                with self._encode(source, group) as clip:
+                with self.segmenter.encode(source, [i.text for i in group], self.threshold, self.targets) as clip:
                     rles: dict[int, list[Rle]] = {}
                     for t, (_, masks) in enumerate(clip.frames(False)):
                         rles |= {e: [encode(mask) for mask in masks[e]] for e, place in enumerate(places) if place == t}
@@ -333,21 +321,6 @@ def _with_words(items: Sequence[Expression]) -> list[Expression]:
         if not item.text.strip():
             log.warning("%s, expression %s: says nothing, so nothing is the answer", item.video, item.id)
     return [item for item in items if item.text.strip()]
-
-
-def shortened(segmenter: Segmenter, item: Expression) -> str:
-    """What is said, as much as the model's language encoder takes."""
-    tokenizer, config = segmenter.tokenizer.tokenizer, segmenter.config.language
-    ids = tokenizer(item.text.lower() if config.normalise else item.text, verbose=False)["input_ids"]
-    if config.overlong == "cut" or len(ids) <= config.max_tokens:
-        return item.text
-    text: str = tokenizer.decode(ids[1 : config.max_tokens - 1]).strip(" \ufffd")  # a character may be cut in half
-    log.warning("%s, expression %s: is too long, cut after %r", item.video, item.id, text[-40:])
-    return text
-
-
-def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _source(video: str, positions: Sequence[int], read: Callable[[int], Image]) -> VideoSource:
@@ -518,17 +491,16 @@ def _from_first(state: "PartialState", make: Callable[[], T]) -> T:
     """What the first process makes; where it fails, all stop."""
     from accelerate.utils import broadcast_object_list
 
-    box: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     if state.is_main_process:
         try:
-            box[0] = make()
+            outcome[0] = make()
         except (UserError, OSError) as error:
-            box[1] = str(error)
-    broadcast_object_list(box)
-    if box[1] is not None:
-        raise UserError(box[1])  # from all of them, as a launcher stops the others as soon as one has failed
-    made: T = box[0]
-    return made
+            outcome[1] = str(error)
+    made, error = broadcast_object_list(outcome)
+    if error is not None:
+        raise UserError(error)  # from all of them, as a launcher stops the others as soon as one has failed
+    return cast(T, made)
 
 
 def _share(
@@ -550,8 +522,7 @@ def _share(
         except UserError as error:
             failures.append(f"{video}: {error}")
     told(phase, len(mine), len(mine))
-    gathered: list[str] = gather_object(failures)
-    return gathered
+    return cast(list[str], gather_object(failures))
 
 
 def deal(plan: Sequence[Piece], split: Split, ranks: int) -> list[list[str]]:

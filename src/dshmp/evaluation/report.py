@@ -5,7 +5,7 @@ import hashlib
 import logging
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,25 +170,25 @@ def warn(scores: Scores, layout: str) -> None:
 
 def write(out: Path, scores: Scores, report: dict[str, Any]) -> None:
     """results.json, and its expressions and videos as CSV."""
+    expressions = [
+        {"video": row.video, "expression": row.id, "text": row.text, **figures([row])} for row in scores.rows
+    ]
+    videos = [{"video": video, **values} for video, values in report["videos"].items()]
     columns = list(dict.fromkeys(name for row in scores.rows for name in row.terms))
-    rows = [[row.video, row.id, row.text, *_cells(figures([row]), columns)] for row in scores.rows]
-    videos = [[video, *_cells(values, ["expressions", *columns])] for video, values in report["videos"].items()]
-    _write_csv(out, EXPRESSIONS, ["video", "expression", "text", *columns], rows)
-    _write_csv(out, VIDEOS, ["video", "expressions", *columns], videos)
+    for name, first, rows in (
+        (EXPRESSIONS, ["video", "expression", "text"], expressions),
+        (VIDEOS, ["video", "expressions"], videos),
+    ):
+        with (
+            owned_file(out, name) as part,
+            open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, [*first, *columns], lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
     with owned_file(out, RESULTS) as part:
         part.write_text(to_json(report), encoding="utf-8")
-
-
-def _write_csv(out: Path, name: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with (
-        owned_file(out, name) as part,
-        open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-
-
-def _cells(values: dict[str, float], columns: Sequence[str]) -> list[object]:
-    return [round(values[name], 4) if name in values else "" for name in columns]
 
 
 def _revision() -> str | None:
@@ -200,3 +200,39 @@ def _revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found if (home / ".git").exists() else None
+
+
+def own_card(source: Path, pred: Path, facts: Mapping[str, Any]) -> Path:
+    """The folder of the model whose card may take the scores; `facts` is what the predictions' predict.json says.
+
+    Raises UserError where it is none (`own_folder`), or the predictions are not known to be that model's.
+    """
+    from dshmp.checkpoint import load_model, own_folder
+    from dshmp.evaluation.predict import fingerprint
+
+    folder = own_folder(source)
+    if facts.get("weights") != fingerprint(load_model(folder)[0]):
+        raise UserError(f"{pred}: its predict.json does not say that the predictions are of {folder}; name their model")
+    return folder
+
+
+def fill_card(folder: Path, scores: Scores, report: dict[str, Any], root: Path, targets: str) -> None:
+    """Figures over all expressions and over each named subset into the card, in config.json and README.md.
+
+    Where predictions are missing or damaged the card stays as it is, with a warning: the figures are not the model's.
+    """
+    from dshmp.card import with_scores
+    from dshmp.checkpoint import CONFIG, load_card, save_card
+
+    if scores.problems:
+        log.warning("%s: its card stays as it is, since predictions are missing or damaged", folder)
+        return
+    title = f"{report['dataset']} ({root.resolve().name}), {report['split']}"
+    if report["prediction"].get("targets") == "single" and targets == "many":
+        title += ", the best object only"
+    found = {f"all ({len(scores.rows)})": scores.figures}
+    found |= {f"{key} ({values.pop('expressions')})": values for key, values in by_subset(scores.rows).items()}
+    card = load_card(folder / CONFIG)
+    for subset, values in found.items():
+        card = with_scores(card, f"{title}, {subset}", {key: round(value, 4) for key, value in values.items()})
+    save_card(folder, card)

@@ -51,9 +51,7 @@ def run(
         check_owned(out, report.FILES)
     facts = report.read_facts(pred)
     if card is not None:
-        from dshmp.evaluation.card import check, fill
-
-        card = check(card, pred, facts)
+        card = report.own_card(card, pred, facts)
     data = dataset(name)
     scores = score_split(data, root, split_name, pred, workers or os.cpu_count() or 1)
     results = report.document(scores, name, split_name, pred, facts)
@@ -64,7 +62,7 @@ def run(
     if out is not None:
         report.write(out, scores, results)
     if card is not None:
-        fill(card, scores, name, root, split_name, facts)
+        report.fill_card(card, scores, results, root, data.targets)
     return scores
 
 
@@ -78,7 +76,14 @@ def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers:
         raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; name another split")
     predictions = Predictions(pred, TOPS.get(data.layout, ""))
     items = by_video(split)
-    _check(split, items)
+    for item in split.expressions:
+        names: Any = item.extra.get("subsets", [])
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise UserError(
+                f"{split.folder}: the subsets of {item.video}, expression {item.id} must be a list of names"
+            )
+        if not split.videos[item.video].frames:
+            raise UserError(f"{split.folder}: video {item.video} has no frames; see `dshmp data check`")
     if workers > 1:
         _read_once(split)
     parts = _map(partial(_job, data.layout, pred, split, items), items, workers)
@@ -100,17 +105,6 @@ def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers:
         problems = [problem for _, part in scored for problem in part]
         known = figures(rows)
     return Scores(split, tuple(rows), known, intervals(rows), tuple(problems))
-
-
-def _check(split: Split, items: Items) -> None:
-    """Raises UserError where a split's files say what no figure can be made of."""
-    for video, group in items.items():
-        if not split.videos[video].frames:
-            raise UserError(f"{split.folder}: video {video} has no frames; check the data set with `dshmp data check`")
-        for item in group:
-            names: Any = item.extra.get("subsets", [])
-            if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-                raise UserError(f"{split.folder}: the subsets of {video}, expression {item.id} must be a list of names")
 
 
 def _read_once(split: Split) -> None:

@@ -10,8 +10,7 @@ import contextlib
 import os
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
@@ -31,10 +30,7 @@ def zip_beside(out: Path) -> Path:
 
 
 def write_zip(out: Path, split: Split, layout: str, path: Path | None = None) -> Path:
-    """Zip the predictions in `out`; what a second run writes is equal byte by byte.
-
-    Args:
-        path: of the zip file; `<out>.zip` beside the folder by default. It appears only once it is valid.
+    """Zip the predictions in `out` as `path`, by default `<out>.zip`; a second run writes the same, byte by byte.
 
     Raises:
         UserError: the layout has no submission, a file of the split is missing, what is there is not valid, or `path`
@@ -50,7 +46,7 @@ def write_zip(out: Path, split: Split, layout: str, path: Path | None = None) ->
 @contextlib.contextmanager
 def packed(out: Path, split: Split, layout: str, path: Path) -> Iterator[Path]:
     """A valid zip file of the predictions in `out`, which gets its name `path` in the end. Raises as `write_zip`."""
-    wanted = [name for folder in _wanted(split, layout) for name in folder.files]
+    wanted = _wanted(split, layout)
     missing = [name for name in wanted if not (out / name).is_file()]
     if missing:
         raise UserError(f"{out / missing[0]}: missing, {len(missing):,} of {len(wanted):,} masks are; predict again")
@@ -62,17 +58,17 @@ def packed(out: Path, split: Split, layout: str, path: Path) -> Iterator[Path]:
                 file.writestr(entry, (out / name).read_bytes())
         findings = validate_zip(part, split, layout)
         if findings:
-            more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
-            raise UserError(f"{out}: no valid submission ({findings[0]}{more}); predict again")
+            raise UserError(f"{out}: no valid submission ({findings[0]}); predict again")
         yield part
 
 
 def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
-    """What is wrong with a submission, a line each: what, where, and how it should be; nothing where it is valid.
+    """What is wrong with a submission, one line for the files of a folder that are wrong alike.
 
     Raises UserError where the layout has no submission, or a frame of the split cannot be read.
     """
     wanted = _wanted(split, layout)
+    size = cache(partial(frame_size, split))
     try:
         with open(path, "rb", opener=regular):
             file = zipfile.ZipFile(path)
@@ -82,69 +78,38 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
         return [f"is no readable zip file ({error}); it may be cut off"]
     with file:
         names = Counter(file.namelist())
-        if not any(name in names for folder in wanted for name in folder.files):
-            return [f"holds no mask of this split; they must be called so: {wanted[0].path}/<frame>.png"]
-        return [
-            *(f"{name}: is there {times} times" for name, times in names.items() if times > 1),
-            *_missing(wanted, names),
-            *_extra(wanted, names),
-            *_damaged(wanted, names, file, split),
-        ]
+        if wanted.keys().isdisjoint(names):
+            return [f"holds no mask of this split, such as {next(iter(wanted), '')}; mind the folders above"]
+        faults: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+
+        def note(name: str, fault: str) -> None:
+            faults[str(PurePosixPath(name).parent), fault].append(name)
+
+        for name, video in track(wanted.items(), "validating", total=len(wanted)):
+            if name not in names:
+                note(name, "is missing")
+            elif fault := _fault(file, name, size(video)):
+                note(name, fault)
+        folders = {f"{parent}/" for name in wanted for parent in PurePosixPath(name).parents}
+        for name, times in names.items():
+            if name not in wanted and name not in folders:
+                note(name, "the split has nothing of this name")
+            elif times > 1:
+                note(name, f"is there {times} times")
+    more = {key: f" (and {len(found) - 1} more of this folder)" for key, found in faults.items() if len(found) > 1}
+    return [f"{found[0]}: {key[1]}{more.get(key, '')}" for key, found in faults.items()]
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """The masks of one expression."""
-
-    path: str
-    video: str
-    files: tuple[str, ...]
-
-
-def _wanted(split: Split, layout: str) -> list[_Folder]:
-    """All that a submission holds, in the split's order. Raises UserError where the layout has none."""
+def _wanted(split: Split, layout: str) -> dict[str, str]:
+    """All names in a submission, in the split's order, and the video of each. Raises UserError where the layout has
+    none."""
     if layout not in TOPS:
         raise UserError("only MeViS and Ref-YouTube-VOS take submissions; `dshmp score` scores this data set")
-    folders = []
-    for item in split.expressions:
-        path = f"{TOPS[layout]}{item.video}/{item.id}"
-        files = dict.fromkeys(f"{path}/{frame}.png" for frame in split.videos[item.video].frames)
-        folders.append(_Folder(path, item.video, tuple(files)))
-    return folders
-
-
-def _missing(wanted: Sequence[_Folder], names: Container[str]) -> Iterator[str]:
-    for folder in wanted:
-        missing = [name for name in folder.files if name not in names]
-        if len(missing) == len(folder.files):
-            yield f"{folder.path}: the expression is missing"
-        elif missing:
-            yield f"{missing[0]}: {_many(len(missing), 'frame')} of {len(folder.files)} missing"
-
-
-def _extra(wanted: Sequence[_Folder], names: Iterable[str]) -> Iterator[str]:
-    files = {file for folder in wanted for file in folder.files}
-    folders = {str(parent) for folder in wanted for parent in PurePosixPath(folder.path, "_").parents}
-    unknown: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        if name not in files and name.rstrip("/") not in folders:
-            above = [str(parent) for parent in reversed(PurePosixPath(name).parents)]
-            unknown[next((folder for folder in above if folder not in folders), name)].append(name)
-    for where, found in unknown.items():
-        more = f" ({_many(len(found), 'entry', 'entries')})" if where != found[0] else ""
-        yield f"{where}: the split has nothing of this name{more}"
-
-
-def _damaged(wanted: Sequence[_Folder], names: Container[str], file: zipfile.ZipFile, split: Split) -> Iterator[str]:
-    size = cache(partial(frame_size, split))
-    for folder in track(wanted, "validating"):
-        wrong: defaultdict[str, list[str]] = defaultdict(list)
-        for name in folder.files:
-            if name in names and (fault := _fault(file, name, size(folder.video))):
-                wrong[fault].append(name)
-        for fault, found in wrong.items():
-            more = f" (and {len(found) - 1} more of this expression)" if len(found) > 1 else ""
-            yield f"{found[0]}: {fault}{more}"
+    return {
+        f"{TOPS[layout]}{item.video}/{item.id}/{frame}.png": item.video
+        for item in split.expressions
+        for frame in split.videos[item.video].frames
+    }
 
 
 def _fault(file: zipfile.ZipFile, name: str, size: tuple[int, int]) -> str | None:
@@ -160,7 +125,3 @@ def _fault(file: zipfile.ZipFile, name: str, size: tuple[int, int]) -> str | Non
         return f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
     other = [value for value, count in enumerate(image.histogram()) if count and value not in (0, 255)]
     return f"holds the value {other[0]}; only 0 and 255 are allowed" if other else None
-
-
-def _many(count: int, one: str, several: str | None = None) -> str:
-    return f"1 {one}" if count == 1 else f"{count:,} {several or one + 's'}"
