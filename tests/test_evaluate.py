@@ -290,9 +290,7 @@ def test_only_a_model_blind_to_time_answers_alike_both_ways(
 def test_a_blind_model_is_right_of_a_pair_at_most_every_second_time(mini: Path, tmp_path: Path) -> None:
     """Whatever it answers fits one of the two versions better, unless it fits neither."""
     save_model(tiny.model(BLIND | {"readout.masks": "embedding"}), tiny.tokenizer(), tmp_path / "m")
-    scores = run(
-        "mevis", mini, "train", tmp_path / "out", Options(model=str(tmp_path / "m"), targets="single"), workers=1
-    )
+    scores = run("mevis", mini, "train", tmp_path / "out", Options(model=str(tmp_path / "m"), single=True), workers=1)
     assert scores is not None
     right = {
         (row.video, row.text): row.terms["right of pair"][0] for row in scores.rows if "right of pair" in row.terms

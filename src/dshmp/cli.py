@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshmp.errors import UserError, printable
-from dshmp.options import Options, Precision, Targets
+from dshmp.options import Device, Model, Options
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -39,9 +39,7 @@ app.add_typer(data, name="data")
 
 # Options ----------------------------------------------------------------------------------------------------------
 
-Model = Annotated[str, typer.Option(help="`default`, a model's or a training run's folder, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
 Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
@@ -50,34 +48,18 @@ Split = Annotated[str, typer.Option(help="Which split of the data set.")]
 Seed = Annotated[int, typer.Option(min=0, help="Equal numbers make equal data sets.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that score; all cores by default.")]
 Compare = Annotated[Path | None, typer.Option(help="A results.json to show beside.")]
-Choice = Annotated[bool | None, typer.Option("--single/--many", help="Only the best object, or all that are meant.")]
-
-
-def _options(
-    model: Model = "default",
-    device: Device = "auto",
-    precision: Annotated[Precision, typer.Option(help="auto: the model's own on a GPU, float32 elsewhere.")] = "auto",
-    threshold: Annotated[float | None, typer.Option(help="Score (0 to 1) above which an object is meant.")] = None,
-    single: Choice = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was answered before.")] = False,
-) -> Options:
-    targets: Targets | None = None if single is None else "single" if single else "many"
-    return Options(
-        model=model, device=device, precision=precision, threshold=threshold, targets=targets, overwrite=overwrite
-    )
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the parameters of `_options` in place of its own parameter `options`, which gets the result."""
-    own, shared = (inspect.signature(function).parameters for function in (command, _options))
+    """Give a command the fields of `Options` as parameters, in place of its own parameter `options`."""
+    own, shared = (inspect.signature(each).parameters for each in (command, Options))
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        options = _options(**{name: given.pop(name) for name in shared})
+        options = Options(**{name: given.pop(name) for name in shared})
         command(**given, options=options)
 
-    parameters = [parameter for name, parameter in own.items() if name != "options"]
-    parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shared.values()]
+    parameters = [*(parameter for name, parameter in own.items() if name != "options"), *shared.values()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
 
@@ -315,9 +297,10 @@ def predict(
         done = run(name, root, split, out, options, zip_path=zip_path, zipped=not no_zip, progress=progress)
     if done is not None:
         before = f", {done.skipped:,} of them before" if done.skipped else ""
-        typer.echo(f"wrote {out}: {done.videos:,} videos, {done.expressions:,} expressions{before}")
-        if done.frame_list:
-            typer.echo(f"frames: {done.frame_list}")
+        counts, frames = done.facts["counts"], done.facts["frame_list"]
+        typer.echo(f"wrote {out}: {counts['videos']:,} videos, {counts['expressions']:,} expressions{before}")
+        if frames:
+            typer.echo(f"frames: {frames}")
         if done.zip is not None:
             typer.echo(f"wrote {done.zip}, a valid submission")
 

@@ -1,6 +1,6 @@
 """From rows to figures: ratios of sums, and how far they may be off."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,22 +34,15 @@ def figures(rows: Sequence[SampleScore]) -> dict[str, float]:
     return {name: float(100 * n.sum() / d.sum()) for name, (n, d) in _sums(rows).items()}
 
 
-def by_subset(rows: Sequence[SampleScore]) -> dict[str, dict[str, float]]:
+def by_subset(
+    rows: Sequence[SampleScore], names: Callable[[SampleScore], Sequence[str]] = lambda row: row.subsets
+) -> dict[str, dict[str, float]]:
     """Figures and the number of expressions of each named subset, in the order in which they occur."""
-    return _grouped(rows, lambda row: row.subsets)
-
-
-def by_video(rows: Sequence[SampleScore]) -> dict[str, dict[str, float]]:
-    """Figures and the number of expressions of each video."""
-    return _grouped(rows, lambda row: [row.video])
-
-
-def _grouped(rows: Sequence[SampleScore], keys: Callable[[SampleScore], Iterable[str]]) -> dict[str, dict[str, float]]:
     groups: dict[str, list[SampleScore]] = {}
     for row in rows:
-        for key in keys(row):
-            groups.setdefault(key, []).append(row)
-    return {key: {"expressions": len(group), **figures(group)} for key, group in groups.items()}
+        for name in names(row):
+            groups.setdefault(name, []).append(row)
+    return {name: {"expressions": len(group), **figures(group)} for name, group in groups.items()}
 
 
 def intervals(rows: Sequence[SampleScore], seed: int = SEED) -> dict[str, tuple[float, float]]:

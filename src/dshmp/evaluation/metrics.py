@@ -19,12 +19,12 @@ BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
 
 def region_similarity(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> MaskScores:
-    """J, the intersection over the union; otherwise as `jf_frames`."""
+    """J, the intersection over the union; as `jf_frames`."""
     return jf_frames(pred, truth, void)[0]
 
 
 def boundary_measure(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> MaskScores:
-    """F, the harmonic mean of the boundary's precision and recall; otherwise as `jf_frames`."""
+    """F, the harmonic mean of the boundary's precision and recall; as `jf_frames`."""
     return jf_frames(pred, truth, void)[1]
 
 
@@ -45,22 +45,16 @@ def jf_frames(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> tup
     Args: masks (H, W) or (T, H, W) of one shape. Returns: two arrays float64 of shape () or (T,).
     Raises: ValueError where the shapes differ.
     """
-    if pred.shape != truth.shape or pred.ndim not in (2, 3):
-        raise ValueError(
-            f"masks to compare must have one shape, (H, W) or (T, H, W): "
-            f"the prediction has {pred.shape}, the annotation {truth.shape}"
-        )
-    if void is not None and void.shape != truth.shape:
-        raise ValueError(f"the void mask must have the annotation's shape {truth.shape}: it has {void.shape}")
-    height, width = truth.shape[-2:]
-    frames = [_binary(masks).reshape(-1, height, width) for masks in (pred, truth)]
-    if void is not None:
-        counted = 1 - _binary(void).reshape(-1, height, width)
-        frames = [masks & counted for masks in frames]
+    shapes = [masks.shape for masks in (pred, truth, void) if masks is not None]
+    if len(set(shapes)) > 1 or truth.ndim not in (2, 3):
+        raise ValueError(f"masks to compare must have one shape, (H, W) or (T, H, W), not {shapes}")
+    *frames, height, width = truth.shape
+    counted = 1 if void is None else 1 - _binary(void)
+    pairs = [(_binary(masks) & counted).reshape(-1, height, width) for masks in (pred, truth)]
     radius = math.ceil(BOUNDARY_TOLERANCE * math.hypot(height, width))
-    scores = [_jf_frame(a, b, radius) for a, b in zip(*frames, strict=True)]
+    scores = [_jf_frame(a, b, radius) for a, b in zip(*pairs, strict=True)]
     j, f = np.array(scores, np.float64).reshape(-1, 2).T
-    return j.reshape(truth.shape[:-2]), f.reshape(truth.shape[:-2])
+    return j.reshape(frames), f.reshape(frames)
 
 
 def _binary(masks: NDArray) -> Mask:

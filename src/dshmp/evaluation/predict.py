@@ -20,7 +20,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -52,9 +51,8 @@ from dshmp.files import (
 )
 from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
-from dshmp.result import Rle, encode
 from dshmp.video.images import DECODER_ERRORS, open_image
-from dshmp.video.io import UNKNOWN_RATE, Frame, Image, VideoSource
+from dshmp.video.io import Image, open_video
 from dshmp.video.overlay import save_png
 
 if TYPE_CHECKING:
@@ -68,8 +66,6 @@ T = TypeVar("T")
 FACTS = "predict.json"
 BATCH = 64
 """Expressions of a video that are answered together: what is kept of the video grows with them."""
-CACHED_FRAMES = 150
-"""Decoded frames that are kept for a video's next expressions."""
 BACKGROUND = 0.1
 """Probability of the background where DAVIS's objects are merged."""
 
@@ -89,12 +85,10 @@ class Piece:
 class Summary:
     """What a run did."""
 
-    videos: int
-    expressions: int
+    facts: dict[str, Any]
+    """What predict.json says."""
     skipped: int
     """Expressions that were answered before."""
-    frame_list: str | None
-    """Where the frames are named, for a data set that leaves it open."""
     zip: Path | None
 
 
@@ -109,16 +103,15 @@ def run(
     zipped: bool = True,
     progress: Progress | None = None,
 ) -> Summary | None:
-    """Answer all expressions of a split; None in all processes but the first.
+    """Answer all expressions of a split; None in all processes but the first. With `options.overwrite` the predictions
+    in `out`, which must be of this split, are removed.
 
     Args:
-        options: with `overwrite` the predictions in `out`, which must be of this split, are removed.
         zip_path: of the zip file for the server; `<out>.zip` by default.
         zipped: whether one is written where the data set has a server.
 
-    Raises:
-        UserError: wrong arguments; `out` or the zip file is something else's; or some videos failed, and the others
-            are done.
+    Raises UserError for wrong arguments; where `out` or the zip file is something else's; or where some videos failed,
+    and the others are done.
     """
     data = dataset(name)
     everything = data.layout == "coco"  # all video tokens of every sample
@@ -134,7 +127,7 @@ def run(
         own_gpu = state.device.type == "cuda" and options.device == "auto"
         device = str(state.device) if own_gpu else options.device
         segmenter = Segmenter.from_pretrained(options.model, device, options.precision)
-        segmenter.tokenizer.config = replace(segmenter.config.language, overlong="cut")
+        segmenter.tokenizer.config = replace(segmenter.config.language, overlong="cut")  # rather than fail at the end
         threshold, targets = segmenter.readout(options.threshold, options.targets or data.targets)
         settings: dict[str, Any] = {"dataset": name, "split": split_name, "model": options.model}
         settings |= {} if everything else {"threshold": threshold, "targets": targets}
@@ -145,7 +138,8 @@ def run(
         def begin() -> set[str]:
             stack.enter_context(locked(out, wait=False))
             before = _check_folder(out, settings, options.overwrite)
-            settings.update({"zip": before["zip"]} if "zip" in before else {})
+            if "zip" in before:
+                settings["zip"] = before["zip"]
             ours = archive and archive.is_file() and digest(archive) == before.get("zip")
             if archive and os.path.lexists(archive) and not ours:
                 raise UserError(f"{archive}: is there, and not of the predictions in {out}; name another --zip")
@@ -163,18 +157,16 @@ def run(
         failures = _share(predictor, pending, state, f"videos ({skipped:,} expressions skipped)", progress)
         if not state.is_main_process:
             return None
-        count = len({piece.video for piece in plan})
         for failure in failures:
             log.error(failure)
         if failures:
+            count = settings["counts"]["videos"]
             raise UserError(f"{len(failures)} of {count} videos failed, see above; the others are done")
         predictor.merge()
-        if archive is None:
+        with packed(out, split, data.layout, archive) if archive else contextlib.nullcontext() as made:
+            settings |= {"zip": digest(made)} if made else {}  # known as ours before it has its name
             save_json(out / FACTS, settings | {"complete": True})
-        else:
-            with packed(out, split, data.layout, archive) as made:  # known as ours before it has its name
-                save_json(out / FACTS, settings | {"zip": digest(made), "complete": True})
-        return Summary(count, len(split.expressions), skipped, frame_list(split)[0], archive)
+        return Summary(settings, skipped, archive)
 
 
 def pieces(split: Split, layout: str) -> list[Piece]:
@@ -211,19 +203,19 @@ class Predictor:
 
     def finished(self) -> set[str]:
         """Paths of the pieces that are there, nothing of them missing or damaged."""
-        if self.layout == "coco":
-            if _are_detections(self.out / FILE, self.split.expressions):
-                return {piece.path for piece in self.plan}
-            return {piece.path for piece in self.plan if _are_detections(self.out / piece.path, piece.items)}
-        mode = "P" if self.layout == "davis" else "L"
         size = functools.cache(functools.partial(frame_size, self.split))
-        done = set()
-        for piece in self.plan:
+        mode = "P" if self.layout == "davis" else "L"
+
+        def is_finished(piece: Piece) -> bool:
+            files = self.files(piece)
+            if self.layout == "coco":
+                return _are_detections(files[0], piece.items)
             with contextlib.suppress(UserError, *DECODER_ERRORS):  # damage; or no frame, which is told in its turn
-                files = self.files(piece)
-                if files and files[0].exists() and all(_is_mask(file, size(piece.video), mode) for file in files):
-                    done.add(piece.path)
-        return done
+                return files[0].exists() and all(_is_mask(file, size(piece.video), mode) for file in files)
+            return False
+
+        merged = self.layout == "coco" and _are_detections(self.out / FILE, self.split.expressions)
+        return {piece.path for piece in self.plan if merged or is_finished(piece)}
 
     def remove(self) -> None:
         """Remove what predictions of this split write; what else lies in the folder stays."""
@@ -263,80 +255,52 @@ class Predictor:
         """A PNG per piece and frame, below `work`. Every frame is decoded once."""
         video = plan[0].video
         names = self.split.videos[video].frames
-        groups = self._groups(plan)
-        cached = functools.lru_cache(CACHED_FRAMES if len(groups) > 1 else 1)
-        source = _source(video, range(len(names)), cached(lambda position: self.split.frames(video, [position])[0]))
-        size = source.height, source.width
-        for group in groups:
-            asked = [_with_words(piece.items) for piece in group]
-            for name, answers in zip(names, self._decode(source, list(chain(*asked))), strict=True):
-                rest = iter(answers)
-                for piece, items in zip(group, asked, strict=True):
-                    path = work / piece.path / f"{name}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    own = list(islice(rest, len(items)))
-                    if self.layout == "davis":
-                        save_palette_png(path, merge_objects(own, [item.objects[0] for item in items], size))
-                    else:
-                        save_png(path, own[0] if own else np.zeros(size, np.uint8))
-
-    def _decode(self, source: VideoSource, items: Sequence[Expression]) -> Iterator[list[Any]]:
-        """Per frame, each expression's probability (DAVIS) or mask (H, W)."""
-        if not items:
-            yield from ([] for _ in source.positions or ())
-            return
-        with self.segmenter.encode(source, [i.text for i in items], self.threshold, self.targets) as clip:
-            for _, answers in clip.decode_masks(probability if self.layout == "davis" else _cover, False):
-                yield answers
+        source = open_video(self.split.frames(video, [position])[0] for position in range(len(names)))
+        davis = self.layout == "davis"
+        for group in self._groups(plan):
+            items = [item for piece in group for item in piece.items]
+            with self.segmenter.encode(source, _texts(items), self.threshold, self.targets) as clip:
+                decoded = clip.decode_masks(probability if davis else _cover, False)
+                for name, (_, answers) in zip(names, decoded, strict=True):
+                    rest = iter(answers)
+                    for piece in group:
+                        path = work / piece.path / f"{name}.png"
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        own = [next(rest) * _has_words(item) for item in piece.items]
+                        if davis:
+                            save_palette_png(path, merge_objects(own, [item.objects[0] for item in piece.items]))
+                        else:
+                            save_png(path, own[0])
 
     def _detect(self, piece: Piece) -> list[dict[str, Any]]:
         """COCO's results of a video's samples: all video tokens, in the frame that is scored."""
         every = tuple(range(len(self.split.videos[piece.video].frames)))
-        items = _with_words(piece.items)
         windows: defaultdict[tuple[int, ...], list[Expression]] = defaultdict(list)
-        for item in items:
+        for item in piece.items:
             windows[every if item.shown is None else item.shown].append(item)
         positions = sorted(set().union(*windows))
         frames = dict(zip(positions, self.split.frames(piece.video, positions), strict=True))
         entries: dict[str, list[dict[str, Any]]] = {}
         for shown, together in windows.items():
-            source = _source(piece.video, shown, frames.__getitem__)
+            source = replace(open_video(np.stack([frames[t] for t in shown])), positions=times_shown(shown))
             for group in self._groups(together):
-                places = [scored_place(shown, item.scored[0] if item.scored else 0) for item in group]
-                with self.segmenter.encode(source, [i.text for i in group], self.threshold, self.targets) as clip:
-                    rles: dict[int, list[Rle]] = {}
-                    for t, (_, masks) in enumerate(clip.frames(False)):
-                        rles |= {e: [encode(mask) for mask in masks[e]] for e, place in enumerate(places) if place == t}
-                    for e, (item, answer) in enumerate(zip(group, clip.answers, strict=True)):
-                        entries[image_id(item)] = [
-                            {"image_id": image_id(item), "category_id": 1, "segmentation": rle, "score": score}
-                            for score, rle in zip(answer.final_scores, rles[e], strict=True)
-                        ]
-        return [entry for item in items for entry in entries[image_id(item)]]
+                answers = self.segmenter.answer(source, _texts(group), self.threshold, self.targets)
+                for item, answer in zip(group, answers, strict=True):
+                    place = scored_place(shown, item.scored[0] if item.scored else 0)
+                    entries[image_id(item)] = [
+                        {"image_id": image_id(item), "category_id": 1, "segmentation": o.rle[place], "score": o.score}
+                        for o in answer.objects
+                    ]
+        return [entry for item in piece.items if _has_words(item) for entry in entries[image_id(item)]]
 
 
-def _with_words(items: Sequence[Expression]) -> list[Expression]:
-    """Those that say anything; nothing is the answer to nothing."""
-    for item in items:
-        if not item.text.strip():
-            log.warning("%s, expression %s: says nothing, so nothing is the answer", item.video, item.id)
-    return [item for item in items if item.text.strip()]
+def _has_words(item: Expression) -> bool:
+    return bool(item.text.strip())
 
 
-def _source(video: str, positions: Sequence[int], read: Callable[[int], Image]) -> VideoSource:
-    """The frames at these positions, decoded whenever they are iterated over."""
-    if not positions:
-        raise UserError("has no frames")
-    height, width = read(positions[0]).shape[:2]
-
-    def frames() -> Iterator[Frame]:
-        for index, position in enumerate(positions):
-            image = read(position)
-            if image.shape[:2] != (height, width):
-                raise UserError(f"its frame {position} is not as large as the first one, {width}x{height}")
-            yield Frame(image, index / UNKNOWN_RATE)
-
-    return VideoSource(video, None, height, width, None, len(positions), frames, positions=times_shown(positions))
+def _texts(items: Sequence[Expression]) -> list[str]:
+    """What the model is asked. Nothing is the answer to nothing, whatever stands in its place here."""
+    return [item.text if _has_words(item) else "nothing" for item in items]
 
 
 def scored_place(shown: Sequence[int], scored: int) -> int:
@@ -356,14 +320,14 @@ def probability(logits: Tensor) -> Tensor:
     return logits.sigmoid().amax(0) if len(logits) else logits.new_zeros(logits.shape[1:])
 
 
-def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int], size: tuple[int, int]) -> NDArray[np.uint8]:
+def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int]) -> NDArray[np.uint8]:
     """Merge the objects of a frame as in ReferFormer's evaluation of DAVIS: probabilities (H, W) below 0.5 become 0,
     background has 0.1, and the greatest one wins; of equals, the first.
 
-    Returns: (H, W) uint8 object ids, 0 is background. `size` is (H, W), as there may be no object.
+    Returns: (H, W) uint8 object ids, 0 is background.
     """
     known = [item.float().cpu() for item in probabilities]
-    stack = torch.stack([torch.full(size, BACKGROUND), *(item * (item >= 0.5) for item in known)])
+    stack = torch.stack([torch.full_like(known[0], BACKGROUND), *(item * (item >= 0.5) for item in known)])
     indices: NDArray[np.uint8] = np.array([0, *ids], np.uint8)[stack.argmax(0).numpy()]
     return indices
 
@@ -387,7 +351,7 @@ def _are_detections(path: Path, items: Sequence[Expression]) -> bool:
         samples = {entry["image_id"] for entry in entries}
     except DECODER_ERRORS:
         return False
-    return samples == {image_id(item) for item in items if item.text.strip()} and not any(faults)
+    return samples == {image_id(item) for item in items if _has_words(item)} and not any(faults)
 
 
 def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -497,9 +461,9 @@ def _from_first(state: "PartialState", make: Callable[[], T]) -> T:
             outcome[0] = make()
         except (UserError, OSError) as error:
             outcome[1] = str(error)
-    made, error = broadcast_object_list(outcome)
-    if error is not None:
-        raise UserError(error)  # from all of them, as a launcher stops the others as soon as one has failed
+    made, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise UserError(failure)  # from all of them, as a launcher stops the others as soon as one has failed
     return cast(T, made)
 
 
@@ -531,8 +495,6 @@ def deal(plan: Sequence[Piece], split: Split, ranks: int) -> list[list[str]]:
     for piece in plan:
         length = len(split.videos[piece.video].frames)
         work[piece.video] += sum(length if item.shown is None else len(item.shown) for item in piece.items)
-    dealt: list[list[str]] = [[] for _ in range(ranks)]
-    for video in sorted(work, key=lambda video: -work[video]):
-        min(dealt, key=lambda videos: sum(work[other] for other in videos)).append(video)
-    order = {video: place for place, video in enumerate(work)}
-    return [sorted(videos, key=order.__getitem__) for videos in dealt]
+    most_first = sorted(work, key=lambda video: -work[video])
+    place = {video: number % (2 * ranks) for number, video in enumerate(most_first)}  # to and fro among the processes
+    return [[video for video in work if place[video] in (rank, 2 * ranks - 1 - rank)] for rank in range(ranks)]

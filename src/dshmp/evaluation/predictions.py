@@ -35,22 +35,16 @@ Kind = Literal["video", "expression", "frame", "damaged"]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something of a prediction that cannot be scored and therefore counts 0."""
+    """What is missing of a prediction, or there and no mask of its frame (`damaged`), and therefore counts 0."""
 
     kind: Kind
-    """What is missing; or `damaged`, where something is there that is no mask of this frame."""
     path: str
     reason: str = "missing"
 
 
 class Predictions:
-    """Files below a folder or inside a zip file, named by paths with slashes.
-
-    Args:
-        top: what may lie above them, as Ref-YouTube-VOS's server wants it; it is there or not.
-
-    Raises:
-        UserError: it is neither.
+    """Files below a folder or inside a zip file, named by paths with slashes. `top` may lie above them or not, as
+    Ref-YouTube-VOS's server wants it. Raises UserError where it is neither.
     """
 
     def __init__(self, path: Path, top: str = "") -> None:
@@ -72,10 +66,7 @@ class Predictions:
         return (self._masks / name).exists()
 
     def read_json(self, name: str) -> Any:
-        """A JSON file at the very top, whatever lies above the others; None where it is missing.
-
-        Raises UserError where it cannot be read.
-        """
+        """A JSON file at the very top; None where it is missing. Raises UserError where it cannot be read."""
         try:
             content = _read(self._root / name, LARGEST_JSON)
             return None if content is None else json.loads(content)
@@ -107,11 +98,11 @@ class Predictions:
     def _image(self, name: str, size: tuple[int, ...]) -> Image.Image | Problem:
         try:
             content = _read(self._masks / name, LARGEST)
-            image = open_png(content, size) if content is not None else None
+            if content is None:
+                return Problem("frame", name)
+            image = open_png(content, size)
         except UNREADABLE as error:
             image = f"cannot be read ({reason(error)})"
-        if image is None:
-            return Problem("frame", name)
         return Problem("damaged", name, image) if isinstance(image, str) else image
 
 

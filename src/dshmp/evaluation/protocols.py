@@ -57,15 +57,13 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
     """
     names = split.videos[video].frames
     wanted = np.array([np.isin(range(len(names)), range(len(names)) if i.scored is None else i.scored) for i in items])
-    j, f = np.zeros(wanted.shape), np.zeros(wanted.shape)
+    j, f = np.zeros((2, *wanted.shape))
     there, found = np.zeros_like(wanted), np.zeros(len(items), bool)
-    problems: list[Problem] = []
     folders = [f"{video}/{item.id}" for item in items]
     answered = [e for e, folder in enumerate(folders) if predictions.holds(folder)]
-    if predictions.holds(video):
-        problems += [Problem("expression", folder) for e, folder in enumerate(folders) if e not in answered]
-    else:
-        problems.append(Problem("video", video))
+    problems = [Problem("expression", folder) for e, folder in enumerate(folders) if e not in answered]
+    if not predictions.holds(video):
+        problems = [Problem("video", video)]
     size = frame_size(split, video)
     for start in range(0, len(names), CHUNK):
         truths: dict[tuple[int, ...], NDArray[np.bool_]] = {}  # expressions share targets

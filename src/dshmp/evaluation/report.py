@@ -4,8 +4,7 @@ import csv
 import hashlib
 import logging
 import subprocess
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from dshmp import __version__
 from dshmp.data.base import read_json
 from dshmp.errors import UserError, printable
 from dshmp.evaluation.coco import frame_list
-from dshmp.evaluation.figures import LEVEL, RESAMPLES, SEED, Scores, by_subset, by_video, figures
+from dshmp.evaluation.figures import LEVEL, RESAMPLES, SEED, Scores, by_subset, figures
 from dshmp.evaluation.predictions import Kind, Predictions
 from dshmp.files import owned_file, to_json
 
@@ -58,11 +57,12 @@ def read_facts(pred: Path) -> dict[str, Any]:
 
 def document(scores: Scores, name: str, split_name: str, pred: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """results.json: the figures and all they depend on; `facts` are those of `read_facts`."""
-    scored = []
-    for item in scores.split.expressions:
-        listed = scores.split.videos[item.video].frames
-        for frame in listed if item.scored is None else (listed[t] for t in item.scored):
-            scored.append((item.video, item.id, frame))
+    frames = {name: video.frames for name, video in scores.split.videos.items()}
+    scored = [
+        (item.video, item.id, frames[item.video][t])
+        for item in scores.split.expressions
+        for t in (range(len(frames[item.video])) if item.scored is None else item.scored)
+    ]
     lines = "".join(f"{video}\t{expression}\t{frame}\n" for video, expression, frame in scored)
     return {
         "dataset": name,
@@ -82,7 +82,7 @@ def document(scores: Scores, name: str, split_name: str, pred: Path, facts: dict
         "code": {"version": __version__, "revision": _revision()},
         "subsets": by_subset(scores.rows),
         "problems": [asdict(problem) for problem in scores.problems],
-        "videos": by_video(scores.rows),
+        "videos": by_subset(scores.rows, lambda row: (row.video,)),
         "expressions": [asdict(row) for row in scores.rows],
     }
 
@@ -99,9 +99,9 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     elif ours["frame_list"].get("sha256") != theirs["frame_list"].get("sha256"):
         found.append("other frames or expressions were scored")
     for key in ("resolution", "pretraining"):
-        one, two = (results["prediction"].get(key) for results in (ours, theirs))
+        one, two = (results["prediction"].get(key) or "unknown" for results in (ours, theirs))
         if one != two:
-            found.append(f"{key} {'unknown' if one is None else one} and {'unknown' if two is None else two}")
+            found.append(f"{key} {one} and {two}")
     return found
 
 
@@ -111,9 +111,6 @@ def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, lab
     from rich.table import Table
     from rich.text import Text
 
-    def shown(text: str) -> Text:  # what a file says
-        return Text(printable(text))
-
     counts, level = report["counts"], f"{100 * LEVEL:.0f} %"
     title = f"{report['dataset']} {report['split']}: {counts['videos']} videos, {counts['expressions']} expressions"
     if source := report["frame_list"]["source"]:
@@ -121,14 +118,14 @@ def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, lab
     results = [report] + ([other] if other else [])
     tables = [Table("figure")]
     for heading in ["score", label][: len(results)]:
-        tables[0].add_column(shown(heading), justify="right")
+        tables[0].add_column(Text(printable(heading)), justify="right")
         tables[0].add_column(level, justify="right")
     for figure in dict.fromkeys(key for result in results for key in result["figures"]):
         cells = []
         for result in results:
             value, ends = result["figures"].get(figure), result["intervals"].get(figure)
             cells += ["" if value is None else f"{value:.1f}", f"{ends[0]:.1f} - {ends[1]:.1f}" if ends else ""]
-        tables[0].add_row(shown(figure), *cells)
+        tables[0].add_row(Text(printable(figure)), *cells)
     if report["subsets"]:
         columns = [name for name in SUBSET_COLUMNS if name in report["figures"]]
         tables.append(Table("subset"))
@@ -136,22 +133,21 @@ def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, lab
             tables[1].add_column(column, justify="right")
         for name, values in report["subsets"].items():
             cells = [f"{values[column]:.1f}" if column in values else "" for column in columns]
-            tables[1].add_row(shown(name), str(values["expressions"]), *cells)
+            tables[1].add_row(Text(printable(name)), str(values["expressions"]), *cells)
     Console(width=120).print(Text(title), *tables, sep="\n", highlight=False)
 
 
 def warn(scores: Scores, layout: str) -> None:
     """One line per kind of missing part and per damaged one."""
-    counts = Counter(problem.kind for problem in scores.problems)
     texts: dict[Kind, str] = {
         "video": "video folder(s) missing, all their expressions",
         "expression": "sample(s) without a detection" if layout == "coco" else "expression folder(s) missing",
         "frame": "frame(s) missing",
     }
     for kind, text in texts.items():
-        if counts[kind]:
-            first = next(problem.path for problem in scores.problems if problem.kind == kind)
-            log.warning("%d %s count 0, the first is %s", counts[kind], text, first)
+        paths = [problem.path for problem in scores.problems if problem.kind == kind]
+        if paths:
+            log.warning("%d %s count 0, the first is %s", len(paths), text, paths[0])
     for problem in scores.damaged[:SHOWN]:
         log.warning("%s: %s; it counts 0", problem.path, problem.reason)
     if len(scores.damaged) > SHOWN:
@@ -163,32 +159,30 @@ def warn(scores: Scores, layout: str) -> None:
     kept = [row for row in scores.rows if row.complete or row.video in missing]
     if layout == "mevis" and len(kept) < len(scores.rows):
         rest = f" and gives J&F {figures(kept)['J&F']:.1f}" if kept else ""
-        log.warning(
-            "MeViS's own script leaves out the %d incomplete expression(s)%s", len(scores.rows) - len(kept), rest
-        )
+        left_out = len(scores.rows) - len(kept)
+        log.warning("MeViS's own script leaves out the %d incomplete expression(s)%s", left_out, rest)
 
 
 def write(out: Path, scores: Scores, report: dict[str, Any]) -> None:
     """results.json, and its expressions and videos as CSV."""
-    expressions = [
-        {"video": row.video, "expression": row.id, "text": row.text, **figures([row])} for row in scores.rows
-    ]
-    videos = [{"video": video, **values} for video, values in report["videos"].items()]
     columns = list(dict.fromkeys(name for row in scores.rows for name in row.terms))
-    for name, first, rows in (
-        (EXPRESSIONS, ["video", "expression", "text"], expressions),
-        (VIDEOS, ["video", "expressions"], videos),
-    ):
-        with (
-            owned_file(out, name) as part,
-            open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, [*first, *columns], lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
+    expressions = [{"video": r.video, "expression": r.id, "text": r.text, **figures([r])} for r in scores.rows]
+    videos = [{"video": video, **values} for video, values in report["videos"].items()]
+    _write_csv(out, EXPRESSIONS, ["video", "expression", "text", *columns], expressions)
+    _write_csv(out, VIDEOS, ["video", "expressions", *columns], videos)
     with owned_file(out, RESULTS) as part:
         part.write_text(to_json(report), encoding="utf-8")
+
+
+def _write_csv(out: Path, name: str, header: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    with (
+        owned_file(out, name) as part,
+        open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, header, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
 
 
 def _revision() -> str | None:

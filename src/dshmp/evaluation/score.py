@@ -77,13 +77,11 @@ def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers:
     predictions = Predictions(pred, TOPS.get(data.layout, ""))
     items = by_video(split)
     for item in split.expressions:
-        names: Any = item.extra.get("subsets", [])
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise UserError(
-                f"{split.folder}: the subsets of {item.video}, expression {item.id} must be a list of names"
-            )
-        if not split.videos[item.video].frames:
-            raise UserError(f"{split.folder}: video {item.video} has no frames; see `dshmp data check`")
+        subsets: Any = item.extra.get("subsets", [])
+        named = isinstance(subsets, list | tuple) and all(isinstance(name, str) for name in subsets)
+        if not named or not split.videos[item.video].frames:
+            fault = "has no frames" if named else f"expression {item.id}: its subsets are no list of names"
+            raise UserError(f"{split.folder}: video {item.video}, {fault}; see `dshmp data check`")
     if workers > 1:
         _read_once(split)
     parts = _map(partial(_job, data.layout, pred, split, items), items, workers)
@@ -96,10 +94,10 @@ def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers:
         problems = [*damaged, *missing]
         known = {"mAP": 100 * coco.mean_average_precision(truth, detections)} | figures(rows)
     else:
-        prefix = "anno_0/" if data.layout == "davis" else ""
-        if not any(predictions.holds(prefix + video) for video in items):
-            example = f"{prefix}{next(iter(items))}{'' if prefix else '/<expression>'}/<frame>.png"
-            raise UserError(f"{pred}: holds no video of this split; files such as {example} are needed")
+        folder = "anno_0/{}" if data.layout == "davis" else "{}"
+        if not any(predictions.holds(folder.format(video)) for video in items):
+            example = folder.format(next(iter(items))) + ("" if data.layout == "davis" else "/<expression>")
+            raise UserError(f"{pred}: holds no video of this split; files such as {example}/<frame>.png are needed")
         scored = list(parts)
         rows = [row for part, _ in scored for row in part]
         problems = [problem for _, part in scored for problem in part]
@@ -137,9 +135,7 @@ def _map(make_job: Callable[[], Job], videos: Mapping[str, Any], workers: int) -
             results = pool.map(_run, videos)  # forks here, before the progress bar starts a thread
             yield from track(results, "scoring", total=len(videos))
     except BrokenProcessPool:
-        raise UserError(
-            "a scoring process died, perhaps for want of memory; nothing was written: take fewer --workers"
-        ) from None
+        raise UserError("a scoring process died, perhaps for want of memory; take fewer --workers") from None
 
 
 _own_job: Job | None = None

@@ -1,9 +1,7 @@
 """The zip files that the servers of MeViS and Ref-YouTube-VOS take: written from predictions, and validated.
 
-    mevis          <video>/<expression>/<frame>.png
-    youtube_vos    Annotations/<video>/<expression>/<frame>.png
-
-Every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothing else lies in the file.
+Every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothing else lies in the file. The layout is
+that of predictions (`predict`).
 """
 
 import contextlib
