@@ -36,9 +36,6 @@ app.add_typer(synthetic, name="synthetic")
 data = typer.Typer(help="The benchmarks: check one, or draw a miniature.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 
-
-# Options ----------------------------------------------------------------------------------------------------------
-
 Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
@@ -62,9 +59,6 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [*(parameter for name, parameter in own.items() if name != "options"), *shared.values()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
-
-
-# Commands ---------------------------------------------------------------------------------------------------------
 
 
 @app.command()

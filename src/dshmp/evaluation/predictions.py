@@ -30,14 +30,12 @@ PROPOSALS = 20
 UNREADABLE = (*DECODER_ERRORS, lzma.LZMAError, zipfile.BadZipFile)
 """What decoders of PNG, zip and JSON raise on damage; a zip file's password is a RuntimeError, as is deep nesting."""
 
-Kind = Literal["video", "expression", "frame", "damaged"]
-
 
 @dataclass(frozen=True)
 class Problem:
     """What is missing of a prediction, or there and no mask of its frame (`damaged`), and therefore counts 0."""
 
-    kind: Kind
+    kind: Literal["video", "expression", "frame", "damaged"]
     path: str
     reason: str = "missing"
 

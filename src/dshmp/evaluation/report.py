@@ -16,7 +16,7 @@ from dshmp.data.base import read_json
 from dshmp.errors import UserError, printable
 from dshmp.evaluation.coco import frame_list
 from dshmp.evaluation.figures import LEVEL, RESAMPLES, SEED, Scores, by_subset, figures
-from dshmp.evaluation.predictions import Kind, Predictions
+from dshmp.evaluation.predictions import Predictions
 from dshmp.files import owned_file, to_json
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, lab
 
 def warn(scores: Scores, layout: str) -> None:
     """One line per kind of missing part and per damaged one."""
-    texts: dict[Kind, str] = {
+    texts = {
         "video": "video folder(s) missing, all their expressions",
         "expression": "sample(s) without a detection" if layout == "coco" else "expression folder(s) missing",
         "frame": "frame(s) missing",

@@ -24,8 +24,7 @@ from dshmp.progress import track
 
 log = logging.getLogger(__name__)
 Items = Mapping[str, Sequence[Expression]]
-Job = Callable[[str], Any]
-"""Takes the name of a video."""
+Job = Callable[[str], Any]  # takes the name of a video
 
 
 def run(
@@ -40,10 +39,9 @@ def run(
 ) -> Scores:
     """Score, print the table to stdout, and write results.json, expressions.csv and videos.csv into `out` if given.
 
-    Args:
-        workers: processes; all cores by default.
-        compare: a results.json whose figures stand beside; where the two are not comparable, a warning says why.
-        card: the folder of the model that predicted, whose card takes the figures.
+    `workers` processes share the videos, all cores by default. `compare` is a results.json whose figures stand beside;
+    where the two are not comparable, a warning says why. `card` is the folder of the model that predicted, whose card
+    takes the figures.
     """
     other = report.read_results(compare) if compare else None
     if out is not None:
@@ -138,8 +136,7 @@ def _map(make_job: Callable[[], Job], videos: Mapping[str, Any], workers: int) -
         raise UserError("a scoring process died, perhaps for want of memory; take fewer --workers") from None
 
 
-_own_job: Job | None = None
-"""Of this process."""
+_own_job: Job | None = None  # of this process
 
 
 def _start(make_job: Callable[[], Job]) -> None:

@@ -27,14 +27,13 @@ def zip_beside(out: Path) -> Path:
     return target.with_name(f"{target.name or 'predictions'}.zip")
 
 
-def write_zip(out: Path, split: Split, layout: str, path: Path | None = None) -> Path:
-    """Zip the predictions in `out` as `path`, by default `<out>.zip`; a second run writes the same, byte by byte.
+def write_zip(out: Path, split: Split, layout: str) -> Path:
+    """Zip the predictions in `out` as `<out>.zip`; a second run writes the same, byte by byte.
 
-    Raises:
-        UserError: the layout has no submission, a file of the split is missing, what is there is not valid, or `path`
-            is there and not what is to be written.
+    Raises UserError where the layout has no submission, a file of the split is missing, what is there is not valid, or
+    the zip file is there and not what is to be written.
     """
-    path = path or zip_beside(out)
+    path = zip_beside(out)
     with packed(out, split, layout, path) as made:
         if os.path.lexists(path) and not (path.is_file() and digest(path) == digest(made)):
             raise UserError(f"{path}: is there, and not of the predictions in {out}; move it away")
