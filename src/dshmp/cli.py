@@ -406,12 +406,9 @@ def synthetic_make(
     typer.echo(f"wrote {root}" if fresh else f"{root}: is there already, with these settings")
 
 
-DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="mevis, ref-youtube-vos, ref-davis17 ...")]
-
-
 @data.command("check")
 def data_check(
-    name: DatasetName,
+    name: Name,
     root: Root,
     full: Annotated[bool, typer.Option("--full/--fast", help="Decode everything, or a sample.")] = False,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
@@ -446,7 +443,7 @@ def data_check(
 
 @data.command("mini")
 def data_mini(
-    name: DatasetName,
+    name: Name,
     out: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be empty.")],
     seed: Seed = 0,
 ) -> None:
