@@ -25,6 +25,7 @@ from dshmp.errors import UserError
 from dshmp.evaluation import evaluate
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import save_tokenizer
+from dshmp.options import Options
 from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.recipes import find_recipe
 from dshmp.training.configs import needs
@@ -415,7 +416,9 @@ def test_a_short_life(name: str, runs: Path, weights: Path, data: Path, monkeypa
     assert model.config == saved.model
     first = next(iter(RECIPES[name].data))
     for scored, split in THEN.get(first) or [(each, HELD_OUT[each]) for each in RECIPES[name].data]:
-        scores = evaluate.run(scored, data / scored, split, folder / scored, model=str(folder), device="cpu", workers=1)
+        scores = evaluate.run(
+            scored, data / scored, split, folder / scored, Options(model=str(folder), device="cpu"), workers=1
+        )
         assert scores is not None
         assert not scores.damaged
         assert (folder / scored / "results.json").is_file()

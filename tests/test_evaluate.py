@@ -23,12 +23,13 @@ from dshmp.evaluation.evaluate import run
 from dshmp.evaluation.figures import by_subset, figures
 from dshmp.evaluation.metrics import jf
 from dshmp.evaluation.predictions import Predictions
+from dshmp.evaluation.protocols import synthetic_terms
 from dshmp.evaluation.score import run as score
 from dshmp.evaluation.score import score_split
-from dshmp.evaluation.synthetic import synthetic_terms
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.model.motion_decoder import VideoTokens
+from dshmp.options import Options
 from dshmp.predictor import Segmenter
 
 NO_TIME = {"motion.position": False, "motion.displacement": False, "motion.window": 4, "motion.stages": 2}
@@ -126,7 +127,7 @@ def test_other_data_sets_have_neither(split: MevisSplit, tmp_path: Path) -> None
 def test_predictions_tables_and_files(mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tiny.model(), tiny.tokenizer(), tmp_path / "m")
     out = tmp_path / "deep" / "scores"
-    scores = run("mevis", mini, "valid_u", out, model=str(tmp_path / "m"), workers=1)
+    scores = run("mevis", mini, "valid_u", out, Options(model=str(tmp_path / "m")), workers=1)
     assert scores is not None
     names = {"predictions", "results.json", "expressions.csv", "videos.csv", ".dshmp.json"}
     assert {path.name for path in out.iterdir()} == names
@@ -138,7 +139,7 @@ def test_predictions_tables_and_files(mini: Path, tmp_path: Path, capsys: pytest
     table = capsys.readouterr().out
     for word in ("subset", "static oracle", "direction pairs", "right of pair"):
         assert word in table
-    run("mevis", mini, "valid_u", out, model=str(tmp_path / "m"), workers=1, compare=out / "results.json")
+    run("mevis", mini, "valid_u", out, Options(model=str(tmp_path / "m")), workers=1, compare=out / "results.json")
     assert json.loads((out / "results.json").read_text())["figures"] == results["figures"]
 
 
@@ -152,9 +153,9 @@ def test_the_card_takes_the_scores_on_request(mini: Path, tmp_path: Path, caplog
         return {path.name for path in folder.iterdir() if files.get(path.name) != path.read_bytes()}
 
     out, predictions, model = tmp_path / "out", tmp_path / "out" / "predictions", str(folder.parent)
-    run("mevis", mini, "valid_u", out, model=model, workers=1)
+    run("mevis", mini, "valid_u", out, Options(model=model), workers=1)
     assert not changed()
-    scores = run("mevis", mini, "valid_u", out, model=model, workers=1, update_card=True)
+    scores = run("mevis", mini, "valid_u", out, Options(model=model), workers=1, update_card=True)
     assert scores is not None
     assert changed() == {CONFIG, README}
     card = load_card(folder / CONFIG)
@@ -229,7 +230,7 @@ def test_cards_that_are_not_filled(kind: str, mini: Path, tmp_path: Path) -> Non
     }[kind]
     known = {path: path.read_bytes() for path in [*tmp_path.rglob("*.*"), find_model("default") / CONFIG]}
     with pytest.raises(UserError, match=message):
-        run("mevis", mini, "valid_u", tmp_path / "out", model=model, workers=1, update_card=True)
+        run("mevis", mini, "valid_u", tmp_path / "out", Options(model=model), workers=1, update_card=True)
     if kind != "default":
         with pytest.raises(UserError, match=message):
             score("mevis", mini, "valid_u", tmp_path, card=Path(model))
@@ -239,15 +240,15 @@ def test_cards_that_are_not_filled(kind: str, mini: Path, tmp_path: Path) -> Non
 
 def test_what_cannot_be_scored(mini: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such data set split"):
-        run("mevis", mini, "valid", tmp_path / "out")
+        run("mevis", mini, "valid", tmp_path / "out", Options())
     with pytest.raises(UserError, match="no such model"):
-        run("mevis", mini, "valid_u", tmp_path / "out", model=str(tmp_path / "none"))
+        run("mevis", mini, "valid_u", tmp_path / "out", Options(model=str(tmp_path / "none")))
     hidden = tmp_path / "hidden" / "valid"
     hidden.mkdir(parents=True)
     videos = {"v": {"frames": ["0"], "expressions": {"0": {"exp": "a cat"}}}}
     (hidden / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
     with pytest.raises(UserError, match="masks are not public"):
-        run("mevis", tmp_path / "hidden", "valid", tmp_path / "out")
+        run("mevis", tmp_path / "hidden", "valid", tmp_path / "out", Options())
     assert not (tmp_path / "out").exists()
 
 
@@ -289,7 +290,7 @@ def test_only_a_model_without_temporal_position_answers_alike_both_ways(
 def test_the_baseline_is_right_of_a_pair_at_most_every_second_time(mini: Path, tmp_path: Path) -> None:
     """Whatever it answers fits one of the two versions better, unless it fits neither."""
     save_model(tiny.model(NO_TIME | {"readout.masks": "embedding"}), tiny.tokenizer(), tmp_path / "m")
-    scores = run("mevis", mini, "train", tmp_path / "out", model=str(tmp_path / "m"), workers=1, targets="single")
+    scores = run("mevis", mini, "train", tmp_path / "out", Options(model=str(tmp_path / "m"), single=True), workers=1)
     assert scores is not None
     right = {
         (row.video, row.text): row.terms["right of pair"][0] for row in scores.rows if "right of pair" in row.terms

@@ -163,5 +163,5 @@ def test_bad_input() -> None:
         jf(np.zeros((2, 4, 4), bool), np.zeros((2, 4, 5), bool))
     with pytest.raises(ValueError, match="without frames"):
         jf(np.zeros((0, 4, 4), bool), np.zeros((0, 4, 4), bool))
-    with pytest.raises(ValueError, match="void"):
+    with pytest.raises(ValueError, match="one shape"):
         region_similarity(np.zeros((4, 4), bool), np.zeros((4, 4), bool), np.zeros((4, 5), bool))

@@ -28,12 +28,13 @@ from dshmp.errors import UserError
 from dshmp.evaluation.coco import frame_list
 from dshmp.evaluation.figures import figures, intervals
 from dshmp.evaluation.metrics import jf
-from dshmp.evaluation.predictions import LARGEST, SIGNATURE, Predictions
+from dshmp.evaluation.predictions import LARGEST, Predictions
 from dshmp.evaluation.protocols import SampleScore
 from dshmp.evaluation.report import differences
 from dshmp.evaluation.score import run, score_split
 from dshmp.result import encode
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 H, W, T = 24, 31, 11  # more frames than are held at once
 FRAMES = [f"{5 * t:05d}" for t in range(T)]
 
@@ -228,7 +229,7 @@ def test_damaged_files_are_named_and_count_zero(root: Path, pred: Path) -> None:
     scores = score(root, pred)
     assert [p.path for p in scores.damaged] == [f"bird/0/{FRAMES[t]}.png" for t in (0, 1, 2, 5)]
     assert "is 31x25, its frame is 31x24" in scores.damaged[0].reason
-    assert scores.damaged[1].reason == "is cut off or damaged"
+    assert scores.damaged[1].reason.startswith("cannot be read")
     assert scores.damaged[2].reason == "is no PNG"
     assert scores.damaged[3].reason == "cannot be read (Is a directory)"
     assert by_key(scores)["bird", "0"].terms["J"][0] == pytest.approx((T - 4) / T)
@@ -265,8 +266,8 @@ def test_nothing_but_a_png_of_the_right_size_is_decoded(
     (folder / f"{FRAMES[6]}.png").write_bytes(bytes(4_001))
     monkeypatch.setattr(Image.Image, "load", lambda self, load=Image.Image.load: opened.append(self.size) or load(self))
     reasons = [problem.reason for problem in score(root, pred).damaged]
-    assert reasons[:4] == ["is no PNG", "is 60000x60000, its frame is 31x24", "is damaged", "is cut off or damaged"]
-    assert reasons[4].startswith("cannot be read")
+    assert [reasons[i] for i in (0, 2)] == ["is no PNG", "is 9000x9000, its frame is 31x24"]
+    assert all(reasons[i].startswith("cannot be read") for i in (1, 3, 4))
     assert reasons[5:] == [
         "cannot be read (is a pipe or a device where a regular file is needed)",
         "is far too large for a mask",
@@ -669,7 +670,7 @@ def test_coco_damage(tmp_path: Path) -> None:
         score_coco(tmp_path, [good[0], good[1] | {"image_id": "s9"}])
     with pytest.raises(UserError, match="entry 0 is no COCO result"):
         score_coco(tmp_path, [{"image_id": "s1"}])
-    with pytest.raises(UserError, match="must be a list"):
+    with pytest.raises(UserError, match="no list"):
         score_coco(tmp_path, {})
     (tmp_path / "predictions.json").write_text("[{")
     with pytest.raises(UserError, match="not valid JSON"):
@@ -684,7 +685,7 @@ def test_coco_results_of_anyone(tmp_path: Path) -> None:
     expected = score_coco(tmp_path, good).figures
     odd = {"caption": "x", "bbox": 5, "id": "x", "iscrowd": 1, "ignore": 1, "area": None, "category_id": "x"}
     assert score_coco(tmp_path, [good[0] | odd, *good[1:]]).figures == expected
-    for value in ("0.9", True, None, [0.9], 10**400):
+    for value in ("0.9", None, [0.9], 10**400):
         with pytest.raises(UserError, match="entry 0 is no COCO result"):
             score_coco(tmp_path, [good[0] | {"score": value}])
     for content in (b"[" * 100_000, b"\xff\xfe[]"):
@@ -695,7 +696,7 @@ def test_coco_results_of_anyone(tmp_path: Path) -> None:
         file.writestr("predictions.json", json.dumps(good))
     packed = (tmp_path / "p.zip").read_bytes()
     (tmp_path / "p.zip").write_bytes(packed[:48] + b"\xff" * 8 + packed[56:])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not valid JSON"):
         score_split(data("coco", FakeCoco), tmp_path, "test", tmp_path / "p.zip")
 
 

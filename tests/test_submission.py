@@ -75,9 +75,10 @@ def test_writing_is_valid_and_repeatable(split: FakeSplit, tmp_path: Path, layou
     with zipfile.ZipFile(path) as file:
         assert file.namelist() == sorted(masks(top))
         assert {name: file.read(name) for name in file.namelist()} == masks(top)
-    again = write_zip(out, split, layout, tmp_path / "elsewhere" / "again.zip")
-    assert again.read_bytes() == path.read_bytes()
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["elsewhere", "out", "out.zip"]
+    content = path.read_bytes()
+    path.unlink()
+    assert write_zip(out, split, layout).read_bytes() == content
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out", "out.zip"]
 
 
 def test_no_zip_of_what_is_not_whole_or_not_valid(split: FakeSplit, tmp_path: Path) -> None:
@@ -108,11 +109,11 @@ def below(top: str) -> Callable[[Files], Files]:
 
 ZEROS = np.zeros((H, W), np.uint8)
 DAMAGES: dict[str, tuple[Callable[[Files], Files], str]] = {
-    "missing video": (without("dog"), "dog: the video is missing"),
-    "missing expression": (without("cat/1"), "cat/1: the expression is missing"),
-    "missing frame": (without("cat/1/00005"), "cat/1/00005.png: 1 frame of 2 missing"),
-    "extra video": (changed("fox/0/00000.png", png(ZEROS)), "fox: the split has nothing of this name (1 entry)"),
-    "extra expression": (changed("dog/1/00000.png", png(ZEROS)), "dog/1: the split has nothing of this name (1 entry)"),
+    "missing video": (without("dog"), "dog/0/00000.png: is missing (and 1 more of this folder)"),
+    "missing expression": (without("cat/1"), "cat/1/00000.png: is missing (and 1 more of this folder)"),
+    "missing frame": (without("cat/1/00005"), "cat/1/00005.png: is missing"),
+    "extra video": (changed("fox/0/00000.png", png(ZEROS)), "fox/0/00000.png: the split has nothing of this name"),
+    "extra expression": (changed("dog/1/00000.png", png(ZEROS)), "dog/1/00000.png: the split has nothing of this name"),
     "extra frame": (changed("dog/0/00001.png", png(ZEROS)), "dog/0/00001.png: the split has nothing of this name"),
     "note": (changed("predict.json", b"{}"), "predict.json: the split has nothing of this name"),
     "colours": (
@@ -126,12 +127,12 @@ DAMAGES: dict[str, tuple[Callable[[Files], Files], str]] = {
     "size": (changed("dog/0/00000.png", png(ZEROS.T)), "dog/0/00000.png: is 6x9, its frame is 9x6"),
     "values": (changed("dog/0/00000.png", png(ZEROS + 1)), "dog/0/00000.png: holds the value 1; only 0 and 255 are"),
     "no image": (changed("dog/0/00000.png", b"mask"), "dog/0/00000.png: is no PNG"),
-    "cut off": (changed("dog/0/00000.png", png(ZEROS)[:-20]), "dog/0/00000.png: is cut off or damaged"),
-    "macOS": (changed("__MACOSX/cat/._0", b""), "__MACOSX/cat/._0: 1 file of the operating system"),
-    "store": (changed("cat/.DS_Store", b""), "cat/.DS_Store: 1 file of the operating system"),
+    "cut off": (changed("dog/0/00000.png", png(ZEROS)[:-20]), "dog/0/00000.png: cannot be read"),
+    "macOS": (changed("__MACOSX/cat/._0", b""), "__MACOSX/cat/._0: the split has nothing of this name"),
+    "store": (changed("cat/.DS_Store", b""), "cat/.DS_Store: the split has nothing of this name"),
     "empty folder": (changed("fox/", b""), "fox/: the split has nothing of this name"),
-    "top folder": (below("out/"), "the videos' folders lie inside out/; they must lie at the top"),
-    "top of the other server": (below("Annotations/"), "the videos' folders lie inside Annotations/; they must lie at"),
+    "top folder": (below("out/"), "holds no mask of this split, such as cat/0/00000.png"),
+    "top of the other server": (below("Annotations/"), "holds no mask of this split"),
 }
 
 
@@ -147,18 +148,15 @@ def test_what_is_wrong_alike_is_told_once(split: FakeSplit, tmp_path: Path) -> N
     colours = png(np.zeros((H, W, 3), np.uint8))
     findings = validate_zip(pack(tmp_path / "x.zip", dict.fromkeys(masks(), colours)), split, "mevis")
     assert len(findings) == 3
-    assert findings[0].endswith("(and 1 more of this expression)")
+    assert findings[0].endswith("(and 1 more of this folder)")
 
 
 def test_top_folder_is_needed(split: FakeSplit, tmp_path: Path) -> None:
     path = pack(tmp_path / "x.zip", masks())
-    assert validate_zip(path, split, "youtube_vos") == [
-        "the videos' folders lie at the top; they must lie inside Annotations/"
-    ]
-    pack(path, below("Annotations/Annotations/")(masks()))
-    assert validate_zip(path, split, "youtube_vos") == [
-        "the videos' folders lie inside Annotations/Annotations/; they must lie inside Annotations/"
-    ]
+    for files in (masks(), below("Annotations/Annotations/")(masks())):
+        assert validate_zip(pack(path, files), split, "youtube_vos") == [
+            "holds no mask of this split, such as Annotations/cat/0/00000.png; mind the folders above"
+        ]
 
 
 def test_folders_of_their_own_are_allowed(split: FakeSplit, tmp_path: Path) -> None:
@@ -207,7 +205,7 @@ def test_damage_of_packed_entries(split: FakeSplit, tmp_path: Path) -> None:
 def test_nothing_there_or_no_server(split: FakeSplit, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         validate_zip(tmp_path / "x.zip", split, "mevis")
-    assert len(validate_zip(pack(tmp_path / "x.zip", {}), split, "mevis")) == 2
+    assert len(validate_zip(pack(tmp_path / "x.zip", {}), split, "mevis")) == 1
     with pytest.raises(UserError, match="take submissions"):
         validate_zip(tmp_path / "x.zip", split, "coco")
 
@@ -223,7 +221,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1
-    assert capsys.readouterr().out == "dog: the video is missing\n"
+    assert capsys.readouterr().out == "dog/0/00000.png: is missing (and 1 more of this folder)\n"
     pack(path, masks())
     with pytest.raises(SystemExit) as stop:
         main()

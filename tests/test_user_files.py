@@ -11,6 +11,7 @@ from dshmp.checkpoint import save_model
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import dataset
 from dshmp.evaluation.predict import run as predict
+from dshmp.options import Options
 
 MINE = (
     *(
@@ -71,7 +72,8 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Ours:
     save_model(*tiny_model(), home / "model")
     write_clip(home / "clip.mp4", 3)
     (home / "list.csv").write_text("video,expression\nclip.mp4,a cat\n")
-    predict("mevis", home / "mevis", "valid_u", home / "pred", model=str(home / "model"), device="cpu", zipped=False)
+    options = Options(model=str(home / "model"), device="cpu")
+    predict("mevis", home / "mevis", "valid_u", home / "pred", options, zipped=False)
     return {name: str(home / name) for name in ("mevis", "model", "clip.mp4", "list.csv", "pred")}
 
 

@@ -1,27 +1,27 @@
 """The `dshmp` command. Heavy libraries are imported by the commands that need them, so that help answers at once."""
 
 import contextlib
+import functools
+import inspect
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dshmp.errors import UserError, printable
+from dshmp.options import Device, Model, Options
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from dshmp.export import Settings
-    from dshmp.predictor import Targets
-    from dshmp.result import Result
+    from dshmp.predictor import Segmenter
 
 app = typer.Typer(
     name="dshmp",
@@ -31,69 +31,50 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-synthetic = typer.Typer(
-    help="The synthetic data set: videos with motion expressions.", no_args_is_help=True, rich_markup_mode=None
-)
+synthetic = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(synthetic, name="synthetic")
-data = typer.Typer(
-    help="The benchmarks: is one whole, and miniatures of them.", no_args_is_help=True, rich_markup_mode=None
-)
+data = typer.Typer(help="The benchmarks: check one, or draw a miniature.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 
-
-class Precision(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-Model = Annotated[str, typer.Option(help="`default`, a model's or a training run's folder, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-Precise = Annotated[Precision, typer.Option(help="auto: the model's own on a GPU, float32 elsewhere.")]
-Threshold = Annotated[
-    float | None, typer.Option(help="Score (0 to 1) above which an object is meant; the model's own by default.")
-]
-Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
-Root = Annotated[Path, typer.Argument(help="Folder of the data set.")]
-Predicted = Annotated[str, typer.Option("--split", help="Which split was predicted.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that score; all cores by default.")]
-Compare = Annotated[Path | None, typer.Option(help="A results.json to show beside.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew; earlier predictions are removed.")]
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
-Single = Annotated[
-    bool | None,
-    typer.Option("--single/--many", help="Only the best object, or all that are meant; the model's own by default."),
-]
-Anew = Annotated[
-    bool, typer.Option("--overwrite", help="Answer these sentences anew, in place of the answers that are there.")
-]
-SingleOfData = Annotated[
-    bool | None,
-    typer.Option("--single/--many", help="Only the best object, or all that are meant; the data set's by default."),
-]
+Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
+Root = Annotated[Path, typer.Argument(help="Folder of the data set.")]
+Split = Annotated[str, typer.Option(help="Which split of the data set.")]
+Seed = Annotated[int, typer.Option(min=0, help="Equal numbers make equal data sets.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that score; all cores by default.")]
+Compare = Annotated[Path | None, typer.Option(help="A results.json to show beside.")]
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of `Options` as parameters, in place of its own parameter `options`."""
+    own, shared = (inspect.signature(each).parameters for each in (command, Options))
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        options = Options(**{name: given.pop(name) for name in shared})
+        command(**given, options=options)
+
+    parameters = [*(parameter for name, parameter in own.items() if name != "options"), *shared.values()]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
 
 @app.command()
+@with_options
 def segment(
     video: Annotated[Path, typer.Argument(help="Video file, image, or folder of frames.")],
     expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION...", help="What to segment, in words.")],
-    model: Model = "default",
     out: Out = Path("results"),
-    device: Device = "auto",
-    precision: Precise = Precision.auto,
-    threshold: Threshold = None,
     frames: Frames = None,
     fps: Fps = None,
-    single: Single = None,
-    overwrite: Anew = False,
+    *,
+    options: Options,
 ) -> None:
     """Segment what sentences mean in a video.
 
-    Writes OUT/<video>/: per sentence a folder with a PNG mask per frame and overlay.mp4, and one result.json. What
-    other sentences were answered before stays.
+    Adds to OUT/<video>/: per sentence a folder with a PNG mask per frame and overlay.mp4, and one result.json.
 
     Example: dshmp segment clip.mp4 "the one that turns back" "the dog running left" --out results
     """
@@ -103,55 +84,46 @@ def segment(
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
     from dshmp.export import Answers, segment_to_folder
-    from dshmp.predictor import Segmenter
 
-    settings = _settings(model, threshold, single, frames, fps, precision)
-    answers = Answers.open(video, expressions, out, settings, overwrite=overwrite)
+    answers = Answers.open(video, expressions, out, _settings(options, frames, fps), overwrite=options.overwrite)
     before = len(answers.expressions) - len(answers.pending)
     with _progress(video.name) as progress:
-        folder, results = segment_to_folder(
-            answers, lambda: Segmenter.from_pretrained(model, device, precision.value), progress
-        )
+        folder, results = segment_to_folder(answers, lambda: _load(options), progress)
     for result in results:
-        _report(result)
+        count = len(result.objects)
+        found = "nothing matches" if not result.found else "1 object" if count == 1 else f"{count} objects"
+        typer.echo(f"{result.score:.2f}  {found}: {result.expression}")
     typer.echo(f"wrote {folder}" + (f" ({before} of {len(results)} answered before)" if before else ""))
 
 
 @app.command()
+@with_options
 def batch(
-    videos: Annotated[
-        Path, typer.Argument(metavar="LIST", help="CSV with the columns video,expression, or JSON lines.")
-    ],
-    model: Model = "default",
+    videos: Annotated[Path, typer.Argument(metavar="LIST", help="CSV (columns video,expression), or JSON lines.")],
     out: Out = Path("results"),
-    device: Device = "auto",
-    precision: Precise = Precision.auto,
-    threshold: Threshold = None,
     frames: Frames = None,
     fps: Fps = None,
-    single: Single = None,
-    overwrite: Anew = False,
+    *,
+    options: Options,
 ) -> None:
     """Segment many videos; started again, it goes on where it stopped.
 
-    LIST has one video and expression per row; paths are relative to it. Rows of one video are done together. What
-    is finished with the same settings is skipped; a video that fails is told at the end and doesn't stop the rest.
+    LIST has one video and expression per row; paths are relative to it. A video that fails doesn't stop the rest.
 
     Example: dshmp batch clips.csv --out results
     """
     from dshmp.export import Answers, folder_names, segment_to_folder
     from dshmp.lists import read_list
-    from dshmp.predictor import Segmenter
 
     jobs = read_list(videos)
     names = folder_names(list(jobs), out)
-    settings = _settings(model, threshold, single, frames, fps, precision)
-    load = cache(lambda: Segmenter.from_pretrained(model, device, precision.value))
+    settings = _settings(options, frames, fps)
+    load = functools.cache(lambda: _load(options))
     failures: list[str] = []
     done = 0
     for video, expressions in jobs.items():
         try:
-            answers = Answers.open(video, expressions, out, settings, names[video], overwrite)
+            answers = Answers.open(video, expressions, out, settings, names[video], options.overwrite)
             if not answers.pending:
                 done += 1
                 continue
@@ -162,8 +134,7 @@ def batch(
             failures.append(str(error))
     if done:
         typer.echo(f"{done} of {len(jobs)} videos were finished before")
-    for failure in failures:
-        typer.echo(f"dshmp: {_one_line(failure)}", err=True)
+    _tell(*failures)
     if failures:
         raise UserError(f"{len(failures)} of {len(jobs)} videos failed; see above")
 
@@ -197,16 +168,13 @@ def train(
             help="A recipe, its YAML file or a packaged one's name (finetune with --init), and changes to it.",
         ),
     ] = None,
-    init: Annotated[
-        str | None, typer.Option(help="Train on from this model: `default`, a folder, a run, or a hub id.")
-    ] = None,
+    init: Annotated[str | None, typer.Option(help="Train on from this model, named as --model elsewhere.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     device: Device = "auto",
 ) -> None:
     """Train a model as a recipe says; started again, a run goes on from its last checkpoint.
 
-    On several GPUs: accelerate launch -m dshmp train RECIPE. A batch is then shared among them; run.micro_batch=1
-    learns from one clip at a time on each.
+    On several GPUs, which share the batch (run.micro_batch=1: one clip each): accelerate launch -m dshmp train RECIPE
 
     Example: dshmp train --init default data.mevis.root=my_videos
     """
@@ -229,48 +197,34 @@ def ablate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs, page and pictures.")] = Path("runs/ablation"),
     rows: Annotated[Path | None, typer.Option(help="Folder of the rows; the packaged one by default.")] = None,
-    tables: Annotated[
-        str, typer.Option(help="Which, separated by commas: the paper's 1, 2a, 2b, 2c, 2d, and time.")
-    ] = "1,2a,2b,2c,2d,time",
+    tables: Annotated[str, typer.Option(help="The paper's tables, and the time.")] = "1,2a,2b,2c,2d,time",
     seeds: Annotated[int, typer.Option(help="Runs of each row, with consecutive seeds from the base's on.")] = 3,
     jobs: Annotated[int | None, typer.Option(help="Runs at once; one per GPU, on the CPU one per core.")] = None,
     device: Device = "auto",
-    page_only: Annotated[
-        bool, typer.Option("--page-only", help="Run nothing; write the page from what is finished.")
-    ] = False,
+    page_only: Annotated[bool, typer.Option("--page-only", help="Only write the page of what is finished.")] = False,
 ) -> None:
     """Train the rows of the paper's ablations with several seeds, compare them, and write OUT/README.md.
 
-    Each row is what its recipe says, laid over the base; a run is an ordinary one in OUT/runs/ROW-SEED. Stopped and
-    started again, all go on where they were. A row that fails does not stop the others; the exit code is 1 then.
+    A run is an ordinary one in OUT/runs/ROW-SEED; started again, all go on where they were. A row that fails does not
+    stop the others; the exit code is 1 then.
 
     Example: dshmp ablate synthetic/ablation --seeds 3 --out runs/ablation
     """
     from dshmp.ablation.run import run
 
+    changes = overrides or []
     written, failures = run(
-        base,
-        overrides or [],
-        out,
-        rows=rows,
-        tables=tables,
-        seeds=seeds,
-        jobs=jobs,
-        device=device,
-        page_only=page_only,
+        base, changes, out, rows=rows, tables=tables, seeds=seeds, jobs=jobs, device=device, page_only=page_only
     )
     typer.echo(f"wrote {written}")
-    for failure in failures:
-        typer.echo(f"dshmp: {_one_line(failure)}", err=True)
+    _tell(*failures)
     if failures:
         raise typer.Exit(1)
 
 
 @app.command()
 def configs(
-    folder: Annotated[
-        Path | None, typer.Argument(help="Folder of recipes, or a packaged one's name; all packaged ones by default.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder of recipes, or a packaged one's name; or all.")] = None,
 ) -> None:
     """List recipes: what each reproduces, the paper's figures, parameters, estimated GPU memory and time.
 
@@ -285,22 +239,17 @@ def configs(
 
 
 @app.command()
+@with_options
 def evaluate(
     name: Name,
     root: Root,
-    split: Annotated[str, typer.Option(help="Which split; its masks have to be public.")],
+    split: Split,
     out: Annotated[Path, typer.Option(help="Folder for predictions and scores, made where it is missing.")],
-    model: Model = "default",
-    device: Device = "auto",
-    precision: Precise = Precision.auto,
-    threshold: Threshold = None,
-    single: SingleOfData = None,
-    overwrite: Overwrite = False,
     workers: Workers = None,
     compare: Compare = None,
-    update_card: Annotated[
-        bool, typer.Option("--update-card", help="Put the figures into the card of MODEL, a folder of yours.")
-    ] = False,
+    update_card: Annotated[bool, typer.Option("--update-card", help="Put the figures into the model's card.")] = False,
+    *,
+    options: Options,
 ) -> None:
     """Predict a split and score it: what `dshmp predict` and `dshmp score` do, in one go.
 
@@ -311,73 +260,41 @@ def evaluate(
     from dshmp.evaluation.evaluate import run
 
     with _progress(name) as progress:
-        scores = run(
-            name,
-            root,
-            split,
-            out,
-            model=model,
-            device=device,
-            precision=precision.value,
-            threshold=threshold,
-            targets=_targets(single),
-            overwrite=overwrite,
-            workers=workers,
-            compare=compare,
-            progress=progress,
-            update_card=update_card,
-        )
+        scores = run(name, root, split, out, options, workers, compare, progress, update_card)
     if scores is not None and scores.damaged:
         raise typer.Exit(1)
 
 
 @app.command()
+@with_options
 def predict(
     name: Name,
     root: Root,
-    split: Annotated[str, typer.Option(help="Which split.")],
-    out: Annotated[Path, typer.Option(help="Folder for the predictions, made where it is missing.")],
-    model: Model = "default",
-    device: Device = "auto",
-    precision: Precise = Precision.auto,
-    threshold: Threshold = None,
-    single: SingleOfData = None,
-    overwrite: Overwrite = False,
+    split: Split,
+    out: Out,
     zip_path: Annotated[Path | None, typer.Option("--zip", help="The zip file for the server; OUT.zip.")] = None,
     no_zip: Annotated[bool, typer.Option("--no-zip", help="Write none.")] = False,
+    *,
+    options: Options,
 ) -> None:
     """Answer every expression of a data set's split, as `dshmp score` and the benchmark's server read it.
 
-    Started again with the same settings, it goes on where it was stopped; damaged files are written anew. A video
-    that fails is told at the end and doesn't stop the rest. Where the benchmark has a server (MeViS,
-    Ref-YouTube-VOS), a zip file is written and validated once all is done. Several GPUs share the videos:
-    torchrun --nproc-per-node 4 -m dshmp predict ..., or accelerate launch -m dshmp predict ...
+    Started again, it goes on where it was stopped; damaged files are written anew. A video that fails doesn't stop
+    the rest. For a benchmark's server (MeViS, Ref-YouTube-VOS), a zip file is written and validated. Several GPUs
+    share the videos: torchrun --nproc-per-node 4 -m dshmp predict ...
 
     Example: dshmp predict mevis data/mevis --split valid --model models/mevis --out predictions/mevis
     """
     from dshmp.evaluation.predict import run
 
     with _progress(name) as progress:
-        done = run(
-            name,
-            root,
-            split,
-            out,
-            model=model,
-            device=device,
-            precision=precision.value,
-            threshold=threshold,
-            targets=_targets(single),
-            overwrite=overwrite,
-            zip_path=zip_path,
-            zipped=not no_zip,
-            progress=progress,
-        )
+        done = run(name, root, split, out, options, zip_path=zip_path, zipped=not no_zip, progress=progress)
     if done is not None:
         before = f", {done.skipped:,} of them before" if done.skipped else ""
-        typer.echo(f"wrote {out}: {done.videos:,} videos, {done.expressions:,} expressions{before}")
-        if done.frame_list:
-            typer.echo(f"frames: {done.frame_list}")
+        counts, frames = done.facts["counts"], done.facts["frame_list"]
+        typer.echo(f"wrote {out}: {counts['videos']:,} videos, {counts['expressions']:,} expressions{before}")
+        if frames:
+            typer.echo(f"frames: {frames}")
         if done.zip is not None:
             typer.echo(f"wrote {done.zip}, a valid submission")
 
@@ -387,7 +304,7 @@ def submission(
     name: Annotated[str, typer.Argument(help="Data set: mevis or ref-youtube-vos.")],
     root: Root,
     path: Annotated[Path, typer.Argument(help="A zip file to validate, or a folder of predictions to zip.")],
-    split: Predicted,
+    split: Split,
 ) -> None:
     """Validate a zip file for a benchmark's server, or make a valid one of a folder: FOLDER.zip.
 
@@ -404,26 +321,22 @@ def submission(
         typer.echo(f"wrote {write_zip(path, opened, data.layout)}, a valid submission")
         return
     findings = validate_zip(path, opened, data.layout)
-    for finding in findings:
-        typer.echo(finding)
+    for line in findings or [f"{path}: a valid submission"]:
+        typer.echo(line)
     if findings:
         raise typer.Exit(1)
-    typer.echo(f"{path}: a valid submission")
 
 
 @app.command()
 def score(
     name: Name,
     root: Root,
-    split: Predicted,
+    split: Split,
     pred: Annotated[Path, typer.Option(help="Folder of the predictions, or the zip file for a server.")],
     out: Annotated[Path | None, typer.Option(help="Folder for results.json, expressions.csv and videos.csv.")] = None,
     workers: Workers = None,
     compare: Compare = None,
-    update_card: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Put the figures into the card of MODEL, the folder of what predicted."),
-    ] = None,
+    update_card: Annotated[Path | None, typer.Option(help="Model whose card takes the figures: its folder.")] = None,
 ) -> None:
     """Score predictions by the data set's own protocol, with intervals from resampled videos.
 
@@ -433,7 +346,7 @@ def score(
     """
     from dshmp.evaluation.score import run
 
-    scores = run(name, root, split, pred, out, workers or os.cpu_count() or 1, compare, update_card)
+    scores = run(name, root, split, pred, out, workers, compare, update_card)
     if scores.damaged:
         raise typer.Exit(1)
 
@@ -442,35 +355,26 @@ def score(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint; with --to-release, a model's folder.")],
     out: Annotated[Path, typer.Argument(help="Folder for the model; with --to-release, the file to write.")],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="RoBERTa's tokeniser: a folder with vocab.json and merges.txt, or a hub id; roberta-base."),
-    ] = None,
-    motion_heads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Attention heads of the motion part; as in static perception by default."),
-    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="RoBERTa's: a folder or a hub id; roberta-base.")] = None,
+    motion_heads: Annotated[int | None, typer.Option(min=1, help="Of the motion part; static perception's.")] = None,
     to_release: Annotated[bool, typer.Option("--to-release", help="The other way: for the authors' code.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model or file that OUT is.")] = False,
 ) -> None:
     """Make a model of the authors' checkpoint, or write a model as theirs.
 
-    The checkpoint may be torch's or safetensors, whatever its name; nothing in it is run. What it holds beyond the
-    model is kept in OUT, so that the way back gives the same tensors, bit by bit if they are float32; others are kept
-    as float32. With --to-release, an OUT that ends in .safetensors is written as such.
+    The checkpoint may be torch's or safetensors; nothing in it is run. What it holds beyond the model is kept in OUT,
+    so that the way back gives the same tensors, as float32. An OUT that ends in .safetensors is written as such.
 
     Example: dshmp convert dshmp_swin_tiny.pth models/mevis --tokenizer roberta-base
     """
     from dshmp.interop import release
 
-    if to_release:
-        for option, value in (("--tokenizer", tokenizer), ("--motion-heads", motion_heads)):
-            if value is not None:
-                raise UserError(f"{option} is for a checkpoint that becomes a model; leave it out with --to-release")
-        release.to_release(str(checkpoint), out, overwrite)
+    if not to_release:
+        release.print_report(release.convert(checkpoint, out, tokenizer or "roberta-base", motion_heads, overwrite))
+    elif tokenizer is not None or motion_heads is not None:
+        raise UserError("leave out --tokenizer and --motion-heads with --to-release; a model has its own")
     else:
-        report = release.convert(checkpoint, out, tokenizer or "roberta-base", motion_heads, overwrite)
-        release.print_report(report)
+        release.to_release(str(checkpoint), out, overwrite)
     typer.echo(f"wrote {out}")
 
 
@@ -485,10 +389,8 @@ def synthetic_make(
     train: Annotated[int, typer.Option(min=0, help="Clips for training.")] = 6000,
     valid: Annotated[int, typer.Option(min=0, help="Clips for validation (split valid_u).")] = 400,
     test: Annotated[int, typer.Option(min=0, help="Clips with phrasings and words held out of training.")] = 200,
-    seed: Annotated[int, typer.Option(help="Equal numbers make equal data sets.")] = 0,
-    family: Annotated[
-        str | None, typer.Option(help="Only clips of this family: alike, pairs, easy ..., or close (large objects).")
-    ] = None,
+    seed: Seed = 0,
+    family: Annotated[str | None, typer.Option(help="Only clips of one: alike, pairs, easy ..., or close.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Make a synthetic data set of videos, masks and motion expressions, in the layout of MeViS.
@@ -497,37 +399,20 @@ def synthetic_make(
     """
     from dshmp.synthetic.make import make_synthetic
 
+    clips = {"train": train, "valid": valid, "test": test}
     with _progress("synthetic") as progress:
-        fresh = make_synthetic(
-            root,
-            train=train,
-            valid=valid,
-            test=test,
-            seed=seed,
-            family=family,
-            workers=workers,
-            progress=lambda done, total: progress("clips", done, total),
-        )
+        told = functools.partial(progress, "clips")
+        fresh = make_synthetic(root, **clips, seed=seed, family=family, workers=workers, progress=told)
     typer.echo(f"wrote {root}" if fresh else f"{root}: is there already, with these settings")
-
-
-@data.callback()
-def _data() -> None:
-    """The benchmarks: is one whole, and miniatures of them."""
-
-
-DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="mevis, ref-youtube-vos, ref-davis17 ...")]
 
 
 @data.command("check")
 def data_check(
-    name: DatasetName,
-    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    name: Name,
+    root: Root,
     full: Annotated[bool, typer.Option("--full/--fast", help="Decode everything, or a sample.")] = False,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
-    own: Annotated[
-        bool, typer.Option("--own", help="One's own videos in this layout: published counts are not compared.")
-    ] = False,
+    own: Annotated[bool, typer.Option("--own", help="One's own videos: published counts are not compared.")] = False,
 ) -> None:
     """Tell whether a data set is whole: a line per file that is wrong, why, and what mends it.
 
@@ -549,20 +434,18 @@ def data_check(
         typer.echo(f"note: {note}", err=True)
     for finding in report.findings:
         typer.echo(finding)
-    how = "all decoded" if full else "a sample decoded"
-    what = {0: "nothing is wrong", 1: "1 thing is wrong"}.get(
-        len(report.findings), f"{len(report.findings)} things are wrong"
-    )
-    typer.echo(f"{chosen.title} in {root} ({how}): {what}")
-    if report.findings:
+    count = len(report.findings)
+    what = f"{count} things are wrong" if count > 1 else "1 thing is wrong" if count else "nothing is wrong"
+    typer.echo(f"{chosen.title} in {root} ({'all' if full else 'a sample'} decoded): {what}")
+    if count:
         raise typer.Exit(1)
 
 
 @data.command("mini")
 def data_mini(
-    name: DatasetName,
+    name: Name,
     out: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be empty.")],
-    seed: Annotated[int, typer.Option(min=0, help="Equal numbers make equal data sets.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write a miniature data set, drawn, in the exact layout of the real one: to try commands on.
 
@@ -584,10 +467,8 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+def _dshmp(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Referring video segmentation: a video and a sentence in, the masks of what the sentence means out.
 
@@ -595,36 +476,20 @@ def _options(
     """
 
 
-def _targets(single: bool | None) -> "Targets | None":
-    return None if single is None else "single" if single else "many"
+# What commands share ----------------------------------------------------------------------------------------------
 
 
-def _settings(
-    model: str,
-    threshold: float | None,
-    single: bool | None,
-    frames: str | None,
-    fps: float | None,
-    precision: Precision,
-) -> "Settings":
+def _load(options: Options) -> "Segmenter":
+    from dshmp.predictor import Segmenter
+
+    return Segmenter.from_pretrained(options.model, options.device, options.precision)
+
+
+def _settings(options: Options, frames: str | None, fps: float | None) -> "Settings":
     from dshmp.export import Settings
 
-    return Settings(
-        model=model,
-        threshold=threshold,
-        targets=_targets(single),
-        frames=frames,
-        fps=fps,
-        precision=precision.value,
-    )
-
-
-def _report(result: "Result") -> None:
-    if result.found:
-        what = "1 object" if len(result.objects) == 1 else f"{len(result.objects)} objects"
-    else:
-        what = "nothing matches"
-    typer.echo(f"{result.score:.2f}  {what}: {result.expression}")
+    shared = {name: getattr(options, name) for name in ("model", "threshold", "targets", "precision")}
+    return Settings(**shared, frames=frames, fps=fps)
 
 
 @contextlib.contextmanager
@@ -642,69 +507,63 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
             if phase not in tasks:
                 tasks[phase] = bars.add_task(f"{name} {phase}", total=total)
             bars.update(tasks[phase], completed=done, total=total)
-            _end()
+            _exit_if_signalled()
 
         yield show
 
 
-class _Lines(logging.Handler):
+def _tell(*messages: str) -> None:
+    """Messages on stderr, whatever names of files they hold: one line each, without control codes. Of a long one the
+    end is kept too, as it says what to do."""
+    for message in messages:
+        short = message if len(message) < 800 else f"{message[:600]} ... {message[-150:]}"
+        print(f"dshmp: {printable(short)}", file=sys.stderr, flush=True)
+
+
+class _WarningLines(logging.Handler):
     """Warnings as single lines among the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(f"dshmp: {record.levelname.lower()}: {_one_line(record.getMessage(), 2000)}", err=True)
-
-
-def _one_line(text: str, longest: int = 500) -> str:
-    """A message, which may tell what files hold, as a terminal may show it: one line of about `longest` characters
-    without control codes. Of a longer one the end is kept too, as it says what to do."""
-    if len(text) > longest:
-        text = f"{text[: longest - 150]} ... {text[-150:]}"
-    return printable(text)
+        _tell(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 _SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "stopped by SIGTERM", "SIGHUP": "stopped, the terminal is gone"}
-_ended_by: list[int] = []
-"""Signals that asked this process to end."""
+_received: list[int] = []
+"""Signals that told this process to end."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    _ended_by.append(number)
-    _end()
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    _exit_if_signalled()
 
 
-def _end() -> None:
-    """End as a signal asks, if one does. Raised, so that half-written results are cleared away; some libraries lose
-    what is raised in their callbacks, hence progress bars ask again."""
-    if _ended_by:
-        raise SystemExit(128 + _ended_by[0])
+def _exit_if_signalled() -> None:
+    """Raises SystemExit, so that half-written results are cleared away. Some libraries lose what is raised in their
+    callbacks, hence progress bars call this too."""
+    if _received:
+        raise SystemExit(128 + _received[0])
 
 
 def main() -> None:
     """Run the command. A person's mistake is one line on stderr and exit code 2; so is the end by a signal, with 130
     for Ctrl-C, 143 for SIGTERM and 129 for a terminal that was closed."""
     log = logging.getLogger("dshmp")
-    if not any(isinstance(handler, _Lines) for handler in log.handlers):
-        log.addHandler(_Lines())
+    if not any(isinstance(handler, _WarningLines) for handler in log.handlers):
+        log.addHandler(_WarningLines())
     log.propagate = False
     for name in _SIGNALS:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _terminate)
+            signal.signal(getattr(signal, name), _on_signal)
     try:
         app()
     except UserError as error:
-        print(f"dshmp: {_one_line(str(error))}", file=sys.stderr)
+        _tell(str(error))
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"dshmp: {_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(2)
     finally:
-        if _ended_by:
-            name = signal.Signals(_ended_by[0]).name
+        if _received:
             with contextlib.suppress(OSError):  # the terminal may be gone
-                print(f"dshmp: {_SIGNALS[name]}", file=sys.stderr, flush=True)
-            _end()
-
-
-if __name__ == "__main__":
-    main()
+                _tell(_SIGNALS[signal.Signals(_received[0]).name])
+            _exit_if_signalled()

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
+from dshmp.options import Precision as Precision
+from dshmp.options import Targets as Targets
 from dshmp.result import ObjectResult, Result, Rle, encode
 from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video
 
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dshmp")
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Targets = Literal["many", "single"]
 Progress = Callable[[str, int, int | None], None]
 """Told (what is being done, steps done, steps in all or None where unknown): frames, mostly. A phase ends with all
 done; one that has no steps begins with (0, None) and ends with (1, 1)."""

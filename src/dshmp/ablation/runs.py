@@ -253,13 +253,14 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
     """With several data sets, their names stand before those of the videos."""
     from dshmp.evaluation import evaluate
+    from dshmp.options import Options
 
     scores: list[Score] = []
     measures: dict[str, None] = {}
     held_out = {name: source for name, source in recipe.data.items() if source.validation}
     for name, source in held_out.items():
         out, root, split = folder / "evaluation" / name, Path(source.root), str(source.validation)
-        result = evaluate.run(name, root, split, out, model=str(folder), device=device, workers=1)
+        result = evaluate.run(name, root, split, out, Options(model=str(folder), device=device), workers=1)
         assert result is not None
         for row in result.rows:
             figure = "J&F" if "J&F" in row.terms else "mIoU"

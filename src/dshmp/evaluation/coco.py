@@ -3,7 +3,7 @@
 `predictions.json` is a list of {"image_id", "category_id", "segmentation": RLE, "score"}, any number per sample.
 
 - mAP: COCO's AP@[.5:.95] over all detections, categories ignored, at most 100 detections per sample;
-- P@K, oIoU and mIoU look at the best detection of each sample (the last one, of equals): the share with an IoU
+- P@K, oIoU and mIoU are of the best detection of each sample (the last one, of equals): the share with an IoU
   above K, the sum of intersections over the sum of unions, the mean IoU. Two empty masks have IoU 1. An IoU of K
   itself is not above it, which is decided in whole numbers of pixels. (MTTR's script adds 1e-6 and rounds to single
   precision: there 0.6 and 0.8 themselves count as above, and in masks of a few pixels all five do.)
@@ -14,7 +14,6 @@ no bootstrap interval.
 
 import contextlib
 import io
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 from dshmp.data.base import Expression, Split, frame_size
 from dshmp.data.masks import rle_fault
 from dshmp.errors import UserError
-from dshmp.evaluation.predictions import UNREADABLE, Predictions, Problem
+from dshmp.evaluation.predictions import Predictions, Problem
 from dshmp.evaluation.protocols import SampleScore, target
 from dshmp.result import Rle, encode
 
@@ -56,14 +55,14 @@ def truths(split: Split, video: str, items: Sequence[Expression]) -> Truths:
 
     Raises UserError where two samples have one id.
     """
-    positions = [0 if item.scored is None else item.scored[0] for item in items]
     size = frame_size(split, video)  # of the first frame: a clip is decoded no further
-    found = {}
-    for item, position in zip(items, positions, strict=True):
+    found: Truths = {}
+    for item in items:
         if image_id(item) in found:
             raise UserError(
                 f"{split.folder}: two samples of {video} are called {image_id(item)}; detections can't tell them apart"
             )
+        position = item.scored[0] if item.scored else 0
         found[image_id(item)] = encode(target(split, video, item.annotations, [position], size)[0])
     return found
 
@@ -72,20 +71,14 @@ def read_detections(predictions: Predictions, truth: Mapping[str, Rle]) -> tuple
     """Readable detections, and those that are no mask of their frame. Raises UserError where the file is not
     COCO's results or speaks of other samples."""
     path = predictions.path / FILE
-    content = predictions.read_json(FILE)
-    if content is None:
-        raise UserError(f"{path}: missing; predictions of this data set are one file of COCO results")
-    try:
-        entries = json.loads(content)
-    except UNREADABLE as error:
-        raise UserError(f"{path}: is not valid JSON ({error}); it may be cut off, write it again") from None
+    entries = predictions.read_json(FILE)
     if not isinstance(entries, list):
-        raise UserError(f"{path}: must be a list of COCO results")
+        raise UserError(f"{path}: is missing or no list; predictions of this data set are one file of COCO results")
     detections: Detections = defaultdict(list)
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
         try:
-            key, rle, score = str(entry["image_id"]), entry["segmentation"], _number(entry["score"])
+            key, rle, score = str(entry["image_id"]), entry["segmentation"], entry["score"] + 0.0
         except (TypeError, KeyError, OverflowError):
             raise UserError(
                 f"{path}: entry {index} is no COCO result; it needs image_id, segmentation (RLE) and a number as score"
@@ -93,19 +86,12 @@ def read_detections(predictions: Predictions, truth: Mapping[str, Rle]) -> tuple
         if key not in truth:
             raise UserError(f"{path}: entry {index}: the split has no sample {key!r}; was it made for another split?")
         height, width = truth[key]["size"]
-        reason = rle_fault(rle, (height, width)) if math.isfinite(score) else f"has the score {score}"
-        if reason:
-            problems.append(Problem("damaged", f"{FILE}, entry {index} ({key})", reason))
+        if fault := rle_fault(rle, (height, width)) if math.isfinite(score) else f"has the score {entry['score']}":
+            problems.append(Problem("damaged", f"{FILE}, entry {index} ({key})", fault))
         else:
             mask = {"size": [height, width], "counts": rle["counts"]}
             detections[key].append({"image_id": key, "category_id": 1, "segmentation": mask, "score": score})
     return detections, problems
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
 
 
 def score_samples(
@@ -117,19 +103,17 @@ def score_samples(
     rows, problems = [], []
     for item in items:
         key = image_id(item)
-        candidates = detections.get(key, ())
-        if candidates:
-            best = sorted(candidates, key=itemgetter("score"))[-1]["segmentation"]
-            intersection = int(coco.area(coco.merge([truth[key], best], intersect=True)))
-            union = int(coco.area(coco.merge([truth[key], best])))
-            agree = not union
-        else:
+        found = sorted(detections.get(key, ()), key=itemgetter("score"))[-1:]
+        masks = [truth[key], *(entry["segmentation"] for entry in found)]
+        union = int(coco.area(coco.merge(masks)))
+        intersection = int(coco.area(coco.merge(masks, intersect=True))) if found else 0
+        if not found:
             problems.append(Problem("expression", key, "has no detection"))
-            intersection, union, agree = 0, int(coco.area(truth[key])), False
+        agree = bool(found) and not union
         iou = 1.0 if agree else intersection / max(union, 1)
         terms: dict[str, tuple[float, float]] = {"oIoU": (intersection, union), "mIoU": (iou, 1.0)}
         terms |= {f"P@{k / 10}": (float(agree or 10 * intersection > k * union), 1.0) for k in TENTHS}
-        rows.append(SampleScore(item.video, key, item.text, item.subsets, terms, bool(candidates)))
+        rows.append(SampleScore(item.video, key, item.text, item.subsets, terms, bool(found)))
     return rows, problems
 
 
@@ -142,22 +126,16 @@ def mean_average_precision(truth: Mapping[str, Rle], detections: Mapping[str, Se
     entries = [dict(entry) for group in detections.values() for entry in group]  # pycocotools adds to them
     if not entries:
         return 0.0
+    rles = list(enumerate(truth.items(), 1))
     with contextlib.redirect_stdout(io.StringIO()):  # it tells its steps
         ground = COCO()
         ground.dataset = {
             "info": {},
-            "images": [{"id": key, "height": rle["size"][0], "width": rle["size"][1]} for key, rle in truth.items()],
+            "images": [{"id": key, "height": rle["size"][0], "width": rle["size"][1]} for _, (key, rle) in rles],
             "annotations": [
-                {
-                    "id": index,
-                    "image_id": key,
-                    "category_id": 1,
-                    "segmentation": rle,
-                    "area": int(coco.area(rle)),
-                    "bbox": coco.toBbox(rle).tolist(),
-                    "iscrowd": 0,
-                }
-                for index, (key, rle) in enumerate(truth.items(), 1)
+                {"id": index, "image_id": key, "category_id": 1, "segmentation": rle, "iscrowd": 0}
+                | {"area": int(coco.area(rle)), "bbox": coco.toBbox(rle).tolist()}
+                for index, (key, rle) in rles
             ],
             "categories": [{"id": 1, "name": "target"}],
         }

@@ -1,6 +1,6 @@
 """From rows to figures: ratios of sums, and how far they may be off."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +34,13 @@ def figures(rows: Sequence[SampleScore]) -> dict[str, float]:
     return {name: float(100 * n.sum() / d.sum()) for name, (n, d) in _sums(rows).items()}
 
 
-def by_subset(rows: Sequence[SampleScore]) -> dict[str, dict[str, float]]:
+def by_subset(
+    rows: Sequence[SampleScore], names: Callable[[SampleScore], Sequence[str]] = lambda row: row.subsets
+) -> dict[str, dict[str, float]]:
     """Figures and the number of expressions of each named subset, in the order in which they occur."""
     groups: dict[str, list[SampleScore]] = {}
     for row in rows:
-        for name in row.subsets:
+        for name in names(row):
             groups.setdefault(name, []).append(row)
     return {name: {"expressions": len(group), **figures(group)} for name, group in groups.items()}
 
@@ -49,14 +51,13 @@ def intervals(rows: Sequence[SampleScore], seed: int = SEED) -> dict[str, tuple[
     Videos are drawn with replacement, not expressions: those of one video are about the same pixels. Draws in which
     a figure is not defined are left out of its interval.
     """
-    sums = _sums(rows)
     videos = len({row.video for row in rows})
     rng = np.random.default_rng(seed)
     # how often each video is drawn: (RESAMPLES, V)
     drawn = rng.multinomial(videos, np.full(videos, 1 / videos), RESAMPLES).astype(np.float64)
     tails = [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)]
     found = {}
-    for name, (n, d) in sums.items():
+    for name, (n, d) in _sums(rows).items():
         above, below = drawn @ n, drawn @ d
         low, high = np.percentile(100 * above[below > 0] / below[below > 0], tails)
         found[name] = (float(low), float(high))

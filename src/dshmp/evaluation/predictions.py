@@ -5,91 +5,73 @@ decoded, and that only where its header has the frame's size.
 """
 
 import io
+import json
 import lzma
 import zipfile
-import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
 from dshmp.video.images import DECODER_ERRORS
 
-TOP = "Annotations"
-TOPS = {"mevis": "", "youtube_vos": f"{TOP}/"}
+TOPS = {"mevis": "", "youtube_vos": "Annotations/"}
 """Layouts that have a submission, and what its paths begin with."""
 LARGEST = 64 * 2**20
-"""Bytes; no mask is larger."""
+"""Bytes of a mask."""
 LARGEST_JSON = 2**30
+PROPOSALS = 20
+"""As many objects as the DAVIS evaluation takes."""
 UNREADABLE = (*DECODER_ERRORS, lzma.LZMAError, zipfile.BadZipFile)
 """What decoders of PNG, zip and JSON raise on damage; a zip file's password is a RuntimeError, as is deep nesting."""
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-Kind = Literal["video", "expression", "frame", "damaged"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something of a prediction that cannot be scored and therefore counts 0."""
+    """What is missing of a prediction, or there and no mask of its frame (`damaged`), and therefore counts 0."""
 
-    kind: Kind
-    """What is missing; or `damaged`, where something is there that is no mask of this frame."""
+    kind: Literal["video", "expression", "frame", "damaged"]
     path: str
     reason: str = "missing"
 
 
 class Predictions:
-    """Files below a folder or inside a zip file, named by paths with slashes.
-
-    Args:
-        top: what may lie above them, as Ref-YouTube-VOS's server wants it; it is there or not.
-
-    Raises:
-        UserError: it is neither.
+    """Files below a folder or inside a zip file, named by paths with slashes. `top` may lie above them or not, as
+    Ref-YouTube-VOS's server wants it. Raises UserError where it is neither.
     """
 
     def __init__(self, path: Path, top: str = "") -> None:
         self.path = Path(path)
-        self._zip: zipfile.ZipFile | None = None
-        if self.path.is_dir():
-            self._prefix = top if (self.path / top).is_dir() else ""
-            return
+        self._root: Path | zipfile.Path = self.path
         if not self.path.exists():
             raise UserError(f"{path}: no such predictions; name the folder or zip file that holds them")
-        try:
-            with open(self.path, "rb", opener=regular):
-                self._zip = zipfile.ZipFile(self.path)
-        except UNREADABLE as error:
-            raise UserError(f"{path}: is neither a folder nor a readable zip file ({reason(error)})") from None
-        self._files = set(self._zip.namelist())
-        self._folders = {str(parent) for name in self._files for parent in PurePosixPath(name).parents}
-        self._prefix = top if top.rstrip("/") in self._folders else ""
+        if not self.path.is_dir():
+            try:
+                with open(self.path, "rb", opener=regular):
+                    self._root = zipfile.Path(zipfile.ZipFile(self.path))
+            except UNREADABLE as error:
+                raise UserError(f"{path}: is neither a folder nor a readable zip file ({reason(error)})") from None
+        below = self._root / top.rstrip("/")
+        self._masks = below if below.is_dir() else self._root
 
     def holds(self, name: str) -> bool:
         """Whether there is a file or folder of this name."""
-        name = self._prefix + name
-        return (self.path / name).exists() if self._zip is None else name in self._files or name in self._folders
+        return (self._masks / name).exists()
 
-    def read_json(self, name: str) -> bytes | None:
-        """A file that lies at the very top, whatever lies above the others; None where it is missing.
-
-        Raises UserError where it cannot be read.
-        """
-        path = self.path / name
+    def read_json(self, name: str) -> Any:
+        """A JSON file at the very top; None where it is missing. Raises UserError where it cannot be read."""
         try:
-            content = self._read(name, LARGEST_JSON)
+            content = _read(self._root / name, LARGEST_JSON)
+            return None if content is None else json.loads(content)
         except UNREADABLE as error:
-            raise UserError(f"{path}: cannot be read ({reason(error)}); write it again") from None
-        if content is not None and len(content) > LARGEST_JSON:
-            raise UserError(f"{path}: is larger than {LARGEST_JSON:,} bytes; is it what it should be?")
-        return content
+            raise UserError(f"{self.path / name}: is not valid JSON ({reason(error)}); write it again") from None
 
-    def mask(self, name: str, size: tuple[int, int]) -> NDArray[np.bool_] | Problem:
+    def mask(self, name: str, size: tuple[int, ...]) -> NDArray[np.bool_] | Problem:
         """Any PNG as a mask (H, W) bool: a pixel is foreground where any channel but alpha is not 0."""
         image = self._image(name, size)
         if isinstance(image, Problem):
@@ -99,71 +81,50 @@ class Predictions:
             foreground = np.asarray(foreground[..., : 1 if image.mode == "LA" else 3].any(-1))
         return foreground
 
-    def indices(self, name: str, size: tuple[int, int]) -> NDArray[np.uint8] | Problem:
+    def object_ids(self, name: str, size: tuple[int, ...]) -> NDArray[np.uint8] | Problem:
         """A palette or grey PNG as object ids (H, W) uint8, the raw values."""
         image = self._image(name, size)
         if isinstance(image, Problem):
             return image
         if image.mode not in ("P", "L", "1"):
             return Problem("damaged", name, f"is a {image.mode} image; object ids are told by a palette or grey PNG")
-        return np.asarray(image, dtype=np.uint8)
+        ids = np.asarray(image, dtype=np.uint8)
+        if (most := ids.max(initial=0)) > PROPOSALS:
+            return Problem("damaged", name, f"holds object id {most}; the DAVIS evaluation takes at most {PROPOSALS}")
+        return ids
 
-    def _image(self, name: str, size: tuple[int, int]) -> Image.Image | Problem:
+    def _image(self, name: str, size: tuple[int, ...]) -> Image.Image | Problem:
         try:
-            content = self._read(self._prefix + name, LARGEST)
+            content = _read(self._masks / name, LARGEST)
             if content is None:
                 return Problem("frame", name)
             image = open_png(content, size)
         except UNREADABLE as error:
-            return Problem("damaged", name, f"cannot be read ({reason(error)})")
+            image = f"cannot be read ({reason(error)})"
         return Problem("damaged", name, image) if isinstance(image, str) else image
 
-    def _read(self, name: str, limit: int) -> bytes | None:
-        """A file's content up to the first byte beyond the limit; None where there is none. Raises `UNREADABLE`."""
-        if self._zip is not None:
-            return read_entry(self._zip, name, limit) if name in self._files else None
-        try:
-            with open(self.path / name, "rb", opener=regular) as file:
-                return file.read(limit + 1)
-        except FileNotFoundError:
-            return None
+
+def _read(path: Path | zipfile.Path, limit: int) -> bytes | None:
+    """A file's content up to the first byte beyond the limit; None where there is none. Raises `UNREADABLE`."""
+    try:
+        with path.open("rb") if isinstance(path, zipfile.Path) else open(path, "rb", opener=regular) as file:
+            content: bytes = file.read(limit + 1)
+            return content
+    except FileNotFoundError:
+        return None
 
 
-def read_entry(file: zipfile.ZipFile, name: str, limit: int = LARGEST) -> bytes:
-    """An entry of a zip file up to the first byte beyond the limit. Raises `UNREADABLE`."""
-    stream: IO[bytes]
-    with file.open(name) as stream:
-        return stream.read(limit + 1)
-
-
-def open_png(content: bytes, size: tuple[int, int]) -> Image.Image | str:
+def open_png(content: bytes, size: tuple[int, ...]) -> Image.Image | str:
     """A decoded PNG of `size` (H, W), or what is wrong with it. Raises `UNREADABLE`."""
     if len(content) > LARGEST:
         return "is far too large for a mask"
-    if not content.startswith(SIGNATURE):
+    try:
+        image = Image.open(io.BytesIO(content), formats=("PNG",))
+    except UnidentifiedImageError:
         return "is no PNG"
-    if not is_whole_png(content):  # decoders forgive
-        return "is cut off or damaged"
-    width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
-    if (height, width) != size:
-        return f"is {width}x{height}, its frame is {size[1]}x{size[0]}"
+    if image.size != size[::-1]:
+        return f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}"
+    image.verify()  # all checksums up to the end, as decoders forgive what is cut off
     image = Image.open(io.BytesIO(content), formats=("PNG",))
-    if image.size != (width, height):  # by a second header
-        return "is damaged"
     image.load()
     return image
-
-
-def is_whole_png(content: bytes) -> bool:
-    """Whether every chunk of a PNG has its checksum, and the last byte is the end's. What decodes is not told."""
-    if not content.startswith(SIGNATURE):
-        return False
-    start = 8
-    while start + 12 <= len(content):
-        end = start + 12 + int.from_bytes(content[start : start + 4])
-        if zlib.crc32(content[start + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
-            return False
-        if content[start + 4 : start + 8] == b"IEND":
-            return end == len(content)
-        start = end
-    return False

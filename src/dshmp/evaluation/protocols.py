@@ -7,9 +7,9 @@ What is missing or damaged counts 0, also in frames where nothing is to be found
 video's folder is missing; at a missing expression or frame it stops and leaves the expression out of the mean.)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,10 @@ from scipy.optimize import linear_sum_assignment
 
 from dshmp.data.base import Expression, Split, frame_size
 from dshmp.data.ref_davis import ANNOTATORS, VOID
-from dshmp.evaluation.metrics import MaskScores, jf_frames
+from dshmp.evaluation.metrics import MaskScores, jf, jf_frames
 from dshmp.evaluation.predictions import Predictions, Problem
-from dshmp.evaluation.synthetic import synthetic_terms
 
 CHUNK = 8  # frames of all of a video's targets in memory
-PROPOSALS = 20  # as many objects as the DAVIS evaluation takes
 
 
 @dataclass(frozen=True)
@@ -39,22 +37,8 @@ class SampleScore:
     """Whether the prediction was there and readable in full."""
 
 
-@dataclass(frozen=True)
-class VideoScores:
-    """The rows of one video and what stood in the way."""
-
-    rows: tuple[SampleScore, ...]
-    problems: tuple[Problem, ...]
-
-
-VideoScorer = Callable[[Split, Predictions, str, Sequence[Expression]], VideoScores]
-
-
-class IndexedSplit(Split, Protocol):
-    """A split whose annotation is object ids per pixel."""
-
-    def index_masks(self, video: str, positions: Sequence[int]) -> NDArray[np.uint8]:
-        """(T, H, W) uint8 object ids, 0 = none, `VOID` = not scored."""
+VideoScores = tuple[list[SampleScore], list[Problem]]
+"""The rows of one video and what stood in the way."""
 
 
 def target(
@@ -72,19 +56,14 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
     some; they stand in the rows of a split that has absent targets. The synthetic data set adds figures of its own.
     """
     names = split.videos[video].frames
-    wanted = np.ones((len(items), len(names)), bool)
-    for e, item in enumerate(items):
-        if item.scored is not None:
-            wanted[e] = np.isin(np.arange(len(names)), item.scored)
-    j, f = np.zeros(wanted.shape), np.zeros(wanted.shape)
+    wanted = np.array([np.isin(range(len(names)), range(len(names)) if i.scored is None else i.scored) for i in items])
+    j, f = np.zeros((2, *wanted.shape))
     there, found = np.zeros_like(wanted), np.zeros(len(items), bool)
-    problems: list[Problem] = []
     folders = [f"{video}/{item.id}" for item in items]
     answered = [e for e, folder in enumerate(folders) if predictions.holds(folder)]
-    if predictions.holds(video):
-        problems += [Problem("expression", folder) for e, folder in enumerate(folders) if e not in answered]
-    else:
-        problems.append(Problem("video", video))
+    problems = [Problem("expression", folder) for e, folder in enumerate(folders) if e not in answered]
+    if not predictions.holds(video):
+        problems = [Problem("video", video)]
     size = frame_size(split, video)
     for start in range(0, len(names), CHUNK):
         truths: dict[tuple[int, ...], NDArray[np.bool_]] = {}  # expressions share targets
@@ -112,7 +91,41 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
             terms["T-acc"] = (float(found[e]), 1.0)
         terms |= synthetic_terms(split, predictions, video, item, size)
         rows.append(SampleScore(video, item.id, item.text, item.subsets, terms, bool(complete[e])))
-    return VideoScores(tuple(rows), tuple(problems))
+    return rows, problems
+
+
+def synthetic_terms(
+    split: Split, predictions: Predictions, video: str, item: Expression, size: tuple[int, int]
+) -> dict[str, tuple[float, float]]:
+    """Two more figures of an expression where a split names all objects of its videos, as the synthetic data set does.
+
+    The *static oracle* is what perfect masks of all objects that fit the static words would score: a model that sees
+    everything and understands no motion. *Right of pair*: of two look-alikes told apart by direction only, the answer
+    meets the right one better over the whole clip than any other object.
+    """
+    names, objects = split.videos[video].frames, split.videos[video].objects
+    if "static_ids" not in item.extra or not objects:
+        return {}
+    positions = range(len(names))
+    truth = target(split, video, item.annotations, positions, size)
+    static = [objects[each]["anno_id"] for each in item.extra["static_ids"]]
+    terms = {"static oracle": (sum(jf(target(split, video, static, positions, size), truth)) / 2, 1.0)}
+    if "direction pairs" in item.subsets and len(item.objects) == 1:
+        answer = np.zeros_like(truth)
+        for t, name in enumerate(names):
+            mask = predictions.mask(f"{video}/{item.id}/{name}.png", size)
+            if not isinstance(mask, Problem):
+                answer[t] = mask
+        others = [entry["anno_id"] for key, entry in objects.items() if key not in item.objects]
+        rivals = split.masks(video, others, positions, size)
+        right = _overlap(answer, truth) > max((_overlap(answer, rival) for rival in rivals), default=0.0)
+        terms["right of pair"] = (float(right), 1.0)
+    return terms
+
+
+def _overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """IoU over the whole clip."""
+    return float((a & b).sum() / max(int((a | b).sum()), 1))
 
 
 def score_objects(split: Split, predictions: Predictions, video: str, items: Sequence[Expression]) -> VideoScores:
@@ -123,10 +136,11 @@ def score_objects(split: Split, predictions: Predictions, video: str, items: Seq
     pixels do not count.
     """
     names = split.videos[video].frames
-    labels = cast(IndexedSplit, split).index_masks(video, range(len(names)))
-    size = (labels.shape[1], labels.shape[2])
+    # (T, H, W) object ids, 0 = none, VOID = not scored
+    labels: NDArray[np.uint8] = cast(Any, split).index_masks(video, range(len(names)))
+    void = labels == VOID
     texts = {(item.extra["annotator"], *item.objects): item.text for item in items}
-    count = int(labels[0][labels[0] != VOID].max(initial=0))
+    count = int(labels[0][~void[0]].max(initial=0))
     rows: list[SampleScore] = []
     problems: list[Problem] = []
     for annotator in range(len(ANNOTATORS)):
@@ -137,15 +151,15 @@ def score_objects(split: Split, predictions: Predictions, video: str, items: Seq
             problems.append(Problem("video", folder))
         else:
             for t, name in enumerate(names):
-                indices = predictions.indices(f"{folder}/{name}.png", size)
-                if not isinstance(indices, Problem) and indices.max(initial=0) > PROPOSALS:
-                    reason = f"holds object id {indices.max()}; the DAVIS evaluation takes at most {PROPOSALS}"
-                    indices = Problem("damaged", f"{folder}/{name}.png", reason)
-                if isinstance(indices, Problem):
-                    problems.append(indices)
+                ids = predictions.object_ids(f"{folder}/{name}.png", labels.shape[1:])
+                if isinstance(ids, Problem):
+                    problems.append(ids)
                 else:
-                    answer[t], there[t] = indices, True
-        j, f = _pairwise(answer, labels, count, there)
+                    answer[t], there[t] = ids, True
+        proposals = max(int(answer.max(initial=0)), count)  # those beyond the highest predicted id are empty
+        j, f = np.zeros((2, proposals, count, len(names)))
+        for r, k in np.ndindex(proposals, count):
+            j[r, k], f[r, k] = there * jf_frames(answer == r + 1, labels == k + 1, void)
         quality = (j.mean(2) + f.mean(2)) / 2  # (proposals, objects)
         match = dict(zip(*reversed(linear_sum_assignment(-quality)), strict=True))
         for k in range(count):
@@ -153,35 +167,9 @@ def score_objects(split: Split, predictions: Predictions, video: str, items: Seq
             terms |= {f"{name} identity-fixed": value for name, value in _means(j[k, k], f[k, k]).items()}
             text = texts.get((annotator, k + 1), "")
             rows.append(SampleScore(video, f"anno_{annotator}/{k + 1}", text, (), terms, bool(there.all())))
-    return VideoScores(tuple(rows), tuple(problems))
-
-
-def _pairwise(
-    answer: NDArray[np.uint8], labels: NDArray[np.uint8], count: int, there: NDArray[np.bool_]
-) -> tuple[MaskScores, MaskScores]:
-    """J and F (proposals, objects, T) of every predicted object against every annotated one; at least as many
-    proposals as objects, those beyond the highest predicted id being empty."""
-    proposals = max(int(answer.max(initial=0)), count)
-    j, f = np.zeros((2, proposals, count, len(labels)))
-    for start in range(0, len(labels), CHUNK):
-        part = slice(start, start + CHUNK)
-        void = labels[part] == VOID
-        for k in range(count):
-            truth = labels[part] == k + 1
-            for r in range(proposals):
-                j[r, k, part], f[r, k, part] = jf_frames(answer[part] == r + 1, truth, void)
-    j[..., ~there], f[..., ~there] = 0, 0
-    return j, f
+    return rows, problems
 
 
 def _means(j: MaskScores, f: MaskScores) -> dict[str, tuple[float, float]]:
     mean_j, mean_f = float(j.mean()), float(f.mean())
     return {"J&F": ((mean_j + mean_f) / 2, 1.0), "J": (mean_j, 1.0), "F": (mean_f, 1.0)}
-
-
-SCORERS: dict[str, VideoScorer] = {
-    "mevis": score_expressions,
-    "youtube_vos": score_expressions,
-    "davis": score_objects,
-}
-"""By the layout of the predictions."""

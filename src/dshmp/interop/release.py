@@ -51,7 +51,7 @@ PARTS = {
 }
 """Parts of the model and how their names begin in the release; `motion` is perception and decoder."""
 LIMITS = (
-    "It reads the first 40 sub-word tokens of a sentence; the rest is cut off without a word.",
+    "It reads the first 40 sub-word tokens of a sentence; the rest is cut off.",
     "It has no position in time and does not know its arrow: a motion and its reverse look alike to it.",
     "Between frames it pairs object tokens by the inverse of the matching that was found, which mixes objects up.",
     "Its windows are shifted in use but were not in training.",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from dshmp.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPECIAL_TOKENS |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
@@ -122,10 +125,11 @@ class TextTokenizer:
         documents = parse(texts, config.spacy_model)
         rows = zip(texts, documents, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for text, document, ids, offsets in rows:
-            if len(ids) > config.max_tokens and self.release.overlong == "error":
-                raise UserError(
-                    f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}; shorten it: {text[:60]!r}"
-                )
+            if len(ids) > config.max_tokens:
+                fault = f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}"
+                if self.release.overlong == "error":
+                    raise UserError(f"{fault}; shorten it: {text[:60]!r}")
+                log.warning("%s; only its beginning is read: %r", fault, text[:60])
             words = split_words(document, config.split)
             # a special token that is spelt out in the text is no word either
             spans = [(0, 0) if i in special else _trim(text, *o) for i, o in zip(ids, offsets, strict=True)]

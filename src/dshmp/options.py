@@ -1,0 +1,31 @@
+"""The options that `dshmp segment`, `batch`, `predict` and `evaluate` share."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Targets = Literal["many", "single"]
+
+Model = Annotated[str, typer.Option(help="`default`, a model's or a training run's folder, or a hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which model answers, and how. The fields are options of the commands."""
+
+    model: Model = "default"
+    device: Device = "auto"
+    precision: Annotated[Precision, typer.Option(help="auto: the model's own on a GPU, float32 elsewhere.")] = "auto"
+    threshold: Annotated[float | None, typer.Option(help="Score (0 to 1) above which an object is meant.")] = None
+    single: Annotated[
+        bool | None, typer.Option("--single/--many", help="Only the best object, or all that are meant.")
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was answered before.")] = False
+
+    @property
+    def targets(self) -> Targets | None:
+        """None is the data set's or, without one, the model's own."""
+        return None if self.single is None else "single" if self.single else "many"
