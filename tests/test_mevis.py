@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from dshmp.data import mevis
 from dshmp.data.mevis import MevisSplit
-from dshmp.data.mini import draw_clips, hide
+from dshmp.data.mini import draw_clips, first_frames
 from dshmp.errors import UserError
 
 SIZE = (24, 31)
@@ -203,8 +203,7 @@ def test_the_miniature_is_what_was_drawn(tmp_path: Path) -> None:
         split = MevisSplit(tmp_path, name)
         clips = draw_clips(3, 5 + number, families=("alike", "easy", "relative"))
         for video, clip in zip(split.videos.values(), clips, strict=True):
-            frames, masks = clip.frames[:8].copy(), clip.masks[:, :8].copy()
-            hide(frames, masks, 0, (0, 5))
+            frames, masks = first_frames(clip, hidden=(0, 5))
             read = np.stack(split.frames(video.name))
             assert read.shape == frames.shape
             assert np.abs(read.astype(int) - frames).mean() < 8  # JPEG

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dshmp.data import ref_youtube_vos
 from dshmp.data.masks import index_mask, save_palette_png
-from dshmp.data.mini import draw_clips, hide
+from dshmp.data.mini import draw_clips, first_frames
 from dshmp.data.ref_youtube_vos import RefYoutubeVosSplit, expressions_file
 from dshmp.errors import UserError
 
@@ -41,8 +41,7 @@ def test_the_miniature_is_what_was_drawn(made: Path) -> None:
     assert split.has_truth
     clips = draw_clips(3, 3, families=("easy", "alike", "relative"))
     for video, clip in zip(split.videos.values(), clips, strict=True):
-        frames, masks = clip.frames[:8].copy(), clip.masks[:, :8].copy()
-        hide(frames, masks, 0, (0, 5))
+        frames, masks = first_frames(clip, hidden=(0, 5))
         assert video.frames == tuple(f"{5 * t:05d}" for t in range(8))
         read = np.stack(split.frames(video.name, [1, 7]))
         assert np.abs(read.astype(int) - frames[[1, 7]]).mean() < 8  # JPEG

@@ -1,19 +1,25 @@
-"""`dshmp data check`: is a data set on disk whole, and if not, which file is wrong, why, and what mends it."""
+"""`dshmp data check`: is a data set on disk whole, and if not, which file is wrong, why, and what mends it.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+A check opens each split as every command does and reads all of it, or a sample: what a reader refuses is a finding.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from dshmp.data.images import read_frame
-from dshmp.data.masks import read_index_mask
+from dshmp.data.base import Split, frame_size
+from dshmp.data.images import ImageSplit, read_frame
+from dshmp.data.masks import IndexMaskSplit, read_index_mask
 from dshmp.data.mini import is_mini
 from dshmp.errors import UserError, printable
 
 T = TypeVar("T")
+Size = tuple[int, int]
+"""(H, W)."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,22 @@ class CheckReport:
     """Everything is decoded, instead of a sample of everything."""
     splits: tuple[str, ...] | None = None
     """Only these are checked; None is all that are there."""
+    own: bool = False
+    """It is the user's own data, which nobody publishes."""
     published: bool = True
-    """Whether counts and checksums that the authors publish have to fit; not those of a miniature or one's own data."""
+    """Whether counts and checksums that the authors publish have to fit."""
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     """Told (what is being checked, how many are done, of how many)."""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Facts worth telling that are no damage, such as counts of a part that is not published."""
+    """Facts worth telling that are no damage."""
 
     def found(self, path: Path, reason: str, mend: str) -> None:
-        self.findings.append(Finding(path, reason, mend))
+        """Add a finding, unless it is known."""
+        if self.own:
+            mend = "mend the entry" if path.suffix == ".json" else "write the file anew, or take it out of the list"
+        if (item := Finding(path, reason, mend)) not in self.findings:
+            self.findings.append(item)
 
     def note(self, text: str) -> None:
         self.notes.append(printable(text))
@@ -58,10 +70,10 @@ class CheckReport:
         if self.published and found != expected:
             self.found(path, f"holds {found:,} {what}, the published data set has {expected:,}", mend)
 
-    def attempt(self, mend: str, read: Callable[[], T]) -> T | None:
-        """What `read` returns; a UserError (`path: reason`) becomes a finding, and None is returned."""
+    def attempt(self, mend: str, read: Callable[..., T], *arguments: object) -> T | None:
+        """What `read` returns; a UserError (`path: reason; advice`) becomes a finding, and None is returned."""
         try:
-            return read()
+            return read(*arguments)
         except UserError as error:
             path, _, reason = str(error).partition(": ")
             self.found(Path(path), reason.split("; ")[0], mend)
@@ -102,7 +114,7 @@ def examine(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that the data set was unpacked into")
-    report = CheckReport(full, splits, published=not own, progress=progress)
+    report = CheckReport(full, splits, own, published=not own, progress=progress)
     if is_mini(root):
         report.published = False
         report.note("a miniature data set: published counts are not compared")
@@ -110,90 +122,92 @@ def examine(
         check(root, report)
     except Exception as error:
         # damage that the check did not foresee must not hide what it found before
-        report.found(root, f"the check could not go on ({error!r})", "mend what is named above and check again")
-    report.findings = [replace(item, path=_relative(item.path, root)) for item in report.findings]
+        report.findings.append(
+            Finding(root, f"the check could not go on ({error!r})", "mend what is named above and check again")
+        )
+    report.findings = [
+        replace(item, path=item.path.relative_to(root)) if item.path.is_relative_to(root) else item
+        for item in report.findings
+    ]
     return report
 
 
-def check_files(
-    report: CheckReport, folder: Path, names: Sequence[str], mend: str, suffixes: Iterable[str] | None = None
-) -> list[str]:
-    """The folder holds exactly these files, none empty; returns those that can be read.
+def check_expressions(report: CheckReport, path: Path, split: Split, mend: str) -> None:
+    """Every video has frames, each listed once, and every sentence words and an id of its own."""
+    for video in split.videos.values():
+        if not video.frames or len(set(video.frames)) < len(video.frames):
+            report.found(path, f"video {video.name!r} lists no frame, or one of them twice", mend)
+    times = Counter((item.video, item.id) for item in split.expressions)
+    for item in split.expressions:
+        where = f"video {item.video!r}, expression {item.id!r}"
+        if not item.text.strip():
+            report.found(path, f"{where} has no text", mend)
+        if times[item.video, item.id] > 1:
+            report.found(path, f"{where} is there {times[item.video, item.id]} times", mend)
 
-    suffixes: files that end otherwise are not looked at; by default those that `names` end with.
+
+def check_frames(report: CheckReport, what: str, split: ImageSplit, mend: str) -> dict[str, Size]:
+    """All frames are there, whole and of one size per video, which is returned where a frame can be read.
+
+    A sample is decoded, or all in a full check.
     """
-    if not folder.is_dir():
-        report.found(folder, "the folder is missing", mend)
-        return []
-    sizes = {item.name: item.stat().st_size for item in folder.iterdir() if item.is_file()}
-    for name in names:
-        if name not in sizes:
-            report.found(folder / name, "is missing", mend)
-        elif not sizes[name]:
-            report.found(folder / name, "is empty (0 bytes)", mend)
-    ours = {Path(name).suffix for name in names} if suffixes is None else set(suffixes)
-    for name in sorted(sizes.keys() - set(names)):
-        if Path(name).suffix in ours:
-            report.found(folder / name, "is a frame that the data set does not list", "remove it, or " + mend)
-    return [name for name in names if sizes.get(name)]
-
-
-def check_frames(
-    report: CheckReport, what: str, folders: Mapping[Path, Sequence[str]], mend: str
-) -> dict[Path, tuple[int, int]]:
-    """Each folder holds exactly these image files, whole and all of one size; returns that size (H, W) per folder.
-
-    A sample is decoded, or all in a full check. Folders without a readable frame are left out of what is returned.
-    """
-    sampled = set(report.sample((folder, name) for folder, names in folders.items() for name in names))
-    sizes: dict[Path, tuple[int, int]] = {}
-    for folder, names in report.each(what, folders.items()):
-        for i, name in enumerate(check_files(report, folder, names, mend)):
-            if i and (folder, name) not in sampled:
+    files = {
+        name: [split.image_folder(name) / f"{frame}{split.suffix}" for frame in video.frames]
+        for name, video in split.videos.items()
+    }
+    sampled = set(report.sample(path for paths in files.values() for path in paths))
+    sizes: dict[str, Size] = {}
+    for name, paths in report.each(f"{what} frames", files.items()):
+        for path in _whole(report, paths, mend):
+            if name in sizes and path not in sampled:
                 continue
-            path = folder / name
-            frame = report.attempt(mend, partial(read_frame, path))
-            if frame is None:
-                continue
-            size = frame.shape[0], frame.shape[1]
-            if sizes.setdefault(folder, size) != size:
-                known = sizes[folder]
-                report.found(path, f"is {size[1]}x{size[0]}, other frames of the video {known[1]}x{known[0]}", mend)
+            frame = report.attempt(mend, read_frame, path)
+            if frame is not None:
+                size = frame.shape[0], frame.shape[1]
+                if sizes.setdefault(name, size) != size:
+                    known = sizes[name]
+                    report.found(path, f"is {size[1]}x{size[0]}, other frames of the video {known[1]}x{known[0]}", mend)
     return sizes
 
 
+def _whole(report: CheckReport, paths: list[Path], mend: str) -> Iterator[Path]:
+    """The files that are there and not empty."""
+    for folder in {path.parent for path in paths}:
+        if not folder.is_dir():
+            report.found(folder, "the folder is missing", mend)
+    for path in paths:
+        if path.is_file() and path.stat().st_size:
+            yield path
+        elif path.parent.is_dir():
+            report.found(path, "is empty (0 bytes)" if path.is_file() else "is missing", mend)
+
+
 def check_index_masks(
-    report: CheckReport,
-    what: str,
-    folders: Mapping[Path, Sequence[str]],
-    sizes: Mapping[Path, tuple[int, int]],
-    mend: str,
-) -> dict[Path, set[int]]:
-    """Each folder holds exactly these palette masks, whole and of its frames' size (H, W).
+    report: CheckReport, what: str, split: IndexMaskSplit, sizes: Mapping[str, Size], mend: str
+) -> None:
+    """All palette masks are there, whole and of their frames' size; of a video read wholly, they show what is meant.
 
-    A sample is decoded, or all in a full check. Returned are the indices that masks show, of folders that were read
-    wholly.
+    A sample is decoded, or all in a full check.
     """
-    shown: dict[Path, set[int]] = {}
-    sampled = set(report.sample((folder, name) for folder, names in folders.items() for name in names))
-    for folder, names in report.each(what, folders.items()):
-        seen = []
-        for name in check_files(report, folder, names, mend):
-            if (folder, name) in sampled:
-                indices = report.attempt(mend, partial(read_index_mask, folder / name, sizes.get(folder)))
-                if indices is not None:
-                    seen.append(set(np.unique(indices).tolist()))
-        if len(seen) == len(names):
-            shown[folder] = set().union(*seen)
-    return shown
+    files = {name: [split.mask_folder(name) / f"{frame}.png" for frame in v.frames] for name, v in split.videos.items()}
+    sampled = set(report.sample(path for paths in files.values() for path in paths))
+    meant: dict[str, set[int]] = {name: set() for name in files}
+    for item in split.expressions:
+        meant[item.video].update(item.objects)
+    for name, paths in report.each(f"{what} masks", files.items()):
+        chosen = [path for path in _whole(report, paths, mend) if path in sampled]
+        read = [report.attempt(mend, read_index_mask, path, sizes.get(name)) for path in chosen]
+        seen = [set(np.unique(indices).tolist()) for indices in read if indices is not None]
+        if len(seen) == len(paths):
+            for number in sorted(meant[name].difference(*seen)):
+                report.found(split.mask_folder(name), f"no mask shows object {number}, which a sentence means", mend)
 
 
-def check_folders(report: CheckReport, folder: Path, names: Iterable[str], mend: str) -> None:
-    """The folder holds no other folders than these."""
-    if folder.is_dir():
-        for name in sorted({item.name for item in folder.iterdir() if item.is_dir()} - set(names)):
-            report.found(folder / name, "is a video that the data set does not list", "remove it, or " + mend)
-
-
-def _relative(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if path.is_relative_to(root) else path
+def check_masks(report: CheckReport, what: str, split: Split, mend: str) -> None:
+    """Masks of a sample of the sentences, or all in a full check, can be read and fit their frames."""
+    sizes: dict[str, Size | None] = {}
+    for item in report.each(f"{what} masks", report.sample(split.expressions)):
+        if item.video not in sizes:
+            sizes[item.video] = report.attempt(mend, frame_size, split, item.video)
+        if sizes[item.video]:
+            report.attempt(mend, split.masks, item.video, item.annotations, item.scored or (0,), sizes[item.video])

@@ -1,5 +1,6 @@
-"""Masks as files hold them: COCO's compressed run lengths, judged before they are decoded, and images of indices."""
+"""Masks as files hold them: COCO's run lengths and polygons, judged before they are decoded, and images of indices."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dshmp.data.images import open_data_image
+from dshmp.data.images import ImageSplit, open_data_image
 from dshmp.errors import UserError
 
 PALETTE = np.array(
@@ -36,17 +37,44 @@ def rle_fault(rle: object, size: tuple[int, int]) -> str | None:
     return None
 
 
-def decode_rle(rle: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """(H, W) bool. Raises UserError, whose message begins with `where`, for what is no mask of this size."""
+def decode_mask(codes: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """(H, W) bool of COCO's run lengths, compressed or not, or polygons.
+
+    Raises UserError, whose message begins with `where`, for what is no mask of this size.
+    """
     from pycocotools import mask as coco
 
-    fault = rle_fault(rle, size)
+    fault = mask_fault(codes, size)
     if fault is None:
         try:
-            return np.asarray(coco.decode(rle), dtype=bool)
+            if isinstance(codes, list):
+                codes = coco.merge(coco.frPyObjects(codes, *size))
+            elif isinstance(codes["counts"], list):
+                codes = coco.frPyObjects(codes, *size)
+            return np.asarray(coco.decode(codes), dtype=bool)
         except (ValueError, TypeError, MemoryError) as error:
             fault = f"cannot be decoded ({error})"
-    raise UserError(f"{where} {fault}; fetch the file again")
+    raise UserError(f"{where} {fault}; mend it, or fetch the file again")
+
+
+def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
+    """What is wrong with a mask of this size (H, W) in any of COCO's forms, or None; found without decoding."""
+    if isinstance(codes, list):
+        points = [v for polygon in codes if isinstance(polygon, list) for v in polygon]
+        if not codes or any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in codes):
+            return "is no list of polygons, each of three or more x, y"
+        # what is far away costs pycocotools, which draws every step of an outline, time and memory without end
+        if not all(type(v) in (int, float) and abs(v) <= 2 * max(size) for v in points):
+            return "has a polygon that leaves its image"
+        return None
+    if not isinstance(codes, dict) or not isinstance(codes.get("counts"), list):
+        return rle_fault(codes, size)
+    if codes.get("size") != list(size):
+        return f"has size {str(codes.get('size'))[:50]}, its frames have {list(size)}"
+    counts = codes["counts"]
+    if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
+        return f"has run lengths that do not cover its {size[0] * size[1]:,} pixels"
+    return None
 
 
 def _covered(counts: str) -> int | None:
@@ -100,3 +128,21 @@ def save_palette_png(path: Path, indices: NDArray[np.uint8]) -> None:
     # all 256 colours: Pillow packs the indices into as few bits as the palette needs, and would cut off 255
     image.putpalette(PALETTE.flatten().tolist() + [255] * (768 - PALETTE.size))
     image.save(path)
+
+
+class IndexMaskSplit(ImageSplit):
+    """A split with a palette PNG per frame, whose indices are the objects' ids; where, `mask_folder` says."""
+
+    def mask_folder(self, video: str) -> Path:
+        """The folder of a video's masks."""
+        return self.folder / "Annotations" / video
+
+    def masks(
+        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
+        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
+        for t, position in enumerate(positions):
+            path = self.mask_folder(video) / f"{self.videos[video].frames[position]}.png"
+            out[:, t] = read_index_mask(path, size) == np.reshape(annotations, (-1, 1, 1))
+        return out

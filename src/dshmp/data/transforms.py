@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from dshmp.config import Count, InputConfig, Share
+from dshmp.config import Count, Share
 from dshmp.data.mirror import mirror_sentence
-from dshmp.model.frames import input_size
-from dshmp.model.words import PARSER
+from dshmp.parser import PARSER
+from dshmp.video.images import scaled_size
 
 Frames = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
@@ -173,7 +173,7 @@ def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: A
     pixels = np.count_nonzero(masks)
     for _ in range(TRIES):
         short = int(generator.choice(config.crop_scales))
-        scaled = input_size((height, width), InputConfig(short_side=short, long_side=1333))
+        scaled = scaled_size((height, width), short, 1333)
         low, high = np.minimum(scaled, config.crop_sizes[0]), np.minimum(scaled, config.crop_sizes[1])
         share = generator.integers(low, high, endpoint=True) / scaled
         h, w = np.maximum(np.rint(share * (height, width)), 1).astype(int).tolist()
@@ -190,7 +190,7 @@ def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: A
 def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tuple[Frames, Masks]:
     """Resizes to a short side, less where the long side would then exceed `long_side`."""
     size = frames.shape[1:3]
-    h, w = input_size(size, InputConfig(short_side=short_side, long_side=long_side))
+    h, w = scaled_size(size, short_side, long_side)
     if (h, w) == size:
         return frames, masks
     smooth = cv2.INTER_AREA if h < size[0] else cv2.INTER_LINEAR

@@ -15,7 +15,8 @@ from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, regular
 from dshmp.hub import check_folder, looks_local
-from dshmp.model.words import RULES, Word, parse, parser_version, split_words, token_groups
+from dshmp.model.words import RULES, Word, split_words, token_groups
+from dshmp.parser import parse, parser_version
 from dshmp.progress import track
 
 if TYPE_CHECKING:
