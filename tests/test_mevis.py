@@ -116,18 +116,30 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no masks": (lambda f: (f / MASKS).unlink(), f"{MASKS}: missing"),
     "expressions cut off": (lambda f: (f / META).write_text('{"videos": {"abc'), f"{META}: is not valid JSON"),
     "masks cut off": (lambda f: (f / MASKS).write_text('{"7": [nul'), f"{MASKS}: is not valid JSON"),
-    "binary": (lambda f: (f / META).write_bytes(b"\xff\xfe\x00"), f"{META}: is not valid JSON"),
-    "a list": (lambda f: (f / META).write_text("[]"), f"{META}: expected a JSON object"),
-    "nothing in it": (lambda f: (f / META).write_text("{}"), f"{META}: holds no expression"),
-    "no frames key": (rewrite(META, lambda v: v["videos"]["abc"].pop("frames")), f"{META}: video 'abc'"),
-    "no text": (rewrite(META, lambda v: v["videos"]["abc"]["expressions"]["0"].pop("exp")), "KeyError('exp')"),
-    "video is a list": (rewrite(META, lambda v: v["videos"].update(abc=[])), f"{META}: video 'abc'"),
+    "binary": (lambda f: (f / META).write_bytes(b"\xff\xfe\x00"), f"{META}: cannot be read as utf-8 text"),
+    "a list": (lambda f: (f / META).write_text("[]"), f"{META}: must be a valid dictionary"),
+    "nothing in it": (lambda f: (f / META).write_text('{"videos": {}}'), f"{META}: holds no expression"),
+    "no frames key": (
+        rewrite(META, lambda v: v["videos"]["abc"].pop("frames")),
+        f"{META}: videos.abc.frames: is missing",
+    ),
+    "no text": (
+        rewrite(META, lambda v: v["videos"]["abc"]["expressions"]["0"].pop("exp")),
+        "videos.abc.expressions.0.exp: is missing",
+    ),
+    "video is a list": (
+        rewrite(META, lambda v: v["videos"].update(abc=[])),
+        f"{META}: videos.abc: must be a valid dictionary",
+    ),
     "ids are a number": (
         rewrite(META, lambda v: v["videos"]["abc"]["expressions"]["0"].update(obj_id=3)),
-        f"{META}: video 'abc'",
+        f"{META}: videos.abc.expressions.0.obj_id: must be a valid list",
     ),
     "annotation missing": (rewrite(MASKS, lambda v: v.pop("7")), f"{MASKS}: annotation 7 is missing"),
-    "annotation short": (rewrite(MASKS, lambda v: v["7"].pop()), f"{MASKS}: annotation 7 ends before frame 2"),
+    "annotation short": (
+        rewrite(MASKS, lambda v: v["7"].pop()),
+        f"{MASKS}: annotation 7 has masks for 2 frames, the video has 3",
+    ),
     "masks of another size": (
         rewrite(MASKS, lambda v: v["7"].__setitem__(2, encode(np.ones((8, 9), np.uint8)))),
         f"{MASKS}: annotation 7, frame 2 has size [8, 9], its frames have [24, 31]",

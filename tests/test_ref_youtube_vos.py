@@ -111,12 +111,12 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no expressions": (lambda r: expressions_file(r, "train").unlink(), "meta_expressions.json: missing"),
     "no test file": (lambda r: expressions_file(r, "test").unlink(), "test/meta_expressions.json: missing"),
     "no meta": (lambda r: (r / "train" / "meta.json").unlink(), "train/meta.json: missing"),
-    "no videos": (lambda r: expressions_file(r, "train").write_text("{}"), "no object 'videos'"),
+    "no videos": (lambda r: expressions_file(r, "train").write_text("{}"), "videos: is missing"),
     "objects are words": (
         lambda r: expressions_file(r, "train").write_text(
             expressions_file(r, "train").read_text().replace('"obj_id": "1"', '"obj_id": "one"')
         ),
-        "is not as Ref-YouTube-VOS writes it",
+        "obj_id: must be a valid integer",
     ),
     "no mask": (lambda r: first_mask(r).unlink(), "mask is missing"),
     "a coloured mask": (lambda r: Image.open(first_mask(r)).convert("RGB").save(first_mask(r)), "is a RGB image"),

@@ -17,14 +17,15 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.base import Expression, Name, Text, Video, centred_window, read_rows, read_shape, read_text
-from dshmp.data.check import CheckReport, check_expressions, check_masks
+from dshmp.data.base import DataSplit, Expression, Name, Text, Video, centred_window, read_rows, read_shape, read_text
+from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.mini import draw_clips, resized, save_video, short_texts
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
@@ -34,7 +35,7 @@ SPLITS = ("train", "test")
 WINDOW = 8
 """Frames that a model is shown around the annotated one, as MTTR's loader does by default."""
 COPY = "1 (copy)"
-"""Instance of a row that entered the published file by mistake; it is left out."""
+"""Instance of a row that entered the published file by mistake; here it is 0, and left out."""
 ACTORS = {1: "adult", 2: "baby", 3: "ball", 4: "bird", 5: "car", 6: "cat", 7: "dog"}
 """Tens of a clip's label; its units are the action."""
 
@@ -42,14 +43,13 @@ VIDEOSET = Path("Release", "videoset.csv")
 ANNOTATION = Path("text_annotations", "a2d_annotation.txt")
 MISSED = Path("text_annotations", "a2d_missed_videos.txt")
 INSTANCES = Path("text_annotations", "a2d_annotation_with_instances")
-VIDEOSET_ROWS, ANNOTATION_ROWS = 3782, 6655
 LARGEST = 2**28
 """Values of a file that are ever read: as many as a thousand masks have."""
 FrameNumber = Annotated[int, Field(ge=1, le=99_999)]
 """Counted from 1, and as many as a file name of five digits holds."""
 
 
-class Clip(NamedTuple):
+class Clip(BaseModel):
     """A row of videoset.csv."""
 
     video: Name
@@ -64,11 +64,11 @@ class Clip(NamedTuple):
     """Of `SPLITS`."""
 
 
-class Sentence(NamedTuple):
+class Sentence(BaseModel):
     """A row of a2d_annotation.txt."""
 
     video: Name
-    instance: Literal["1 (copy)"] | int
+    instance: Annotated[int, BeforeValidator(lambda cell: 0 if cell == COPY else cell)]
     query: str
 
 
@@ -84,46 +84,36 @@ class ListedSample(NamedTuple):
 # Reading ----------------------------------------------------------------------------------------------------------
 
 
-class A2dSplit:
+class A2dSplit(DataSplit):
     """A split of A2D-Sentences, `train` or `test`.
 
     `shown` of an expression is a window of `window` frames centred on the annotated one; where it reaches over an end
     of the clip, the end's frame is repeated. `scored` is the annotated frame. `extra["image_id"]` is the image id that
     ground truth and predictions in COCO's format share. `category` is the clip's main actor. `frame_list` tells
     which list of samples is used: report it beside every number.
-
-    Raises UserError naming the file where something is missing or malformed.
     """
-
-    has_truth = True
 
     def __init__(self, root: Path, split: str, window: int = WINDOW) -> None:
         if split not in SPLITS:
             raise UserError(f"{root}: A2D-Sentences has no split {split!r}; choose from {', '.join(SPLITS)}")
-        self.folder = Path(root)
-        self.clips = self.folder / "Release" / "CLIPS320"
-        if not self.clips.is_dir():
-            self.clips = self.clips.with_name("clips320H")
+        mttr = root / f"a2d_sentences_single_frame_{split}_annotations.json"
+        super().__init__(root, mttr if mttr.is_file() else root / ANNOTATION)
+        self.clips = next((root / "Release").glob("CLIPS320"), root / "Release" / "clips320H")
         if not self.clips.is_dir():
             raise UserError(f"{self.clips}: missing; A2D's clips belong there")
         self._kept: tuple[str, dict[int, NDArray[np.uint8]]] = ("", {})
-        rows = read_rows(self.folder / VIDEOSET, Clip)
-        clips = {clip.video: clip for clip in rows if SPLITS[clip.subset] == split}
-        listed = self.folder / f"a2d_sentences_single_frame_{split}_annotations.json"
-        self.is_derived = not listed.is_file()
-        if not self.is_derived:
-            self.frame_list = f"MTTR's list ({listed.name})"
-            samples = read_shape(listed, list[ListedSample])
+        clips = {clip.video: clip for clip in read_rows(root / VIDEOSET, Clip) if SPLITS[clip.subset] == split}
+        if self.listed == mttr:
+            self.frame_list = f"MTTR's list ({mttr.name})"
+            samples = read_shape(mttr, list[ListedSample])
         else:
-            self.frame_list = f"all annotated frames, as {listed.name} is not at the root"
-            samples = _derived_samples(self.folder, clips)
+            self.frame_list = f"all annotated frames, as {mttr.name} is not at the root"
+            samples = _derived_samples(root, clips)
         grouped: dict[str, list[ListedSample]] = defaultdict(list)
         for number, item in enumerate(samples):
             if item.video not in clips:
-                raise UserError(f"{listed}: entry {number} is no frame of a video of this split in {VIDEOSET.name}")
+                raise UserError(f"{mttr}: entry {number} is no frame of a video of this split in {VIDEOSET.name}")
             grouped[item.video].append(item)
-        self.videos: dict[str, Video] = {}
-        self.expressions: list[Expression] = []
         for video, here in grouped.items():
             count = max(clips[video].frames, *(item.frame for item in here))
             self.videos[video] = Video(video, tuple(f"{t + 1:05d}" for t in range(count)))
@@ -142,13 +132,12 @@ class A2dSplit:
                 for item in here
             ]
         if not self.expressions:
-            raise UserError(f"{self.folder}: no expression of the split {split!r} has an annotated frame")
+            raise UserError(f"{root / INSTANCES}: holds no annotated frame of the split {split!r}")
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
-        """Frames (H, W, 3) uint8 RGB of a video at the given positions; all by default.
+        """As `Split.frames`; a clip that ends before videoset.csv says repeats its last frame.
 
-        A clip that ends before videoset.csv says repeats its last frame. The clip is decoded up to the last position;
-        what has been asked of the video last read stays in memory.
+        The clip is decoded up to the last position; what has been asked of the video last read stays in memory.
         """
         wanted = range(len(self.videos[video].frames)) if positions is None else positions
         name, known = self._kept
@@ -160,12 +149,7 @@ class A2dSplit:
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
-        """Masks (G, T, H, W) of the instances at the frame positions, which must be annotated; `size` is (H, W).
-
-        Masks that were drawn at another size than that of the frames are resized, nearest pixel.
-        """
-        import cv2
-
+        """As `Split.masks`, of annotated frames; masks drawn at another size than the frames' are resized."""
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for t, position in enumerate(positions):
             path = self.folder / INSTANCES / video / f"{position + 1:05d}.h5"
@@ -178,19 +162,14 @@ class A2dSplit:
         return out
 
 
-def read_instances(path: Path) -> tuple[int, ...]:
-    """The instances annotated in the frame of an HDF5 file. Raises UserError."""
-    return tuple(int(value) for value in _read_h5(path, "instance")[0].ravel())
-
-
-def read_masks(path: Path) -> tuple[tuple[int, ...], NDArray[np.bool_]]:
+def read_masks(path: Path) -> tuple[list[int], NDArray[np.bool_]]:
     """The instances of an HDF5 file and their masks (N, H, W). Raises UserError."""
     instances, stored = _read_h5(path, "instance", "reMask")
     if stored.ndim == 2:
         stored = stored[None]
     if stored.ndim != 3 or len(stored) != instances.size:
         raise UserError(f"{path}: holds {instances.size} instances and masks of shape {stored.shape}; fetch it again")
-    return tuple(int(value) for value in instances.ravel()), stored.transpose(0, 2, 1) != 0  # (N, W, H) -> (N, H, W)
+    return instances.ravel().tolist(), stored.transpose(0, 2, 1) != 0  # (N, W, H) -> (N, H, W)
 
 
 def _read_h5(path: Path, *names: str) -> list[NDArray[Any]]:
@@ -218,17 +197,18 @@ def _read_h5(path: Path, *names: str) -> list[NDArray[Any]]:
 def _derived_samples(root: Path, clips: dict[str, Clip]) -> list[ListedSample]:
     """Every sentence with every annotated frame that holds its instance."""
     missed = read_text(root / MISSED).split()
-    annotated: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
-    samples = []
-    for row in read_rows(root / ANNOTATION, Sentence, header=True):
-        if row.video not in clips or row.video in missed or row.instance == COPY:
-            continue
-        if row.video not in annotated:
-            annotated[row.video] = [(_number(path), read_instances(path)) for path in _h5_files(root, row.video)]
-        for frame, instances in annotated[row.video]:
-            if row.instance in instances:
-                samples.append(ListedSample(row.query, row.video, frame, int(row.instance)))
-    return samples
+    rows = read_rows(root / ANNOTATION, Sentence, header=True)
+    rows = [row for row in rows if row.video in clips and row.video not in missed and row.instance]
+    annotated = {
+        video: [(_number(path), _read_h5(path, "instance")[0]) for path in _h5_files(root, video)]
+        for video in dict.fromkeys(row.video for row in rows)
+    }
+    return [
+        ListedSample(row.query, row.video, frame, row.instance)
+        for row in rows
+        for frame, instances in annotated[row.video]
+        if row.instance in instances
+    ]
 
 
 def _h5_files(root: Path, video: str) -> list[Path]:
@@ -256,53 +236,40 @@ def _decode(path: Path, positions: Iterable[int]) -> dict[int, NDArray[np.uint8]
 
 # Checking ---------------------------------------------------------------------------------------------------------
 
-MEND = "fetch it again from A2D's page (Release) or A2D-Sentences' page (text_annotations)"
-
 
 def check(root: Path, report: CheckReport) -> None:
     """Layout, published counts, that sentences, clips and masks belong together, and that they can be decoded."""
-    clips = {clip.video: clip for clip in report.attempt(MEND, read_rows, root / VIDEOSET, Clip) or ()}
-    rows = report.attempt(MEND, read_rows, root / ANNOTATION, Sentence, True) or []
-    missed = (report.attempt(MEND, read_text, root / MISSED) or "").split()
-    report.count(root / VIDEOSET, "rows", len(clips), VIDEOSET_ROWS, MEND)
-    report.count(root / ANNOTATION, "rows", len(rows), ANNOTATION_ROWS, MEND)
+    report.mend = "fetch it again from A2D's page (Release) or A2D-Sentences' page (text_annotations)"
+    clips = {clip.video: clip for clip in report.attempt(read_rows, root / VIDEOSET, Clip) or ()}
+    rows = report.attempt(read_rows, root / ANNOTATION, Sentence, True) or []
+    missed = (report.attempt(read_text, root / MISSED) or "").split()
+    if not clips or not rows:
+        return
+    report.count(root / VIDEOSET, {"rows": len(clips)}, {"rows": 3782})
+    report.count(root / ANNOTATION, {"rows": len(rows)}, {"rows": 6655})
     for video in sorted({row.video for row in rows} - clips.keys() - {*missed}):
-        report.found(root / ANNOTATION, f"has sentences of {video}, which {VIDEOSET.name} does not list", MEND)
-    for name in report.splits or SPLITS:
-        said = [row for row in rows if row.video not in missed and row.instance != COPY]
-        said = [row for row in said if row.video in clips and SPLITS[clips[row.video].subset] == name]
-        videos = dict.fromkeys(row.video for row in said)
-        decoded = report.sample(videos)
-        for file in report.each(f"{name} masks", [file for video in decoded for file in _h5_files(root, video)]):
-            report.attempt(MEND, read_masks, file)
-        split = report.attempt(MEND, A2dSplit, root, name)
-        if split is None:
-            continue
-        for video in report.each(f"{name} clips", videos):
+        report.found(root / ANNOTATION, f"has sentences of {video}, which {VIDEOSET.name} does not list")
+    rows = [row for row in rows if row.video in clips and row.video not in missed and row.instance]
+    decoded = report.sample(dict.fromkeys(row.video for row in rows))
+    for file in report.each("HDF5 files", [file for video in decoded for file in _h5_files(root, video)]):
+        report.attempt(read_masks, file)
+    for name, split in check_splits(report, root, SPLITS, A2dSplit, {}):
+        said = [row for row in rows if SPLITS[clips[row.video].subset] == name]
+        for video in report.each(f"{name} clips", list(dict.fromkeys(row.video for row in said))):
             path = split.clips / f"{video}.mp4"
             if not path.is_file():
-                report.found(path, "missing", MEND)
-            elif video in decoded:
-                _check_clip(path, clips[video].frames, report)
-        check_expressions(report, root / ANNOTATION, split, MEND)
-        check_masks(report, name, split, MEND)
+                report.found(path, "missing")
+            source = report.attempt(open_video, path) if video in decoded else None
+            count = clips[video].frames if source is None else sum(1 for _ in source)
+            if source is not None and count < (source.expected or 0):
+                report.found(path, f"only {count} of its {source.expected} frames can be decoded")
+            elif count != clips[video].frames:
+                report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {clips[video].frames}")
         meant = {(item.video, item.objects[0]) for item in split.expressions}
-        for row in said if split.is_derived else ():
+        for row in said if split.listed == root / ANNOTATION else ():
             if (row.video, row.instance) not in meant:
                 told = f"no annotated frame holds instance {row.instance}, which a sentence means"
-                report.found(root / INSTANCES / row.video, told, MEND)
-
-
-def _check_clip(path: Path, frames: int, report: CheckReport) -> None:
-    """As many frames of a clip decode as it says."""
-    source = report.attempt(MEND, open_video, path)
-    if source is None:
-        return
-    count = sum(1 for _ in source)
-    if source.expected is not None and count < source.expected:
-        report.found(path, f"only {count} of its {source.expected} frames can be decoded", MEND)
-    elif count != frames:
-        report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {frames}")
+                report.found(root / INSTANCES / row.video, told)
 
 
 # Miniature --------------------------------------------------------------------------------------------------------
@@ -360,5 +327,5 @@ def write_mini(folder: Path, seed: int) -> None:
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """x1, y1, x2, y2 of a mask (H, W) that isn't empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return x, y, x + width - 1, y + height - 1

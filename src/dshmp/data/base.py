@@ -17,7 +17,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from dshmp.errors import UserError, printable
 from dshmp.files import name_fault, reason, regular
@@ -70,7 +70,7 @@ def expression_name(item: Expression) -> str:
 
 
 class Split(Protocol):
-    """One split of a data set, opened."""
+    """One split of a data set, opened; what is missing or malformed raises a UserError that names the file."""
 
     @property
     def folder(self) -> Path:
@@ -95,6 +95,17 @@ class Split(Protocol):
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
+
+
+class DataSplit:
+    """What the splits here have in common: the file or folder `listed` lists their sentences."""
+
+    has_truth = True
+
+    def __init__(self, folder: Path, listed: Path) -> None:
+        self.folder, self.listed = folder, listed
+        self.videos: dict[str, Video] = {}
+        self.expressions: list[Expression] = []
 
 
 @dataclass(frozen=True)
@@ -155,6 +166,7 @@ def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
 # --- What files may say ---
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound=BaseModel)
 RESERVED = frozenset({"Annotations", "predict.json"})
 """Names that folders of predictions use themselves."""
 
@@ -202,14 +214,18 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise UserError(f"{path}: cannot be read as {encoding} text ({reason(error)}); fetch it again") from None
 
 
-def read_rows(path: Path, kind: type[T], header: bool = False) -> list[T]:
-    """The rows of a CSV file that aren't blank, as named tuples `kind`, without its header. Raises UserError."""
+def read_rows(path: Path, kind: type[Row], header: bool = False) -> list[Row]:
+    """The rows of a CSV file that aren't blank, as models of their columns, without its header. Raises UserError."""
+    names = list(kind.model_fields)
     try:
         reader = csv.reader(io.StringIO(read_text(path, "utf-8-sig"), newline=""))
-        rows = [(reader.line_num, row) for row in reader if row]
+        rows = [(reader.line_num, row) for row in reader if row][header:]
     except csv.Error as error:
         raise UserError(f"{path}: is no CSV text ({error}); fetch it again") from None
-    return [shaped(kind, row, f"{path}: line {line}") for line, row in rows[header:]]
+    for line, row in rows:
+        if len(row) != len(names):
+            raise UserError(f"{path}: line {line} has {len(row)} columns, not {len(names)}; fetch it again")
+    return [shaped(kind, dict(zip(names, row, strict=True)), f"{path}: line {line}") for line, row in rows]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -247,7 +263,9 @@ def shaped(kind: type[T], value: object, where: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    told = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()
+    told = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].split(" or instance")[0]
+    for theirs, ours in (("Input should", "must"), ("Field required", "is missing"), ("tuple", "list")):
+        told = told.replace(theirs, ours)
     if first["type"] not in ("value_error", "missing"):
         told += f", found {reprlib.repr(first['input'])}"
-    raise UserError(printable(f"{where}: {place}{': ' * bool(place)}{told}; mend it, or fetch it again"))
+    raise UserError(printable(f"{where}: {place}{': ' * bool(place)}{told}; mend it, or fetch the file again"))

@@ -4,22 +4,21 @@ A check opens each split as every command does and reads all of it, or a sample:
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from dshmp.data.base import Split, frame_size
-from dshmp.data.images import ImageSplit, read_frame
+from dshmp.data.images import ImageSplit, image_size, read_frame
 from dshmp.data.masks import IndexMaskSplit, read_index_mask
 from dshmp.data.mini import is_mini
 from dshmp.errors import UserError, printable
 
 T = TypeVar("T")
-Size = tuple[int, int]
-"""(H, W)."""
+S = TypeVar("S", bound=Split)
 
 
 @dataclass(frozen=True)
@@ -48,46 +47,47 @@ class CheckReport:
     """Whether counts and checksums that the authors publish have to fit."""
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     """Told (what is being checked, how many are done, of how many)."""
+    mend: str = "fetch or unpack it again"
+    """What is advised of a file that is wrong."""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Facts worth telling that are no damage."""
 
-    def found(self, path: Path, reason: str, mend: str) -> None:
-        """Add a finding, unless it is known."""
+    def found(self, path: Path, reason: str) -> None:
+        """Add a finding."""
+        mend = self.mend
         if self.own:
-            mend = "mend the entry" if path.suffix == ".json" else "write the file anew, or take it out of the list"
-        if (item := Finding(path, reason, mend)) not in self.findings:
-            self.findings.append(item)
+            mend = "mend the entry" if path.suffix == ".json" else "put it right, or take it out of the list"
+        self.findings.append(Finding(path, reason, mend))
 
     def note(self, text: str) -> None:
         self.notes.append(printable(text))
 
-    def wants(self, split: str) -> bool:
-        return self.splits is None or split in self.splits
-
-    def count(self, path: Path, what: str, found: int, expected: int, mend: str) -> None:
-        """A number that the data set's authors publish."""
-        if self.published and found != expected:
-            self.found(path, f"holds {found:,} {what}, the published data set has {expected:,}", mend)
-
-    def attempt(self, mend: str, read: Callable[..., T], *arguments: object) -> T | None:
+    def attempt(self, read: Callable[..., T], *arguments: object) -> T | None:
         """What `read` returns; a UserError (`path: reason; advice`) becomes a finding, and None is returned."""
         try:
             return read(*arguments)
         except UserError as error:
             path, _, reason = str(error).partition(": ")
-            self.found(Path(path), reason.split("; ")[0], mend)
+            self.found(Path(path), reason.split("; ")[0])
             return None
 
-    def each(self, what: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
-        """The items one by one, told to the progress bar; `total` where `items` has no length."""
-        if total is None:
-            items = list(items)
-            total = len(items)
+    def count(self, path: Path, found: Mapping[str, int], *published: Mapping[str, int]) -> None:
+        """Numbers, which should be one of those that the data set's authors publish, each for a version."""
+
+        def told(numbers: Mapping[str, int]) -> str:
+            return ", ".join(f"{number:,} {what}" for what, number in numbers.items())
+
+        if self.published and published and not any(each.items() <= found.items() for each in published):
+            here = told({what: found[what] for what in published[0]})
+            self.found(path, f"holds {here}, the published data set has {' or '.join(map(told, published))}")
+
+    def each(self, what: str, items: Sequence[T]) -> Iterator[T]:
+        """The items one by one, told to the progress bar."""
         for done, item in enumerate(items):
-            self.progress(what, done, total)
+            self.progress(what, done, len(items))
             yield item
-        self.progress(what, total, total)
+        self.progress(what, len(items), len(items))
 
     def sample(self, items: Iterable[T], most: int = 50) -> list[T]:
         """All items of a full check, else at most `most`, spread evenly."""
@@ -106,10 +106,9 @@ def examine(
     own: bool = False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> CheckReport:
-    """What a data set's check finds below `root`, with paths relative to it.
+    """What a data set's check finds below `root`, with paths relative to it; the options are those of `CheckReport`.
 
-    full: decode everything. splits: only these. own: it is the user's own data in the data set's layout, so that
-    published counts and checksums are not compared. Raises UserError where there is no such folder.
+    Raises UserError where there is no such folder.
     """
     root = Path(root)
     if not root.is_dir():
@@ -125,89 +124,116 @@ def examine(
         report.findings.append(
             Finding(root, f"the check could not go on ({error!r})", "mend what is named above and check again")
         )
+    findings = dict.fromkeys(report.findings)  # what several readers say is told once
     report.findings = [
-        replace(item, path=item.path.relative_to(root)) if item.path.is_relative_to(root) else item
-        for item in report.findings
+        replace(item, path=item.path.relative_to(root)) if item.path.is_relative_to(root) else item for item in findings
     ]
     return report
 
 
-def check_expressions(report: CheckReport, path: Path, split: Split, mend: str) -> None:
+def check_splits(
+    report: CheckReport,
+    root: Path,
+    names: Iterable[str],
+    opened: Callable[[Path, str], S],
+    counts: Mapping[str, Sequence[Mapping[str, int]]],
+) -> list[tuple[str, S]]:
+    """Opens the splits that are wanted, compares them with the published numbers, looks at their sentences and reads
+    frames and masks; those that can be opened are returned."""
+    checked = []
+    for name in report.splits or names:
+        split = report.attempt(opened, root, name)
+        if split is None:
+            continue
+        videos = split.videos.values()
+        found = {
+            "videos": len(videos),
+            "objects": sum(len(video.objects) for video in videos),
+            "expressions": len(split.expressions),
+            "frames": sum(len(video.frames) for video in videos),
+        }
+        listed: Path = getattr(split, "listed", split.folder)
+        report.count(listed, found, *counts.get(name, ()))
+        _check_sentences(report, listed, split)
+        if isinstance(split, ImageSplit):
+            _check_frames(report, name, split)
+        if isinstance(split, IndexMaskSplit) and split.has_truth:
+            _check_index_masks(report, name, split)
+        elif split.has_truth:
+            _check_masks(report, name, split)
+        checked.append((name, split))
+    return checked
+
+
+def _check_sentences(report: CheckReport, listed: Path, split: Split) -> None:
     """Every video has frames, each listed once, and every sentence words and an id of its own."""
     for video in split.videos.values():
         if not video.frames or len(set(video.frames)) < len(video.frames):
-            report.found(path, f"video {video.name!r} lists no frame, or one of them twice", mend)
+            report.found(listed, f"video {video.name!r} lists no frame, or one of them twice")
     times = Counter((item.video, item.id) for item in split.expressions)
     for item in split.expressions:
         where = f"video {item.video!r}, expression {item.id!r}"
         if not item.text.strip():
-            report.found(path, f"{where} has no text", mend)
+            report.found(listed, f"{where} has no text")
         if times[item.video, item.id] > 1:
-            report.found(path, f"{where} is there {times[item.video, item.id]} times", mend)
+            report.found(listed, f"{where} is there {times[item.video, item.id]} times")
 
 
-def check_frames(report: CheckReport, what: str, split: ImageSplit, mend: str) -> dict[str, Size]:
-    """All frames are there, whole and of one size per video, which is returned where a frame can be read.
+def _check_files(
+    report: CheckReport, name: str, kind: Literal["frame", "mask"], files: Mapping[str, list[Path]]
+) -> Iterator[tuple[str, Path]]:
+    """Files by video: tells which are missing or empty, and gives a sample of the others, or all in a full check."""
+    sampled = set(report.sample(path for paths in files.values() for path in paths))
+    for video, paths in report.each(f"{name} {kind}s", list(files.items())):
+        for path in paths:
+            if not path.parent.is_dir():
+                report.found(path.parent, "the folder is missing")
+            elif not path.is_file():
+                report.found(path, f"{kind} is missing")
+            elif not path.stat().st_size:
+                report.found(path, "is empty (0 bytes)")
+            elif path in sampled:
+                yield video, path
 
-    A sample is decoded, or all in a full check.
-    """
+
+def _check_frames(report: CheckReport, name: str, split: ImageSplit) -> None:
+    """Frames are whole, and those of a video of one size."""
     files = {
-        name: [split.image_folder(name) / f"{frame}{split.suffix}" for frame in video.frames]
-        for name, video in split.videos.items()
+        video: [split.image_folder(video) / f"{frame}{split.suffix}" for frame in item.frames]
+        for video, item in split.videos.items()
     }
-    sampled = set(report.sample(path for paths in files.values() for path in paths))
-    sizes: dict[str, Size] = {}
-    for name, paths in report.each(f"{what} frames", files.items()):
-        for path in _whole(report, paths, mend):
-            if name in sizes and path not in sampled:
-                continue
-            frame = report.attempt(mend, read_frame, path)
-            if frame is not None:
-                size = frame.shape[0], frame.shape[1]
-                if sizes.setdefault(name, size) != size:
-                    known = sizes[name]
-                    report.found(path, f"is {size[1]}x{size[0]}, other frames of the video {known[1]}x{known[0]}", mend)
-    return sizes
+    sizes: dict[str, tuple[int, int]] = {}
+    for video, path in _check_files(report, name, "frame", files):
+        frame = report.attempt(read_frame, path)
+        if frame is not None:
+            height, width = sizes.setdefault(video, (frame.shape[0], frame.shape[1]))
+            if frame.shape[:2] != (height, width):
+                report.found(path, f"is {frame.shape[1]}x{frame.shape[0]}, other frames of the video {width}x{height}")
 
 
-def _whole(report: CheckReport, paths: list[Path], mend: str) -> Iterator[Path]:
-    """The files that are there and not empty."""
-    for folder in {path.parent for path in paths}:
-        if not folder.is_dir():
-            report.found(folder, "the folder is missing", mend)
-    for path in paths:
-        if path.is_file() and path.stat().st_size:
-            yield path
-        elif path.parent.is_dir():
-            report.found(path, "is empty (0 bytes)" if path.is_file() else "is missing", mend)
-
-
-def check_index_masks(
-    report: CheckReport, what: str, split: IndexMaskSplit, sizes: Mapping[str, Size], mend: str
-) -> None:
-    """All palette masks are there, whole and of their frames' size; of a video read wholly, they show what is meant.
-
-    A sample is decoded, or all in a full check.
-    """
-    files = {name: [split.mask_folder(name) / f"{frame}.png" for frame in v.frames] for name, v in split.videos.items()}
-    sampled = set(report.sample(path for paths in files.values() for path in paths))
-    meant: dict[str, set[int]] = {name: set() for name in files}
+def _check_index_masks(report: CheckReport, name: str, split: IndexMaskSplit) -> None:
+    """Masks are whole and of their frames' size; those of a video, where all are read, show every object meant."""
+    files = {
+        video: [split.mask_folder(video) / f"{frame}.png" for frame in item.frames]
+        for video, item in split.videos.items()
+    }
+    shown: dict[str, list[set[int]]] = {video: [] for video in files}
+    for video, path in _check_files(report, name, "mask", files):
+        frame = split.image_folder(video) / f"{path.stem}{split.suffix}"
+        indices = report.attempt(lambda path, frame: read_index_mask(path, image_size(frame)), path, frame)
+        if indices is not None:
+            shown[video].append(set(np.unique(indices).tolist()))
     for item in split.expressions:
-        meant[item.video].update(item.objects)
-    for name, paths in report.each(f"{what} masks", files.items()):
-        chosen = [path for path in _whole(report, paths, mend) if path in sampled]
-        read = [report.attempt(mend, read_index_mask, path, sizes.get(name)) for path in chosen]
-        seen = [set(np.unique(indices).tolist()) for indices in read if indices is not None]
-        if len(seen) == len(paths):
-            for number in sorted(meant[name].difference(*seen)):
-                report.found(split.mask_folder(name), f"no mask shows object {number}, which a sentence means", mend)
+        seen = shown[item.video]
+        for number in set(item.objects).difference(*seen) if len(seen) == len(files[item.video]) else ():
+            report.found(split.mask_folder(item.video), f"no mask shows object {number}, which a sentence means")
 
 
-def check_masks(report: CheckReport, what: str, split: Split, mend: str) -> None:
-    """Masks of a sample of the sentences, or all in a full check, can be read and fit their frames."""
-    sizes: dict[str, Size | None] = {}
-    for item in report.each(f"{what} masks", report.sample(split.expressions)):
-        if item.video not in sizes:
-            sizes[item.video] = report.attempt(mend, frame_size, split, item.video)
-        if sizes[item.video]:
-            report.attempt(mend, split.masks, item.video, item.annotations, item.scored or (0,), sizes[item.video])
+def _check_masks(report: CheckReport, name: str, split: Split) -> None:
+    """Masks of a sample of the objects meant, or all in a full check, can be read and fit their frames."""
+    asked = dict.fromkeys((item.video, each, item.scored) for item in split.expressions for each in item.annotations)
+    for video, annotation, scored in report.each(f"{name} masks", report.sample(asked)):
+        positions = range(len(split.videos[video].frames)) if scored is None else scored
+        size = report.attempt(frame_size, split, video) if positions else None
+        if size is not None:
+            report.attempt(split.masks, video, [annotation], positions, size)

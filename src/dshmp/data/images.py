@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dshmp.data.base import Expression, Video
+from dshmp.data.base import DataSplit
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.video.images import DATA_FORMATS, DECODER_ERRORS, open_image
@@ -18,6 +18,12 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB. Raises UserError."""
     with open_data_image(path, "frame") as image:
         return np.asarray(image.convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a frame, by its header. Raises UserError."""
+    with open_data_image(path, "frame") as image:
+        return image.height, image.width
 
 
 def read_frames(
@@ -47,21 +53,15 @@ def save_jpeg(path: Path, frame: NDArray[np.uint8], quality: int = 92) -> None:
     Image.fromarray(frame).save(path, quality=quality)
 
 
-class ImageSplit:
-    """A split whose frames are image files; where, `image_folder` says."""
+class ImageSplit(DataSplit):
+    """A split whose frames are image files in `image_folder`."""
 
     suffix = ".jpg"
-    has_truth = True
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.videos: dict[str, Video] = {}
-        self.expressions: list[Expression] = []
 
     def image_folder(self, video: str) -> Path:
         """The folder of a video's frames."""
         return self.folder / "JPEGImages" / video
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
-        """Frames (H, W, 3) uint8 RGB of a video at the given positions in its list; all by default."""
+        """As `Split.frames`."""
         return read_frames(self.image_folder(video), self.videos[video].frames, positions, self.suffix)

@@ -20,11 +20,11 @@ from typing import Annotated, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from dshmp.data.a2d import LARGEST, WINDOW, FrameNumber
 from dshmp.data.base import Expression, Name, Text, Video, centred_window, read_rows, read_shape
-from dshmp.data.check import CheckReport, check_expressions, check_frames, check_masks
+from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit
 from dshmp.data.mini import draw_clips, resized, short_texts
 from dshmp.errors import UserError
@@ -33,13 +33,13 @@ from dshmp.files import reason
 ANNOTATION = "jhmdb_annotation.txt"
 LIST = "jhmdb_sentences_samples_metadata.json"
 SPLITS = ("test",)
-ROWS, FRAMES_PER_VIDEO = 928, 3
+FRAMES_PER_VIDEO = 3
 SEED = 0
 """Of `drawn_frames`."""
 T = TypeVar("T")
 
 
-class Sentence(NamedTuple):
+class Sentence(BaseModel):
     """A row of jhmdb_annotation.txt."""
 
     video: Name
@@ -67,8 +67,6 @@ class JhmdbSplit(ImageSplit):
     `shown` of an expression is a window of `window` frames centred on the scored one; where it reaches over an end of
     the video, the end's frame is repeated. `extra["image_id"]` is the image id that ground truth and predictions in
     COCO's format share. `frame_list` tells which list of frames is used: report it beside every number.
-
-    Raises UserError naming the file where something is missing or malformed.
     """
 
     suffix = ".png"
@@ -76,25 +74,26 @@ class JhmdbSplit(ImageSplit):
     def __init__(self, root: Path, split: str = "test", window: int = WINDOW) -> None:
         if split not in SPLITS:
             raise UserError(f"{root}: JHMDB-Sentences has no split {split!r}, only test")
-        super().__init__(Path(root))
+        super().__init__(root, root / LIST if (root / LIST).is_file() else root / ANNOTATION)
         self._actions = find_actions(self.folder)
         self._kept: tuple[str, NDArray[np.bool_]] | None = None
-        listed = self.folder / LIST
-        if listed.is_file():
+        if self.listed == root / LIST:
             self.frame_list = f"MTTR's list ({LIST})"
-            samples = read_shape(listed, list[ListedSample])
+            samples = read_shape(self.listed, list[ListedSample])
         else:
             self.frame_list = f"three frames per video drawn with seed {SEED}, as {LIST} is not at the root"
-            rows = read_rows(self.folder / ANNOTATION, Sentence, header=True)
+            rows = read_rows(self.listed, Sentence, header=True)
             samples = [sample for row in rows for sample in self._drawn_samples(row)]
         places = {video: place for place, video in enumerate(dict.fromkeys(item.video for item in samples))}
         for item in sorted(samples, key=lambda item: places[item.video]):
             video, frame = item.video, item.frame
             names = tuple(f"{t + 1:05d}" for t in range(item.length))
             if video not in self._actions or frame > item.length:
-                raise UserError(f"{listed}: frame {frame} of {item.length} of {video} is not there; fetch it again")
+                raise UserError(
+                    f"{self.listed}: frame {frame} of {item.length} of {video} is not there; fetch it again"
+                )
             if self.videos.setdefault(video, Video(video, names)).frames != names:
-                raise UserError(f"{listed}: counts the frames of {video} differently; fetch it again")
+                raise UserError(f"{self.listed}: counts the frames of {video} differently; fetch it again")
             self.expressions.append(
                 Expression(
                     video,
@@ -108,15 +107,16 @@ class JhmdbSplit(ImageSplit):
                 )
             )
         if not self.expressions:
-            raise UserError(f"{self.folder / ANNOTATION}: holds no sentence")
+            raise UserError(f"{self.listed}: holds no sentence")
 
     def _drawn_samples(self, row: Sentence) -> list[ListedSample]:
         if row.video not in self._actions:
-            path = self.folder / ANNOTATION
-            raise UserError(f"{path}: names {row.video}, which is not in Rename_Images; fetch the frames")
+            raise UserError(f"{self.listed}: names {row.video}, which is not in Rename_Images; fetch the frames")
         frames = len(list(self.image_folder(row.video).glob("*.png")))
         path = self.mask_file(row.video)
         count = min(frames, count_masks(path))
+        if not count:
+            raise UserError(f"{self.image_folder(row.video)}: holds no frames")
         return [ListedSample(row.video, frame, str(path), count, row.query) for frame in drawn_frames(row.video, count)]
 
     def image_folder(self, video: str) -> Path:
@@ -128,7 +128,7 @@ class JhmdbSplit(ImageSplit):
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
-        """Masks (G, T, H, W) of the person, annotation 1, at the frame positions; `size` is (H, W) of the frames."""
+        """As `Split.masks`; the person is annotation 1."""
         path = self.mask_file(video)
         kept = self._kept
         if kept is None or kept[0] != video:
@@ -175,10 +175,10 @@ def count_masks(path: Path) -> int:
     import scipy.io
 
     stored = {name: (tuple(shape), kind) for name, shape, kind in _read_mat(path, partial(scipy.io.whosmat, path))}
-    shape, kind = stored.get("part_mask", ((), ""))
-    numbers = re.fullmatch(r"logical|single|double|u?int\d+", kind)
-    if numbers is None or len(shape) not in (2, 3) or not 0 < math.prod(shape) <= LARGEST:
-        raise UserError(f"{path}: its part_mask is no array of numbers (H, W, T), but {kind} {shape}; fetch it again")
+    shape, kind = stored.get("part_mask", ((), "nothing"))
+    is_number = re.fullmatch(r"logical|single|double|u?int\d+", kind)
+    if is_number is None or len(shape) not in (2, 3) or not 0 < math.prod(shape) <= LARGEST:
+        raise UserError(f"{path}: part_mask is {kind} of shape {shape}, not numbers (H, W, T); fetch it again")
     return shape[2] if len(shape) == 3 else 1
 
 
@@ -194,27 +194,21 @@ def _read_mat(path: Path, read: Callable[[], T]) -> T:
 
 # Checking ---------------------------------------------------------------------------------------------------------
 
-MEND = "fetch it again from JHMDB's page (Rename_Images, puppet_mask) or A2D-Sentences' page (jhmdb_annotation.txt)"
+COUNTS = {"test": ({"videos": 928, "expressions": 928 * FRAMES_PER_VIDEO},)}
 
 
 def check(root: Path, report: CheckReport) -> None:
     """Layout, published counts, that every video has frames and masks, and that they can be decoded."""
-    sentences = report.attempt(MEND, read_rows, root / ANNOTATION, Sentence, True) or []
-    actions = report.attempt(MEND, find_actions, root) or {}
-    report.count(root / ANNOTATION, "rows", len(sentences), ROWS, MEND)
-    for row in report.each("masks", sentences):
+    report.mend = (
+        "fetch it again from JHMDB's page (Rename_Images, puppet_mask) or A2D-Sentences' page (jhmdb_annotation.txt)"
+    )
+    actions = report.attempt(find_actions, root) or {}
+    for row in report.each("masks", report.attempt(read_rows, root / ANNOTATION, Sentence, True) or []):
         if row.video in actions:
-            report.attempt(MEND, count_masks, mask_file(root, actions[row.video], row.video))
-    split = report.attempt(MEND, JhmdbSplit, root)
-    if split is None:
-        return
-    if (root / LIST).is_file():
-        report.count(root / LIST, "samples", len(split.expressions), ROWS * FRAMES_PER_VIDEO, MEND)
-    else:
+            report.attempt(count_masks, mask_file(root, actions[row.video], row.video))
+    if not (root / LIST).is_file():
         report.note(f"{LIST} is not at the root: the frames that are scored are drawn with seed {SEED}, not MTTR's")
-    check_expressions(report, root / ANNOTATION, split, MEND)
-    check_frames(report, "test", split, MEND)
-    check_masks(report, "test", split, MEND)
+    check_splits(report, root, SPLITS, JhmdbSplit, COUNTS)
 
 
 # Miniature --------------------------------------------------------------------------------------------------------

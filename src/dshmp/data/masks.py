@@ -18,23 +18,37 @@ PALETTE = np.array(
 """Colours of DAVIS's palette for the first object ids."""
 
 
-def rle_fault(rle: object, size: tuple[int, int]) -> str | None:
-    """What is wrong with COCO's compressed run lengths of a mask of this size (H, W), or None.
+def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
+    """What is wrong with a mask of this size (H, W), run lengths or polygons, or None.
 
-    Found without decoding, as decoders read and write beyond their memory, or never end, where run lengths are damaged.
+    Found without decoding, as decoders read and write beyond their memory, or never end, where a mask is damaged.
     """
-    if not isinstance(rle, dict) or not isinstance(rle.get("counts"), str) or "size" not in rle:
+    if isinstance(codes, list):
+        points = [v for polygon in codes if isinstance(polygon, list) for v in polygon]
+        if not codes or any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in codes):
+            return "is no list of polygons, each of three or more x, y"
+        far = 2 * max(size)
+        return (
+            None
+            if all(type(v) in (int, float) and abs(v) <= far for v in points)
+            else "has a polygon that leaves its image"
+        )
+    if not isinstance(codes, dict) or not isinstance(counts := codes.get("counts"), str | list):
         return "is no COCO run lengths"
-    own = rle["size"]
-    if not isinstance(own, list) or not all(type(side) is int and side > 0 for side in own):
-        return f"has size {str(own)[:50]}, no height and width"
-    if own != list(size):
+    own = codes.get("size")
+    if own != list(size) or any(type(side) is not int for side in own):
         return f"has size {str(own)[:50]}, its frames have {list(size)}"
-    covered = _covered(rle["counts"])
+    covered = _covered(counts) if isinstance(counts, str) else _sum(counts)
     if covered != size[0] * size[1]:
         what = "are damaged" if covered is None else f"cover {covered:,} of {size[0] * size[1]:,} pixels"
         return f"has run lengths that {what}"
     return None
+
+
+def rle_fault(rle: object, size: tuple[int, int]) -> str | None:
+    """What is wrong with COCO's compressed run lengths of a mask of this size (H, W), or None."""
+    is_compressed = isinstance(rle, dict) and isinstance(rle.get("counts"), str)
+    return mask_fault(rle, size) if is_compressed else "is no COCO run lengths"
 
 
 def decode_mask(codes: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
@@ -57,24 +71,8 @@ def decode_mask(codes: Any, size: tuple[int, int], where: str) -> NDArray[np.boo
     raise UserError(f"{where} {fault}; mend it, or fetch the file again")
 
 
-def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
-    """What is wrong with a mask of this size (H, W) in any of COCO's forms, or None; found without decoding."""
-    if isinstance(codes, list):
-        points = [v for polygon in codes if isinstance(polygon, list) for v in polygon]
-        if not codes or any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in codes):
-            return "is no list of polygons, each of three or more x, y"
-        # what is far away costs pycocotools, which draws every step of an outline, time and memory without end
-        if not all(type(v) in (int, float) and abs(v) <= 2 * max(size) for v in points):
-            return "has a polygon that leaves its image"
-        return None
-    if not isinstance(codes, dict) or not isinstance(codes.get("counts"), list):
-        return rle_fault(codes, size)
-    if codes.get("size") != list(size):
-        return f"has size {str(codes.get('size'))[:50]}, its frames have {list(size)}"
-    counts = codes["counts"]
-    if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
-        return f"has run lengths that do not cover its {size[0] * size[1]:,} pixels"
-    return None
+def _sum(counts: list[Any]) -> int | None:
+    return sum(counts) if all(type(count) is int and count >= 0 for count in counts) else None
 
 
 def _covered(counts: str) -> int | None:
@@ -131,7 +129,7 @@ def save_palette_png(path: Path, indices: NDArray[np.uint8]) -> None:
 
 
 class IndexMaskSplit(ImageSplit):
-    """A split with a palette PNG per frame, whose indices are the objects' ids; where, `mask_folder` says."""
+    """A split with a palette PNG per frame in `mask_folder`, whose indices are the objects' ids."""
 
     def mask_folder(self, video: str) -> Path:
         """The folder of a video's masks."""
@@ -140,7 +138,6 @@ class IndexMaskSplit(ImageSplit):
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
-        """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for t, position in enumerate(positions):
             path = self.mask_folder(video) / f"{self.videos[video].frames[position]}.png"

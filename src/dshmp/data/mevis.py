@@ -10,7 +10,7 @@ hidden there is no `anno_id` and no mask_dict.json; the same holds for one's own
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from dshmp.data.base import Expression, Id, Name, Text, Video, read_shape
-from dshmp.data.check import CheckReport, Size, check_expressions, check_frames
+from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit
-from dshmp.data.masks import decode_mask, mask_fault
+from dshmp.data.masks import decode_mask
 from dshmp.data.mevis_index import MaskIndex, open_index
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
@@ -30,11 +30,11 @@ from dshmp.files import digest
 from dshmp.result import encode
 
 SPLITS = ("train", "valid_u", "valid", "test")
-COUNTS = {  # videos and expressions of version 1, and of version 2 where they are published
-    "train": ((1662, 23051), (1662, 27502)),
-    "valid_u": ((50, 793), (50, 907)),
-    "valid": ((140, 2236), (140, 2523)),
-    "test": ((154, 2490),),
+COUNTS = {  # of version 1, and of version 2 where they are published
+    "train": ({"videos": 1662, "expressions": 23051}, {"videos": 1662, "expressions": 27502}),
+    "valid_u": ({"videos": 50, "expressions": 793}, {"videos": 50, "expressions": 907}),
+    "valid": ({"videos": 140, "expressions": 2236}, {"videos": 140, "expressions": 2523}),
+    "test": ({"videos": 154, "expressions": 2490},),
 }
 SHA256 = {  # of version 1's mask_dict.json
     "train": "f9d9b01a2a6d7a004e2e7a664ce2b9b1576218e975030f8e4df4f66111fb253f",
@@ -67,26 +67,23 @@ class _Meta(BaseModel):
 
 
 class MevisSplit(ImageSplit):
-    """One split of a data set in MeViS's layout.
-
-    `videos` maps names to `Video`, `expressions` lists every `Expression`; frames and masks are read on demand.
-    Raises UserError naming the file where something is missing or malformed.
-    """
+    """One split of a data set in MeViS's layout."""
 
     def __init__(self, root: Path, split: str) -> None:
-        super().__init__(Path(root) / split)
+        folder = Path(root) / split
+        super().__init__(folder, folder / "meta_expressions.json")
+        self.mask_file = folder / "mask_dict.json"
         if not self.folder.is_dir():
             known = split_names(Path(root))
             hint = f"splits there: {', '.join(known)}" if known else "make one with `dshmp synthetic make`"
             raise UserError(f"{self.folder}: no such data set split; {hint}")
-        self.meta = self.folder / "meta_expressions.json"
         hidden = []
-        for name, clip in read_shape(self.meta, _Meta).videos.items():
+        for name, clip in read_shape(self.listed, _Meta).videos.items():
             objects = {key: item.model_dump(exclude_unset=True) for key, item in clip.objects.items()}
             self.videos[name] = Video(name, clip.frames, objects)
             drawn = {key for key, item in clip.objects.items() if item.anno_id is not None}
             for key, item in clip.expressions.items():
-                where = f"{self.meta}: video {name!r}, expression {key!r}"
+                where = f"{self.listed}: video {name!r}, expression {key!r}"
                 ids, annotations = item.obj_id, item.anno_id or ()
                 if item.anno_id is None:
                     hidden.append(where)
@@ -99,7 +96,7 @@ class MevisSplit(ImageSplit):
                 extra = item.model_dump(exclude={"exp", "obj_id", "anno_id"}, exclude_unset=True)
                 self.expressions.append(Expression(name, key, item.exp, ids, annotations, extra=extra))
         if not self.expressions:
-            raise UserError(f"{self.meta}: holds no expression")
+            raise UserError(f"{self.listed}: holds no expression")
         self.has_truth = not hidden
         if 0 < len(hidden) < len(self.expressions):
             raise UserError(
@@ -108,21 +105,21 @@ class MevisSplit(ImageSplit):
 
     @cached_property
     def _index(self) -> MaskIndex:
-        return open_index(self.folder / "mask_dict.json")
+        return open_index(self.mask_file)
 
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
-        """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for g, annotation in enumerate(annotations):
-            where = f"{self.folder / 'mask_dict.json'}: annotation {annotation}"
+            where = f"{self.mask_file}: annotation {annotation}"
             track = self._index.track(annotation)
             if track is None:
-                raise UserError(f"{where} is missing")
+                raise UserError(f"{where} is missing, which a sentence of {video!r} means; {MEND}")
+            if len(track) != len(self.videos[video].frames):
+                counts = f"has masks for {len(track)} frames, the video has {len(self.videos[video].frames)}"
+                raise UserError(f"{where} {counts}; {MEND}")
             for t, position in enumerate(positions):
-                if position >= len(track):
-                    raise UserError(f"{where} ends before frame {position}")
                 if track[position] is not None:
                     out[g, t] = decode_mask(track[position], size, f"{where}, frame {position}")
         return out
@@ -141,70 +138,17 @@ def check(root: Path, report: CheckReport) -> None:
     there = [name for name in SPLITS if (root / name).is_dir()]
     if not report.published:
         there += [name for name in split_names(root) if name not in SPLITS]
-    for name in report.splits or there or SPLITS[:1]:
-        mend = f"fetch {name}/meta_expressions.json again"
-        split = report.attempt(mend, MevisSplit, root, name)
-        if split is None:
-            continue
-        counts = len(split.videos), len(split.expressions)
-        if report.published and counts not in COUNTS[name]:
-            known = " or ".join(
-                f"{videos:,} and {said:,} (version {i})" for i, (videos, said) in enumerate(COUNTS[name], 1)
-            )
-            told = f"holds {counts[0]:,} videos and {counts[1]:,} expressions, the published data set has {known}"
-            report.found(split.meta, told, mend)
-        check_expressions(report, split.meta, split, mend)
-        _check_pairs(split, report, mend)
-        sizes = check_frames(report, name, split, f"unpack {name}/JPEGImages again")
-        if split.has_truth:
-            first = report.published and counts == COUNTS[name][0]
-            _check_masks(split, name, sizes, SHA256.get(name) if first else None, report)
-
-
-def _check_pairs(split: MevisSplit, report: CheckReport, mend: str) -> None:
-    """An object has one annotation, whichever sentence means it."""
-    pairs: dict[tuple[str, int], int] = {}
-    for item in split.expressions:
-        for number, annotation in zip(item.objects, item.annotations, strict=True):
-            known = pairs.setdefault((item.video, number), annotation)
-            if known != annotation:
-                where = f"video {item.video!r}, expression {item.id!r}"
-                told = f"{where} has anno_id {annotation} for object {number}, elsewhere {known}"
-                report.found(split.meta, told, mend)
-
-
-def _check_masks(
-    split: MevisSplit, name: str, sizes: dict[str, Size], expected: str | None, report: CheckReport
-) -> None:
-    path = split.folder / "mask_dict.json"
-    mend = f"fetch {name}/mask_dict.json again" + (f", its SHA256 is {expected}" if expected else "")
-
-    def show(chunks: Iterable[bytes], what: str, total: int) -> Iterable[bytes]:
-        return report.each(f"{name} {what}", chunks, total)
-
-    index = report.attempt(mend, open_index, path, show)
-    if index is None:
-        return
-    meant = {annotation: item for item in reversed(split.expressions) for annotation in item.annotations}
-    known = [annotation for annotation in meant if str(annotation) in index.spans]
-    for annotation in sorted(meant.keys() - known):
-        where = f"video {meant[annotation].video!r}, expression {meant[annotation].id!r}"
-        report.found(path, f"annotation {annotation} is missing, which {where} means", mend)
-    for annotation in report.each(f"{name} masks", report.sample(known)):
-        video = split.videos[meant[annotation].video]
-        track = report.attempt(mend, index.track, annotation)
-        if track is None:
-            continue
-        where = f"annotation {annotation} (video {video.name!r})"
-        if len(track) != len(video.frames):
-            report.found(path, f"{where} has masks for {len(track)} frames, the video has {len(video.frames)}", mend)
-        for position, mask in enumerate(track if video.name in sizes else ()):
-            fault = None if mask is None else mask_fault(mask, sizes[video.name])
-            if fault:
-                report.found(path, f"{where} in frame {position} {fault}", mend)
-                break
-    if report.full and expected and (found := digest(path)) != expected:
-        report.found(path, f"has the SHA256 {found}", mend)
+    for name, split in check_splits(report, root, there or SPLITS[:1], MevisSplit, COUNTS):
+        pairs: dict[tuple[str, int], int] = {}
+        for item in split.expressions:
+            for number, annotation in zip(item.objects, item.annotations, strict=True):
+                known = pairs.setdefault((item.video, number), annotation)
+                if known != annotation:
+                    told = f"has anno_id {annotation} for object {number}, elsewhere {known}"
+                    report.found(split.listed, f"video {item.video!r}, expression {item.id!r} {told}")
+        first = name in SHA256 and len(split.expressions) == COUNTS[name][0]["expressions"]
+        if first and report.full and report.published and (found := digest(split.mask_file)) != SHA256[name]:
+            report.found(split.mask_file, f"has the SHA256 {found}, published is {SHA256[name]}")
 
 
 # --- A miniature ---

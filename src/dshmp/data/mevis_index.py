@@ -12,14 +12,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, save_json
-from dshmp.progress import track as progress_bar
 
 VERSION = 2
 """Of the index's format."""
@@ -33,8 +32,6 @@ LONGEST_KEY = 40
 END = re.compile(rb"[]{]\s*\}\s*$")
 
 Span = tuple[int, int]
-ShowProgress = Callable[[Iterable[bytes], str, int], Iterable[bytes]]
-"""show(chunks, description, count) yields the chunks and shows how many are done."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +41,8 @@ class MaskIndex:
     """A mask_dict.json, opened. Nothing is held open, so processes share it freely."""
 
     path: Path
-    stamp: Span
-    """Size, and time of the last change in nanoseconds, of the file that was indexed."""
+    stamp: list[object]
+    """What tells the file that was indexed from others: where it is, its size and time of change."""
     spans: dict[str, Span]
     """First byte, and the one after the last, of each annotation."""
 
@@ -54,17 +51,17 @@ class MaskIndex:
 
         Raises UserError where the file is not as MeViS writes it.
         """
-        span = self.spans.get(str(annotation))
-        if span is None:
+        if str(annotation) not in self.spans:
             return None
+        start, stop = self.spans[str(annotation)]
         with _open(self.path) as file:
-            if _stamp(file) != self.stamp:
+            if _stamp(self.path, file) != self.stamp:
                 raise UserError(f"{self.path}: changed while it was in use; start again")
-            file.seek(span[0])
-            data = file.read(span[1] - span[0])  # and the comma before the next one
+            file.seek(start)
+            data = file.read(stop - start).rstrip(b", \t\r\n")  # of the comma before the next one
         where = f"{self.path}: annotation {annotation}"
         try:
-            track = json.loads(data.rstrip(b", \t\r\n"))
+            track = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not valid JSON ({reason(error)}); mend it, or fetch the file again") from None
         if not isinstance(track, list):
@@ -72,27 +69,22 @@ class MaskIndex:
         return track
 
 
-def open_index(path: Path, show: ShowProgress = progress_bar) -> MaskIndex:
-    """The index of a mask_dict.json, from the cache where it is there; of a large file, `show` tells how far it is.
+def open_index(path: Path) -> MaskIndex:
+    """The index of a mask_dict.json, from the cache where it is there.
 
     Raises UserError where the file is missing, cut off or no JSON object, or holds an annotation twice.
     """
-    path = Path(path)
-    cached = _cache_file(path)
     with _open(path) as file:
-        stamp = _stamp(file)
-        large = stamp[0] > SMALL
-        spans = _load(cached, path, stamp) if large else None
+        stamp = _stamp(path, file)
+        cached = _cache_file(path) if os.fstat(file.fileno()).st_size > SMALL else None
+        spans = _load(cached, stamp) if cached else None
         if spans is None:
-            chunks: Iterable[bytes] = iter(lambda: file.read(CHUNK), b"")
-            if large:
-                chunks = show(chunks, f"indexing {path.name}", -(-stamp[0] // CHUNK))
             try:
-                spans = find_spans(chunks)
+                spans = find_spans(iter(lambda: file.read(CHUNK), b""))
             except (OSError, ValueError) as error:
                 raise UserError(f"{path}: {reason(error)}; it may be cut off, fetch it again") from None
-            if large:
-                _save(cached, path, stamp, spans)
+            if cached:
+                _save(cached, stamp, spans)
     return MaskIndex(path, stamp, spans)
 
 
@@ -136,9 +128,9 @@ def _open(path: Path) -> BinaryIO:
 # --- The cache ---
 
 
-def _stamp(file: BinaryIO) -> Span:
+def _stamp(path: Path, file: BinaryIO) -> list[object]:
     status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns
+    return [VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
 def _cache_file(path: Path) -> Path:
@@ -146,18 +138,18 @@ def _cache_file(path: Path) -> Path:
     return Path(home, "dshmp", "mask-index", hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32] + ".json")
 
 
-def _load(cached: Path, path: Path, stamp: Span) -> dict[str, Span] | None:
+def _load(cached: Path, stamp: list[object]) -> dict[str, Span] | None:
     try:
         value = json.loads(cached.read_bytes())
-        if [value["version"], value["path"], value["stamp"]] == [VERSION, str(path.resolve()), list(stamp)]:
+        if value["stamp"] == stamp:
             return {key: (int(start), int(stop)) for key, (start, stop) in value["spans"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # none yet, or not ours: it is made anew
     return None
 
 
-def _save(cached: Path, path: Path, stamp: Span, spans: dict[str, Span]) -> None:
+def _save(cached: Path, stamp: list[object], spans: dict[str, Span]) -> None:
     try:
-        save_json(cached, {"version": VERSION, "path": str(path.resolve()), "stamp": stamp, "spans": spans})
+        save_json(cached, {"stamp": stamp, "spans": spans})
     except UserError as error:
-        _log.warning("can't keep the index of %s (%s); set XDG_CACHE_HOME", path, error)
+        _log.warning("can't keep the index of %s (%s); set XDG_CACHE_HOME", stamp[1], error)

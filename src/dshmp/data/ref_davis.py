@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.base import Expression, Video, checked_name, read_shape, read_text
-from dshmp.data.check import CheckReport, check_expressions, check_frames, check_index_masks
+from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.masks import IndexMaskSplit, index_mask, read_index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
@@ -39,14 +39,10 @@ _line = re.compile(r'\s*(\S+)\s+([1-9][0-9]{0,2})\s+"?(.*?)"?\s*')
 
 
 class RefDavisSplit(IndexMaskSplit):
-    """`train` or `val`; frames and masks are read on demand.
-
-    An expression's `extra` holds {"annotator": 0 to 3}. Raises UserError naming the file where something is missing
-    or malformed.
-    """
+    """`train` or `val`. An expression's `extra` holds {"annotator": 0 to 3}."""
 
     def __init__(self, root: Path, split: str) -> None:
-        super().__init__(Path(root))
+        super().__init__(Path(root), Path(root) / "davis_text_annotations")
         if split not in SPLITS:
             raise UserError(f"{root}: Ref-DAVIS17 has no split {split!r}; choose from {', '.join(SPLITS)}")
         texts = [read_texts(self.folder, annotator) for annotator in range(len(ANNOTATORS))]
@@ -72,7 +68,7 @@ class RefDavisSplit(IndexMaskSplit):
                             )
                         )
         if not self.expressions:
-            raise UserError(f"{self.folder / 'davis_text_annotations'}: holds no expression of the split {split!r}")
+            raise UserError(f"{self.listed}: holds no expression of the split {split!r}")
 
     def image_folder(self, video: str) -> Path:
         return self.folder / "JPEGImages" / "480p" / video
@@ -123,38 +119,24 @@ def read_texts(root: Path, annotator: int) -> dict[tuple[str, str], str]:
 
 # --- Checking ---
 
-_UNPACK = "unpack DAVIS-2017-Unsupervised-trainval-480p.zip again"
+COUNTS = {"train": ({"videos": 60},), "val": ({"videos": 30, "objects": 61, "expressions": 244, "frames": 1999},)}
 
 
 def check(root: Path, report: CheckReport) -> None:
     """Every split that ImageSets names."""
-    there = [name for name in SPLITS if (root / "ImageSets" / "2017" / f"{name}.txt").is_file()]
+    report.mend = "unpack DAVIS-2017-Unsupervised-trainval-480p.zip again, or fetch the text files again"
     if not (root / "davis_semantics.json").is_file():
         report.note("davis_semantics.json is missing: objects have no category")
-    texts, mend = root / "davis_text_annotations", "fetch the text files again"
-    for name in report.splits or there or SPLITS:
-        split = report.attempt(_UNPACK, RefDavisSplit, root, name)
-        if split is None:
-            continue
-        videos = split.videos.values()
-        listed = root / "ImageSets" / "2017" / f"{name}.txt"
-        report.count(listed, "videos", len(videos), 60 if name == "train" else 30, _UNPACK)
-        if name == "val":
-            report.count(texts, "objects of val", sum(len(video.objects) for video in videos), 61, mend)
-            report.count(texts, "expressions of val", len(split.expressions), 244, mend)
-            frames = sum(len(video.frames) for video in videos)
-            report.count(root / "JPEGImages" / "480p", "frames of val", frames, 1999, _UNPACK)
-        check_expressions(report, texts, split, mend)
+    there = [name for name in SPLITS if (root / "ImageSets" / "2017" / f"{name}.txt").is_file()]
+    for _, split in check_splits(report, root, there or SPLITS, RefDavisSplit, COUNTS):
         said = {(item.video, item.objects[0], item.extra["annotator"]) for item in split.expressions}
-        for video in videos:
+        for video in split.videos.values():
             for number in video.objects:
                 for annotator, (file, _) in enumerate(ANNOTATORS):
                     if (video.name, number, annotator) not in said:
-                        report.found(texts / file, f"says nothing of object {number} of {video.name!r}", mend)
+                        report.found(split.listed / file, f"says nothing of object {number} of {video.name!r}")
             if not video.objects:
-                report.found(texts, f"no text speaks of video {video.name!r}", mend)
-        sizes = check_frames(report, name, split, _UNPACK)
-        check_index_masks(report, name, split, sizes, _UNPACK)
+                report.found(split.listed, f"no text speaks of video {video.name!r}")
 
 
 # --- A miniature ---

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from dshmp.data.base import Expression, Name, Text, Video, read_shape
-from dshmp.data.check import CheckReport, check_expressions, check_frames, check_index_masks
+from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.masks import IndexMaskSplit, index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
@@ -57,21 +57,17 @@ class _Descriptions(BaseModel):
 
 
 class RefYoutubeVosSplit(IndexMaskSplit):
-    """`train` or `valid`; frames and masks are read on demand.
-
-    Raises UserError naming the file where something is missing or malformed.
-    """
+    """`train` or `valid`."""
 
     def __init__(self, root: Path, split: str) -> None:
         root = Path(root)
         if split not in SPLITS:
             raise UserError(f"{root}: Ref-YouTube-VOS has no split {split!r} here; choose from {', '.join(SPLITS)}")
-        super().__init__(root / split)
-        self.meta = expressions_file(root, split)
+        super().__init__(root / split, expressions_file(root, split))
         left_out = read_shape(expressions_file(root, "test"), _Meta).videos if split == "valid" else {}
         path = self.folder / "meta.json"
         described = read_shape(path, _Descriptions) if split == "train" or path.is_file() else _Descriptions()
-        for name, clip in read_shape(self.meta, _Meta).videos.items():
+        for name, clip in read_shape(self.listed, _Meta).videos.items():
             if name in left_out:
                 continue
             known = described.videos.get(name, _Description())
@@ -84,7 +80,7 @@ class RefYoutubeVosSplit(IndexMaskSplit):
                     Expression(name, key, item.exp, ids, ids, category=category, extra=item.model_extra or {})
                 )
         if not self.expressions:
-            raise UserError(f"{self.meta}: holds no expression")
+            raise UserError(f"{self.listed}: holds no expression")
         self.has_truth = all(item.objects for item in self.expressions) and (split == "train" or self._has_masks())
 
     def _has_masks(self) -> bool:
@@ -101,30 +97,18 @@ def expressions_file(root: Path, split: str) -> Path:
 
 # --- Checking ---
 
+COUNTS = {"train": ({"videos": 3471},), "valid": ({"videos": 202, "expressions": 834, "frames": 5486},)}
+
 
 def check(root: Path, report: CheckReport) -> None:
     """Every split whose expressions or frames are there."""
     there = [name for name in SPLITS if (root / name).is_dir() or expressions_file(root, name).parent.is_dir()]
-    for name in report.splits or there or SPLITS:
-        mend = f"fetch meta_expressions/{name}/meta_expressions.json again"
-        split = report.attempt("fetch it again", RefYoutubeVosSplit, root, name)
-        if split is None:
-            continue
-        if name == "train":
-            report.count(split.meta, "videos", len(split.videos), 3471, mend)
-        else:
-            report.count(split.meta, "videos that are not the test split's", len(split.videos), 202, mend)
-            report.count(split.meta, "expressions over these videos", len(split.expressions), 834, mend)
-            frames = sum(len(video.frames) for video in split.videos.values())
-            report.count(split.meta, "frames of these videos", frames, 5486, mend)
-        check_expressions(report, split.meta, split, mend)
-        sizes = check_frames(report, name, split, f"unpack {name}/JPEGImages again")
-        if split.has_truth:
-            check_index_masks(report, name, split, sizes, f"unpack {name}/Annotations again")
-        elif name == "train":
-            report.found(split.meta, "has expressions without obj_id, which this split has", mend)
-        elif (split.folder / "Annotations").is_dir() and all(item.objects for item in split.expressions):
-            report.found(split.folder / "Annotations", "lacks masks of some frames", f"unpack {name}/Annotations again")
+    for name, split in check_splits(report, root, there or SPLITS, RefYoutubeVosSplit, COUNTS):
+        named = all(item.objects for item in split.expressions)
+        if name == "train" and not named:
+            report.found(split.listed, "has expressions without obj_id, which this split has")
+        elif not split.has_truth and named and (split.folder / "Annotations").is_dir():
+            report.found(split.folder / "Annotations", "lacks masks of some frames")
 
 
 # --- A miniature ---

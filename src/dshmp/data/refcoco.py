@@ -14,15 +14,17 @@ import pickle
 import pickletools
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field
 
 from dshmp.data.base import Expression, Id, Name, Text, Video, read_shape, shaped
-from dshmp.data.check import CheckReport, check_expressions, check_frames, check_masks
+from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit, save_jpeg
 from dshmp.data.masks import decode_mask
 from dshmp.data.mini import draw_clips, resized
@@ -97,16 +99,14 @@ class RefcocoSplit(ImageSplit):
 
     All sentences of an object share its annotation id, hence their target. `annotations` holds the masks that the split
     means, by annotation id, as the file `source` stores them; the rest of that file is dropped once it is parsed.
-
-    Raises UserError naming the file where something is missing or malformed.
     """
 
     def __init__(self, root: Path, split: str, dataset: str = "refcoco") -> None:
         if split not in SENTENCES[dataset]:
             raise UserError(f"{root}: {dataset} has no split {split!r}; choose from {', '.join(SENTENCES[dataset])}")
-        super().__init__(Path(root))
+        references, converted = reference_file(root, dataset), converted_file(root, dataset, split)
+        super().__init__(root, references if references.is_file() else converted)
         self.annotations: dict[int, Mask] = {}
-        references, converted = reference_file(self.folder, dataset), converted_file(self.folder, dataset, split)
         # of a sentence: the image's id, the annotation's, its own, and its words
         rows: list[tuple[int, int, int, str]]
         if references.is_file():
@@ -146,7 +146,6 @@ class RefcocoSplit(ImageSplit):
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
-        """Masks (G, T, H, W) of the annotations; `size` is (H, W) of the image."""
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for g, annotation in enumerate(annotations):
             where = f"{self.source}: annotation {annotation}"
@@ -212,21 +211,13 @@ def read_references(path: Path) -> list[Reference]:
 
 def check(root: Path, report: CheckReport, dataset: str = "refcoco") -> None:
     """Layout, published counts, and that every sentence has an image of the right size and a mask."""
-    mend = f"fetch {dataset} again, or COCO's train2014 if an image is named"
-    references = reference_file(root, dataset)
-    there = [name for name in SENTENCES[dataset] if converted_file(root, dataset, name).is_file()]
-    if references.is_file() or not there:
-        there = list(SENTENCES[dataset])
-    else:
-        report.note(f"{references.name} is not there, the converted splits are read: {', '.join(there)}")
-    for name in report.splits or there:
-        split = report.attempt(mend, RefcocoSplit, root, name, dataset)
-        if split is not None:
-            path = references if references.is_file() else split.source
-            report.count(path, f"sentences of {name}", len(split.expressions), SENTENCES[dataset][name], mend)
-            check_expressions(report, path, split, mend)
-            check_frames(report, name, split, mend)
-            check_masks(report, name, split, mend)
+    report.mend = f"fetch {dataset} again, or COCO's train2014 if an image is named"
+    names = list(SENTENCES[dataset])
+    if not reference_file(root, dataset).is_file():
+        there = [name for name in names if converted_file(root, dataset, name).is_file()]
+        names = there or names[:1]
+    counts = {name: ({"expressions": number},) for name, number in SENTENCES[dataset].items()}
+    check_splits(report, root, names, partial(RefcocoSplit, dataset=dataset), counts)
 
 
 # Miniature --------------------------------------------------------------------------------------------------------
@@ -257,7 +248,6 @@ def write_mini(folder: Path, seed: int, dataset: str = "refcoco") -> None:
             mask, annotation = masks[i, middle], 50_000 + 10 * number + place
             look = clip.items[i].look
             category = 1 if split == "testA" else list(_CATEGORIES)[1 + place % 3]
-            ys, xs = np.nonzero(mask)
             annotations.append(
                 {
                     "id": annotation,
@@ -266,7 +256,7 @@ def write_mini(folder: Path, seed: int, dataset: str = "refcoco") -> None:
                     "segmentation": _run_lengths(mask) if place == 1 else _polygons(mask),
                     "iscrowd": int(place == 1),
                     "area": float(mask.sum()),
-                    "bbox": [float(v) for v in (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)],
+                    "bbox": [float(v) for v in cv2.boundingRect(mask.astype(np.uint8))],
                 }
             )
             texts = [
@@ -310,7 +300,5 @@ def _polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
 
 def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """Uncompressed run lengths of a mask (H, W), column by column, beginning with what is not covered."""
-    flat = np.concatenate([[False], mask.ravel(order="F")])
-    edges = np.flatnonzero(np.diff(flat))
-    counts = np.diff([0, *edges, mask.size])
-    return {"counts": [int(count) for count in counts], "size": list(mask.shape)}
+    edges = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=False))
+    return {"counts": np.diff([0, *edges, mask.size]).tolist(), "size": list(mask.shape)}
