@@ -15,12 +15,16 @@ from typer.testing import CliRunner
 from dshmp.cli import app
 from dshmp.data import mevis
 from dshmp.data.check import CheckReport, examine
+from dshmp.data.images import save_jpeg
 from dshmp.data.masks import read_index_mask, save_palette_png
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset, open_split
 from dshmp.errors import UserError
+from dshmp.result import encode
 
 OURS = ("mevis", "ref-youtube-vos", "ref-davis17")
+SQUARE = np.zeros((6, 7), bool)
+SQUARE[1:4, 2] = True
 
 
 @pytest.fixture(scope="module")
@@ -519,6 +523,54 @@ def test_ones_own_splits_may_have_any_name(made: Callable[[str], Path], tmp_path
     command = ["data", "check", "mevis", str(root), "--split", "clips"]
     assert CliRunner().invoke(app, [*command, "--own"]).exit_code == 1
     assert isinstance(CliRunner().invoke(app, command).exception, UserError)
+
+
+def own(root: Path, change: Callable[[Any], Any]) -> None:
+    """Own data: one video, of which an object is drawn by every form of a mask that COCO has."""
+    for t in range(4):
+        save_jpeg(root / "clips" / "JPEGImages" / "abc" / f"{t}.jpg", np.zeros((6, 7, 3), np.uint8))
+    clip = {"frames": list("0123"), "expressions": {"0": {"exp": "it", "obj_id": [0], "anno_id": [7]}}}
+    forms = [{"size": [6, 7], "counts": [13, 3, 26]}, encode(SQUARE), [[2, 1, 3, 1, 3, 4, 2, 4]], None]
+    masks = {"7": forms}
+    change(masks)
+    (root / "clips" / "meta_expressions.json").write_text(json.dumps({"videos": {"abc": clip}}))
+    (root / "clips" / "mask_dict.json").write_text(json.dumps(masks))
+
+
+def test_masks_of_ones_own_data_in_every_form(tmp_path: Path) -> None:
+    own(tmp_path, lambda masks: None)
+    assert lines("mevis", tmp_path, own=True) == []
+    masks = open_split("mevis", tmp_path, "clips").masks("abc", [7], range(4), (6, 7))
+    np.testing.assert_array_equal(masks[0], [SQUARE, SQUARE, SQUARE, SQUARE * False])
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "size": ({"size": [7, 6], "counts": [42]}, "has size [7, 6], its frames have [6, 7]"),
+    "too short": ({"size": [6, 7], "counts": [13, 3]}, "has run lengths that cover 16 of 42 pixels"),
+    "garbage": ({"size": [6, 7], "counts": ["a", -3]}, "has run lengths that are damaged"),
+    "compressed garbage": ({"size": [6, 7], "counts": "~~~"}, "has run lengths that are damaged"),
+    "a line": ([[0, 0, 1, 1]], "is no list of polygons, each of three or more x, y"),
+    "outside": ([[0, 0, 999, 0, 1, 1]], "has a polygon that leaves its image"),
+    "text": ("it", "is no COCO run lengths"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_masks_of_ones_own_data_are_named(kind: str, tmp_path: Path) -> None:
+    mask, fault = BAD[kind]
+    own(tmp_path, lambda masks: masks["7"].__setitem__(2, mask))
+    assert lines("mevis", tmp_path, own=True) == [
+        f"clips/mask_dict.json: annotation 7, frame 2 {fault}; mend the entry"
+    ]
+    with pytest.raises(UserError) as caught:
+        open_split("mevis", tmp_path, "clips").masks("abc", [7], [2], (6, 7))
+    assert f"mask_dict.json: annotation 7, frame 2 {fault}; mend it, or fetch the file again" in str(caught.value)
+
+
+def test_too_many_masks_are_told(tmp_path: Path) -> None:
+    own(tmp_path, lambda masks: masks["7"].append(None))
+    (line,) = lines("mevis", tmp_path, own=True)
+    assert line == "clips/mask_dict.json: annotation 7 has masks for 5 frames, the video has 4; mend the entry"
 
 
 # --- The commands ---

@@ -20,7 +20,6 @@ from dshmp.data.refcoco import (
     RefcocoSplit,
     check,
     converted_file,
-    instances_file,
     read_references,
     reference_file,
     write_mini,
@@ -105,7 +104,7 @@ def test_only_annotations_of_the_split_are_kept(whole: Path) -> None:
 def convert(root: Path, split: str, keep: bool = False) -> None:
     """Writes a split as ReferFormer converts it; the original references go unless `keep`."""
     references = pickle.loads(reference_file(root, "refcoco").read_bytes())
-    content = json.loads(instances_file(root, "refcoco").read_text())
+    content = json.loads((root / "refcoco" / "instances.json").read_text())
     images = {item["id"]: item for item in content["images"]}
     annotations = {item["id"]: item for item in content["annotations"]}
     new: dict[str, Any] = {"images": [], "annotations": [], "categories": content["categories"]}
@@ -156,12 +155,12 @@ class Evil:
 
 REFUSED: dict[str, tuple[bytes, str]] = {
     **{
-        f"code, protocol {n}": (pickle.dumps([Evil(os.system, "touch evil")], n), "asks for the instruction ")
+        f"code, protocol {n}": (pickle.dumps([Evil(os.system, "touch evil")], n), "asks for 'posix.system'")
         for n in range(6)
     },
-    "an array": (pickle.dumps([np.zeros(3)], 2), "asks for the instruction GLOBAL, which no list of references needs"),
+    "an array": (pickle.dumps([np.zeros(3)], 2), "_reconstruct', which no list of references needs"),
     "an extension": (b"\x80\x02\x82\x01.", "asks for the instruction EXT1"),
-    "nested tuples": (b"\x80\x02" + b"N" + b"\x85" * 100_000 + b".", "asks for the instruction TUPLE1"),
+    "nested tuples": (b"\x80\x02" + b"N" + b"\x85" * 100_000 + b".", "refs(unc).p: 0: must be a valid dictionary"),
     "a huge memo": (b"\x80\x02]r\xff\xff\xff\xffN" + b"j\x00\x00\x00\x00.", "is damaged or no pickle"),
     "a persistent id": (b"Pabc\n.", "asks for the instruction PERSID"),
     "text": (b"<html>", "asks for the instruction"),
@@ -211,7 +210,7 @@ def references(change: Callable[[list[dict[str, Any]]], Any]) -> Callable[[Path]
 
 def instances(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def apply(root: Path) -> None:
-        path = instances_file(root, "refcoco")
+        path = root / "refcoco" / "instances.json"
         content = json.loads(path.read_text())
         change(content)
         path.write_text(json.dumps(content))

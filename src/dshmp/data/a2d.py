@@ -117,20 +117,14 @@ class A2dSplit(DataSplit):
         for video, here in grouped.items():
             count = max(clips[video].frames, *(item.frame for item in here))
             self.videos[video] = Video(video, tuple(f"{t + 1:05d}" for t in range(count)))
-            self.expressions += [
-                Expression(
-                    video,
-                    f"{item.frame}_{item.instance}",
-                    item.query,
-                    objects=(item.instance,),
-                    annotations=(item.instance,),
-                    category=ACTORS.get(clips[video].label // 10),
-                    shown=centred_window(item.frame - 1, count, window),
-                    scored=(item.frame - 1,),
-                    extra={"image_id": f"v_{video}_f_{item.frame}_i_{item.instance}"},
+            category = ACTORS.get(clips[video].label // 10)
+            for item in here:
+                shown, meant = centred_window(item.frame - 1, count, window), (item.instance,)
+                extra = {"image_id": f"v_{video}_f_{item.frame}_i_{item.instance}"}
+                name = f"{item.frame}_{item.instance}"
+                self.expressions.append(
+                    Expression(video, name, item.query, meant, meant, category, shown, (item.frame - 1,), extra)
                 )
-                for item in here
-            ]
         if not self.expressions:
             raise UserError(f"{root / INSTANCES}: holds no annotated frame of the split {split!r}")
 

@@ -89,22 +89,13 @@ class JhmdbSplit(ImageSplit):
             video, frame = item.video, item.frame
             names = tuple(f"{t + 1:05d}" for t in range(item.length))
             if video not in self._actions or frame > item.length:
-                raise UserError(
-                    f"{self.listed}: frame {frame} of {item.length} of {video} is not there; fetch it again"
-                )
+                raise UserError(f"{self.listed}: frame {frame} of {item.length} of {video} is not there")
             if self.videos.setdefault(video, Video(video, names)).frames != names:
                 raise UserError(f"{self.listed}: counts the frames of {video} differently; fetch it again")
+            shown = centred_window(frame - 1, item.length, window)
+            extra = {"image_id": f"v_{video}_f_{frame}", "action": self._actions[video]}
             self.expressions.append(
-                Expression(
-                    video,
-                    str(frame),
-                    item.query,
-                    objects=(1,),
-                    annotations=(1,),
-                    shown=centred_window(frame - 1, item.length, window),
-                    scored=(frame - 1,),
-                    extra={"image_id": f"v_{video}_f_{frame}", "action": self._actions[video]},
-                )
+                Expression(video, str(frame), item.query, (1,), (1,), None, shown, (frame - 1,), extra)
             )
         if not self.expressions:
             raise UserError(f"{self.listed}: holds no sentence")
@@ -113,7 +104,7 @@ class JhmdbSplit(ImageSplit):
         if row.video not in self._actions:
             raise UserError(f"{self.listed}: names {row.video}, which is not in Rename_Images; fetch the frames")
         frames = len(list(self.image_folder(row.video).glob("*.png")))
-        path = self.mask_file(row.video)
+        path = mask_file(self.folder, self._actions[row.video], row.video)
         count = min(frames, count_masks(path))
         if not count:
             raise UserError(f"{self.image_folder(row.video)}: holds no frames")
@@ -122,14 +113,11 @@ class JhmdbSplit(ImageSplit):
     def image_folder(self, video: str) -> Path:
         return self.folder / "Rename_Images" / self._actions[video] / video
 
-    def mask_file(self, video: str) -> Path:
-        return mask_file(self.folder, self._actions[video], video)
-
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         """As `Split.masks`; the person is annotation 1."""
-        path = self.mask_file(video)
+        path = mask_file(self.folder, self._actions[video], video)
         kept = self._kept
         if kept is None or kept[0] != video:
             kept = video, read_part_mask(path)

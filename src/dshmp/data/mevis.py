@@ -88,9 +88,8 @@ class MevisSplit(ImageSplit):
                 if item.anno_id is None:
                     hidden.append(where)
                 if len(ids) != len(annotations):
-                    raise UserError(
-                        f"{where} has {len(ids)} obj_id and {len(annotations)} anno_id, which belong in pairs; {MEND}"
-                    )
+                    counts = f"{len(ids)} obj_id and {len(annotations)} anno_id"
+                    raise UserError(f"{where} has {counts}, which belong in pairs; {MEND}")
                 if objects and not drawn >= set(item.static_ids):
                     raise UserError(f"{where} has static_ids that are no objects with an anno_id; {MEND}")
                 extra = item.model_dump(exclude={"exp", "obj_id", "anno_id"}, exclude_unset=True)
@@ -99,9 +98,8 @@ class MevisSplit(ImageSplit):
             raise UserError(f"{self.listed}: holds no expression")
         self.has_truth = not hidden
         if 0 < len(hidden) < len(self.expressions):
-            raise UserError(
-                f"{hidden[0]} has no anno_id, as {len(hidden)} of {len(self.expressions)}, while others have; {MEND}"
-            )
+            of_all = f"{len(hidden)} of {len(self.expressions)}"
+            raise UserError(f"{hidden[0]} has no anno_id, as {of_all}, while others have; {MEND}")
 
     @cached_property
     def _index(self) -> MaskIndex:

@@ -55,18 +55,10 @@ class RefDavisSplit(IndexMaskSplit):
             self.videos[name] = Video(name, self._frame_names(name), objects)
             for k, number in enumerate(ids):
                 for annotator, said in enumerate(texts):
-                    if (name, number) in said:
-                        self.expressions.append(
-                            Expression(
-                                name,
-                                str(len(ANNOTATORS) * k + annotator),
-                                said[name, number],
-                                (int(number),),
-                                (int(number),),
-                                category=named.get(number),
-                                extra={"annotator": annotator},
-                            )
-                        )
+                    if text := said.get((name, number)):
+                        key, meant, category = str(len(ANNOTATORS) * k + annotator), (int(number),), named.get(number)
+                        extra = {"annotator": annotator}
+                        self.expressions.append(Expression(name, key, text, meant, meant, category, extra=extra))
         if not self.expressions:
             raise UserError(f"{self.listed}: holds no expression of the split {split!r}")
 
@@ -88,12 +80,9 @@ class RefDavisSplit(IndexMaskSplit):
         """(T, H, W) uint8: the object's id per pixel, 0 is background and 255 void; all frames by default."""
         names = self.videos[video].frames
         chosen = names if positions is None else [names[i] for i in positions]
-        indices: list[NDArray[np.uint8]] = []
-        for name in chosen:
-            indices.append(
-                read_index_mask(self.mask_folder(video) / f"{name}.png", indices[0].shape if indices else None)
-            )
-        return np.stack(indices)
+        paths = [self.mask_folder(video) / f"{name}.png" for name in chosen]
+        first = read_index_mask(paths[0])
+        return np.stack([first, *(read_index_mask(path, first.shape) for path in paths[1:])])
 
 
 def read_video_names(root: Path, split: str) -> list[str]:

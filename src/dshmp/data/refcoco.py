@@ -8,10 +8,8 @@
 `<dataset>` is refcoco, refcoco+ or refcocog. The converted file is read where there are no references in a pickle.
 """
 
-import io
 import json
 import pickle
-import pickletools
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -29,7 +27,7 @@ from dshmp.data.images import ImageSplit, save_jpeg
 from dshmp.data.masks import decode_mask
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
-from dshmp.files import reason, regular
+from dshmp.pickles import read_pickle
 
 DATASETS = ("refcoco", "refcoco+", "refcocog")
 SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd
@@ -98,7 +96,7 @@ class RefcocoSplit(ImageSplit):
     """A split of RefCOCO, RefCOCO+ (train, val, testA, testB) or RefCOCOg (train, val, test).
 
     All sentences of an object share its annotation id, hence their target. `annotations` holds the masks that the split
-    means, by annotation id, as the file `source` stores them; the rest of that file is dropped once it is parsed.
+    means, by that id, as the file `source` stores them.
     """
 
     def __init__(self, root: Path, split: str, dataset: str = "refcoco") -> None:
@@ -106,23 +104,21 @@ class RefcocoSplit(ImageSplit):
             raise UserError(f"{root}: {dataset} has no split {split!r}; choose from {', '.join(SENTENCES[dataset])}")
         references, converted = reference_file(root, dataset), converted_file(root, dataset, split)
         super().__init__(root, references if references.is_file() else converted)
+        if not self.listed.is_file():
+            raise UserError(f"{references}: missing, and so is {converted.name}; unpack {dataset} there")
         self.annotations: dict[int, Mask] = {}
+        self.source = converted if self.listed == converted else root / dataset / "instances.json"
+        coco = read_shape(self.source, _Coco)
         # of a sentence: the image's id, the annotation's, its own, and its words
         rows: list[tuple[int, int, int, str]]
-        if references.is_file():
-            self.source = instances_file(self.folder, dataset)
+        if self.listed == references:
             said = [item for item in read_references(references) if item.split == split]
-            coco = read_shape(self.source, _Coco)
             drawn = {item.id: item for item in coco.annotations}
             rows = [(item.image_id, item.ann_id, each.sent_id, each.sent) for item in said for each in item.sentences]
-        elif converted.is_file():
-            self.source = converted
-            coco = read_shape(self.source, _Coco)
+        else:
             drawn = {item.original_id: item for item in coco.annotations}
             meant = {item.image_id: item.original_id for item in coco.annotations}
             rows = [(item.id, meant.get(item.id, -1), item.id, item.caption) for item in coco.images]
-        else:
-            raise UserError(f"{references}: missing, and so is {converted.name}; unpack {dataset} there")
         names = {item.id: item.name for item in coco.categories}
         images = {item.id: item for item in coco.images}
         grouped: dict[str, list[Expression]] = defaultdict(list)
@@ -132,9 +128,8 @@ class RefcocoSplit(ImageSplit):
                 raise UserError(f"{self.source}: {told}; fetch it again")
             image, category = images[image_id], names.get(drawn[number].category_id)
             self.annotations[number] = Mask(drawn[number].segmentation, (image.height, image.width))
-            grouped[image.file_name].append(
-                Expression(image.file_name, str(key), text, objects=(number,), annotations=(number,), category=category)
-            )
+            item = Expression(image.file_name, str(key), text, (number,), (number,), category)
+            grouped[item.video].append(item)
         self.videos = {name: Video(name, (name,)) for name in grouped}
         self.expressions = [item for items in grouped.values() for item in items]
         if not self.expressions:
@@ -148,10 +143,9 @@ class RefcocoSplit(ImageSplit):
     ) -> NDArray[np.bool_]:
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for g, annotation in enumerate(annotations):
-            where = f"{self.source}: annotation {annotation}"
-            if annotation not in self.annotations:
+            where, mask = f"{self.source}: annotation {annotation}", self.annotations.get(annotation)
+            if mask is None:
                 raise UserError(f"{where} is missing; fetch the file again")
-            mask = self.annotations[annotation]
             if mask.size != tuple(size):
                 raise UserError(f"{where} is of an image of size {list(mask.size)}, {video} has {list(size)}")
             out[g] = decode_mask(mask.segmentation, size, where)
@@ -162,48 +156,13 @@ def reference_file(root: Path, dataset: str) -> Path:
     return root / dataset / f"refs({'umd' if dataset == 'refcocog' else 'unc'}).p"
 
 
-def instances_file(root: Path, dataset: str) -> Path:
-    return root / dataset / "instances.json"
-
-
 def converted_file(root: Path, dataset: str, split: str) -> Path:
     return root / dataset / f"instances_{dataset}_{split}.json"
 
 
-# The pickle -------------------------------------------------------------------------------------------------------
-
-_PLAIN = (
-    "MARK STOP PROTO FRAME POP POP_MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT "
-    "BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_LIST LIST APPEND "
-    "APPENDS EMPTY_DICT DICT SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
-)
-"""The instructions that build lists, dicts, text and numbers; none names, calls or hashes anything else."""
-_INSTRUCTIONS = {ord(known.code): known.name for known in pickletools.opcodes}
-
-
-class _PlainUnpickler(pickle._Unpickler):
-    """Python's own unpickler in C is three times as fast, but even with `find_class` closed it allocates whatever the
-    memo's indices ask for and hashes nested tuples until the stack overflows."""
-
-    dispatch = {  # noqa: RUF012
-        code: pickle._Unpickler.dispatch[code] for code, name in _INSTRUCTIONS.items() if name in _PLAIN.split()
-    }
-
-
 def read_references(path: Path) -> list[Reference]:
-    """The objects of a refs pickle, protocols 0 to 5. Raises UserError; nothing that the file names is ever run."""
-    try:
-        with open(path, "rb", opener=regular) as file:
-            content = _PlainUnpickler(io.BytesIO(file.read()), encoding="utf-8", errors="replace").load()
-    except KeyError as error:  # an instruction that `dispatch` lacks
-        name = _INSTRUCTIONS.get(error.args[0], error.args[0])
-        raise UserError(
-            f"{path}: asks for the instruction {name}, which no list of references needs; it is not loaded, since it "
-            "may do harm; fetch it again"
-        ) from None
-    except Exception as error:  # an unpickler fails in any way on damage
-        raise UserError(f"{path}: is damaged or no pickle ({reason(error)}); fetch it again") from None
-    return shaped(list[Reference], content, str(path))
+    """The objects of a refs pickle. Raises UserError; nothing that the file names is ever run."""
+    return shaped(list[Reference], read_pickle(path, "list of references", {}), str(path))
 
 
 # Checking ---------------------------------------------------------------------------------------------------------
@@ -284,7 +243,7 @@ def write_mini(folder: Path, seed: int, dataset: str = "refcoco") -> None:
     categories = [{"supercategory": above, "id": key, "name": name} for key, (above, name) in _CATEGORIES.items()]
     content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
     (folder / dataset).mkdir()
-    instances_file(folder, dataset).write_text(json.dumps(content))
+    (folder / dataset / "instances.json").write_text(json.dumps(content))
     reference_file(folder, dataset).write_bytes(pickle.dumps(references, protocol=2))
 
 
