@@ -1,4 +1,4 @@
-"""Seconds from opening MeViS's mask_dict.json to the first mask, and peak memory: parsed whole, split, and indexed.
+"""Seconds from opening MeViS's mask_dict.json to the first mask, and peak memory: parsed whole, indexed, and with its index there.
 
 Usage: python benchmarks/open_mevis.py [--megabytes 200]
 

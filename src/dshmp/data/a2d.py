@@ -81,9 +81,6 @@ class ListedSample(NamedTuple):
     instance: Annotated[int, Field(strict=True)]
 
 
-# Reading ----------------------------------------------------------------------------------------------------------
-
-
 class A2dSplit(DataSplit):
     """A split of A2D-Sentences, `train` or `test`.
 

@@ -42,9 +42,9 @@ class CheckReport:
     splits: tuple[str, ...] | None = None
     """Only these are checked; None is all that are there."""
     own: bool = False
-    """It is the user's own data, which nobody publishes."""
+    """It is the user's own data in the data set's layout."""
     published: bool = True
-    """Whether counts and checksums that the authors publish have to fit."""
+    """Counts and checksums have to be those that the authors publish."""
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     """Told (what is being checked, how many are done, of how many)."""
     mend: str = "fetch or unpack it again"
@@ -182,7 +182,7 @@ def _check_sentences(report: CheckReport, listed: Path, split: Split) -> None:
 def _check_files(
     report: CheckReport, name: str, kind: Literal["frame", "mask"], files: Mapping[str, list[Path]]
 ) -> Iterator[tuple[str, Path]]:
-    """Files by video: tells which are missing or empty, and gives a sample of the others, or all in a full check."""
+    """Videos and files: tells which are missing or empty, and gives a sample of the others, or all in a full check."""
     sampled = set(report.sample(path for paths in files.values() for path in paths))
     for video, paths in report.each(f"{name} {kind}s", list(files.items())):
         for path in paths:
@@ -198,12 +198,8 @@ def _check_files(
 
 def _check_frames(report: CheckReport, name: str, split: ImageSplit) -> None:
     """Frames are whole, and those of a video of one size."""
-    files = {
-        video: [split.image_folder(video) / f"{frame}{split.suffix}" for frame in item.frames]
-        for video, item in split.videos.items()
-    }
     sizes: dict[str, tuple[int, int]] = {}
-    for video, path in _check_files(report, name, "frame", files):
+    for video, path in _check_files(report, name, "frame", {video: split.frame_files(video) for video in split.videos}):
         frame = report.attempt(read_frame, path)
         if frame is not None:
             height, width = sizes.setdefault(video, (frame.shape[0], frame.shape[1]))
@@ -213,10 +209,7 @@ def _check_frames(report: CheckReport, name: str, split: ImageSplit) -> None:
 
 def _check_index_masks(report: CheckReport, name: str, split: IndexMaskSplit) -> None:
     """Masks are whole and of their frames' size; those of a video, where all are read, show every object meant."""
-    files = {
-        video: [split.mask_folder(video) / f"{frame}.png" for frame in item.frames]
-        for video, item in split.videos.items()
-    }
+    files = {video: split.mask_files(video) for video in split.videos}
     shown: dict[str, list[set[int]]] = {video: [] for video in files}
     for video, path in _check_files(report, name, "mask", files):
         frame = split.image_folder(video) / f"{path.stem}{split.suffix}"

@@ -62,6 +62,9 @@ class ImageSplit(DataSplit):
         """The folder of a video's frames."""
         return self.folder / "JPEGImages" / video
 
+    def frame_files(self, video: str) -> list[Path]:
+        return [self.image_folder(video) / f"{frame}{self.suffix}" for frame in self.videos[video].frames]
+
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """As `Split.frames`."""
         return read_frames(self.image_folder(video), self.videos[video].frames, positions, self.suffix)

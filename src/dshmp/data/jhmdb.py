@@ -58,9 +58,6 @@ class ListedSample(NamedTuple):
     query: Text
 
 
-# Reading ----------------------------------------------------------------------------------------------------------
-
-
 class JhmdbSplit(ImageSplit):
     """The test split of JHMDB-Sentences.
 

@@ -135,11 +135,14 @@ class IndexMaskSplit(ImageSplit):
         """The folder of a video's masks."""
         return self.folder / "Annotations" / video
 
+    def mask_files(self, video: str) -> list[Path]:
+        return [self.mask_folder(video) / f"{frame}.png" for frame in self.videos[video].frames]
+
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
+        files = self.mask_files(video)
         for t, position in enumerate(positions):
-            path = self.mask_folder(video) / f"{self.videos[video].frames[position]}.png"
-            out[:, t] = read_index_mask(path, size) == np.reshape(annotations, (-1, 1, 1))
+            out[:, t] = read_index_mask(files[position], size) == np.reshape(annotations, (-1, 1, 1))
         return out

@@ -54,10 +54,10 @@ class RefDavisSplit(IndexMaskSplit):
             objects = {int(i): {"category": named[i]} if i in named else {} for i in ids}
             self.videos[name] = Video(name, self._frame_names(name), objects)
             for k, number in enumerate(ids):
+                meant, category = (int(number),), named.get(number)
                 for annotator, said in enumerate(texts):
-                    if text := said.get((name, number)):
-                        key, meant, category = str(len(ANNOTATORS) * k + annotator), (int(number),), named.get(number)
-                        extra = {"annotator": annotator}
+                    if (text := said.get((name, number))) is not None:
+                        key, extra = str(len(ANNOTATORS) * k + annotator), {"annotator": annotator}
                         self.expressions.append(Expression(name, key, text, meant, meant, category, extra=extra))
         if not self.expressions:
             raise UserError(f"{self.listed}: holds no expression of the split {split!r}")
@@ -78,9 +78,9 @@ class RefDavisSplit(IndexMaskSplit):
 
     def index_masks(self, video: str, positions: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """(T, H, W) uint8: the object's id per pixel, 0 is background and 255 void; all frames by default."""
-        names = self.videos[video].frames
-        chosen = names if positions is None else [names[i] for i in positions]
-        paths = [self.mask_folder(video) / f"{name}.png" for name in chosen]
+        paths = self.mask_files(video)
+        if positions is not None:
+            paths = [paths[i] for i in positions]
         first = read_index_mask(paths[0])
         return np.stack([first, *(read_index_mask(path, first.shape) for path in paths[1:])])
 

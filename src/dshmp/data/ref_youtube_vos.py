@@ -81,14 +81,9 @@ class RefYoutubeVosSplit(IndexMaskSplit):
                 )
         if not self.expressions:
             raise UserError(f"{self.listed}: holds no expression")
-        self.has_truth = all(item.objects for item in self.expressions) and (split == "train" or self._has_masks())
-
-    def _has_masks(self) -> bool:
-        """Whether every frame has a mask file."""
-        return all(
-            {f"{frame}.png" for frame in video.frames} <= {path.name for path in self.mask_folder(name).glob("*")}
-            for name, video in self.videos.items()
-        )
+        self.has_truth = all(item.objects for item in self.expressions)
+        if split == "valid":
+            self.has_truth &= all(path.is_file() for name in self.videos for path in self.mask_files(name))
 
 
 def expressions_file(root: Path, split: str) -> Path:

@@ -89,9 +89,6 @@ class Mask(NamedTuple):
     size: tuple[int, int]
 
 
-# Reading ----------------------------------------------------------------------------------------------------------
-
-
 class RefcocoSplit(ImageSplit):
     """A split of RefCOCO, RefCOCO+ (train, val, testA, testB) or RefCOCOg (train, val, test).
 
