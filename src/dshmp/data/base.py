@@ -1,7 +1,6 @@
 """What every data set is read into: videos, expressions over them, and samples that read frames and masks lazily.
 
-One file per data set turns its own layout into a `Split`; everything else (training, prediction, scoring) knows
-only what stands here.
+One file per data set turns its own layout into a `Split`; training, prediction and scoring know only that.
 """
 
 import csv

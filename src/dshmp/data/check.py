@@ -14,7 +14,7 @@ import numpy as np
 from dshmp.data.base import Split, frame_size
 from dshmp.data.images import ImageSplit, image_size, read_frame
 from dshmp.data.masks import IndexMaskSplit, read_index_mask
-from dshmp.data.mini import is_mini
+from dshmp.data.mini import MARK
 from dshmp.errors import UserError, printable
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def examine(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that the data set was unpacked into")
     report = CheckReport(full, splits, own, published=not own, progress=progress)
-    if is_mini(root):
+    if (root / MARK).is_file():
         report.published = False
         report.note("a miniature data set: published counts are not compared")
     try:

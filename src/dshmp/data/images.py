@@ -47,10 +47,10 @@ def open_data_image(path: Path, what: str) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read as an image ({reason(error)})") from None
 
 
-def save_jpeg(path: Path, frame: NDArray[np.uint8], quality: int = 92) -> None:
+def save_jpeg(path: Path, frame: NDArray[np.uint8]) -> None:
     """Write a frame (H, W, 3) uint8 RGB."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(frame).save(path, quality=quality)
+    Image.fromarray(frame).save(path, quality=92)
 
 
 class ImageSplit(DataSplit):

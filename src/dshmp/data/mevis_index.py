@@ -1,10 +1,9 @@
 """Where each annotation stands in MeViS's mask_dict.json, so that masks are read without parsing a gigabyte.
 
-The file is one JSON object, {annotation id: [a mask in COCO's form or null, one per frame position]}. Its keys are
-looked up once, in bounded memory; a mask is then read by seeking, and only then parsed. The index of a large file is
-kept in `$XDG_CACHE_HOME/dshmp/mask-index` (`~/.cache/dshmp/mask-index` by default), one small JSON file per
-mask_dict.json, and holds as long as that file's size and time of change do. Where that folder can't be written,
-every process makes its own.
+The file is one JSON object, {annotation id: [a mask or null, one per frame position]}. Its keys are looked up once, in
+bounded memory; a mask is then read by seeking, and only then parsed. The index of a large file is kept in
+`$XDG_CACHE_HOME/dshmp/mask-index` (`~/.cache/dshmp/mask-index` by default) and holds as long as the file's size and
+time of change do. Where that folder can't be written, every process makes its own.
 """
 
 import hashlib
@@ -42,15 +41,12 @@ class MaskIndex:
 
     path: Path
     stamp: list[object]
-    """What tells the file that was indexed from others: where it is, its size and time of change."""
+    """Of the file that was indexed: where it is, its size and time of change."""
     spans: dict[str, Span]
     """First byte, and the one after the last, of each annotation."""
 
     def track(self, annotation: int) -> list[Any] | None:
-        """What the file says of an annotation: per frame a mask or None; None where it lacks the annotation.
-
-        Raises UserError where the file is not as MeViS writes it.
-        """
+        """Per frame the mask of an annotation or None; None where the file lacks it. Raises UserError."""
         if str(annotation) not in self.spans:
             return None
         start, stop = self.spans[str(annotation)]

@@ -21,11 +21,6 @@ MARK = "mini.json"
 """At the root of a miniature data set: published counts and checksums are not compared there."""
 
 
-def is_mini(root: Path) -> bool:
-    """Whether a miniature data set lies there."""
-    return (root / MARK).is_file()
-
-
 def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: int = 0) -> None:
     """A miniature data set at `out`, written wholly or not at all; `write(folder, seed)` writes its layout.
 
@@ -39,9 +34,9 @@ def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: in
         (folder / MARK).write_text(json.dumps({"dshmp_mini": 1, "dataset": name, "seed": seed}) + "\n")
 
 
-def draw_clips(count: int, seed: int, split: str = "train", families: Sequence[str | None] = (None,)) -> list[Clip]:
-    """`count` clips of the synthetic data set; the same arguments give the same clips."""
-    return [make_clip(clip_seed(seed, split, i), families[i % len(families)], split) for i in range(count)]
+def draw_clips(count: int, seed: int, families: Sequence[str]) -> list[Clip]:
+    """`count` clips of the synthetic data set's training split, of these families in turn."""
+    return [make_clip(clip_seed(seed, "train", i), families[i % len(families)]) for i in range(count)]
 
 
 def resized(clip: Clip, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
