@@ -68,7 +68,7 @@ class Sentence(BaseModel):
     """A row of a2d_annotation.txt."""
 
     video: Name
-    instance: Annotated[int, BeforeValidator(lambda cell: 0 if cell == COPY else cell)]
+    instance: Annotated[int, BeforeValidator(lambda cell: 0 if str(cell).strip() == COPY else cell)]
     query: str
 
 
