@@ -1,8 +1,8 @@
 """Draws docs/arrow_of_time.png from the results of a model and of its baseline without temporal position.
 
     dshmp evaluate mevis ROOT --split valid_u --single --out OURS
-    dshmp evaluate mevis ROOT --split valid_u --single --model BLIND --out TWIN
-    python docs/arrow_of_time.py ROOT OURS/results.json TWIN/results.json
+    dshmp evaluate mevis ROOT --split valid_u --single --model BASELINE_MODEL --out BASELINE
+    python docs/arrow_of_time.py ROOT OURS/results.json BASELINE/results.json
 
 Above: one sentence asked of a clip and of the same frames in reverse order; the right answer is the other of two
 look-alikes. Below: how often the right one is chosen, by kind of motion.
@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 from dshmp import Segmenter
 from dshmp.data.mevis import MevisSplit
 
-OURS, BLIND, TRUTH = "#1b7f4d", "#b0483a", "#ffffff"
+OURS, BASELINE, TRUTH = "#1b7f4d", "#b0483a", "#ffffff"
 SHOWN = 6
 
 
@@ -74,14 +74,14 @@ def shares(sentences: list[dict[str, Any]]) -> dict[str, tuple[float, int]]:
     return {name: (100 * float(np.mean(values)), len(values)) for name, values in groups.items()}
 
 
-def example(ours: list[dict[str, Any]], blind: list[dict[str, Any]]) -> tuple[str, str, str]:
+def example(ours: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> tuple[str, str, str]:
     """A video, its reverse and a sentence that ours answers rightly both ways."""
-    right, twins = ({(item["video"], item["text"]): item for item in items} for items in (ours, blind))
+    right, baselines = ({(item["video"], item["text"]): item for item in items} for items in (ours, baseline))
     for (video, text), item in right.items():
         other = right.get((f"{video}_r", text))
         if not (other and item["right"] and other["right"] and item["motion"] in ("left", "right")):
             continue
-        told_apart = twins[video, text]["right"] != twins[f"{video}_r", text]["right"]
+        told_apart = baselines[video, text]["right"] != baselines[f"{video}_r", text]["right"]
         if told_apart and min(item["j"], other["j"]) > 0.7:
             return video, f"{video}_r", text
     raise SystemExit("no pair of the split fits the picture")
@@ -92,20 +92,20 @@ def main(root: str, *paths: str) -> None:
     split = MevisSplit(Path(root), results[0]["split"])
     sentences = [pairs(each, split) for each in results]
     video, reverse, text = example(*sentences)
-    ours, blind = (each["prediction"]["model"] for each in results)
-    models = {name: Segmenter.from_pretrained(name) for name in (ours, blind)}
+    ours, baseline = (each["prediction"]["model"] for each in results)
+    models = {name: Segmenter.from_pretrained(name) for name in (ours, baseline)}
     figure = plt.figure(figsize=(12, 8.4), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[1.25, 1])
     above.suptitle(f"“{text}”", fontsize=17, fontweight="bold")
     strips = above.subplots(4, SHOWN)
-    rows = [(video, ours), (video, blind), (reverse, ours), (reverse, blind)]
+    rows = [(video, ours), (video, baseline), (reverse, ours), (reverse, baseline)]
     for axes, (name, model) in zip(strips, rows, strict=True):
         frames = split.frames(name)
         result = models[model](np.stack(frames), text, targets="single", fps=8.0)
         item = next(e for e in split.expressions if e.video == name and e.text == text)
         chosen = np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)
         truth = split.masks(name, item.annotations, chosen, frames[0].shape[:2]).any(0)
-        colour = OURS if model == ours else BLIND
+        colour = OURS if model == ours else BASELINE
         for axis, t, real in zip(axes, chosen, truth, strict=True):
             picture = frames[t].astype(float)
             mask = result.mask(int(t))
@@ -125,7 +125,7 @@ def main(root: str, *paths: str) -> None:
     for offset, label, colour, values in zip(
         (-0.2, 0.2),
         ("with a position in time", "baseline without temporal position"),
-        (OURS, BLIND),
+        (OURS, BASELINE),
         figures,
         strict=True,
     ):

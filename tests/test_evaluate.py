@@ -31,7 +31,7 @@ from dshmp.model.frames import prepare_frames
 from dshmp.model.motion_decoder import VideoTokens
 from dshmp.predictor import Segmenter
 
-BLIND = {"motion.position": False, "motion.displacement": False, "motion.window": 4, "motion.stages": 2}
+NO_TIME = {"motion.position": False, "motion.displacement": False, "motion.window": 4, "motion.stages": 2}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_static_line_is_what_all_candidates_score(split: MevisSplit, tmp_path: P
 
 
 def test_the_right_one_of_a_pair_is_a_comparison(split: MevisSplit, tmp_path: Path) -> None:
-    """One answer to both versions of a clip is right in exactly one of them: the blind line is one half."""
+    """One answer to both versions of a clip is right in exactly one of them: chance is one half."""
     pairs: dict[str, list[Expression]] = {}
     for item in split.expressions:
         if "pair" in item.extra:
@@ -221,7 +221,7 @@ def test_cards_that_are_not_filled(kind: str, mini: Path, tmp_path: Path) -> Non
     (tmp_path / "strange" / CONFIG).write_text('{"architectures": ["Other"]}')
     model, message = {
         "default": ("default", "is no model's folder"),
-        "package": (str(find_model("default")), "is part of the installed package"),
+        "package": (str(find_model("default")), "is no model's folder"),
         "hub": ("jane/tiny", "is no model's folder"),
         "nothing": (str(tmp_path), "holds no model"),
         "half": (str(tmp_path / "half"), "tokenizer.json is missing"),
@@ -261,11 +261,11 @@ def watch(model: DsHmp, split: MevisSplit, name: str, texts: list[str]) -> list[
 
 
 @pytest.mark.parametrize("masks", ["trajectories", "embedding"])
-@pytest.mark.parametrize("switches", [BLIND, {"motion.position": True}, {"motion.position": False}], ids=str)
-def test_only_a_model_blind_to_time_answers_alike_both_ways(
+@pytest.mark.parametrize("switches", [NO_TIME, {"motion.position": True}, {"motion.position": False}], ids=str)
+def test_only_a_model_without_temporal_position_answers_alike_both_ways(
     switches: dict[str, Any], masks: str, split: MevisSplit
 ) -> None:
-    """From the frames on disk to the masks: reversed video, reversed masks and no other score, if blind.
+    """From the frames on disk to the masks: reversed video, reversed masks, no other score, without temporal position.
 
     With a position in time, or the displacement alone, the answer depends on the direction.
     """
@@ -278,7 +278,7 @@ def test_only_a_model_blind_to_time_answers_alike_both_ways(
     turned = max(
         float((a - b.flip(1)).abs().max() / a.abs().max()) for (_, a), (_, b) in zip(forward, backward, strict=True)
     )
-    if switches == BLIND:
+    if switches == NO_TIME:
         assert change < 1e-4
         assert turned < 1e-4
     else:
@@ -286,9 +286,9 @@ def test_only_a_model_blind_to_time_answers_alike_both_ways(
         assert turned > 1e-3
 
 
-def test_a_blind_model_is_right_of_a_pair_at_most_every_second_time(mini: Path, tmp_path: Path) -> None:
+def test_the_baseline_is_right_of_a_pair_at_most_every_second_time(mini: Path, tmp_path: Path) -> None:
     """Whatever it answers fits one of the two versions better, unless it fits neither."""
-    save_model(tiny.model(BLIND | {"readout.masks": "embedding"}), tiny.tokenizer(), tmp_path / "m")
+    save_model(tiny.model(NO_TIME | {"readout.masks": "embedding"}), tiny.tokenizer(), tmp_path / "m")
     scores = run("mevis", mini, "train", tmp_path / "out", model=str(tmp_path / "m"), workers=1, targets="single")
     assert scores is not None
     right = {

@@ -126,9 +126,15 @@ def weights(arrays: Arrays) -> dict[str, Tensor]:
     return {key[6:]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("param/")}
 
 
+def submodule(state: dict[str, Tensor], prefix: str, own: str = "") -> dict[str, Tensor]:
+    """Tensors of a submodule under our names; `prefix` and `own` are its places in the release and here."""
+    found = from_release({prefix + key: value for key, value in state.items()})
+    return {key.removeprefix(own): value for key, value in found.items()}
+
+
 def fit(module: nn.Module, arrays: Arrays, prefix: str, own: str) -> nn.Module:
     """The recorded parameters of a submodule, named by its place in the release and here."""
-    module.load_state_dict(from_release(weights(arrays), prefix, own))
+    module.load_state_dict(submodule(weights(arrays), prefix, own))
     return module.eval()
 
 
@@ -241,7 +247,7 @@ def check_motion(arrays: Arrays, info: dict[str, Any], parity: Parity, monkeypat
         given = case_of(arrays, case)
         tokens = given["frame_query"]
         length = tokens.shape[1]
-        ours = from_release(state, "vita_module.")
+        ours = submodule(state, "vita_module.")
         if not window:  # the whole clip at once, nothing but temporal self-attention
             settings = replace(config, stages=0, window=max(2, length), window_shift="always")
             ours = {key: value for key, value in ours.items() if ".blocks." not in key or "cross_" not in key}
@@ -288,7 +294,7 @@ def check_motion_gradients(model: Motion, given: dict[str, Tensor], parity: Pari
     parity.close(f"{case} gradient of words", text.tokens.grad.sum(0, keepdim=True), given["grad/lang_feat"])
     parity.close(f"{case} gradient of cues", text.motion.features.grad.sum(0), given["grad/motion_feat"])
     gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
-    theirs = as_release(gradients, "vita_module.")
+    theirs = {key.removeprefix("vita_module."): value for key, value in as_release(gradients).items()}
     for key, norm in given.chosen(lambda key: key.startswith("param_grad_norm/")).items():
         if not norm.isnan().any():
             parity.close(f"{case} {key}", theirs[key.split("/")[-1]].norm()[None], norm)
@@ -304,7 +310,7 @@ def check_frame_decoder(arrays: Arrays, info: dict[str, Any], parity: Parity) ->
         queries=meta["queries"], layers=meta["layers"], heads=meta["heads"], ffn=meta["ffn"], dropout=0.0
     )
     projections = {key: state.pop(key) for key in list(state) if key.startswith("input_proj.")}
-    ours = from_release(state, "sem_seg_head.predictor.", "perception.frame_decoder.")
+    ours = submodule(state, "sem_seg_head.predictor.", "perception.frame_decoder.")
     _widen(ours, "mask_embed.layers.2", hidden)
     decoder = FrameDecoder(config, hidden, "full")
     decoder.load_state_dict(ours)
@@ -347,7 +353,7 @@ def _widen(state: dict[str, Tensor], key: str, size: int) -> None:
 
 def check_pixel_decoder(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     meta = info["meta"]
-    ours = from_release(weights(arrays), "sem_seg_head.pixel_decoder.", "perception.pixel_decoder.")
+    ours = submodule(weights(arrays), "sem_seg_head.pixel_decoder.", "perception.pixel_decoder.")
     _widen(ours, "mask_projection", meta["conv_dim"])
     config = PixelDecoderConfig(layers=meta["enc_layers"], heads=meta["heads"], ffn=meta["enc_ffn"])
     decoder = PixelDecoder(config, meta["in_channels"], meta["conv_dim"])

@@ -365,9 +365,9 @@ def test_arrow_of_time(length: int) -> None:
             (forth.pointer - back.pointer.flip(2)).abs().max().item(),
         )
 
-    blind = replace(OURS, position=False, displacement=False)
-    assert max(change(blind)) < 5e-6
-    for config in (OURS, replace(blind, position=True), replace(blind, displacement=True)):
+    baseline = replace(OURS, position=False, displacement=False)
+    assert max(change(baseline)) < 5e-6
+    for config in (OURS, replace(baseline, position=True), replace(baseline, displacement=True)):
         assert min(change(config)) > 1e-3
 
 
@@ -513,11 +513,11 @@ def test_fusion_starts_at_its_scale() -> None:
     state = small.state_dict()
     large.load_state_dict({name: scales.get(name, value) for name, value in state.items()})
     tokens, frames, text = sample(1, 9)
-    deaf = replace(text, tokens=-text.tokens)
+    other_words = replace(text, tokens=-text.tokens)
 
     def heard(model: nn.Module) -> float:
         with torch.no_grad():
-            both = model(tokens, frames, text).track_logits, model(tokens, frames, deaf).track_logits
+            both = model(tokens, frames, text).track_logits, model(tokens, frames, other_words).track_logits
         return (both[0] - both[1]).abs().max().item()
 
     assert 0 < 100 * heard(small) < heard(large)

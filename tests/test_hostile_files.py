@@ -23,7 +23,7 @@ from dshmp.data.refcoco import read_references
 from dshmp.errors import UserError
 from dshmp.evaluation.predictions import Predictions
 from dshmp.hub import looks_local
-from dshmp.interop.detectron2 import read_pickle
+from dshmp.interop.detectron2 import read_arrays
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.dshmp import DsHmp
@@ -223,7 +223,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "config": load_config,
     "weights": load_tensors,
     "checkpoint": read_tensors,
-    "pickle": read_pickle,
+    "pickle": read_arrays,
     "recipe": load_recipe,
     "JSON": read_json,
     "CSV": lambda path: read_rows(path, Clip),

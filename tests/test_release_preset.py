@@ -91,7 +91,7 @@ def test_the_preset_loses_trajectories_that_change_slots() -> None:
 
 
 @pytest.mark.parametrize("length", [8, 16])
-def test_the_preset_is_blind_to_the_arrow_of_time(length: int) -> None:
+def test_the_preset_does_not_see_the_arrow_of_time(length: int) -> None:
     """Consistent tracks in reverse give the same scores; with position and displacement they do not."""
     generator = torch.Generator().manual_seed(0)
     identity = 2 * torch.randn(1, 1, 6, 32, generator=generator)

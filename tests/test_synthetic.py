@@ -1,4 +1,4 @@
-"""The synthetic data set: determinism, exact meanings, reversal twins, layout on disk."""
+"""The synthetic data set: determinism, exact meanings, time reversals, layout on disk."""
 
 import json
 import re
@@ -15,10 +15,6 @@ from dshmp.evaluation.metrics import boundary_measure, region_similarity
 from dshmp.synthetic import SPLITS, SUBSETS, Clip, make_clip, make_synthetic, time_reversed
 from dshmp.synthetic.grammar import (
     FRAMES,
-    FRAMES_MANY,
-    FRAMES_MANY_STATIC,
-    FRAMES_MOTION,
-    FRAMES_STATIC,
     HELD_OUT_CLAIMS,
     HELD_OUT_LOOKS,
     Meaning,
@@ -153,7 +149,7 @@ def test_reverse_is_its_own_inverse() -> None:
         reverse("follow")
 
 
-def test_twin_is_the_clip_backwards_with_targets_swapped() -> None:
+def test_time_reversal_is_the_clip_backwards_with_targets_swapped() -> None:
     clip = make_clip(11, "pairs", "train")
     back = time_reversed(clip)
     assert np.array_equal(back.frames, clip.frames[::-1])
@@ -280,8 +276,7 @@ def test_resolve_reports_doubt() -> None:
 
 
 def held_out_frames() -> list[re.Pattern[str]]:
-    entries = (FRAMES, FRAMES_MOTION, FRAMES_STATIC, FRAMES_MANY, FRAMES_MANY_STATIC)
-    frames = [frame.replace(" :", ":") for entry in entries for frame in entry.partition("|")[2].split(";")]
+    frames = [frame.replace(" :", ":") for entry in FRAMES.values() for frame in entry.partition("|")[2].split(";")]
     return [re.compile(re.sub(r"\{\w+\}", ".+", frame).replace("a .+", "an? .+") + r"\.?") for frame in frames]
 
 
@@ -374,11 +369,11 @@ def test_masks_survive_the_disk(synthetic: Path) -> None:
             assert np.array_equal(read, mask)
 
 
-def test_twin_files_are_the_same_bytes_backwards(synthetic: Path) -> None:
+def test_reversed_files_are_the_same_bytes_backwards(synthetic: Path) -> None:
     folder = synthetic / "train" / "JPEGImages"
-    twins = [path for path in folder.iterdir() if path.name.endswith("_r")]
-    assert twins
-    for path in twins:
+    reversals = [path for path in folder.iterdir() if path.name.endswith("_r")]
+    assert reversals
+    for path in reversals:
         forwards = [file.read_bytes() for file in sorted((folder / path.name[:-2]).iterdir())]
         assert [file.read_bytes() for file in sorted(path.iterdir())] == forwards[::-1]
     videos = json.loads((synthetic / "train" / "meta_expressions.json").read_text())["videos"]

@@ -492,10 +492,10 @@ def test_a_part_that_is_new_starts_fresh(chain: Path, mini: Path, tmp_path: Path
     """The baseline without temporal position: the same perception, a motion part without the arrow of time."""
     model = tiny.with_switches(tiny.MODEL, {"motion.position": False, "motion.displacement": False})
     train(tmp_path, "motion", mini, init=str(chain / "perception"), model=model, cache=str(chain / "motion" / "cache"))
-    blind, _ = load_model(tmp_path / "motion")
-    assert blind.decoder.time_position is None
+    baseline, _ = load_model(tmp_path / "motion")
+    assert baseline.decoder.time_position is None
     kept = load_file(chain / "perception" / "model" / "model.safetensors")
-    state = blind.state_dict()
+    state = baseline.state_dict()
     assert all(torch.equal(state[key], kept[key]) for key in state if key.startswith("perception."))
 
 

@@ -5,24 +5,22 @@ A card's texts are shown as they are: nothing in them is read as Markdown, HTML,
 
 import dataclasses
 import json
-import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCard
+    from huggingface_hub import ModelCard
 
-HERE = "path/to/this/folder"
-"""What a README says to load while nobody knows where its folder will lie."""
-TASK = "image-segmentation"
-"""Of the hub's tasks the nearest: it has none for a video and a sentence."""
-TAGS = ["dshmp", "referring-video-object-segmentation", "video-segmentation"]
-SENTENCE = "the one that turns back"
+HERE = "path/to/this/folder"  # what a README says to load while nobody knows where its folder will lie
+TASK = "image-segmentation"  # of the hub's tasks the nearest: it has none for a video and a sentence
 MEANINGS = {
     "J&F": "mean of region similarity J and contour accuracy F (DAVIS), per cent",
     "N-acc": "absent targets answered with nothing, per cent",
@@ -54,13 +52,7 @@ class Card:
 
 
 def with_scores(card: Card, name: str, scores: Mapping[str, float]) -> Card:
-    """The card with what an evaluation on `name` (data set, split and subset) found, metric -> value.
-
-    Earlier scores of the same name are replaced. Raises ValueError where a value is not finite.
-    """
-    for metric, value in scores.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name}: {metric} is {value}")
+    """The card with the scores, metric -> value, on `name` (data set, split and subset) added or replaced."""
     values = {metric: float(value) for metric, value in scores.items()}
     return dataclasses.replace(card, scores={**card.scores, name: values})
 
@@ -76,84 +68,13 @@ def model_card(card: Card, where: str = HERE) -> "ModelCard":
     Args:
         where: what `Segmenter.from_pretrained` and `--model` take to load this model.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    data = ModelCardData(
-        language="en",
-        license=card.licence,
-        library_name="dshmp",
-        pipeline_tag=TASK,
-        tags=TAGS,
-        datasets=list(card.datasets) or None,
-        metrics=_metrics(card) or None,
-        model_name=(card.name or "dshmp") if card.scores else None,
-        eval_results=_eval_results(card) or None,
-    )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(card, where)}")
-
-
-def _body(card: Card, where: str) -> str:
-    name = "A dshmp model" if card.name is None else _text(card.name)
-    use = (
-        "from dshmp import Segmenter\n\n"
-        f"segmenter = Segmenter.from_pretrained({json.dumps(where)})\n"
-        f'result = segmenter("clip.mp4", "{SENTENCE}")\n'
-        "result.found, result.score, result.masks  # masks: (T, H, W) bool"
-    )
-    shell = f'dshmp segment clip.mp4 "{SENTENCE}" --model {shlex.quote(where)}'
-    sections = {
-        "What it is": (
-            "A model for `dshmp`: a video and a sentence go in; the masks of what the sentence means come out, in "
-            "every frame, or the answer that nothing matches. The method is DsHmp (He and Ding, CVPR 2024, "
-            "[paper](https://arxiv.org/abs/2404.03645)).\n\n"
-            f"Origin of the weights: {_text(card.source or 'not stated.')}"
-        ),
-        "Use it": f"```python\n{use}\n```\n\n```sh\n{shell}\n```",
-        "Data": _text(card.data or "Not stated."),
-        "Recipe": _recipe(card.recipe) if card.recipe else "Not stated.",
-        "Scores": _table(card) if card.scores else "Not scored yet.",
-        "Limits": "\n".join(f"- {_text(limit)}" for limit in card.limits) if card.limits else "None stated.",
-    }
-    return f"# {name}\n\n" + "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items()) + "\n"
-
-
-def _text(value: str) -> str:
-    """One line of Markdown that shows `value` and is nothing else: no list, link, emphasis, table cell or HTML."""
-    line = re.sub(r"([\\`*_\[\]<>|#~$]|&(?=[#\w]+;))", r"\\\1", " ".join(value.split()))
-    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", line)
-
-
-def _recipe(recipe: Mapping[str, Any]) -> str:
-    """A code block by indentation, which no text within can end."""
-    lines = yaml.safe_dump(dict(recipe), sort_keys=False, width=110).splitlines()
-    return "\n".join(f"    {line}" for line in lines)
-
-
-def _metrics(card: Card) -> list[str]:
-    return list(dict.fromkeys(metric for values in card.scores.values() for metric in values))
-
-
-def _table(card: Card) -> str:
-    """Data sets down, metrics across; below it what those mean that are ours."""
-    metrics = _metrics(card)
-
-    def row(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    rows = [row(["", *map(_text, metrics)]), row(["---", *["---:"] * len(metrics)])]
-    for name, values in card.scores.items():
-        rows.append(row([_text(name), *(f"{values[key]:.6g}" if key in values else "" for key in metrics)]))
-    meanings = [f"{metric}: {MEANINGS[metric]}." for metric in metrics if metric in MEANINGS]
-    return "\n".join(rows) + ("\n\n" + " ".join(meanings) if meanings else "")
-
-
-def _eval_results(card: Card) -> "list[EvalResult]":
-    from huggingface_hub import EvalResult
-
-    return [
+    metrics = list(dict.fromkeys(metric for values in card.scores.values() for metric in values))
+    task = {"task_type": TASK, "task_name": "Referring video segmentation"}
+    results = [
         EvalResult(
-            task_type=TASK,
-            task_name="Referring video segmentation",
+            **task,
             dataset_type=_slug(name),
             dataset_name=name,
             metric_type=_slug(metric),
@@ -163,6 +84,44 @@ def _eval_results(card: Card) -> "list[EvalResult]":
         for name, values in card.scores.items()
         for metric, value in values.items()
     ]
+    data = ModelCardData(
+        language="en",
+        license=card.licence,
+        library_name="dshmp",
+        pipeline_tag=TASK,
+        tags=["dshmp", "referring-video-object-segmentation", "video-segmentation"],
+        datasets=list(card.datasets) or None,
+        metrics=metrics or None,
+        model_name=(card.name or "dshmp") if card.scores else None,
+        eval_results=results or None,
+    )
+    recipe = yaml.safe_dump(card.recipe, sort_keys=False, width=110) if card.recipe else ""
+    body = Template((resources.files("dshmp") / "assets" / "model_card.md").read_text(encoding="utf-8")).substitute(
+        name=_text(card.name or "A dshmp model"),
+        source=_text(card.source or "not stated."),
+        quoted=json.dumps(where),
+        argument=shlex.quote(where),
+        data=_text(card.data or "Not stated."),
+        recipe=textwrap.indent(recipe, "    ", lambda _: True).rstrip() or "Not stated.",
+        scores=_table(card, metrics) if card.scores else "Not scored yet.",
+        limits="\n".join(f"- {_text(limit)}" for limit in card.limits) or "None stated.",
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
+
+
+def _text(value: str) -> str:
+    """One line of Markdown that shows `value` and is nothing else: no list, link, emphasis, table cell or HTML."""
+    line = re.sub(r"([\\`*_\[\]<>|#~$]|&(?=[#\w]+;))", r"\\\1", " ".join(value.split()))
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", line)
+
+
+def _table(card: Card, metrics: list[str]) -> str:
+    """Data sets down, metrics across; below it what those mean that are ours."""
+    rows = [["", *map(_text, metrics)], ["---", *["---:"] * len(metrics)]]
+    for name, values in card.scores.items():
+        rows.append([_text(name), *(f"{values[key]:.6g}" if key in values else "" for key in metrics)])
+    meanings = " ".join(f"{metric}: {MEANINGS[metric]}." for metric in metrics if metric in MEANINGS)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + (f"\n\n{meanings}" if meanings else "")
 
 
 def _slug(name: str) -> str:

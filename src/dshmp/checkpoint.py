@@ -1,7 +1,6 @@
 """A model on disk: a folder with config.json, model.safetensors, tokenizer.json and README.md. Nothing is unpickled.
 
-config.json holds the version of its form, the model's numbers and its card (`dshmp.card`), from which the README.md is
-made. Older versions are read by way of `UPGRADES`.
+config.json holds its version, the model's numbers and its card (`dshmp.card`), of which the README.md is made.
 """
 
 import json
@@ -9,12 +8,14 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from dshmp.card import HERE, Card, model_card
 from dshmp.config import ModelConfig, from_dict, to_dict
@@ -28,25 +29,10 @@ CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokeni
 EXTRA_STATE = "release.safetensors"
 """What the authors' checkpoint holds beyond the model (`dshmp.interop.release`), where it was made of one."""
 FILES = (CONFIG, WEIGHTS, TOKENIZER, README, EXTRA_STATE)
-SHARDS = f"{WEIGHTS}.index.json"
-"""Names the parts of weights in several files; fetched with ours so that a model of that kind can be told."""
 VERSION = 2
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-
-JSON = dict[str, Any]
-
-
-class HubOptions(TypedDict, total=False):
-    """How a model is fetched from the Hugging Face hub, in huggingface_hub's terms; a folder's has no use for them."""
-
-    revision: str | None
-    """Branch, tag or commit."""
-    token: str | bool | None
-    cache_dir: str | Path | None
-    local_files_only: bool
-    force_download: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +41,7 @@ class SavedConfig:
 
     version: int
     model: ModelConfig
-    card: Card = field(default_factory=Card)
+    card: Card
 
 
 def save_model(
@@ -68,12 +54,7 @@ def save_model(
 ) -> None:
     """Write the model, first aside, then file by file to its place, so that what was there stays whole.
 
-    Args:
-        where: what the README says to load: a folder or an id on the hub.
-        extra_state: the file that goes with it as `EXTRA_STATE`.
-
-    Raises:
-        UserError: it cannot be written.
+    `where` is what the README says to load, a folder or an id on the hub; `extra_state` goes with it as `EXTRA_STATE`.
     """
     check_model_folder(folder)
     with atomic_folder(folder) as work:
@@ -87,13 +68,11 @@ def save_model(
 def check_model_folder(folder: Path) -> None:
     """Raises UserError where a model in `folder` would replace files that are not of a model of this program."""
     there = [name for name in FILES if os.path.lexists(folder / name)]
-    if there:
-        try:
+    try:
+        if there:
             load_config(folder / CONFIG)
-        except UserError:
-            raise UserError(
-                f"{folder}: holds {some(there)}, but no model of this program; name another folder"
-            ) from None
+    except UserError:
+        raise UserError(f"{folder}: holds {some(there)}, but no model of this program; name another folder") from None
 
 
 def _describe(folder: Path, config: ModelConfig, card: Card, where: str) -> None:
@@ -104,41 +83,31 @@ def _describe(folder: Path, config: ModelConfig, card: Card, where: str) -> None
 
 
 def save_card(folder: Path, card: Card) -> None:
-    """Remake config.json and README.md of a model's folder with another card, both or none.
-
-    Raises:
-        UserError: it holds no model of this program, or they cannot be written.
-    """
+    """Remake config.json and README.md of a model's folder with another card, both or none."""
     config = load_config(folder / CONFIG)
     with atomic_folder(folder) as work:
         _describe(work, config, card, HERE)
 
 
 def own_folder(source: str | Path) -> Path:
-    """The folder of a model or a training run whose card may be filled.
-
-    Raises:
-        UserError: there is no such folder here, it holds no whole model, or is part of the installed package.
-    """
-    if source == "default" or not Path(source).is_dir():
-        raise UserError(f"{source}: is no model's folder, so there is no card to fill; save the model to one first")
+    """The folder of a model or a training run whose card may be filled. UserError where it is not the user's, or
+    holds no whole model."""
+    package = Path(str(resources.files("dshmp"))).resolve()
+    if source == "default" or not Path(source).is_dir() or Path(source).resolve().is_relative_to(package):
+        raise UserError(f"{source}: is no model's folder of yours, so there is no card to fill; save the model to one")
     folder = find_model(source).resolve()
-    if folder.is_relative_to(Path(str(resources.files("dshmp"))).resolve()):
-        raise UserError(f"{source}: is part of the installed package, whose card stays as it is; copy the model first")
     load_config(folder / CONFIG)
-    for name in (WEIGHTS, TOKENIZER):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: holds no whole model ({name} is missing); name another folder")
+    if missing := [name for name in (WEIGHTS, TOKENIZER) if not (folder / name).is_file()]:
+        raise UserError(f"{folder}: holds no whole model ({missing[0]} is missing); name another folder")
     return folder
 
 
-def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tuple[DsHmp, TextTokenizer]:
+def load_model(source: str | Path = "default", **hub: Any) -> tuple[DsHmp, TextTokenizer]:
     """Load a model in evaluation mode, on the CPU, float32.
 
     Args:
-        source: "default" (ships with the package), a model's folder, a training run's folder, or the id of a
-            model on the Hugging Face hub.
-        hub: how it is fetched from the hub.
+        source: "default" (ships with the package), a model's folder, a training run's folder, or an id on the hub.
+        hub: options of huggingface_hub's `snapshot_download`, such as `revision`.
 
     Raises:
         UserError: it is missing, damaged, or not a model of this program; the message names the file.
@@ -147,9 +116,10 @@ def load_model(source: str | Path = "default", **hub: Unpack[HubOptions]) -> tup
     config = load_config(folder / CONFIG)
     with torch.device("meta"):  # a config may claim any size: nothing is allocated before the weights bear it out
         shapes = build_model(config, folder / CONFIG).state_dict()
-    weights = _load_weights(folder / WEIGHTS, shapes)
+    state = load_tensors(folder / WEIGHTS)
+    check_match(folder / WEIGHTS, state, shapes, "it belongs to another config")
     model = build_model(config, folder / CONFIG)
-    model.load_state_dict(weights)
+    model.load_state_dict(as_float32(folder / WEIGHTS, state))
     tokenizer = TextTokenizer(config.language, load_tokenizer(folder / TOKENIZER))
     return model.eval(), tokenizer
 
@@ -174,7 +144,7 @@ def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     return model
 
 
-def find_model(source: str | Path, **hub: Unpack[HubOptions]) -> Path:
+def find_model(source: str | Path, **hub: Any) -> Path:
     """The folder that holds the model's files, fetched from the hub if need be."""
     if str(source) == "default":
         return Path(str(resources.files("dshmp") / "assets" / "default"))
@@ -186,7 +156,15 @@ def find_model(source: str | Path, **hub: Unpack[HubOptions]) -> Path:
         raise UserError(f"{folder}: holds no model ({CONFIG} is missing); name a model's or a run's folder")
     if looks_local(source) or "/" not in str(source):
         raise UserError(f"{source}: no such model; name `default`, a folder, or an id `owner/name` on the hub")
-    return _download(str(source), **hub)
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(str(source), allow_patterns=list(FILES), **hub))
+    except Exception as error:  # the hub client raises a dozen kinds: no network, no such id, no permission
+        raise UserError(f"{source}: is neither a folder here nor to be had from the hub ({reason(error)})") from None
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{source}: holds no model on the hub ({CONFIG} is missing)")
+    return folder
 
 
 def load_config(path: Path) -> ModelConfig:
@@ -202,65 +180,40 @@ def load_card(path: Path) -> Card:
 def _load(path: Path) -> SavedConfig:
     try:
         with open(path, encoding="utf-8", opener=regular) as file:
-            values = json.load(file, parse_constant=_no_number)
+            values = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a model's configuration ({reason(error)})") from None
     version = values.get("version") if isinstance(values, dict) else None
-    number = version if isinstance(version, int) and not isinstance(version, bool) else None
-    if number is not None and number > VERSION:
-        raise UserError(f"{path}: made by a newer dshmp (version {number}); upgrade: pip install -U dshmp")
-    if not isinstance(values, dict) or "model" not in values:
-        raise UserError(f"{path}: is not a configuration of this program (the key `model` is missing)")
-    if number is None:
-        raise UserError(f"{path}: has version {version!r}; expected a whole number up to {VERSION}")
-    for step in range(number, VERSION):
-        if step not in UPGRADES:
-            raise UserError(f"{path}: has version {number}; versions {min(UPGRADES)} to {VERSION} can be read")
+    if type(version) is not int:
+        raise UserError(f"{path}: is not a configuration of this program (the key `version` has no whole number)")
+    if not 1 <= version <= VERSION:
+        raise UserError(f"{path}: has version {version}, not 1 to {VERSION}; for a newer one: pip install -U dshmp")
+    for step in range(version, VERSION):
         values = UPGRADES[step](values)
     return from_dict(SavedConfig, values, path.name, complete=True)
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
-
-
-def _from_1(values: JSON) -> JSON:
+def _from_1(values: dict[str, Any]) -> dict[str, Any]:
     """The card is new; of the model, what has been added since is as it was before there was a choice."""
-    added: dict[str, JSON] = {
+    added: dict[str, dict[str, Any]] = {
         "backbone": {"temporal_window": None, "clip": 32},
         "readout": {"score": "class"},
         "input": {"autocast": "bfloat16", "exact": True},
     }
-    card: JSON = dict.fromkeys(("name", "source", "data", "licence"))
-    card |= {"datasets": [], "recipe": {}, "scores": {}, "limits": []}
-    return {**values, "version": 2, "model": _completed(values["model"], added), "card": card}
+    model = values.get("model")
+    if isinstance(model, dict):  # what is no section is left to the strict reading
+        sections = {key: added[key] | value for key, value in model.items() if key in added and isinstance(value, dict)}
+        model = model | sections
+    return {**values, "version": 2, "model": model, "card": to_dict(Card())}
 
 
-def _completed(values: Any, added: Mapping[str, JSON]) -> Any:
-    """`values` with what is added to its sections where they lack it; what is no section is left to the strict
-    reading."""
-    if not isinstance(values, dict):
-        return values
-    sections = {key: values.get(key, {}) for key in added}
-    return values | {key: added[key] | section for key, section in sections.items() if isinstance(section, dict)}
-
-
-UPGRADES: Mapping[int, Callable[[JSON], JSON]] = {1: _from_1}
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 """Version -> the content of a config.json of that version as the next version has it."""
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UserError: it is missing or damaged, or does not hold finite numbers.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    """The tensors of a safetensors file. UserError where it is missing or damaged, or holds NaN or infinity."""
     if not path.exists():
-        if path.with_name(SHARDS).is_file():
-            raise UserError(f"{path.parent}: its weights are in several files ({SHARDS}); dshmp reads one, {WEIGHTS}")
         raise UserError(f"{path}: the weights are missing; copy the whole folder again")
     try:
         with open(path, "rb", opener=regular):
@@ -287,18 +240,11 @@ def check_finite(path: str | Path, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def as_float32(path: str | Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Finite weights in the type that the model computes in.
-
-    Raises:
-        UserError: they are whole numbers, or one is beyond the range of float32; the message names `path`.
-    """
-    weights = {}
-    for key, value in state.items():
-        if not value.is_floating_point():
-            raise UserError(f"{path}: {key} holds whole numbers, no weights")
-        weights[key] = value.float()
-        if value.dtype == torch.float64 and not bool(torch.isfinite(weights[key]).all()):
-            raise UserError(f"{path}: {key} holds numbers beyond the range of float32")
+    """Weights in the type that the model computes in. Raises UserError where they are none, or beyond its range."""
+    if whole := [key for key, value in state.items() if not value.is_floating_point()]:
+        raise UserError(f"{path}: {whole[0]} holds whole numbers, no weights")
+    weights = {key: value.float() for key, value in state.items()}
+    check_finite(path, weights)
     return weights
 
 
@@ -307,27 +253,15 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
 
 
-def _load_weights(path: Path, shapes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of a model whose tensors have these names and shapes."""
-    state = load_tensors(path)
-    missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
+def check_match(
+    path: str | Path, state: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor], advice: str
+) -> None:
+    """Raises UserError, naming `path`, unless `state` has the names and shapes that are asked for."""
+    missing, extra = sorted(asked.keys() - state.keys()), sorted(state.keys() - asked.keys())
     if missing or extra:
         faults = [f"{kind} {some(keys)}" for kind, keys in (("lacks", missing), ("has unknown", extra)) if keys]
-        raise UserError(f"{path}: {' and '.join(faults)}; it belongs to another config")
-    for key, value in state.items():
-        if value.shape != shapes[key].shape:
-            raise UserError(f"{path}: {key} has shape {list(value.shape)}, the config asks {list(shapes[key].shape)}")
-    return as_float32(path, state)
-
-
-def _download(name: str, **hub: Unpack[HubOptions]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = [*FILES, SHARDS]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted, **hub))
-    except Exception as error:  # the hub client raises a dozen kinds: no network, no such id, no permission
-        raise UserError(f"{name}: is neither a folder here nor to be had from the hub ({reason(error)})") from None
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{name}: holds no model on the hub ({CONFIG} is missing)")
-    return folder
+        raise UserError(f"{path}: {' and '.join(faults)}; {advice}")
+    for key, value in asked.items():
+        if state[key].shape != value.shape:
+            found, right = list(state[key].shape), list(value.shape)
+            raise UserError(f"{path}: {key} has shape {found}, the config asks {right}; {advice}")

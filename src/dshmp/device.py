@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ T = TypeVar("T")
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of this name; `auto` is a CUDA GPU, or Apple's, where there is one. UserError where it is not
-    there."""
+    """The device of this name, or a UserError; `auto` is a CUDA GPU, or Apple's, where there is one."""
     if name == "auto":
         apple = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else apple)
@@ -38,14 +37,9 @@ def exactly(config: InputConfig, device: torch.device) -> AbstractContextManager
 
 
 def to_device(batch: T, device: torch.device) -> T:
-    """A dataclass of tensors, and of such dataclasses, on the device; whatever else it holds stays as it is."""
-    values: Any = batch
-    moved: dict[str, Any] = {}
-    for item in fields(values):
-        value = getattr(values, item.name)
-        if isinstance(value, Tensor):
-            moved[item.name] = value.to(device)
-        elif is_dataclass(value) and not isinstance(value, type):
-            moved[item.name] = to_device(value, device)
-    result: T = replace(values, **moved)
-    return result
+    """A tensor, or a dataclass of such and of tensors, on the device; whatever else it holds stays as it is."""
+    if isinstance(batch, Tensor):
+        return cast(T, batch.to(device))
+    if not is_dataclass(batch) or isinstance(batch, type):
+        return batch
+    return replace(batch, **{item.name: to_device(getattr(batch, item.name), device) for item in fields(batch)})

@@ -24,11 +24,7 @@ def looks_local(source: str | Path) -> bool:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Look at a folder before a library reads what it likes of it.
-
-    Raises:
-        OSError: there is none, or a pipe or a device is in it.
-    """
+    """Before a library reads what it likes of a folder: OSError where there is none, or a pipe or device in it."""
     for item in Path(folder).iterdir():
         if item.exists() and not item.is_dir():
             with open(item, "rb", opener=regular):

@@ -51,10 +51,16 @@ class _Reader(pickle._Unpickler):
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(size)))
 
+    def load_build(self) -> None:
+        """Only of what stands for something: attributes of nothing else are set."""
+        state = self.stack.pop()
+        self.stack[-1].__setstate__(state)
+
     def load_short_tuple(self, size: int) -> None:
         self.stack[-size:] = [self.stack[-size:]]
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.EMPTY_TUPLE[0]] = dispatch[pickle.EMPTY_LIST[0]]
     dispatch[pickle.TUPLE[0]] = dispatch[pickle.LIST[0]]
     dispatch[pickle.TUPLE1[0]] = lambda self: self.load_short_tuple(1)

@@ -1,100 +1,156 @@
-"""The scores of all finished runs side by side: rows, seeds, expressions."""
+"""The scores of all finished runs side by side, and how far a difference of rows may be off.
 
+Rows are compared sentence by sentence and seed by seed. Two things vary: what a run drew at random (its seed), and
+which videos the held-out split happens to hold, whose sentences are about the same pixels and so no independent ones.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from dshmp.ablation.rows import Row, Table
-from dshmp.ablation.runs import Found, Run, read_scores
-from dshmp.ablation.statistics import Estimate, estimate, spread
+from dshmp.ablation.runs import SCORES, Found, Run
+from dshmp.config import from_dict
+from dshmp.data.base import read_json
 from dshmp.errors import UserError
 
+# What rows are compared on: everything, sentences that need motion, and the right one of direction pairs, per cent.
 ALL, CRITICAL, PAIRS = "all", "motion-critical", "right of pair"
-SUBSETS = (ALL, CRITICAL, PAIRS)
-"""What rows are compared on: everything, sentences that need motion, and the right one of direction pairs, per cent."""
+LEVEL = 0.95
 
-Values = NDArray[np.float64]
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its interval at `LEVEL`: half its width, infinite where one video says nothing of others."""
+
+    mean: float
+    half: float
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half
+
+    @property
+    def beyond(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return abs(self.mean) > self.half
+
+
+def estimate(values: NDArray[Any], videos: Sequence[str]) -> Estimate:
+    """The mean of paired differences, or of any other contrast of rows, and its Student interval.
+
+    The variance is that of the seeds' means, divided by their number, plus that of the mean over sentences, robust to
+    sentences of one video going together, of the values averaged over the seeds. The degrees of freedom are Welch's
+    and Satterthwaite's. (The second part still holds some of the first, so the interval is rather too wide.)
+
+    Args:
+        values: (S, E), a value per seed and sentence.
+        videos: the video of each sentence.
+    """
+    seeds, mean = len(values), float(values.mean())
+    parts = [_of_videos(values.mean(0), videos)]
+    if seeds > 1:
+        parts.append((float(values.mean(1).var(ddof=1)) / seeds, seeds - 1))
+    variance = sum(part for part, _ in parts)
+    if not 0 < variance < math.inf:
+        return Estimate(mean, variance)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    return Estimate(mean, float(student.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance))
+
+
+def _of_videos(values: NDArray[Any], videos: Sequence[str]) -> tuple[float, int]:
+    """Variance of the mean of values (E,), with sentences of one video as a cluster, and its degrees of freedom."""
+    names, cluster = np.unique(np.asarray(videos), return_inverse=True)
+    count = len(names)
+    if count == 1:
+        return math.inf, 1
+    sums = np.bincount(cluster, values - values.mean(), count)
+    return float((sums**2).sum()) / len(values) ** 2 * count / (count - 1), count - 1
+
+
+def spread(values: Sequence[float] | NDArray[Any], form: str) -> str:
+    """Mean and, of several, standard deviation of the seeds' values, in words."""
+    mean = format(np.mean(values), form)
+    return f"{mean} ± {format(np.std(values, ddof=1), form)}" if len(values) > 1 else mean
 
 
 class Results:
-    """Of the runs that are finished. Raises UserError where they answered different sentences."""
+    """Of the runs that are finished. Raises UserError where a file is damaged, or sentences differ."""
 
     def __init__(self, rows: Mapping[str, Row], runs: Sequence[Run]) -> None:
         self.rows = rows
         self.runs = {(run.row, run.seed): run for run in runs}
         self.found: dict[tuple[str, int], Found] = {
-            key: read_scores(run) for key, run in self.runs.items() if run.finished
+            key: from_dict(Found, read_json(run.folder / SCORES), str(run.folder / SCORES))
+            for key, run in self.runs.items()
+            if run.finished
         }
-        self.sentences = next(iter(self.found.values())).scores if self.found else ()
+        first = next(iter(self.found.values()), Found("", 0.0, ()))
+        self.measure, self.sentences = first.measure, first.expressions
+        asked = [(each.video, each.id) for each in self.sentences]
         for key, found in self.found.items():
-            if [(each.video, each.id) for each in found.scores] != [(each.video, each.id) for each in self.sentences]:
+            if [(each.video, each.id) for each in found.expressions] != asked:
                 raise UserError(f"{self.runs[key].folder}: was scored on other sentences than the runs beside it")
         chosen = {
             ALL: [True for _ in self.sentences],
             CRITICAL: [CRITICAL in each.subsets for each in self.sentences],
             PAIRS: [each.right is not None for each in self.sentences],
         }
-        self.chosen = {name: np.flatnonzero(flags) for name, flags in chosen.items() if any(flags)}
-
-    @property
-    def subsets(self) -> list[str]:
-        """Those that the data set has."""
-        return list(self.chosen)
+        # of the subsets that the data set has, the places of their sentences
+        self.subsets = {name: np.flatnonzero(flags) for name, flags in chosen.items() if any(flags)}
 
     def run(self, row: str, seed: int) -> Run:
         """A row's run, which may be another row's too."""
         return self.runs[self.rows[row].runs, seed]
 
-    def seeds(self, rows: Sequence[str]) -> list[int]:
-        """Seeds with which all these rows are finished."""
+    def seeds(self, *rows: str) -> list[int]:
+        """Seeds with which all these rows are finished; none where a row is not of this ablation."""
+        if not self.rows.keys() >= set(rows):
+            return []
         every = dict.fromkeys(seed for _, seed in self.runs)
         return [seed for seed in every if all((self.rows[row].runs, seed) in self.found for row in rows)]
 
-    def ran(self, table: Table) -> tuple[Table, list[str]]:
-        """The table's rows that have any finished run, and the labels of those that have none."""
+    def same(self, row: str, other: str) -> bool:
+        """Whether two rows are the same runs over this base."""
+        return self.rows[row].runs == self.rows[other].runs
+
+    def ran(self, table: Table) -> Table:
+        """The table's rows that have any finished run."""
         known = {row for row, _ in self.found}
-        labels = {row: label for row, label in table.labels.items() if self.rows[row].runs in known}
-        return replace(table, labels=labels), [label for row, label in table.labels.items() if row not in labels]
+        return replace(table, labels={k: label for k, label in table.labels.items() if self.rows[k].runs in known})
 
-    def values(self, row: str, seeds: Sequence[int], subset: str) -> Values:
+    def values(self, row: str, seeds: Sequence[int], subset: str) -> NDArray[np.float64]:
         """(S, E) scores, per cent, of the sentences of a subset."""
-        found = [self.found[self.rows[row].runs, seed].scores for seed in seeds]
-        table = [[each.score if subset != PAIRS else 100.0 * bool(each.right) for each in scores] for scores in found]
-        return np.array(table, dtype=np.float64)[:, self.chosen[subset]]
-
-    def level(self, row: str, seeds: Sequence[int], subset: str) -> tuple[float, float]:
-        """Mean and standard deviation over the seeds."""
-        return spread(self.values(row, seeds, subset))
+        runs = [self.found[self.rows[row].runs, seed].expressions for seed in seeds]
+        table = [[each.score if subset != PAIRS else 100.0 * bool(each.right) for each in run] for run in runs]
+        return np.array(table, dtype=np.float64)[:, self.subsets[subset]]
 
     def contrast(self, weights: Mapping[str, float], seeds: Sequence[int], subset: str) -> Estimate:
         """Of the sum of rows, each times its weight; paired by seed and sentence."""
         total = sum(weight * self.values(row, seeds, subset) for row, weight in weights.items())
-        return estimate(np.asarray(total), [self.sentences[i].video for i in self.chosen[subset]])
-
-    def difference(self, row: str, other: str, seeds: Sequence[int], subset: str) -> Estimate:
-        """The row minus the other."""
-        return (
-            self.contrast({row: 1.0, other: -1.0}, seeds, subset)
-            if row != other
-            else self.contrast({row: 0.0}, seeds, subset)
-        )
+        return estimate(np.asarray(total), [self.sentences[i].video for i in self.subsets[subset]])
 
     def paper(self, weights: Mapping[str, float]) -> float | None:
         """The same sum of the paper's figures, where it has them all."""
         figures = [(weight, self.rows[row].paper) for row, weight in weights.items()]
-        return (
-            sum(weight * figure for weight, figure in figures if figure is not None)
-            if all(figure is not None for _, figure in figures)
-            else None
-        )
+        known = [weight * figure for weight, figure in figures if figure is not None]
+        return sum(known) if len(known) == len(figures) else None
+
+
+def minus(row: str, other: str) -> dict[str, float]:
+    """The difference of two rows as weights of rows."""
+    return {row: 1.0, other: -1.0}
 
 
 def average(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     """The mean over (without, with) pairs of the differences with minus without, as weights of rows."""
-    weights: dict[str, float] = {}
-    for without, with_it in pairs:
-        weights[with_it] = weights.get(with_it, 0.0) + 1 / len(pairs)
-        weights[without] = weights.get(without, 0.0) - 1 / len(pairs)
-    return weights
+    return {row: sign / len(pairs) for pair in pairs for row, sign in zip(pair, (-1, 1), strict=True)}

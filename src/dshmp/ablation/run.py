@@ -49,7 +49,7 @@ def run(
     failures = [] if page_only else run_all(runs, places, jobs or len(places))
     results = Results(resolved, runs)
     if not results.found:
-        raise UserError("; ".join(failures) if failures else f"{out}: no run is finished, so there is nothing to write")
+        raise UserError("; ".join(failures) or f"{out}: no run is finished, so there is nothing to write")
     drawn = pictures(results, names, out, places[0])
     with owned_file(out, PAGE) as part:
         part.write_text(page(results, base, overrides, names, drawn), encoding="utf-8")

@@ -1,7 +1,7 @@
 """The runs of an ablation: a row with a seed each, ordinary training runs in processes of their own, then scored.
 
-A run's folder is that of `dshmp train`, with log.txt and, once it is finished, scores.json beside; its checkpoints are
-removed then. A run that was stopped goes on from its last checkpoint.
+A run's folder is that of `dshmp train`, with log.txt and, once it is finished, scores.json beside. A run that was
+stopped goes on from its last checkpoint; once it is trained, its checkpoints are removed.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -23,18 +23,16 @@ import torch
 
 from dshmp.ablation.rows import Row
 from dshmp.checkpoint import CONFIG, load_card
-from dshmp.data.base import read_json
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.files import locked, save_json
 from dshmp.processes import after_parent, spawning
+from dshmp.progress import columns
 from dshmp.training.recipe import RECIPE, Recipe, check_run_folder, load_recipe, save_recipe
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
-
-    from rich.console import RenderableType
 
 log = logging.getLogger("dshmp")
 
@@ -57,11 +55,10 @@ class Run:
 
     def step(self) -> int:
         """The last step that its record tells of."""
-        try:
+        with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
             lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             return int(json.loads(lines[-1])["step"])
-        except (OSError, IndexError, ValueError, KeyError):
-            return 0
+        return 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,16 @@ class Score:
     """Of a direction pair: whether the right one was chosen."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """The scores of a finished run: what its scores.json holds."""
+
+    measure: str
+    seconds: float
+    """That training took, without reading and scoring."""
+    expressions: tuple[Score, ...]
+
+
 def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
     """All runs, seed by seed, so that an ablation that is stopped has whole seeds; rows that say the same run once.
 
@@ -84,29 +91,22 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
     """
     if seeds < 1:
         raise UserError(f"--seeds: must be at least 1, found {seeds}")
-    own = [row for row in rows if row.runs == row.name]
-    for row in own:
-        _check(row)
     runs = []
     for number in range(seeds):
-        for row in own:
+        for row in (each for each in rows if each.runs == each.name):
             recipe = replace(row.recipe, seed=row.recipe.seed + number)
+            if recipe.task not in ("motion", "whole"):
+                raise UserError(
+                    f"{row.name}: task {recipe.task} has nothing that the rows change, only motion and whole do"
+                )
+            if not any(source.validation for source in recipe.data.values()):
+                raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
             if recipe.task == "motion" and recipe.cache is None:
                 recipe = replace(recipe, cache=str(out / "cache"))
             runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
     for run in runs:
         check_run_folder(run.folder, run.recipe)
     return runs
-
-
-def _check(row: Row) -> None:
-    recipe = row.recipe
-    if recipe.task not in ("motion", "whole"):
-        raise UserError(
-            f"{row.name}: task {recipe.task} holds nothing that the rows change; give a base of task motion or whole"
-        )
-    if not any(source.validation for source in recipe.data.values()):
-        raise UserError(f"{row.name}: no held-out split to compare on; name one, such as data.mevis.validation=valid_u")
 
 
 # --- all runs ---
@@ -125,47 +125,46 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
 
     Stopped by Ctrl-C or SIGTERM the processes save their state first.
     """
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
     waiting = deque(run for run in runs if not run.finished)
-    for run in runs:
-        if run.finished:
-            _tidy(run.folder)
-    if not waiting:
-        return []
-    if "LOCAL_RANK" in os.environ:
+    if waiting and "LOCAL_RANK" in os.environ:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     for run in waiting:
-        recipe = replace(run.recipe, threads=threads) if places[0] == "cpu" else run.recipe
-        save_recipe(run.folder, recipe)
-    board = Board(runs)
-    active: dict[SpawnProcess, tuple[Run, int]] = {}
-    context = spawning()
+        save_recipe(run.folder, replace(run.recipe, threads=threads) if places[0] == "cpu" else run.recipe)
+    failures = []
+    active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
     try:
-        with board.live():
+        with Progress(*columns(), console=Console(stderr=True)) as bars:
+            finished = bars.add_task("runs", total=len(runs), completed=len(runs) - len(waiting))
             while waiting or active:
-                free = min(set(range(jobs)) - {slot for _, slot in active.values()}, default=None)
+                free = min(set(range(jobs)) - {slot for _, slot, _ in active.values()}, default=None)
                 # object tokens and parses are made by the first that needs them, so one run begins at a time
-                begun = all((run.folder / "run.json").exists() for run, _ in active.values())
+                begun = all((run.folder / "run.json").exists() for run, _, _ in active.values())
                 if waiting and begun and free is not None:
                     run = waiting.popleft()
-                    process = context.Process(target=_work, args=(run.folder, places[free % len(places)]))
+                    process = spawning().Process(target=_work, args=(run.folder, places[free % len(places)]))
                     process.start()
-                    active[process] = run, free
-                board.running = {run.folder for run, _ in active.values()}
+                    active[process] = run, free, bars.add_task(run.folder.name, total=run.recipe.steps)
                 connection.wait([process.sentinel for process in active], timeout=1)
-                for process in [each for each in active if not each.is_alive()]:
-                    run, _ = active.pop(process)
-                    if not run.finished:
-                        board.failed[run.folder] = _why(run, process.exitcode)
+                for process, (run, _, bar) in list(active.items()):
+                    bars.update(bar, completed=run.step())
+                    if not process.is_alive():
+                        del active[process]
+                        bars.remove_task(bar)
+                        bars.advance(finished)
+                        if not run.finished:
+                            failures.append(_why(run, process.exitcode))
     except BaseException:
         if active:
-            count = len(active)
-            how = "1 run saves its state" if count == 1 else f"{count} runs save their state"
+            how = "1 run saves its state" if len(active) == 1 else f"{len(active)} runs save their state"
             log.warning("stopping; %s, and the same command goes on from there", how)
         raise
     finally:
         _stop(list(active))
-    return list(board.failed.values())
+    return failures
 
 
 def _stop(processes: Sequence["SpawnProcess"]) -> None:
@@ -176,63 +175,14 @@ def _stop(processes: Sequence["SpawnProcess"]) -> None:
         connection.wait([process.sentinel for process in processes], timeout=5)
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what a finished run needs no more."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
 def _why(run: Run, code: int | None) -> str:
-    """Why a run failed, in a line."""
-    reason = f"killed by signal {-code}, perhaps for want of memory" if code is not None and code < 0 else "failed"
-    with contextlib.suppress(OSError):
-        lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        if code is not None and code > 0:
-            reason = last.removeprefix("dshmp: ")
-    return f"{run.row}-{run.seed}: {reason} (see {run.folder / LOG})"
-
-
-class Board:
-    """Rows and seeds with the state of each run, on stderr."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = runs
-        self.running: set[Path] = set()
-        self.failed: dict[Path, str] = {}
-
-    @contextlib.contextmanager
-    def live(self) -> Iterator[None]:
-        """Shown as long as it lasts."""
-        from rich.console import Console
-        from rich.live import Live
-
-        with Live(console=Console(stderr=True), get_renderable=self._view, refresh_per_second=1):
-            yield
-
-    def state(self, run: Run) -> str:
-        """Of a run, in a word."""
-        if run.finished:
-            return "done"
-        if run.folder in self.failed:
-            return "failed"
-        if run.folder not in self.running:
-            return "waiting"
-        step = run.step()
-        return "scoring" if step >= run.recipe.steps else f"{step}/{run.recipe.steps}"
-
-    def _view(self) -> "RenderableType":
-        from rich.table import Table
-
-        seeds = list(dict.fromkeys(run.seed for run in self.runs))
-        states = {(run.row, run.seed): self.state(run) for run in self.runs}
-        counts = Counter(states.values())
-        table = Table(title=f"{counts['done']} of {len(self.runs)} runs are finished", title_justify="left")
-        table.add_column("row")
-        for seed in seeds:
-            table.add_column(f"seed {seed}", justify="right", min_width=9)
-        for row in dict.fromkeys(run.row for run in self.runs):
-            table.add_row(row, *(states[row, seed] for seed in seeds))
-        return table
+    """Why a run failed, in a line: the last one of its log, unless it was killed."""
+    reason = f"killed by signal {-code}, perhaps for want of memory" if code and code < 0 else "failed"
+    with contextlib.suppress(OSError, IndexError):
+        if code and code > 0:
+            text = (run.folder / LOG).read_text(encoding="utf-8", errors="replace")
+            reason = text.rstrip().splitlines()[-1].strip().removeprefix("dshmp: ")
+    return f"{run.folder.name}: {reason} (see {run.folder / LOG})"
 
 
 # --- one run, in a process of its own ---
@@ -267,24 +217,14 @@ def train_and_score(folder: Path, device: str) -> None:
     from dshmp.training.train import run as train
 
     recipe = load_recipe(folder / RECIPE)
-    if not _trained(folder, recipe):
-        train(folder / RECIPE, [], folder, device)
-    score = _score_motion if recipe.task == "motion" else _score_whole
-    measure, scores = score(recipe, folder, device)
-    document = {
-        "measure": measure,
-        "seconds": round(_seconds(folder, recipe), 1),
-        "expressions": [asdict(each) for each in scores],
-    }
-    save_json(folder / SCORES, document)
-    _tidy(folder)
-
-
-def _trained(folder: Path, recipe: Recipe) -> bool:
-    """Whether the model of the last step is there; a run that was scored once has no checkpoints."""
+    trained = False
     with contextlib.suppress(UserError):
-        return bool(load_card(folder / "model" / CONFIG).recipe.get("trained_steps") == recipe.steps)
-    return False
+        trained = load_card(folder / "model" / CONFIG).recipe.get("trained_steps") == recipe.steps
+    if not trained:
+        train(folder / RECIPE, [], folder, device)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    measure, scores = (_score_motion if recipe.task == "motion" else _score_whole)(recipe, folder, device)
+    save_json(folder / SCORES, asdict(Found(measure, round(_seconds(folder, recipe), 1), tuple(scores))))
 
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
@@ -292,8 +232,8 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
     from dshmp.training.cache import TokenCache
     from dshmp.training.motion_task import CachedSplit, sentence_scores
 
-    ((source,), model_and_tokenizer) = recipe.data.values(), load_model(folder)
-    model, tokenizer = model_and_tokenizer
+    (source,) = recipe.data.values()
+    model, tokenizer = load_model(folder)
     assert source.validation is not None
     assert recipe.cache is not None
     split = MevisSplit(Path(source.root), source.validation)
@@ -307,39 +247,29 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
 
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
+    """With several data sets, their names stand before those of the videos."""
     from dshmp.evaluation import evaluate
 
     scores: list[Score] = []
-    measure = ""
-    looked_at = {name: source for name, source in recipe.data.items() if source.validation}
-    for name, source in looked_at.items():
-        out = folder / "evaluation" / name
-        assert source.validation is not None
-        result = evaluate.run(
-            name, Path(source.root), source.validation, out, model=str(folder), device=device, workers=1
-        )
+    measures: dict[str, None] = {}
+    held_out = {name: source for name, source in recipe.data.items() if source.validation}
+    for name, source in held_out.items():
+        out, root, split = folder / "evaluation" / name, Path(source.root), str(source.validation)
+        result = evaluate.run(name, root, split, out, model=str(folder), device=device, workers=1)
         assert result is not None
-        prefix = f"{name}/" if len(looked_at) > 1 else ""
         for row in result.rows:
             figure = "J&F" if "J&F" in row.terms else "mIoU"
+            measures[figure] = None
             above, below = row.terms[figure]
-            right = row.terms.get("right of pair")
-            scores.append(
-                Score(
-                    f"{prefix}{row.video}",
-                    row.id,
-                    row.subsets,
-                    100 * above / below,
-                    None if right is None else right[0] > 0,
-                )
-            )
-            measure = measure if figure in measure else " / ".join(filter(None, (measure, figure)))
+            right = bool(row.terms["right of pair"][0]) if "right of pair" in row.terms else None
+            video = f"{name}/{row.video}" if len(held_out) > 1 else row.video
+            scores.append(Score(video, row.id, row.subsets, 100 * above / below, right))
         shutil.rmtree(out / evaluate.PREDICTIONS)
-    return measure, scores
+    return " / ".join(measures), scores
 
 
 def _seconds(folder: Path, recipe: Recipe) -> float:
-    """That training took, without reading and scoring."""
+    """That training took, without what came between the steps."""
     total, before = 0.0, 0
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
@@ -347,31 +277,3 @@ def _seconds(folder: Path, recipe: Recipe) -> float:
             total += values["seconds_per_step"] * (values["step"] - before)
             before = values["step"]
     return total * recipe.steps / before if before else 0.0
-
-
-# --- what they found ---
-
-
-@dataclass(frozen=True)
-class Found:
-    """The scores of a finished run."""
-
-    measure: str
-    seconds: float
-    scores: tuple[Score, ...]
-
-
-def read_scores(run: Run) -> Found:
-    """Raises UserError where the file is damaged."""
-    path = run.folder / SCORES
-    values = read_json(path)
-    try:
-        scores = tuple(
-            Score(item["video"], item["id"], tuple(item["subsets"]), float(item["score"]), item["right"])
-            for item in values["expressions"]
-        )
-        return Found(str(values["measure"]), float(values["seconds"]), scores)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: is no file of scores ({error}); remove it, and the same command scores again"
-        ) from None

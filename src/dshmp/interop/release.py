@@ -1,99 +1,55 @@
 """The authors' checkpoint as a model of this program, and back; sizes are read off the shapes.
 
-For the names see `dshmp.interop.names`. What the release keeps beside its parameters goes to `EXTRA_STATE`, so that the
-way back gives every tensor of a float32 checkpoint bit by bit.
+For the names see `dshmp.interop.keymap`. What the release keeps beside its parameters goes to `EXTRA_STATE`, so that
+the way back gives every tensor of a float32 checkpoint bit by bit.
 """
 
-import difflib
 import logging
 import math
-import re
-import zipfile
-from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from dshmp.card import Card
 from dshmp.checkpoint import (
     CONFIG,
     EXTRA_STATE,
-    FILES,
     as_float32,
     build_model,
+    check_match,
     check_model_folder,
     find_model,
-    load_config,
     load_model,
     load_tensors,
     save_model,
     some,
 )
-from dshmp.config import (
-    ROBERTA_BASE,
-    BackboneConfig,
-    FrameDecoderConfig,
-    LanguageConfig,
-    ModelConfig,
-    MotionConfig,
-    PixelDecoderConfig,
-    flat,
-    to_dict,
-)
+from dshmp.config import ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, atomic_write, destination, is_vacant, output_folder, save_tensors
-from dshmp.interop.keymap import (
-    FRAMES_PREFIX,
-    PIXEL_LAYER_PREFIX,
-    PIXELS_PREFIX,
-    STAGES,
-    TABLE,
-    TEXT_PREFIX,
-    VIDEO_PREFIX,
-    as_release,
-    find,
-    from_release,
-    release_order,
-)
+from dshmp.files import atomic_folder, check_owned, destination, is_vacant, output_folder, owned_file, save_tensors
+from dshmp.interop.keymap import RELEASE, STAGES, as_release, from_release
+from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger("dshmp")
 
 BANK = "vita_criterion.train_memory_bank.features"
 MEMORY_ROWS = 23051
 """Expressions in MeViS' training split, for which the release's memory bank is made."""
-
-PART_PREFIXES = {
-    "text encoder": TEXT_PREFIX,
+PARTS = {
+    "text encoder": "text_encoder.",
     "resizer": "resizer.",
     "backbone": "backbone.",
-    "pixel decoder": PIXELS_PREFIX,
-    "frame decoder": FRAMES_PREFIX,
-    "motion": VIDEO_PREFIX,
+    "pixel decoder": "sem_seg_head.pixel_decoder.",
+    "frame decoder": "sem_seg_head.predictor.",
+    "motion": "vita_module.",
 }
 """Parts of the model and how their names begin in the release; `motion` is perception and decoder."""
-
-OWN = re.compile(r"\.(hierarchical_cross|cross_static|cross_motion)\.")
-"""In names that DsHmp alone has."""
-
-FOREIGN_PREFIXES = (
-    (r"perception\.backbone\.", "a model of this program already"),
-    (r"vita_module\.", "VITA's or one built on it"),
-    (r"(module\.)?sem_seg_head\.", "Mask2Former's or one built on it"),
-    (r"backbone\.layers\..*\.(fusion|res_gate)\.|text_encoder\.", "a part of a referring segmentation model"),
-    (r"(backbone\.)?(layers|stages)\.\d+\.blocks\.", "a Swin backbone's alone"),
-    (r"(roberta\.)?(embeddings|encoder)\.", "a text encoder's alone"),
-)
-"""What a checkpoint may be instead, by a name that it holds."""
-
 LIMITS = (
     "It reads the first 40 sub-word tokens of a sentence; the rest is cut off without a word.",
     "It has no position in time and does not know its arrow: a motion and its reverse look alike to it.",
@@ -102,9 +58,6 @@ LIMITS = (
     "The licence of the authors' weights is not stated where they are published.",
 )
 """What comes with the release's switches and weights, for the card."""
-
-
-# --- sizes and switches
 
 
 def release_config(sizes: ModelConfig) -> ModelConfig:
@@ -153,91 +106,68 @@ def release_config(sizes: ModelConfig) -> ModelConfig:
     )
 
 
-def infer_config(state: Mapping[str, Tensor], motion_heads: int | None = None) -> ModelConfig:
+def infer_config(
+    state: Mapping[str, Tensor], motion_heads: int | None = None, where: str | Path = "the checkpoint"
+) -> ModelConfig:
     """The configuration of a checkpoint of the release: sizes from its shapes, switches from `release_config`.
 
-    Args:
-        state: its tensors by their names in the release.
-        motion_heads: attention heads of motion perception and motion decoder, which leave no trace in the shapes;
-            by default as many as in static perception.
-
-    Raises:
-        UserError: a tensor that shows a size is missing or has an impossible shape.
+    `motion_heads`, of motion perception and motion decoder, leave no trace in the shapes; by default they are as many
+    as in static perception. UserError, naming `where`, if a tensor that shows a size is missing or impossible.
     """
 
     def size(name: str, axis: int = 0) -> int:
-        if name not in state:
-            raise UserError(f"{name} is missing")
-        if state[name].ndim <= axis:
-            raise UserError(f"{name} has shape {list(state[name].shape)}")
-        return int(state[name].shape[axis])
+        if name not in state or state[name].ndim <= axis:
+            raise UserError(f"{where}: {name} is missing or a single number")
+        return state[name].shape[axis]
 
     def count(prefix: str) -> int:
-        found = {key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)}
-        numbers = {name for name in found if name.isascii() and name.isdigit()}
-        if gaps := {str(i) for i in range(len(numbers))} - numbers:
-            raise UserError(f"lacks {prefix}{min(gaps, key=int)}, though it has {prefix}{max(numbers)[:20]}")
-        return len(numbers)
+        return len({key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)})
 
-    if state.get("backbone.patch_embed.proj.weight", torch.empty(0)).ndim == 5:
-        raise UserError("its backbone is Video-Swin, which the release's own code does not have")
-    hidden = size(f"{FRAMES_PREFIX}query_feat.weight", 1)
-    width = size(f"{TEXT_PREFIX}embeddings.word_embeddings.weight", 1)
+    def table(stage: int) -> str:
+        return f"backbone.layers.{stage}.blocks.0.attn.relative_position_bias_table"
+
+    text, pixels, frames, video = (PARTS[name] for name in ("text encoder", "pixel decoder", "frame decoder", "motion"))
+    layers, words = f"{pixels}transformer.encoder.layers.", f"{text}embeddings."
     stages = range(count("backbone.layers."))
-    tables = [f"backbone.layers.{i}.blocks.0.attn.relative_position_bias_table" for i in stages]
-    window = (math.isqrt(size(tables[0])) + 1) // 2 if tables else 0  # (2w - 1)^2 rows
-    if window > 32:
-        raise UserError(
-            f"{tables[0]} has {size(tables[0])} rows, for windows of {window} pixels; at most 32 can be used"
-        )
-    # heads x 3 levels x 4 points x 2 coordinates
-    heads = size(f"{PIXEL_LAYER_PREFIX.replace('*', '0')}self_attn.sampling_offsets.bias") // 24
-    if width % 64 or not width:
-        raise UserError(f"the text encoder is {width} wide, and RoBERTa's heads are 64 wide")
-    if motion_heads is not None and (motion_heads < 1 or hidden % motion_heads):
-        raise UserError(f"{motion_heads} heads cannot share the hidden size {hidden}; --motion-heads must divide it")
-    return release_config(
-        ModelConfig(
-            hidden_size=hidden,
-            language=LanguageConfig(
-                encoder={
-                    **ROBERTA_BASE,
-                    "vocab_size": size(f"{TEXT_PREFIX}embeddings.word_embeddings.weight"),
-                    "hidden_size": width,
-                    "num_hidden_layers": count(f"{TEXT_PREFIX}encoder.layer."),
-                    "num_attention_heads": width // 64,
-                    "intermediate_size": size(f"{TEXT_PREFIX}encoder.layer.0.intermediate.dense.weight"),
-                    "max_position_embeddings": size(f"{TEXT_PREFIX}embeddings.position_embeddings.weight"),
-                    "type_vocab_size": size(f"{TEXT_PREFIX}embeddings.token_type_embeddings.weight"),
-                }
-            ),
-            backbone=BackboneConfig(
-                embed_dim=size("backbone.patch_embed.proj.weight"),
-                depths=tuple(count(f"backbone.layers.{i}.blocks.") for i in stages),
-                num_heads=tuple(size(table, 1) for table in tables),
-                window_size=window,
-            ),
-            pixel_decoder=PixelDecoderConfig(
-                layers=count(PIXEL_LAYER_PREFIX.partition("*")[0]),
-                heads=heads,
-                ffn=size(f"{PIXEL_LAYER_PREFIX.replace('*', '0')}linear1.weight"),
-            ),
-            frame_decoder=FrameDecoderConfig(
-                queries=size(f"{FRAMES_PREFIX}query_feat.weight"),
-                layers=count(f"{FRAMES_PREFIX}transformer_ffn_layers."),
-                heads=heads,  # one value sets both in the release
-                ffn=size(f"{FRAMES_PREFIX}transformer_ffn_layers.0.linear1.weight"),
-            ),
-            motion=MotionConfig(
-                blocks=count(f"{VIDEO_PREFIX}enc_ffn."),
-                queries=size(f"{VIDEO_PREFIX}query_feat.weight"),
-                decoder_layers=count(f"{VIDEO_PREFIX}transformer_ffn_layers."),
-                heads=motion_heads or heads,
-                ffn=size(f"{VIDEO_PREFIX}transformer_ffn_layers.0.linear1.weight"),
-                contrast_size=size(f"{VIDEO_PREFIX}contrastive_embed.layers.2.weight"),
-            ),
-        )
-    )
+    width = size(f"{words}word_embeddings.weight", 1)
+    heads = size(f"{layers}0.self_attn.sampling_offsets.bias") // 24  # 3 levels x 4 points x 2 coordinates
+    sizes = {
+        "hidden_size": size(f"{frames}query_feat.weight", 1),
+        "language": {
+            "encoder": {
+                **ROBERTA_BASE,
+                "vocab_size": size(f"{words}word_embeddings.weight"),
+                "hidden_size": width,
+                "num_hidden_layers": count(f"{text}encoder.layer."),
+                "num_attention_heads": width // 64,  # which RoBERTa has in all sizes
+                "intermediate_size": size(f"{text}encoder.layer.0.intermediate.dense.weight"),
+                "max_position_embeddings": size(f"{words}position_embeddings.weight"),
+                "type_vocab_size": size(f"{words}token_type_embeddings.weight"),
+            }
+        },
+        "backbone": {
+            "embed_dim": size("backbone.patch_embed.proj.weight"),
+            "depths": [count(f"backbone.layers.{stage}.blocks.") for stage in stages],
+            "num_heads": [size(table(stage), 1) for stage in stages],
+            "window_size": (math.isqrt(size(table(0))) + 1) // 2,  # (2w - 1)^2 rows
+        },
+        "pixel_decoder": {"layers": count(layers), "heads": heads, "ffn": size(f"{layers}0.linear1.weight")},
+        "frame_decoder": {
+            "queries": size(f"{frames}query_feat.weight"),
+            "layers": count(f"{frames}transformer_ffn_layers."),
+            "heads": heads,  # one value sets both in the release
+            "ffn": size(f"{frames}transformer_ffn_layers.0.linear1.weight"),
+        },
+        "motion": {
+            "blocks": count(f"{video}enc_ffn."),
+            "queries": size(f"{video}query_feat.weight"),
+            "decoder_layers": count(f"{video}transformer_ffn_layers."),
+            "heads": motion_heads or heads,
+            "ffn": size(f"{video}transformer_ffn_layers.0.linear1.weight"),
+            "contrast_size": size(f"{video}contrastive_embed.layers.2.weight"),
+        },
+    }
+    return release_config(from_dict(ModelConfig, sizes, f"{where}: its model"))
 
 
 # --- there
@@ -245,19 +175,12 @@ def infer_config(state: Mapping[str, Tensor], motion_heads: int | None = None) -
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion found.
-
-    Attributes:
-        config: of the converted model.
-        parts: per part of the model, the number of tensors (of the release) and of parameters.
-        left_over: tensors that are not needed, counted by their name's kind, with the reason.
-        assumed: what the file does not say, and what was done about it; for people.
-    """
+    """What a conversion found."""
 
     config: ModelConfig
-    parts: dict[str, tuple[int, int]]
-    left_over: dict[str, tuple[int, str]]
+    rows: tuple[LoadedPart, ...]
     assumed: tuple[str, ...]
+    """What the file does not say, and what was done about it; for people."""
 
 
 def convert(
@@ -275,231 +198,101 @@ def convert(
         tokenizer: RoBERTa's, which the checkpoint lacks: a folder, a `tokenizer.json` or an id on the hub.
         motion_heads: as for `infer_config`.
         overwrite: replace a model that `out` holds.
-
-    Raises:
-        UserError: the file is no checkpoint of the release, or the tokeniser or the folder is not fit.
     """
-    _check_folder(out, overwrite)
+    target = output_folder(out)
+    if target.exists() and not is_vacant(target):
+        if not (target / CONFIG).is_file():
+            raise UserError(f"{out}: is not empty and holds no model; name a new folder")
+        check_model_folder(target)
+        if not overwrite:
+            raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
     state = _bare(read_tensors(checkpoint))
-    _check_kind(checkpoint, state)
-    try:
-        config = infer_config(state, motion_heads)
-    except UserError as error:
-        raise UserError(f"{checkpoint}: {error}") from None
+    if missing := [part for part, prefix in PARTS.items() if not any(key.startswith(prefix) for key in state)]:
+        names = f"it has no {', '.join(missing)}; its names begin with {some(list(state))}"
+        raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {names}")
+    config = infer_config(state, motion_heads, checkpoint)
     with torch.device("meta"):  # shapes alone; the weights come from the file
         model = build_model(config, checkpoint)
-    asked = as_release(model.state_dict())
-    _check_names(checkpoint, state, asked)
-    _check_shapes(checkpoint, state, asked)
-    used = {key: state[key] for key in asked}
-    rest = {key: value for key, value in state.items() if key not in used}
-    _check_left_overs(checkpoint, rest, config)
-    _check_windows(checkpoint, rest, config.backbone.window_size)
+    rest = {key: value for key, value in state.items() if _is_left_over(key)}
+    used = {key: value for key, value in state.items() if key not in rest}
+    check_match(checkpoint, used, as_release(model.state_dict()), "the checkpoint is not whole, or of another model")
     model.load_state_dict(from_release(as_float32(checkpoint, used)), assign=True)
-    text = TextTokenizer(config.language, _tokenizer(tokenizer, config.language.encoder["vocab_size"]))
+    words = _tokenizer(tokenizer, config)
+    bank = rest.get(BANK, torch.empty(0))
     card = Card(
         name=out.resolve().name,
         source=f"the authors' checkpoint {checkpoint.name}, converted",
-        data="MeViS, split train" if BANK in rest and len(rest[BANK]) == MEMORY_ROWS else None,
+        data="MeViS, split train" if bank.shape[:1] == (MEMORY_ROWS,) else None,
         limits=LIMITS,
     )
     with atomic_folder(out) as work:
-        save_model(model, text, work, card)
+        save_model(model, words, work, card)
         save_tensors(rest, work / EXTRA_STATE)
-    return ConversionReport(config, _parts(used), _extra(rest), _assumptions(config, used, motion_heads))
+    told: list[Told] = [
+        (part, "loaded", "", used[key]) for part, prefix in PARTS.items() for key in used if key.startswith(prefix)
+    ]
+    rows = grouped([*told, *left_out(rest, RELEASE, "")])
+    return ConversionReport(config, rows, _assumptions(config, used, motion_heads))
 
 
-def print_report(report: ConversionReport) -> None:
-    """The report as tables, to stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=120)
-    table = Table("part", "tensors", "parameters", "sizes")
-    for column in table.columns[1:3]:
-        column.justify = "right"
-    sizes = _sizes(report.config)
-    for name, (tensors, parameters) in report.parts.items():
-        table.add_row(name, str(tensors), f"{parameters:,}", sizes[name])
-    total = [sum(column) for column in zip(*report.parts.values(), strict=True)]
-    table.add_row("all", str(total[0]), f"{total[1]:,}", f"hidden size {report.config.hidden_size}", style="bold")
-    console.print(table)
-    if report.left_over:
-        rest = Table("left over", "tensors", "why it is not needed")
-        for name, (tensors, reason) in report.left_over.items():
-            rest.add_row(name, str(tensors), reason)
-        console.print(rest)
-    for line in report.assumed:
-        console.print(f"assumed: {line}", markup=False, highlight=False)
-
-
-def _sizes(config: ModelConfig) -> dict[str, str]:
-    """The sizes of each of `PARTS` in words."""
-    encoder, backbone, pixels = config.language.encoder, config.backbone, config.pixel_decoder
-    frames, motion = config.frame_decoder, config.motion
-    depths, heads = ("-".join(map(str, values)) for values in (backbone.depths, backbone.num_heads))
-    return {
-        "text encoder": f"{encoder['num_hidden_layers']} layers of {encoder['hidden_size']}, "
-        f"{encoder['num_attention_heads']} heads, vocabulary {encoder['vocab_size']}",
-        "resizer": f"{encoder['hidden_size']} to {config.hidden_size}",
-        "backbone": f"embedding {backbone.embed_dim}, depths {depths}, heads {heads}, window {backbone.window_size}",
-        "pixel decoder": f"{pixels.layers} layers, {pixels.heads} heads, ffn {pixels.ffn}",
-        "frame decoder": f"{frames.queries} queries, {frames.layers} layers, {frames.heads} heads, ffn {frames.ffn}",
-        "motion": f"{motion.blocks} blocks of window {motion.window}, {motion.queries} queries, "
-        f"{motion.decoder_layers} layers, {motion.heads} heads, ffn {motion.ffn}",
-    }
-
-
-def _check_folder(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a folder that cannot be written, or that holds anything but a model to overwrite."""
-    target = output_folder(out)
-    if not target.exists() or is_vacant(target):
-        return
-    names = {item.name for item in target.iterdir()}
-    foreign = names - set(FILES)
-    if foreign or CONFIG not in names:
-        raise UserError(f"{out}: holds {some(sorted(foreign or names))}, which is no model's; name a new folder")
-    check_model_folder(target)
-    if not overwrite:
-        raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
+def print_report(found: ConversionReport) -> None:
+    """A table and lines below it, to stdout."""
+    report(found.rows, "", stderr=False)
+    sizes = (f"{key} = {value}" for key, value in flat(to_dict(found.config)) if type(value) in (int, list))
+    print("sizes:", ", ".join(sizes))
+    for line in found.assumed:
+        print(f"assumed: {line}")
 
 
 def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without a prefix that all names share, as data-parallel training leaves; as it is if no name of the release
     comes out."""
-    own = {entry.theirs.partition(".")[0] for entry in TABLE}
+    own = {rule.left.partition(".")[0] for rule in RELEASE.rules}
     bare = state
     while len(first := {key.partition(".")[0] for key in bare}) == 1 and not first <= own and "" not in first:
         bare = {key.partition(".")[2]: value for key, value in bare.items()}
     return bare if first & own else state
 
 
-def _check_kind(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse another program's checkpoint, and one that lacks a whole part."""
-    missing = [
-        f"{prefix}* ({name})"
-        for name, prefix in PART_PREFIXES.items()
-        if not any(key.startswith(prefix) for key in state)
-    ]
-    heads = any(key.startswith("sem_seg_head.") for key in state)
-    if any(OWN.search(key) for key in state) or (heads and any(".res_gate." in key for key in state)):
-        if missing:
-            raise UserError(f"{path}: lacks {', '.join(missing)}; the checkpoint is not whole")
-        return
-    kinds = (kind for pattern, kind in FOREIGN_PREFIXES if any(re.match(pattern, key) for key in state))
-    if kind := next(kinds, None):
-        raise UserError(f"{path}: is not a DsHmp checkpoint but, by its names, {kind}")
-    raise UserError(f"{path}: is not a DsHmp checkpoint; its names begin with {some(list(state))}")
-
-
-def _check_names(path: Path, state: Mapping[str, Tensor], asked: Mapping[str, Tensor]) -> None:
-    """Whether every parameter that the model asks for is there, and nothing else but left-overs."""
-    missing = [key for key in asked if key not in state]
-    extra = [key for key in state if key not in asked and not _is_left_over(key)]
-    if extra:
-        lacks = f"lacks {some(missing)}, and " if missing else ""
-        near = difflib.get_close_matches(extra[0][:200], missing or list(asked), 1)
-        hint = f"; {extra[0]} may be {near[0]}" if near else ""
-        raise UserError(f"{path}: {lacks}has {some(extra)}, for which a DsHmp model of its sizes has no place{hint}")
-    if missing:
-        raise UserError(f"{path}: lacks {some(missing)}; the checkpoint is not whole")
-
-
-def _check_shapes(path: Path, state: Mapping[str, Tensor], asked: Mapping[str, Tensor]) -> None:
-    """Whether the parameters have the shapes that the model asks for."""
-    if wrong := [key for key, value in asked.items() if state[key].shape != value.shape]:
-        found, right = (list(tensors[wrong[0]].shape) for tensors in (state, asked))
-        raise UserError(f"{path}: {wrong[0]} has shape {found}, the other sizes ask {right} ({len(wrong)} such in all)")
-
-
-def _check_left_overs(path: Path, rest: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Whether a model of the release has a place for what is beside its parameters."""
-    fresh = _fresh(config, torch.device("meta"))
-    for key, value in rest.items():
-        if not _is_left_over(key):
-            raise UserError(f"{path}: {key} is no left-over of the release; delete the file, and it is made anew")
-        if key not in fresh:  # position_ids, which no code of theirs or ours reads
-            continue
-        asked = fresh[key]
-        rows = slice(1, None) if key == BANK else slice(None)  # as many as the training set has expressions
-        if value.ndim != asked.ndim or value.shape[rows] != asked.shape[rows]:
-            raise UserError(f"{path}: {key} has shape {list(value.shape)}, this model asks {list(asked.shape)}")
-        if value.is_floating_point() != asked.is_floating_point():
-            raise UserError(f"{path}: {key} holds {value.dtype}, this model asks {asked.dtype}")
-
-
-def _check_windows(path: Path, rest: Mapping[str, Tensor], window: int) -> None:
-    """Warn where the pixels of a window are numbered unlike Swin's, which the model ignores and the way back keeps."""
-    index = relative_position_index(window)
-    tables = {key: value for key, value in rest.items() if key.endswith("relative_position_index")}
-    if odd := [key for key, value in tables.items() if not torch.equal(value.to(torch.int64), index)]:
-        log.warning(
-            "%s: %s differ from Swin's for a window of %d, which is what the model uses", path, some(odd), window
-        )
-
-
 def _is_left_over(key: str) -> bool:
-    found = find(key, theirs=True)
-    return found is not None and not found[0].ours
+    found = RELEASE.find(key, left=True)
+    return found is not None and not found[0].right
 
 
-def _tokenizer(source: str | Path, vocabulary: int) -> "PreTrainedTokenizerFast":
-    """The tokeniser of a text encoder with so many tokens."""
-    try:
-        tokenizer = load_tokenizer(source)
-    except UserError as error:
-        raise UserError(f"{error}: --tokenizer FOLDER") from None
-    if (size := max(tokenizer.get_vocab().values()) + 1) != vocabulary:
+def _tokenizer(source: str | Path, config: ModelConfig) -> TextTokenizer:
+    tokenizer = load_tokenizer(source)
+    size, vocabulary = max(tokenizer.get_vocab().values()) + 1, config.language.encoder["vocab_size"]
+    if size != vocabulary:
         raise UserError(
             f"the tokeniser {str(source)!r} has {size} tokens, but the checkpoint's text encoder {vocabulary}; name a "
             "folder with the vocab.json and merges.txt that it was trained with: --tokenizer FOLDER"
         )
-    return tokenizer
-
-
-def _parts(used: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    sizes = {
-        name: [v.numel() for k, v in used.items() if k.startswith(prefix)] for name, prefix in PART_PREFIXES.items()
-    }
-    return {name: (len(values), sum(values)) for name, values in sizes.items()}
-
-
-def _extra(rest: Mapping[str, Tensor]) -> dict[str, tuple[int, str]]:
-    entries = [found[0] for key in rest if (found := find(key, theirs=True))]
-    return {entry.theirs: (number, entry.reason) for entry, number in Counter(entries).items()}
+    return TextTokenizer(config.language, tokenizer)
 
 
 def _assumptions(config: ModelConfig, used: Mapping[str, Tensor], motion_heads: int | None) -> tuple[str, ...]:
-    motion, static = config.motion, config.frame_decoder
-    lines = [f"motion.window = {motion.window} frames, the release's; the file does not show it"]
+    motion, heads = config.motion, config.frame_decoder.heads
+    lines = [f"motion.window = {motion.window} frames, frame_decoder.heads = {heads}, as the release sets them"]
     if motion_heads is None:
         lines.append(f"motion.heads = {motion.heads}, as in static perception; --motion-heads says otherwise")
-    lines.append(f"frame_decoder.heads = {static.heads}, as in the pixel decoder; one value sets both in the release")
     if other := sorted({str(value.dtype).removeprefix("torch.") for value in used.values()} - {"float32"}):
         lines.append(f"weights in {' and '.join(other)} are kept as float32")
-    if changed := _differing(config, release_config(ModelConfig())):
+    if changed := _differing(config, release_config(ModelConfig())).values():
         lines.append(f"it was trained with {', '.join(changed)}; if not, the checkpoint is not whole")
     return tuple(lines)
 
 
 # --- and back
 
-CARRIERS = (
-    "language.cues",
-    "backbone.language_fusion",
-    "backbone.temporal_window",
-    "frame_decoder.language",
-    "motion.window",
-    "motion.stages",
-    "motion.position",
-    "motion.displacement",
-    "readout.masks",
-)
+CARRIERS = """
+    language.cues backbone.language_fusion backbone.temporal_window frame_decoder.language motion.window motion.stages
+    motion.position motion.displacement readout.masks
+"""
 """Switches that decide which parameters there are, or that the release's code cannot follow."""
 
 
 def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
-    """Write a model as a checkpoint that the authors' code loads: `{"model": state}` under its names, in its order.
+    """Write a model as a checkpoint that the authors' code loads: `{"model": state}` under its names.
 
     What the release keeps beside the parameters comes from the model's left-overs, if it was converted, else it is
     made as a fresh model of theirs has it. Settings that differ without weights are told in a warning.
@@ -507,77 +300,54 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     Args:
         source: a model as for `load_model`.
         out: the file; safetensors if its name ends so, else torch's zip format.
-        overwrite: replace a file that is there.
-
-    Raises:
-        UserError: the model has parts that the authors' code cannot hold, or `out` exists or cannot be written.
+        overwrite: replace a file that this program wrote.
     """
     target = destination(out)
     if target.is_dir():
         raise UserError(f"{out}: is a folder; name a file")
-    if target.exists() and not _is_ours(target):
-        raise UserError(f"{out}: exists, and was not written by dshmp; name a new file")
+    check_owned(target.parent, [target.name])
     if target.exists() and not overwrite:
         raise UserError(f"{out}: exists already; name a new file, or replace it with --overwrite")
     folder = find_model(source)
-    config = load_config(folder / CONFIG)
-    _check_fit(folder, config)
     model, _ = load_model(folder)
-    state = as_release(model.state_dict()) | _beside(folder / EXTRA_STATE, config)
-    state = {key: state[key].contiguous() for key in sorted(state, key=release_order)}
-    if out.suffix == ".safetensors":
-        save_tensors(state, out, {AUTHOR: PROGRAM.decode()})
-        return
-    with atomic_write(out) as part:
-        torch.save({"model": state}, part)
-        with zipfile.ZipFile(part, "a") as file:
-            file.writestr(f"{file.namelist()[0].split('/')[0]}/{AUTHOR}", PROGRAM)  # torch wants it in its folder
-
-
-AUTHOR, PROGRAM = "author", b"dshmp"
-"""Says who wrote a file; whoever loads the tensors does not see it."""
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether `to_release` wrote this file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return bool((file.metadata() or {}).get(AUTHOR) == PROGRAM.decode())
-        with zipfile.ZipFile(path) as file:
-            return any(file.read(name) == PROGRAM for name in file.namelist() if name.endswith(f"/{AUTHOR}"))
-    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError):
-        return False
+    _check_fit(folder, model.config)
+    kept = load_tensors(folder / EXTRA_STATE) if (folder / EXTRA_STATE).exists() else {}
+    if foreign := [key for key in kept if not _is_left_over(key)]:
+        raise UserError(f"{folder / EXTRA_STATE}: {foreign[0]} is no left-over of the release; delete the file")
+    state = as_release(model.state_dict()) | _fresh(model.config) | kept
+    with owned_file(target.parent, target.name) as part:
+        if out.suffix == ".safetensors":
+            part.write_bytes(save(state))
+        else:
+            torch.save({"model": state}, part)
 
 
 def _check_fit(folder: Path, config: ModelConfig) -> None:
     """Refuse what the authors' code has no place for, and warn of what it will do otherwise."""
-    ours, theirs = (dict(flat(to_dict(item))) for item in (config, release_config(config)))
-    differing = [key for key in ours if ours[key] != theirs[key]]
-    blocked = [f"{key} = {ours[key]} (not {theirs[key]})" for key in differing if key in CARRIERS]
+    told = _differing(config, release_config(config))
+    blocked = [text for key, text in told.items() if key in CARRIERS.split()]
     heads, pixel_heads = config.frame_decoder.heads, config.pixel_decoder.heads
     if heads != pixel_heads:
-        blocked.append(f"frame_decoder.heads = {heads} (not {pixel_heads}, the pixel decoder's)")
+        blocked.append(f"frame_decoder.heads = {heads} (there {pixel_heads}, as in the pixel decoder)")
     if blocked:
         raise UserError(f"{folder}: the authors' code has no place for {', '.join(blocked)}")
     fixed = {"pixel_decoder.ffn", "motion.contrast_size", *(f"language.encoder.{key}" for key in ROBERTA_BASE)}
-    if changed := _differing(config, ModelConfig(), fixed):
+    changed = [text for key, text in _differing(config, ModelConfig()).items() if key in fixed]
+    if changed:
         log.warning("%s: the authors' code fixes %s; it has to be changed there", folder, ", ".join(changed))
-    silent = [f"{key} = {ours[key]} (there {theirs[key]})" for key in differing if key not in CARRIERS]
-    if silent:
-        log.warning("%s: the authors' code reads these weights by its own rules, not %s", folder, ", ".join(silent))
+    if told:
+        rules = ", ".join(told.values())
+        log.warning("%s: the authors' code reads these weights by its own rules, not %s", folder, rules)
 
 
-def _differing(ours: ModelConfig, theirs: ModelConfig, among: Container[str] | None = None) -> list[str]:
-    """The values that differ, of all or of those named `among`."""
+def _differing(ours: ModelConfig, theirs: ModelConfig) -> dict[str, str]:
+    """The values that differ, in words, by their names."""
     there = dict(flat(to_dict(theirs)))
-    return [
-        f"{key} = {value} (there {there[key]})"
+    return {
+        key: f"{key} = {value} (there {there[key]})"
         for key, value in flat(to_dict(ours))
-        if key in there and there[key] != value and (among is None or key in among)
-    ]
+        if key in there and there[key] != value
+    }
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -587,25 +357,11 @@ def relative_position_index(window: int) -> Tensor:
     return rows * (2 * window - 1) + columns
 
 
-def _fresh(config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
+def _fresh(config: ModelConfig) -> dict[str, Tensor]:
     """What the release keeps beside its parameters, as a fresh model of theirs has it."""
-    backbone = config.backbone
-    with device:
-        index = relative_position_index(backbone.window_size)
-        fresh = {
-            f"backbone.layers.{stage}.blocks.{block}.attn.relative_position_index": index.clone()  # files share none
-            for stage, depth in enumerate(backbone.depths)
-            for block in range(depth)
-        }
-        for name in ("criterion", "vita_criterion"):
-            fresh[f"{name}.empty_weight"] = torch.tensor([1.0, 0.1])
-        generator = torch.Generator().manual_seed(0) if device.type == "cpu" else None
-        fresh[BANK] = torch.randn(MEMORY_ROWS, config.motion.contrast_size, generator=generator)
-    return fresh
-
-
-def _beside(path: Path, config: ModelConfig) -> dict[str, Tensor]:
-    """What the release keeps beside its parameters: as converted, where that was kept, else as it starts."""
-    kept = load_tensors(path) if path.exists() else {}
-    _check_left_overs(path, kept, config)
-    return _fresh(config, torch.device("cpu")) | kept
+    window, depths = config.backbone.window_size, config.backbone.depths
+    blocks = [f"backbone.layers.{stage}.blocks.{i}" for stage, depth in enumerate(depths) for i in range(depth)]
+    fresh = {f"{block}.attn.relative_position_index": relative_position_index(window) for block in blocks}
+    fresh |= {f"{name}.empty_weight": torch.tensor([1.0, 0.1]) for name in ("criterion", "vita_criterion")}
+    generator = torch.Generator().manual_seed(0)
+    return fresh | {BANK: torch.randn(MEMORY_ROWS, config.motion.contrast_size, generator=generator)}

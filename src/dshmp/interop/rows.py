@@ -1,46 +1,76 @@
-"""What became of weights from elsewhere, said to people: one row per group of parameters, a table on stderr."""
+"""Weights from elsewhere into a part of a model, and what became of them: one row per group of parameters."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from dshmp.checkpoint import check_match
+from dshmp.interop.keymap import NameTable
+
+Fate = Literal["loaded", "fresh", "left out"]
+Told = tuple[str, Fate, str, Tensor]
+"""A tensor with its part, fate and reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LoadedPart:
-    """Parameters of one part that share a fate for the same reason."""
+    """Parameters of one part that share a fate for the same reason.
+
+    Loaded and fresh add up to the model, loaded and left out to the file, which may hold them split or packed.
+    """
 
     part: str
-    """`backbone`, `pixel_decoder`, `frame_decoder`, `language`, `motion` or `decoder`; for what is left out also the
-    name of a part that the model lacks."""
     tensors: int
-    """Of the model where loaded or fresh, of the file where left out; the file may hold them split or packed."""
     parameters: int
-    """Numbers in them. Loaded and fresh add up to the model, loaded and left out to the file."""
-    fate: Literal["loaded", "fresh", "left out"]
+    fate: Fate
     reason: str = ""
 
 
-def row(
-    part: str, tensors: Iterable[Tensor], fate: Literal["loaded", "fresh", "left out"], reason: str = ""
-) -> LoadedPart:
-    """The row of some tensors."""
-    sizes = [tensor.numel() for tensor in tensors]
-    return LoadedPart(part=part, tensors=len(sizes), parameters=sum(sizes), fate=fate, reason=reason)
+def load_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], fresh: Callable[[str], str | None], path: str | Path, advice: str
+) -> list[Told]:
+    """Load the weights; UserError, with `path` and `advice`, and nothing changed where they do not fit.
+
+    `fresh` says why a tensor of this name starts fresh; None where it must be among the weights.
+    """
+    own = module.state_dict()
+    whys = {key: fresh(key) for key in own}
+    check_match(path, weights, {key: own[key] for key, why in whys.items() if why is None}, advice)
+    module.load_state_dict(weights, strict=False)
+    return [(part(key), "fresh" if why else "loaded", why or "", own[key]) for key, why in whys.items()]
 
 
-def report(rows: Iterable[LoadedPart], title: str) -> None:
-    """Print the rows as a table on stderr."""
+def left_out(rest: Mapping[str, Tensor], names: NameTable, otherwise: str) -> list[Told]:
+    """What has no place here, with the table's reason or the one given."""
+    found = {key: names.find(key, left=True) for key in rest}
+    return [(part(key), "left out", rule[0].reason if rule else otherwise, rest[key]) for key, rule in found.items()]
+
+
+def part(name: str) -> str:
+    """The part that a name begins with."""
+    return name.partition(".")[0]
+
+
+def grouped(tensors: Iterable[Told]) -> tuple[LoadedPart, ...]:
+    """A row for all that share part, fate and reason."""
+    sizes: dict[tuple[str, Fate, str], list[int]] = defaultdict(list)
+    for name, fate, why, tensor in tensors:
+        sizes[name, fate, why].append(tensor.numel())
+    return tuple(LoadedPart(name, len(found), sum(found), fate, why) for (name, fate, why), found in sizes.items())
+
+
+def report(rows: Iterable[LoadedPart], title: str, stderr: bool = True) -> None:
+    """Print the rows as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="")
-    table.add_column("part")
-    for name in ("tensors", "parameters"):
-        table.add_column(name, justify="right")
-    table.add_column("fate")
-    table.add_column("reason")
+    table = Table("part", "tensors", "parameters", "fate", "reason", title=title, title_justify="left", title_style="")
+    for column in table.columns[1:3]:
+        column.justify = "right"
     for item in rows:
         table.add_row(item.part, f"{item.tensors:,}", f"{item.parameters:,}", item.fate, item.reason)
-    Console(stderr=True, markup=False, highlight=False).print(table)
+    Console(stderr=stderr, markup=False, highlight=False).print(table)

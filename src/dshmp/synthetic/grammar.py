@@ -13,10 +13,10 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
-from dshmp.synthetic.motions import CIRCLING, DIRECTIONS, OPPOSITE, Motion, reading
+from dshmp.synthetic.motions import DIRECTIONS, GROUPS, OPPOSITE, Motion, reading
 from dshmp.synthetic.shapes import Look
 
 Style = Literal["plain", "phrasing", "words"]
@@ -50,53 +50,34 @@ def fits(look: Look, static: Static) -> bool:
 
 def resolve(meaning: Meaning, looks: Sequence[Look], motions: Sequence[Motion]) -> Resolved:
     """Finds the objects that a meaning picks out of a clip."""
-    static = tuple(i for i, look in enumerate(looks) if fits(look, meaning.static))
-    if not meaning.claim:
-        return Resolved(static, static, ())
-    meant, doubtful = [], []
-    for i in static:
-        answer = reading(meaning.claim, motions[i])
-        if answer and meaning.other is not None:
-            other = motions[i].other
-            answer = other is not None and fits(looks[other], meaning.other)
-        if answer:
-            meant.append(i)
-        elif answer is None:
-            doubtful.append(i)
-    return Resolved(static, tuple(meant), tuple(doubtful))
+    answers: dict[int, bool | None] = {}
+    for i, (look, motion) in enumerate(zip(looks, motions, strict=True)):
+        if fits(look, meaning.static):
+            answers[i] = reading(meaning.claim, motion) if meaning.claim else True
+            if answers[i] and meaning.other is not None:
+                answers[i] = motion.other is not None and fits(looks[motion.other], meaning.other)
+    meant, doubtful = (tuple(i for i, each in answers.items() if each is answer) for answer in (True, None))
+    return Resolved(tuple(answers), meant, doubtful)
 
 
 # --- Words. In each entry the words after the bar are held out of training. ---
 
-NOUNS = {
-    "disc": "disc,circle,ball|orb",
-    "square": "square,box|block",
-    "triangle": "triangle|wedge",
-    "star": "star|asterisk",
-    "heart": "heart|valentine",
-    "crescent": "crescent,moon|sickle",
-    "arrow": "arrow,pointer|dart",
-    "cross": "cross,plus|crucifix",
-    "ring": "ring,donut|hoop",
-    "hexagon": "hexagon|nut",
-}
+
+def _table(text: str) -> dict[str, str]:
+    return dict(entry.split("=") for entry in text.split())
+
+
+NOUNS = _table("""
+    disc=disc,circle,ball|orb square=square,box|block triangle=triangle|wedge star=star|asterisk
+    heart=heart|valentine crescent=crescent,moon|sickle arrow=arrow,pointer|dart cross=cross,plus|crucifix
+    ring=ring,donut|hoop hexagon=hexagon|nut
+""")
+ADJECTIVES = _table("""
+    red=red|scarlet orange=orange|amber yellow=yellow|golden green=green|emerald cyan=cyan,turquoise|aqua
+    blue=blue|navy purple=purple,violet|lilac white=white,pale|ivory plain=plain|unpatterned striped=striped|banded
+    spotted=spotted,dotted|freckled checked=checked,checkered|chequered small=small,little|tiny large=big,large|huge
+""")
 GENERIC = "object,thing,one,shape|item"
-ADJECTIVES = {
-    "red": "red|scarlet",
-    "orange": "orange|amber",
-    "yellow": "yellow|golden",
-    "green": "green|emerald",
-    "cyan": "cyan,turquoise|aqua",
-    "blue": "blue|navy",
-    "purple": "purple,violet|lilac",
-    "white": "white,pale|ivory",
-    "plain": "plain|unpatterned",
-    "striped": "striped|banded",
-    "spotted": "spotted,dotted|freckled",
-    "checked": "checked,checkered|chequered",
-    "small": "small,little|tiny",
-    "large": "big,large|huge",
-}
 SIDES = {
     "left": "left,to the left,leftwards,towards the left|leftward",
     "right": "right,to the right,rightwards,towards the right|rightward",
@@ -141,61 +122,53 @@ PREDICATES = {
     "part": "*move away from {x};*part from {x};*get away from {x};*go away from {x}|*flee {x}",
     "orbit": "*orbit {x};*circle around {x};*go around {x};*run around {x}|*revolve around {x}",
 }
-TWO = (
-    "*move {a} then {b};*go {a} and then {b};*move {a} and then *go {b};first *go {a} then {b};"
-    "*head {a} then *turn {b};*go {b} after moving {a};*move {b} after going {a};*go {a} before turning {b}"
-    "|*proceed {a} then {b};*glide {a} then {b}"
-)
-THERE_AND_BACK = ";*move {a} and *come back;*go {a} and then *return;*turn back after going {a}|"
-STOP = (
-    "*move {a} then *stop;*go {a} and then *stop;*stop after moving {a};*move {a} and *come to rest;"
-    "*head {a} then *stay still|*move {a} then *halt;*go {a} and *halt"
-)
-WAIT = (
-    "*wait then *move {a};*stay still then *go {a};*move {a} after waiting;*rest and then *head {a};"
-    "*wait before going {a}|*linger then *move {a}"
-)
-THREE_PHASES = (
-    "*move {a} then {b} then {c};*go {a} and {b} and then {c};first *go {a} then {b} then {c}"
-    "|*proceed {a} then {b} then {c}"
-)
-BACK_AND_FORTH = THREE_PHASES.replace("|", ";*go {a} and back and {a} again;*move {a} then {b} then {a} again|")
-ENTER = "*come in from the {edge};*enter from the {edge};*enter moving {a};*come into view from the {edge}"
-ENTER += "|*arrive from the {edge}"
-LEAVE = "*leave to the {edge};*exit on the {edge};*leave moving {a};*go out of view on the {edge}"
-LEAVE += "|*depart to the {edge}"
-DASH = "*dash {a};*dart {a};suddenly *move {a};quickly *dash {a};*make a quick dash {a}|*bolt {a};*zip {a}"
 TOGETHER = {
     "meet": "*meet;*come together;*meet each other;*approach each other|*converge",
     "part": "*move apart;*part;*get away from each other;*go apart|*diverge",
 }
+_TWO = (
+    "*move {a} then {b};*go {a} and then {b};*move {a} and then *go {b};first *go {a} then {b};"
+    "*head {a} then *turn {b};*go {b} after moving {a};*move {b} after going {a};*go {a} before turning {b}"
+    "|*proceed {a} then {b};*glide {a} then {b}"
+)
+_THREE = (
+    "*move {a} then {b} then {c};*go {a} and {b} and then {c};first *go {a} then {b} then {c}"
+    "|*proceed {a} then {b} then {c}"
+)
+DIRECTED = {  # by the group of programs
+    "turn": _TWO,
+    "turn back": _TWO.replace("|", ";*move {a} and *come back;*go {a} and then *return;*turn back after going {a}|"),
+    "stop": "*move {a} then *stop;*go {a} and then *stop;*stop after moving {a};*move {a} and *come to rest;"
+    "*head {a} then *stay still|*move {a} then *halt;*go {a} and *halt",
+    "wait": "*wait then *move {a};*stay still then *go {a};*move {a} after waiting;*rest and then *head {a};"
+    "*wait before going {a}|*linger then *move {a}",
+    "three": _THREE,
+    "to and fro": _THREE.replace("|", ";*go {a} and back and {a} again;*move {a} then {b} then {a} again|"),
+    "enter": "*come in from the {edge};*enter from the {edge};*enter moving {a};*come into view from the {edge}"
+    "|*arrive from the {edge}",
+    "leave": "*leave to the {edge};*exit on the {edge};*leave moving {a};*go out of view on the {edge}"
+    "|*depart to the {edge}",
+    "dash": "*dash {a};*dart {a};suddenly *move {a};quickly *dash {a};*make a quick dash {a}|*bolt {a};*zip {a}",
+}
 
 # Sentence frames. {n} noun phrase, {s} "moves left", {g} "moving left", {m} "move left". Held-out after the bar.
-FRAMES = (
-    "the {n} {g};the {n} {g};{n} {g};a {n} {g};the {n} that {s};the {n} which {s};the {n} that {s};{n} that {s};"
-    "which {n} {s};find the {n} that {s};the {n} {s};the {n} is {g};{g} : the {n};find the {n} {g}"
+FRAMES = {
+    "object": "the {n} {g};the {n} {g};{n} {g};a {n} {g};the {n} that {s};the {n} which {s};the {n} that {s};"
+    "{n} that {s};which {n} {s};find the {n} that {s};the {n} {s};the {n} is {g};{g} : the {n};find the {n} {g}"
     "|find the one {g} : the {n};the {n} : it is the one that {s};that {n} is {g};it {s} : the {n};"
-    "a {n} which is {g};which is the {n} that {s}"
-)
-FRAMES_MOTION = (
-    "{m};{g};the one {g};the one that {s};which one {s};find the one that {s};the thing that {s};"
+    "a {n} which is {g};which is the {n} that {s}",
+    "motion": "{m};{g};the one {g};the one that {s};which one {s};find the one that {s};the thing that {s};"
     "the object {g};the shape that {s};what {s};it {s}"
-    "|that thing is {g};it is the one that {s};find what {s};which is the one {g};it is {g}"
-)
-FRAMES_STATIC = (
-    "the {n};{n};a {n};find the {n};the {n};which one is the {n};the only {n}"
-    "|it is the {n};that one : the {n};find the one that is the {n}"
-)
-FRAMES_MANY = (
-    "the {ns} {g};the {ns} that {m};all {ns} {g};all the {ns} that {m};{ns} {g};find the {ns} that {m};"
+    "|that thing is {g};it is the one that {s};find what {s};which is the one {g};it is {g}",
+    "static": "the {n};{n};a {n};find the {n};the {n};which one is the {n};the only {n}"
+    "|it is the {n};that one : the {n};find the one that is the {n}",
+    "objects": "the {ns} {g};the {ns} that {m};all {ns} {g};all the {ns} that {m};{ns} {g};find the {ns} that {m};"
     "the {count} {ns} {g};the {count} {ns} that {m};{count} {ns} {g};{both} {ns} that {m};{both} {ns} {g};"
     "the {ns} are {g};they {m} : the {ns}"
-    "|which are the {ns} that {m};find all {ns} {g};{g} : all the {ns};the {ns} : they {m};they are {g} : all {ns}"
-)
-FRAMES_MANY_STATIC = (
-    "the {ns};all {ns};{ns};find the {ns};the {count} {ns};{both} {ns};all the {ns};every {n}"
-    "|which are the {ns};they are the {ns}"
-)
+    "|which are the {ns} that {m};find all {ns} {g};{g} : all the {ns};the {ns} : they {m};they are {g} : all {ns}",
+    "statics": "the {ns};all {ns};{ns};find the {ns};the {count} {ns};{both} {ns};all the {ns};every {n}"
+    "|which are the {ns};they are the {ns}",
+}
 COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 
 # Combinations of colour, shape and claim that training never words together.
@@ -217,11 +190,12 @@ def held_out(meaning: Meaning) -> bool:
 
 def _options(entry: str, separator: str, held: bool) -> list[str]:
     plain, _, new = entry.partition("|")
-    return [option for option in (new if held else plain).split(separator) if option]
+    return (new if held else plain).split(separator)
 
 
-GERUNDS = {"stop": "stopping", "spin": "spinning", "hop": "hopping", "get": "getting", "run": "running"}
-GERUNDS |= {"drop": "dropping", "zip": "zipping", "flee": "fleeing", "sit": "sitting", "come": "coming"}
+_GERUNDS = _table("stop=stopping spin=spinning hop=hopping get=getting run=running drop=dropping zip=zipping")
+_GERUNDS |= _table("flee=fleeing sit=sitting")
+_PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses"}
 
 
 def inflect(predicate: str, form: Form) -> str:
@@ -233,12 +207,9 @@ def inflect(predicate: str, form: Form) -> str:
             return verb
         if form == "third":
             return verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "z", "o")) else "s")
-        return GERUNDS.get(verb) or (verb[:-1] if verb.endswith("e") else verb) + "ing"
+        return _GERUNDS.get(verb) or verb.removesuffix("e") + "ing"
 
     return re.sub(r"\*([a-z]+)", one, predicate)
-
-
-PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses"}
 
 
 class Wording:
@@ -255,99 +226,65 @@ class Wording:
     def noun_phrase(self, static: Static, plural: bool = False) -> str:
         """ "small red striped disc", without article."""
         values = dict(static)
-        noun = self.pick(NOUNS[values["shape"]]) if "shape" in values else self.pick(GENERIC)
+        noun = self.pick(NOUNS[values["shape"]] if "shape" in values else GENERIC)
         if plural:
-            noun = PLURALS.get(noun, noun + "s")
+            noun = _PLURALS.get(noun, noun + "s")
         order = ("size", "colour", "texture") if self.rng.random() < 0.6 else ("size", "texture", "colour")
-        words = [self.pick(ADJECTIVES[values[name]]) for name in order if name in values]
-        return " ".join([*words, noun])
+        return " ".join([*(self.pick(ADJECTIVES[values[name]]) for name in order if name in values), noun])
 
     def predicate(self, claim: str, other: Static | None, plural: bool) -> str:
         """A predicate for a claim, its verbs still marked with *."""
+        entry = TOGETHER.get(claim) if plural and other is None else None
+        entry = entry or PREDICATES.get(claim)
+        entry = entry or next(DIRECTED[group] for group, programs in GROUPS.items() if claim in programs)
+        template = self.pick(entry, ";")
         phases = [phase for phase in re.split("[> ]", claim) if phase in DIRECTIONS]
-        template = self.pick(_templates(claim, together=plural and other is None), ";")
         names = dict(zip("abc", (self.pick(SIDES[phase]) for phase in phases), strict=False))
-        if "{a} again" in template or template.count("{a}") > 1:
+        if template.count("{a}") > 1:
             names["a"] = phases[0]
-        if claim.startswith("enter "):
-            names["edge"] = EDGES[OPPOSITE[phases[0]]]
-        elif claim.startswith("leave "):
-            names["edge"] = EDGES[phases[0]]
+        if claim.startswith(("enter ", "leave ")):
+            names["edge"] = EDGES[OPPOSITE[phases[0]] if claim.startswith("enter ") else phases[0]]
         if other is not None:
             names["x"] = f"the {self.noun_phrase(other)}"
         return template.format(**names)
-
-
-def _templates(claim: str, together: bool) -> str:
-    if together and claim in TOGETHER:
-        return TOGETHER[claim]
-    if claim in PREDICATES:
-        return PREDICATES[claim]
-    if claim.endswith(">stop"):
-        return STOP
-    if claim.startswith("wait>"):
-        return WAIT
-    phases = claim.split(">")
-    if len(phases) == 3:
-        return BACK_AND_FORTH if phases[1] == OPPOSITE[phases[0]] else THREE_PHASES
-    if len(phases) == 2:
-        return TWO.replace("|", THERE_AND_BACK) if phases[1] == OPPOSITE[phases[0]] else TWO
-    return {"enter": ENTER, "leave": LEAVE, "dash": DASH}[claim.split()[0]]
 
 
 def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain") -> str:
     """Words a meaning that picks out `count` objects (0: an absent one, worded as if one were there)."""
     wording = Wording(rng, held_words=style == "words")
     many = count > 1
-    if meaning.claim:
-        frames = FRAMES_MANY if many else FRAMES_MOTION if not meaning.static else FRAMES
-        if not many and not meaning.static and rng.random() < 0.2:
-            frames = FRAMES  # "the object that moves left"
-    else:
-        frames = FRAMES_MANY_STATIC if many else FRAMES_STATIC
+    if many:
+        frames = FRAMES["objects" if meaning.claim else "statics"]
+    elif not meaning.claim:
+        frames = FRAMES["static"]
+    else:  # without static words still now and then "the object that moves left"
+        frames = FRAMES["object" if meaning.static or rng.random() < 0.2 else "motion"]
     choices = _options(frames, ";", held=style == "phrasing")
-    if count != 2:
-        choices = [frame for frame in choices if "{both}" not in frame]
-    frame = rng.choice(choices)
+    frame = rng.choice([each for each in choices if count == 2 or "{both}" not in each])
     names = {"n": wording.noun_phrase(meaning.static), "count": COUNTS.get(count, ""), "both": "both"}
     if many:
         names["ns"] = wording.noun_phrase(meaning.static, plural=True)
     if meaning.claim:
         predicate = wording.predicate(meaning.claim, meaning.other, many)
-        names |= {"m": inflect(predicate, "base"), "s": inflect(predicate, "third")}
-        names["g"] = inflect(predicate, "gerund")
-    text = frame.format(**names).replace(" :", ":")
-    text = re.sub(r"\ba (?=[aeio])", "an ", text)
-    if meaning.claim in CIRCLING and style == "plain" and rng.random() < 0.2:
+        names |= {key: inflect(predicate, form) for key, form in zip("msg", FORMS, strict=True)}
+    text = re.sub(r"\ba (?=[aeio])", "an ", frame.format(**names).replace(" :", ":"))
+    if meaning.claim in GROUPS["circle"] and style == "plain" and rng.random() < 0.2:
         text = text.replace("counterclockwise", "counter-clockwise")
     dressing = rng.random()
-    if dressing < 0.12:
-        text = text[0].upper() + text[1:]
-    elif dressing < 0.16:
-        text = text[0].upper() + text[1:] + "."
-    elif dressing < 0.17:
-        text = text.upper()
-    return text
+    if dressing < 0.16:
+        text = text[0].upper() + text[1:] + "." * (dressing >= 0.12)
+    return text.upper() if 0.16 <= dressing < 0.17 else text
 
 
-@lru_cache(maxsize=1)
+@cache
 def known_words() -> frozenset[str]:
     """All words that plain wordings are made of (the vocabulary of training)."""
-    predicates = (*PREDICATES.values(), *TOGETHER.values(), TWO.replace("|", THERE_AND_BACK), STOP, WAIT)
-    templates = ";".join(
-        entry.partition("|")[0] for entry in (*predicates, THREE_PHASES, BACK_AND_FORTH, ENTER, LEAVE, DASH)
-    )
+    tables = (NOUNS, ADJECTIVES, SIDES, PREDICATES, TOGETHER, DIRECTED, FRAMES)
+    entries = [GENERIC, *(entry for table in tables for entry in table.values())]
+    plain = ";".join(entry.partition("|")[0] for entry in entries)
     nouns = [noun for entry in (*NOUNS.values(), GENERIC) for noun in _options(entry, ",", held=False)]
-    others = [o for entry in (*ADJECTIVES.values(), *SIDES.values()) for o in _options(entry, ",", held=False)]
-    frames = (FRAMES, FRAMES_MOTION, FRAMES_STATIC, FRAMES_MANY, FRAMES_MANY_STATIC)
-    text = " ".join(
-        [
-            *(inflect(templates, form) for form in FORMS),
-            *(frame.partition("|")[0] for frame in frames),
-            *(PLURALS.get(noun, noun + "s") for noun in nouns),
-            *(*nouns, *others, *EDGES.values(), *COUNTS.values(), "both", "an"),
-        ]
-    )
+    words = [*(inflect(plain, form) for form in FORMS), *(_PLURALS.get(noun, noun + "s") for noun in nouns)]
+    text = " ".join([*words, *EDGES.values(), *COUNTS.values(), "both", "an"])
     return frozenset(re.findall("[a-z]+", re.sub(r"\{[a-z]+\}", " ", text)))
 
 

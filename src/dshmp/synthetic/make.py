@@ -1,9 +1,9 @@
 """Draws clips and writes a synthetic data set in the on-disk layout of MeViS.
 
-    <root>/synthetic.json                                  settings and counts
-    <root>/<split>/JPEGImages/<video>/<00000>.jpg       frames
-    <root>/<split>/meta_expressions.json                {"videos": {video: {...}}}
-    <root>/<split>/mask_dict.json                       {anno_id: [COCO RLE or null per frame]}
+    <root>/synthetic.json                             settings and counts
+    <root>/<split>/JPEGImages/<video>/<00000>.jpg     frames
+    <root>/<split>/meta_expressions.json              {"videos": {video: {...}}}
+    <root>/<split>/mask_dict.json                     {anno_id: [COCO RLE or null per frame]}
 
 Splits are train, valid_u and test. Beside MeViS's keys, an expression has "subsets", "static_ids" (objects that fit
 the static words alone), "motion" (what it claims) and "pair" (shared by the two sides of a direction pair), and a
@@ -16,7 +16,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from dshmp.errors import UserError
 from dshmp.files import atomic_folder, is_vacant, output_folder, regular
 from dshmp.processes import worker_pool
 from dshmp.synthetic.grammar import resolve
-from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Expression, Item, plan_clip, reversed_motion
+from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Item, Sentence, plan_clip
 from dshmp.synthetic.render import render
 
 VERSION = 1
 QUALITY = 92  # of the JPEG files
+CHUNK = 20  # clips that a process makes at a time
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Clip:
     frames: np.ndarray
     masks: np.ndarray
     items: tuple[Item, ...]
-    expressions: tuple[Expression, ...]
+    expressions: tuple[Sentence, ...]
 
 
 # --- Drawing ---
@@ -57,80 +59,42 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
     split: one of SPLITS; only "test" has held-out wordings.
     """
     plan = plan_clip(seed, family, split)
-    frames, masks = render(
-        [item.look for item in plan.items],
-        list(plan.tracks),
-        [item.across for item in plan.items],
-        plan.height,
-        plan.width,
-        np.random.default_rng([seed, 2]),
-    )
+    frames, masks = render(plan, np.random.default_rng([seed, 2]))
     return Clip(plan.family, frames, masks, plan.items, plan.expressions)
 
 
 def time_reversed(clip: Clip) -> Clip:
     """The same clip backwards in time: same pixels, same sentences, now meaning the objects that they fit."""
-    items = tuple(replace(item, motion=reversed_motion(item.motion)) for item in clip.items)
+    items = tuple(item.reversed for item in clip.items)
     looks, moves = [item.look for item in items], [item.motion for item in items]
-    expressions = tuple(
-        replace(expression, meant=resolve(expression.meaning, looks, moves).meant) for expression in clip.expressions
-    )
-    return Clip(clip.family, clip.frames[::-1], clip.masks[:, ::-1], items, expressions)
+    sentences = tuple(replace(each, meant=resolve(each.meaning, looks, moves).meant) for each in clip.expressions)
+    return Clip(clip.family, clip.frames[::-1], clip.masks[:, ::-1], items, sentences)
 
 
 # --- Writing ---
 
 
-def _encode(clip: Clip) -> tuple[list[bytes], list[list[dict[str, Any] | None]]]:
-    """JPEG files of the frames, and per object one COCO RLE (or None where not visible) per frame."""
-    files = []
-    for frame in clip.frames:
-        done, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        if not done:
-            raise ValueError("OpenCV could not encode a frame")
-        files.append(data.tobytes())
-    count, frames = clip.masks.shape[:2]
-    # (K, T, H, W) -> (H, W, K*T), each mask column by column as COCO wants it
-    flat = clip.masks.reshape(count * frames, *clip.masks.shape[2:]).view(np.uint8)
-    codes = coco.encode(np.asfortranarray(flat.transpose(1, 2, 0)))
-    seen = flat.reshape(count * frames, -1).max(axis=1) > 0
-    rles = [
-        {"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} if shown else None
-        for code, shown in zip(codes, seen, strict=True)
-    ]
-    return files, [rles[k * frames : (k + 1) * frames] for k in range(count)]
+def _rles(masks: np.ndarray) -> list[dict[str, Any] | None]:
+    """COCO RLE of masks (T, H, W), None where nothing is visible."""
+    codes = coco.encode(np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0)))
+    rles = [{"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes]
+    return [rle if seen else None for rle, seen in zip(rles, np.any(masks, axis=(1, 2)), strict=True)]
 
 
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
     """The video's entry in meta_expressions.json; its first object has annotation id `anno`."""
-    base = video.removesuffix("_r")
-    expressions = {}
-    for number, expression in enumerate(clip.expressions):
-        expressions[str(number)] = {
-            "exp": expression.text,
-            "obj_id": list(expression.meant),
-            "anno_id": [anno + i for i in expression.meant],
-            "subsets": list(expression.subsets),
-            "static_ids": list(expression.static),
-            "motion": expression.meaning.claim,
-        }
-        if "direction pairs" in expression.subsets:
-            expressions[str(number)]["pair"] = f"{base}-{number}"
     objects = {
-        str(i): {
-            "anno_id": anno + i,
-            **{name: getattr(item.look, name) for name in ("shape", "colour", "texture", "size")},
-            "motion": item.motion.name,
-        }
-        for i, item in enumerate(clip.items)
+        i: {"anno_id": anno + i, **asdict(item.look), "motion": item.motion.name} for i, item in enumerate(clip.items)
     }
-    return {
-        "frames": [f"{t:05d}" for t in range(len(clip.frames))],
-        "expressions": expressions,
-        "objects": objects,
-        "size": list(clip.frames.shape[1:3]),
-        "family": clip.family,
-    }
+    expressions: dict[int, dict[str, Any]] = {}
+    for number, sentence in enumerate(clip.expressions):
+        meant = {"obj_id": sentence.meant, "anno_id": [anno + i for i in sentence.meant]}
+        told = {"subsets": sentence.subsets, "static_ids": sentence.static, "motion": sentence.meaning.claim}
+        expressions[number] = {"exp": sentence.text, **meant, **told}
+        if "direction pairs" in sentence.subsets:
+            expressions[number]["pair"] = f"{video.removesuffix('_r')}-{number}"
+    frames, size = [f"{t:05d}" for t in range(len(clip.frames))], clip.frames.shape[1:3]
+    return {"frames": frames, "expressions": expressions, "objects": objects, "size": size, "family": clip.family}
 
 
 def clip_seed(seed: int, split: str, index: int) -> int:
@@ -138,31 +102,23 @@ def clip_seed(seed: int, split: str, index: int) -> int:
     return int(np.random.SeedSequence([seed, SPLITS.index(split), index]).generate_state(1, np.uint64)[0])
 
 
-def _write_clips(
-    folder: str, split: str, seed: int, family: str | None, start: int, stop: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draws and writes the clips start..stop-1 of a split (time reversals included); returns their JSON entries."""
+def _write_clip(folder: Path, split: str, seed: int, family: str, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draws a clip and writes its frames, and those of its time reversal where it has one; returns their entries in
+    meta_expressions.json and in mask_dict.json."""
+    clip, video = make_clip(clip_seed(seed, split, index), family, split), f"{split[0]}{index:06d}"
+    versions = {video: clip} | ({f"{video}_r": time_reversed(clip)} if clip.family == "pairs" else {})
     videos: dict[str, Any] = {}
     masks: dict[str, Any] = {}
-    for index in range(start, stop):
-        clip = make_clip(clip_seed(seed, split, index), family or SCHEDULE[index % len(SCHEDULE)], split)
-        files, rles = _encode(clip)
-        video = f"{split[0]}{index:06d}"
-        versions = [(video, clip, files, rles)]
-        if clip.family == "pairs":
-            versions.append((f"{video}_r", time_reversed(clip), files[::-1], [codes[::-1] for codes in rles]))
-        for number, (name, version, images, codes_per_object) in enumerate(versions):
-            anno = (2 * index + number) * 10
-            videos[name] = _entry(version, name, anno)
-            masks |= {str(anno + i): codes for i, codes in enumerate(codes_per_object)}
-            target = Path(folder, split, "JPEGImages", name)
-            target.mkdir(parents=True)
-            for t, data in enumerate(images):
-                Path(target, f"{t:05d}.jpg").write_bytes(data)
+    for number, (name, version) in enumerate(versions.items()):
+        anno = (2 * index + number) * 10
+        videos[name] = _entry(version, name, anno)
+        masks |= {str(anno + i): _rles(of_object) for i, of_object in enumerate(version.masks)}
+        target = folder / "JPEGImages" / name
+        target.mkdir()
+        for t, frame in enumerate(version.frames):
+            _, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+            Path(target, f"{t:05d}.jpg").write_bytes(data.tobytes())
     return videos, masks
-
-
-CHUNK = 20  # clips per job
 
 
 def make_synthetic(
@@ -176,8 +132,8 @@ def make_synthetic(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
-    """Writes a synthetic data set of `train` + `valid` + `test` clips (and the time
-    reversals of the direction pairs, 15 % more).
+    """Writes a synthetic data set of `train` + `valid` + `test` clips (and the time reversals of the direction pairs,
+    15 % more).
 
     A clip of about 88 x 112 pixels takes about 85 kB on disk, 6,600 clips 570 MB. family: of all clips, one of
     FAMILIES, or None for those of SCHEDULE in turn. progress(done, total) is called as clips are done. Returns False,
@@ -192,66 +148,39 @@ def make_synthetic(
     if os.path.lexists(target) and not is_vacant(target):
         _check_same(root, settings)
         return False
-    with atomic_folder(root) as work:
-        jobs = [
-            (str(work), split, seed, family, start, min(start + CHUNK, count))
-            for split, count in zip(SPLITS, (train, valid, test), strict=True)
-            for start in range(0, count, CHUNK)
-        ]
-        counts = _run(work, jobs, train + valid + test, workers, progress)
-        work.joinpath("synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
+    counts: dict[str, Any] = {}
+    done, total = 0, train + valid + test
+    with atomic_folder(root) as work, worker_pool(workers) as pool:
+        for split, count in zip(SPLITS, (train, valid, test), strict=True):
+            (work / split / "JPEGImages").mkdir(parents=True)
+            families = [family or SCHEDULE[index % len(SCHEDULE)] for index in range(count)]
+            videos: dict[str, Any] = {}
+            masks: dict[str, Any] = {}
+            make = partial(_write_clip, work / split, split, seed)
+            for entries, codes in pool.map(make, families, range(count), chunksize=CHUNK):
+                videos |= entries
+                masks |= codes
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            (work / split / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
+            (work / split / "mask_dict.json").write_text(json.dumps(masks))
+            subsets = [each["subsets"] for video in videos.values() for each in video["expressions"].values()]
+            found = Counter(subset for names in subsets for subset in names)
+            of_subsets = {subset: found[subset] for subset in SUBSETS}
+            counts[split] = {"videos": len(videos), "expressions": len(subsets), "subsets": of_subsets}
+        (work / "synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
     return True
 
 
-def _run(
-    root: Path,
-    jobs: list[tuple[str, str, int, str | None, int, int]],
-    total: int,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, Any]:
-    """Runs the jobs, writes the JSON files of each split, and returns the counts per split."""
-    videos: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-    masks: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-    done = 0
-    for split in SPLITS:
-        root.joinpath(split, "JPEGImages").mkdir(parents=True)
-    with worker_pool(workers) as pool:
-        for job, (made, codes) in zip(jobs, pool.map(_write_clips, *zip(*jobs, strict=True)), strict=True):
-            videos[job[1]] |= made
-            masks[job[1]] |= codes
-            done += job[5] - job[4]
-            if progress is not None:
-                progress(done, total)
-    for split in SPLITS:
-        root.joinpath(split, "meta_expressions.json").write_text(json.dumps({"videos": videos[split]}))
-        root.joinpath(split, "mask_dict.json").write_text(json.dumps(masks[split]))
-    return {split: count(videos[split]) for split in SPLITS}
-
-
-def count(videos: dict[str, Any]) -> dict[str, Any]:
-    """Videos, expressions, and expressions per subset, of the "videos" of a meta_expressions.json."""
-    expressions = [e for video in videos.values() for e in video["expressions"].values()]
-    subsets = Counter(subset for expression in expressions for subset in expression["subsets"])
-    return {
-        "videos": len(videos),
-        "expressions": len(expressions),
-        "subsets": {subset: subsets[subset] for subset in SUBSETS},
-    }
-
-
 def _check_same(root: Path, settings: dict[str, Any]) -> None:
+    advice = "remove it or choose another folder"
     try:
         with open(root / "synthetic.json", encoding="utf-8", opener=regular) as file:
             found = json.load(file)
     except (OSError, ValueError):
-        raise UserError(
-            f"{root} exists and is not a complete synthetic data set: remove it or choose another folder"
-        ) from None
-    differing = [name for name, value in settings.items() if found.get(name) != value]
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"{root} holds a synthetic data set with {name} {found.get(name)}, not {settings[name]}: "
-            "remove it or choose another folder"
-        )
+        raise UserError(f"{root} exists and is not a complete synthetic data set: {advice}") from None
+    for name, value in settings.items():
+        if found.get(name) != value:
+            told = f"{name} {found.get(name)}, not {value}"
+            raise UserError(f"{root} holds a synthetic data set with {told}: {advice}")

@@ -9,49 +9,53 @@ expression is only used where nobody could disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
+ACROSS = {a: ("up", "down") if a in ("left", "right") else ("left", "right") for a in DIRECTIONS}
 
-STEADY = tuple(DIRECTIONS)
-TURNING = tuple(f"{a}>{b}" for a in DIRECTIONS for b in DIRECTIONS if b not in (a, OPPOSITE[a]))
-TURNING_BACK = tuple(f"{a}>{OPPOSITE[a]}" for a in DIRECTIONS)
-STOPPING = tuple(f"{a}>stop" for a in DIRECTIONS)
-WAITING = tuple(f"wait>{a}" for a in DIRECTIONS)
-TO_AND_FRO = tuple(f"{a}>{OPPOSITE[a]}>{a}" for a in DIRECTIONS)
-THREE = tuple(f"{a}>{b}>{c}" for a, b in (t.split(">") for t in TURNING) for c in (a, OPPOSITE[a]))
-CIRCLING = ("clockwise", "counterclockwise")
-ENTERING = tuple(f"enter {a}" for a in DIRECTIONS)
-LEAVING = tuple(f"leave {a}" for a in DIRECTIONS)
-DASHING = tuple(f"dash {a}" for a in DIRECTIONS)
-FLEETING = (*DASHING, "hop", "twitch", "flash")
-RELATIVE = ("follow", "pass", "meet", "part", "orbit")
-SCALING = ("grow", "shrink", "flash")
 
-# Wider words, each with the programs that they are true of.
-WIDER: dict[str, tuple[str, ...]] = {
-    "turn": TURNING,
-    "turn back": TURNING_BACK,
-    "to and fro": TO_AND_FRO,
-    "stop": STOPPING,
-    "wait": WAITING,
-    "circle": CIRCLING,
-    "enter": ENTERING,
-    "leave": LEAVING,
-    "dash": DASHING,
+def _each(pattern: str) -> tuple[str, ...]:
+    """The programs of a pattern, for each direction {a} with its opposite {z}."""
+    return tuple(pattern.format(a=a, z=z) for a, z in OPPOSITE.items())
+
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "steady": _each("{a}"),
+    "turn": tuple(f"{a}>{b}" for a in DIRECTIONS for b in ACROSS[a]),
+    "turn back": _each("{a}>{z}"),
+    "stop": _each("{a}>stop"),
+    "wait": _each("wait>{a}"),
+    "to and fro": _each("{a}>{z}>{a}"),
+    "three": tuple(f"{a}>{b}>{c}" for a in DIRECTIONS for b in ACROSS[a] for c in (a, OPPOSITE[a])),
+    "circle": ("clockwise", "counterclockwise"),
+    "enter": _each("enter {a}"),
+    "leave": _each("leave {a}"),
+    "dash": _each("dash {a}"),
 }
+FLEETING = (*GROUPS["dash"], "hop", "twitch", "flash")
+RELATIVE = ("follow", "pass", "meet", "part", "orbit")
+# Wider words, true of all programs of their group.
+WIDER = ("turn", "turn back", "to and fro", "stop", "wait", "circle", "enter", "leave", "dash")
 PROGRAMS = (
     *("still", "spin", "hops", "grow", "shrink", "appear", "vanish"),
-    *(*STEADY, *TURNING, *TURNING_BACK, *STOPPING, *WAITING, *TO_AND_FRO, *THREE),
-    *(*CIRCLING, *ENTERING, *LEAVING, *FLEETING, *RELATIVE),
+    *(program for group, programs in GROUPS.items() if group != "dash" for program in programs),
+    *(*FLEETING, *RELATIVE),
 )
 CLAIMS = (*PROGRAMS, *WIDER)
 # Unchanged (or undirected) when time runs backwards.
-MIRROR = ("still", "spin", "hops", "hop", "twitch", "flash", *TURNING_BACK, *TO_AND_FRO)
+MIRROR = ("still", "spin", "hops", "hop", "twitch", "flash", *GROUPS["turn back"], *GROUPS["to and fro"])
+_BACKWARDS = {
+    **OPPOSITE,
+    **{"clockwise": "counterclockwise", "counterclockwise": "clockwise", "grow": "shrink", "shrink": "grow"},
+    **{"appear": "vanish", "vanish": "appear", "enter": "leave", "leave": "enter", "stop": "wait", "wait": "stop"},
+}
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,15 @@ class Motion:
     path: tuple[str, ...] = ()
     other: int | None = None
 
+    @property
+    def reversed(self) -> Motion:
+        """Seen backwards in time."""
+        return motion(reverse(self.name))
+
 
 def motion(name: str) -> Motion:
     """The motion of a program that refers to no other object."""
-    if name in ("hops", "hop"):
-        return Motion(name, ("up", "down"))
-    words = name.replace(">", " ").split()
+    words = ("up", "down") if name in ("hops", "hop") else name.replace(">", " ").split()
     return Motion(name, tuple(word for word in words if word in DIRECTIONS))
 
 
@@ -75,76 +82,51 @@ def reverse(name: str) -> str:
     """The name of a program seen backwards in time. ValueError for relative programs, which have none."""
     if name in RELATIVE:
         raise ValueError(f"{name!r} has no time reverse")
-    swaps = {
-        **{"clockwise": "counterclockwise", "counterclockwise": "clockwise"},
-        **{"grow": "shrink", "shrink": "grow"},
-        **{"appear": "vanish", "vanish": "appear", "enter": "leave", "leave": "enter"},
-        **{"stop": "wait", "wait": "stop", **OPPOSITE},
-    }
     if name in MIRROR:
         return name
     if ">" in name:
-        return ">".join(swaps[phase] for phase in reversed(name.split(">")))
-    return " ".join(swaps.get(word, word) for word in name.split())
+        return ">".join(_BACKWARDS[phase] for phase in reversed(name.split(">")))
+    return " ".join(_BACKWARDS[word] if word != "dash" else word for word in name.split())
+
+
+# What somebody could call so though the claim is not meant for it; the name of a group in <> is all its programs.
+_MIGHT = """
+still: spin, grow, shrink, appear, vanish, hops, <stop>, <wait>, <enter>, <leave>, <dash>, hop, twitch, flash
+turn: <turn back>, <three>, <to and fro>, <circle>, orbit, spin, hops, hop
+turn back: <to and fro>, <three>, hops, hop, twitch, spin; to and fro: <turn back>, <three>, twitch, hops, hop
+stop: <enter>, <dash>, hop, twitch, flash, <wait>, vanish, meet
+wait: <leave>, <dash>, hop, twitch, flash, <stop>, appear; dash: <stop>, <wait>, <enter>, <leave>
+circle, clockwise, counterclockwise: orbit, spin, <three>; orbit: <circle>; spin: twitch, orbit, <circle>
+hops, hop: hop, hops, up>down, down>up, up>down>up, down>up>down; hop: twitch; twitch: hop, hops, spin
+grow: flash, appear; shrink: flash, vanish; flash: grow, shrink
+appear: <enter>; vanish: <leave>; enter: appear; leave: vanish
+follow: meet, pass; pass: meet, follow, part; meet: pass, follow; part: pass
+"""
+_MIGHT_BE_CALLED: dict[str, set[str]] = defaultdict(set)
+for _entry in _MIGHT.strip().replace("\n", "; ").split("; "):
+    _claims, _names = (part.split(", ") for part in _entry.split(": "))
+    for _claim, _name in product(_claims, _names):
+        _MIGHT_BE_CALLED[_claim].update(GROUPS[_name[1:-1]] if _name[0] == "<" else [_name])
 
 
 @cache
-def _reading(claim: str, name: str, path: tuple[str, ...]) -> bool | None:
-    if claim == name or name in WIDER.get(claim, ()):
-        return True
-    return None if _might_be_called(claim, name, path) else False
-
-
-def _might_be_called(claim: str, name: str, path: tuple[str, ...]) -> bool:
-    """Whether somebody could use the claim for a program that it is not meant for."""
-    if claim in DIRECTIONS:
-        return claim in path
-    if claim.startswith("dash "):
-        return claim.removeprefix("dash ") in path
-    if claim.startswith(("enter", "leave")):
-        return name == {"enter": "appear", "leave": "vanish"}[claim.split()[0]]
-    if claim in STOPPING:
-        return name in (f"dash {claim[:-5]}", f"enter {claim[:-5]}")
-    if claim in WAITING:
-        return name in (f"dash {claim[5:]}", f"leave {claim[5:]}")
-    if claim in TO_AND_FRO:
-        return name in TURNING_BACK or name in ("twitch", "hops")
-    if ">" in claim:
-        return ">".join(path).find(claim) >= 0 or (name == "hops" and claim == "down>up")
-    vertical_bounce = ("up>down", "down>up", "up>down>up", "down>up>down")
-    broken = (*STOPPING, *WAITING, *ENTERING, *LEAVING, *FLEETING)
-    might: dict[str, tuple[str, ...]] = {
-        "still": ("spin", "grow", "shrink", "appear", "vanish", "hops", *broken),
-        "turn": (*TURNING_BACK, *THREE, *TO_AND_FRO, *CIRCLING, "orbit", "spin", "hops", "hop"),
-        "turn back": (*TO_AND_FRO, *THREE, "hops", "hop", "twitch", "spin"),
-        "to and fro": (*TURNING_BACK, *THREE, "twitch", "hops", "hop"),
-        "stop": (*ENTERING, *FLEETING, *WAITING, "vanish", "meet"),
-        "wait": (*LEAVING, *FLEETING, *STOPPING, "appear"),
-        "clockwise": ("orbit", "spin", *THREE),
-        "counterclockwise": ("orbit", "spin", *THREE),
-        "circle": ("orbit", "spin", *THREE),
-        "orbit": CIRCLING,
-        "spin": ("twitch", "orbit", *CIRCLING),
-        "hops": ("hop", *vertical_bounce),
-        "hop": ("hops", "twitch", *vertical_bounce),
-        "twitch": ("hop", "hops", "spin"),
-        "grow": ("flash", "appear"),
-        "shrink": ("flash", "vanish"),
-        "flash": ("grow", "shrink"),
-        "appear": ENTERING,
-        "vanish": LEAVING,
-        "dash": (*STOPPING, *WAITING, *ENTERING, *LEAVING),
-        "follow": ("meet", "pass"),
-        "pass": ("meet", "follow", "part"),
-        "meet": ("pass", "follow"),
-        "part": ("pass",),
-    }
-    return name in might.get(claim, ())
-
-
 def reading(claim: str, motion: Motion) -> bool | None:
     """True if the claim holds for the motion, False if not, None if people could disagree."""
-    return _reading(claim, motion.name, motion.path)
+    name, path = motion.name, motion.path
+    if claim == name or (claim in WIDER and name in GROUPS[claim]):
+        return True
+    first, _, last = claim.partition(">" if ">" in claim else " ")
+    if claim in (*GROUPS["stop"], *GROUPS["wait"]):
+        doubtful = name in (f"dash {first}", f"enter {first}", f"dash {last}", f"leave {last}")
+    elif claim in GROUPS["to and fro"]:
+        doubtful = name in (*GROUPS["turn back"], "twitch", "hops")
+    elif ">" in claim:
+        doubtful = claim in ">".join(path) or (name == "hops" and claim == "down>up")
+    elif claim in GROUPS["dash"]:
+        doubtful = last in path
+    else:  # a direction, or a claim of the table above; "enter left" and "leave left" stand there without direction
+        doubtful = claim in path or name in _MIGHT_BE_CALLED[first if last in DIRECTIONS else claim]
+    return None if doubtful else False
 
 
 @cache
@@ -168,6 +150,12 @@ class Track:
     visible: np.ndarray
     free: tuple[bool, bool] = (True, True)
 
+    @property
+    def reversed(self) -> Track:
+        """Seen backwards in time."""
+        xy, scale, angle, shear, visible = self.xy, self.scale, self.angle, self.shear, self.visible
+        return Track(xy[::-1], scale[::-1], angle[::-1], shear[::-1], visible[::-1], self.free)
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -184,8 +172,8 @@ class Canvas:
         return min(self.height, self.width)
 
     @property
-    def room(self) -> np.ndarray:
-        """Half the extent, (2,) x and y, that the middle of the object may use without leaving the frame."""
+    def reach(self) -> np.ndarray:
+        """How far, (2,) x and y, the middle of the object may be from the frame's without leaving the frame."""
         return np.array([self.width, self.height]) / 2 - (0.5 * self.across + 0.045 * self.short)
 
 
@@ -196,13 +184,16 @@ def nuisance(xy: np.ndarray, rng: np.random.Generator) -> Track:
     rate, phase = rng.uniform(0.5, 1.6, 4)[:, None], rng.uniform(0, 2 * np.pi, 4)[:, None]
     wave = np.sin(rate * u + phase)  # (4, T)
     size = rng.uniform(0.3, 1.0, 4) * (0.9, 0.9, 0.14, 0.1)
-    return Track(
-        xy=xy + (wave[:2] * size[:2, None]).T,
-        scale=np.ones(frames),
-        angle=rng.uniform(-0.35, 0.35) + size[2] * wave[2],
-        shear=size[3] * wave[3],
-        visible=np.ones(frames, bool),
-    )
+    xy = xy + (wave[:2] * size[:2, None]).T
+    angle = rng.uniform(-0.35, 0.35) + size[2] * wave[2]
+    return Track(xy, np.ones(frames), angle, size[3] * wave[3], np.ones(frames, bool))
+
+
+def around(canvas: Canvas, rng: np.random.Generator, turn: int) -> np.ndarray:
+    """One to one and a half turns around the origin, (T, 2), with radius 1; `turn` is 1 for clockwise, or -1."""
+    whole = turn * rng.uniform(1.0, 1.5) * 2 * np.pi
+    angle = rng.uniform(0, 2 * np.pi) + whole * np.linspace(0, 1, canvas.frames)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _phases(names: list[str], canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
@@ -230,91 +221,71 @@ def _event(canvas: Canvas, rng: np.random.Generator, length: int) -> int:
     return int(rng.integers(first, canvas.frames - length - 1))
 
 
-def _within(xy: np.ndarray, canvas: Canvas) -> np.ndarray:
-    """Shrinks a path along each axis so that it fits into the frame."""
-    extent = np.maximum(np.ptp(xy, axis=0), 1e-6)
-    fitted: np.ndarray = xy * np.minimum(1, 2 * canvas.room / extent)
-    return fitted
-
-
 def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     """Draws the track of a program that refers to no other object."""
     frames, short = canvas.frames, canvas.short
-    u = np.linspace(0, 1, frames)
-    rest = np.zeros((frames, 2))
+    path = np.zeros((frames, 2))
     first, _, last = name.partition(" ")
     if first in ("enter", "leave"):
         return _border(first, last, canvas, rng)
     if name in DIRECTIONS or ">" in name:
-        return nuisance(_within(_phases(name.split(">"), canvas, rng), canvas), rng)
-    if name in CIRCLING:
-        turn = (1 if name == "clockwise" else -1) * rng.uniform(1.0, 1.5) * 2 * np.pi
-        angle = rng.uniform(0, 2 * np.pi) + turn * u
-        radius = rng.uniform(0.19, 0.26) * short
-        return nuisance(_within(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), canvas), rng)
-    if name == "hops":
+        path = _phases(name.split(">"), canvas, rng)
+    elif name in GROUPS["circle"]:
+        unit = around(canvas, rng, 1 if name == "clockwise" else -1)
+        path = rng.uniform(0.19, 0.26) * short * unit
+    elif name == "hops":
         count = 2 if frames <= 8 else int(rng.integers(3, 5))
         height = rng.uniform(0.22, 0.32) * short
-        rest[:, 1] = -height * np.abs(np.sin(np.pi * (count * u + rng.uniform(0, 1))))
-        return nuisance(_within(rest, canvas), rng)
-    if first == "dash":
+        path[:, 1] = -height * np.abs(np.sin(np.pi * (count * np.linspace(0, 1, frames) + rng.uniform(0, 1))))
+    elif first == "dash":
         length = int(rng.integers(2, 5))
-        start = _event(canvas, rng, length)
-        done = np.clip((np.arange(frames) - start) / length, 0, 1)
-        way = np.array(DIRECTIONS[last]) * rng.uniform(0.36, 0.5) * short
-        return nuisance(_within(done[:, None] * way, canvas), rng)
-    if name == "hop":
+        done = np.clip((np.arange(frames) - _event(canvas, rng, length)) / length, 0, 1)
+        path = done[:, None] * (np.array(DIRECTIONS[last]) * rng.uniform(0.36, 0.5) * short)
+    elif name == "hop":
         start = _event(canvas, rng, 4)
-        rest[start : start + 4, 1] = -np.array([0.6, 1, 1, 0.6]) * rng.uniform(0.28, 0.36) * short
-        return nuisance(_within(rest, canvas), rng)
-    return _in_place(name, canvas, rng)
+        path[start : start + 4, 1] = -np.array([0.6, 1, 1, 0.6]) * rng.uniform(0.28, 0.36) * short
+    else:
+        return _in_place(name, canvas, rng)
+    extent = np.maximum(np.ptp(path, axis=0), 1e-6)
+    return nuisance(path * np.minimum(1, 2 * canvas.reach / extent), rng)  # so that it fits into the frame
 
 
 def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     """Programs that stay where they are: still, spin, twitch, flash, grow, shrink, appear, vanish."""
     frames = canvas.frames
-    xy = np.zeros((frames, 2))
-    base = nuisance(xy, rng)
-    angle, scale, visible = base.angle, base.scale, base.visible
+    base = nuisance(np.zeros((frames, 2)), rng)
     if name == "spin":
         speed = rng.uniform(0.4, 0.6) * rng.choice((-1, 1))  # radians per frame
-        angle = angle + speed * np.arange(frames)
-    elif name == "twitch":
+        return replace(base, angle=base.angle + speed * np.arange(frames))
+    if name == "twitch":
         start = _event(canvas, rng, 4)
         shake = np.array([1.0, -1.0, 1.0, -1.0]) * rng.choice((-1, 1))
-        angle = angle.copy()
-        angle[start : start + 4] += 0.55 * shake
-        xy[start : start + 4, 0] = 0.075 * canvas.short * shake
+        base.angle[start : start + 4] += 0.55 * shake
+        base.xy[start : start + 4, 0] += 0.075 * canvas.short * shake
     elif name == "flash":
         length = int(rng.integers(2, 4))
         start = _event(canvas, rng, length)
-        scale = scale.copy()
-        scale[start : start + length] = rng.uniform(1.55, 1.75)
+        base.scale[start : start + length] = rng.uniform(1.55, 1.75)
     elif name in ("grow", "shrink"):
         ends = (0.82, rng.uniform(1.4, 1.6))
         knots = (rng.uniform(0, 0.2), rng.uniform(0.8, 1))
-        scale = np.interp(np.linspace(0, 1, frames), knots, ends if name == "grow" else ends[::-1])
+        base.scale[:] = np.interp(np.linspace(0, 1, frames), knots, ends if name == "grow" else ends[::-1])
     elif name in ("appear", "vanish"):
-        cut = round(rng.uniform(0.3, 0.6) * frames)
-        shown = np.arange(frames) >= cut
-        visible = shown if name == "appear" else shown[::-1]
-    return Track(base.xy + xy, scale, angle, base.shear, visible)
+        shown = np.arange(frames) >= round(rng.uniform(0.3, 0.6) * frames)
+        base.visible[:] = shown if name == "appear" else shown[::-1]
+    return base
 
 
 def _border(kind: str, direction: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     """Enters or leaves the frame moving in `direction`: starts, or ends, wholly outside."""
     axis = 0 if direction in ("left", "right") else 1
-    way = DIRECTIONS[direction][axis]
     half = (canvas.width, canvas.height)[axis] / 2
     outside = half + 0.62 * canvas.across + 0.08 * canvas.short
     inside = half - rng.uniform(0.5, 0.85) * half * 1.2
-    far = min(canvas.room[axis], max(-canvas.room[axis], -inside))
+    far = min(canvas.reach[axis], max(-canvas.reach[axis], -inside))
     if kind == "enter":
         ends, knots = (-outside, far), (rng.uniform(0, 0.1), rng.uniform(0.65, 0.95))
     else:
         ends, knots = (-far, outside), (rng.uniform(0.05, 0.35), rng.uniform(0.9, 1))
-    xy = np.zeros((canvas.frames, 2))
-    xy[:, axis] = way * np.interp(np.linspace(0, 1, canvas.frames), knots, ends)
-    made = nuisance(xy, rng)
-    free = (axis != 0, axis != 1)
-    return Track(made.xy, made.scale, made.angle, made.shear, made.visible, free)
+    along = np.interp(np.linspace(0, 1, canvas.frames), knots, ends)
+    return replace(nuisance(along[:, None] * np.array(DIRECTIONS[direction]), rng), free=(axis != 0, axis != 1))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
 
-from dshmp.synthetic.motions import Track
-from dshmp.synthetic.shapes import ACROSS, CANVAS, TEXTURES, Look, pattern, sprite
+from dshmp.synthetic.plan import Plan
+from dshmp.synthetic.shapes import ACROSS, CANVAS, TEXTURES, pattern, sprite
 
 BORDER = 24  # the background reaches this many pixels beyond the frame on each side
 
@@ -62,50 +62,39 @@ def camera(frames: int, short: int, rng: np.random.Generator) -> np.ndarray:
     return np.stack([np.stack([cos, -sin, shift[:, 0]], 1), np.stack([sin, cos, shift[:, 1]], 1)], 1)
 
 
-@lru_cache(maxsize=1)
-def _noise_bank() -> np.ndarray:
-    """Unit normal noise, float32 (320, 320, 3), from which every frame takes a window."""
-    return np.random.default_rng(7).standard_normal((320, 320, 3)).astype(np.float32)
-
-
-def render(
-    looks: list[Look], tracks: list[Track], across: list[float], height: int, width: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def render(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws a clip of K objects, the last one in front.
 
-    looks, tracks, across: per object its look, its track over T frames and its width in pixels.
     Returns frames uint8 (T, height, width, 3) RGB and visible masks bool (K, T, height, width): pixels of an
     object that another one hides are not in its mask.
     """
-    frames = len(tracks[0].xy)
+    height, width, frames = plan.height, plan.width, len(plan.items[0].track.xy)
     view = camera(frames, min(height, width), rng)
     scene = background(height, width, rng)
-    drawn = {look: sprite(look, rng) for look in dict.fromkeys(looks)}
-    sprites = [drawn[look] for look in looks]
-    places, forms = _in_image(tracks, across, view)
+    drawn = {look: sprite(look, rng) for look in dict.fromkeys(item.look for item in plan.items)}
+    places, forms = _in_image(plan, view)
     middle = np.array([width, height]) / 2
     video = np.empty((frames, height, width, 3), np.uint8)
     owner = np.zeros((frames, height, width), np.uint8)
     blur = float(rng.uniform(0.3, 0.65))
     for t in range(frames):
         linear = view[t, :, :2]
-        offset = view[t, :, 2] + middle - linear @ (middle + BORDER)
-        picture = cv2.warpAffine(
-            scene, np.column_stack([linear, offset]), (width, height), borderMode=cv2.BORDER_REFLECT
-        )
-        for k, image in enumerate(sprites):
-            if tracks[k].visible[t]:
-                _paste(picture, owner[t], image, forms[k, t], places[k, t] + middle, k + 1)
+        matrix = np.column_stack([linear, view[t, :, 2] + middle - linear @ (middle + BORDER)])
+        picture = cv2.warpAffine(scene, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
+        for k, item in enumerate(plan.items):
+            if item.track.visible[t]:
+                _paste(picture, owner[t], drawn[item.look], forms[k, t], places[k, t] + middle, k + 1)
         video[t] = cv2.GaussianBlur(picture, (3, 3), blur)
-    labels = np.arange(1, len(looks) + 1, dtype=np.uint8)
+    labels = np.arange(1, len(plan.items) + 1, dtype=np.uint8)
     return _expose(video, rng), owner[None] == labels[:, None, None, None]
 
 
-def _in_image(tracks: list[Track], across: list[float], view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _in_image(plan: Plan, view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions (K, T, 2) and sprite-to-image matrices (K, T, 2, 2) of all objects as the camera sees them."""
-    xy = np.stack([track.xy for track in tracks])
-    size = np.array(across)[:, None] / ACROSS * np.stack([track.scale for track in tracks])  # (K, T)
-    angle, shear = np.stack([track.angle for track in tracks]), np.stack([track.shear for track in tracks])
+    xy, scale, angle, shear = (
+        np.stack([getattr(item.track, name) for item in plan.items]) for name in ("xy", "scale", "angle", "shear")
+    )
+    size = np.array([item.across for item in plan.items])[:, None] / ACROSS * scale  # (K, T)
     cos, sin = np.cos(angle) * size, np.sin(angle) * size
     # rotation times shear along x
     form = np.stack([np.stack([cos, cos * shear - sin], -1), np.stack([sin, sin * shear + cos], -1)], -2)
@@ -129,6 +118,12 @@ def _paste(
     window = picture[y0:y1, x0:x1]
     window[:] = patch[..., :3] + (window.astype(np.uint16) * (255 - alpha) // 255).astype(np.uint8)
     owner[y0:y1, x0:x1][alpha[..., 0] >= 128] = label
+
+
+@cache
+def _noise_bank() -> np.ndarray:
+    """Unit normal noise, float32 (320, 320, 3), from which every frame takes a window."""
+    return np.random.default_rng(7).standard_normal((320, 320, 3)).astype(np.float32)
 
 
 def _expose(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ RGBA picture, which `dshmp.synthetic.render` warps into every frame.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -18,22 +18,15 @@ CANVAS = 64  # side of a sprite in pixels
 ACROSS = 48  # longer side of the bounding box of a shape on its sprite, in pixels
 
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 44, 40),
-    "orange": (244, 138, 28),
-    "yellow": (240, 220, 52),
-    "green": (48, 164, 62),
-    "cyan": (62, 208, 216),
-    "blue": (42, 76, 208),
-    "purple": (142, 52, 176),
-    "white": (238, 238, 234),
+    **{"red": (214, 44, 40), "orange": (244, 138, 28), "yellow": (240, 220, 52), "green": (48, 164, 62)},
+    **{"cyan": (62, 208, 216), "blue": (42, 76, 208), "purple": (142, 52, 176), "white": (238, 238, 234)},
 }
 TEXTURES = ("plain", "striped", "spotted", "checked")
-SIZES = ("small", "medium", "large")
 
 
 @dataclass(frozen=True)
 class Look:
-    """The static attributes of an object. Two objects with equal looks in one clip are drawn alike."""
+    """The static attributes of an object; of sizes there are small, medium and large. Equal ones are drawn alike."""
 
     shape: str
     colour: str
@@ -46,50 +39,37 @@ def _regular(corners: int, start: float = -np.pi / 2) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _star() -> np.ndarray:
-    points = _regular(10)
-    points[1::2] *= 0.5
-    return points
-
-
 def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    return np.stack([x, y], axis=1)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([16 * np.sin(t) ** 3, -y], axis=1)
 
 
 def _crescent() -> np.ndarray:
     outer = np.linspace(0.28 * np.pi, 1.72 * np.pi, 50)
-    tip = np.array([np.cos(outer[0]), np.sin(outer[0])])
+    points = np.stack([np.cos(outer), np.sin(outer)], axis=1)
     # The inner arc runs through both tips and leaves a body 0.8 thick.
-    centre, radius = 0.62, float(np.hypot(tip[0] - 0.62, tip[1]))
-    low = float(np.arctan2(tip[1], tip[0] - centre))
+    x, y = points[0] - (0.62, 0)
+    radius, low = float(np.hypot(x, y)), float(np.arctan2(y, x))
     inner = np.linspace(2 * np.pi - low, low, 50)
-    return np.concatenate(
-        [
-            np.stack([np.cos(outer), np.sin(outer)], axis=1),
-            np.stack([centre + radius * np.cos(inner), radius * np.sin(inner)], axis=1),
-        ]
-    )
+    return np.concatenate([points, np.stack([0.62 + radius * np.cos(inner), radius * np.sin(inner)], axis=1)])
+
+
+def _corners(text: str) -> np.ndarray:
+    """From "x y, x y, ..."."""
+    return np.array([pair.split() for pair in text.split(",")], dtype=float)
 
 
 POLYGONS: dict[str, np.ndarray] = {
     "disc": _regular(48),
-    "square": np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float),
-    "triangle": np.array([[0, -1], [1, 0.85], [-1, 0.85]], dtype=float),
-    "star": _star(),
+    "square": _corners("-1 -1, 1 -1, 1 1, -1 1"),
+    "triangle": _corners("0 -1, 1 0.85, -1 0.85"),
+    "star": _regular(10) * np.tile([[1], [0.5]], (5, 1)),
     "heart": _heart(),
     "crescent": _crescent(),
-    "arrow": np.array(
-        [[1, 0], [0.1, -0.85], [0.1, -0.38], [-1, -0.38], [-1, 0.38], [0.1, 0.38], [0.1, 0.85]], dtype=float
-    ),
-    "cross": np.array(
-        [
-            *[[-0.4, -1], [0.4, -1], [0.4, -0.4], [1, -0.4], [1, 0.4], [0.4, 0.4]],
-            *[[0.4, 1], [-0.4, 1], [-0.4, 0.4], [-1, 0.4], [-1, -0.4], [-0.4, -0.4]],
-        ],
-        dtype=float,
+    "arrow": _corners("1 0, 0.1 -0.85, 0.1 -0.38, -1 -0.38, -1 0.38, 0.1 0.38, 0.1 0.85"),
+    "cross": _corners(
+        "-0.4 -1, 0.4 -1, 0.4 -0.4, 1 -0.4, 1 0.4, 0.4 0.4, 0.4 1, -0.4 1, -0.4 0.4, -1 0.4, -1 -0.4, -0.4 -0.4"
     ),
     "ring": _regular(48),
     "hexagon": _regular(6, 0.0),
@@ -98,7 +78,7 @@ SHAPES = tuple(POLYGONS)
 ROUND = ("disc", "ring", "hexagon")  # spinning can hardly be seen on these
 
 
-@lru_cache(maxsize=len(SHAPES))
+@cache
 def outline(shape: str) -> np.ndarray:
     """The soft outline of a shape, float32 (CANVAS, CANVAS) in 0..1, centred, its longer side ACROSS wide."""
     points = POLYGONS[shape]
@@ -111,17 +91,15 @@ def outline(shape: str) -> np.ndarray:
     if shape == "ring":
         cv2.circle(mask, (CANVAS * fine // 2, CANVAS * fine // 2), int(ACROSS * fine * 0.2), 0, -1)
     small = cv2.resize(mask, (CANVAS, CANVAS), interpolation=cv2.INTER_AREA)
-    soft: np.ndarray = cv2.GaussianBlur(small, (0, 0), 0.8).astype(np.float32) / 255
-    return soft
+    return np.asarray(cv2.GaussianBlur(small, (0, 0), 0.8).astype(np.float32) / 255)
 
 
-@lru_cache(maxsize=len(SHAPES))
+@cache
 def _relief(shape: str) -> np.ndarray:
     """Darker towards the rim: float32 (CANVAS, CANVAS) in 0.62..1."""
     inside = (outline(shape) > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
-    relief: np.ndarray = (0.62 + 0.38 * np.clip(depth / 5, 0, 1)).astype(np.float32)
-    return relief
+    return np.asarray((0.62 + 0.38 * np.clip(depth / 5, 0, 1)).astype(np.float32))
 
 
 _ROWS, _COLUMNS = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32) - CANVAS / 2
@@ -140,8 +118,7 @@ def pattern(texture: str, rng: np.random.Generator) -> np.ndarray:
         wave = np.sin(u * (2 * np.pi / 22) + phase_u) * np.sin(v * (2 * np.pi / 22) + phase_v) * 10
     else:  # spotted
         wave = (np.cos(u * (2 * np.pi / 15) + phase_u) + np.cos(v * (2 * np.pi / 15) + phase_v) - 0.75) * 5
-    result: np.ndarray = np.clip(wave + 0.5, 0, 1)
-    return result
+    return np.asarray(np.clip(wave + 0.5, 0, 1))
 
 
 def sprite(look: Look, rng: np.random.Generator) -> np.ndarray:
@@ -155,5 +132,5 @@ def sprite(look: Look, rng: np.random.Generator) -> np.ndarray:
     shade = (_relief(look.shape) * slope)[..., None]
     rgb = (colour * (1 - mix) + other * mix) * shade
     alpha = outline(look.shape)[..., None]
-    rgba: np.ndarray = np.concatenate([np.clip(rgb, 0, 255) * alpha, alpha * 255], axis=2)
+    rgba = np.concatenate([np.clip(rgb, 0, 255) * alpha, alpha * 255], axis=2)
     return np.asarray(np.rint(rgba), np.uint8)
