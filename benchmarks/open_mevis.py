@@ -1,4 +1,4 @@
-"""Seconds from opening MeViS's mask_dict.json to the first mask, and peak memory: parsed whole, split, and indexed.
+"""Seconds from opening MeViS's mask_dict.json to the first mask, and peak memory: parsed whole, indexed, opened again.
 
 Usage: python benchmarks/open_mevis.py [--megabytes 200]
 

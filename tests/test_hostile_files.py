@@ -16,7 +16,7 @@ from PIL import Image
 from clips import picture, tiny_model, write_clip
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, find_model, load_config, load_model, load_tensors, save_model
 from dshmp.cli import main
-from dshmp.data.a2d import read_masks
+from dshmp.data.a2d import Clip, read_masks
 from dshmp.data.base import read_json, read_rows
 from dshmp.data.images import read_frame
 from dshmp.data.refcoco import read_references
@@ -226,7 +226,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "pickle": read_arrays,
     "recipe": load_recipe,
     "JSON": read_json,
-    "CSV": lambda path: read_rows(path, 1),
+    "CSV": lambda path: read_rows(path, Clip),
     "references": read_references,
     "HDF5": read_masks,
     "predictions": Predictions,
@@ -281,7 +281,7 @@ def test_hdf5_that_leads_to_other_files(tmp_path: Path) -> None:
         layout[:] = h5py.VirtualSource("other.h5", "reMask", (1, 3, 4))
         file["instance"] = [1]
         file.create_virtual_dataset("reMask", layout)
-    assert read_masks(tmp_path / "other.h5")[0] == (1,)
+    assert read_masks(tmp_path / "other.h5")[0] == [1]
     for name in ("link", "raw", "virtual"):
         with pytest.raises(UserError, match=rf"{name}\.h5: 'reMask' is kept in another file, which is not read"):
             read_masks(tmp_path / f"{name}.h5")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dshmp.data.masks import decode_rle, rle_fault
+from dshmp.data.masks import decode_mask, mask_fault, rle_fault
 from dshmp.errors import UserError
 from dshmp.result import encode
 
@@ -42,12 +42,12 @@ def _number(value: int) -> str:
         (lambda rle: rle | {"counts": "\u0100\u0100" + _number(480 - 30)}, "run lengths that are damaged"),
         (lambda rle: rle | {"counts": rle["counts"] + "\u00e9"}, "run lengths that are damaged"),
         (lambda rle: rle | {"counts": "oooooooo1"}, "run lengths that are damaged"),
-        (lambda rle: rle | {"counts": [480]}, "no COCO run lengths"),
+        (lambda rle: rle | {"counts": 480}, "no COCO run lengths"),
         (lambda rle: rle | {"size": [24, 20]}, r"has size \[24, 20\], its frames have \[20, 24\]"),
-        (lambda rle: rle | {"size": [20.0, 24.0]}, "no height and width"),
-        (lambda rle: rle | {"size": ["20", "24"]}, "no height and width"),
-        (lambda rle: rle | {"size": [True, 24]}, "no height and width"),
-        (lambda rle: rle | {"size": 480}, "no height and width"),
+        (lambda rle: rle | {"size": [20.0, 24.0]}, "its frames have"),
+        (lambda rle: rle | {"size": ["20", "24"]}, "its frames have"),
+        (lambda rle: rle | {"size": [True, 24]}, "its frames have"),
+        (lambda rle: rle | {"size": 480}, "its frames have"),
         (lambda rle: "x", "no COCO run lengths"),
     ],
 )
@@ -58,5 +58,44 @@ def test_damaged_run_lengths(change: Any, fault: str) -> None:
     assert found is not None
     assert re.search(fault, found), found
     with pytest.raises(UserError, match=r"^here "):
-        decode_rle(change(encode(mask)), mask.shape, "here")
-    np.testing.assert_array_equal(decode_rle(encode(mask), mask.shape, "here"), mask)
+        decode_mask(change(encode(mask)), mask.shape, "here")
+    np.testing.assert_array_equal(decode_mask(encode(mask), mask.shape, "here"), mask)
+
+
+SQUARE = np.zeros((6, 7), bool)
+SQUARE[1:4, 2:6] = True
+FORMS: list[Any] = [
+    [[2, 1, 6, 1, 6, 4, 2, 4]],
+    [[2, 1, 4, 1, 4, 4, 2, 4], [4.0, 1, 6, 1, 6, 4, 4, 4]],
+    encode(SQUARE),
+    {"size": [6, 7], "counts": [13, 3, 3, 3, 3, 3, 3, 3, 8]},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_mask(form: Any) -> None:
+    np.testing.assert_array_equal(decode_mask(form, (6, 7), "here"), SQUARE)
+
+
+@pytest.mark.parametrize(
+    ("form", "fault"),
+    [
+        ([], "no list of polygons"),
+        ([[1, 2]], "no list of polygons"),
+        ([None], "no list of polygons"),
+        ([["a"] * 6], "a polygon that leaves its image"),
+        ([[0, 0, 1e9, 0, 1, 1]], "a polygon that leaves its image"),
+        ([[0, 0, float("nan"), 0, 1, 1]], "a polygon that leaves its image"),
+        ({"size": [6, 7], "counts": [13, 3]}, "run lengths that "),
+        ({"size": [6, 7], "counts": [43, -1]}, "run lengths that "),
+        ({"size": [6, 7], "counts": ["42"]}, "run lengths that "),
+        ({"size": [7, 6], "counts": [42]}, r"has size \[7, 6\], its frames have \[6, 7\]"),
+        (None, "no COCO run lengths"),
+    ],
+)
+def test_damage_of_every_form(form: Any, fault: str) -> None:
+    found = mask_fault(form, (6, 7))
+    assert found is not None
+    assert re.search(fault, found), found
+    with pytest.raises(UserError, match=r"^here .*mend it, or fetch the file again"):
+        decode_mask(form, (6, 7), "here")

@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from dshmp.data import mevis
 from dshmp.data.mevis import MevisSplit
-from dshmp.data.mini import draw_clips, hide
+from dshmp.data.mini import draw_clips, first_frames
 from dshmp.errors import UserError
 
 SIZE = (24, 31)
@@ -116,18 +116,30 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no masks": (lambda f: (f / MASKS).unlink(), f"{MASKS}: missing"),
     "expressions cut off": (lambda f: (f / META).write_text('{"videos": {"abc'), f"{META}: is not valid JSON"),
     "masks cut off": (lambda f: (f / MASKS).write_text('{"7": [nul'), f"{MASKS}: is not valid JSON"),
-    "binary": (lambda f: (f / META).write_bytes(b"\xff\xfe\x00"), f"{META}: is not valid JSON"),
-    "a list": (lambda f: (f / META).write_text("[]"), f"{META}: expected a JSON object"),
-    "nothing in it": (lambda f: (f / META).write_text("{}"), f"{META}: holds no expression"),
-    "no frames key": (rewrite(META, lambda v: v["videos"]["abc"].pop("frames")), f"{META}: video 'abc'"),
-    "no text": (rewrite(META, lambda v: v["videos"]["abc"]["expressions"]["0"].pop("exp")), "KeyError('exp')"),
-    "video is a list": (rewrite(META, lambda v: v["videos"].update(abc=[])), f"{META}: video 'abc'"),
+    "binary": (lambda f: (f / META).write_bytes(b"\xff\xfe\x00"), f"{META}: cannot be read as utf-8 text"),
+    "a list": (lambda f: (f / META).write_text("[]"), f"{META}: must be a valid dictionary"),
+    "nothing in it": (lambda f: (f / META).write_text('{"videos": {}}'), f"{META}: holds no expression"),
+    "no frames key": (
+        rewrite(META, lambda v: v["videos"]["abc"].pop("frames")),
+        f"{META}: videos.abc.frames: is missing",
+    ),
+    "no text": (
+        rewrite(META, lambda v: v["videos"]["abc"]["expressions"]["0"].pop("exp")),
+        "videos.abc.expressions.0.exp: is missing",
+    ),
+    "video is a list": (
+        rewrite(META, lambda v: v["videos"].update(abc=[])),
+        f"{META}: videos.abc: must be a valid dictionary",
+    ),
     "ids are a number": (
         rewrite(META, lambda v: v["videos"]["abc"]["expressions"]["0"].update(obj_id=3)),
-        f"{META}: video 'abc'",
+        f"{META}: videos.abc.expressions.0.obj_id: must be a valid list",
     ),
     "annotation missing": (rewrite(MASKS, lambda v: v.pop("7")), f"{MASKS}: annotation 7 is missing"),
-    "annotation short": (rewrite(MASKS, lambda v: v["7"].pop()), f"{MASKS}: annotation 7 ends before frame 2"),
+    "annotation short": (
+        rewrite(MASKS, lambda v: v["7"].pop()),
+        f"{MASKS}: annotation 7 has masks for 2 frames, the video has 3",
+    ),
     "masks of another size": (
         rewrite(MASKS, lambda v: v["7"].__setitem__(2, encode(np.ones((8, 9), np.uint8)))),
         f"{MASKS}: annotation 7, frame 2 has size [8, 9], its frames have [24, 31]",
@@ -203,8 +215,7 @@ def test_the_miniature_is_what_was_drawn(tmp_path: Path) -> None:
         split = MevisSplit(tmp_path, name)
         clips = draw_clips(3, 5 + number, families=("alike", "easy", "relative"))
         for video, clip in zip(split.videos.values(), clips, strict=True):
-            frames, masks = clip.frames[:8].copy(), clip.masks[:, :8].copy()
-            hide(frames, masks, 0, (0, 5))
+            frames, masks = first_frames(clip, hidden=(0, 5))
             read = np.stack(split.frames(video.name))
             assert read.shape == frames.shape
             assert np.abs(read.astype(int) - frames).mean() < 8  # JPEG

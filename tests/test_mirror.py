@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import tiny
+from dshmp import parser as words
 from dshmp.data import mirror as module
 from dshmp.data.mirror import mirror_sentence
 from dshmp.data.transforms import flip
-from dshmp.model import words
 from dshmp.model.tokenizer import TextTokenizer
 from dshmp.synthetic.grammar import Meaning, Style, resolve, word
 from dshmp.synthetic.motions import CLAIMS, Motion

@@ -104,6 +104,13 @@ def test_import_is_instant():
     assert not modules & HEAVY
 
 
+def test_data_sets_need_no_model():
+    code = "import dshmp.data.registry, dshmp.data.transforms, sys\n"
+    text, _ = fresh(code + "print(*sorted(name for name in sys.modules if name.startswith('dshmp.')))")
+    forbidden = ("dshmp.model", "dshmp.video.overlay", "dshmp.evaluation", "dshmp.training", "dshmp.interop")
+    assert not [name for name in text.split() if name.startswith(forbidden)]
+
+
 def test_version_is_printed_without_heavy_imports():
     text, modules = command_line("--version")
     assert text == f"dshmp {dshmp.__version__}"

@@ -10,7 +10,7 @@ import pytest
 
 from dshmp.data import ref_davis
 from dshmp.data.check import examine
-from dshmp.data.mini import draw_clips, hide
+from dshmp.data.mini import draw_clips, first_frames
 from dshmp.data.ref_davis import VOID, RefDavisSplit
 from dshmp.errors import UserError
 
@@ -36,8 +36,7 @@ def test_the_miniature_is_what_was_drawn(made: Path) -> None:
         assert split.has_truth
         clips = draw_clips(2, 2 + number, families=("easy", "relative"))
         for video, clip in zip(split.videos.values(), clips, strict=True):
-            frames, masks = clip.frames[:8].copy(), clip.masks[:, :8].copy()
-            hide(frames, masks, 0, (3, 5))
+            frames, masks = first_frames(clip, hidden=(3, 5))
             read = np.stack(split.frames(video.name))
             assert np.abs(read.astype(int) - frames).mean() < 8  # JPEG
             indices = split.index_masks(video.name)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dshmp.data import ref_youtube_vos
 from dshmp.data.masks import index_mask, save_palette_png
-from dshmp.data.mini import draw_clips, hide
+from dshmp.data.mini import draw_clips, first_frames
 from dshmp.data.ref_youtube_vos import RefYoutubeVosSplit, expressions_file
 from dshmp.errors import UserError
 
@@ -41,8 +41,7 @@ def test_the_miniature_is_what_was_drawn(made: Path) -> None:
     assert split.has_truth
     clips = draw_clips(3, 3, families=("easy", "alike", "relative"))
     for video, clip in zip(split.videos.values(), clips, strict=True):
-        frames, masks = clip.frames[:8].copy(), clip.masks[:, :8].copy()
-        hide(frames, masks, 0, (0, 5))
+        frames, masks = first_frames(clip, hidden=(0, 5))
         assert video.frames == tuple(f"{5 * t:05d}" for t in range(8))
         read = np.stack(split.frames(video.name, [1, 7]))
         assert np.abs(read.astype(int) - frames[[1, 7]]).mean() < 8  # JPEG
@@ -112,12 +111,12 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no expressions": (lambda r: expressions_file(r, "train").unlink(), "meta_expressions.json: missing"),
     "no test file": (lambda r: expressions_file(r, "test").unlink(), "test/meta_expressions.json: missing"),
     "no meta": (lambda r: (r / "train" / "meta.json").unlink(), "train/meta.json: missing"),
-    "no videos": (lambda r: expressions_file(r, "train").write_text("{}"), "no object 'videos'"),
+    "no videos": (lambda r: expressions_file(r, "train").write_text("{}"), "videos: is missing"),
     "objects are words": (
         lambda r: expressions_file(r, "train").write_text(
             expressions_file(r, "train").read_text().replace('"obj_id": "1"', '"obj_id": "one"')
         ),
-        "is not as Ref-YouTube-VOS writes it",
+        "obj_id: must be a valid integer",
     ),
     "no mask": (lambda r: first_mask(r).unlink(), "mask is missing"),
     "a coloured mask": (lambda r: Image.open(first_mask(r)).convert("RGB").save(first_mask(r)), "is a RGB image"),

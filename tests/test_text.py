@@ -10,7 +10,8 @@ from dshmp.config import LanguageConfig, ModelConfig, ReleaseConfig
 from dshmp.errors import UserError
 from dshmp.model.text import LanguageEncoder, TextFeatures, pretrained_encoder
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from dshmp.model.words import Word, load_parser, split_words, token_groups
+from dshmp.model.words import Word, split_words, token_groups
+from dshmp.parser import load_parser
 
 ROBERTA_BPE = Path(__file__).resolve().parents[2] / "shared" / "roberta_bpe"
 TINY = {

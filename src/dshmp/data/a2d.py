@@ -1,6 +1,6 @@
 """A2D-Sentences: one sentence per object, a few annotated frames per clip, one of which is scored at a time.
 
-    <root>/Release/videoset.csv                  no header; see `Entry`
+    <root>/Release/videoset.csv                  no header; see `Clip`
     <root>/Release/clips320H/<video>.mp4         CLIPS320 in some copies
     <root>/text_annotations/a2d_annotation.txt   CSV with a header: video_id, instance_id, query
     <root>/text_annotations/a2d_missed_videos.txt
@@ -13,40 +13,29 @@ A sample is a sentence in one annotated frame. Which ones, MTTR's list decides i
 sentence's instance, read from the HDF5 files.
 """
 
-import contextlib
 import csv
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.base import (
-    Expression,
-    Video,
-    centred_window,
-    checked_name,
-    checked_text,
-    integer,
-    read_json_list,
-    read_rows,
-)
-from dshmp.data.check import CheckReport
-from dshmp.data.mini import draw_clips, resized
+from dshmp.data.base import DataSplit, Expression, Name, Text, Video, centred_window, read_rows, read_shape, read_text
+from dshmp.data.check import CheckReport, check_splits
+from dshmp.data.mini import draw_clips, resized, save_video, short_texts
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
 from dshmp.video.io import open_video
-from dshmp.video.overlay import OverlayWriter
 
 SPLITS = ("train", "test")
 WINDOW = 8
 """Frames that a model is shown around the annotated one, as MTTR's loader does by default."""
 COPY = "1 (copy)"
-"""Instance of a row that entered the published file by mistake; it is left out."""
+"""Instance of a row that entered the published file by mistake; here it is 0, and left out."""
 ACTORS = {1: "adult", 2: "baby", 3: "ball", 4: "bird", 5: "car", 6: "cat", 7: "dog"}
 """Tens of a clip's label; its units are the action."""
 
@@ -54,91 +43,104 @@ VIDEOSET = Path("Release", "videoset.csv")
 ANNOTATION = Path("text_annotations", "a2d_annotation.txt")
 MISSED = Path("text_annotations", "a2d_missed_videos.txt")
 INSTANCES = Path("text_annotations", "a2d_annotation_with_instances")
-VIDEOSET_ROWS, ANNOTATION_ROWS = 3782, 6655
-LAST = 99_999
-"""Greatest frame number that a file name of five digits holds."""
 LARGEST = 2**28
 """Values of a file that are ever read: as many as a thousand masks have."""
+FrameNumber = Annotated[int, Field(ge=1, le=99_999)]
+"""Counted from 1, and as many as a file name of five digits holds."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A clip in videoset.csv, of whose nine columns (start, end, height and width too) these are needed."""
+class Clip(BaseModel):
+    """A row of videoset.csv."""
 
-    video: str
+    video: Name
     label: int
-    frames: int
-    split: str
+    start: str
+    end: str
+    height: str
+    width: str
+    frames: FrameNumber
+    annotated: str
+    subset: Annotated[int, Field(ge=0, le=1)]
+    """Of `SPLITS`."""
 
 
-@dataclass(frozen=True)
-class ListedVideo:
-    """A sentence in a2d_annotation.txt."""
+class Sentence(BaseModel):
+    """A row of a2d_annotation.txt."""
 
-    video: str
-    instance: int
+    video: Name
+    instance: Annotated[int, BeforeValidator(lambda cell: 0 if str(cell).strip() == COPY else cell)]
     query: str
 
 
-# Reading ----------------------------------------------------------------------------------------------------------
+class ListedSample(NamedTuple):
+    """An entry of MTTR's list."""
+
+    query: Text
+    video: str
+    frame: Annotated[FrameNumber, Field(strict=True)]
+    instance: Annotated[int, Field(strict=True)]
 
 
-class A2dSplit:
+class A2dSplit(DataSplit):
     """A split of A2D-Sentences, `train` or `test`.
 
     `shown` of an expression is a window of `window` frames centred on the annotated one; where it reaches over an end
     of the clip, the end's frame is repeated. `scored` is the annotated frame. `extra["image_id"]` is the image id that
     ground truth and predictions in COCO's format share. `category` is the clip's main actor. `frame_list` tells
     which list of samples is used: report it beside every number.
-
-    Raises UserError naming the file where something is missing or malformed.
     """
 
     def __init__(self, root: Path, split: str, window: int = WINDOW) -> None:
         if split not in SPLITS:
             raise UserError(f"{root}: A2D-Sentences has no split {split!r}; choose from {', '.join(SPLITS)}")
-        self.folder = Path(root)
-        self.has_truth = True
-        self._clips = _clips_folder(self.folder)
+        mttr = root / f"a2d_sentences_single_frame_{split}_annotations.json"
+        super().__init__(root, mttr if mttr.is_file() else root / ANNOTATION)
+        self.clips = next((root / "Release").glob("CLIPS320"), root / "Release" / "clips320H")
+        if not self.clips.is_dir():
+            raise UserError(f"{self.clips}: missing; A2D's clips belong there")
         self._kept: tuple[str, dict[int, NDArray[np.uint8]]] = ("", {})
-        entries = {entry.video: entry for entry in read_videoset(self.folder) if entry.split == split}
-        listed = self.folder / f"a2d_sentences_single_frame_{split}_annotations.json"
-        if listed.is_file():
-            self.frame_list = f"MTTR's list ({listed.name})"
-            samples = _listed_samples(listed, entries)
+        clips = {clip.video: clip for clip in read_rows(root / VIDEOSET, Clip) if SPLITS[clip.subset] == split}
+        if self.listed == mttr:
+            self.frame_list = f"MTTR's list ({mttr.name})"
+            samples = read_shape(mttr, list[ListedSample])
         else:
-            self.frame_list = f"all annotated frames, as {listed.name} is not at the root"
-            samples = _derived_samples(self.folder, entries)
-        self.videos: dict[str, Video] = {}
-        self.expressions: list[Expression] = []
-        for video, here in _by_video(samples).items():
-            entry = entries[video]
-            count = max(entry.frames, *(frame for _, frame in here))
+            self.frame_list = f"all annotated frames, as {mttr.name} is not at the root"
+            samples = _derived_samples(root, clips)
+        grouped: dict[str, list[ListedSample]] = defaultdict(list)
+        for number, item in enumerate(samples):
+            if item.video not in clips:
+                raise UserError(f"{mttr}: entry {number} is no frame of a video of this split in {VIDEOSET.name}")
+            grouped[item.video].append(item)
+        for video, here in grouped.items():
+            count = max(clips[video].frames, *(item.frame for item in here))
             self.videos[video] = Video(video, tuple(f"{t + 1:05d}" for t in range(count)))
-            self.expressions += [_expression(row, frame, count, window, entry.label) for row, frame in here]
+            category = ACTORS.get(clips[video].label // 10)
+            for item in here:
+                shown, meant = centred_window(item.frame - 1, count, window), (item.instance,)
+                extra = {"image_id": f"v_{video}_f_{item.frame}_i_{item.instance}"}
+                name = f"{item.frame}_{item.instance}"
+                self.expressions.append(
+                    Expression(video, name, item.query, meant, meant, category, shown, (item.frame - 1,), extra)
+                )
         if not self.expressions:
-            raise UserError(f"{self.folder}: no expression of the split {split!r} has an annotated frame")
+            raise UserError(f"{root / INSTANCES}: holds no annotated frame of the split {split!r}")
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
-        """Frames (H, W, 3) uint8 RGB of a video at the given positions; all by default.
+        """As `Split.frames`; a clip that ends before videoset.csv says repeats its last frame.
 
-        A clip that ends before videoset.csv says repeats its last frame. The clip is decoded up to the last position;
-        what has been asked of the video last read stays in memory.
+        The clip is decoded up to the last position; what has been asked of the video last read stays in memory.
         """
         wanted = range(len(self.videos[video].frames)) if positions is None else positions
         name, known = self._kept
         if name != video or not known.keys() >= set(wanted):
-            known = _decode(self._clips / f"{video}.mp4", wanted) | (known if name == video else {})
+            known = _decode(self.clips / f"{video}.mp4", wanted) | (known if name == video else {})
             self._kept = (video, known)  # at once, as another thread may be reading
         return [known[position] for position in wanted]
 
     def masks(
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
-        """Masks (G, T, H, W) of the instances at the frame positions, which must be annotated; `size` is (H, W).
-
-        Masks that were drawn at another size than that of the frames are resized, nearest pixel.
-        """
+        """As `Split.masks`, of annotated frames; masks drawn at another size than the frames' are resized."""
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for t, position in enumerate(positions):
             path = self.folder / INSTANCES / video / f"{position + 1:05d}.h5"
@@ -146,147 +148,58 @@ class A2dSplit:
             for g, annotation in enumerate(annotations):
                 if annotation not in instances:
                     raise UserError(f"{path}: has no instance {annotation}; fetch the annotations again")
-                out[g, t] = _at_size(masks[instances.index(annotation)], size)
+                mask = masks[instances.index(annotation)].astype(np.uint8)
+                out[g, t] = cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
         return out
 
 
-def read_videoset(root: Path) -> list[Entry]:
-    """The clips of videoset.csv. Raises UserError."""
-    entries = []
-    for line, row in read_rows(root / VIDEOSET, 9):
-        try:
-            label, frames, subset = int(row[1]), int(row[6]), SPLITS[("0", "1").index(row[8].strip())]
-        except ValueError:
-            frames = 0
-        if not 1 <= frames <= LAST:
-            raise UserError(
-                f"{root / VIDEOSET}: line {line} needs a label, 1 to {LAST:,} frames, and 0 or 1 as the subset; "
-                "fetch it again"
-            )
-        entries.append(Entry(checked_name(root / VIDEOSET, "video", row[0]), label, frames, subset))
-    return entries
-
-
-def read_annotation(root: Path) -> list[ListedVideo]:
-    """The sentences of a2d_annotation.txt without `1 (copy)`. Raises UserError."""
-    path, rows = root / ANNOTATION, []
-    (_, header), *lines = read_rows(path, 3) or [(1, [""] * 3)]
-    if _is_number(header[1]):
-        raise UserError(f"{path}: lacks the line of column names at the top; fetch it again")
-    for line, (video, instance, query) in lines:
-        if instance.strip() == COPY:
-            continue
-        if not _is_number(instance):
-            raise UserError(f"{path}: line {line} has instance {instance[:50]!r}, no number; fetch it again")
-        rows.append(ListedVideo(checked_name(path, "video", video), int(instance), query))
-    return rows
-
-
-def _is_number(cell: str) -> bool:
-    return cell.strip().isdecimal() and len(cell) < 10
-
-
-def read_missed(root: Path) -> set[str]:
-    """The videos that the authors left out. Raises UserError."""
-    try:
-        with open(root / MISSED, encoding="utf-8", opener=regular) as file:
-            return set(file.read().split())
-    except FileNotFoundError:
-        raise UserError(f"{root / MISSED}: missing; the data set's layout needs it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{root / MISSED}: is no text ({reason(error)}); fetch it again") from None
-
-
-def read_instances(path: Path) -> tuple[int, ...]:
-    """The instances annotated in the frame of an HDF5 file. Raises UserError."""
-    return _ids(path, _read_h5(path, "instance")[0])
-
-
-def read_masks(path: Path) -> tuple[tuple[int, ...], NDArray[np.bool_]]:
+def read_masks(path: Path) -> tuple[list[int], NDArray[np.bool_]]:
     """The instances of an HDF5 file and their masks (N, H, W). Raises UserError."""
     instances, stored = _read_h5(path, "instance", "reMask")
-    ids = _ids(path, instances)
     if stored.ndim == 2:
         stored = stored[None]
-    if stored.ndim != 3 or len(stored) != len(ids):
-        raise UserError(f"{path}: holds {len(ids)} instances and masks of shape {stored.shape}; fetch it again")
-    return ids, stored.transpose(0, 2, 1) != 0  # (N, W, H) -> (N, H, W)
-
-
-def _ids(path: Path, instances: NDArray[Any]) -> tuple[int, ...]:
-    if not np.isfinite(instances).all():
-        raise UserError(f"{path}: its instances are not numbers; fetch it again")
-    return tuple(int(value) for value in instances.ravel())
-
-
-def _is_within(file: Any, name: str) -> bool:
-    """Whether a dataset lies in this very file, which may name others to be read in its place."""
-    import h5py
-
-    if isinstance(file.get(name, getlink=True), h5py.SoftLink | h5py.ExternalLink):
-        return False
-    return not (file[name].is_virtual or file[name].external)
+    if stored.ndim != 3 or len(stored) != instances.size:
+        raise UserError(f"{path}: holds {instances.size} instances and masks of shape {stored.shape}; fetch it again")
+    return instances.ravel().tolist(), stored.transpose(0, 2, 1) != 0  # (N, W, H) -> (N, H, W)
 
 
 def _read_h5(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Datasets of numbers of an HDF5 file."""
+    """Datasets of numbers that lie in this very HDF5 file, which may name others to be read in its place."""
     import h5py
 
     try:
         with open(path, "rb", opener=regular), h5py.File(path, "r") as file:
             for name in names:
-                if not _is_within(file, name):
+                linked = isinstance(file.get(name, getlink=True), h5py.SoftLink | h5py.ExternalLink)
+                if linked or file[name].is_virtual or file[name].external:
                     raise UserError(f"{path}: {name!r} is kept in another file, which is not read; fetch it again")
                 if file[name].size > LARGEST:
                     raise UserError(f"{path}: {name!r} holds {file[name].size:,} values, too many; fetch it again")
             arrays = [np.asarray(file[name]) for name in names]
+            if not all(np.isfinite(array).all() for array in arrays):
+                raise ValueError("infinity or no number")
+            return arrays
     except FileNotFoundError:
         raise UserError(f"{path}: masks are missing; the data set is not complete") from None
     except (OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as HDF5 ({reason(error)})") from None
-    for name, array in zip(names, arrays, strict=True):
-        if array.dtype.kind not in "iufb":
-            raise UserError(f"{path}: {name!r} holds {array.dtype}, not numbers; fetch it again")
-    return arrays
+        raise UserError(f"{path}: cannot be read as HDF5 ({reason(error)}); fetch it again") from None
 
 
-def _clips_folder(root: Path) -> Path:
-    for name in ("clips320H", "CLIPS320"):
-        if (root / "Release" / name).is_dir():
-            return root / "Release" / name
-    raise UserError(f"{root / 'Release' / 'clips320H'}: missing; A2D's clips belong there")
-
-
-def _listed_samples(path: Path, entries: dict[str, Entry]) -> list[tuple[ListedVideo, int]]:
-    """Samples of MTTR's list [[query, video, frame, instance], ...]; frames count from 1."""
-    samples: dict[tuple[str, int, int], tuple[ListedVideo, int]] = {}
-    for number, item in enumerate(read_json_list(path)):
-        try:
-            query, video, frame, instance = item
-            key = checked_text(video), integer(frame), integer(instance)
-            sample = ListedVideo(key[0], key[2], checked_text(query)), key[1]
-        except (TypeError, ValueError):
-            raise UserError(f"{path}: entry {number} is not [query, video, frame, instance]; fetch it again") from None
-        if key[0] not in entries or not 1 <= key[1] <= LAST:
-            raise UserError(f"{path}: entry {number} is no frame of a video of this split in {VIDEOSET.name}")
-        if key in samples:
-            raise UserError(f"{path}: entry {number} names frame {key[1]} and instance {key[2]} of {key[0]} again")
-        samples[key] = sample
-    return list(samples.values())
-
-
-def _derived_samples(root: Path, entries: dict[str, Entry]) -> list[tuple[ListedVideo, int]]:
+def _derived_samples(root: Path, clips: dict[str, Clip]) -> list[ListedSample]:
     """Every sentence with every annotated frame that holds its instance."""
-    missed = read_missed(root)
-    annotated: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
-    samples = []
-    for row in read_annotation(root):
-        if row.video not in entries or row.video in missed:
-            continue
-        if row.video not in annotated:
-            annotated[row.video] = [(_number(path), read_instances(path)) for path in _h5_files(root, row.video)]
-        samples += [(row, frame) for frame, instances in annotated[row.video] if row.instance in instances]
-    return samples
+    missed = read_text(root / MISSED).split()
+    rows = read_rows(root / ANNOTATION, Sentence, header=True)
+    rows = [row for row in rows if row.video in clips and row.video not in missed and row.instance]
+    annotated = {
+        video: [(_number(path), _read_h5(path, "instance")[0]) for path in _h5_files(root, video)]
+        for video in dict.fromkeys(row.video for row in rows)
+    }
+    return [
+        ListedSample(row.query, row.video, frame, row.instance)
+        for row in rows
+        for frame, instances in annotated[row.video]
+        if row.instance in instances
+    ]
 
 
 def _h5_files(root: Path, video: str) -> list[Path]:
@@ -294,31 +207,9 @@ def _h5_files(root: Path, video: str) -> list[Path]:
 
 
 def _number(path: Path) -> int:
-    number = int(path.stem) if path.stem.isdecimal() else 0
-    if not 1 <= number <= LAST:
+    if not path.stem.isdecimal() or not 1 <= int(path.stem) <= 99_999:
         raise UserError(f"{path}: its name is no frame number of five digits counted from 1; remove it")
-    return number
-
-
-def _by_video(samples: Iterable[tuple[ListedVideo, int]]) -> dict[str, list[tuple[ListedVideo, int]]]:
-    grouped: dict[str, list[tuple[ListedVideo, int]]] = {}
-    for row, frame in samples:
-        grouped.setdefault(row.video, []).append((row, frame))
-    return grouped
-
-
-def _expression(row: ListedVideo, frame: int, count: int, window: int, label: int) -> Expression:
-    return Expression(
-        row.video,
-        f"{frame}_{row.instance}",
-        row.query,
-        objects=(row.instance,),
-        annotations=(row.instance,),
-        category=ACTORS.get(label // 10),
-        shown=centred_window(frame - 1, count, window),
-        scored=(frame - 1,),
-        extra={"image_id": f"v_{row.video}_f_{frame}_i_{row.instance}"},
-    )
+    return int(path.stem)
 
 
 def _decode(path: Path, positions: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
@@ -334,123 +225,42 @@ def _decode(path: Path, positions: Iterable[int]) -> dict[int, NDArray[np.uint8]
     return found | dict.fromkeys(wanted - found.keys(), last)
 
 
-def _at_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask (H', W') at `size` (H, W), nearest pixel."""
-    if mask.shape == size:
-        return mask
-    import cv2
-
-    resized = cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized, dtype=bool)
-
-
 # Checking ---------------------------------------------------------------------------------------------------------
-
-MEND = "fetch it again from A2D's page (Release) or A2D-Sentences' page (text_annotations)"
 
 
 def check(root: Path, report: CheckReport) -> None:
     """Layout, published counts, that sentences, clips and masks belong together, and that they can be decoded."""
-    entries = report.attempt(MEND, lambda: read_videoset(root))
-    rows = report.attempt(MEND, lambda: read_annotation(root))
-    missed = report.attempt(MEND, lambda: read_missed(root))
-    clips = report.attempt(MEND, lambda: _clips_folder(root))
-    if not (root / INSTANCES).is_dir():
-        report.found(root / INSTANCES, "missing", MEND)
-    if entries is None or rows is None or missed is None or clips is None or not (root / INSTANCES).is_dir():
+    report.mend = "fetch it again from A2D's page (Release) or A2D-Sentences' page (text_annotations)"
+    clips = {clip.video: clip for clip in report.attempt(read_rows, root / VIDEOSET, Clip) or ()}
+    rows = report.attempt(read_rows, root / ANNOTATION, Sentence, True) or []
+    missed = (report.attempt(read_text, root / MISSED) or "").split()
+    if not clips or not rows:
         return
-    lines = len(read_rows(root / ANNOTATION, 3)) - 1
-    if lines > len(rows):
-        report.note(f"{ANNOTATION.name}: {lines - len(rows)} row(s) of instance `{COPY}` left out")
-    report.count(root / VIDEOSET, "rows", len(entries), VIDEOSET_ROWS, MEND)
-    report.count(root / ANNOTATION, "rows", lines, ANNOTATION_ROWS, MEND)
-    known = {entry.video: entry for entry in entries}
-    if len(known) < len(entries):
-        report.found(root / VIDEOSET, f"names {len(entries) - len(known)} video(s) twice", MEND)
-    for (video, instance), times in Counter((row.video, row.instance) for row in rows).items():
-        if times > 1:
-            report.found(root / ANNOTATION, f"has {times} sentences of instance {instance} of {video}", MEND)
-    needed: dict[str, set[int]] = {}
-    for row in rows:
-        if row.video not in missed:
-            needed.setdefault(row.video, set()).add(row.instance)
-    left_out = sum(row.video in missed for row in rows)
-    if left_out:
-        report.note(f"{left_out} sentence(s) of {len(missed)} videos in {MISSED.name} left out")
-    for video in sorted(needed.keys() - known.keys()):
-        report.found(root / ANNOTATION, f"has sentences of {video}, which {VIDEOSET.name} does not list", MEND)
-    videos = [video for video in needed if video in known and report.wants(known[video].split)]
-    decoded = set(report.sample(videos))
-    for video in report.each("clips", videos):
-        _check_video(root, clips / f"{video}.mp4", known[video], needed[video], video in decoded, report)
-    for split in SPLITS:
-        path = root / f"a2d_sentences_single_frame_{split}_annotations.json"
-        if path.is_file() and report.wants(split):
-            here = {video: entry for video, entry in known.items() if entry.split == split}
-            _check_list(root, path, here, report)
-
-
-def _check_list(root: Path, path: Path, entries: dict[str, Entry], report: CheckReport) -> None:
-    """Every frame of MTTR's list is annotated and holds the instance; a sample of the files is read."""
-    mend = "fetch it again from MTTR's repository"
-    samples = report.attempt(mend, partial(_listed_samples, path, entries))
-    named: dict[Path, set[int]] = {}
-    for row, frame in samples or ():
-        named.setdefault(root / INSTANCES / row.video / f"{frame:05d}.h5", set()).add(row.instance)
-    read = set(report.sample(named))
-    for file in report.each(path.name, named):
-        if not file.is_file():
-            report.found(path, f"names frame {int(file.stem)} of {file.parent.name}, which has no masks", mend)
-        elif file in read:
-            with contextlib.suppress(UserError):  # a damaged file is told above
-                for instance in sorted(named[file] - set(read_instances(file))):
-                    where = f"frame {int(file.stem)} of {file.parent.name}"
-                    report.found(path, f"names instance {instance} in {where}, which lacks it", mend)
-
-
-def _check_video(root: Path, path: Path, entry: Entry, instances: set[int], decode: bool, report: CheckReport) -> None:
-    """One clip and its HDF5 files, whose shapes are looked at only where `decode` is set."""
-    length = entry.frames
-    if not path.is_file():
-        report.found(path, "missing", MEND)
-    elif decode:
-        length = _check_clip(path, entry, report) or length
-    files = _h5_files(root, entry.video)
-    if not files:
-        report.found(root / INSTANCES / entry.video, f"holds no masks, {len(instances)} sentence(s) need them", MEND)
-        return
-    seen: set[int] = set()
-    for file in files:
-        frame = report.attempt("remove it", partial(_number, file))
-        if frame is not None and frame > length:
-            report.found(file, f"its clip has {length} frames only", MEND)
-        if decode:
-            read = report.attempt(MEND, partial(read_masks, file))
-            if read is None:
-                seen |= instances  # what it held is unknown
-            else:
-                seen |= set(read[0])
-    if decode:
-        for instance in sorted(instances - seen):
-            report.found(root / INSTANCES / entry.video, f"no frame holds instance {instance}, which a row names", MEND)
-
-
-def _check_clip(path: Path, entry: Entry, report: CheckReport) -> int | None:
-    """How many frames of a clip decode, or None where none does."""
-    try:
-        source = open_video(path)
-        count = sum(1 for _ in source)
-    except UserError as error:
-        report.found(path, str(error).removeprefix(f"{path}: ").split("; ")[0], MEND)
-        return None
-    except Exception as error:  # whatever a decoder makes of damage
-        report.found(path, f"cannot be decoded ({reason(error)})", MEND)
-        return None
-    if source.expected is not None and count < source.expected:
-        report.found(path, f"only {count} of its {source.expected} frames can be decoded", MEND)
-    elif count != entry.frames:
-        report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {entry.frames}")
-    return count
+    report.count(root / VIDEOSET, {"rows": len(clips)}, {"rows": 3782})
+    report.count(root / ANNOTATION, {"rows": len(rows)}, {"rows": 6655})
+    for video in sorted({row.video for row in rows} - clips.keys() - {*missed}):
+        report.found(root / ANNOTATION, f"has sentences of {video}, which {VIDEOSET.name} does not list")
+    rows = [row for row in rows if row.video in clips and row.video not in missed and row.instance]
+    decoded = report.sample(dict.fromkeys(row.video for row in rows))
+    for file in report.each("HDF5 files", [file for video in decoded for file in _h5_files(root, video)]):
+        report.attempt(read_masks, file)
+    for name, split in check_splits(report, root, SPLITS, A2dSplit, {}):
+        said = [row for row in rows if SPLITS[clips[row.video].subset] == name]
+        for video in report.each(f"{name} clips", list(dict.fromkeys(row.video for row in said))):
+            path = split.clips / f"{video}.mp4"
+            if not path.is_file():
+                report.found(path, "missing")
+            source = report.attempt(open_video, path) if video in decoded else None
+            count = clips[video].frames if source is None else sum(1 for _ in source)
+            if source is not None and count < (source.expected or 0):
+                report.found(path, f"only {count} of its {source.expected} frames can be decoded")
+            elif count != clips[video].frames:
+                report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {clips[video].frames}")
+        meant = {(item.video, item.objects[0]) for item in split.expressions}
+        for row in said if split.listed == root / ANNOTATION else ():
+            if (row.video, row.instance) not in meant:
+                told = f"no annotated frame holds instance {row.instance}, which a sentence means"
+                report.found(root / INSTANCES / row.video, told)
 
 
 # Miniature --------------------------------------------------------------------------------------------------------
@@ -464,28 +274,25 @@ def write_mini(folder: Path, seed: int) -> None:
     """
     import h5py
 
-    height, width, rate = 80, 112, 8.0
+    height, width = 80, 112
     clips_folder = folder / "Release" / "clips320H"
     clips_folder.mkdir(parents=True)
     videoset: list[list[object]] = []
-    sentences: list[list[object]] = []
+    sentences: list[list[object]] = [["video_id", "instance_id", "query"]]
     for number, clip in enumerate(draw_clips(8, seed, families=("alike", "easy"))):
         video, missed, split = f"a2dmini{number:04d}", number == 7, int(number > 3)
         frames, masks = resized(clip, height, width)
         if number == 3:
             masks = masks.repeat(2, axis=2).repeat(2, axis=3)
         objects = range(1 if number == 1 else min(len(masks), 3))
-        texts = {i: f"the {item.look.colour} {item.look.shape}" for i, item in enumerate(clip.items)}
-        texts |= {item.meant[0]: item.text for item in clip.expressions if len(item.meant) == 1}
+        texts = short_texts(clip)
         annotated = (1, len(frames) // 2, len(frames))
         label = 10 * (1 + number % len(ACTORS)) + 8
         videoset.append([video, label, "00:00:01", "00:00:03", height, width, len(frames), len(annotated), split])
         sentences += [[video, i + 1, texts[i]] for i in objects]
         if number == 0:
             sentences.append([video, COPY, texts[0]])
-        with OverlayWriter(clips_folder / f"{video}.mp4", height, width, rate) as output:
-            for t, frame in enumerate(frames):
-                output.write(frame, t / rate)
+        save_video(clips_folder / f"{video}.mp4", frames, rate=8)
         if missed:
             continue
         target = folder / INSTANCES / video
@@ -503,17 +310,13 @@ def write_mini(folder: Path, seed: int) -> None:
                 file.create_dataset("instance", data=np.array(present, dtype=np.uint8) + 1)
                 file.create_dataset("reMask", data=stored, compression="gzip" if stored.size else None)
                 file.create_dataset("reBBox", data=boxes)
-    _write_csv(folder / VIDEOSET, videoset)
-    _write_csv(folder / ANNOTATION, [["video_id", "instance_id", "query"], *sentences])
+    for path, rows in ((folder / VIDEOSET, videoset), (folder / ANNOTATION, sentences)):
+        with open(path, "w", encoding="utf-8", newline="") as table:
+            csv.writer(table, lineterminator="\n").writerows(rows)
     (folder / MISSED).write_text("a2dmini0007\n")
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """x1, y1, x2, y2 of a mask (H, W) that isn't empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return x, y, x + width - 1, y + height - 1

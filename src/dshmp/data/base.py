@@ -1,21 +1,24 @@
 """What every data set is read into: videos, expressions over them, and samples that read frames and masks lazily.
 
-One file per data set turns its own layout into a `Split`; everything else (training, prediction, scoring) knows
-only what stands here.
+One file per data set turns its own layout into a `Split`; training, prediction and scoring know only that.
 """
 
 import csv
+import io
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from dshmp.errors import UserError
+from dshmp.errors import UserError, printable
 from dshmp.files import name_fault, reason, regular
 
 
@@ -25,7 +28,7 @@ class Video:
 
     name: str
     frames: tuple[str, ...]
-    """Names of its frames in order, as files of predictions are called."""
+    """Names in order, as files of predictions are called."""
     objects: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Object id -> what is known of it; the synthetic data set lists all objects with their `anno_id`."""
 
@@ -48,7 +51,7 @@ class Expression:
     scored: tuple[int, ...] | None = None
     """Positions of the frames that are scored; None is all."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the file says of it."""
+    """Whatever else the file says."""
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -66,7 +69,7 @@ def expression_name(item: Expression) -> str:
 
 
 class Split(Protocol):
-    """One split of a data set, opened."""
+    """One split of a data set, opened; what is missing or malformed raises a UserError that names the file."""
 
     @property
     def folder(self) -> Path:
@@ -91,6 +94,17 @@ class Split(Protocol):
         self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
+
+
+class DataSplit:
+    """What the splits here have in common: the file or folder `listed` lists their sentences."""
+
+    has_truth = True
+
+    def __init__(self, folder: Path, listed: Path) -> None:
+        self.folder, self.listed = folder, listed
+        self.videos: dict[str, Video] = {}
+        self.expressions: list[Expression] = []
 
 
 @dataclass(frozen=True)
@@ -150,98 +164,107 @@ def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
 
 # --- What files may say ---
 
+T = TypeVar("T")
+Row = TypeVar("Row", bound=BaseModel)
 RESERVED = frozenset({"Annotations", "predict.json"})
 """Names that folders of predictions use themselves."""
 
 
 def checked_name(path: Path, what: str, name: object) -> str:
-    """The name of a video, frame or expression that `path` gives: one that a file of predictions can have.
-
-    Raises UserError.
-    """
-    if not isinstance(name, str):
-        fault: str | None = "is no text"
-    else:
-        fault = name_fault(name) or ("is reserved for predictions" if name in RESERVED else None)
-        if fault is None:
-            return name
-    shown = ascii(name)
-    raise UserError(
-        f"{path}: the {what} {shown if len(shown) < 80 else shown[:60] + '...'} {fault}, so no file can be called so; "
-        "rename it, or fetch the file again"
-    )
+    """The name of a video, frame or expression in `path`: one that a file can have. Raises UserError."""
+    try:
+        return _name(name)
+    except ValueError as error:
+        raise UserError(f"{path}: the {what} {error}; rename it, or fetch the file again") from None
 
 
-def checked_text(text: object) -> str:
-    """What an expression says, as a file gives it. Raises TypeError or ValueError."""
-    if not isinstance(text, str):
-        raise TypeError(f"the text is {str(text)[:50]!r}, no string")
+def _name(name: object) -> str:
+    fault = name_fault(name) if isinstance(name, str) else "is no text"
+    if fault is None and name in RESERVED:
+        fault = "is reserved for predictions"
+    if fault is not None:
+        raise ValueError(f"{ascii(name)[:60]} {fault}, so no file can be called so")
+    return str(name)
+
+
+def _text(text: str) -> str:
     text.encode()  # half a surrogate pair is no character
     return text
 
 
-def integer(value: object) -> int:
-    """A number that a file gives and that has to be whole. Raises TypeError."""
-    if type(value) is not int:
-        raise TypeError(f"{str(value)[:50]!r} is no integer")
-    return value
+Name = Annotated[str, BeforeValidator(_name)]
+"""Of a video, frame or expression: predictions are files that are called so."""
+Text = Annotated[str, AfterValidator(_text)]
+Id = Annotated[int, Field(strict=True, ge=0)]
+"""A number that JSON gives as such, not as text."""
 
 
-def frame_names(path: Path, entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """The frame names in a video's entry of a meta_expressions.json. Raises KeyError, TypeError or UserError."""
-    names = entry["frames"]
-    if not isinstance(names, list):
-        raise TypeError("frames are no list of names")
-    return tuple(checked_name(path, "frame", name) for name in names)
+# --- Files ---
 
 
-# --- Text files ---
-
-
-def read_rows(path: Path, columns: int) -> list[tuple[int, list[str]]]:
-    """(Line number, cells) of the rows of a CSV file that aren't blank. Raises UserError."""
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """A text file. Raises UserError."""
     try:
-        with open(path, encoding="utf-8-sig", newline="", opener=regular) as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
+        with open(path, encoding=encoding, newline="", opener=regular) as file:
+            return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set's layout needs it") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no CSV text ({reason(error)}); fetch it again") from None
+    except (OSError, ValueError, MemoryError) as error:
+        raise UserError(f"{path}: cannot be read as {encoding} text ({reason(error)}); fetch it again") from None
+
+
+def read_rows(path: Path, kind: type[Row], header: bool = False) -> list[Row]:
+    """The rows of a CSV file that aren't blank, as models of their columns, without its header. Raises UserError."""
+    names = list(kind.model_fields)
+    try:
+        reader = csv.reader(io.StringIO(read_text(path, "utf-8-sig"), newline=""))
+        rows = [(reader.line_num, row) for row in reader if row][header:]
+    except csv.Error as error:
+        raise UserError(f"{path}: is no CSV text ({error}); fetch it again") from None
     for line, row in rows:
-        if len(row) != columns:
-            raise UserError(f"{path}: line {line} has {len(row)} columns, not {columns}; fetch it again")
-    return rows
+        if len(row) != len(names):
+            raise UserError(f"{path}: line {line} has {len(row)} columns, not {len(names)}; fetch it again")
+    return [shaped(kind, dict(zip(names, row, strict=True)), f"{path}: line {line}") for line, row in rows]
 
 
-def read_json(path: Path, keep: Callable[[dict[str, Any]], Any] = lambda entry: entry) -> dict[str, Any]:
-    """The object of a JSON file; of every object in it there remains what `keep` returns, at once. Raises UserError."""
-    value = _parse_json(path, keep)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object at the top")
-    return value
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file. Raises UserError."""
+    return read_shape(path, dict[str, Any])
 
 
-def read_json_list(path: Path) -> list[Any]:
-    """The list of a JSON file. Raises UserError."""
-    value = _parse_json(path, lambda entry: entry)
-    if not isinstance(value, list):
-        raise UserError(f"{path}: expected a JSON list at the top")
-    return value
-
-
-def _parse_json(path: Path, keep: Callable[[dict[str, Any]], Any]) -> Any:
-    def entry(pairs: list[tuple[str, Any]]) -> Any:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise UserError(f"{path}: one of its objects holds {ascii(twice)[:50]} twice; fetch it again")
-        return keep(found)
-
+def read_shape(path: Path, kind: type[T]) -> T:
+    """A JSON file as `kind`, a class of pydantic's or a type. Raises UserError."""
     try:
-        with open(path, encoding="utf-8", opener=regular) as file:
-            return json.load(file, object_pairs_hook=entry)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; the data set's layout needs it") from None
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        value = json.loads(read_text(path), object_pairs_hook=_unique)
+    except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{path}: is not valid JSON ({reason(error)}); it may be cut off, fetch it again") from None
+    return shaped(kind, value, str(path))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"an object holds {key[:50]!a} twice")
+        found[key] = value
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def shaped(kind: type[T], value: object, where: str) -> T:
+    """The value as `kind`, by pydantic. Raises UserError, whose message begins with `where`."""
+    try:
+        return _adapter(kind).validate_python(value)  # type: ignore[arg-type, no-any-return]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    told = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].split(" or instance")[0]
+    for theirs, ours in (("Input should", "must"), ("Field required", "is missing"), ("tuple", "list")):
+        told = told.replace(theirs, ours)
+    if first["type"] not in ("value_error", "missing"):
+        told += f", found {reprlib.repr(first['input'])}"
+    raise UserError(printable(f"{where}: {place}{': ' * bool(place)}{told}; mend it, or fetch the file again"))

@@ -1,19 +1,24 @@
-"""`dshmp data check`: is a data set on disk whole, and if not, which file is wrong, why, and what mends it."""
+"""`dshmp data check`: is a data set on disk whole, and if not, which file is wrong, why, and what mends it.
 
+A check opens each split as every command does and reads all of it, or a sample: what a reader refuses is a finding.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from dshmp.data.images import read_frame
-from dshmp.data.masks import read_index_mask
-from dshmp.data.mini import is_mini
+from dshmp.data.base import Split, frame_size
+from dshmp.data.images import ImageSplit, image_size, read_frame
+from dshmp.data.masks import IndexMaskSplit, read_index_mask
+from dshmp.data.mini import MARK
 from dshmp.errors import UserError, printable
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Split)
 
 
 @dataclass(frozen=True)
@@ -36,46 +41,53 @@ class CheckReport:
     """Everything is decoded, instead of a sample of everything."""
     splits: tuple[str, ...] | None = None
     """Only these are checked; None is all that are there."""
+    own: bool = False
+    """It is the user's own data in the data set's layout."""
     published: bool = True
-    """Whether counts and checksums that the authors publish have to fit; not those of a miniature or one's own data."""
+    """Counts and checksums have to be those that the authors publish."""
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     """Told (what is being checked, how many are done, of how many)."""
+    mend: str = "fetch or unpack it again"
+    """What is advised of a file that is wrong."""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Facts worth telling that are no damage, such as counts of a part that is not published."""
+    """Facts worth telling that are no damage."""
 
-    def found(self, path: Path, reason: str, mend: str) -> None:
+    def found(self, path: Path, reason: str) -> None:
+        """Add a finding."""
+        mend = self.mend
+        if self.own:
+            mend = "mend the entry" if path.suffix == ".json" else "put it right, or take it out of the list"
         self.findings.append(Finding(path, reason, mend))
 
     def note(self, text: str) -> None:
         self.notes.append(printable(text))
 
-    def wants(self, split: str) -> bool:
-        return self.splits is None or split in self.splits
-
-    def count(self, path: Path, what: str, found: int, expected: int, mend: str) -> None:
-        """A number that the data set's authors publish."""
-        if self.published and found != expected:
-            self.found(path, f"holds {found:,} {what}, the published data set has {expected:,}", mend)
-
-    def attempt(self, mend: str, read: Callable[[], T]) -> T | None:
-        """What `read` returns; a UserError (`path: reason`) becomes a finding, and None is returned."""
+    def attempt(self, read: Callable[..., T], *arguments: object) -> T | None:
+        """What `read` returns; a UserError (`path: reason; advice`) becomes a finding, and None is returned."""
         try:
-            return read()
+            return read(*arguments)
         except UserError as error:
             path, _, reason = str(error).partition(": ")
-            self.found(Path(path), reason.split("; ")[0], mend)
+            self.found(Path(path), reason.split("; ")[0])
             return None
 
-    def each(self, what: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
-        """The items one by one, told to the progress bar; `total` where `items` has no length."""
-        if total is None:
-            items = list(items)
-            total = len(items)
+    def count(self, path: Path, found: Mapping[str, int], *published: Mapping[str, int]) -> None:
+        """Numbers, which should be one of those that the data set's authors publish, each for a version."""
+
+        def told(numbers: Mapping[str, int]) -> str:
+            return ", ".join(f"{number:,} {what}" for what, number in numbers.items())
+
+        if self.published and published and not any(each.items() <= found.items() for each in published):
+            here = told({what: found[what] for what in published[0]})
+            self.found(path, f"holds {here}, the published data set has {' or '.join(map(told, published))}")
+
+    def each(self, what: str, items: Sequence[T]) -> Iterator[T]:
+        """The items one by one, told to the progress bar."""
         for done, item in enumerate(items):
-            self.progress(what, done, total)
+            self.progress(what, done, len(items))
             yield item
-        self.progress(what, total, total)
+        self.progress(what, len(items), len(items))
 
     def sample(self, items: Iterable[T], most: int = 50) -> list[T]:
         """All items of a full check, else at most `most`, spread evenly."""
@@ -94,106 +106,127 @@ def examine(
     own: bool = False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> CheckReport:
-    """What a data set's check finds below `root`, with paths relative to it.
+    """What a data set's check finds below `root`, with paths relative to it; the options are those of `CheckReport`.
 
-    full: decode everything. splits: only these. own: it is the user's own data in the data set's layout, so that
-    published counts and checksums are not compared. Raises UserError where there is no such folder.
+    Raises UserError where there is no such folder.
     """
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that the data set was unpacked into")
-    report = CheckReport(full, splits, published=not own, progress=progress)
-    if is_mini(root):
+    report = CheckReport(full, splits, own, published=not own, progress=progress)
+    if (root / MARK).is_file():
         report.published = False
         report.note("a miniature data set: published counts are not compared")
     try:
         check(root, report)
     except Exception as error:
         # damage that the check did not foresee must not hide what it found before
-        report.found(root, f"the check could not go on ({error!r})", "mend what is named above and check again")
-    report.findings = [replace(item, path=_relative(item.path, root)) for item in report.findings]
+        report.findings.append(
+            Finding(root, f"the check could not go on ({error!r})", "mend what is named above and check again")
+        )
+    findings = dict.fromkeys(report.findings)  # what several readers say is told once
+    report.findings = [
+        replace(item, path=item.path.relative_to(root)) if item.path.is_relative_to(root) else item for item in findings
+    ]
     return report
 
 
-def check_files(
-    report: CheckReport, folder: Path, names: Sequence[str], mend: str, suffixes: Iterable[str] | None = None
-) -> list[str]:
-    """The folder holds exactly these files, none empty; returns those that can be read.
-
-    suffixes: files that end otherwise are not looked at; by default those that `names` end with.
-    """
-    if not folder.is_dir():
-        report.found(folder, "the folder is missing", mend)
-        return []
-    sizes = {item.name: item.stat().st_size for item in folder.iterdir() if item.is_file()}
-    for name in names:
-        if name not in sizes:
-            report.found(folder / name, "is missing", mend)
-        elif not sizes[name]:
-            report.found(folder / name, "is empty (0 bytes)", mend)
-    ours = {Path(name).suffix for name in names} if suffixes is None else set(suffixes)
-    for name in sorted(sizes.keys() - set(names)):
-        if Path(name).suffix in ours:
-            report.found(folder / name, "is a frame that the data set does not list", "remove it, or " + mend)
-    return [name for name in names if sizes.get(name)]
-
-
-def check_frames(
-    report: CheckReport, what: str, folders: Mapping[Path, Sequence[str]], mend: str
-) -> dict[Path, tuple[int, int]]:
-    """Each folder holds exactly these image files, whole and all of one size; returns that size (H, W) per folder.
-
-    A sample is decoded, or all in a full check. Folders without a readable frame are left out of what is returned.
-    """
-    sampled = set(report.sample((folder, name) for folder, names in folders.items() for name in names))
-    sizes: dict[Path, tuple[int, int]] = {}
-    for folder, names in report.each(what, folders.items()):
-        for i, name in enumerate(check_files(report, folder, names, mend)):
-            if i and (folder, name) not in sampled:
-                continue
-            path = folder / name
-            frame = report.attempt(mend, partial(read_frame, path))
-            if frame is None:
-                continue
-            size = frame.shape[0], frame.shape[1]
-            if sizes.setdefault(folder, size) != size:
-                known = sizes[folder]
-                report.found(path, f"is {size[1]}x{size[0]}, other frames of the video {known[1]}x{known[0]}", mend)
-    return sizes
-
-
-def check_index_masks(
+def check_splits(
     report: CheckReport,
-    what: str,
-    folders: Mapping[Path, Sequence[str]],
-    sizes: Mapping[Path, tuple[int, int]],
-    mend: str,
-) -> dict[Path, set[int]]:
-    """Each folder holds exactly these palette masks, whole and of its frames' size (H, W).
+    root: Path,
+    names: Iterable[str],
+    opened: Callable[[Path, str], S],
+    counts: Mapping[str, Sequence[Mapping[str, int]]],
+) -> list[tuple[str, S]]:
+    """Opens the splits that are wanted, compares them with the published numbers, looks at their sentences and reads
+    frames and masks; those that can be opened are returned."""
+    checked = []
+    for name in report.splits or names:
+        split = report.attempt(opened, root, name)
+        if split is None:
+            continue
+        videos = split.videos.values()
+        found = {
+            "videos": len(videos),
+            "objects": sum(len(video.objects) for video in videos),
+            "expressions": len(split.expressions),
+            "frames": sum(len(video.frames) for video in videos),
+        }
+        listed: Path = getattr(split, "listed", split.folder)
+        report.count(listed, found, *counts.get(name, ()))
+        _check_sentences(report, listed, split)
+        if isinstance(split, ImageSplit):
+            _check_frames(report, name, split)
+        if isinstance(split, IndexMaskSplit) and split.has_truth:
+            _check_index_masks(report, name, split)
+        elif split.has_truth:
+            _check_masks(report, name, split)
+        checked.append((name, split))
+    return checked
 
-    A sample is decoded, or all in a full check. Returned are the indices that masks show, of folders that were read
-    wholly.
-    """
-    shown: dict[Path, set[int]] = {}
-    sampled = set(report.sample((folder, name) for folder, names in folders.items() for name in names))
-    for folder, names in report.each(what, folders.items()):
-        seen = []
-        for name in check_files(report, folder, names, mend):
-            if (folder, name) in sampled:
-                indices = report.attempt(mend, partial(read_index_mask, folder / name, sizes.get(folder)))
-                if indices is not None:
-                    seen.append(set(np.unique(indices).tolist()))
-        if len(seen) == len(names):
-            shown[folder] = set().union(*seen)
-    return shown
+
+def _check_sentences(report: CheckReport, listed: Path, split: Split) -> None:
+    """Every video has frames, each listed once, and every sentence words and an id of its own."""
+    for video in split.videos.values():
+        if not video.frames or len(set(video.frames)) < len(video.frames):
+            report.found(listed, f"video {video.name!r} lists no frame, or one of them twice")
+    times = Counter((item.video, item.id) for item in split.expressions)
+    for item in split.expressions:
+        where = f"video {item.video!r}, expression {item.id!r}"
+        if not item.text.strip():
+            report.found(listed, f"{where} has no text")
+        if times[item.video, item.id] > 1:
+            report.found(listed, f"{where} is there {times[item.video, item.id]} times")
 
 
-def check_folders(report: CheckReport, folder: Path, names: Iterable[str], mend: str) -> None:
-    """The folder holds no other folders than these."""
-    if folder.is_dir():
-        for name in sorted({item.name for item in folder.iterdir() if item.is_dir()} - set(names)):
-            report.found(folder / name, "is a video that the data set does not list", "remove it, or " + mend)
+def _check_files(
+    report: CheckReport, name: str, kind: Literal["frame", "mask"], files: Mapping[str, list[Path]]
+) -> Iterator[tuple[str, Path]]:
+    """Videos and files: tells which are missing or empty, and gives a sample of the others, or all in a full check."""
+    sampled = set(report.sample(path for paths in files.values() for path in paths))
+    for video, paths in report.each(f"{name} {kind}s", list(files.items())):
+        for path in paths:
+            if not path.parent.is_dir():
+                report.found(path.parent, "the folder is missing")
+            elif not path.is_file():
+                report.found(path, f"{kind} is missing")
+            elif not path.stat().st_size:
+                report.found(path, "is empty (0 bytes)")
+            elif path in sampled:
+                yield video, path
 
 
-def _relative(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if path.is_relative_to(root) else path
+def _check_frames(report: CheckReport, name: str, split: ImageSplit) -> None:
+    """Frames are whole, and those of a video of one size."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for video, path in _check_files(report, name, "frame", {video: split.frame_files(video) for video in split.videos}):
+        frame = report.attempt(read_frame, path)
+        if frame is not None:
+            height, width = sizes.setdefault(video, (frame.shape[0], frame.shape[1]))
+            if frame.shape[:2] != (height, width):
+                report.found(path, f"is {frame.shape[1]}x{frame.shape[0]}, other frames of the video {width}x{height}")
+
+
+def _check_index_masks(report: CheckReport, name: str, split: IndexMaskSplit) -> None:
+    """Masks are whole and of their frames' size; those of a video, where all are read, show every object meant."""
+    files = {video: split.mask_files(video) for video in split.videos}
+    shown: dict[str, list[set[int]]] = {video: [] for video in files}
+    for video, path in _check_files(report, name, "mask", files):
+        frame = split.image_folder(video) / f"{path.stem}{split.suffix}"
+        indices = report.attempt(lambda path, frame: read_index_mask(path, image_size(frame)), path, frame)
+        if indices is not None:
+            shown[video].append(set(np.unique(indices).tolist()))
+    for item in split.expressions:
+        seen = shown[item.video]
+        for number in set(item.objects).difference(*seen) if len(seen) == len(files[item.video]) else ():
+            report.found(split.mask_folder(item.video), f"no mask shows object {number}, which a sentence means")
+
+
+def _check_masks(report: CheckReport, name: str, split: Split) -> None:
+    """Masks of a sample of the objects meant, or all in a full check, can be read and fit their frames."""
+    asked = dict.fromkeys((item.video, each, item.scored) for item in split.expressions for each in item.annotations)
+    for video, annotation, scored in report.each(f"{name} masks", report.sample(asked)):
+        positions = range(len(split.videos[video].frames)) if scored is None else scored
+        size = report.attempt(frame_size, split, video) if positions else None
+        if size is not None:
+            report.attempt(split.masks, video, [annotation], positions, size)

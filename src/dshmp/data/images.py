@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dshmp.data.base import DataSplit
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.video.images import DATA_FORMATS, DECODER_ERRORS, open_image
@@ -17,6 +18,12 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB. Raises UserError."""
     with open_data_image(path, "frame") as image:
         return np.asarray(image.convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a frame, by its header. Raises UserError."""
+    with open_data_image(path, "frame") as image:
+        return image.height, image.width
 
 
 def read_frames(
@@ -40,7 +47,24 @@ def open_data_image(path: Path, what: str) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read as an image ({reason(error)})") from None
 
 
-def save_jpeg(path: Path, frame: NDArray[np.uint8], quality: int = 92) -> None:
+def save_jpeg(path: Path, frame: NDArray[np.uint8]) -> None:
     """Write a frame (H, W, 3) uint8 RGB."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(frame).save(path, quality=quality)
+    Image.fromarray(frame).save(path, quality=92)
+
+
+class ImageSplit(DataSplit):
+    """A split whose frames are image files in `image_folder`."""
+
+    suffix = ".jpg"
+
+    def image_folder(self, video: str) -> Path:
+        """The folder of a video's frames."""
+        return self.folder / "JPEGImages" / video
+
+    def frame_files(self, video: str) -> list[Path]:
+        return [self.image_folder(video) / f"{frame}{self.suffix}" for frame in self.videos[video].frames]
+
+    def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
+        """As `Split.frames`."""
+        return read_frames(self.image_folder(video), self.videos[video].frames, positions, self.suffix)

@@ -1,5 +1,6 @@
-"""Masks as files hold them: COCO's compressed run lengths, judged before they are decoded, and images of indices."""
+"""Masks as files hold them: COCO's run lengths and polygons, judged before they are decoded, and images of indices."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dshmp.data.images import open_data_image
+from dshmp.data.images import ImageSplit, open_data_image
 from dshmp.errors import UserError
 
 PALETTE = np.array(
@@ -17,36 +18,61 @@ PALETTE = np.array(
 """Colours of DAVIS's palette for the first object ids."""
 
 
-def rle_fault(rle: object, size: tuple[int, int]) -> str | None:
-    """What is wrong with COCO's compressed run lengths of a mask of this size (H, W), or None.
+def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
+    """What is wrong with a mask of this size (H, W), run lengths or polygons, or None.
 
-    Found without decoding, as decoders read and write beyond their memory, or never end, where run lengths are damaged.
+    Found without decoding, as decoders read and write beyond their memory, or never end, where a mask is damaged.
     """
-    if not isinstance(rle, dict) or not isinstance(rle.get("counts"), str) or "size" not in rle:
+    if isinstance(codes, list):
+        points = [v for polygon in codes if isinstance(polygon, list) for v in polygon]
+        if not codes or any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in codes):
+            return "is no list of polygons, each of three or more x, y"
+        far = 2 * max(size)
+        return (
+            None
+            if all(type(v) in (int, float) and abs(v) <= far for v in points)
+            else "has a polygon that leaves its image"
+        )
+    if not isinstance(codes, dict) or not isinstance(counts := codes.get("counts"), str | list):
         return "is no COCO run lengths"
-    own = rle["size"]
-    if not isinstance(own, list) or not all(type(side) is int and side > 0 for side in own):
-        return f"has size {str(own)[:50]}, no height and width"
-    if own != list(size):
+    own = codes.get("size")
+    if own != list(size) or any(type(side) is not int for side in own):
         return f"has size {str(own)[:50]}, its frames have {list(size)}"
-    covered = _covered(rle["counts"])
+    covered = _covered(counts) if isinstance(counts, str) else _sum(counts)
     if covered != size[0] * size[1]:
         what = "are damaged" if covered is None else f"cover {covered:,} of {size[0] * size[1]:,} pixels"
         return f"has run lengths that {what}"
     return None
 
 
-def decode_rle(rle: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """(H, W) bool. Raises UserError, whose message begins with `where`, for what is no mask of this size."""
+def rle_fault(rle: object, size: tuple[int, int]) -> str | None:
+    """What is wrong with COCO's compressed run lengths of a mask of this size (H, W), or None."""
+    is_compressed = isinstance(rle, dict) and isinstance(rle.get("counts"), str)
+    return mask_fault(rle, size) if is_compressed else "is no COCO run lengths"
+
+
+def decode_mask(codes: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """(H, W) bool of COCO's run lengths, compressed or not, or polygons.
+
+    Raises UserError, whose message begins with `where`, for what is no mask of this size.
+    """
     from pycocotools import mask as coco
 
-    fault = rle_fault(rle, size)
+    fault = mask_fault(codes, size)
     if fault is None:
         try:
-            return np.asarray(coco.decode(rle), dtype=bool)
+            if isinstance(codes, list):
+                codes = coco.merge(coco.frPyObjects(codes, *size))
+            elif isinstance(codes["counts"], list):
+                codes = coco.frPyObjects(codes, *size)
+            return np.asarray(coco.decode(codes), dtype=bool)
         except (ValueError, TypeError, MemoryError) as error:
             fault = f"cannot be decoded ({error})"
-    raise UserError(f"{where} {fault}; fetch the file again")
+    raise UserError(f"{where} {fault}; mend it, or fetch the file again")
+
+
+def _sum(counts: list[Any]) -> int | None:
+    return sum(counts) if all(type(count) is int and count >= 0 for count in counts) else None
 
 
 def _covered(counts: str) -> int | None:
@@ -100,3 +126,23 @@ def save_palette_png(path: Path, indices: NDArray[np.uint8]) -> None:
     # all 256 colours: Pillow packs the indices into as few bits as the palette needs, and would cut off 255
     image.putpalette(PALETTE.flatten().tolist() + [255] * (768 - PALETTE.size))
     image.save(path)
+
+
+class IndexMaskSplit(ImageSplit):
+    """A split with a palette PNG per frame in `mask_folder`, whose indices are the objects' ids."""
+
+    def mask_folder(self, video: str) -> Path:
+        """The folder of a video's masks."""
+        return self.folder / "Annotations" / video
+
+    def mask_files(self, video: str) -> list[Path]:
+        return [self.mask_folder(video) / f"{frame}.png" for frame in self.videos[video].frames]
+
+    def masks(
+        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
+        files = self.mask_files(video)
+        for t, position in enumerate(positions):
+            out[:, t] = read_index_mask(files[position], size) == np.reshape(annotations, (-1, 1, 1))
+        return out

@@ -6,27 +6,19 @@ Here stands what all layouts share; each data set's own file writes its layout.
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.data.images import save_jpeg
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, is_vacant, output_folder
 from dshmp.synthetic.make import Clip, clip_seed, make_clip
 
 MARK = "mini.json"
 """At the root of a miniature data set: published counts and checksums are not compared there."""
-
-
-def write_mark(folder: Path, dataset: str, seed: int) -> None:
-    """Say that `folder` is a miniature data set."""
-    (folder / MARK).write_text(json.dumps({"dshmp_mini": 1, "dataset": dataset, "seed": seed}) + "\n")
-
-
-def is_mini(root: Path) -> bool:
-    """Whether a miniature data set lies there."""
-    return (root / MARK).is_file()
 
 
 def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: int = 0) -> None:
@@ -39,12 +31,12 @@ def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: in
         raise UserError(f"{out}: is there already; remove it or choose another folder")
     with atomic_folder(out) as folder:
         write(folder, seed)
-        write_mark(folder, name, seed)
+        (folder / MARK).write_text(json.dumps({"dshmp_mini": 1, "dataset": name, "seed": seed}) + "\n")
 
 
-def draw_clips(count: int, seed: int, split: str = "train", families: Sequence[str | None] = (None,)) -> list[Clip]:
-    """`count` clips of the synthetic data set; the same arguments give the same clips."""
-    return [make_clip(clip_seed(seed, split, i), families[i % len(families)], split) for i in range(count)]
+def draw_clips(count: int, seed: int, families: Sequence[str]) -> list[Clip]:
+    """`count` clips of the synthetic data set's training split, of these families in turn."""
+    return [make_clip(clip_seed(seed, "train", i), families[i % len(families)]) for i in range(count)]
 
 
 def resized(clip: Clip, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -55,8 +47,37 @@ def resized(clip: Clip, height: int, width: int) -> tuple[NDArray[np.uint8], NDA
     return frames, np.stack(small).reshape(*clip.masks.shape[:2], height, width).astype(bool)
 
 
-def hide(frames: NDArray[np.uint8], masks: NDArray[np.bool_], which: int, positions: Sequence[int]) -> None:
-    """Paint an object over in some frames, in place: frames (T, H, W, 3) and masks (K, T, H, W)."""
-    for t in positions:
-        frames[t][masks[which, t]] = np.median(frames[t].reshape(-1, 3), axis=0)
-        masks[which, t] = False
+def first_frames(clip: Clip, hidden: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Eight frames (8, H, W, 3) and masks (K, 8, H, W) of a clip; in the `hidden` ones, object 0 is painted over."""
+    frames, masks = clip.frames[:8].copy(), clip.masks[:, :8].copy()
+    for t in hidden:
+        frames[t][masks[0, t]] = np.median(frames[t].reshape(-1, 3), axis=0)
+        masks[0, t] = False
+    return frames, masks
+
+
+def save_frames(folder: Path, frames: NDArray[np.uint8], step: int = 1) -> list[str]:
+    """Write frames (T, H, W, 3) as JPEG; returns their names, which go up by `step`."""
+    names = [f"{step * t:05d}" for t in range(len(frames))]
+    for name, frame in zip(names, frames, strict=True):
+        save_jpeg(folder / f"{name}.jpg", frame)
+    return names
+
+
+def save_video(path: Path, frames: NDArray[np.uint8], rate: int) -> None:
+    """Write frames (T, H, W, 3) as H.264 in MP4."""
+    import av
+
+    with av.open(f"file:{path}", "w", format="mp4") as output:
+        stream: Any = output.add_stream("libx264", rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+
+
+def short_texts(clip: Clip) -> dict[int, str]:
+    """A sentence for each object of a clip, by its number."""
+    texts = {i: f"the {item.look.colour} {item.look.shape}" for i, item in enumerate(clip.items)}
+    return texts | {item.meant[0]: item.text for item in clip.expressions if len(item.meant) == 1}

@@ -8,7 +8,7 @@ import re
 from string import ascii_lowercase
 from typing import Literal
 
-from dshmp.model.words import PARSER, parse
+from dshmp.parser import PARSER, parse
 
 Reading = Literal["side", "other", "unsure"]
 

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dshmp.data import a2d, jhmdb, mevis, ref_davis, ref_youtube_vos, refcoco
 from dshmp.data.base import Split
 from dshmp.data.check import CheckReport
 from dshmp.errors import UserError
+
+Targets = Literal["many", "single"]
+Layout = Literal["mevis", "youtube_vos", "davis", "coco"]
 
 
 @dataclass(frozen=True)
@@ -23,46 +26,24 @@ class Dataset:
     check: Callable[[Path, CheckReport], None]
     mini: Callable[[Path, int], None]
     """mini(folder, seed) writes a miniature data set; the folder is there and empty."""
-    targets: Literal["many", "single"]
+    targets: Targets
     """Whether an expression may mean several objects or none, or always one."""
-    layout: Literal["mevis", "youtube_vos", "davis", "coco"]
+    layout: Layout
     """How predictions are laid out: PNGs per expression (two ways), palette PNGs per annotator, or COCO's results."""
 
 
+def _entry(title: str, module: Any, opened: Callable[[Path, str], Split], targets: Targets, layout: Layout) -> Dataset:
+    return Dataset(title, module.SPLITS, opened, module.check, module.write_mini, targets, layout)
+
+
 DATASETS: dict[str, Dataset] = {
-    "mevis": Dataset(
-        "MeViS", mevis.SPLITS, mevis.MevisSplit, mevis.check, mevis.write_mini, targets="many", layout="mevis"
+    "mevis": _entry("MeViS", mevis, mevis.MevisSplit, "many", "mevis"),
+    "ref-youtube-vos": _entry(
+        "Ref-YouTube-VOS", ref_youtube_vos, ref_youtube_vos.RefYoutubeVosSplit, "single", "youtube_vos"
     ),
-    "ref-youtube-vos": Dataset(
-        "Ref-YouTube-VOS",
-        ref_youtube_vos.SPLITS,
-        ref_youtube_vos.RefYoutubeVosSplit,
-        ref_youtube_vos.check,
-        ref_youtube_vos.write_mini,
-        targets="single",
-        layout="youtube_vos",
-    ),
-    "ref-davis17": Dataset(
-        "Ref-DAVIS17",
-        ref_davis.SPLITS,
-        ref_davis.RefDavisSplit,
-        ref_davis.check,
-        ref_davis.write_mini,
-        targets="single",
-        layout="davis",
-    ),
-    "a2d": Dataset(
-        "A2D-Sentences", a2d.SPLITS, a2d.A2dSplit, a2d.check, a2d.write_mini, targets="single", layout="coco"
-    ),
-    "jhmdb": Dataset(
-        "JHMDB-Sentences",
-        jhmdb.SPLITS,
-        jhmdb.JhmdbSplit,
-        jhmdb.check,
-        jhmdb.write_mini,
-        targets="single",
-        layout="coco",
-    ),
+    "ref-davis17": _entry("Ref-DAVIS17", ref_davis, ref_davis.RefDavisSplit, "single", "davis"),
+    "a2d": _entry("A2D-Sentences", a2d, a2d.A2dSplit, "single", "coco"),
+    "jhmdb": _entry("JHMDB-Sentences", jhmdb, jhmdb.JhmdbSplit, "single", "coco"),
     **{
         name: Dataset(
             title,

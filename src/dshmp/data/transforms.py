@@ -10,17 +10,17 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from dshmp.config import Count, InputConfig, Share
+from dshmp.config import Count, Share
 from dshmp.data.mirror import mirror_sentence
-from dshmp.model.frames import input_size
-from dshmp.model.words import PARSER
+from dshmp.parser import PARSER
+from dshmp.video.images import scaled_size
 
 Frames = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
@@ -28,7 +28,7 @@ AugmentedClip = tuple[Frames, Masks, tuple[str, ...]]
 
 Strength = Annotated[float, Field(ge=0, le=0.9)]
 Angle = Annotated[float, Field(ge=0, le=30)]
-"""With it and `path_shear`, a thing beside another stays beside it: tan(30 degrees) + 0.3 < 1."""
+"""In degrees. With it and `path_shear`, a thing beside another stays beside it: tan(30 degrees) + 0.3 < 1."""
 
 TRIES = 10
 """Draws before a change that would lose the target is given up."""
@@ -38,24 +38,25 @@ KEPT = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to a clip; probabilities are per clip, and 0 turns a change off.
+    """What may happen to a clip; `crop`, `flip`, `rotate` and `jitter` are probabilities per clip, and 0 is off.
 
     Frames, sizes, crop and flip are the release's; rotation and colour are ours (the release has neither for videos).
+    The `path_*` of pseudo-clips are the largest shift (as part of the sides), rotation (release: 15 degrees), zoom
+    (scales lie between 1 / (1 + this) and 1 + this) and shear (as a slope).
 
     Raises:
         ValueError: `crop_scales` or `crop_sizes` allow no window.
     """
 
     frames: Count = 8
-    """Frames drawn from a video."""
     reach: Count = 10
-    """They lie this many frames at most before or after a reference frame."""
+    """Frames lie this many at most before or after a reference frame."""
     short_sides: tuple[Count, ...] = (288, 320, 352, 384, 416, 448, 480, 512)
     """The clip is resized to one of these; none leaves its size alone."""
     long_side: Count = 768
     """No longer than this after resizing (ReferFormer: 640)."""
     crop: Share = 0.5
-    """Probability that a window of the clip is cut out before resizing; RefCOCO's stills are better off without."""
+    """A window is cut out before resizing; RefCOCO's stills are better off without."""
     crop_scales: tuple[Count, ...] = (400, 500, 600)
     """The window is measured on the clip with a short side of one of these."""
     crop_sizes: tuple[Count, Count] = (384, 600)
@@ -64,13 +65,10 @@ class Augmentation:
     """The window moves along a straight line, as if the camera panned (the release pans along one diagonal only).
     Motion in the image then differs from motion in the scene; the synthetic data's sentences mean the former."""
     flip: Share = 0.5
-    """Probability of a left-right flip of frames, masks and words (the release leaves the words as they are)."""
+    """Left-right, of frames, masks and words (the release leaves the words as they are)."""
     rotate: Share = 0.25
-    """Probability of a small rotation of the whole clip."""
     angle: Angle = 10.0
-    """Largest rotation in degrees."""
     jitter: Share = 0.5
-    """Probability of new brightness, contrast, saturation and hue."""
     brightness: Strength = 0.2
     """Factors lie in 1 +- this; likewise contrast and saturation."""
     contrast: Strength = 0.2
@@ -78,13 +76,9 @@ class Augmentation:
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Largest turn of the hue as part of the colour circle."""
     path_shift: Strength = 0.08
-    """Pseudo-clips: largest shift, as part of the sides."""
     path_angle: Angle = 10.0
-    """Pseudo-clips: largest rotation in degrees (release: 15)."""
     path_zoom: Share = 0.15
-    """Pseudo-clips: scales lie between 1 / (1 + this) and 1 + this."""
     path_shear: Annotated[float, Field(ge=0, le=0.3)] = 0.1
-    """Pseudo-clips: largest shear, as a slope."""
 
     def __post_init__(self) -> None:
         if self.crop and not self.crop_scales:
@@ -105,16 +99,10 @@ def augment(
     config: Augmentation,
     parser: str = PARSER,
 ) -> AugmentedClip:
-    """Crop, resize, flip, rotation and colour in this order, each by chance.
-
-    Args: frames (T, H, W, 3) uint8 RGB; masks (G, T, H, W) bool, G may be 0; sentences; the spaCy pipeline that reads
-    these.
+    """Crop, resize, flip, rotation and colour in this order, each by chance; G may be 0.
 
     Returns:
         Frames (T, h, w, 3) and masks (G, T, h, w), new or the given arrays, and the sentences that are true of them.
-
-    Raises:
-        ValueError: frames and masks differ in size or length.
     """
     if frames.ndim != 4 or masks.shape[1:] != frames.shape[:3]:
         raise ValueError(f"frames {frames.shape} and masks {masks.shape} do not belong together")
@@ -136,7 +124,7 @@ def augment(
 
 
 def sample_positions(
-    length: int, generator: np.random.Generator, config: Augmentation, visible: Masks | None = None
+    length: int, generator: np.random.Generator, config: Augmentation, visible: NDArray[np.bool_] | None = None
 ) -> list[int]:
     """Positions of the frames of a clip in a video of `length` frames, in order of time.
 
@@ -173,7 +161,7 @@ def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: A
     pixels = np.count_nonzero(masks)
     for _ in range(TRIES):
         short = int(generator.choice(config.crop_scales))
-        scaled = input_size((height, width), InputConfig(short_side=short, long_side=1333))
+        scaled = scaled_size((height, width), short, 1333)
         low, high = np.minimum(scaled, config.crop_sizes[0]), np.minimum(scaled, config.crop_sizes[1])
         share = generator.integers(low, high, endpoint=True) / scaled
         h, w = np.maximum(np.rint(share * (height, width)), 1).astype(int).tolist()
@@ -190,16 +178,15 @@ def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: A
 def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tuple[Frames, Masks]:
     """Resizes to a short side, less where the long side would then exceed `long_side`."""
     size = frames.shape[1:3]
-    h, w = input_size(size, InputConfig(short_side=short_side, long_side=long_side))
+    h, w = scaled_size(size, short_side, long_side)
     if (h, w) == size:
         return frames, masks
     smooth = cv2.INTER_AREA if h < size[0] else cv2.INTER_LINEAR
-    return (
-        _each(frames, (h, w), lambda _, image, out: cv2.resize(image, (w, h), out, interpolation=smooth)),
-        _each_mask(
-            masks, (h, w), lambda _, mask, out: cv2.resize(mask, (w, h), out, interpolation=cv2.INTER_NEAREST_EXACT)
-        ),
-    )
+
+    def change(t: int, image: NDArray[np.uint8], is_mask: bool) -> Any:
+        return cv2.resize(image, (w, h), interpolation=cv2.INTER_NEAREST_EXACT if is_mask else smooth)
+
+    return _each(frames, masks, (h, w), change)
 
 
 def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = PARSER) -> AugmentedClip:
@@ -207,12 +194,7 @@ def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = P
     mirrored = [text for sentence in sentences if (text := mirror_sentence(sentence, parser)) is not None]
     if len(mirrored) < len(sentences):
         return frames, masks, tuple(sentences)
-    size = frames.shape[1:3]
-    return (
-        _each(frames, size, lambda _, image, out: cv2.flip(image, 1, out)),
-        _each_mask(masks, size, lambda _, mask, out: cv2.flip(mask, 1, out)),
-        tuple(mirrored),
-    )
+    return np.ascontiguousarray(frames[:, :, ::-1]), np.ascontiguousarray(masks[..., ::-1]), tuple(mirrored)
 
 
 def rotate(frames: Frames, masks: Masks, angle: float) -> tuple[Frames, Masks]:
@@ -227,31 +209,25 @@ def _warp(frames: Frames, masks: Masks, forward: NDArray[np.float64]) -> tuple[F
     size = frames.shape[1:3]
     mean = tuple(frames[:, ::4, ::4].mean((0, 1, 2)).tolist())
 
-    def smooth(t: int, image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        cv2.warpAffine(image, forward[t], size[::-1], out, flags=cv2.INTER_LINEAR, borderValue=mean)
+    def change(t: int, image: NDArray[np.uint8], is_mask: bool) -> Any:
+        if is_mask:
+            return cv2.warpAffine(image, forward[t], size[::-1], flags=cv2.INTER_NEAREST)
+        return cv2.warpAffine(image, forward[t], size[::-1], flags=cv2.INTER_LINEAR, borderValue=mean)
 
-    def nearest(t: int, mask: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        cv2.warpAffine(mask, forward[t], size[::-1], out, flags=cv2.INTER_NEAREST)
-
-    return _each(frames, size, smooth), _each_mask(masks, size, nearest)
-
-
-Change = Callable[[int, NDArray[np.uint8], NDArray[np.uint8]], object]
+    return _each(frames, masks, size, change)
 
 
-def _each(images: NDArray[np.uint8], size: tuple[int, int], change: Change) -> NDArray[np.uint8]:
-    """`change(t, image, out)` for each of T images (T, H, W, ...) -> (T, *size, ...)."""
-    out = np.empty((len(images), *size, *images.shape[3:]), np.uint8)
-    for t, image in enumerate(images):
-        change(t, np.ascontiguousarray(image), out[t])
-    return out
-
-
-def _each_mask(masks: Masks, size: tuple[int, int], change: Change) -> Masks:
+def _each(
+    frames: Frames, masks: Masks, size: tuple[int, int], change: Callable[[int, NDArray[np.uint8], bool], Any]
+) -> tuple[Frames, Masks]:
+    """`change(t, image, is_mask)` for every frame and every mask that shows something, all of which get this size."""
+    images = np.empty((len(frames), *size, 3), np.uint8)
+    for t, image in enumerate(frames):
+        images[t] = change(t, np.ascontiguousarray(image), False)
     out = np.zeros((*masks.shape[:2], *size), bool)
     for g, t in np.argwhere(masks.any((2, 3))):
-        change(t, np.ascontiguousarray(masks[g, t]).view(np.uint8), out[g, t].view(np.uint8))
-    return out
+        out[g, t] = change(t, np.ascontiguousarray(masks[g, t]).view(np.uint8), True)
+    return images, out
 
 
 # --- Colour ---
@@ -271,7 +247,6 @@ def jitter(frames: Frames, generator: np.random.Generator, config: Augmentation,
 
 
 _GREY = np.array([0.299, 0.587, 0.114])
-# luma, and two axes of colour without any
 _TO_YIQ = np.array([_GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
@@ -293,15 +268,11 @@ def colour_matrix(
 def pseudo_clip(
     image: NDArray[np.uint8], masks: Masks, generator: np.random.Generator, config: Augmentation
 ) -> tuple[Frames, Masks]:
-    """A clip of `config.frames` frames from a still, which moves, turns, grows and shears a little, and smoothly.
+    """A clip of `config.frames` frames from a still (H, W, 3), which moves, turns, grows and shears a little, smoothly.
 
     Every map is applied to the whole image and so small that what stands beside (above) something else still does;
     the sentence stays true. Where no draw keeps a tenth of the target in each frame the still is repeated.
-
-    Args: image (H, W, 3) uint8 RGB; masks (G, H, W) bool.
-
-    Returns:
-        Frames (T, H, W, 3), masks (G, T, H, W).
+    Masks (G, H, W) become (G, T, H, W).
     """
     frames = np.repeat(image[None], config.frames, axis=0)
     repeated = np.repeat(masks[:, None], config.frames, axis=1)

@@ -10,16 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.config import InputConfig
+from dshmp.video.images import scaled_size
 
 
 def input_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
-    """(H, W) of a frame -> (h, w) it is resized to; in two steps and with int(x + 0.5), so as in the release."""
-    scale = config.short_side / min(size)
-    sides = [float(config.short_side) if side == min(size) else side * scale for side in size]
-    if (longest := max(sides)) > config.long_side:
-        sides = [side * (config.long_side / longest) for side in sides]
-    height, width = (max(1, int(side + 0.5)) for side in sides)
-    return height, width
+    """(H, W) of a frame -> (h, w) it is resized to."""
+    return scaled_size(size, config.short_side, config.long_side)
 
 
 def prepare_frames(frames: Sequence[NDArray[np.uint8]], config: InputConfig) -> Tensor:

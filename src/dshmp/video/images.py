@@ -48,3 +48,14 @@ def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image
 
 def _too_large(path: Path) -> UserError:
     return UserError(f"{path}: larger than 8192x8192 pixels; scale it down first")
+
+
+def scaled_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
+    """(H, W) of a frame -> (h, w) it is resized to: the short side becomes `short_side`, less where the long side
+    would then exceed `long_side`; in two steps and with int(x + 0.5), so to the pixel as in the authors' release."""
+    scale = short_side / min(size)
+    sides = [float(short_side) if side == min(size) else side * scale for side in size]
+    if (longest := max(sides)) > long_side:
+        sides = [side * (long_side / longest) for side in sides]
+    height, width = (max(1, int(side + 0.5)) for side in sides)
+    return height, width
