@@ -305,7 +305,7 @@ def test_reading_damage(root: Path) -> None:
     (root / MP4).unlink()
     with pytest.raises(UserError, match="cannot be read as HDF5"):
         split.masks("a2dmini0000", [1], [0], SIZE)
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file"):
         split.frames("a2dmini0000", [0])
     with pytest.raises(UserError, match=r"00002\.h5: masks are missing"):
         split.masks("a2dmini0000", [1], [1], SIZE)

@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.export import Answers, Settings, remove_answers, segment_to_folder
+from dshmp.export import Answers, Settings, segment_to_folder
 from dshmp.files import check_owned, output_folder, owned_file
 from dshmp.predictor import Progress, Segmenter
 from dshmp.synthetic import motions
 from dshmp.synthetic.grammar import Meaning, Static, Wording, inflect, resolve
 from dshmp.synthetic.make import make_clip
 from dshmp.synthetic.plan import Plan, plan_clip
-from dshmp.video.io import open_video
-from dshmp.video.overlay import Caption, OverlayWriter, SheetRow, contact_sheet, sheet_frames
+from dshmp.video.overlay import Caption, OverlayWriter, SheetRow, contact_sheet
 
 VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
 FPS = 8
@@ -49,22 +48,20 @@ def run(
     check_owned(place, (VIDEO, SHEET))
     video, settings = place / VIDEO, Settings(model=model)
     demo = make_demo(seed)
-    earlier = Answers.open(video, demo.sentences, place, settings, overwrite=True)
+    Answers.open(video, demo.sentences, place, settings, overwrite=True)  # so that nothing is written if it is not ours
     segmenter = Segmenter.from_pretrained(model, device)
-    remove_answers(earlier.folder)
-    with owned_file(place, VIDEO) as part:
-        write_video(part, demo.frames)
-    answers = Answers.open(video, demo.sentences, place, settings)
-    _, results = segment_to_folder(answers, lambda: segmenter, progress)
-    images = [frame.image for frame in open_video(video)]
     height, width = demo.frames.shape[1:3]
-    shown = sheet_frames(len(images))
+    with owned_file(place, VIDEO) as part, OverlayWriter(part, height + height % 2, width + width % 2, FPS) as writer:
+        for index, frame in enumerate(demo.frames):
+            writer.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
+    answers = Answers.open(video, demo.sentences, place, settings, overwrite=True)
+    _, results = segment_to_folder(answers, lambda: segmenter, progress)
     rows, scores = [], []
     for result, truth in zip(results, demo.truth, strict=True):
-        masks = result.masks[:, :height, :width]
-        iou = float((masks & truth).sum() / max((masks | truth).sum(), 1))
+        masks = np.stack([item.masks for item in result.objects] or [result.masks], axis=1)[..., :height, :width]
+        union = masks.any(axis=1)
+        iou = float((union & truth).sum() / max((union | truth).sum(), 1))
         scores.append((result.expression, iou))
-        objects = [item.masks for item in result.objects]
         caption = Caption(
             result.expression,
             result.words,
@@ -74,18 +71,7 @@ def run(
             result.times,
             f"IoU {iou:.2f}",
         )
-        rows.append(
-            SheetRow(
-                caption,
-                shown,
-                [images[t][:height, :width] for t in shown],
-                [
-                    np.array([m[t, :height, :width] for m in objects], dtype=bool).reshape(-1, height, width)
-                    for t in shown
-                ],
-                [truth[t] for t in shown],
-            )
-        )
+        rows.append(SheetRow(caption, list(demo.frames), list(masks), list(truth)))
     with owned_file(place, SHEET) as part:
         contact_sheet(part, rows, "Three look-alikes, told apart by their motion")
     return out / SHEET, scores
@@ -130,12 +116,3 @@ def _look_alikes(plan: Plan) -> tuple[Static, tuple[int, ...]] | None:
 def _only(index: int, meaning: Meaning, plan: Plan) -> bool:
     found = resolve(meaning, [item.look for item in plan.items], [item.motion for item in plan.items])
     return found.meant == (index,) and not found.doubtful
-
-
-def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Frames (T, H, W, 3) as H.264 at the synthetic data's pace; an odd side is padded by one pixel."""
-    height, width = frames.shape[1:3]
-    with OverlayWriter(path, height + height % 2, width + width % 2, FPS) as writer:
-        for index, frame in enumerate(frames):
-            padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            writer.write(padded, index / FPS)

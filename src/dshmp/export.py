@@ -10,7 +10,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ import numpy as np
 
 from dshmp.errors import UserError
 from dshmp.files import (
+    disk_full,
     file_name,
     is_vacant,
     locked,
     move_into,
     name_fault,
-    named,
     output_folder,
-    parents,
     regular,
     same_name,
     save_json,
@@ -36,7 +35,7 @@ from dshmp.predictor import EncodedClip, Progress, Rles, Segmenter, Targets
 from dshmp.result import EVIDENCE, Result
 from dshmp.video.io import VideoSource, open_video
 
-RESULTS = "result.json"
+RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"
 """Says in result.json that the folder is ours."""
 VIDEO_STATE = "video_state"
@@ -97,13 +96,13 @@ class Answers:
         answers = cls(folder, path, tuple(dict.fromkeys(expressions)), own, document or {}, overwrite)
         for text in answers.pending if not overwrite else ():
             if found := answers.find(text):
-                key = next(key for key in own if found["settings"].get(key) != own[key])
-                made = "before the video changed"
-                if key != VIDEO_STATE:
-                    made = f"with {key} {found['settings'].get(key)}, not {own[key]}"
+                before = found["settings"]
+                key = next(key for key in own if before.get(key) != own[key])
+                how = f"with {key} {before.get(key)}, not {own[key]}"
                 raise UserError(
-                    f"{folder / found['folder']}: {text!r} was answered {made}; replace the answer with --overwrite, "
-                    "or choose another --out"
+                    f"{folder / found['folder']}: {text!r} was answered "
+                    f"{'before the video changed' if key == VIDEO_STATE else how}; replace the answer with "
+                    "--overwrite, or choose another --out"
                 )
         return answers
 
@@ -140,10 +139,9 @@ def segment_to_folder(
     if pending := answers.pending:
         settings = answers.settings
         source = open_video(answers.video, settings["frames"], settings["fps"])
-        with parents(folder), scratch(folder if folder.is_dir() else folder.parent) as work, named(work, folder):
-            model = segmenter()
-            with model.encode(source, pending, settings["threshold"], settings["targets"], progress) as clip:
-                found = _write(work, source, clip, progress)
+        with scratch(folder if folder.is_dir() else folder.parent) as work, disk_full(folder, work):
+            with segmenter().encode(source, pending, settings["threshold"], settings["targets"], progress) as clip:
+                found = _write(work, clip, progress)
             _publish(work, answers, source, dict(zip(pending, found, strict=True)))
     document = read_document(folder)
     assert document is not None
@@ -152,33 +150,32 @@ def segment_to_folder(
     return folder, [Result.from_json(by_text[text], *size) for text in answers.expressions]
 
 
-def _write(work: Path, source: VideoSource, clip: EncodedClip, progress: Progress | None) -> list[Result]:
+def _write(work: Path, clip: EncodedClip, progress: Progress | None) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
-    from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, save_png
+    from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, add_sound, save_png
 
+    source = clip.source
+    outputs = []
     with contextlib.ExitStack() as stack:
-        painters, writers, collected = [], [], [Rles(len(answer.chosen)) for answer in clip.answers]
         for index, answer in enumerate(clip.answers):
-            (work / str(index) / "masks").mkdir(parents=True)
-            query = answer.query
-            caption = Caption(
-                query.expression, query.words, answer.best, len(answer.chosen), answer.mean_evidence, clip.times
-            )
+            folder = work / str(index)
+            (folder / MASKS).mkdir(parents=True)
+            query, count = answer.query, len(answer.chosen)
+            caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
             painter = OverlayPainter(source.height, source.width, caption)
-            writer = OverlayWriter(work / str(index) / "overlay.mp4", *painter.size, clip.fps, source.path)
-            painters.append(painter)
-            writers.append(stack.enter_context(writer))
-        for index, (frame, masks) in enumerate(clip.frames(True)):
+            writer = stack.enter_context(OverlayWriter(folder / OVERLAY, *painter.size, clip.fps))
+            outputs.append((folder, painter, writer, Rles(count)))
+        for index, (frame, masks) in enumerate(clip.frames(pixels=True)):
             assert frame is not None
-            for number, (rles, painter, writer, mask) in enumerate(
-                zip(collected, painters, writers, masks, strict=True)
-            ):
+            for (folder, painter, writer, rles), mask in zip(outputs, masks, strict=True):
                 union = rles.add(mask)
-                save_png(work / str(number) / "masks" / _png(source.start + index), union.astype(np.uint8) * 255)
+                save_png(folder / MASKS / _png(source.start + index), union.astype(np.uint8) * 255)
                 writer.write(painter(frame.image, mask, index), frame.time)
             if progress:
                 progress("masks", index + 1, len(clip.times))
-    return [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
+    for folder, *_ in outputs:
+        add_sound(folder / OVERLAY, source.path, clip.times[0])
+    return [clip.result(answer, rles) for answer, (*_, rles) in zip(clip.answers, outputs, strict=True)]
 
 
 def _png(frame: int) -> str:
@@ -219,55 +216,31 @@ def _publish(work: Path, answers: Answers, source: VideoSource, found: dict[str,
 
 
 def _settle(folder: Path) -> None:
-    """Move what is ready to its place. Where a process was killed here, the next one goes on."""
-    for ready in [item for item in folder.glob(".dshmp-*.ready") if item.is_dir() and not item.is_symlink()]:
+    """Move what is ready to its place, and remove what only the answer before it had; other files stay. Where a process
+    was killed here, the next one goes on."""
+    for ready in folder.glob(".dshmp-*.ready"):
         old, new = (
-            {answer["folder"]: answer for answer in (read_document(place) or {}).get("results", ())}
+            {answer["folder"]: set(_files(answer)) for answer in (read_document(place) or {}).get("results", ())}
             for place in (folder, ready)
         )
-        for name in new.keys() & old.keys():
-            if (ready / name).is_dir():
-                _remove(folder / name, set(_files(old[name])) - set(_files(new[name])))
+        for own in (folder / name for name in new.keys() & old.keys() if (ready / name).is_dir()):
+            for name in old[own.name] - new[own.name]:
+                (own / name).unlink(missing_ok=True)
         move_into(ready, folder)
-
-
-def remove_answers(folder: Path) -> None:
-    """Remove all answers in a folder of ours, and the folder, unless there is something else in it."""
-    document = read_document(folder)
-    if not document:
-        return
-    with locked(folder):
-        _settle(folder)
-        document = read_document(folder) or document
-        (folder / RESULTS).unlink()
-        for answer in document["results"]:
-            _remove(folder / answer["folder"], _files(answer))
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def _files(answer: dict[str, Any]) -> list[str]:
     """What was written for an answer, below its folder."""
     frames = range(answer["first_frame"], answer["first_frame"] + len(answer["times"]))
-    return ["overlay.mp4", *(f"masks/{_png(frame)}" for frame in frames)]
-
-
-def _remove(own: Path, names: Iterable[str]) -> None:
-    """Remove files of an answer; what else lies there stays."""
-    for name in names:
-        (own / name).unlink(missing_ok=True)
-    for place in (own / "masks", own):
-        with contextlib.suppress(OSError):
-            place.rmdir()
+    return [OVERLAY, *(f"{MASKS}/{_png(frame)}" for frame in frames)]
 
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
     """Raises UserError where an answer would replace what is not of the answer before it."""
-    ours = set(_files(answer))
+    ours = {MASKS, *_files(answer)}
     for path in sorted(new.rglob("*")):
         name = path.relative_to(new).as_posix()
-        in_the_way = not (there / name).is_dir() if path.is_dir() else name not in ours
-        if in_the_way and os.path.lexists(there / name):
+        if os.path.lexists(there / name) and (name not in ours or (there / name).is_dir() != path.is_dir()):
             raise UserError(f"{there / name}: is not of the answer that is replaced; move it away")
 
 
@@ -281,18 +254,14 @@ def read_document(folder: Path) -> dict[str, Any] | None:
     """The result.json of a folder; None where there is none or it isn't ours, and `{}` where the folder is vacant."""
     try:
         with open(folder / RESULTS, encoding="utf-8", opener=regular) as file:
-            document = json.load(file)
+            document: dict[str, Any] = json.load(file)
+        # the files of an answer, which may be removed, lie where they should
+        faults = [name_fault(a["folder"]) or not isinstance(a["first_frame"], int) for a in document["results"]]
+        return document if document["generator"] == GENERATOR and not any(faults) else None
     except FileNotFoundError:
         return {} if folder.is_dir() and is_vacant(folder) else None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
-    ours = isinstance(document, dict) and document.get("generator") == GENERATOR
-    return document if ours and all(_is_answer(answer) for answer in document["results"]) else None
-
-
-def _is_answer(answer: dict[str, Any]) -> bool:
-    """Whether its files, which may be removed, lie where they should."""
-    return name_fault(answer["folder"]) is None and isinstance(answer["first_frame"], int)
 
 
 # Names ------------------------------------------------------------------------------------------------------------
@@ -312,23 +281,19 @@ def folder_name(video: Path) -> str:
 def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
     """A folder in `out` for each of these videos, whatever others there are: the one that holds its answers, else
     the one of its name, which is marked where another video has that."""
-
-    def wanted(video: Path) -> tuple[str, str]:
-        mark = hashlib.sha256(os.fsencode(video.resolve())).hexdigest()[:8]
-        return folder_name(video), f"{folder_name(video)}-{mark}"
-
     names: dict[Path, str] = {}
-    owners = {name: (read_document(out / name) or {}).get("video") for v in videos for name in wanted(v)}
+    owners: dict[str, str] = {}
     for video in videos:
-        own = next((name for name in wanted(video) if owners[name] == str(video.resolve())), None)
-        if own is not None:
-            names[video] = own
-    taken = {same_name(name) for name in names.values()} | {same_name(name) for name, o in owners.items() if o}
+        plain, path = folder_name(video), str(video.resolve())
+        names[video] = f"{plain}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+        if owner := (read_document(out / plain) or {}).get("video"):
+            owners[same_name(plain)] = owner
+        elif read_document(out / names[video]):
+            owners.setdefault(same_name(plain), "")
     for video in videos:
-        if video not in names:
-            plain, marked = wanted(video)
-            names[video] = marked if same_name(plain) in taken else plain
-            taken.add(same_name(names[video]))
+        plain, path = folder_name(video), str(video.resolve())
+        if owners.setdefault(same_name(plain), path) == path:
+            names[video] = plain
     return names
 
 

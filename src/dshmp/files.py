@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,11 +31,9 @@ LOCK = ".dshmp.lock"
 """In a folder while a run has it to itself."""
 MANIFEST = ".dshmp.json"
 """In a folder that holds owned files: their digests."""
-_HIDDEN = re.compile(r"\.dshmp-[0-9a-f]{12}\.(partial|ready)|\.dshmp\.(lock|json)")
+_HIDDEN = re.compile(r"\.dshmp(-[0-9a-f]{12})?\.(partial|ready|lock|json)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """How systems tell a full disk."""
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-"""Names that Windows gives to devices, whatever their ending."""
 LONGEST_NAME = 200
 """Bytes of a name made of a video's or a sentence's; file systems take 255, and parts are added."""
 
@@ -59,7 +56,7 @@ def name_fault(name: str) -> str | None:
         return 'holds one of / \\ < > : " | ? *'
     if name[0] == "." or name[-1] in ". ":
         return "begins with a dot, or ends in one or in a space"
-    if name.split(".")[0].rstrip().lower() in _RESERVED:
+    if re.fullmatch(r"(con|prn|aux|nul|(com|lpt)[1-9])\s*(\..*)?", name, re.IGNORECASE):
         return "is the name of a device on Windows"
     if len(os.fsencode(name)) > LONGEST_NAME:
         return f"is longer than {LONGEST_NAME} bytes"
@@ -96,10 +93,8 @@ def destination(path: Path) -> Path:
         there = next(place for place in (target, *target.parents) if os.path.lexists(place))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: leads nowhere ({reason(error)}); name another place") from None
-    if there != target and not there.is_dir():
-        raise UserError(f"{path}: {there} is a file, not a folder; name another place")
-    if os.path.lexists(target) and not target.is_dir() and not target.is_file():
-        raise UserError(f"{path}: is neither a file nor a folder; name another place")
+    if not there.is_dir() and not (there == target and target.is_file()):
+        raise UserError(f"{path}: {there} is in the way; name another place")
     folder = there if there.is_dir() else there.parent
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{path}: {folder} may not be written; name another place")
@@ -123,6 +118,17 @@ def is_vacant(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
+def _lock(path: Path, wait: bool) -> Iterator[None]:
+    """Hold this lock, of which no file is left in the end. Raises Timeout where it is held and we do not `wait`."""
+    with FileLock(path, blocking=wait):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # on Windows the lock itself removes it, once it is released
+                path.unlink()
+
+
+@contextlib.contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Have a folder, which is made where it is missing, to oneself.
 
@@ -130,66 +136,38 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         UserError: another process has it and we do not `wait`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=wait)
-    except Timeout:
-        raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_lock(folder / LOCK, wait))
+        except Timeout:
+            raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
         yield
-    finally:
-        _release(lock)
-
-
-def _release(lock: FileLock) -> None:
-    """Unlock and leave no file behind."""
-    with contextlib.suppress(OSError):  # Windows does not remove what is open
-        os.unlink(lock.lock_file)
-    lock.release()
-    if sys.platform == "win32":
-        with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)
 
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A hidden folder in `folder` to write in, removed in the end.
+    """A hidden folder in `folder` to write in, removed in the end, as is `folder` if it was made here and is empty.
 
-    What processes that are dead have left in `folder` is removed first: a living one holds its lock.
+    What processes that are dead have left in `folder` is removed first: a living one holds the lock beside it.
     """
-    for left in folder.glob(".dshmp-*.partial"):
-        if _HIDDEN.fullmatch(left.name):
-            _sweep(left)
-    place, lock = _locked_folder(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]  # innermost first
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield place
-    finally:
-        _release(lock)
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _locked_folder(folder: Path) -> tuple[Path, FileLock]:
-    while True:
+        for left in folder.glob(".dshmp-*.lock"):
+            if _HIDDEN.fullmatch(left.name):
+                with contextlib.suppress(Timeout, OSError), _lock(left, wait=False):
+                    shutil.rmtree(left.with_suffix(".partial"), ignore_errors=True)
         place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
-        place.mkdir()
-        lock = FileLock(place / LOCK)
-        try:
-            lock.acquire()
-            return place, lock
-        except FileNotFoundError:  # swept away by another process before it was locked
-            continue
-        except BaseException:
-            shutil.rmtree(place, ignore_errors=True)
-            raise
-
-
-def _sweep(left: Path) -> None:
-    lock = FileLock(left / LOCK)
-    with contextlib.suppress(Timeout, OSError):  # its process lives, or another one sweeps too
-        if not left.is_symlink():
-            lock.acquire(blocking=False)
-            _release(lock)
-            shutil.rmtree(left, ignore_errors=True)
+        with _lock(place.with_suffix(".lock"), wait=True):
+            try:
+                place.mkdir()
+                yield place
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -200,10 +178,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         UserError: it cannot be written.
     """
     target = destination(path)
-    with parents(target), disk_full(path), scratch(target.parent) as work:
-        part = work / target.name
-        yield part
-        os.replace(part, target)
+    with disk_full(path), scratch(target.parent) as work:
+        yield work / target.name
+        os.replace(work / target.name, target)
 
 
 @contextlib.contextmanager
@@ -217,24 +194,31 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         UserError: it cannot be written.
     """
     target = destination(path)
-    with parents(target), scratch(target if target.is_dir() else target.parent) as place, named(place, path):
+    with scratch(target if target.is_dir() else target.parent) as place:
         work = place / target.name
-        work.mkdir()
-        yield work
-        move_into(work, target)
+        with disk_full(path, work):
+            work.mkdir()
+            yield work
+            move_into(work, target)
 
 
 @contextlib.contextmanager
-def named(work: Path, path: Path) -> Iterator[None]:
-    """Faults of writing in the hidden folder `work` as UserErrors that name `path`, which people know."""
+def disk_full(path: Path, work: Path | None = None) -> Iterator[None]:
+    """What cannot be written, on a full disk above all, as a UserError that names `path`.
+
+    Args:
+        work: where `path` is being written, if more is done here than writing: other faults are passed on then.
+    """
     try:
         yield
     except UserError as error:
-        raise UserError(re.sub(rf"{re.escape(str(work))}(/[^/:]+)?", lambda _: str(path), str(error))) from None
-    except OSError as error:
-        if error.errno in FULL or str(error.filename).startswith(str(work)):
-            raise UserError(f"{path}: cannot be written ({reason(error)})") from None
-        raise
+        raise UserError(str(error).replace(str(work or path), str(path))) from None
+    except (OSError, RuntimeError, SafetensorError) as error:  # the latter are torch's and safetensors' ways to tell
+        place, number = str(getattr(error, "filename", None)), getattr(error, "errno", None)
+        if work is not None and number not in FULL and not place.startswith(str(work)):
+            raise
+        hint = "" if number else "; is the disk full?"
+        raise UserError(f"{path}: cannot be written ({reason(error)}){hint}") from None
 
 
 def move_into(work: Path, target: Path) -> None:
@@ -254,31 +238,6 @@ def move_into(work: Path, target: Path) -> None:
     work.rmdir()
 
 
-@contextlib.contextmanager
-def disk_full(path: Path) -> Iterator[None]:
-    """What cannot be written, a full disk above all, as a UserError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({reason(error)})") from None
-    except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' ways to tell
-        raise UserError(f"{path}: cannot be written ({reason(error)}); is the disk full?") from None
-
-
-@contextlib.contextmanager
-def parents(target: Path) -> Iterator[None]:
-    """Make the folders above; what fails leaves none that it made and nobody has used."""
-    made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        for folder in made:  # innermost first
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
-
-
 def to_json(document: Mapping[str, Any]) -> str:
     """One line of JSON."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
@@ -291,11 +250,7 @@ def save_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a safetensors file, wholly or not at all. Raises UserError."""
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
@@ -316,9 +271,8 @@ def check_owned(folder: Path, names: Sequence[str]) -> None:
         UserError: one is there that is not as this program wrote it.
     """
     known = _manifest(folder)
-    for name in names:
-        path = folder / name
-        if os.path.lexists(path) and (not path.is_file() or digest(path) not in known.get(name, [])):
+    for path in (folder / name for name in names):
+        if os.path.lexists(path) and (not path.is_file() or digest(path) not in known.get(path.name, [])):
             raise UserError(f"{path}: is there, and not as dshmp wrote it; move it away, or name another folder")
 
 
@@ -341,11 +295,9 @@ def _manifest(folder: Path) -> dict[str, list[str]]:
     """The last digests of the owned files in a folder, by name; of a damaged manifest nothing."""
     try:
         with open(folder / MANIFEST, encoding="utf-8", opener=regular) as file:
-            known = json.load(file)
-    except (OSError, ValueError, RecursionError):
+            return {name: list(digests) for name, digests in json.load(file).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-    items = known.items() if isinstance(known, dict) else ()
-    return {name: digests for name, digests in items if isinstance(digests, list)}
 
 
 def digest(path: Path) -> str:

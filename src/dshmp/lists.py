@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
@@ -23,14 +24,12 @@ def read_list(path: Path) -> dict[Path, list[str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="", opener=regular) as file:
             text = file.read()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such list") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a list ({reason(error)})") from None
-    lines = path.suffix.lower() in (".jsonl", ".ndjson")
+    rows = _json_rows if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows
     spelled: dict[Path, Path] = {}
     jobs: dict[Path, list[str]] = {}
-    for line, row in _json_rows(path, text) if lines else _csv_rows(path, text):
+    for line, row in rows(path, text):
         name, expression = (row.get(column) for column in COLUMNS)
         if not isinstance(name, str) or not isinstance(expression, str) or not name or not expression.strip():
             raise UserError(f"{path}, line {line}: needs a video and an expression")
@@ -39,8 +38,8 @@ def read_list(path: Path) -> dict[Path, list[str]]:
             video = spelled.setdefault(video.resolve(), video)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path}, line {line}: {name!r} is no name of a video ({reason(error)})") from None
-        expression = re.sub(r"\s*[\r\n]\s*", " ", expression.strip("\r\n"))
         expressions = jobs.setdefault(video, [])
+        expression = re.sub(r"\s*[\r\n]\s*", " ", expression.strip("\r\n"))
         if expression not in expressions:
             expressions.append(expression)
     if not jobs:
@@ -48,29 +47,25 @@ def read_list(path: Path) -> dict[Path, list[str]]:
     return jobs
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
-    """Numbered rows of a CSV with a header."""
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-    begins = 1
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a CSV with a header, and the line where each ends."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", skipinitialspace=True, strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        if not set(COLUMNS) <= set(header) or len(set(header)) < len(header):
+        reader.fieldnames = header = [name.strip() for name in reader.fieldnames or ()]
+        if any(header.count(column) != 1 for column in COLUMNS):
             raise UserError(f"{path}: the first line must name the columns video,expression, each once")
-        begins = reader.line_num + 1
-        for record in reader:
-            if len(record) > len(header):
+        for row in reader:
+            if row.get(""):
                 raise UserError(
-                    f"{path}, line {begins}: has {len(record)} fields, the first line names {len(header)}; put a "
-                    f'sentence with a comma in quotes: {record[0]},"{", ".join(record[1:])}"'
+                    f"{path}, line {reader.line_num}: has more fields than the first line names; put a sentence with a "
+                    "comma in quotes"
                 )
-            if record:
-                yield begins, dict(zip(header, record, strict=False))
-            begins = reader.line_num + 1
+            yield reader.line_num, row
     except csv.Error as error:
-        raise UserError(f"{path}, line {begins}: is no row of a CSV ({error}); is a quote missing?") from None
+        raise UserError(f"{path}, line {reader.line_num}: is no row of a CSV ({error}); is a quote missing?") from None
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered rows of JSON lines."""
     for line, content in enumerate(text.split("\n"), 1):
         if content.strip():

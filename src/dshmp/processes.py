@@ -1,6 +1,7 @@
 """Processes that share the work: they leave Ctrl-C to the one that started them, and never outlive it."""
 
 import contextlib
+import copy
 import multiprocessing
 import os
 import signal
@@ -9,8 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection
-from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
+from multiprocessing import connection, context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -42,29 +42,19 @@ class _Quiet(BaseProcess):
             super().start()
 
 
-class _Spawned(_Quiet, SpawnProcess):
+class _Spawned(_Quiet, context.SpawnProcess):
     pass
 
 
-class _Spawning(SpawnContext):
-    Process = _Spawned  # type: ignore[assignment]
+class _Forked(_Quiet, getattr(context, "ForkProcess", context.SpawnProcess)):  # type: ignore[misc]
+    pass
 
 
-def spawning() -> SpawnContext:
+def spawning(fork: bool = False) -> Any:
     """The context of processes that begin afresh: a fork of one with threads, such as torch's, may hang."""
-    return _Spawning()
-
-
-def _forking() -> BaseContext:
-    from multiprocessing.context import ForkContext, ForkProcess
-
-    class Forked(_Quiet, ForkProcess):
-        pass
-
-    class Forking(ForkContext):
-        Process = Forked  # type: ignore[assignment]
-
-    return Forking()
+    quiet = copy.copy(multiprocessing.get_context("fork" if fork else "spawn"))
+    quiet.Process = _Forked if fork else _Spawned  # type: ignore[attr-defined]
+    return quiet
 
 
 @contextlib.contextmanager
@@ -73,13 +63,12 @@ def worker_pool(
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes. Where an exception passes, Ctrl-C too, they are ended, whatever they do.
 
-    Args:
-        fork: they share the memory of this process, which must have no threads; only on Linux.
+    With `fork` they share the memory of this process, which must have no threads; only on Linux.
     """
     others = set(multiprocessing.active_children())
-    context = _forking() if fork and sys.platform == "linux" else spawning()
+    spawned = spawning(fork and sys.platform == "linux")
     with _signals_blocked():  # multiprocessing starts a process of its own here
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer, initargs))
+        pool = ProcessPoolExecutor(workers, mp_context=spawned, initializer=_begin, initargs=(initializer, initargs))
     try:
         yield pool
     except BaseException:
@@ -87,8 +76,8 @@ def worker_pool(
         # who is at work may finish soon; a pool whose workers are killed before it has cancelled the rest stumbles
         workers_left = set(multiprocessing.active_children()) - others
         deadline = time.monotonic() + GRACE
-        while (waiting := [w.sentinel for w in workers_left if w.is_alive()]) and time.monotonic() < deadline:
-            connection.wait(waiting, timeout=deadline - time.monotonic())
+        for process in workers_left:
+            process.join(max(deadline - time.monotonic(), 0))
         for process in workers_left:
             process.kill()
         raise
@@ -106,9 +95,8 @@ def after_parent(end: Callable[[], None]) -> None:
     """Do this, in a thread, as soon as the process that started this one is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    sentinel = parent.sentinel
 
-    def follow() -> None:
+    def follow(sentinel: int = parent.sentinel) -> None:
         connection.wait([sentinel])
         end()
 

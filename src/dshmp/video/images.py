@@ -38,13 +38,7 @@ def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image
             image = Image.open(file, formats=formats)
         except UnidentifiedImageError:
             raise ValueError(f"it is no {' or '.join(formats)}") from None
-        except Image.DecompressionBombError:
-            raise _too_large(path) from None
         with image:
             if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path)
+                raise UserError(f"{path}: larger than 8192x8192 pixels; scale it down first")
             yield image
-
-
-def _too_large(path: Path) -> UserError:
-    return UserError(f"{path}: larger than 8192x8192 pixels; scale it down first")
