@@ -15,7 +15,7 @@ from PIL import Image
 import dshmp.predictor as module
 from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
-from dshmp.export import Answers, Settings, folder_names, segment_to_folder, slug
+from dshmp.export import Settings, folder_names, segment_to_folder, slug
 from dshmp.predictor import Progress, Segmenter
 from dshmp.result import Result, decode
 from dshmp.video.overlay import Caption, OverlayPainter
@@ -144,8 +144,10 @@ def answer(
     **settings: Any,
 ) -> tuple[Path, list[Result]]:
     chosen = Settings(model="tiny", **settings)
-    answers = Answers.open(video, expressions or SENTENCES, out, chosen, overwrite=overwrite)
-    return segment_to_folder(answers, lambda: segmenter, progress)
+    folder, results, _ = segment_to_folder(
+        video, expressions or SENTENCES, out, chosen, lambda: segmenter, overwrite=overwrite, progress=progress
+    )
+    return folder, results
 
 
 def decoded(path: Path) -> list[av.VideoFrame]:

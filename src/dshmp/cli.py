@@ -102,18 +102,18 @@ def segment(
     check_sentences(expressions)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
-    from dshmp.export import Answers, segment_to_folder
+    from dshmp.export import segment_to_folder
     from dshmp.predictor import Segmenter
 
     settings = _settings(model, threshold, single, frames, fps, precision)
-    answers = Answers.open(video, expressions, out, settings, overwrite=overwrite)
-    before = len(answers.expressions) - len(answers.pending)
+    load = lambda: Segmenter.from_pretrained(model, device, precision.value)  # noqa: E731
     with _progress(video.name) as progress:
-        folder, results = segment_to_folder(
-            answers, lambda: Segmenter.from_pretrained(model, device, precision.value), progress
+        folder, results, new = segment_to_folder(
+            video, expressions, out, settings, load, overwrite=overwrite, progress=progress
         )
     for result in results:
         _report(result)
+    before = len(results) - new
     typer.echo(f"wrote {folder}" + (f" ({before} of {len(results)} answered before)" if before else ""))
 
 
@@ -139,7 +139,7 @@ def batch(
 
     Example: dshmp batch clips.csv --out results
     """
-    from dshmp.export import Answers, folder_names, segment_to_folder
+    from dshmp.export import folder_names, segment_to_folder
     from dshmp.lists import read_list
     from dshmp.predictor import Segmenter
 
@@ -151,13 +151,14 @@ def batch(
     done = 0
     for video, expressions in jobs.items():
         try:
-            answers = Answers.open(video, expressions, out, settings, names[video], overwrite)
-            if not answers.pending:
-                done += 1
-                continue
             with _progress(video.name) as progress:
-                folder, _ = segment_to_folder(answers, load, progress)
-            typer.echo(f"wrote {folder}")
+                folder, _, new = segment_to_folder(
+                    video, expressions, out, settings, load, name=names[video], overwrite=overwrite, progress=progress
+                )
+            if new:
+                typer.echo(f"wrote {folder}")
+            else:
+                done += 1
         except UserError as error:
             failures.append(str(error))
     if done:

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,9 +31,9 @@ from dshmp.files import (
     save_json,
     scratch,
 )
-from dshmp.predictor import EncodedClip, Progress, Rles, Segmenter, Targets
+from dshmp.predictor import EncodedClip, Progress, Segmenter, Targets
 from dshmp.result import EVIDENCE, Result
-from dshmp.video.io import VideoSource, open_video
+from dshmp.video.io import open_video
 
 RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"
@@ -54,103 +54,92 @@ class Settings:
     precision: str = "auto"
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The answers about one video: those on disk, and those that are wanted."""
+class Answered(NamedTuple):
+    """The folder of a video's answers, and in the order of the sentences what it holds of them now."""
 
     folder: Path
-    video: Path
-    expressions: tuple[str, ...]
-    settings: dict[str, Any]
-    document: dict[str, Any]
-    """What result.json says; empty where there is none."""
-    overwrite: bool = False
-    """Whether wanted sentences that were answered before are answered anew."""
-
-    @classmethod
-    def open(
-        cls,
-        video: str | Path,
-        expressions: Sequence[str],
-        out: Path,
-        settings: Settings,
-        name: str | None = None,
-        overwrite: bool = False,
-    ) -> "Answers":
-        """Look at `out/<name>`, by default named as the video, before any work is done.
-
-        Raises:
-            UserError: the folder is there and not of answers about this video, or one of the sentences was answered
-                with other settings and is not to be overwritten.
-        """
-        if not expressions:
-            raise UserError("no expression given; say in words what to segment")
-        path = Path(video)
-        folder = output_folder(out / (name or folder_name(path)))
-        document = read_document(folder)
-        if document is None and os.path.lexists(folder):
-            raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")
-        if document and document["video"] != str(path.resolve()):
-            raise UserError(f"{folder}: holds the result of {document['video']}; choose another --out")
-        own = asdict(settings) | {VIDEO_STATE: video_state(path)}
-        answers = cls(folder, path, tuple(dict.fromkeys(expressions)), own, document or {}, overwrite)
-        for text in answers.pending if not overwrite else ():
-            if found := answers.find(text):
-                before = found["settings"]
-                key = next(key for key in own if before.get(key) != own[key])
-                how = f"with {key} {before.get(key)}, not {own[key]}"
-                raise UserError(
-                    f"{folder / found['folder']}: {text!r} was answered "
-                    f"{'before the video changed' if key == VIDEO_STATE else how}; replace the answer with "
-                    "--overwrite, or choose another --out"
-                )
-        return answers
-
-    def find(self, sentence: str) -> dict[str, Any] | None:
-        """The answer on disk to this sentence."""
-        answers = self.document.get("results", [])
-        return next((answer for answer in answers if answer["sentence"] == sentence), None)
-
-    @property
-    def pending(self) -> list[str]:
-        """The wanted sentences that are to be answered: all, or those that were not with these settings."""
-        answered = {text: self.find(text) or {} for text in self.expressions}
-        return [text for text, found in answered.items() if self.overwrite or found.get("settings") != self.settings]
+    results: list[Result]
+    new: int
+    """Sentences that were not answered before."""
 
 
 def segment_to_folder(
-    answers: Answers, segmenter: Callable[[], Segmenter], progress: Progress | None = None
-) -> tuple[Path, list[Result]]:
-    """Answer the sentences that are pending, and add the answers to the folder: all or none, whatever interrupts it.
+    video: Path,
+    sentences: Sequence[str],
+    out: Path,
+    settings: Settings,
+    segmenter: Callable[[], Segmenter],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Answered:
+    """Add what was not answered with these settings to the folder `out/<name>`: all or none, whatever interrupts it.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
-    `<NN-slug>/overlay.mp4` per expression, and one `result.json`.
+    `<NN-slug>/overlay.mp4` per sentence, and one `result.json`.
 
     Args:
         segmenter: makes the model, if there is anything to answer.
-
-    Returns:
-        The folder, and the results in the order of the expressions.
+        name: by default as the video's.
+        overwrite: answer all sentences anew.
 
     Raises:
-        UserError: the video can't be read, or an answer can't be written.
+        UserError: the video can't be read; the folder is not of answers about it; one of the sentences was answered
+            with other settings and is not to be overwritten; or an answer can't be written.
     """
-    folder = answers.folder
-    if pending := answers.pending:
-        settings = answers.settings
-        source = open_video(answers.video, settings["frames"], settings["fps"])
+    if not sentences:
+        raise UserError("no expression given; say in words what to segment")
+    folder, document = answer_folder(video, out, name)
+    own = asdict(settings) | {VIDEO_STATE: video_state(video)}
+    sentences = list(dict.fromkeys(sentences))
+    known = {answer["sentence"]: answer for answer in document.get("results", ())}
+    pending = [text for text in sentences if overwrite or text not in known or known[text]["settings"] != own]
+    for text in pending if not overwrite else ():
+        if text in known:
+            before = known[text]["settings"]
+            key = next(key for key in own if before.get(key) != own[key])
+            how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own[key]}"
+            raise UserError(
+                f"{folder / known[text]['folder']}: {text!r} was answered {how}; replace the answer with --overwrite, "
+                "or choose another --out"
+            )
+    if pending:
+        source = open_video(video, settings.frames, settings.fps)
         with scratch(folder if folder.is_dir() else folder.parent) as work, disk_full(folder, work):
-            with segmenter().encode(source, pending, settings["threshold"], settings["targets"], progress) as clip:
-                found = _write(work, clip, progress)
-            _publish(work, answers, source, dict(zip(pending, found, strict=True)))
-    document = read_document(folder)
-    assert document is not None
-    by_text = {answer["sentence"]: answer for answer in document["results"]}
+            with segmenter().encode(source, pending, settings.threshold, settings.targets, progress) as clip:
+                found = _write(work, clip)
+            facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
+            fresh = {
+                "generator": GENERATOR,
+                "video": str(video.resolve()),
+                "height": source.height,
+                "width": source.width,
+            }
+            fresh |= {"evidence": EVIDENCE, "results": []}
+            _publish(work, folder, fresh, [a | result.to_json() for a, result in zip(facts, found, strict=True)])
+        document = read_document(folder) or {}
     size = document["height"], document["width"]
-    return folder, [Result.from_json(by_text[text], *size) for text in answers.expressions]
+    known = {answer["sentence"]: answer for answer in document["results"]}
+    return Answered(folder, [Result.from_json(known[text], *size) for text in sentences], len(pending))
 
 
-def _write(work: Path, clip: EncodedClip, progress: Progress | None) -> list[Result]:
+def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """The folder for answers about a video, and its result.json, which is empty where there is none.
+
+    Raises:
+        UserError: the folder is there and holds something else.
+    """
+    folder = output_folder(out / (name or folder_name(video)))
+    document = read_document(folder)
+    if document is None and os.path.lexists(folder):
+        raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")
+    if document and document["video"] != str(video.resolve()):
+        raise UserError(f"{folder}: holds the result of {document['video']}; choose another --out")
+    return folder, document or {}
+
+
+def _write(work: Path, clip: EncodedClip) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
     from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, add_sound, save_png
 
@@ -164,18 +153,15 @@ def _write(work: Path, clip: EncodedClip, progress: Progress | None) -> list[Res
             caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
             painter = OverlayPainter(source.height, source.width, caption)
             writer = stack.enter_context(OverlayWriter(folder / OVERLAY, *painter.size, clip.fps))
-            outputs.append((folder, painter, writer, Rles(count)))
+            outputs.append((answer, folder, painter, writer))
         for index, (frame, masks) in enumerate(clip.frames(pixels=True)):
             assert frame is not None
-            for (folder, painter, writer, rles), mask in zip(outputs, masks, strict=True):
-                union = rles.add(mask)
-                save_png(folder / MASKS / _png(source.start + index), union.astype(np.uint8) * 255)
+            for (answer, folder, painter, writer), mask in zip(outputs, masks, strict=True):
+                save_png(folder / MASKS / _png(source.start + index), answer.add(mask).astype(np.uint8) * 255)
                 writer.write(painter(frame.image, mask, index), frame.time)
-            if progress:
-                progress("masks", index + 1, len(clip.times))
-    for folder, *_ in outputs:
+    for _, folder, *_ in outputs:
         add_sound(folder / OVERLAY, source.path, clip.times[0])
-    return [clip.result(answer, rles) for answer, (*_, rles) in zip(clip.answers, outputs, strict=True)]
+    return [clip.result(answer) for answer in clip.answers]
 
 
 def _png(frame: int) -> str:
@@ -185,31 +171,27 @@ def _png(frame: int) -> str:
 # In the folder ----------------------------------------------------------------------------------------------------
 
 
-def _publish(work: Path, answers: Answers, source: VideoSource, found: dict[str, Result]) -> None:
-    """Give what was written its place. From the one renaming on it is done, by the next run if need be."""
-    folder = answers.folder
+def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
+    """Give what was written its place. From the one renaming on it is done, by the next run if need be.
+
+    `fresh` is what result.json says where there is none yet.
+    """
+    ready = work / "ready"
+    ready.mkdir()
     with locked(folder):
         _settle(folder)
-        document = read_document(folder) or {
-            "generator": GENERATOR,
-            "video": str(answers.video.resolve()),
-            "height": source.height,
-            "width": source.width,
-            "evidence": EVIDENCE,
-            "results": [],
-        }
+        document = read_document(folder) or fresh
         known = {answer["sentence"]: answer for answer in document["results"]}
-        taken = {item.name for item in folder.iterdir()} | {answer["folder"] for answer in known.values()}
-        ready = work / "ready"
-        ready.mkdir()
-        for index, (text, result) in enumerate(found.items()):
-            own = known[text]["folder"] if text in known else _free(text, taken)
-            taken.add(own)
-            os.replace(work / str(index), ready / own)
-            if text in known:
-                _check_foreign(folder / own, ready / own, known[text])
-            facts = {"sentence": text, "folder": own, "settings": answers.settings, "first_frame": source.start}
-            known[text] = facts | result.to_json()
+        taken = [item.name for item in folder.iterdir()] + [answer["folder"] for answer in known.values()]
+        number = max((int(found[1]) for name in taken if (found := re.match(r"(\d+)-", name))), default=0)
+        for index, answer in enumerate(answers):
+            before = known.get(answer["sentence"])
+            number += before is None
+            answer["folder"] = before["folder"] if before else f"{number:02d}-{slug(answer['sentence'])}"
+            os.replace(work / str(index), ready / answer["folder"])
+            if before:
+                _check_foreign(folder / answer["folder"], ready / answer["folder"], before)
+            known[answer["sentence"]] = answer
         save_json(ready / RESULTS, document | {"results": list(known.values())})
         os.replace(ready, folder / f".dshmp-{secrets.token_hex(6)}.ready")
         _settle(folder)
@@ -242,12 +224,6 @@ def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
         name = path.relative_to(new).as_posix()
         if os.path.lexists(there / name) and (name not in ours or (there / name).is_dir() != path.is_dir()):
             raise UserError(f"{there / name}: is not of the answer that is replaced; move it away")
-
-
-def _free(text: str, taken: set[str]) -> str:
-    """A folder's name for a new answer: the next number, and the sentence."""
-    numbers = [int(match[1]) for name in taken if (match := re.match(r"(\d+)-", name))]
-    return f"{max(numbers, default=0) + 1:02d}-{slug(text)}"
 
 
 def read_document(folder: Path) -> dict[str, Any] | None:

@@ -80,12 +80,7 @@ class Quality:
     frames, at the size of the network's input (as in the release)."""
 
     def __init__(self, objects: int) -> None:
-        self.objects = objects
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget what an earlier pass over the frames has added."""
-        self.sums, self.pixels = np.zeros(self.objects), np.zeros(self.objects)
+        self.sums, self.pixels = np.zeros(objects), np.zeros(objects)
 
     def add(self, logits: Tensor) -> None:
         """Take the mask logits (K, F, h, w) of some frames."""
@@ -99,9 +94,9 @@ class Quality:
         return means
 
 
-@dataclass(frozen=True)
+@dataclass
 class Selection:
-    """What the model answers before any mask is drawn."""
+    """What the model answers to a query; the last two fields come with the second pass."""
 
     query: Query
     video: "VideoTokens"
@@ -114,13 +109,14 @@ class Selection:
     threshold: float
     evidence: NDArray[np.float64]
     """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
-    quality: Quality | None
-    """Of the chosen tokens' masks, complete after the second pass; None where the model's scores are without."""
+    quality: Quality | None = None
+    """Of the chosen tokens' masks; None where the model's scores are without."""
+    rles: list[list[Rle]] = field(default_factory=list)
+    """Per frame added the masks' union, then each of the chosen tokens' masks."""
 
     @property
     def final_scores(self) -> tuple[float, ...]:
-        """What is reported of the chosen tokens: with their masks' quality, which is known after the second pass, if
-        the model scores that."""
+        """What is reported of the chosen tokens: their scores, with their masks' quality if the model scores that."""
         means = [1.0] * len(self.scores) if self.quality is None else self.quality.means()
         return tuple(score * mean for score, mean in zip(self.scores, means, strict=True))
 
@@ -128,20 +124,11 @@ class Selection:
     def mean_evidence(self) -> tuple[float, ...]:
         return tuple(self.evidence.mean(axis=0).tolist())
 
-
-class Rles:
-    """Run lengths of one expression, collected frame by frame."""
-
-    def __init__(self, objects: int) -> None:
-        self.objects: list[list[Rle]] = [[] for _ in range(objects)]
-        self.union: list[Rle] = []
-
     def add(self, masks: Masks) -> Masks:
-        """Take the masks (K, H, W) of a frame; returns their union (H, W)."""
-        for rles, mask in zip(self.objects, masks, strict=True):
-            rles.append(encode(mask))
+        """Keep the masks (K, H, W) of the next frame as run lengths; returns their union (H, W)."""
         union: Masks = np.asarray(masks.any(axis=0))
-        self.union.append(self.objects[0][-1] if len(masks) == 1 else encode(union))
+        rles = [encode(mask) for mask in masks]
+        self.rles.append([rles[0] if len(rles) == 1 else encode(union), *rles])
         return union
 
 
@@ -152,9 +139,10 @@ class EncodedClip:
     segmenter: "Segmenter"
     source: VideoSource
     spill: "_Spill"
-    answers: tuple[Selection, ...] = ()
-    fps: float | None = None
+    progress: Progress
+    fps: float | None
     """Average over the frames read; None where the rate isn't known."""
+    answers: tuple[Selection, ...] = ()
     times: list[float] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
     """Frames of each."""
@@ -169,8 +157,7 @@ class EncodedClip:
         """
         seg, answers = self.segmenter, self.answers
         for answer in answers:
-            if answer.quality is not None:
-                answer.quality.restart()
+            answer.quality = Quality(len(answer.chosen)) if seg.config.readout.score == "quality" else None
         wanted = any(answer.chosen for answer in answers)
         decoded = _again(self.source) if pixels or (wanted and not self.spill.complete) else repeat(None)
         start = 0
@@ -189,6 +176,7 @@ class EncodedClip:
             for t, frame in enumerate(frames):
                 own = zip(answers, logits, strict=True)
                 yield frame, [make(self._at_size(answer, each[:, t : t + 1])) for answer, each in own]
+                self.progress("masks", start + t + 1, len(self.times))
             start += length
 
     def _at_size(self, answer: Selection, logits: Tensor) -> Tensor:
@@ -205,8 +193,10 @@ class EncodedClip:
         """The second pass over masks (K, H, W)."""
         return self.decode_masks(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
 
-    def result(self, answer: Selection, rles: Rles) -> Result:
-        objects = zip(answer.final_scores, rles.objects, answer.evidence, strict=False)
+    def result(self, answer: Selection) -> Result:
+        """An answer whose masks have been added, frame by frame."""
+        union, *objects = zip(*answer.rles, strict=True)
+        rows = zip(answer.final_scores, objects, answer.evidence, strict=False)
         return Result(
             expression=answer.query.expression,
             words=answer.query.words,
@@ -218,8 +208,8 @@ class EncodedClip:
             fps=self.fps,
             times=tuple(self.times),
             evidence=answer.mean_evidence,
-            objects=tuple(ObjectResult(score, tuple(rle), tuple(row.tolist())) for score, rle, row in objects),
-            rle=tuple(rles.union),
+            objects=tuple(ObjectResult(score, rles, tuple(row.tolist())) for score, rles, row in rows),
+            rle=union,
         )
 
 
@@ -230,8 +220,8 @@ class Segmenter(ModelHubMixin):
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
 
-    What the hub's mixin does by itself is done here: its loading would ask the hub for "default" and hand parts of
-    config.json to `__init__`; its saving removes the old config.json before there is a new one.
+    The hub's mixin by itself would ask the hub for "default", hand parts of config.json to `__init__`, and when saving
+    remove the old config.json before there is a new one.
     """
 
     extra_state: Path | None = None
@@ -291,34 +281,27 @@ class Segmenter(ModelHubMixin):
     ) -> str | None:
         """Write config.json, model.safetensors, tokenizer.json and README.md; `from_pretrained` reads them back.
 
+        With `push_to_hub`, `push_to_hub(repo_id, **push)` follows, by default under the folder's name.
+
         Args:
             where: what the README tells people to load.
-            repo_id: id on the hub if `push_to_hub`, by default the folder's name; then `push` goes to `push_to_hub`,
-                whose result is returned.
 
         Raises:
             UserError: the files cannot be written, or as `push_to_hub`.
         """
         from dshmp.checkpoint import save_model
 
+        if push and not push_to_hub:
+            raise TypeError(f"{', '.join(push)}: only for push_to_hub=True")
         folder = Path(save_directory)
         save_model(self.model, self.tokenizer, folder, self.card, where, self.extra_state)
         return self.push_to_hub(repo_id or folder.resolve().name, **push) if push_to_hub else None
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Push a dshmp model",
-        private: bool | None = None,
-        token: str | None = None,
-        branch: str | None = None,
-        **upload: Any,
-    ) -> str:
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, branch: str | None = None, **push: Any) -> str:
         """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
 
-        A `name` alone is one of the token's owner. `upload` is the rest of what `HfApi.upload_folder` takes: create_pr
-        and the patterns. Returns the commit's address. Warns where the card does not say what people need to know.
+        A `name` alone is one of the token's owner. `push` is a token, and what else `HfApi.upload_folder` takes.
+        Returns the commit's address. Warns where the card does not say what people need to know.
 
         Raises:
             UserError: `repo_id` is no such name, the hub cannot be reached or refuses, or the model cannot be written
@@ -326,18 +309,15 @@ class Segmenter(ModelHubMixin):
         """
         from huggingface_hub import HfApi
 
-        if not repo_id or repo_id.count("/") > 1:
-            raise UserError(f"{repo_id!r}: no repository; name it `owner/name`")
         if missing := lacks(self.card):
             log.warning("%s: the model's card does not state %s; see Segmenter.card", repo_id, " or ".join(missing))
         try:
-            api = HfApi(token=token)
-            upload |= {"repo_id": api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id}
+            api = HfApi(token=push.pop("token", None))
+            name = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+            push = {"commit_message": "Push a dshmp model", "revision": branch, **push}
             with tempfile.TemporaryDirectory(prefix="dshmp-") as folder:
-                self.save_pretrained(folder, where=upload["repo_id"])
-                return str(
-                    api.upload_folder(folder_path=folder, commit_message=commit_message, revision=branch, **upload)
-                )
+                self.save_pretrained(folder, where=name)
+                return str(api.upload_folder(repo_id=name, folder_path=folder, **push))
         except UserError:
             raise
         except Exception as error:  # the hub client raises a dozen kinds: no network, no token, no permission
@@ -348,14 +328,18 @@ class Segmenter(ModelHubMixin):
         return model_card(self.card, where)
 
     @overload
-    def __call__(self, video: Video, expression: str, **options: Unpack[Options]) -> Result: ...  # type: ignore[overload-overlap]
+    def __call__(  # type: ignore[overload-overlap]
+        self, video: Video | VideoSource, expression: str, **options: Unpack[Options]
+    ) -> Result: ...
 
     @overload
-    def __call__(self, video: Video, expression: Sequence[str], **options: Unpack[Options]) -> list[Result]: ...
+    def __call__(
+        self, video: Video | VideoSource, expression: Sequence[str], **options: Unpack[Options]
+    ) -> list[Result]: ...
 
     def __call__(
         self,
-        video: Video,
+        video: Video | VideoSource,
         expression: str | Sequence[str],
         *,
         threshold: float | None = None,
@@ -367,7 +351,7 @@ class Segmenter(ModelHubMixin):
         """Segment what `expression` means.
 
         Args:
-            video: what `open_video` takes: a path, a uint8 array (T, H, W, 3), an iterable of frames.
+            video: what `open_video` takes: a path, a uint8 array (T, H, W, 3), an iterable of frames; or gave.
             expression: one sentence, or several that share the decoding.
             threshold: a video token is meant if its probability exceeds this. By default the model's own for
                 many targets; 0 for a single one, which is then always answered.
@@ -380,27 +364,14 @@ class Segmenter(ModelHubMixin):
         Raises:
             UserError: the video can't be read, an expression is empty or too long, threshold outside 0 to 1.
         """
-        expressions = [expression] if isinstance(expression, str) else list(expression)
-        results = self.answer(open_video(video, frames, fps), expressions, threshold, targets, progress)
+        source = video if isinstance(video, VideoSource) else open_video(video, frames, fps)
+        sentences = [expression] if isinstance(expression, str) else list(expression)
+        with self.encode(source, sentences, threshold, targets, progress) as clip:
+            for _, masks in clip.frames(False):
+                for answer, mask in zip(clip.answers, masks, strict=True):
+                    answer.add(mask)
+            results = [clip.result(answer) for answer in clip.answers]
         return results[0] if isinstance(expression, str) else results
-
-    def answer(
-        self,
-        source: VideoSource,
-        expressions: Sequence[str],
-        threshold: float | None = None,
-        targets: Targets | None = None,
-        progress: Progress | None = None,
-    ) -> list[Result]:
-        """As a call with several sentences, of a video that is open."""
-        with self.encode(source, expressions, threshold, targets, progress) as clip:
-            collected = [Rles(len(answer.chosen)) for answer in clip.answers]
-            for index, (_, masks) in enumerate(clip.frames(False)):
-                for rles, mask in zip(collected, masks, strict=True):
-                    rles.add(mask)
-                if progress:
-                    progress("masks", index + 1, len(clip.times))
-            return [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
 
     @contextlib.contextmanager
     def encode(
@@ -419,8 +390,8 @@ class Segmenter(ModelHubMixin):
         queries = [self._query(expression) for expression in expressions]
         with tempfile.TemporaryFile(prefix="dshmp-") as file:
             free = shutil.disk_usage(tempfile.gettempdir()).free
-            clip = EncodedClip(self, source, _Spill(file, min(SPILL_LIMIT, free // 2)), fps=source.fps)
-            tokens = self._perceive(clip, queries, progress)
+            clip = EncodedClip(self, source, _Spill(file, min(SPILL_LIMIT, free // 2)), progress, source.fps)
+            tokens = self._perceive(clip, queries)
             progress("motion", 0, None)
             times = clip.times
             if source.fps is not None and len(times) > 1:  # not as the header says, which errs where the rate varies
@@ -454,7 +425,7 @@ class Segmenter(ModelHubMixin):
             shown = shown if len(shown) == len(shown.lower()) else shown.lower()
         return Query(shown, tuple(self.tokenizer.split(expression)), text)
 
-    def _perceive(self, clip: EncodedClip, queries: Sequence[Query], progress: Progress) -> list[list[Tensor]]:
+    def _perceive(self, clip: EncodedClip, queries: Sequence[Query]) -> list[list[Tensor]]:
         """First pass: object tokens per query and chunk (F, N, C); the rest goes into `clip`."""
         tokens: list[list[Tensor]] = [[] for _ in queries]
         clip.mask_embed = [[] for _ in queries]
@@ -471,8 +442,8 @@ class Segmenter(ModelHubMixin):
                 tokens[index].append(seen.tokens.float())
                 clip.mask_embed[index].append(seen.mask_embed)
             clip.spill.write([self.model.mask_pixels(features) for features in pixels])
-            progress("frames", len(clip.times), clip.source.count)
-        progress("frames", len(clip.times), len(clip.times))  # the header only estimates how many there are
+            clip.progress("frames", len(clip.times), clip.source.count)
+        clip.progress("frames", len(clip.times), len(clip.times))  # the header only estimates how many there are
         return tokens
 
     def _image(self, frame: Frame) -> Tensor:
@@ -511,7 +482,6 @@ class Segmenter(ModelHubMixin):
             best=best,
             threshold=threshold,
             evidence=attention / attention.sum(axis=1, keepdims=True),
-            quality=Quality(len(chosen)) if self.config.readout.score == "quality" else None,
         )
 
     def _logits(self, answer: Selection, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
