@@ -15,7 +15,7 @@ from dshmp.synthetic import motions
 from dshmp.synthetic.grammar import Meaning, Static, Wording, inflect, resolve
 from dshmp.synthetic.make import make_clip
 from dshmp.synthetic.plan import Plan, plan_clip
-from dshmp.video.overlay import Caption, OverlayWriter, SheetRow, contact_sheet
+from dshmp.video.overlay import Caption, OverlayWriter, contact_sheet
 
 VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
 FPS = 8
@@ -63,18 +63,11 @@ def run(
         union = masks.any(axis=1)
         iou = float((union & truth).sum() / max((union | truth).sum(), 1))
         scores.append((result.expression, iou))
-        caption = Caption(
-            result.expression,
-            result.words,
-            result.score,
-            len(result.objects),
-            result.evidence,
-            result.times,
-            f"IoU {iou:.2f}",
-        )
-        rows.append(SheetRow(caption, list(demo.frames), list(masks), list(truth)))
+        count, note = len(result.objects), f"IoU {iou:.2f}"
+        caption = Caption(result.expression, result.words, result.score, count, result.evidence, result.times, note)
+        rows.append((caption, masks, truth))
     with owned_file(place, SHEET) as part:
-        contact_sheet(part, rows, "Three look-alikes, told apart by their motion")
+        contact_sheet(part, demo.frames, rows, "Three look-alikes, told apart by their motion")
     return out / SHEET, scores
 
 
@@ -99,21 +92,16 @@ def make_demo(seed: int = 14) -> Demo:
     raise UserError(f"no clip with three look-alikes near seed {seed}; try another --seed")
 
 
-def _look_alikes(plan: Plan) -> tuple[Static, tuple[int, ...]] | None:
+def _look_alikes(plan: Plan) -> tuple[Static, list[int]] | None:
     """A description that fits three objects or more, and three of them that its motion sets apart beyond doubt."""
     looks, moves = [item.look for item in plan.items], [item.motion for item in plan.items]
     for look in looks:
         static: Static = (("colour", look.colour), ("shape", look.shape))
-        alone = [
-            i
-            for i in resolve(Meaning(static), looks, moves).meant
-            if moves[i].name not in motions.RELATIVE and _only(i, Meaning(static, moves[i].name), plan)
-        ]
+        alone = []
+        for i in resolve(Meaning(static), looks, moves).meant:
+            if moves[i].name not in motions.RELATIVE:
+                found = resolve(Meaning(static, moves[i].name), looks, moves)
+                alone += [i] if found.meant == (i,) and not found.doubtful else []
         if len(alone) >= SENTENCES:
-            return static, tuple(alone[:SENTENCES])
+            return static, alone[:SENTENCES]
     return None
-
-
-def _only(index: int, meaning: Meaning, plan: Plan) -> bool:
-    found = resolve(meaning, [item.look for item in plan.items], [item.motion for item in plan.items])
-    return found.meant == (index,) and not found.doubtful

@@ -35,7 +35,6 @@ from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-    from dshmp.checkpoint import HubOptions
     from dshmp.model.dshmp import DsHmp
     from dshmp.model.motion_decoder import VideoTokens
     from dshmp.model.pixel_decoder import PixelFeatures
@@ -248,7 +247,7 @@ class Segmenter(ModelHubMixin):
         name: str | Path = "default",
         device: str = "auto",
         precision: Precision = "auto",
-        **hub: Unpack["HubOptions"],
+        **hub: Any,
     ) -> Self:
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
 

@@ -13,7 +13,6 @@ from dshmp.model.words import Word
 
 Rle = dict[str, Any]
 """COCO run lengths: {"size": [height, width], "counts": str}."""
-
 EVIDENCE = (
     "attention mass that the chosen video tokens (of all objects, averaged) lay on each frame; sums to 1 over the "
     "clip, so values compare across all its frames"

@@ -52,7 +52,7 @@ from dshmp.files import (
 )
 from dshmp.predictor import Precision, Progress, Segmenter, Targets
 from dshmp.result import Rle, encode
-from dshmp.video.io import UNKNOWN_RATE, Frame, Image, VideoSource
+from dshmp.video.io import UNKNOWN_RATE, Frame, Pixels, VideoSource
 from dshmp.video.overlay import save_png
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class Predictor:
                     _write_list(work / piece.path, self._detect(video, piece.items))
             else:
 
-                def read(position: int) -> Image:
+                def read(position: int) -> Pixels:
                     return self.split.frames(video, [position])[0]
 
                 groups = grouped(plan, self._most)
@@ -350,7 +350,7 @@ class Predictor:
             log.warning("%s, expression %s: is too long, asked as far as %r", item.video, item.id, text[-40:])
         return text
 
-    def _paint(self, video: str, plan: Sequence[Piece], read: Callable[[int], Image], work: Path) -> None:
+    def _paint(self, video: str, plan: Sequence[Piece], read: Callable[[int], Pixels], work: Path) -> None:
         """A PNG per piece and frame, below `work`."""
         names = self.split.videos[video].frames
         source = _source(video, range(len(names)), read)
@@ -442,7 +442,7 @@ def grouped(plan: Sequence[Piece], most: int) -> list[list[Piece]]:
     return groups
 
 
-def _source(video: str, positions: Sequence[int], read: Callable[[int], Image]) -> VideoSource:
+def _source(video: str, positions: Sequence[int], read: Callable[[int], Pixels]) -> VideoSource:
     """The frames at these positions, decoded whenever they are iterated over."""
     if not positions:
         raise UserError("has no frames")
@@ -460,11 +460,11 @@ def _source(video: str, positions: Sequence[int], read: Callable[[int], Image]) 
     return VideoSource(video, None, height, width, None, len(positions), frames, positions=times_shown(positions))
 
 
-def _keeping(read: Callable[[int], Image]) -> Callable[[int], Image]:
+def _keeping(read: Callable[[int], Pixels]) -> Callable[[int], Pixels]:
     """The same frames, which are kept for the next time as far as KEPT goes."""
-    kept: dict[int, Image] = {}
+    kept: dict[int, Pixels] = {}
 
-    def keep(position: int) -> Image:
+    def keep(position: int) -> Pixels:
         if position in kept:
             return kept[position]
         image = read(position)
@@ -481,9 +481,9 @@ def _place(shown: Sequence[int], scored: int) -> int:
     return min((t for t, position in enumerate(shown) if position == scored), key=lambda t: abs(t - len(shown) // 2))
 
 
-def _cover(logits: Tensor) -> Image:
+def _cover(logits: Tensor) -> Pixels:
     """Mask logits (K, H, W) -> (H, W) uint8, 255 where any of the masks is."""
-    covered: Image = (logits > 0).any(0).cpu().numpy() * np.uint8(255)
+    covered: Pixels = (logits > 0).any(0).cpu().numpy() * np.uint8(255)
     return covered
 
 

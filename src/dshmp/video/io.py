@@ -29,16 +29,11 @@ from dshmp.video.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
 
 log = logging.getLogger("dshmp")
 
-Image = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8, RGB."""
-Video = str | Path | NDArray[np.uint8] | Iterable[Image]
+Video = str | Path | NDArray[np.uint8] | Iterable[Pixels]
 FrameRange = str | tuple[int, int | None] | None
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
-    *(".3gp", ".ogv", ".mxf", ".gif", ".vob"),
-)
-"""What video files are often called; any file may be one."""
 CONTAINERS = (
     "mov,matroska,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg,nut,mxf,gxf,rm,wtv,dv,dhav,nsv,nuv,swf,ivf,obu,flic,gif,apng,"
     "yuv4mpegpipe,av1,h261,h263,h264,hevc,vvc,m4v,mjpeg,mjpeg_2000,vc1,vc1test,dirac,dnxhd,jpegxl_anim,jpeg_pipe,"
@@ -55,7 +50,7 @@ UNKNOWN_RATE = 10.0
 class Frame:
     """One frame: RGB uint8 `image` (H, W, 3) and its `time` in seconds from the start of the video."""
 
-    image: Image
+    image: Pixels
     time: float
 
 
@@ -80,14 +75,13 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the beginning; raises UserError where the range holds no frame."""
-        found = False
-        for frame in itertools.islice(self.frames(), self.start, self.stop):
-            found = True
-            yield frame
-        if not found:
+        frames = itertools.islice(self.frames(), self.start, self.stop)
+        if (first := next(frames, None)) is None:
             length = f" (about {self.expected} frames)" if self.expected is not None else ""
-            chosen = f"{self.start}:{'' if self.stop is None else self.stop}"
+            chosen = f"{self.start}:{self.stop or ''}"
             raise UserError(f"{self.name}: no frame in the range {chosen}{length}; choose an earlier one")
+        yield first
+        yield from frames
 
     @property
     def count(self) -> int | None:
@@ -125,7 +119,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
 def check_sentences(expressions: Iterable[str]) -> None:
     """Raises UserError where one of the sentences is a file: who names several videos means several runs."""
     for text in expressions:
-        if os.path.isfile(text) or text.lower().endswith(VIDEO_SUFFIXES):
+        if os.path.isfile(text) or (" " not in text and Path(text).suffix):
             raise UserError(
                 f"{text!r} is a file, but only the first argument is a video and the rest are sentences; for several "
                 "videos write a list of video,expression and run: dshmp batch LIST.csv"
@@ -141,7 +135,7 @@ def parse_range(frames: FrameRange) -> tuple[int, int | None]:
         frames = int(match[1] or 0), int(match[2]) if match[2] else None
     start, stop = frames or (0, None)
     if start < 0 or (stop is not None and stop <= start):
-        raise UserError(f"frames {start}:{'' if stop is None else stop} is empty; the end must come after the start")
+        raise UserError(f"frames {start}:{stop} is empty; the end must come after the start")
     return start, stop
 
 
@@ -151,14 +145,24 @@ def parse_range(frames: FrameRange) -> tuple[int, int | None]:
 def _open_path(path: Path, fps: float | None) -> VideoSource:
     try:
         if path.is_dir():
-            return _open_folder(path, fps)
+            files = [f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+            if not files:
+                raise UserError(f"{path}: a folder without frames; put images in it, or name a video file")
+            files.sort(key=_natural)
+            return _stills(path.resolve().name, path, lambda: _read_images(files), len(files), fps)
         with open(path, "rb", opener=regular):
             pass
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
     if path.suffix.lower() in SUFFIXES:
-        return _open_images(path, path.stem, [path], fps)
+        return _stills(path.stem, path, lambda: _read_images([path]), 1, fps)
     return _open_file(path)
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key in which frame2 comes before frame10."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _open_file(path: Path) -> VideoSource:
@@ -257,7 +261,7 @@ def _display_matrix(frame: Any) -> list[int]:
     return [1, 0, 0, 0, 1]
 
 
-def _upright(image: Image, matrix: list[int]) -> Image:
+def _upright(image: Pixels, matrix: list[int]) -> Pixels:
     """The image with its display matrix applied."""
     a, b, _, c, d = matrix[:5]
     if abs(a) < abs(b):
@@ -265,61 +269,46 @@ def _upright(image: Image, matrix: list[int]) -> Image:
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-def _at_size(image: Image, height: int, width: int) -> Image:
+def _at_size(image: Pixels, height: int, width: int) -> Pixels:
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-# Images, arrays, iterators ----------------------------------------------------------------------------------------
+# Images and arrays ------------------------------------------------------------------------------------------------
 
 
-def _open_folder(folder: Path, fps: float | None) -> VideoSource:
-    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
-    if not files:
-        known = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise UserError(f"{folder}: a folder without frames; put images ({known}) in it, or name a video file")
-    return _open_images(folder, folder.resolve().name, sorted(files, key=_natural), fps)
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key in which frame2 comes before frame10."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-def _open_images(path: Path, name: str, files: list[Path], fps: float | None) -> VideoSource:
-    height, width = _read_image(files[0]).shape[:2]
+def _stills(
+    name: str, path: Path | None, images: Callable[[], Iterable[Pixels]], count: int, fps: float | None
+) -> VideoSource:
+    """Images of one size at even times; `images` begins anew each time."""
 
     def frames() -> Iterator[Frame]:
-        for index, file in enumerate(files):
-            image = _read_image(file)
-            _check_frame(image, str(file), (height, width))
-            yield Frame(image, index / (fps or UNKNOWN_RATE))
+        return (Frame(image, index / (fps or UNKNOWN_RATE)) for index, image in enumerate(images()))
 
-    return VideoSource(name, path, height, width, fps, len(files), frames)
+    height, width, _ = next(frames()).image.shape
+    return VideoSource(name, path, height, width, fps, count, frames)
 
 
-def _read_image(file: Path) -> Image:
+def _read_images(files: list[Path]) -> Iterator[Pixels]:
     from PIL import ImageOps
 
-    try:
-        with open_image(file) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except DECODER_ERRORS as error:
-        raise UserError(f"{file}: not an image, or damaged ({reason(error)})") from None
+    first = None
+    for file in files:
+        try:
+            with open_image(file) as opened:
+                image = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        except DECODER_ERRORS as error:
+            raise UserError(f"{file}: not an image, or damaged ({reason(error)})") from None
+        first = image.shape if first is None else first
+        yield _same_size(image, first, str(file))
 
 
 def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(f"a video array must be uint8 (T, H, W, 3) and not empty, not {array.dtype} {array.shape}")
-    height, width = array.shape[1:3]
-    _check_size(height, width, "video array")
-
-    def frames() -> Iterator[Frame]:
-        return (Frame(image, index / (fps or UNKNOWN_RATE)) for index, image in enumerate(array))
-
-    return VideoSource("video", None, height, width, fps, len(array), frames)
+    _check_size(array.shape[1], array.shape[2], "video array")
+    return _stills("video", None, lambda: array, len(array), fps)
 
 
 def _spooled(images: Iterator[Any]) -> NDArray[np.uint8]:
@@ -327,21 +316,22 @@ def _spooled(images: Iterator[Any]) -> NDArray[np.uint8]:
     shape: tuple[int, ...] = ()
     count = 0
     with tempfile.TemporaryFile() as file:
-        for count, image in enumerate(images, 1):
+        for image in images:
             if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise UserError(f"frame {count - 1} must be a uint8 array (H, W, 3)")
+                raise UserError(f"frame {count} must be a uint8 array (H, W, 3)")
             shape = shape or image.shape
-            _check_frame(image, f"frame {count - 1}", shape[:2])
-            file.write(image.tobytes())
+            file.write(_same_size(image, shape, f"frame {count}").tobytes())
+            count += 1
         if not count:
             raise UserError("the iterator gave no frames")
         return np.memmap(file, np.uint8, "r", shape=(count, *shape))
 
 
-def _check_frame(image: Image, where: str, size: tuple[int, ...]) -> None:
-    if image.shape[:2] != size:
-        sizes = f"{image.shape[1]}x{image.shape[0]}, but the first frame is {size[1]}x{size[0]}"
+def _same_size(image: Pixels, first: tuple[int, ...], where: str) -> Pixels:
+    if image.shape != first:
+        sizes = f"{image.shape[1]}x{image.shape[0]}, but the first frame is {first[1]}x{first[0]}"
         raise UserError(f"{where}: {sizes}; all frames must be of one size")
+    return image
 
 
 def _check_size(height: int, width: int, where: str) -> None:

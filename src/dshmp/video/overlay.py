@@ -24,14 +24,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dshmp.errors import UserError
 from dshmp.files import reason
-from dshmp.video.io import UNKNOWN_RATE, open_container
+from dshmp.video.io import UNKNOWN_RATE, Pixels, open_container
 
 if TYPE_CHECKING:
     from dshmp.model.words import Word
 
 log = logging.getLogger("dshmp")
 
-Pixels = NDArray[np.uint8]
+
 Masks = NDArray[np.bool_]
 Colour = tuple[int, int, int]
 Pieces = list[tuple[str, Colour]]
@@ -42,16 +42,12 @@ OBJECTS: tuple[Colour, ...] = (
     *((70, 178, 255), (255, 140, 66), (157, 224, 82), (240, 120, 220)),
 )
 """One colour per object meant, in turn."""
-STATIC: Colour = (97, 190, 255)
-MOTION: Colour = (255, 178, 64)
-PLAIN: Colour = (222, 226, 232)
-QUIET: Colour = (128, 138, 152)
-PANEL: Colour = (18, 21, 27)
-TRACK: Colour = (38, 44, 54)
-WHITE: Colour = (255, 255, 255)
+STATIC, MOTION, PLAIN, QUIET = (97, 190, 255), (255, 178, 64), (222, 226, 232), (128, 138, 152)
+PANEL, TRACK, WHITE = (18, 21, 27), (38, 44, 54), (255, 255, 255)
 LEGEND: Pieces = [("static", STATIC), ("motion", MOTION)]
 
-AUDIO_IN_MP4 = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
+MP4: dict[str, Any] = {"format": "mp4", "options": {"movflags": "faststart"}}
+AUDIO_IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
 NARROWEST = 240
 """Pixels that a panel needs for its text; a narrower frame stands in its middle."""
 TICKS = 90_000
@@ -60,18 +56,16 @@ TICKS = 90_000
 
 @dataclass(frozen=True)
 class Caption:
-    """What the panel says of one expression over one clip."""
+    """What is said of one expression over one clip: its score, how many objects were found, evidence and time per
+    frame, and a note for the end, as a measured IoU."""
 
     expression: str
     words: "Sequence[Word]"
     score: float
     found: int
-    """Objects meant; 0 = nothing matches."""
     evidence: Sequence[float]
-    """Per frame; drawn relative to its greatest value."""
     times: Sequence[float]
     note: str = ""
-    """Added to the verdict, for instance a measured IoU."""
 
 
 # Masks ------------------------------------------------------------------------------------------------------------
@@ -221,11 +215,9 @@ class OverlayWriter:
     """Writes pictures with their own times as H.264 in MP4, as a context manager."""
 
     def __init__(self, path: Path, height: int, width: int, fps: float | None) -> None:
-        if height % 2 or width % 2:
-            raise ValueError(f"4:2:0 video needs even sizes, not {width}x{height}")
         self.start: float | None = None
         self.last = -1
-        self.container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"})
+        self.container = av.open(f"file:{path}", "w", **MP4)
         rate = Fraction(fps or UNKNOWN_RATE).limit_denominator(60_000)
         self.stream: Any = self.container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "19"})
         self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
@@ -275,7 +267,7 @@ def add_sound(video: Path, source: Path | None, start: float) -> None:
                 ((float(p.pts * p.time_base) - start, p) for p in takewhile(lambda p: p.pts < end, begun)),
                 key=lambda timed: timed[0],
             )
-            with av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}) as output:
+            with av.open(f"file:{part}", "w", **MP4) as output:
                 streams = {each.type: output.add_stream_from_template(each) for each in (pictures, sound)}
                 for _, packet in packets:
                     if packet.stream.type == "audio":
@@ -291,29 +283,21 @@ def add_sound(video: Path, source: Path | None, start: float) -> None:
 # Contact sheet ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SheetRow:
-    """One expression on a contact sheet: its caption, and of all frames image, masks (K, H, W) and true mask (H, W)."""
-
-    caption: Caption
-    images: Sequence[Pixels]
-    masks: Sequence[Masks]
-    truth: Sequence[Masks]
-
-
 def sheet_frames(count: int, columns: int = 8) -> list[int]:
     """Numbers of at most `columns` frames, evenly spread from the first to the last."""
     return sorted({round(x) for x in np.linspace(0, count - 1, min(columns, count))})
 
 
-def contact_sheet(path: Path, rows: Sequence[SheetRow], title: str, cell: int = 208) -> None:
-    """One PNG that shows all answers at a glance: a row per expression, time from left to right.
+def contact_sheet(path: Path, images: Pixels, rows: Sequence[tuple[Caption, Masks, Masks]], title: str) -> None:
+    """One PNG that shows all answers about a clip (T, H, W, 3) at a glance: time goes from left to right.
 
-    `cell` is the width of a picture in pixels.
+    Args:
+        rows: per expression what is said of it, masks (T, K, H, W) and true mask (T, H, W).
     """
-    shown = sheet_frames(len(rows[0].images))
-    source_height, source_width = rows[0].images[0].shape[:2]
-    height, gap, pad, side, track, head = max(round(cell * source_height / source_width), 1), 6, 24, 300, 22, 64
+    cell, gap, pad, side, track, head = 208, 6, 24, 300, 22, 64
+    shown = sheet_frames(len(images))
+    height = max(round(cell * images.shape[1] / images.shape[2]), 1)
+    scale = max(1, -(-cell * 2 // images.shape[2]))
     step, left = height + track + 34, pad + side
     right = left + len(shown) * (cell + gap) - gap
     large, small = _font(19), _font(14)
@@ -322,22 +306,21 @@ def contact_sheet(path: Path, rows: Sequence[SheetRow], title: str, cell: int = 
     draw.text((pad, 20), title, fill=WHITE, font=_font(22))
     legend: Pieces = [("truth: white outline  ", QUIET), *LEGEND]
     _text(draw, right - _length(legend, small), 24, legend, small)
-    for index, row in enumerate(rows):
+    for index, (caption, masks, truth) in enumerate(rows):
         top = head + index * step
-        lines = _wrap(_pieces(row.caption), side - 26, large, most=5)
+        lines = _wrap(_pieces(caption), side - 26, large, most=5)
         for number, pieces in enumerate(lines):
             _text(draw, pad, top + number * 26, pieces, large)
-        _text(draw, pad, top + len(lines) * 26 + 8, _verdict(row.caption), small)
+        _text(draw, pad, top + len(lines) * 26 + 8, _verdict(caption), small)
         for x, t in zip(range(left, right, cell + gap), shown, strict=True):
-            image, masks = row.images[t], row.masks[t]
-            dark = np.where(np.any(masks, axis=0)[..., None], image, image // 2)  # so that masks leap to the eye
-            scale = max(1, -(-cell * 2 // source_width))
-            picture = draw_masks(dark, masks, row.truth[t], scale, first=index, weight=2)
+            dark = np.where(masks[t].any(axis=0)[..., None], images[t], images[t] // 2)  # so that masks leap to the eye
+            picture = draw_masks(dark, masks[t], truth[t], scale, first=index, weight=2)
             sheet.paste(Image.fromarray(picture).resize((cell, height), Image.Resampling.BOX), (x, top))
-            time = f"{row.caption.times[t]:.1f} s"
-            draw.text((x + 6, top + height - 20), time, WHITE, small, stroke_width=2, stroke_fill=PANEL)
-        _bars(draw, (left, top + height + 6, right, top + height + 6 + track), row.caption.evidence)
-        draw.text((left - 12, top + height + 6 + track / 2), "evidence", fill=QUIET, font=small, anchor="rm")
+            place, time = (x + 6, top + height - 20), f"{caption.times[t]:.1f} s"
+            draw.text(place, time, WHITE, small, stroke_width=2, stroke_fill=PANEL)
+        below = top + height + 6
+        _bars(draw, (left, below, right, below + track), caption.evidence)
+        draw.text((left - 12, below + track / 2), "evidence", fill=QUIET, font=small, anchor="rm")
     save_png(path, np.asarray(sheet))
 
 
