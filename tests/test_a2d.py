@@ -238,7 +238,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missed video not listed": (lambda r: (r / MISSED).write_text(""), "a2dmini0007: holds no masks, 2 sentence(s)"),
     "no clips": (lambda r: (r / MP4).parent.rename(r / "clips"), "Release/clips320H: missing"),
     "no clip": (lambda r: (r / MP4).unlink(), "Release/clips320H/a2dmini0000.mp4: missing"),
-    "clip is empty": (lambda r: (r / MP4).write_bytes(b""), "a2dmini0000.mp4: the file is empty (0 bytes)"),
+    "clip is empty": (lambda r: (r / MP4).write_bytes(b""), "a2dmini0000.mp4: not a video"),
     "clip is text": (lambda r: (r / MP4).write_text("<html>"), "a2dmini0000.mp4: not a video"),
     "clip cut off": (cut(MP4), "a2dmini0000.mp4: "),
     "clip without pictures": (silence, "a2dmini0000.mp4: no video in this file"),

@@ -123,14 +123,14 @@ def test_a_list_of_videos_is_none(tmp_path: Path, kind: str, name: str) -> None:
     (tmp_path / "list").write_text(HLS.format("list"))
     path = tmp_path / name
     path.write_text(LISTS[kind])
-    assert refusal(path).startswith(f"{path}: not a video but a text file or a list of other files")
+    assert refusal(path).startswith(f"{path}: not a video of a kind that can be read")
 
 
 def test_a_list_of_videos_at_the_command(tmp_path: Path) -> None:
     path = tmp_path / "clip.m3u8"
     path.write_text(HLS.format("clip.m3u8"))
     assert dshmp("segment", path, "a cat", "--out", tmp_path / "out").startswith(
-        f"dshmp: {path}: not a video but a text file"
+        f"dshmp: {path}: not a video of a kind"
     )
     assert not (tmp_path / "out").exists()
 

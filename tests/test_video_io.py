@@ -110,11 +110,11 @@ def test_damaged_packets_are_passed_over(tmp_path: Path) -> None:
 def test_no_video_at_all(tmp_path: Path) -> None:
     refused(tmp_path / "missing.mp4", "No such file")
     (tmp_path / "zero.mp4").touch()
-    refused(tmp_path / "zero.mp4", "0 bytes")
+    refused(tmp_path / "zero.mp4", "not a video")
     (tmp_path / "text.mp4").write_text("this is no video\n" * 40)
     refused(tmp_path / "text.mp4", "text.mp4: not a video")
     (tmp_path / "titles.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n\n")
-    refused(tmp_path / "titles.srt", "text file")
+    refused(tmp_path / "titles.srt", "not a video")
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(4000))
     refused(tmp_path / "noise.mp4", "not a video")
     whole = write_clip(tmp_path / "clip.mp4", frames=100)

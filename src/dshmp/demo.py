@@ -54,11 +54,11 @@ def run(
     with owned_file(place, VIDEO) as part, OverlayWriter(part, height + height % 2, width + width % 2, FPS) as writer:
         for index, frame in enumerate(demo.frames):
             writer.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
-    done = segment_to_folder(
+    _, results, _ = segment_to_folder(
         video, demo.sentences, place, Settings(model=model), lambda: segmenter, overwrite=True, progress=progress
     )
     rows, scores = [], []
-    for result, truth in zip(done.results, demo.truth, strict=True):
+    for result, truth in zip(results, demo.truth, strict=True):
         masks = np.stack([item.masks for item in result.objects] or [result.masks], axis=1)[..., :height, :width]
         union = masks.any(axis=1)
         iou = float((union & truth).sum() / max((union | truth).sum(), 1))

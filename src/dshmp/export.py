@@ -10,10 +10,11 @@ import json
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,6 @@ from dshmp.files import (
     name_fault,
     output_folder,
     regular,
-    same_name,
     save_json,
     scratch,
 )
@@ -39,7 +39,7 @@ RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"
 """Says in result.json that the folder is ours."""
 VIDEO_STATE = "video_state"
-"""Among the settings: tells whether a video has changed since."""
+"""Among the settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +54,6 @@ class Settings:
     precision: str = "auto"
 
 
-class Answered(NamedTuple):
-    """The folder of a video's answers, and in the order of the sentences what it holds of them now."""
-
-    folder: Path
-    results: list[Result]
-    new: int
-    """Sentences that were not answered before."""
-
-
 def segment_to_folder(
     video: Path,
     sentences: Sequence[str],
@@ -73,7 +64,7 @@ def segment_to_folder(
     name: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Answered:
+) -> tuple[Path, list[Result], int]:
     """Add what was not answered with these settings to the folder `out/<name>`: all or none, whatever interrupts it.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
@@ -84,52 +75,44 @@ def segment_to_folder(
         name: by default as the video's.
         overwrite: answer all sentences anew.
 
+    Returns:
+        The folder, the answers in the order of the sentences, and how many of these were not answered before.
+
     Raises:
-        UserError: the video can't be read; the folder is not of answers about it; one of the sentences was answered
-            with other settings and is not to be overwritten; or an answer can't be written.
+        UserError: the video can't be read, the folder holds something else, a sentence was answered with other settings
+            and is not to be overwritten, or an answer can't be written.
     """
-    if not sentences:
-        raise UserError("no expression given; say in words what to segment")
     folder, document = answer_folder(video, out, name)
     own = asdict(settings) | {VIDEO_STATE: video_state(video)}
     sentences = list(dict.fromkeys(sentences))
     known = {answer["sentence"]: answer for answer in document.get("results", ())}
     pending = [text for text in sentences if overwrite or text not in known or known[text]["settings"] != own]
-    for text in pending if not overwrite else ():
-        if text in known:
-            before = known[text]["settings"]
-            key = next(key for key in own if before.get(key) != own[key])
-            how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own[key]}"
-            raise UserError(
-                f"{folder / known[text]['folder']}: {text!r} was answered {how}; replace the answer with --overwrite, "
-                "or choose another --out"
-            )
+    for text in () if overwrite else known.keys() & set(pending):
+        before = known[text]["settings"]
+        key = next(key for key in own if before.get(key) != own[key])
+        how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own[key]}"
+        where = folder / known[text]["folder"]
+        raise UserError(
+            f"{where}: {text!r} was answered {how}; replace the answer with --overwrite, or choose another --out"
+        )
     if pending:
         source = open_video(video, settings.frames, settings.fps)
         with scratch(folder if folder.is_dir() else folder.parent) as work, disk_full(folder, work):
             with segmenter().encode(source, pending, settings.threshold, settings.targets, progress) as clip:
                 found = _write(work, clip)
             facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
-            fresh = {
-                "generator": GENERATOR,
-                "video": str(video.resolve()),
-                "height": source.height,
-                "width": source.width,
-            }
-            fresh |= {"evidence": EVIDENCE, "results": []}
+            fresh: dict[str, Any] = {"generator": GENERATOR, "video": str(video.resolve()), "height": source.height}
+            fresh |= {"width": source.width, "evidence": EVIDENCE, "results": []}
             _publish(work, folder, fresh, [a | result.to_json() for a, result in zip(facts, found, strict=True)])
         document = read_document(folder) or {}
     size = document["height"], document["width"]
     known = {answer["sentence"]: answer for answer in document["results"]}
-    return Answered(folder, [Result.from_json(known[text], *size) for text in sentences], len(pending))
+    return folder, [Result.from_json(known[text], *size) for text in sentences], len(pending)
 
 
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """The folder for answers about a video, and its result.json, which is empty where there is none.
-
-    Raises:
-        UserError: the folder is there and holds something else.
-    """
+    """The folder for answers about a video, and its result.json, which is empty where there is none. Raises UserError
+    where the folder holds something else."""
     folder = output_folder(out / (name or folder_name(video)))
     document = read_document(folder)
     if document is None and os.path.lexists(folder):
@@ -172,10 +155,8 @@ def _png(frame: int) -> str:
 
 
 def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
-    """Give what was written its place. From the one renaming on it is done, by the next run if need be.
-
-    `fresh` is what result.json says where there is none yet.
-    """
+    """Give what was written its place. From the one renaming on it is done, by the next run if need be. `fresh` is
+    result.json where there is none yet."""
     ready = work / "ready"
     ready.mkdir()
     with locked(folder):
@@ -259,16 +240,16 @@ def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
     the one of its name, which is marked where another video has that."""
     names: dict[Path, str] = {}
     owners: dict[str, str] = {}
-    for video in videos:
-        plain, path = folder_name(video), str(video.resolve())
+    known = [
+        (v, str(v.resolve()), folder_name(v), unicodedata.normalize("NFC", folder_name(v)).casefold()) for v in videos
+    ]
+    for video, path, plain, same in known:
         names[video] = f"{plain}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-        if owner := (read_document(out / plain) or {}).get("video"):
-            owners[same_name(plain)] = owner
-        elif read_document(out / names[video]):
-            owners.setdefault(same_name(plain), "")
-    for video in videos:
-        plain, path = folder_name(video), str(video.resolve())
-        if owners.setdefault(same_name(plain), path) == path:
+        for name in (plain, names[video]):
+            if document := read_document(out / name):
+                owners.setdefault(same, document["video"] if name == plain else "")
+    for video, path, plain, same in known:
+        if owners.setdefault(same, path) == path:
             names[video] = plain
     return names
 

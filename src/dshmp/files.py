@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import stat
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ MANIFEST = ".dshmp.json"
 _HIDDEN = re.compile(r"\.dshmp(-[0-9a-f]{12})?\.(partial|ready|lock|json)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """How systems tell a full disk."""
+_NAME = re.compile(r'(?!(con|prn|aux|nul|(com|lpt)[1-9])\s*(\.|$))[^./\\<>:"|?*][^/\\<>:"|?*]*(?<![. ])', re.IGNORECASE)
 LONGEST_NAME = 200
 """Bytes of a name made of a video's or a sentence's; file systems take 255, and parts are added."""
 
@@ -50,17 +50,12 @@ def reason(error: BaseException) -> str:
 
 def name_fault(name: str) -> str | None:
     """Why no file should be called so, on any system that people use; None where nothing is wrong."""
-    if not name or not name.isprintable():
-        return "is empty or holds characters that cannot be printed"
-    if any(c in '/\\<>:"|?*' for c in name):
-        return 'holds one of / \\ < > : " | ? *'
-    if name[0] == "." or name[-1] in ". ":
-        return "begins with a dot, or ends in one or in a space"
-    if re.fullmatch(r"(con|prn|aux|nul|(com|lpt)[1-9])\s*(\..*)?", name, re.IGNORECASE):
-        return "is the name of a device on Windows"
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        return f"is longer than {LONGEST_NAME} bytes"
-    return None
+    if _NAME.fullmatch(name) and name.isprintable() and len(os.fsencode(name)) <= LONGEST_NAME:
+        return None
+    return (
+        'holds one of / \\ < > : " | ? * or a control character, begins with a dot, ends in one or a space, is empty, '
+        f"longer than {LONGEST_NAME} bytes, or a device on Windows"
+    )
 
 
 def file_name(text: str, instead: str) -> str:
@@ -77,17 +72,9 @@ def file_name(text: str, instead: str) -> str:
     return kept if kept.strip("_") else instead
 
 
-def same_name(name: str) -> str:
-    """Equal for names that are one file on some system: those that differ in case or in the form of accents."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 def destination(path: Path) -> Path:
-    """Where `path` leads, without links and dots: told before the long work that is to end there.
-
-    Raises:
-        UserError: nothing can be written there: a file is in the way, links run in a circle, or it is not allowed.
-    """
+    """Where `path` leads, without links and dots. Raises UserError, before the long work that is to end there, where
+    nothing can be written: a file is in the way, links run in a circle, or it is not allowed."""
     try:
         target = path.resolve()
         there = next(place for place in (target, *target.parents) if os.path.lexists(place))
@@ -118,30 +105,23 @@ def is_vacant(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, wait: bool) -> Iterator[None]:
-    """Hold this lock, of which no file is left in the end. Raises Timeout where it is held and we do not `wait`."""
-    with FileLock(path, blocking=wait):
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # on Windows the lock itself removes it, once it is released
-                path.unlink()
+def locked(folder: Path, wait: bool = True, name: str = LOCK) -> Iterator[None]:
+    """Have a folder, which is made where it is missing, to oneself; no lock is left in it.
 
-
-@contextlib.contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Have a folder, which is made where it is missing, to oneself.
-
-    Raises:
-        UserError: another process has it and we do not `wait`.
+    Raises UserError where another process has it and we do not `wait`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(_lock(folder / LOCK, wait))
-        except Timeout:
-            raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
+    lock = FileLock(folder / name)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):  # on Windows the lock itself removes it, once it is released
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -155,10 +135,10 @@ def scratch(folder: Path) -> Iterator[Path]:
     try:
         for left in folder.glob(".dshmp-*.lock"):
             if _HIDDEN.fullmatch(left.name):
-                with contextlib.suppress(Timeout, OSError), _lock(left, wait=False):
+                with contextlib.suppress(UserError, OSError), locked(folder, wait=False, name=left.name):
                     shutil.rmtree(left.with_suffix(".partial"), ignore_errors=True)
         place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
-        with _lock(place.with_suffix(".lock"), wait=True):
+        with locked(folder, name=place.with_suffix(".lock").name):
             try:
                 place.mkdir()
                 yield place
@@ -172,11 +152,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes `path` in the end; what `path` was is replaced.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """A name to write to, which becomes `path` in the end; what `path` was is replaced. Raises UserError."""
     target = destination(path)
     with disk_full(path), scratch(target.parent) as work:
         yield work / target.name
@@ -188,10 +164,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to write to, whose content is in the folder `path` in the end.
 
     A folder that is there stays itself, as somebody may be in it or a disk be mounted on it, and keeps all files but
-    those that new ones replace.
-
-    Raises:
-        UserError: it cannot be written.
+    those that new ones replace. Raises UserError.
     """
     target = destination(path)
     with scratch(target if target.is_dir() else target.parent) as place:
@@ -204,11 +177,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def disk_full(path: Path, work: Path | None = None) -> Iterator[None]:
-    """What cannot be written, on a full disk above all, as a UserError that names `path`.
-
-    Args:
-        work: where `path` is being written, if more is done here than writing: other faults are passed on then.
-    """
+    """What cannot be written, on a full disk above all, as a UserError that names `path`. Where more is done here than
+    writing in `work`, which becomes `path`, other faults are passed on."""
     try:
         yield
     except UserError as error:
@@ -223,10 +193,7 @@ def disk_full(path: Path, work: Path | None = None) -> Iterator[None]:
 
 def move_into(work: Path, target: Path) -> None:
     """Move a folder to `target`, or its content there where `target` is a folder: a folder joins its namesake, a file
-    replaces it. Stopped halfway, it can be done again.
-
-    Folders come first and the files at the top last: one such as result.json says that all is there.
-    """
+    replaces it. Stopped halfway, it can be done again: files at the top, such as result.json, come last."""
     if not target.is_dir():
         os.replace(work, target)
         return
@@ -265,11 +232,7 @@ def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, 
 
 
 def check_owned(folder: Path, names: Sequence[str]) -> None:
-    """Before the work: that no file of the user's has a name which this program wants to write in `folder`.
-
-    Raises:
-        UserError: one is there that is not as this program wrote it.
-    """
+    """Raises UserError, before the work, where `folder` has a file of such a name, not as this program wrote it."""
     known = _manifest(folder)
     for path in (folder / name for name in names):
         if os.path.lexists(path) and (not path.is_file() or digest(path) not in known.get(path.name, [])):
@@ -278,11 +241,7 @@ def check_owned(folder: Path, names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def owned_file(folder: Path, name: str) -> Iterator[Path]:
-    """A name to write to, which becomes `folder/name` in the end; what is there must be ours.
-
-    Raises:
-        UserError: it is not, or cannot be written.
-    """
+    """A name to write to, which becomes `folder/name` in the end; as `check_owned`."""
     check_owned(folder, [name])
     with atomic_write(folder / name) as part:
         yield part
@@ -307,12 +266,8 @@ def digest(path: Path) -> str:
 
 
 def regular(path: str, flags: int) -> int:
-    """An `opener` of `open` for people's files, which refuses a pipe, that may keep one waiting, or a device, that may
-    have no end.
-
-    Raises:
-        OSError: it is one of these, or cannot be opened.
-    """
+    """An `opener` of `open` for people's files, which refuses (OSError) a pipe, that may keep one waiting, or a device,
+    that may have no end."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder `open` tells itself

@@ -56,8 +56,6 @@ SPILL_LIMIT = 4 * 2**30
 
 
 class Options(TypedDict, total=False):
-    """How a video is answered, see `Segmenter.__call__`."""
-
     threshold: float | None
     frames: FrameRange
     targets: Targets | None
@@ -219,8 +217,7 @@ class Segmenter(ModelHubMixin):
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
 
-    The hub's mixin by itself would ask the hub for "default", hand parts of config.json to `__init__`, and when saving
-    remove the old config.json before there is a new one.
+    Input that cannot be answered is a UserError.
     """
 
     extra_state: Path | None = None
@@ -243,11 +240,7 @@ class Segmenter(ModelHubMixin):
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | Path = "default",
-        device: str = "auto",
-        precision: Precision = "auto",
-        **hub: Any,
+        cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto", **hub: Any
     ) -> Self:
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
 
@@ -255,9 +248,6 @@ class Segmenter(ModelHubMixin):
             device: "auto" (a CUDA GPU where there is one), "cpu", "cuda", "cuda:1" ...
             precision: "auto" is the model's own on a GPU that has it, float32 elsewhere.
             hub: revision, token, cache_dir, local_files_only, force_download, as huggingface_hub has them.
-
-        Raises:
-            UserError: no such model, device or precision.
         """
         from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
 
@@ -269,42 +259,21 @@ class Segmenter(ModelHubMixin):
             segmenter.extra_state = folder / EXTRA_STATE
         return segmenter
 
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        *,
-        where: str = HERE,
-        repo_id: str | None = None,
-        push_to_hub: bool = False,
-        **push: Any,
-    ) -> str | None:
+    def save_pretrained(self, save_directory: str | Path, *, where: str = HERE) -> None:
         """Write config.json, model.safetensors, tokenizer.json and README.md; `from_pretrained` reads them back.
 
-        With `push_to_hub`, `push_to_hub(repo_id, **push)` follows, by default under the folder's name.
-
-        Args:
-            where: what the README tells people to load.
-
-        Raises:
-            UserError: the files cannot be written, or as `push_to_hub`.
+        `where` is what the README tells people to load. Raises UserError where the files cannot be written.
         """
         from dshmp.checkpoint import save_model
 
-        if push and not push_to_hub:
-            raise TypeError(f"{', '.join(push)}: only for push_to_hub=True")
-        folder = Path(save_directory)
-        save_model(self.model, self.tokenizer, folder, self.card, where, self.extra_state)
-        return self.push_to_hub(repo_id or folder.resolve().name, **push) if push_to_hub else None
+        save_model(self.model, self.tokenizer, Path(save_directory), self.card, where, self.extra_state)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, branch: str | None = None, **push: Any) -> str:
         """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
 
         A `name` alone is one of the token's owner. `push` is a token, and what else `HfApi.upload_folder` takes.
-        Returns the commit's address. Warns where the card does not say what people need to know.
-
-        Raises:
-            UserError: `repo_id` is no such name, the hub cannot be reached or refuses, or the model cannot be written
-                to the temporary folder that it is pushed from.
+        Returns the commit's address. Warns where the card does not say what people need to know. Raises UserError
+        where the hub cannot be reached or refuses, or the model cannot be written to a temporary folder first.
         """
         from huggingface_hub import HfApi
 
@@ -359,9 +328,6 @@ class Segmenter(ModelHubMixin):
             fps: frames per second of arrays and images; without it they are taken at the pace the model was
                 trained on.
             progress: called after every chunk of frames.
-
-        Raises:
-            UserError: the video can't be read, an expression is empty or too long, threshold outside 0 to 1.
         """
         source = video if isinstance(video, VideoSource) else open_video(video, frames, fps)
         sentences = [expression] if isinstance(expression, str) else list(expression)
@@ -392,20 +358,12 @@ class Segmenter(ModelHubMixin):
             clip = EncodedClip(self, source, _Spill(file, min(SPILL_LIMIT, free // 2)), progress, source.fps)
             tokens = self._perceive(clip, queries)
             progress("motion", 0, None)
-            times = clip.times
-            if source.fps is not None and len(times) > 1:  # not as the header says, which errs where the rate varies
-                clip.fps = (len(times) - 1) / (times[-1] - times[0])
-            clip.answers = tuple(
-                self._select(query, torch.cat(tokens.pop(0)), clip, threshold, targets) for query in queries
-            )
+            clip.answers = tuple(self._select(query, tokens.pop(0), clip, threshold, targets) for query in queries)
             progress("motion", 1, 1)
             yield clip
 
     def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
-        """The threshold and targets that a query is answered with; the model's own where they are not given.
-
-        Raises UserError where they are none.
-        """
+        """The threshold and targets that a query is answered with; the model's own where they are not given."""
         targets = targets or self.config.readout.targets
         if targets not in ("many", "single"):
             raise UserError(f"targets must be many or single, not {targets!r}")
@@ -424,8 +382,8 @@ class Segmenter(ModelHubMixin):
             shown = shown if len(shown) == len(shown.lower()) else shown.lower()
         return Query(shown, tuple(self.tokenizer.split(expression)), text)
 
-    def _perceive(self, clip: EncodedClip, queries: Sequence[Query]) -> list[list[Tensor]]:
-        """First pass: object tokens per query and chunk (F, N, C); the rest goes into `clip`."""
+    def _perceive(self, clip: EncodedClip, queries: Sequence[Query]) -> list[Tensor]:
+        """First pass: object tokens (T, N, C) per query; the rest goes into `clip`."""
         tokens: list[list[Tensor]] = [[] for _ in queries]
         clip.mask_embed = [[] for _ in queries]
         frames = iter(clip.source)
@@ -443,7 +401,9 @@ class Segmenter(ModelHubMixin):
             clip.spill.write([self.model.mask_pixels(features) for features in pixels])
             clip.progress("frames", len(clip.times), clip.source.count)
         clip.progress("frames", len(clip.times), len(clip.times))  # the header only estimates how many there are
-        return tokens
+        if clip.fps is not None and len(clip.times) > 1:  # nor does it know the rate where that varies
+            clip.fps = (len(clip.times) - 1) / (clip.times[-1] - clip.times[0])
+        return [torch.cat(each) for each in tokens]
 
     def _image(self, frame: Frame) -> Tensor:
         """(1, 3, h, w), the network's input."""
@@ -539,8 +499,7 @@ def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
     """The precision asked for; `auto` is the model's own on a GPU that has it, and float32 elsewhere."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
-        modern = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        able = modern if own == "bfloat16" else device.type == "cuda"
+        able = device.type == "cuda" and (own != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False))
         return known[own] if able else torch.float32
     if name not in known:
         raise UserError(f"precision {name!r} is not one of auto, {', '.join(known)}")

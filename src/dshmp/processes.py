@@ -14,8 +14,6 @@ from multiprocessing import connection, context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-GRACE = 1.0
-"""Seconds that workers have to finish what they are at."""
 _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
 """Signals that a terminal sends to all processes of a command."""
 
@@ -24,14 +22,12 @@ _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(s
 def _signals_blocked() -> Iterator[None]:
     """Hold the terminal's signals back. A process that is started meanwhile never gets them: not even while it
     starts, when it could not handle them yet."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
+    change = getattr(signal, "pthread_sigmask", lambda how, signals: ())
+    before = change(getattr(signal, "SIG_BLOCK", 0), _TERMINAL)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        change(getattr(signal, "SIG_SETMASK", 0), before)
 
 
 class _Quiet(BaseProcess):
@@ -42,12 +38,10 @@ class _Quiet(BaseProcess):
             super().start()
 
 
-class _Spawned(_Quiet, context.SpawnProcess):
-    pass
+class _Spawned(_Quiet, context.SpawnProcess): ...
 
 
-class _Forked(_Quiet, getattr(context, "ForkProcess", context.SpawnProcess)):  # type: ignore[misc]
-    pass
+class _Forked(_Quiet, getattr(context, "ForkProcess", context.SpawnProcess)): ...  # type: ignore[misc]
 
 
 def spawning(fork: bool = False) -> Any:
@@ -73,12 +67,11 @@ def worker_pool(
         yield pool
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        # who is at work may finish soon; a pool whose workers are killed before it has cancelled the rest stumbles
-        workers_left = set(multiprocessing.active_children()) - others
-        deadline = time.monotonic() + GRACE
-        for process in workers_left:
+        # who is at work may finish in a second; a pool whose workers are killed before it cancelled the rest stumbles
+        deadline = time.monotonic() + 1
+        for process in (left := set(multiprocessing.active_children()) - others):
             process.join(max(deadline - time.monotonic(), 0))
-        for process in workers_left:
+        for process in left:
             process.kill()
         raise
     finally:

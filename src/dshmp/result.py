@@ -71,8 +71,7 @@ class Result:
 
     def mask(self, frame: int) -> NDArray[np.bool_]:
         """(H, W) bool, the union in one frame."""
-        mask: NDArray[np.bool_] = decode([self.rle[frame]])[0]
-        return mask
+        return np.asarray(decode([self.rle[frame]])[0])
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers: everything but the size of the frames."""

@@ -119,7 +119,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
 def check_sentences(expressions: Iterable[str]) -> None:
     """Raises UserError where one of the sentences is a file: who names several videos means several runs."""
     for text in expressions:
-        if os.path.isfile(text) or (" " not in text and Path(text).suffix):
+        if os.path.isfile(text) or re.fullmatch(r"\S+\.\w{2,4}", text):
             raise UserError(
                 f"{text!r} is a file, but only the first argument is a video and the rest are sentences; for several "
                 "videos write a list of video,expression and run: dshmp batch LIST.csv"
@@ -148,7 +148,7 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
             files = [f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
             if not files:
                 raise UserError(f"{path}: a folder without frames; put images in it, or name a video file")
-            files.sort(key=_natural)
+            files.sort(key=lambda f: re.sub(r"\d+", lambda number: number[0].zfill(20), f.name.lower()))  # 2 before 10
             return _stills(path.resolve().name, path, lambda: _read_images(files), len(files), fps)
         with open(path, "rb", opener=regular):
             pass
@@ -157,12 +157,6 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
     if path.suffix.lower() in SUFFIXES:
         return _stills(path.stem, path, lambda: _read_images([path]), 1, fps)
     return _open_file(path)
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key in which frame2 comes before frame10."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _open_file(path: Path) -> VideoSource:
@@ -196,9 +190,12 @@ def _open_file(path: Path) -> VideoSource:
                     if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
                         matrix, size = _display_matrix(frame), None
                     image = _upright(frame.to_ndarray(format="rgb24"), matrix)
-                    size = size or image.shape[:2]
+                    size = size or (image.shape[1], image.shape[0])
+                    image = (
+                        image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                    )
                     count += 1
-                    yield Frame(_at_size(image, *size), float(time))
+                    yield Frame(image, float(time))
             short = expected is not None and count < 0.9 * expected
             if count and (damaged or short) and not told:
                 told = True
@@ -214,26 +211,14 @@ def _open_file(path: Path) -> VideoSource:
 
 def open_container(path: Path) -> Any:
     """Open a file with FFmpeg, which learns its content but no name: nothing that it holds, nor `%03d` or a colon in
-    its name, can lead to another file.
-
-    Raises:
-        UserError: it cannot be read, or is none of `CONTAINERS`.
-    """
+    its name, can lead to another file. Raises UserError where it cannot be read, or is none of `CONTAINERS`."""
     try:
         with open(path, "rb", opener=regular) as file:
             options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": CONTAINERS}
-            try:
-                return av.open("fd:", options=options, metadata_errors="replace")
-            except av.error.FFmpegError as error:
-                file.seek(0)
-                what = f"not a video of a kind that can be read ({reason(error)})"
-                if b"\0" not in (head := file.read(4096)):
-                    what = (
-                        "not a video but a text file or a list of other files"
-                        if head
-                        else "the file is empty (0 bytes)"
-                    )
-                raise UserError(f"{path}: {what}; give a whole MP4, MKV, AVI or the like") from None
+            return av.open("fd:", options=options, metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        hint = "give a whole MP4, MKV, AVI or the like, no list of others"
+        raise UserError(f"{path}: not a video of a kind that can be read ({reason(error)}); {hint}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 
@@ -246,7 +231,11 @@ def _video_stream(container: Any, path: Path) -> Any:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise UserError(f"{path}: the codec of its video is unknown")
-            _check_size(stream.codec_context.height, stream.codec_context.width, str(path))
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if not 0 < height * width <= MAX_PIXELS:
+                raise UserError(
+                    f"{path}: frames of {width}x{height} pixels, the most is 8192x8192; scale it down first"
+                )
             return stream
     kinds = sorted({str(stream.type) for stream in container.streams})
     raise UserError(f"{path}: no video in this file, only {' and '.join(kinds) or 'nothing'}")
@@ -267,12 +256,6 @@ def _upright(image: Pixels, matrix: list[int]) -> Pixels:
     if abs(a) < abs(b):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
-def _at_size(image: Pixels, height: int, width: int) -> Pixels:
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 # Images and arrays ------------------------------------------------------------------------------------------------
@@ -297,43 +280,32 @@ def _read_images(files: list[Path]) -> Iterator[Pixels]:
     for file in files:
         try:
             with open_image(file) as opened:
-                image = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+                image = ImageOps.exif_transpose(opened).convert("RGB")
         except DECODER_ERRORS as error:
             raise UserError(f"{file}: not an image, or damaged ({reason(error)})") from None
-        first = image.shape if first is None else first
-        yield _same_size(image, first, str(file))
+        first = first or image
+        if image.size != first.size:
+            sizes = f"{image.width}x{image.height}, but the first frame is {first.width}x{first.height}"
+            raise UserError(f"{file}: {sizes}; all frames must be of one size")
+        yield np.asarray(image)
 
 
 def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(f"a video array must be uint8 (T, H, W, 3) and not empty, not {array.dtype} {array.shape}")
-    _check_size(array.shape[1], array.shape[2], "video array")
     return _stills("video", None, lambda: array, len(array), fps)
 
 
 def _spooled(images: Iterator[Any]) -> NDArray[np.uint8]:
     """The images in a temporary file, as an array (T, H, W, 3) that is read from it."""
-    shape: tuple[int, ...] = ()
-    count = 0
+    count, shape = 0, None
     with tempfile.TemporaryFile() as file:
         for image in images:
-            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise UserError(f"frame {count} must be a uint8 array (H, W, 3)")
-            shape = shape or image.shape
-            file.write(_same_size(image, shape, f"frame {count}").tobytes())
+            shape = shape or np.shape(image)
+            if getattr(image, "dtype", None) != np.uint8 or image.shape != shape or image.shape[2:] != (3,):
+                raise UserError(f"frame {count} must be a uint8 array (H, W, 3), and all frames of one size")
+            file.write(image.tobytes())
             count += 1
-        if not count:
+        if shape is None:
             raise UserError("the iterator gave no frames")
         return np.memmap(file, np.uint8, "r", shape=(count, *shape))
-
-
-def _same_size(image: Pixels, first: tuple[int, ...], where: str) -> Pixels:
-    if image.shape != first:
-        sizes = f"{image.shape[1]}x{image.shape[0]}, but the first frame is {first[1]}x{first[0]}"
-        raise UserError(f"{where}: {sizes}; all frames must be of one size")
-    return image
-
-
-def _check_size(height: int, width: int, where: str) -> None:
-    if not 0 < height * width <= MAX_PIXELS:
-        raise UserError(f"{where}: frames of {width}x{height} pixels; the most is 8192x8192, so scale it down first")

@@ -68,9 +68,6 @@ class Caption:
     note: str = ""
 
 
-# Masks ------------------------------------------------------------------------------------------------------------
-
-
 def draw_masks(
     image: Pixels, masks: Masks, truth: Masks | None = None, scale: int = 1, first: int = 0, weight: int = 1
 ) -> Pixels:
@@ -97,12 +94,8 @@ def draw_masks(
     return canvas
 
 
-# Text -------------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)  # Pillow's own, so that every machine draws the same
+_font: Any = lru_cache(ImageFont.load_default)
+"""Pillow's own, so that every machine draws the same."""
 
 
 def _pieces(caption: Caption) -> Pieces:
@@ -199,16 +192,12 @@ class OverlayPainter:
         picture.paste(self.panel, (0, self.top))
         draw = ImageDraw.Draw(picture)
         left, top, right, bottom = self.track
+        top, bottom, reach = self.top + top, self.top + bottom, (bottom - top) // 5
         x = left + (right - left) * index // max(len(self.caption.times) - 1, 1)
-        reach = (bottom - top) // 5
-        box = (x, self.top + top - reach, x + self.size[1] // 500, self.top + bottom + reach)
-        draw.rectangle(box, fill=WHITE)
-        middle = (right + reach * 3, self.top + (top + bottom) / 2)
-        draw.text(middle, f"{self.caption.times[index]:.1f} s", fill=QUIET, font=self.font, anchor="lm")
+        draw.rectangle((x, top - reach, x + self.size[1] // 500, bottom + reach), fill=WHITE)
+        time = f"{self.caption.times[index]:.1f} s"
+        draw.text((right + reach * 3, (top + bottom) / 2), time, fill=QUIET, font=self.font, anchor="lm")
         return np.asarray(picture)
-
-
-# Video ------------------------------------------------------------------------------------------------------------
 
 
 class OverlayWriter:
@@ -280,20 +269,14 @@ def add_sound(video: Path, source: Path | None, start: float) -> None:
         part.unlink(missing_ok=True)
 
 
-# Contact sheet ----------------------------------------------------------------------------------------------------
-
-
 def sheet_frames(count: int, columns: int = 8) -> list[int]:
     """Numbers of at most `columns` frames, evenly spread from the first to the last."""
     return sorted({round(x) for x in np.linspace(0, count - 1, min(columns, count))})
 
 
 def contact_sheet(path: Path, images: Pixels, rows: Sequence[tuple[Caption, Masks, Masks]], title: str) -> None:
-    """One PNG that shows all answers about a clip (T, H, W, 3) at a glance: time goes from left to right.
-
-    Args:
-        rows: per expression what is said of it, masks (T, K, H, W) and true mask (T, H, W).
-    """
+    """One PNG that shows all answers about a clip (T, H, W, 3) at a glance, time from left to right; `rows` hold per
+    expression what is said of it, masks (T, K, H, W) and true mask (T, H, W)."""
     cell, gap, pad, side, track, head = 208, 6, 24, 300, 22, 64
     shown = sheet_frames(len(images))
     height = max(round(cell * images.shape[1] / images.shape[2]), 1)
