@@ -18,8 +18,7 @@ from dshmp.synthetic.plan import Plan, plan_clip
 from dshmp.video.overlay import Caption, OverlayWriter, contact_sheet
 
 VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
-FPS = 8
-"""The pace of the synthetic data's clips."""
+FPS = 8  # the pace of the synthetic data's clips
 ENLARGED = 3
 SENTENCES = 3
 

@@ -36,10 +36,8 @@ from dshmp.result import EVIDENCE, Result
 from dshmp.video.io import open_video
 
 RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
-GENERATOR = "dshmp segment"
-"""Says in result.json that the folder is ours."""
-VIDEO_STATE = "video_state"
-"""Among the settings."""
+GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
+VIDEO_STATE = "video_state"  # among the settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +149,6 @@ def _png(frame: int) -> str:
     return f"{frame:05d}.png"
 
 
-# In the folder ----------------------------------------------------------------------------------------------------
-
-
 def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
     """Give what was written its place. From the one renaming on it is done, by the next run if need be. `fresh` is
     result.json where there is none yet."""
@@ -219,9 +214,6 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         return {} if folder.is_dir() and is_vacant(folder) else None
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
-
-
-# Names ------------------------------------------------------------------------------------------------------------
 
 
 def slug(text: str, longest: int = 40) -> str:

@@ -26,16 +26,12 @@ from dshmp.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOCK = ".dshmp.lock"
-"""In a folder while a run has it to itself."""
-MANIFEST = ".dshmp.json"
-"""In a folder that holds owned files: their digests."""
+LOCK = ".dshmp.lock"  # in a folder while a run has it to itself
+MANIFEST = ".dshmp.json"  # in a folder that holds owned files: their digests
 _HIDDEN = re.compile(r"\.dshmp(-[0-9a-f]{12})?\.(partial|ready|lock|json)")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""How systems tell a full disk."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how systems tell a full disk
 _NAME = re.compile(r'(?!(con|prn|aux|nul|(com|lpt)[1-9])\s*(\.|$))[^./\\<>:"|?*][^/\\<>:"|?*]*(?<![. ])', re.IGNORECASE)
-LONGEST_NAME = 200
-"""Bytes of a name made of a video's or a sentence's; file systems take 255, and parts are added."""
+LONGEST_NAME = 200  # bytes of a name made of a video's or a sentence's; file systems take 255, and parts are added
 
 
 def reason(error: BaseException) -> str:
@@ -43,9 +39,6 @@ def reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     return " ".join(lines[:2])[:300] or type(error).__name__
-
-
-# Names and places -------------------------------------------------------------------------------------------------
 
 
 def name_fault(name: str) -> str | None:
@@ -81,7 +74,7 @@ def destination(path: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: leads nowhere ({reason(error)}); name another place") from None
     if not there.is_dir() and not (there == target and target.is_file()):
-        raise UserError(f"{path}: {there} is in the way; name another place")
+        raise UserError(f"{path}: {there} is a file, not a folder; name another place")
     folder = there if there.is_dir() else there.parent
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{path}: {folder} may not be written; name another place")
@@ -99,9 +92,6 @@ def output_folder(path: Path) -> Path:
 def is_vacant(folder: Path) -> bool:
     """Whether nothing is in a folder but what this program leaves beside its results."""
     return all(_HIDDEN.fullmatch(item.name) for item in folder.iterdir())
-
-
-# Writing ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -133,9 +123,10 @@ def scratch(folder: Path) -> Iterator[Path]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]  # innermost first
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        for left in folder.glob(".dshmp-*.lock"):
-            if _HIDDEN.fullmatch(left.name):
-                with contextlib.suppress(UserError, OSError), locked(folder, wait=False, name=left.name):
+        for left in folder.glob(".dshmp-*"):
+            lock = left.with_suffix(".lock").name
+            if _HIDDEN.fullmatch(left.name) and left.suffix != ".ready":
+                with contextlib.suppress(UserError, OSError), locked(folder, wait=False, name=lock):
                     shutil.rmtree(left.with_suffix(".partial"), ignore_errors=True)
         place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
         with locked(folder, name=place.with_suffix(".lock").name):
@@ -167,12 +158,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     those that new ones replace. Raises UserError.
     """
     target = destination(path)
-    with scratch(target if target.is_dir() else target.parent) as place:
-        work = place / target.name
-        with disk_full(path, work):
-            work.mkdir()
-            yield work
-            move_into(work, target)
+    with scratch(target if target.is_dir() else target.parent) as work, disk_full(path, work):
+        yield work
+        move_into(work, target)
 
 
 @contextlib.contextmanager
@@ -226,9 +214,6 @@ def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, 
         mode = part.stat().st_mode
         save_file(tensors, part, metadata)
         part.chmod(mode)  # safetensors shuts out all but the owner
-
-
-# Files of ours ----------------------------------------------------------------------------------------------------
 
 
 def check_owned(folder: Path, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice, repeat
 from pathlib import Path
@@ -96,18 +96,14 @@ class Selection:
     """What the model answers to a query; the last two fields come with the second pass."""
 
     query: Query
-    video: "VideoTokens"
-    """Of this expression alone (B = 1)."""
-    chosen: tuple[int, ...]
-    """Video tokens meant, best first; empty where nothing matches."""
-    scores: tuple[float, ...]
-    """Probability that each of the chosen tokens is meant."""
+    video: "VideoTokens"  # of this expression alone (B = 1)
+    chosen: tuple[int, ...]  # video tokens meant, best first; empty where nothing matches
+    scores: tuple[float, ...]  # probability that each of the chosen tokens is meant
     best: float
     threshold: float
     evidence: NDArray[np.float64]
     """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
-    quality: Quality | None = None
-    """Of the chosen tokens' masks; None where the model's scores are without."""
+    quality: Quality | None = None  # of the chosen tokens' masks; None where the model's scores are without
     rles: list[list[Rle]] = field(default_factory=list)
     """Per frame added the masks' union, then each of the chosen tokens' masks."""
 
@@ -137,14 +133,11 @@ class EncodedClip:
     source: VideoSource
     spill: "_Spill"
     progress: Progress
-    fps: float | None
-    """Average over the frames read; None where the rate isn't known."""
+    fps: float | None  # average over the frames read; None where the rate isn't known
     answers: tuple[Selection, ...] = ()
     times: list[float] = field(default_factory=list)
-    chunks: list[int] = field(default_factory=list)
-    """Frames of each."""
-    mask_embed: list[list[Tensor]] = field(default_factory=list)
-    """Per query and chunk (F, N, C)."""
+    chunks: list[int] = field(default_factory=list)  # frames of each
+    mask_embed: list[list[Tensor]] = field(default_factory=list)  # per query and chunk (F, N, C)
 
     def decode_masks(self, make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
         """Per frame the decoded picture (certain only with `pixels`) and per expression what `make` makes of its
@@ -163,7 +156,8 @@ class EncodedClip:
             features = self.spill.read(chunk, seg.device) if wanted else [torch.empty(0)]
             if not features:
                 again = [frame for frame in frames if frame is not None]
-                perceived = seg._pixels(map(seg._image, again), [answer.query for answer in answers])
+                images = [prepare_frames([frame.image], seg.config.input) for frame in again]
+                perceived = seg._pixels(images, [answer.query for answer in answers])
                 features, frames = [seg.model.mask_pixels(each) for each in perceived], iter(again)
             place = slice(start, start + length)
             logits = [
@@ -251,10 +245,8 @@ class Segmenter(ModelHubMixin):
         """
         from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
 
-        chosen = find_device(device)
-        _precision(precision, chosen, "bfloat16")  # a wrong name is told before the model is loaded
         folder = find_model(name, **hub)
-        segmenter = cls(*load_model(folder), chosen, precision, load_card(folder / CONFIG))
+        segmenter = cls(*load_model(folder), device, precision, load_card(folder / CONFIG))
         if (folder / EXTRA_STATE).is_file():
             segmenter.extra_state = folder / EXTRA_STATE
         return segmenter
@@ -389,10 +381,11 @@ class Segmenter(ModelHubMixin):
         frames = iter(clip.source)
         size = self.model.whole_clips(self.config.input.chunk)
         # each frame is resized as it comes, so no chunk of full frames is held
-        while chunk := [(frame.time, self._image(frame)) for frame in islice(frames, size)]:
-            clip.times += [time for time, _ in chunk]
-            clip.chunks.append(len(chunk))
-            pixels = self._pixels((image for _, image in chunk), queries)
+        while chunk := [(f.time, prepare_frames([f.image], self.config.input)) for f in islice(frames, size)]:
+            times, images = zip(*chunk, strict=True)
+            clip.times += times
+            clip.chunks.append(len(times))
+            pixels = self._pixels(images, queries)
             for index, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
                 with self._inference():
                     seen = self.model.encode_objects(features, query.text)
@@ -405,11 +398,7 @@ class Segmenter(ModelHubMixin):
             clip.fps = (len(clip.times) - 1) / (clip.times[-1] - clip.times[0])
         return [torch.cat(each) for each in tokens]
 
-    def _image(self, frame: Frame) -> Tensor:
-        """(1, 3, h, w), the network's input."""
-        return prepare_frames([frame.image], self.config.input)
-
-    def _pixels(self, images: Iterable[Tensor], queries: Sequence[Query]) -> list["PixelFeatures"]:
+    def _pixels(self, images: Sequence[Tensor], queries: Sequence[Query]) -> list["PixelFeatures"]:
         """Pixel features of a chunk: one for all queries where they don't depend on the words, or one each."""
         clip = torch.cat(tuple(images)).to(self.device)
         with self._inference():

@@ -13,10 +13,8 @@ from dshmp.files import regular
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What people's frames are read in, by Pillow's names. Others stay shut: for PostScript Pillow starts Ghostscript."""
-DATA_FORMATS = ("JPEG", "PNG")
-"""What data sets and predictions consist of."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-"""How names of files in `FORMATS` end."""
+DATA_FORMATS = ("JPEG", "PNG")  # what data sets and predictions consist of
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})  # how names of files in `FORMATS` end
 MAX_PIXELS = 8192 * 8192
 DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError),

@@ -29,8 +29,7 @@ from dshmp.video.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
 
 log = logging.getLogger("dshmp")
 
-Pixels = NDArray[np.uint8]
-"""(H, W, 3) uint8, RGB."""
+Pixels = NDArray[np.uint8]  # (H, W, 3) uint8, RGB
 Video = str | Path | NDArray[np.uint8] | Iterable[Pixels]
 FrameRange = str | tuple[int, int | None] | None
 
@@ -42,8 +41,7 @@ CONTAINERS = (
 )
 """FFmpeg's demuxers of single files that hold moving pictures or one still picture; no other is used. Playlists (hls,
 dash, concat), patterns of names (image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
-UNKNOWN_RATE = 10.0
-"""Frames per second at which a folder or an array is played back when nobody says how fast it is."""
+UNKNOWN_RATE = 10.0  # frames per second at which a folder or an array is played back when nobody says how fast it is
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,8 @@ class VideoSource:
     path: Path | None
     height: int
     width: int
-    fps: float | None
-    """Average frames per second; None where it isn't known (images, arrays)."""
-    expected: int | None
-    """Frames that an iteration will give, as far as the header tells; only an estimate."""
+    fps: float | None  # average frames per second; None where it isn't known (images, arrays)
+    expected: int | None  # frames that an iteration will give, as far as the header tells; only an estimate
     frames: Callable[[], Iterator[Frame]]
     start: int = 0
     stop: int | None = None
@@ -137,9 +133,6 @@ def parse_range(frames: FrameRange) -> tuple[int, int | None]:
     if start < 0 or (stop is not None and stop <= start):
         raise UserError(f"frames {start}:{stop} is empty; the end must come after the start")
     return start, stop
-
-
-# Files ------------------------------------------------------------------------------------------------------------
 
 
 def _open_path(path: Path, fps: float | None) -> VideoSource:
@@ -256,9 +249,6 @@ def _upright(image: Pixels, matrix: list[int]) -> Pixels:
     if abs(a) < abs(b):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
-# Images and arrays ------------------------------------------------------------------------------------------------
 
 
 def _stills(

@@ -34,8 +34,7 @@ log = logging.getLogger("dshmp")
 
 Masks = NDArray[np.bool_]
 Colour = tuple[int, int, int]
-Pieces = list[tuple[str, Colour]]
-"""Words, each in its colour."""
+Pieces = list[tuple[str, Colour]]  # words, each in its colour
 
 OBJECTS: tuple[Colour, ...] = (
     *((255, 82, 119), (58, 214, 176), (167, 119, 255), (255, 209, 71)),
@@ -48,10 +47,8 @@ LEGEND: Pieces = [("static", STATIC), ("motion", MOTION)]
 
 MP4: dict[str, Any] = {"format": "mp4", "options": {"movflags": "faststart"}}
 AUDIO_IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
-NARROWEST = 240
-"""Pixels that a panel needs for its text; a narrower frame stands in its middle."""
-TICKS = 90_000
-"""Time stamps per second of an overlay video."""
+NARROWEST = 240  # pixels that a panel needs for its text; a narrower frame stands in its middle
+TICKS = 90_000  # time stamps per second of an overlay video
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,7 @@ def draw_masks(
     return canvas
 
 
-_font: Any = lru_cache(ImageFont.load_default)
-"""Pillow's own, so that every machine draws the same."""
+_font: Any = lru_cache(ImageFont.load_default)  # pillow's own, so that every machine draws the same
 
 
 def _pieces(caption: Caption) -> Pieces:
