@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.export import Settings, answer_folder, segment_to_folder
+from dshmp.export import Settings, answer_folder, remove_answers, segment_to_folder
 from dshmp.files import check_owned, output_folder, owned_file
 from dshmp.predictor import Progress, Segmenter
 from dshmp.synthetic import motions
@@ -47,15 +47,15 @@ def run(
     check_owned(place, (VIDEO, SHEET))
     video = place / VIDEO
     demo = make_demo(seed)
-    answer_folder(video, place)  # where it is not ours, nothing is written
+    earlier, _ = answer_folder(video, place)  # where it is not ours, nothing is written
     segmenter = Segmenter.from_pretrained(model, device)
+    remove_answers(earlier)
     height, width = demo.frames.shape[1:3]
     with owned_file(place, VIDEO) as part, OverlayWriter(part, height + height % 2, width + width % 2, FPS) as writer:
         for index, frame in enumerate(demo.frames):
             writer.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
-    _, results, _ = segment_to_folder(
-        video, demo.sentences, place, Settings(model=model), lambda: segmenter, overwrite=True, progress=progress
-    )
+    settings = Settings(model=model)
+    _, results, _ = segment_to_folder(video, demo.sentences, place, settings, lambda: segmenter, progress=progress)
     rows, scores = [], []
     for result, truth in zip(results, demo.truth, strict=True):
         masks = np.stack([item.masks for item in result.objects] or [result.masks], axis=1)[..., :height, :width]

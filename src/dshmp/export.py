@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -181,10 +181,27 @@ def _settle(folder: Path) -> None:
             {answer["folder"]: set(_files(answer)) for answer in (read_document(place) or {}).get("results", ())}
             for place in (folder, ready)
         )
-        for own in (folder / name for name in new.keys() & old.keys() if (ready / name).is_dir()):
-            for name in old[own.name] - new[own.name]:
-                (own / name).unlink(missing_ok=True)
+        for name in (name for name in new.keys() & old.keys() if (ready / name).is_dir()):
+            _remove(folder / name, old[name] - new[name])
         move_into(ready, folder)
+
+
+def remove_answers(folder: Path) -> None:
+    """Remove all answers in a folder of ours; other files stay."""
+    with locked(folder):
+        _settle(folder)
+        answers = (read_document(folder) or {}).get("results", ())
+        (folder / RESULTS).unlink(missing_ok=True)
+        for answer in answers:
+            _remove(folder / answer["folder"], _files(answer))
+
+
+def _remove(own: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (own / name).unlink(missing_ok=True)
+    for place in (own / MASKS, own):
+        with contextlib.suppress(OSError):  # something else is in it
+            place.rmdir()
 
 
 def _files(answer: dict[str, Any]) -> list[str]:

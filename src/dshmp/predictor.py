@@ -211,7 +211,7 @@ class Segmenter(ModelHubMixin):
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
 
-    Input that cannot be answered is a UserError.
+    Input that cannot be answered is a UserError. The hub's mixin itself would hand parts of config.json to `__init__`.
     """
 
     extra_state: Path | None = None
@@ -289,17 +289,15 @@ class Segmenter(ModelHubMixin):
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, video: Video | VideoSource, expression: str, **options: Unpack[Options]
+        self, video: Video, expression: str, **options: Unpack[Options]
     ) -> Result: ...
 
     @overload
-    def __call__(
-        self, video: Video | VideoSource, expression: Sequence[str], **options: Unpack[Options]
-    ) -> list[Result]: ...
+    def __call__(self, video: Video, expression: Sequence[str], **options: Unpack[Options]) -> list[Result]: ...
 
     def __call__(
         self,
-        video: Video | VideoSource,
+        video: Video,
         expression: str | Sequence[str],
         *,
         threshold: float | None = None,
@@ -311,7 +309,7 @@ class Segmenter(ModelHubMixin):
         """Segment what `expression` means.
 
         Args:
-            video: what `open_video` takes: a path, a uint8 array (T, H, W, 3), an iterable of frames; or gave.
+            video: what `open_video` takes: a path, a uint8 array (T, H, W, 3), an iterable of frames.
             expression: one sentence, or several that share the decoding.
             threshold: a video token is meant if its probability exceeds this. By default the model's own for
                 many targets; 0 for a single one, which is then always answered.
@@ -321,9 +319,8 @@ class Segmenter(ModelHubMixin):
                 trained on.
             progress: called after every chunk of frames.
         """
-        source = video if isinstance(video, VideoSource) else open_video(video, frames, fps)
         sentences = [expression] if isinstance(expression, str) else list(expression)
-        with self.encode(source, sentences, threshold, targets, progress) as clip:
+        with self.encode(open_video(video, frames, fps), sentences, threshold, targets, progress) as clip:
             for _, masks in clip.frames(False):
                 for answer, mask in zip(clip.answers, masks, strict=True):
                     answer.add(mask)
