@@ -133,7 +133,7 @@ def test_no_video_at_all(tmp_path: Path) -> None:
 def test_no_permission(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4")
     path.chmod(0)
-    refused(path, "permission")
+    refused(path, "Permission denied")
 
 
 def test_folder_is_sorted_naturally(tmp_path: Path) -> None:

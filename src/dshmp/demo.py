@@ -74,20 +74,16 @@ def make_demo(seed: int = 14) -> Demo:
     """The first validation clip from `seed` on with three look-alikes that a sentence each picks out by motion."""
     for number in range(seed * 1000, seed * 1000 + 1000):
         plan = plan_clip(number, "alike", "valid_u")
-        chosen = _look_alikes(plan)
-        if chosen is None:
-            continue
-        static, meant = chosen
-        clip = make_clip(number, "alike", "valid_u")
-        wording = Wording(random.Random(number), held_words=False)
-        noun = wording.noun_phrase(static)
-        sentences = [
-            f"the {noun} that {inflect(wording.predicate(plan.items[i].motion.name, None, False), 'third')}"
-            for i in meant
-        ]
-        frames = clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
-        truth = clip.masks.repeat(ENLARGED, axis=2).repeat(ENLARGED, axis=3)
-        return Demo(frames, tuple(sentences), tuple(truth[i] for i in meant))
+        if (chosen := _look_alikes(plan)) is not None:
+            static, meant = chosen
+            clip = make_clip(number, "alike", "valid_u")
+            wording = Wording(random.Random(number), held_words=False)
+            noun = wording.noun_phrase(static)
+            moves = [wording.predicate(plan.items[i].motion.name, None, False) for i in meant]
+            frames = clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
+            truth = clip.masks.repeat(ENLARGED, axis=2).repeat(ENLARGED, axis=3)
+            sentences = tuple(f"the {noun} that {inflect(move, 'third')}" for move in moves)
+            return Demo(frames, sentences, tuple(truth[i] for i in meant))
     raise UserError(f"no clip with three look-alikes near seed {seed}; try another --seed")
 
 

@@ -91,7 +91,7 @@ def draw_masks(
     return canvas
 
 
-_font: Any = lru_cache(ImageFont.load_default)  # pillow's own, so that every machine draws the same
+_font: Any = lru_cache(ImageFont.load_default)  # Pillow's own, so that every machine draws the same
 
 
 def _pieces(caption: Caption) -> Pieces:
@@ -138,7 +138,7 @@ def _text(draw: ImageDraw.ImageDraw, x: float, y: float, pieces: Pieces, font: A
 
 
 def _bars(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], evidence: Sequence[float]) -> None:
-    """Evidence over time: one bar per frame, or per few frames where there is no room for more."""
+    """Evidence over time: one bar per frame, or per few frames where more would not fit."""
     left, top, right, bottom = box
     draw.rounded_rectangle(box, (bottom - top) // 8, fill=TRACK)
     bars = min(len(evidence), (right - left) // 2)
@@ -241,7 +241,7 @@ def add_sound(video: Path, source: Path | None, start: float) -> None:
             if not sounding.streams.audio:
                 return
             sound, pictures = sounding.streams.audio[0], silent.streams.video[0]
-            codec = None if sound.codec_context is None else sound.codec_context.name
+            codec = None if sound.codec_context is None else sound.codec_context.codec.canonical_name
             if codec not in AUDIO_IN_MP4:
                 raise UserError(f"MP4 does not take {codec}")
             first = round(start / sound.time_base)
