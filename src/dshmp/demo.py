@@ -35,14 +35,8 @@ class Demo:
 def run(
     out: Path, model: str = "default", device: str = "auto", seed: int = 14, progress: Progress | None = None
 ) -> tuple[Path, list[tuple[str, float]]]:
-    """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`; those of an earlier demo are replaced.
-
-    Returns:
-        The contact sheet, and per sentence the IoU with the truth over the clip.
-
-    Raises:
-        UserError: a file of one of these names is there and not of a demo.
-    """
+    """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`; those of an earlier demo are replaced,
+    other files of these names a UserError. Returns the sheet, and per sentence the IoU with the truth over the clip."""
     place = output_folder(out)
     check_owned(place, (VIDEO, SHEET))
     video = place / VIDEO

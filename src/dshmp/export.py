@@ -10,7 +10,6 @@ import json
 import os
 import re
 import secrets
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,19 +65,15 @@ def segment_to_folder(
     """Add what was not answered with these settings to the folder `out/<name>`: all or none, whatever interrupts it.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
-    `<NN-slug>/overlay.mp4` per sentence, and one `result.json`.
+    `<NN-slug>/overlay.mp4` per sentence, and one `result.json`. Raises UserError where a sentence was answered with
+    other settings and is not to be overwritten.
 
     Args:
         segmenter: makes the model, if there is anything to answer.
         name: by default as the video's.
-        overwrite: answer all sentences anew.
 
     Returns:
         The folder, the answers in the order of the sentences, and how many of these were not answered before.
-
-    Raises:
-        UserError: the video can't be read, the folder holds something else, a sentence was answered with other settings
-            and is not to be overwritten, or an answer can't be written.
     """
     folder, document = answer_folder(video, out, name)
     own = asdict(settings) | {VIDEO_STATE: video_state(video)}
@@ -248,18 +243,12 @@ def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
     """A folder in `out` for each of these videos, whatever others there are: the one that holds its answers, else
     the one of its name, which is marked where another video has that."""
     names: dict[Path, str] = {}
-    owners: dict[str, str] = {}
-    known = [
-        (v, str(v.resolve()), folder_name(v), unicodedata.normalize("NFC", folder_name(v)).casefold()) for v in videos
-    ]
-    for video, path, plain, same in known:
-        names[video] = f"{plain}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-        for name in (plain, names[video]):
-            if document := read_document(out / name):
-                owners.setdefault(same, document["video"] if name == plain else "")
-    for video, path, plain, same in known:
-        if owners.setdefault(same, path) == path:
-            names[video] = plain
+    for video in videos:
+        plain, path = folder_name(video), str(video.resolve())
+        marked = f"{plain}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+        owner = (read_document(out / plain) or {}).get("video")
+        taken = owner or read_document(out / marked) or plain.casefold() in map(str.casefold, names.values())
+        names[video] = marked if taken and owner != path else plain
     return names
 
 

@@ -96,10 +96,8 @@ def is_vacant(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = True, name: str = LOCK) -> Iterator[None]:
-    """Have a folder, which is made where it is missing, to oneself; no lock is left in it.
-
-    Raises UserError where another process has it and we do not `wait`.
-    """
+    """Have a folder, which is made where it is missing, to oneself; no lock is left in it. Raises UserError where
+    another process has it and we do not `wait`."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     try:
@@ -117,9 +115,7 @@ def locked(folder: Path, wait: bool = True, name: str = LOCK) -> Iterator[None]:
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """A hidden folder in `folder` to write in, removed in the end, as is `folder` if it was made here and is empty.
-
-    What processes that are dead have left in `folder` is removed first: a living one holds the lock beside it.
-    """
+    What dead processes have left in `folder` is removed first: a living one holds the lock beside it."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]  # innermost first
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -152,11 +148,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to write to, whose content is in the folder `path` in the end.
-
-    A folder that is there stays itself, as somebody may be in it or a disk be mounted on it, and keeps all files but
-    those that new ones replace. Raises UserError.
-    """
+    """A folder to write to, whose content is in the folder `path` in the end. One that is there stays itself, as
+    somebody may be in it or a disk be mounted on it, and keeps all files but those that new ones replace."""
     target = destination(path)
     with scratch(target if target.is_dir() else target.parent) as work, disk_full(path, work):
         yield work

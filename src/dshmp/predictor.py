@@ -47,8 +47,7 @@ log = logging.getLogger("dshmp")
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Targets = Literal["many", "single"]
 Progress = Callable[[str, int, int | None], None]
-"""Told (what is being done, steps done, steps in all or None where unknown): frames, mostly. A phase ends with all
-done; one that has no steps begins with (0, None) and ends with (1, 1)."""
+"""Told (what is being done, steps done, steps in all or None where unknown), mostly frames."""
 Masks = NDArray[np.bool_]
 T = TypeVar("T")
 
@@ -252,10 +251,7 @@ class Segmenter(ModelHubMixin):
         return segmenter
 
     def save_pretrained(self, save_directory: str | Path, *, where: str = HERE) -> None:
-        """Write config.json, model.safetensors, tokenizer.json and README.md; `from_pretrained` reads them back.
-
-        `where` is what the README tells people to load. Raises UserError where the files cannot be written.
-        """
+        """Write config.json, model.safetensors, tokenizer.json and README.md, which tells people to load `where`."""
         from dshmp.checkpoint import save_model
 
         save_model(self.model, self.tokenizer, Path(save_directory), self.card, where, self.extra_state)
@@ -264,8 +260,7 @@ class Segmenter(ModelHubMixin):
         """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
 
         A `name` alone is one of the token's owner. `push` is a token, and what else `HfApi.upload_folder` takes.
-        Returns the commit's address. Warns where the card does not say what people need to know. Raises UserError
-        where the hub cannot be reached or refuses, or the model cannot be written to a temporary folder first.
+        Returns the commit's address. Warns where the card does not say what people need to know.
         """
         from huggingface_hub import HfApi
 

@@ -25,12 +25,8 @@ DECODER_ERRORS = (
 
 @contextlib.contextmanager
 def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
-    """An image of which only the header is read yet.
-
-    Raises:
-        UserError: it has more than `MAX_PIXELS`.
-        OSError: or another of `DECODER_ERRORS`: it cannot be read, or is of none of the formats.
-    """
+    """An image of which only the header is read yet. Raises UserError where it has more than `MAX_PIXELS`, and one of
+    `DECODER_ERRORS` where it cannot be read or is of none of the formats."""
     with open(path, "rb", opener=regular) as file:
         try:
             image = Image.open(file, formats=formats)

@@ -96,9 +96,6 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
             an iterable of uint8 arrays (H, W, 3), which is copied to a temporary file; or what was opened before.
         frames: "A:B" or (A, B): only frames A <= t < B; either end of the text may be left out.
         fps: how fast images, arrays and iterators are; not for video files, which know it themselves.
-
-    Raises:
-        UserError: nothing there, not a video, nothing decodes, frames of unequal sizes, wrong shape or type.
     """
     start, stop = parse_range(frames)
     if fps is not None and not 0 < fps < float("inf"):

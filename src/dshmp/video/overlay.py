@@ -68,10 +68,8 @@ class Caption:
 def draw_masks(
     image: Pixels, masks: Masks, truth: Masks | None = None, scale: int = 1, first: int = 0, weight: int = 1
 ) -> Pixels:
-    """Tint and outline `masks` (K, H, W) on a copy of `image` (H, W, 3), `scale` times as large.
-
-    `truth` (H, W) is outlined in white. Colours are taken from the `first` on; outlines are `weight` times as thick.
-    """
+    """Tint and outline `masks` (K, H, W) on a copy of `image` (H, W, 3), `scale` times as large; `truth` (H, W) in
+    white. Colours are taken from the `first` on; outlines are `weight` times as thick."""
     size = (image.shape[1] * scale, image.shape[0] * scale)
     canvas = np.array(image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
 
@@ -151,9 +149,8 @@ def _bars(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], evidence: S
 class OverlayPainter:
     """Paints one expression's answer on the frames of a clip: `painter(image, masks, index) -> picture`.
 
-    The picture is the frame, enlarged where it is small, with a panel below: the sentence, static words blue and
-    motion words amber; the verdict; the evidence over time with a playhead. `size` is the picture's (H, W), both
-    even, as 4:2:0 video needs.
+    Below the frame, enlarged where it is small, stand the sentence, static words blue and motion words amber; the
+    verdict; the evidence over time with a playhead. `size` is the picture's (H, W), both even, as 4:2:0 video needs.
     """
 
     def __init__(self, height: int, width: int, caption: Caption) -> None:
@@ -229,10 +226,8 @@ class OverlayWriter:
 
 
 def add_sound(video: Path, source: Path | None, start: float) -> None:
-    """Copy the sound of the file `source` from `start` (seconds) on into `video`, as long as that is.
-
-    Where MP4 cannot hold it, or it is damaged, it is left out with a line in the log.
-    """
+    """Copy the sound of the file `source` from `start` (seconds) on into `video`, as long as that is. Where MP4 cannot
+    hold it, or it is damaged, it is left out with a line in the log."""
     if source is None or not source.is_file():
         return
     part = video.with_name(f"with-sound-{video.name}")
