@@ -315,12 +315,23 @@ class Segmenter(ModelHubMixin):
             progress: called after every chunk of frames.
         """
         sentences = [expression] if isinstance(expression, str) else list(expression)
-        with self.encode(open_video(video, frames, fps), sentences, threshold, targets, progress) as clip:
+        results = self.answer(open_video(video, frames, fps), sentences, threshold, targets, progress)
+        return results[0] if isinstance(expression, str) else results
+
+    def answer(
+        self,
+        source: VideoSource,
+        expressions: Sequence[str],
+        threshold: float | None = None,
+        targets: Targets | None = None,
+        progress: Progress | None = None,
+    ) -> list[Result]:
+        """As a call with several sentences, of a video that is open."""
+        with self.encode(source, expressions, threshold, targets, progress) as clip:
             for _, masks in clip.frames(False):
                 for answer, mask in zip(clip.answers, masks, strict=True):
                     answer.add(mask)
-            results = [clip.result(answer) for answer in clip.answers]
-        return results[0] if isinstance(expression, str) else results
+            return [clip.result(answer) for answer in clip.answers]
 
     @contextlib.contextmanager
     def encode(

@@ -57,7 +57,7 @@ def _look(
         for shown, asked in alike.items():
             frames = np.stack(split.frames(name, shown))
             source = replace(open_video(frames), positions=times_shown(shown))
-            for item, result in zip(asked, segmenter(source, [item.text for item in asked]), strict=True):
+            for item, result in zip(asked, segmenter.answer(source, [item.text for item in asked]), strict=True):
                 scored = [shown.index(position) for position in item.scored or shown]
                 positions = [shown[t] for t in scored]
                 truth = split.masks(name, item.annotations, positions, (frames.shape[1], frames.shape[2]))

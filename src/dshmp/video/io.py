@@ -30,6 +30,7 @@ from dshmp.video.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
 log = logging.getLogger("dshmp")
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) uint8, RGB
+Video = str | Path | NDArray[np.uint8] | Iterable[Pixels]
 FrameRange = str | tuple[int, int | None] | None
 
 CONTAINERS = (
@@ -85,24 +86,19 @@ class VideoSource:
         return max(min(ends) - self.start, 0) if ends else None
 
 
-Video = str | Path | NDArray[np.uint8] | Iterable[Pixels] | VideoSource
-
-
 def open_video(video: Video, frames: FrameRange = None, fps: float | None = None) -> VideoSource:
     """Open `video` and look at its first frame.
 
     Args:
         video: path of a video file, an image or a folder of images (sorted naturally); uint8 array (T, H, W, 3);
-            an iterable of uint8 arrays (H, W, 3), which is copied to a temporary file; or what was opened before.
+            or an iterable of uint8 arrays (H, W, 3), which is copied to a temporary file first.
         frames: "A:B" or (A, B): only frames A <= t < B; either end of the text may be left out.
         fps: how fast images, arrays and iterators are; not for video files, which know it themselves.
     """
     start, stop = parse_range(frames)
     if fps is not None and not 0 < fps < float("inf"):
         raise UserError(f"fps must be a positive number, not {fps}")
-    if isinstance(video, VideoSource):
-        source = video
-    elif isinstance(video, str | Path):
+    if isinstance(video, str | Path):
         source = _open_path(Path(video), fps)
     elif isinstance(video, np.ndarray):
         source = _open_array(video, fps)
@@ -110,7 +106,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
         source = _open_array(_spooled(itertools.islice(video, stop)), fps)
     else:
         raise UserError(f"cannot read a video from {type(video).__name__}; give a path, an array or frames")
-    return source if frames is None else replace(source, start=start, stop=stop)
+    return replace(source, start=start, stop=stop)
 
 
 def check_sentences(expressions: Iterable[str]) -> None:
