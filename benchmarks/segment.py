@@ -40,9 +40,9 @@ def main() -> None:
         segmenter = Segmenter.from_pretrained(model)
         print(f"{time.perf_counter() - start:5.1f} s  loading {model}")
         for count in (1, len(EXPRESSIONS)):
-            settings = Settings(model=model, expressions=EXPRESSIONS[:count])
             start = time.perf_counter()
-            segment_to_folder(segmenter, clip, Path(folder, f"out{count}"), settings)
+            out, settings = Path(folder, f"out{count}"), Settings(model=model)
+            segment_to_folder(clip, EXPRESSIONS[:count], out, settings, lambda: segmenter)
             frames = FPS * SECONDS
             print(f"{time.perf_counter() - start:5.1f} s  {frames} frames of {WIDTH}x{HEIGHT}, expressions: {count}")
 

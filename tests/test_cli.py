@@ -100,7 +100,7 @@ def test_segment(
     assert "1 object: a cat" in capsys.readouterr().out
 
 
-def test_a_stage_without_steps_shows_a_spinner(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_of_known_and_unknown_length(capsys: pytest.CaptureFixture[str]) -> None:
     def lines(*told: tuple[str, int, int | None]) -> dict[str, str]:
         with cli._progress("clip") as show:
             for step in told:
@@ -109,9 +109,7 @@ def test_a_stage_without_steps_shows_a_spinner(capsys: pytest.CaptureFixture[str
 
     running = lines(("frames", 16, 16), ("motion", 0, None))
     assert "16/16" in running["frames"]
-    assert "━" in running["frames"]
-    assert "0/" not in running["motion"]
-    assert "━" not in running["motion"]
+    assert "0/?" in running["motion"]
     assert "37/?" in lines(("frames", 37, None))["frames"]
     assert "1/1" in lines(("motion", 0, None), ("motion", 1, 1))["motion"]
 
@@ -125,7 +123,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "empty").mkdir()
     for part, arguments in {
-        "missing.mp4: no such file": [tmp_path / "missing.mp4", "a cat"],
+        "missing.mp4: cannot be read (No such file": [tmp_path / "missing.mp4", "a cat"],
         "text.mp4: not a video": [text, "a cat"],
         "a folder without frames": [tmp_path / "empty", "a cat"],
         "the expression is empty": [video, "  "],
@@ -162,7 +160,7 @@ def test_batch_resumes(
     arguments = ("batch", listed, "--model", model, "--out", out)
     assert call(monkeypatch, *arguments) == 2  # one fails, the rest is done
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dshmp: ")]
-    assert "missing.mp4: no such file" in errors[0]
+    assert "missing.mp4: cannot be read (No such file" in errors[0]
     assert "1 of 4 videos failed" in errors[1]
     names = sorted(folder.name for folder in out.iterdir())
     assert names[0] == "one"
@@ -203,19 +201,23 @@ def test_batch_of_json_lines_and_frame_folders(monkeypatch: pytest.MonkeyPatch, 
         ("a.csv", "", "must name the columns"),
         ("a.csv", "video,expression\n", "the list is empty"),
         ("a.csv", "clip,words\nx,y\n", "must name the columns"),
-        ("a.csv", "video,expression\nclip.mp4,\n", "line 2: needs"),
-        ("a.jsonl", '{"video": "x"\n', "line 1: is not JSON"),
-        ("a.jsonl", "[1]\n", "line 1: needs"),
-        ("a.jsonl", "[" * 100_000, "line 1: is not JSON"),
+        (
+            "a.csv",
+            "video,expression\nclip.mp4,\n",
+            "line 2: cannot be read as a list (needs a video and an expression)",
+        ),
+        ("a.jsonl", '{"video": "x"\n', "line 1: cannot be read as a list (Expecting"),
+        ("a.jsonl", "[1]\n", "line 1: cannot be read as a list (needs"),
+        ("a.jsonl", "[" * 100_000, "line 1: cannot be read as a list (maximum recursion"),
         (
             "a.csv",
             "video,expression\nx.mp4,a cat\na.mp4,the dog, which turns back\n",
-            'line 3: has 3 fields, the first line names 2; put a sentence with a comma in quotes: a.mp4,"the dog,',
+            "line 3 has too many fields; put a sentence with a comma in quotes",
         ),
-        ("a.csv", 'video,expression\n"a\n.mp4",a cat,\n', "line 2: has 3 fields"),
-        ("a.csv", 'video,expression\na.mp4,"the dog\nb.mp4,a cat\n', "line 2: is no row of a CSV"),
+        ("a.csv", 'video,expression\n"a\n.mp4",a cat,\n', "line 3 has too many fields"),
+        ("a.csv", 'video,expression\na.mp4,"the dog\nb.mp4,a cat\n', "is no row of a CSV"),
         ("a.csv", "video,expression,video\na.mp4,the dog,b.mp4\n", "each once"),
-        ("a.csv", "video,expression\na\0b.mp4,the dog\n", "line 2: 'a\\x00b.mp4' is no name of a video"),
+        ("a.csv", "video,expression\na\0b.mp4,the dog\n", "line 2: cannot be read as a list (embedded null byte)"),
     ],
 )
 def test_wrong_lists(

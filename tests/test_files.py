@@ -227,17 +227,18 @@ with atomic_folder(Path({str(tmp_path / "m")!r})) as work:
     os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", script], check=False)
-    (left,) = tmp_path.iterdir()
+    lock, left = sorted(tmp_path.iterdir())
     assert left.name.startswith(".dshmp-")
     assert is_vacant(tmp_path)
-    fill(tmp_path, ".mine.partial/a", ".dshmp-mine.partial/a", text="mine")
+    fill(tmp_path, ".mine.partial/a", ".dshmp-mine.partial/a", ".dshmp-mine.lock", text="mine")
     with scratch(tmp_path) as mine:
         fill(mine, "x")
         with scratch(tmp_path) as other:  # sweeps too, but not what a living one writes
             assert not left.exists()
+            assert not lock.exists()
             assert (mine / "x").exists()
             assert other != mine
-    assert content(tmp_path) == {".mine.partial/a": "mine", ".dshmp-mine.partial/a": "mine"}
+    assert content(tmp_path) == dict.fromkeys((".dshmp-mine.lock", ".dshmp-mine.partial/a", ".mine.partial/a"), "mine")
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:

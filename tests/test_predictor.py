@@ -15,10 +15,10 @@ from PIL import Image
 import dshmp.predictor as module
 from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
-from dshmp.export import Answers, Settings, folder_names, segment_to_folder, slug
+from dshmp.export import Settings, folder_names, segment_to_folder, slug
 from dshmp.predictor import Progress, Segmenter
 from dshmp.result import Result, decode
-from dshmp.video.overlay import Caption, OverlayPainter, save_png
+from dshmp.video.overlay import Caption, OverlayPainter
 
 SENTENCES = ("the red star moving left", "The one that turns  back")
 
@@ -144,8 +144,10 @@ def answer(
     **settings: Any,
 ) -> tuple[Path, list[Result]]:
     chosen = Settings(model="tiny", **settings)
-    answers = Answers.open(video, expressions or SENTENCES, out, chosen, overwrite=overwrite)
-    return segment_to_folder(answers, lambda: segmenter, progress)
+    folder, results, _ = segment_to_folder(
+        video, expressions or SENTENCES, out, chosen, lambda: segmenter, overwrite=overwrite, progress=progress
+    )
+    return folder, results
 
 
 def decoded(path: Path) -> list[av.VideoFrame]:
@@ -354,13 +356,6 @@ def test_videos_of_one_name_have_folders_of_their_own(segmenter: Segmenter, tmp_
     assert folder_names(videos[:1], out)[videos[0]] == names[videos[0]]
     strange = [tmp_path / name for name in ("...mp4", "CON.mp4", "a\x1b.mp4")]
     assert list(folder_names(strange, out).values()) == ["video", "_CON", "a_"]
-
-
-def test_what_is_no_picture_is_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cv2.imencode", lambda *_: (False, None))
-    with pytest.raises(ValueError, match="no picture that PNG can hold"):
-        save_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
-    assert not list(tmp_path.iterdir())
 
 
 def test_slug() -> None:

@@ -83,16 +83,18 @@ def segment(
     check_sentences(expressions)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
-    from dshmp.export import Answers, segment_to_folder
+    from dshmp.export import segment_to_folder
 
-    answers = Answers.open(video, expressions, out, _settings(options, frames, fps), overwrite=options.overwrite)
-    before = len(answers.expressions) - len(answers.pending)
+    settings, overwrite = _settings(options, frames, fps), options.overwrite
     with _progress(video.name) as progress:
-        folder, results = segment_to_folder(answers, lambda: _load(options), progress)
+        folder, results, new = segment_to_folder(
+            video, expressions, out, settings, lambda: _load(options), overwrite=overwrite, progress=progress
+        )
     for result in results:
         count = len(result.objects)
         found = "nothing matches" if not result.found else "1 object" if count == 1 else f"{count} objects"
         typer.echo(f"{result.score:.2f}  {found}: {result.expression}")
+    before = len(results) - new
     typer.echo(f"wrote {folder}" + (f" ({before} of {len(results)} answered before)" if before else ""))
 
 
@@ -112,7 +114,7 @@ def batch(
 
     Example: dshmp batch clips.csv --out results
     """
-    from dshmp.export import Answers, folder_names, segment_to_folder
+    from dshmp.export import folder_names, segment_to_folder
     from dshmp.lists import read_list
 
     jobs = read_list(videos)
@@ -123,13 +125,17 @@ def batch(
     done = 0
     for video, expressions in jobs.items():
         try:
-            answers = Answers.open(video, expressions, out, settings, names[video], options.overwrite)
-            if not answers.pending:
-                done += 1
-                continue
             with _progress(video.name) as progress:
-                folder, _ = segment_to_folder(answers, load, progress)
-            typer.echo(f"wrote {folder}")
+                folder, _, new = segment_to_folder(
+                    *(video, expressions, out, settings, load),
+                    name=names[video],
+                    overwrite=options.overwrite,
+                    progress=progress,
+                )
+            if new:
+                typer.echo(f"wrote {folder}")
+            else:
+                done += 1
         except UserError as error:
             failures.append(str(error))
     if done:

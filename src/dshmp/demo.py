@@ -8,19 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.export import Answers, Settings, remove_answers, segment_to_folder
+from dshmp.export import Settings, answer_folder, remove_answers, segment_to_folder
 from dshmp.files import check_owned, output_folder, owned_file
 from dshmp.predictor import Progress, Segmenter
 from dshmp.synthetic import motions
 from dshmp.synthetic.grammar import Meaning, Static, Wording, inflect, resolve
 from dshmp.synthetic.make import make_clip
 from dshmp.synthetic.plan import Plan, plan_clip
-from dshmp.video.io import open_video
-from dshmp.video.overlay import Caption, OverlayWriter, SheetRow, contact_sheet, sheet_frames
+from dshmp.video.overlay import Caption, OverlayWriter, contact_sheet
 
 VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
-FPS = 8
-"""The pace of the synthetic data's clips."""
+FPS = 8  # the pace of the synthetic data's clips
 ENLARGED = 3
 SENTENCES = 3
 
@@ -37,57 +35,32 @@ class Demo:
 def run(
     out: Path, model: str = "default", device: str = "auto", seed: int = 14, progress: Progress | None = None
 ) -> tuple[Path, list[tuple[str, float]]]:
-    """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`; those of an earlier demo are replaced.
-
-    Returns:
-        The contact sheet, and per sentence the IoU with the truth over the clip.
-
-    Raises:
-        UserError: a file of one of these names is there and not of a demo.
-    """
+    """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`; those of an earlier demo are replaced,
+    other files of these names a UserError. Returns the sheet, and per sentence the IoU with the truth over the clip."""
     place = output_folder(out)
     check_owned(place, (VIDEO, SHEET))
-    video, settings = place / VIDEO, Settings(model=model)
+    video = place / VIDEO
     demo = make_demo(seed)
-    earlier = Answers.open(video, demo.sentences, place, settings, overwrite=True)
+    earlier, _ = answer_folder(video, place)  # where it is not ours, nothing is written
     segmenter = Segmenter.from_pretrained(model, device)
-    remove_answers(earlier.folder)
-    with owned_file(place, VIDEO) as part:
-        write_video(part, demo.frames)
-    answers = Answers.open(video, demo.sentences, place, settings)
-    _, results = segment_to_folder(answers, lambda: segmenter, progress)
-    images = [frame.image for frame in open_video(video)]
+    remove_answers(earlier)
     height, width = demo.frames.shape[1:3]
-    shown = sheet_frames(len(images))
+    with owned_file(place, VIDEO) as part, OverlayWriter(part, height + height % 2, width + width % 2, FPS) as writer:
+        for index, frame in enumerate(demo.frames):
+            writer.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
+    settings = Settings(model=model)
+    _, results, _ = segment_to_folder(video, demo.sentences, place, settings, lambda: segmenter, progress=progress)
     rows, scores = [], []
     for result, truth in zip(results, demo.truth, strict=True):
-        masks = result.masks[:, :height, :width]
-        iou = float((masks & truth).sum() / max((masks | truth).sum(), 1))
+        masks = np.stack([item.masks for item in result.objects] or [result.masks], axis=1)[..., :height, :width]
+        union = masks.any(axis=1)
+        iou = float((union & truth).sum() / max((union | truth).sum(), 1))
         scores.append((result.expression, iou))
-        objects = [item.masks for item in result.objects]
-        caption = Caption(
-            result.expression,
-            result.words,
-            result.score,
-            len(result.objects),
-            result.evidence,
-            result.times,
-            f"IoU {iou:.2f}",
-        )
-        rows.append(
-            SheetRow(
-                caption,
-                shown,
-                [images[t][:height, :width] for t in shown],
-                [
-                    np.array([m[t, :height, :width] for m in objects], dtype=bool).reshape(-1, height, width)
-                    for t in shown
-                ],
-                [truth[t] for t in shown],
-            )
-        )
+        count, note = len(result.objects), f"IoU {iou:.2f}"
+        caption = Caption(result.expression, result.words, result.score, count, result.evidence, result.times, note)
+        rows.append((caption, masks, truth))
     with owned_file(place, SHEET) as part:
-        contact_sheet(part, rows, "Three look-alikes, told apart by their motion")
+        contact_sheet(part, demo.frames, rows, "Three look-alikes, told apart by their motion")
     return out / SHEET, scores
 
 
@@ -95,47 +68,29 @@ def make_demo(seed: int = 14) -> Demo:
     """The first validation clip from `seed` on with three look-alikes that a sentence each picks out by motion."""
     for number in range(seed * 1000, seed * 1000 + 1000):
         plan = plan_clip(number, "alike", "valid_u")
-        chosen = _look_alikes(plan)
-        if chosen is None:
-            continue
-        static, meant = chosen
-        clip = make_clip(number, "alike", "valid_u")
-        wording = Wording(random.Random(number), held_words=False)
-        noun = wording.noun_phrase(static)
-        sentences = [
-            f"the {noun} that {inflect(wording.predicate(plan.items[i].motion.name, None, False), 'third')}"
-            for i in meant
-        ]
-        frames = clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
-        truth = clip.masks.repeat(ENLARGED, axis=2).repeat(ENLARGED, axis=3)
-        return Demo(frames, tuple(sentences), tuple(truth[i] for i in meant))
+        if (chosen := _look_alikes(plan)) is not None:
+            static, meant = chosen
+            clip = make_clip(number, "alike", "valid_u")
+            wording = Wording(random.Random(number), held_words=False)
+            noun = wording.noun_phrase(static)
+            moves = [wording.predicate(plan.items[i].motion.name, None, False) for i in meant]
+            frames = clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
+            truth = clip.masks.repeat(ENLARGED, axis=2).repeat(ENLARGED, axis=3)
+            sentences = tuple(f"the {noun} that {inflect(move, 'third')}" for move in moves)
+            return Demo(frames, sentences, tuple(truth[i] for i in meant))
     raise UserError(f"no clip with three look-alikes near seed {seed}; try another --seed")
 
 
-def _look_alikes(plan: Plan) -> tuple[Static, tuple[int, ...]] | None:
+def _look_alikes(plan: Plan) -> tuple[Static, list[int]] | None:
     """A description that fits three objects or more, and three of them that its motion sets apart beyond doubt."""
     looks, moves = [item.look for item in plan.items], [item.motion for item in plan.items]
     for look in looks:
         static: Static = (("colour", look.colour), ("shape", look.shape))
-        alone = [
-            i
-            for i in resolve(Meaning(static), looks, moves).meant
-            if moves[i].name not in motions.RELATIVE and _only(i, Meaning(static, moves[i].name), plan)
-        ]
+        alone = []
+        for i in resolve(Meaning(static), looks, moves).meant:
+            if moves[i].name not in motions.RELATIVE:
+                found = resolve(Meaning(static, moves[i].name), looks, moves)
+                alone += [i] if found.meant == (i,) and not found.doubtful else []
         if len(alone) >= SENTENCES:
-            return static, tuple(alone[:SENTENCES])
+            return static, alone[:SENTENCES]
     return None
-
-
-def _only(index: int, meaning: Meaning, plan: Plan) -> bool:
-    found = resolve(meaning, [item.look for item in plan.items], [item.motion for item in plan.items])
-    return found.meant == (index,) and not found.doubtful
-
-
-def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Frames (T, H, W, 3) as H.264 at the synthetic data's pace; an odd side is padded by one pixel."""
-    height, width = frames.shape[1:3]
-    with OverlayWriter(path, height + height % 2, width + width % 2, FPS) as writer:
-        for index, frame in enumerate(frames):
-            padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            writer.write(padded, index / FPS)

@@ -19,28 +19,24 @@ import numpy as np
 
 from dshmp.errors import UserError
 from dshmp.files import (
+    disk_full,
     file_name,
     is_vacant,
     locked,
     move_into,
     name_fault,
-    named,
     output_folder,
-    parents,
     regular,
-    same_name,
     save_json,
     scratch,
 )
-from dshmp.predictor import EncodedClip, Progress, Rles, Segmenter, Targets
+from dshmp.predictor import EncodedClip, Progress, Segmenter, Targets
 from dshmp.result import EVIDENCE, Result
-from dshmp.video.io import VideoSource, open_video
+from dshmp.video.io import open_video
 
-RESULTS = "result.json"
-GENERATOR = "dshmp segment"
-"""Says in result.json that the folder is ours."""
-VIDEO_STATE = "video_state"
-"""Among the settings: tells whether a video has changed since."""
+RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
+GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
+VIDEO_STATE = "video_state"  # among the settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,247 +51,181 @@ class Settings:
     precision: str = "auto"
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The answers about one video: those on disk, and those that are wanted."""
-
-    folder: Path
-    video: Path
-    expressions: tuple[str, ...]
-    settings: dict[str, Any]
-    document: dict[str, Any]
-    """What result.json says; empty where there is none."""
-    overwrite: bool = False
-    """Whether wanted sentences that were answered before are answered anew."""
-
-    @classmethod
-    def open(
-        cls,
-        video: str | Path,
-        expressions: Sequence[str],
-        out: Path,
-        settings: Settings,
-        name: str | None = None,
-        overwrite: bool = False,
-    ) -> "Answers":
-        """Look at `out/<name>`, by default named as the video, before any work is done.
-
-        Raises:
-            UserError: the folder is there and not of answers about this video, or one of the sentences was answered
-                with other settings and is not to be overwritten.
-        """
-        if not expressions:
-            raise UserError("no expression given; say in words what to segment")
-        path = Path(video)
-        folder = output_folder(out / (name or folder_name(path)))
-        document = read_document(folder)
-        if document is None and os.path.lexists(folder):
-            raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")
-        if document and document["video"] != str(path.resolve()):
-            raise UserError(f"{folder}: holds the result of {document['video']}; choose another --out")
-        own = asdict(settings) | {VIDEO_STATE: video_state(path)}
-        answers = cls(folder, path, tuple(dict.fromkeys(expressions)), own, document or {}, overwrite)
-        for text in answers.pending if not overwrite else ():
-            if found := answers.find(text):
-                key = next(key for key in own if found["settings"].get(key) != own[key])
-                made = "before the video changed"
-                if key != VIDEO_STATE:
-                    made = f"with {key} {found['settings'].get(key)}, not {own[key]}"
-                raise UserError(
-                    f"{folder / found['folder']}: {text!r} was answered {made}; replace the answer with --overwrite, "
-                    "or choose another --out"
-                )
-        return answers
-
-    def find(self, sentence: str) -> dict[str, Any] | None:
-        """The answer on disk to this sentence."""
-        answers = self.document.get("results", [])
-        return next((answer for answer in answers if answer["sentence"] == sentence), None)
-
-    @property
-    def pending(self) -> list[str]:
-        """The wanted sentences that are to be answered: all, or those that were not with these settings."""
-        answered = {text: self.find(text) or {} for text in self.expressions}
-        return [text for text, found in answered.items() if self.overwrite or found.get("settings") != self.settings]
-
-
 def segment_to_folder(
-    answers: Answers, segmenter: Callable[[], Segmenter], progress: Progress | None = None
-) -> tuple[Path, list[Result]]:
-    """Answer the sentences that are pending, and add the answers to the folder: all or none, whatever interrupts it.
+    video: Path,
+    sentences: Sequence[str],
+    out: Path,
+    settings: Settings,
+    segmenter: Callable[[], Segmenter],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Path, list[Result], int]:
+    """Add what was not answered with these settings to the folder `out/<name>`: all or none, whatever interrupts it.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
-    `<NN-slug>/overlay.mp4` per expression, and one `result.json`.
+    `<NN-slug>/overlay.mp4` per sentence, and one `result.json`. Raises UserError where a sentence was answered with
+    other settings and is not to be overwritten.
 
     Args:
         segmenter: makes the model, if there is anything to answer.
+        name: by default as the video's.
 
     Returns:
-        The folder, and the results in the order of the expressions.
-
-    Raises:
-        UserError: the video can't be read, or an answer can't be written.
+        The folder, the answers in the order of the sentences, and how many of these were not answered before.
     """
-    folder = answers.folder
-    if pending := answers.pending:
-        settings = answers.settings
-        source = open_video(answers.video, settings["frames"], settings["fps"])
-        with parents(folder), scratch(folder if folder.is_dir() else folder.parent) as work, named(work, folder):
-            model = segmenter()
-            with model.encode(source, pending, settings["threshold"], settings["targets"], progress) as clip:
-                found = _write(work, source, clip, progress)
-            _publish(work, answers, source, dict(zip(pending, found, strict=True)))
-    document = read_document(folder)
-    assert document is not None
-    by_text = {answer["sentence"]: answer for answer in document["results"]}
+    folder, document = answer_folder(video, out, name)
+    own = asdict(settings) | {VIDEO_STATE: video_state(video)}
+    sentences = list(dict.fromkeys(sentences))
+    known = {answer["sentence"]: answer for answer in document.get("results", ())}
+    pending = [text for text in sentences if overwrite or text not in known or known[text]["settings"] != own]
+    for text in () if overwrite else known.keys() & set(pending):
+        before = known[text]["settings"]
+        key = next(key for key in own if before.get(key) != own[key])
+        how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own[key]}"
+        where = folder / known[text]["folder"]
+        raise UserError(
+            f"{where}: {text!r} was answered {how}; replace the answer with --overwrite, or choose another --out"
+        )
+    if pending:
+        source = open_video(video, settings.frames, settings.fps)
+        with scratch(folder if folder.is_dir() else folder.parent) as work, disk_full(folder, work):
+            with segmenter().encode(source, pending, settings.threshold, settings.targets, progress) as clip:
+                found = _write(work, clip)
+            facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
+            fresh: dict[str, Any] = {"generator": GENERATOR, "video": str(video.resolve()), "height": source.height}
+            fresh |= {"width": source.width, "evidence": EVIDENCE, "results": []}
+            _publish(work, folder, fresh, [a | result.to_json() for a, result in zip(facts, found, strict=True)])
+        document = read_document(folder) or {}
     size = document["height"], document["width"]
-    return folder, [Result.from_json(by_text[text], *size) for text in answers.expressions]
+    known = {answer["sentence"]: answer for answer in document["results"]}
+    return folder, [Result.from_json(known[text], *size) for text in sentences], len(pending)
 
 
-def _write(work: Path, source: VideoSource, clip: EncodedClip, progress: Progress | None) -> list[Result]:
+def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """The folder for answers about a video, and its result.json, which is empty where there is none. Raises UserError
+    where the folder holds something else."""
+    folder = output_folder(out / (name or folder_name(video)))
+    document = read_document(folder)
+    if document is None and os.path.lexists(folder):
+        raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")
+    if document and document["video"] != str(video.resolve()):
+        raise UserError(f"{folder}: holds the result of {document['video']}; choose another --out")
+    return folder, document or {}
+
+
+def _write(work: Path, clip: EncodedClip) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
-    from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, save_png
+    from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, add_sound, save_png
 
+    source = clip.source
+    outputs = []
     with contextlib.ExitStack() as stack:
-        painters, writers, collected = [], [], [Rles(len(answer.chosen)) for answer in clip.answers]
         for index, answer in enumerate(clip.answers):
-            (work / str(index) / "masks").mkdir(parents=True)
-            query = answer.query
-            caption = Caption(
-                query.expression, query.words, answer.best, len(answer.chosen), answer.mean_evidence, clip.times
-            )
+            folder = work / str(index)
+            (folder / MASKS).mkdir(parents=True)
+            query, count = answer.query, len(answer.chosen)
+            caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
             painter = OverlayPainter(source.height, source.width, caption)
-            writer = OverlayWriter(work / str(index) / "overlay.mp4", *painter.size, clip.fps, source.path)
-            painters.append(painter)
-            writers.append(stack.enter_context(writer))
-        for index, (frame, masks) in enumerate(clip.frames(True)):
+            writer = stack.enter_context(OverlayWriter(folder / OVERLAY, *painter.size, clip.fps))
+            outputs.append((answer, folder, painter, writer))
+        for index, (frame, masks) in enumerate(clip.frames(pixels=True)):
             assert frame is not None
-            for number, (rles, painter, writer, mask) in enumerate(
-                zip(collected, painters, writers, masks, strict=True)
-            ):
-                union = rles.add(mask)
-                save_png(work / str(number) / "masks" / _png(source.start + index), union.astype(np.uint8) * 255)
+            for (answer, folder, painter, writer), mask in zip(outputs, masks, strict=True):
+                save_png(folder / MASKS / _png(source.start + index), answer.add(mask).astype(np.uint8) * 255)
                 writer.write(painter(frame.image, mask, index), frame.time)
-            if progress:
-                progress("masks", index + 1, len(clip.times))
-    return [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
+    for _, folder, *_ in outputs:
+        add_sound(folder / OVERLAY, source.path, clip.times[0])
+    return [clip.result(answer) for answer in clip.answers]
 
 
 def _png(frame: int) -> str:
     return f"{frame:05d}.png"
 
 
-# In the folder ----------------------------------------------------------------------------------------------------
-
-
-def _publish(work: Path, answers: Answers, source: VideoSource, found: dict[str, Result]) -> None:
-    """Give what was written its place. From the one renaming on it is done, by the next run if need be."""
-    folder = answers.folder
+def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
+    """Give what was written its place. From the one renaming on it is done, by the next run if need be. `fresh` is
+    result.json where there is none yet."""
+    ready = work / "ready"
+    ready.mkdir()
     with locked(folder):
         _settle(folder)
-        document = read_document(folder) or {
-            "generator": GENERATOR,
-            "video": str(answers.video.resolve()),
-            "height": source.height,
-            "width": source.width,
-            "evidence": EVIDENCE,
-            "results": [],
-        }
+        document = read_document(folder) or fresh
         known = {answer["sentence"]: answer for answer in document["results"]}
-        taken = {item.name for item in folder.iterdir()} | {answer["folder"] for answer in known.values()}
-        ready = work / "ready"
-        ready.mkdir()
-        for index, (text, result) in enumerate(found.items()):
-            own = known[text]["folder"] if text in known else _free(text, taken)
-            taken.add(own)
-            os.replace(work / str(index), ready / own)
-            if text in known:
-                _check_foreign(folder / own, ready / own, known[text])
-            facts = {"sentence": text, "folder": own, "settings": answers.settings, "first_frame": source.start}
-            known[text] = facts | result.to_json()
+        taken = [item.name for item in folder.iterdir()] + [answer["folder"] for answer in known.values()]
+        number = max((int(found[1]) for name in taken if (found := re.match(r"(\d+)-", name))), default=0)
+        for index, answer in enumerate(answers):
+            before = known.get(answer["sentence"])
+            number += before is None
+            answer["folder"] = before["folder"] if before else f"{number:02d}-{slug(answer['sentence'])}"
+            os.replace(work / str(index), ready / answer["folder"])
+            if before:
+                _check_foreign(folder / answer["folder"], ready / answer["folder"], before)
+            known[answer["sentence"]] = answer
         save_json(ready / RESULTS, document | {"results": list(known.values())})
         os.replace(ready, folder / f".dshmp-{secrets.token_hex(6)}.ready")
         _settle(folder)
 
 
 def _settle(folder: Path) -> None:
-    """Move what is ready to its place. Where a process was killed here, the next one goes on."""
-    for ready in [item for item in folder.glob(".dshmp-*.ready") if item.is_dir() and not item.is_symlink()]:
+    """Move what is ready to its place, and remove what only the answer before it had; other files stay. Where a process
+    was killed here, the next one goes on."""
+    for ready in folder.glob(".dshmp-*.ready"):
         old, new = (
-            {answer["folder"]: answer for answer in (read_document(place) or {}).get("results", ())}
+            {answer["folder"]: set(_files(answer)) for answer in (read_document(place) or {}).get("results", ())}
             for place in (folder, ready)
         )
-        for name in new.keys() & old.keys():
-            if (ready / name).is_dir():
-                _remove(folder / name, set(_files(old[name])) - set(_files(new[name])))
+        for name in (name for name in new.keys() & old.keys() if (ready / name).is_dir()):
+            _remove(folder / name, old[name] - new[name])
         move_into(ready, folder)
 
 
 def remove_answers(folder: Path) -> None:
-    """Remove all answers in a folder of ours, and the folder, unless there is something else in it."""
-    document = read_document(folder)
-    if not document:
-        return
+    """Remove all answers in a folder of ours; other files stay."""
     with locked(folder):
         _settle(folder)
-        document = read_document(folder) or document
-        (folder / RESULTS).unlink()
-        for answer in document["results"]:
+        answers = (read_document(folder) or {}).get("results", ())
+        (folder / RESULTS).unlink(missing_ok=True)
+        for answer in answers:
             _remove(folder / answer["folder"], _files(answer))
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+
+
+def _remove(own: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (own / name).unlink(missing_ok=True)
+    for place in (own / MASKS, own):
+        with contextlib.suppress(OSError):  # something else is in it
+            place.rmdir()
 
 
 def _files(answer: dict[str, Any]) -> list[str]:
     """What was written for an answer, below its folder."""
     frames = range(answer["first_frame"], answer["first_frame"] + len(answer["times"]))
-    return ["overlay.mp4", *(f"masks/{_png(frame)}" for frame in frames)]
-
-
-def _remove(own: Path, names: Iterable[str]) -> None:
-    """Remove files of an answer; what else lies there stays."""
-    for name in names:
-        (own / name).unlink(missing_ok=True)
-    for place in (own / "masks", own):
-        with contextlib.suppress(OSError):
-            place.rmdir()
+    return [OVERLAY, *(f"{MASKS}/{_png(frame)}" for frame in frames)]
 
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
     """Raises UserError where an answer would replace what is not of the answer before it."""
-    ours = set(_files(answer))
+    ours = {MASKS, *_files(answer)}
     for path in sorted(new.rglob("*")):
         name = path.relative_to(new).as_posix()
-        in_the_way = not (there / name).is_dir() if path.is_dir() else name not in ours
-        if in_the_way and os.path.lexists(there / name):
+        if os.path.lexists(there / name) and (name not in ours or (there / name).is_dir() != path.is_dir()):
             raise UserError(f"{there / name}: is not of the answer that is replaced; move it away")
-
-
-def _free(text: str, taken: set[str]) -> str:
-    """A folder's name for a new answer: the next number, and the sentence."""
-    numbers = [int(match[1]) for name in taken if (match := re.match(r"(\d+)-", name))]
-    return f"{max(numbers, default=0) + 1:02d}-{slug(text)}"
 
 
 def read_document(folder: Path) -> dict[str, Any] | None:
     """The result.json of a folder; None where there is none or it isn't ours, and `{}` where the folder is vacant."""
     try:
         with open(folder / RESULTS, encoding="utf-8", opener=regular) as file:
-            document = json.load(file)
+            document: dict[str, Any] = json.load(file)
+        # the files of an answer, which may be removed, lie where they should
+        faults = [name_fault(a["folder"]) or not isinstance(a["first_frame"], int) for a in document["results"]]
+        return document if document["generator"] == GENERATOR and not any(faults) else None
     except FileNotFoundError:
         return {} if folder.is_dir() and is_vacant(folder) else None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
-    ours = isinstance(document, dict) and document.get("generator") == GENERATOR
-    return document if ours and all(_is_answer(answer) for answer in document["results"]) else None
-
-
-def _is_answer(answer: dict[str, Any]) -> bool:
-    """Whether its files, which may be removed, lie where they should."""
-    return name_fault(answer["folder"]) is None and isinstance(answer["first_frame"], int)
-
-
-# Names ------------------------------------------------------------------------------------------------------------
 
 
 def slug(text: str, longest: int = 40) -> str:
@@ -312,23 +242,13 @@ def folder_name(video: Path) -> str:
 def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
     """A folder in `out` for each of these videos, whatever others there are: the one that holds its answers, else
     the one of its name, which is marked where another video has that."""
-
-    def wanted(video: Path) -> tuple[str, str]:
-        mark = hashlib.sha256(os.fsencode(video.resolve())).hexdigest()[:8]
-        return folder_name(video), f"{folder_name(video)}-{mark}"
-
     names: dict[Path, str] = {}
-    owners = {name: (read_document(out / name) or {}).get("video") for v in videos for name in wanted(v)}
     for video in videos:
-        own = next((name for name in wanted(video) if owners[name] == str(video.resolve())), None)
-        if own is not None:
-            names[video] = own
-    taken = {same_name(name) for name in names.values()} | {same_name(name) for name, o in owners.items() if o}
-    for video in videos:
-        if video not in names:
-            plain, marked = wanted(video)
-            names[video] = marked if same_name(plain) in taken else plain
-            taken.add(same_name(names[video]))
+        plain, path = folder_name(video), str(video.resolve())
+        marked = f"{plain}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+        owner = (read_document(out / plain) or {}).get("video")
+        taken = owner or read_document(out / marked) or plain.casefold() in map(str.casefold, names.values())
+        names[video] = marked if taken and owner != path else plain
     return names
 
 

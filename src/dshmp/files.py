@@ -14,8 +14,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +26,12 @@ from dshmp.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOCK = ".dshmp.lock"
-"""In a folder while a run has it to itself."""
-MANIFEST = ".dshmp.json"
-"""In a folder that holds owned files: their digests."""
-_HIDDEN = re.compile(r"\.dshmp-[0-9a-f]{12}\.(partial|ready)|\.dshmp\.(lock|json)")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""How systems tell a full disk."""
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-"""Names that Windows gives to devices, whatever their ending."""
-LONGEST_NAME = 200
-"""Bytes of a name made of a video's or a sentence's; file systems take 255, and parts are added."""
+LOCK = ".dshmp.lock"  # in a folder while a run has it to itself
+MANIFEST = ".dshmp.json"  # in a folder that holds owned files: their digests
+_HIDDEN = re.compile(r"\.dshmp(-[0-9a-f]{12})?\.(partial|ready|lock|json)")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how systems tell a full disk
+_NAME = re.compile(r'(?!(con|prn|aux|nul|(com|lpt)[1-9])\s*(\.|$))[^./\\<>:"|?*][^/\\<>:"|?*]*(?<![. ])', re.IGNORECASE)
+LONGEST_NAME = 200  # bytes of a name made of a video's or a sentence's; file systems take 255, and parts are added
 
 
 def reason(error: BaseException) -> str:
@@ -48,22 +41,14 @@ def reason(error: BaseException) -> str:
     return " ".join(lines[:2])[:300] or type(error).__name__
 
 
-# Names and places -------------------------------------------------------------------------------------------------
-
-
 def name_fault(name: str) -> str | None:
     """Why no file should be called so, on any system that people use; None where nothing is wrong."""
-    if not name or not name.isprintable():
-        return "is empty or holds characters that cannot be printed"
-    if any(c in '/\\<>:"|?*' for c in name):
-        return 'holds one of / \\ < > : " | ? *'
-    if name[0] == "." or name[-1] in ". ":
-        return "begins with a dot, or ends in one or in a space"
-    if name.split(".")[0].rstrip().lower() in _RESERVED:
-        return "is the name of a device on Windows"
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        return f"is longer than {LONGEST_NAME} bytes"
-    return None
+    if _NAME.fullmatch(name) and name.isprintable() and len(os.fsencode(name)) <= LONGEST_NAME:
+        return None
+    return (
+        'holds one of / \\ < > : " | ? * or a control character, begins with a dot, ends in one or a space, is empty, '
+        f"longer than {LONGEST_NAME} bytes, or a device on Windows"
+    )
 
 
 def file_name(text: str, instead: str) -> str:
@@ -80,26 +65,16 @@ def file_name(text: str, instead: str) -> str:
     return kept if kept.strip("_") else instead
 
 
-def same_name(name: str) -> str:
-    """Equal for names that are one file on some system: those that differ in case or in the form of accents."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 def destination(path: Path) -> Path:
-    """Where `path` leads, without links and dots: told before the long work that is to end there.
-
-    Raises:
-        UserError: nothing can be written there: a file is in the way, links run in a circle, or it is not allowed.
-    """
+    """Where `path` leads, without links and dots. Raises UserError, before the long work that is to end there, where
+    nothing can be written: a file is in the way, links run in a circle, or it is not allowed."""
     try:
         target = path.resolve()
         there = next(place for place in (target, *target.parents) if os.path.lexists(place))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: leads nowhere ({reason(error)}); name another place") from None
-    if there != target and not there.is_dir():
+    if not there.is_dir() and not (there == target and target.is_file()):
         raise UserError(f"{path}: {there} is a file, not a folder; name another place")
-    if os.path.lexists(target) and not target.is_dir() and not target.is_file():
-        raise UserError(f"{path}: is neither a file nor a folder; name another place")
     folder = there if there.is_dir() else there.parent
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{path}: {folder} may not be written; name another place")
@@ -119,18 +94,12 @@ def is_vacant(folder: Path) -> bool:
     return all(_HIDDEN.fullmatch(item.name) for item in folder.iterdir())
 
 
-# Writing ----------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Have a folder, which is made where it is missing, to oneself.
-
-    Raises:
-        UserError: another process has it and we do not `wait`.
-    """
+def locked(folder: Path, wait: bool = True, name: str = LOCK) -> Iterator[None]:
+    """Have a folder, which is made where it is missing, to oneself; no lock is left in it. Raises UserError where
+    another process has it and we do not `wait`."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / name)
     try:
         lock.acquire(blocking=wait)
     except Timeout:
@@ -138,111 +107,74 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        _release(lock)
-
-
-def _release(lock: FileLock) -> None:
-    """Unlock and leave no file behind."""
-    with contextlib.suppress(OSError):  # Windows does not remove what is open
-        os.unlink(lock.lock_file)
-    lock.release()
-    if sys.platform == "win32":
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # on Windows the lock itself removes it, once it is released
             os.unlink(lock.lock_file)
+        lock.release()
 
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A hidden folder in `folder` to write in, removed in the end.
-
-    What processes that are dead have left in `folder` is removed first: a living one holds its lock.
-    """
-    for left in folder.glob(".dshmp-*.partial"):
-        if _HIDDEN.fullmatch(left.name):
-            _sweep(left)
-    place, lock = _locked_folder(folder)
+    """A hidden folder in `folder` to write in, removed in the end, as is `folder` if it was made here and is empty.
+    What dead processes have left in `folder` is removed first: a living one holds the lock beside it."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]  # innermost first
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield place
-    finally:
-        _release(lock)
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _locked_folder(folder: Path) -> tuple[Path, FileLock]:
-    while True:
+        for left in folder.glob(".dshmp-*"):
+            lock = left.with_suffix(".lock").name
+            if _HIDDEN.fullmatch(left.name) and left.suffix != ".ready":
+                with contextlib.suppress(UserError, OSError), locked(folder, wait=False, name=lock):
+                    shutil.rmtree(left.with_suffix(".partial"), ignore_errors=True)
         place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
-        place.mkdir()
-        lock = FileLock(place / LOCK)
-        try:
-            lock.acquire()
-            return place, lock
-        except FileNotFoundError:  # swept away by another process before it was locked
-            continue
-        except BaseException:
-            shutil.rmtree(place, ignore_errors=True)
-            raise
-
-
-def _sweep(left: Path) -> None:
-    lock = FileLock(left / LOCK)
-    with contextlib.suppress(Timeout, OSError):  # its process lives, or another one sweeps too
-        if not left.is_symlink():
-            lock.acquire(blocking=False)
-            _release(lock)
-            shutil.rmtree(left, ignore_errors=True)
+        with locked(folder, name=place.with_suffix(".lock").name):
+            try:
+                place.mkdir()
+                yield place
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes `path` in the end; what `path` was is replaced.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """A name to write to, which becomes `path` in the end; what `path` was is replaced. Raises UserError."""
     target = destination(path)
-    with parents(target), disk_full(path), scratch(target.parent) as work:
-        part = work / target.name
-        yield part
-        os.replace(part, target)
+    with disk_full(path), scratch(target.parent) as work:
+        yield work / target.name
+        os.replace(work / target.name, target)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to write to, whose content is in the folder `path` in the end.
-
-    A folder that is there stays itself, as somebody may be in it or a disk be mounted on it, and keeps all files but
-    those that new ones replace.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """A folder to write to, whose content is in the folder `path` in the end. One that is there stays itself, as
+    somebody may be in it or a disk be mounted on it, and keeps all files but those that new ones replace."""
     target = destination(path)
-    with parents(target), scratch(target if target.is_dir() else target.parent) as place, named(place, path):
-        work = place / target.name
-        work.mkdir()
+    with scratch(target if target.is_dir() else target.parent) as work, disk_full(path, work):
         yield work
         move_into(work, target)
 
 
 @contextlib.contextmanager
-def named(work: Path, path: Path) -> Iterator[None]:
-    """Faults of writing in the hidden folder `work` as UserErrors that name `path`, which people know."""
+def disk_full(path: Path, work: Path | None = None) -> Iterator[None]:
+    """What cannot be written, on a full disk above all, as a UserError that names `path`. Where more is done here than
+    writing in `work`, which becomes `path`, other faults are passed on."""
     try:
         yield
     except UserError as error:
-        raise UserError(re.sub(rf"{re.escape(str(work))}(/[^/:]+)?", lambda _: str(path), str(error))) from None
-    except OSError as error:
-        if error.errno in FULL or str(error.filename).startswith(str(work)):
-            raise UserError(f"{path}: cannot be written ({reason(error)})") from None
-        raise
+        raise UserError(str(error).replace(str(work or path), str(path))) from None
+    except (OSError, RuntimeError, SafetensorError) as error:  # the latter are torch's and safetensors' ways to tell
+        place, number = str(getattr(error, "filename", None)), getattr(error, "errno", None)
+        if work is not None and number not in FULL and not place.startswith(str(work)):
+            raise
+        hint = "" if number else "; is the disk full?"
+        raise UserError(f"{path}: cannot be written ({reason(error)}){hint}") from None
 
 
 def move_into(work: Path, target: Path) -> None:
     """Move a folder to `target`, or its content there where `target` is a folder: a folder joins its namesake, a file
-    replaces it. Stopped halfway, it can be done again.
-
-    Folders come first and the files at the top last: one such as result.json says that all is there.
-    """
+    replaces it. Stopped halfway, it can be done again: files at the top, such as result.json, come last."""
     if not target.is_dir():
         os.replace(work, target)
         return
@@ -252,31 +184,6 @@ def move_into(work: Path, target: Path) -> None:
         else:
             os.replace(item, target / item.name)
     work.rmdir()
-
-
-@contextlib.contextmanager
-def disk_full(path: Path) -> Iterator[None]:
-    """What cannot be written, a full disk above all, as a UserError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({reason(error)})") from None
-    except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' ways to tell
-        raise UserError(f"{path}: cannot be written ({reason(error)}); is the disk full?") from None
-
-
-@contextlib.contextmanager
-def parents(target: Path) -> Iterator[None]:
-    """Make the folders above; what fails leaves none that it made and nobody has used."""
-    made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        for folder in made:  # innermost first
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 def to_json(document: Mapping[str, Any]) -> str:
@@ -291,11 +198,7 @@ def save_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a safetensors file, wholly or not at all. Raises UserError."""
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
@@ -306,29 +209,17 @@ def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, 
         part.chmod(mode)  # safetensors shuts out all but the owner
 
 
-# Files of ours ----------------------------------------------------------------------------------------------------
-
-
 def check_owned(folder: Path, names: Sequence[str]) -> None:
-    """Before the work: that no file of the user's has a name which this program wants to write in `folder`.
-
-    Raises:
-        UserError: one is there that is not as this program wrote it.
-    """
+    """Raises UserError, before the work, where `folder` has a file of such a name, not as this program wrote it."""
     known = _manifest(folder)
-    for name in names:
-        path = folder / name
-        if os.path.lexists(path) and (not path.is_file() or digest(path) not in known.get(name, [])):
+    for path in (folder / name for name in names):
+        if os.path.lexists(path) and (not path.is_file() or digest(path) not in known.get(path.name, [])):
             raise UserError(f"{path}: is there, and not as dshmp wrote it; move it away, or name another folder")
 
 
 @contextlib.contextmanager
 def owned_file(folder: Path, name: str) -> Iterator[Path]:
-    """A name to write to, which becomes `folder/name` in the end; what is there must be ours.
-
-    Raises:
-        UserError: it is not, or cannot be written.
-    """
+    """A name to write to, which becomes `folder/name` in the end; as `check_owned`."""
     check_owned(folder, [name])
     with atomic_write(folder / name) as part:
         yield part
@@ -341,11 +232,9 @@ def _manifest(folder: Path) -> dict[str, list[str]]:
     """The last digests of the owned files in a folder, by name; of a damaged manifest nothing."""
     try:
         with open(folder / MANIFEST, encoding="utf-8", opener=regular) as file:
-            known = json.load(file)
-    except (OSError, ValueError, RecursionError):
+            return {name: list(digests) for name, digests in json.load(file).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-    items = known.items() if isinstance(known, dict) else ()
-    return {name: digests for name, digests in items if isinstance(digests, list)}
 
 
 def digest(path: Path) -> str:
@@ -355,12 +244,8 @@ def digest(path: Path) -> str:
 
 
 def regular(path: str, flags: int) -> int:
-    """An `opener` of `open` for people's files, which refuses a pipe, that may keep one waiting, or a device, that may
-    have no end.
-
-    Raises:
-        OSError: it is one of these, or cannot be opened.
-    """
+    """An `opener` of `open` for people's files, which refuses (OSError) a pipe, that may keep one waiting, or a device,
+    that may have no end."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder `open` tells itself

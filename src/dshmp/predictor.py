@@ -7,20 +7,21 @@ it anew (the default model on one core: 6 ms and 107 ms); beyond `SPILL_LIMIT` b
 """
 
 import contextlib
-import itertools
 import logging
 import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice, repeat
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
+from safetensors.torch import load, save
 from torch import Tensor
 
 from dshmp.card import HERE, Card, lacks, model_card
@@ -46,12 +47,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("dshmp")
 
 Progress = Callable[[str, int, int | None], None]
-"""Told (what is being done, steps done, steps in all or None where unknown): frames, mostly. A phase ends with all
-done; one that has no steps begins with (0, None) and ends with (1, 1)."""
+"""Told (what is being done, steps done, steps in all or None where unknown), mostly frames."""
 Masks = NDArray[np.bool_]
 T = TypeVar("T")
 
 SPILL_LIMIT = 4 * 2**30
+
+
+class Options(TypedDict, total=False):
+    threshold: float | None
+    frames: FrameRange
+    targets: Targets | None
+    fps: float | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -63,87 +71,12 @@ class Query:
     text: "TextFeatures"
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What the model answers before any mask is drawn."""
-
-    query: Query
-    video: "VideoTokens"
-    """Of this expression alone (B = 1)."""
-    chosen: tuple[int, ...]
-    """Video tokens meant, best first; empty where nothing matches."""
-    scores: tuple[float, ...]
-    """Probability that each of the chosen tokens is meant."""
-    best: float
-    threshold: float
-    evidence: NDArray[np.float64]
-    """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
-    quality: "Quality | None"
-    """Of the chosen tokens' masks, complete after the second pass; None where the model's scores are without."""
-
-    @property
-    def final_scores(self) -> tuple[float, ...]:
-        """What is reported of the chosen tokens, by way of their masks' quality if the model scores that; known after
-        the second pass."""
-        if self.quality is None:
-            return self.scores
-        return tuple(score * mean for score, mean in zip(self.scores, self.quality.means(), strict=True))
-
-    @property
-    def mean_evidence(self) -> tuple[float, ...]:
-        return tuple(self.evidence.mean(axis=0).tolist())
-
-
-@dataclass
-class EncodedClip:
-    """A video that has been perceived and understood; `decode_masks` is the second pass."""
-
-    source: VideoSource
-    answers: tuple[Selection, ...]
-    fps: float | None
-    """Average over the frames read; None where the rate isn't known."""
-    times: tuple[float, ...]
-    decode_masks: Callable[[Callable[[Tensor], Any], bool], Iterator[tuple[Frame | None, list[Any]]]]
-    """decode_masks(make, pixels) -> per frame the decoded picture (certain only with `pixels`) and per expression what
-    `make` makes of its objects' mask logits (K, H, W), float32: at once, so that only one
-    expression's are in memory."""
-
-    def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
-        """The second pass over masks (K, H, W)."""
-        return self.decode_masks(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
-
-    def result(self, answer: Selection, rles: "Rles") -> Result:
-        return Result(
-            expression=answer.query.expression,
-            words=answer.query.words,
-            found=bool(answer.chosen),
-            score=answer.best,
-            threshold=answer.threshold,
-            height=self.source.height,
-            width=self.source.width,
-            fps=self.fps,
-            times=self.times,
-            evidence=answer.mean_evidence,
-            objects=tuple(
-                ObjectResult(score, tuple(rle), tuple(row.tolist()))
-                for score, rle, row in zip(answer.final_scores, rles.objects, answer.evidence, strict=False)
-            ),
-            rle=tuple(rles.union),
-        )
-
-
 class Quality:
     """How sure the masks of K objects are of themselves: the mean of a mask's probabilities inside it, over all
     frames, at the size of the network's input (as in the release)."""
 
     def __init__(self, objects: int) -> None:
-        self.objects = objects
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget what an earlier pass over the frames has added."""
-        self.sums = np.zeros(self.objects)
-        self.pixels = np.zeros(self.objects)
+        self.sums, self.pixels = np.zeros(objects), np.zeros(objects)
 
     def add(self, logits: Tensor) -> None:
         """Take the mask logits (K, F, h, w) of some frames."""
@@ -157,20 +90,117 @@ class Quality:
         return means
 
 
-class Rles:
-    """Run lengths of one expression, collected frame by frame."""
+@dataclass
+class Selection:
+    """What the model answers to a query; the last two fields come with the second pass."""
 
-    def __init__(self, objects: int) -> None:
-        self.objects: list[list[Rle]] = [[] for _ in range(objects)]
-        self.union: list[Rle] = []
+    query: Query
+    video: "VideoTokens"  # of this expression alone (B = 1)
+    chosen: tuple[int, ...]  # video tokens meant, best first; empty where nothing matches
+    scores: tuple[float, ...]  # probability that each of the chosen tokens is meant
+    best: float
+    threshold: float
+    evidence: NDArray[np.float64]
+    """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
+    quality: Quality | None = None  # of the chosen tokens' masks; None where the model's scores are without
+    rles: list[list[Rle]] = field(default_factory=list)
+    """Per frame added the masks' union, then each of the chosen tokens' masks."""
+
+    @property
+    def final_scores(self) -> tuple[float, ...]:
+        """What is reported of the chosen tokens: their scores, with their masks' quality if the model scores that."""
+        means = [1.0] * len(self.scores) if self.quality is None else self.quality.means()
+        return tuple(score * mean for score, mean in zip(self.scores, means, strict=True))
+
+    @property
+    def mean_evidence(self) -> tuple[float, ...]:
+        return tuple(self.evidence.mean(axis=0).tolist())
 
     def add(self, masks: Masks) -> Masks:
-        """Take the masks (K, H, W) of a frame; returns their union (H, W)."""
-        for rles, mask in zip(self.objects, masks, strict=True):
-            rles.append(encode(mask))
+        """Keep the masks (K, H, W) of the next frame as run lengths; returns their union (H, W)."""
         union: Masks = np.asarray(masks.any(axis=0))
-        self.union.append(self.objects[0][-1] if len(masks) == 1 else encode(union))
+        rles = [encode(mask) for mask in masks]
+        self.rles.append([rles[0] if len(rles) == 1 else encode(union), *rles])
         return union
+
+
+@dataclass
+class EncodedClip:
+    """A video that has been perceived and understood; `decode_masks` is the second pass."""
+
+    segmenter: "Segmenter"
+    source: VideoSource
+    spill: "_Spill"
+    progress: Progress
+    fps: float | None  # average over the frames read; None where the rate isn't known
+    answers: tuple[Selection, ...] = ()
+    times: list[float] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)  # frames of each
+    mask_embed: list[list[Tensor]] = field(default_factory=list)  # per query and chunk (F, N, C)
+
+    def decode_masks(self, make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
+        """Per frame the decoded picture (certain only with `pixels`) and per expression what `make` makes of its
+        objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory.
+
+        Frames are decoded again only where their pixels are wanted or perceived anew.
+        """
+        seg, answers = self.segmenter, self.answers
+        for answer in answers:
+            answer.quality = Quality(len(answer.chosen)) if seg.config.release.score == "quality" else None
+        wanted = any(answer.chosen for answer in answers)
+        decoded = _again(self.source) if pixels or (wanted and not self.spill.complete) else repeat(None)
+        start = 0
+        for chunk, length in enumerate(self.chunks):
+            frames: Iterator[Frame | None] = islice(decoded, length)
+            features = self.spill.read(chunk, seg.device) if wanted else [torch.empty(0)]
+            if not features:
+                again = [frame for frame in frames if frame is not None]
+                images = [prepare_frames([frame.image], seg.config.input) for frame in again]
+                perceived = seg._pixels(images, [answer.query for answer in answers])
+                features, frames = [seg.model.mask_pixels(each) for each in perceived], iter(again)
+            place = slice(start, start + length)
+            logits = [
+                seg._logits(answer, place, embed[chunk], feature)
+                for answer, embed, feature in zip(answers, self.mask_embed, cycle(features), strict=False)
+            ]
+            for t, frame in enumerate(frames):
+                own = zip(answers, logits, strict=True)
+                yield frame, [make(self._at_size(answer, each[:, t : t + 1])) for answer, each in own]
+                self.progress("masks", start + t + 1, len(self.times))
+            start += length
+
+    def _at_size(self, answer: Selection, logits: Tensor) -> Tensor:
+        """One frame's mask logits (K, 1, h, w) -> (K, H, W) at the frame's own size."""
+        size = (self.source.height, self.source.width)
+        if not answer.chosen:
+            return torch.zeros(0, *size)
+        logits = input_masks(logits, size, self.segmenter.config.input)
+        if answer.quality is not None:
+            answer.quality.add(logits)
+        return output_masks(logits, size)[:, 0]
+
+    def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
+        """The second pass over masks (K, H, W)."""
+        return self.decode_masks(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
+
+    def result(self, answer: Selection) -> Result:
+        """An answer whose masks have been added, frame by frame."""
+        union, *objects = zip(*answer.rles, strict=True)
+        rows = zip(answer.final_scores, objects, answer.evidence, strict=False)
+        return Result(
+            expression=answer.query.expression,
+            words=answer.query.words,
+            found=bool(answer.chosen),
+            score=answer.best,
+            threshold=answer.threshold,
+            height=self.source.height,
+            width=self.source.width,
+            fps=self.fps,
+            times=tuple(self.times),
+            evidence=answer.mean_evidence,
+            objects=tuple(ObjectResult(score, rles, tuple(row.tolist())) for score, rles, row in rows),
+            rle=union,
+        )
 
 
 class Segmenter(ModelHubMixin):
@@ -180,9 +210,7 @@ class Segmenter(ModelHubMixin):
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
 
-    Of the hub's mixin the signatures are kept. Its loading would ask the hub for "default" and hand parts of
-    config.json to `__init__`; its saving removes the old config.json before there is a new one; its pushing does not
-    tell a full disk from a hub out of reach.
+    Input that cannot be answered is a UserError. The hub's mixin itself would hand parts of config.json to `__init__`.
     """
 
     extra_state: Path | None = None
@@ -205,124 +233,50 @@ class Segmenter(ModelHubMixin):
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | Path = "default",
-        device: str = "auto",
-        precision: Precision = "auto",
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
+        cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto", **hub: Any
     ) -> Self:
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
 
         Args:
             device: "auto" (a CUDA GPU where there is one), "cpu", "cuda", "cuda:1" ...
             precision: "auto" is the model's own on a GPU that has it, float32 elsewhere.
-            revision: branch, tag or commit of a model on the hub; this and the rest are huggingface_hub's, and of
-                no effect on a folder.
-
-        Raises:
-            UserError: no such model, device or precision.
+            hub: revision, token, cache_dir, local_files_only, force_download, as huggingface_hub has them.
         """
         from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
 
-        chosen = find_device(device)
-        _precision(precision, chosen, "bfloat16")  # a wrong name is told before the model is loaded
-        folder = find_model(
-            name,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
-        model, tokenizer = load_model(folder)
-        segmenter = cls(model, tokenizer, chosen, precision, load_card(folder / CONFIG))
+        folder = find_model(name, **hub)
+        segmenter = cls(*load_model(folder), device, precision, load_card(folder / CONFIG))
         if (folder / EXTRA_STATE).is_file():
             segmenter.extra_state = folder / EXTRA_STATE
         return segmenter
 
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        *,
-        repo_id: str | None = None,
-        push_to_hub: bool = False,
-        config: None = None,
-        model_card_kwargs: dict[str, str] | None = None,
-        **push: Any,
-    ) -> str | None:
-        """Write config.json, model.safetensors, tokenizer.json and README.md; `from_pretrained` reads them back.
-
-        Args:
-            repo_id: id on the hub if `push_to_hub`, by default the folder's name; then `push` goes to `push_to_hub`,
-                whose result is returned.
-            config: the mixin's; the model's own is written.
-            model_card_kwargs: the mixin's; arguments of `generate_model_card`.
-
-        Raises:
-            UserError: the files cannot be written, or as `push_to_hub`.
-        """
+    def save_pretrained(self, save_directory: str | Path, *, where: str = HERE) -> None:
+        """Write config.json, model.safetensors, tokenizer.json and README.md, which tells people to load `where`."""
         from dshmp.checkpoint import save_model
 
-        if config is not None:
-            raise ValueError("config.json holds the model's own configuration")
-        folder, where = Path(save_directory), (model_card_kwargs or {}).get("where", HERE)
-        save_model(self.model, self.tokenizer, folder, self.card, where, self.extra_state)
-        return self.push_to_hub(repo_id or folder.resolve().name, **push) if push_to_hub else None
+        save_model(self.model, self.tokenizer, Path(save_directory), self.card, where, self.extra_state)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        config: None = None,
-        commit_message: str = "Push a dshmp model",
-        private: bool | None = None,
-        token: str | None = None,
-        branch: str | None = None,
-        create_pr: bool | None = None,
-        allow_patterns: list[str] | str | None = None,
-        ignore_patterns: list[str] | str | None = None,
-        delete_patterns: list[str] | str | None = None,
-        model_card_kwargs: dict[str, str] | None = None,
-    ) -> str:
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, branch: str | None = None, **push: Any) -> str:
         """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
 
-        A `name` alone is one of the token's owner. `config` and `model_card_kwargs` are as for `save_pretrained`, the
-        others huggingface_hub's. Returns the commit's address. Warns where the card does not say what people need to
-        know.
-
-        Raises:
-            UserError: `repo_id` is no such name, the hub cannot be reached or refuses, or the model cannot be written
-                to the temporary folder that it is pushed from.
+        A `name` alone is one of the token's owner. `push` is a token, and what else `HfApi.upload_folder` takes.
+        Returns the commit's address. Warns where the card does not say what people need to know.
         """
         from huggingface_hub import HfApi
 
-        if not repo_id or repo_id.count("/") > 1:
-            raise UserError(f"{repo_id!r}: no repository; name it `owner/name`")
         if missing := lacks(self.card):
             log.warning("%s: the model's card does not state %s; see Segmenter.card", repo_id, " or ".join(missing))
-        api = HfApi(token=token)
-        with _pushing(repo_id):
+        try:
+            api = HfApi(token=push.pop("token", None))
             name = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory(prefix="dshmp-") as folder:
-            self.save_pretrained(folder, config=config, model_card_kwargs={"where": name} | (model_card_kwargs or {}))
-            with _pushing(repo_id):
-                return str(
-                    api.upload_folder(
-                        repo_id=name,
-                        folder_path=folder,
-                        commit_message=commit_message,
-                        revision=branch,
-                        create_pr=create_pr,
-                        allow_patterns=allow_patterns,
-                        ignore_patterns=ignore_patterns,
-                        delete_patterns=delete_patterns,
-                    )
-                )
+            push = {"commit_message": "Push a dshmp model", "revision": branch, **push}
+            with tempfile.TemporaryDirectory(prefix="dshmp-") as folder:
+                self.save_pretrained(folder, where=name)
+                return str(api.upload_folder(repo_id=name, folder_path=folder, **push))
+        except UserError:
+            raise
+        except Exception as error:  # the hub client raises a dozen kinds: no network, no token, no permission
+            raise UserError(f"{repo_id}: cannot be pushed to the hub ({reason(error)})") from None
 
     def generate_model_card(self, where: str = HERE) -> "ModelCard":
         """The README.md that is saved; `where` is what it tells people to load."""
@@ -330,29 +284,11 @@ class Segmenter(ModelHubMixin):
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self,
-        video: Video,
-        expression: str,
-        *,
-        threshold: float | None = None,
-        frames: FrameRange = None,
-        targets: Targets | None = None,
-        fps: float | None = None,
-        progress: Progress | None = None,
+        self, video: Video, expression: str, **options: Unpack[Options]
     ) -> Result: ...
 
     @overload
-    def __call__(
-        self,
-        video: Video,
-        expression: Sequence[str],
-        *,
-        threshold: float | None = None,
-        frames: FrameRange = None,
-        targets: Targets | None = None,
-        fps: float | None = None,
-        progress: Progress | None = None,
-    ) -> list[Result]: ...
+    def __call__(self, video: Video, expression: Sequence[str], **options: Unpack[Options]) -> list[Result]: ...
 
     def __call__(
         self,
@@ -377,12 +313,9 @@ class Segmenter(ModelHubMixin):
             fps: frames per second of arrays and images; without it they are taken at the pace the model was
                 trained on.
             progress: called after every chunk of frames.
-
-        Raises:
-            UserError: the video can't be read, an expression is empty or too long, threshold outside 0 to 1.
         """
-        expressions = [expression] if isinstance(expression, str) else list(expression)
-        results = self.answer(open_video(video, frames, fps), expressions, threshold, targets, progress)
+        sentences = [expression] if isinstance(expression, str) else list(expression)
+        results = self.answer(open_video(video, frames, fps), sentences, threshold, targets, progress)
         return results[0] if isinstance(expression, str) else results
 
     def answer(
@@ -395,13 +328,10 @@ class Segmenter(ModelHubMixin):
     ) -> list[Result]:
         """As a call with several sentences, of a video that is open."""
         with self.encode(source, expressions, threshold, targets, progress) as clip:
-            collected = [Rles(len(answer.chosen)) for answer in clip.answers]
-            for index, (_, masks) in enumerate(clip.frames(False)):
-                for rles, mask in zip(collected, masks, strict=True):
-                    rles.add(mask)
-                if progress:
-                    progress("masks", index + 1, len(clip.times))
-            return [clip.result(answer, rles) for answer, rles in zip(clip.answers, collected, strict=True)]
+            for _, masks in clip.frames(False):
+                for answer, mask in zip(clip.answers, masks, strict=True):
+                    answer.add(mask)
+            return [clip.result(answer) for answer in clip.answers]
 
     @contextlib.contextmanager
     def encode(
@@ -416,30 +346,19 @@ class Segmenter(ModelHubMixin):
         threshold, targets = self.readout(threshold, targets)
         if not expressions:
             raise UserError("no expression given; say in words what to segment")
+        progress = progress or (lambda phase, done, total: None)
         queries = [self._query(expression) for expression in expressions]
         with tempfile.TemporaryFile(prefix="dshmp-") as file:
-            seen = self._encode(source, queries, _Spill(file, _room()), progress)
-            if progress:
-                progress("motion", 0, None)
-            fps = _average_rate(source, seen.times)
-            answers = tuple(
-                self._decode_motion(query, tokens, source.positions, fps, threshold, targets)
-                for query, tokens in zip(queries, seen.tokens, strict=True)
-            )
-            seen.tokens.clear()
-            if progress:
-                progress("motion", 1, 1)
-
-            def decode_masks(make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
-                return self._decode_masks(source, answers, seen, make, pixels)
-
-            yield EncodedClip(source, answers, fps, tuple(seen.times), decode_masks)
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            clip = EncodedClip(self, source, _Spill(file, min(SPILL_LIMIT, free // 2)), progress, source.fps)
+            tokens = self._perceive(clip, queries)
+            progress("motion", 0, None)
+            clip.answers = tuple(self._select(query, tokens.pop(0), clip, threshold, targets) for query in queries)
+            progress("motion", 1, 1)
+            yield clip
 
     def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
-        """The threshold and targets that a query is answered with; the model's own where they are not given.
-
-        Raises UserError where they are none.
-        """
+        """The threshold and targets that a query is answered with; the model's own where they are not given."""
         targets = targets or self.config.readout.targets
         if targets not in ("many", "single"):
             raise UserError(f"targets must be many or single, not {targets!r}")
@@ -458,67 +377,45 @@ class Segmenter(ModelHubMixin):
             shown = shown if len(shown) == len(shown.lower()) else shown.lower()
         return Query(shown, tuple(self.tokenizer.split(expression)), text)
 
-    def _encode(
-        self, source: VideoSource, queries: Sequence[Query], spill: "_Spill", progress: Progress | None
-    ) -> "_Seen":
-        """First pass: object tokens of all frames per query."""
-        seen = _Seen(spill, [[] for _ in queries], [[] for _ in queries])
-        for times, images in self._chunks(source):
-            seen.times += times
-            seen.chunks.append(len(times))
-            pixels = self._pixels(images, queries)
-            for index, (query, features) in enumerate(zip(queries, itertools.cycle(pixels), strict=False)):
-                tokens, mask_embed = self._objects(query, features)
-                seen.tokens[index].append(tokens)
-                seen.mask_embed[index].append(mask_embed)
-            spill.write([self.model.mask_pixels(features) for features in pixels])
-            if progress:
-                progress("frames", len(seen.times), source.count)
-        if progress:  # the header only estimates how many there are
-            progress("frames", len(seen.times), len(seen.times))
-        return seen
-
-    def _chunks(self, source: VideoSource) -> Iterator[tuple[list[float], Tensor]]:
-        """Times and images of a chunk; each frame is resized as it comes, so no chunk of full frames is held."""
-        frames = iter(source)
+    def _perceive(self, clip: EncodedClip, queries: Sequence[Query]) -> list[Tensor]:
+        """First pass: object tokens (T, N, C) per query; the rest goes into `clip`."""
+        tokens: list[list[Tensor]] = [[] for _ in queries]
+        clip.mask_embed = [[] for _ in queries]
+        frames = iter(clip.source)
         size = self.model.whole_clips(self.config.input.chunk)
-        while chunk := [(f.time, self._image(f)) for f in itertools.islice(frames, size)]:
-            yield [time for time, _ in chunk], torch.cat([image for _, image in chunk])
+        # each frame is resized as it comes, so no chunk of full frames is held
+        while chunk := [(f.time, prepare_frames([f.image], self.config.input)) for f in islice(frames, size)]:
+            times, images = zip(*chunk, strict=True)
+            clip.times += times
+            clip.chunks.append(len(times))
+            pixels = self._pixels(images, queries)
+            for index, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
+                with self._inference():
+                    seen = self.model.encode_objects(features, query.text)
+                tokens[index].append(seen.tokens.float())
+                clip.mask_embed[index].append(seen.mask_embed)
+            clip.spill.write([self.model.mask_pixels(features) for features in pixels])
+            clip.progress("frames", len(clip.times), clip.source.count)
+        clip.progress("frames", len(clip.times), len(clip.times))  # the header only estimates how many there are
+        if clip.fps is not None and len(clip.times) > 1:  # nor does it know the rate where that varies
+            clip.fps = (len(clip.times) - 1) / (clip.times[-1] - clip.times[0])
+        return [torch.cat(each) for each in tokens]
 
-    def _image(self, frame: Frame) -> Tensor:
-        """(1, 3, h, w), the network's input."""
-        return prepare_frames([frame.image], self.config.input)
-
-    def _pixels(self, images: Tensor, queries: Sequence[Query]) -> list["PixelFeatures"]:
+    def _pixels(self, images: Sequence[Tensor], queries: Sequence[Query]) -> list["PixelFeatures"]:
         """Pixel features of a chunk: one for all queries where they don't depend on the words, or one each."""
-        images = images.to(self.device)
-        asked = queries if self.model.features_read_text else queries[:1]
+        clip = torch.cat(tuple(images)).to(self.device)
         with self._inference():
-            return [self.model.encode_pixels(images, query.text) for query in asked]
+            readers = queries if self.model.features_read_text else queries[:1]
+            return [self.model.encode_pixels(clip, query.text) for query in readers]
 
-    def _objects(self, query: Query, features: "PixelFeatures") -> tuple[Tensor, Tensor]:
-        """Object tokens and mask embeddings (F, N, C) of a chunk."""
-        with self._inference():
-            seen = self.model.encode_objects(features, query.text)
-        return seen.tokens.float(), seen.mask_embed
-
-    def _decode_motion(
-        self,
-        query: Query,
-        tokens: list[Tensor],
-        positions: Sequence[int] | None,
-        fps: float | None,
-        threshold: float,
-        targets: Targets,
-    ) -> Selection:
-        """Motion perception over the whole clip, then who is meant."""
-        whole = torch.cat(tokens)[None]  # F frames a chunk -> (1, T, N, C)
-        real = torch.ones(whole.shape[:2], dtype=torch.bool, device=self.device)
+    def _select(self, query: Query, tokens: Tensor, clip: EncodedClip, threshold: float, targets: Targets) -> Selection:
+        """Motion perception over the whole clip, of which tokens (T, N, C) are given, then who is meant."""
+        positions, rate = clip.source.positions, self.config.input.motion_fps
         place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
-        rate = self.config.input.motion_fps
-        stride = max(1, round(fps / rate)) if fps and rate else 1
+        stride = max(1, round(clip.fps / rate)) if clip.fps and rate else 1
+        real = torch.ones(1, len(tokens), dtype=torch.bool, device=self.device)
         with self._inference(exact=True):
-            video = self.model.decode_motion(whole, real, query.text, place, stride=min(stride, whole.shape[1]))
+            video = self.model.decode_motion(tokens[None], real, query.text, place, stride=min(stride, len(tokens)))
         scores = video.logits[0].float().softmax(dim=-1)[:, 0]
         order = scores.argsort(descending=True).tolist()
         best = float(scores[order[0]])
@@ -528,7 +425,6 @@ class Segmenter(ModelHubMixin):
         if targets == "single":
             chosen = chosen[:1]
         attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
-        evidence = attention / attention.sum(axis=1, keepdims=True)
         return Selection(
             query=query,
             video=video,
@@ -536,69 +432,13 @@ class Segmenter(ModelHubMixin):
             scores=tuple(float(scores[i]) for i in chosen),
             best=best,
             threshold=threshold,
-            evidence=evidence,
-            quality=Quality(len(chosen)) if self.config.release.score == "quality" else None,
+            evidence=attention / attention.sum(axis=1, keepdims=True),
         )
-
-    def _decode_masks(
-        self,
-        source: VideoSource,
-        answers: Sequence[Selection],
-        seen: "_Seen",
-        make: Callable[[Tensor], T],
-        pixels: bool,
-    ) -> Iterator[tuple[Frame | None, list[T]]]:
-        """Second pass. Frames are decoded again only where their pixels are wanted or perceived anew."""
-        for answer in answers:
-            if answer.quality is not None:
-                answer.quality.restart()
-        size = (source.height, source.width)
-        wanted = any(answer.chosen for answer in answers)
-        decoded: Iterator[Frame] | None = None
-        if pixels or (wanted and not seen.spill.complete):
-            decoded = iter(source)
-        start = 0
-        for chunk, length in enumerate(seen.chunks):
-            features = seen.spill.read(chunk, self.device) if wanted else []
-            frames: Iterator[Frame] | None = None
-            if decoded is not None:
-                frames = itertools.islice(decoded, length)
-                if wanted and not features:
-                    again = list(frames)
-                    images = torch.cat([self._image(frame) for frame in again])
-                    perceived = self._pixels(images, [a.query for a in answers])
-                    features = [self.model.mask_pixels(each) for each in perceived]
-                    frames = iter(again)
-            # one feature map for all expressions, or one each
-            shared = itertools.cycle(features) if features else itertools.repeat(torch.empty(0))
-            logits = [
-                self._logits(answer, slice(start, start + length), embed[chunk], feature) if answer.chosen else None
-                for answer, embed, feature in zip(answers, seen.mask_embed, shared, strict=False)
-            ]
-            for offset in range(length):
-                frame = None if frames is None else next(frames, None)
-                if frames is not None and frame is None:
-                    raise UserError(f"{source.name}: changed while it was being read")
-                yield (
-                    frame,
-                    [
-                        make(self._at_size(answer, None if logit is None else logit[:, offset : offset + 1], size))
-                        for answer, logit in zip(answers, logits, strict=True)
-                    ],
-                )
-            start += length
-
-    def _at_size(self, answer: Selection, logits: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """One frame's mask logits (K, 1, h, w) -> (K, H, W) at the frame's own size."""
-        if logits is None:
-            return torch.zeros(0, *size)
-        logits = input_masks(logits, size, self.config.input)
-        if answer.quality is not None:
-            answer.quality.add(logits)
-        return output_masks(logits, size)[:, 0]
 
     def _logits(self, answer: Selection, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
         """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""
+        if not answer.chosen:
+            return torch.empty(0, 1)
         with self._inference():
             logits = self.model.decode_masks(answer.video, frames, features, mask_embed)
         return logits[list(answer.chosen)].float()
@@ -617,79 +457,41 @@ class Segmenter(ModelHubMixin):
             ) from None
 
 
-@contextlib.contextmanager
-def _pushing(repo_id: str) -> Iterator[None]:
-    """The hub client raises a dozen kinds: no network, no token, no permission."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(f"{repo_id}: cannot be pushed to the hub ({reason(error)})") from None
-
-
 class _Spill:
     """Feature maps of every chunk in a file, up to `limit` bytes; plain reads and writes, so not in our memory."""
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
-        self.file = file
-        self.limit = limit
-        self.index: list[list[tuple[torch.Size, torch.dtype]]] = []
-        self.offsets = [0]
+        self.file, self.limit = file, limit
+        self.ends = [0]
         self.complete = True
 
     def write(self, tensors: Sequence[Tensor]) -> None:
-        size = sum(tensor.nbytes for tensor in tensors)
-        if not self.complete or self.offsets[-1] + size > self.limit:
-            self.complete = False
-            return
-        for tensor in tensors:
-            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            self.file.write(flat.numpy().data)
-        self.index.append([(tensor.shape, tensor.dtype) for tensor in tensors])
-        self.offsets.append(self.offsets[-1] + size)
+        """Add a chunk, unless the limit is reached."""
+        self.complete = self.complete and self.ends[-1] + sum(tensor.nbytes for tensor in tensors) <= self.limit
+        if self.complete:
+            data = save({str(index): tensor.cpu().contiguous() for index, tensor in enumerate(tensors)})
+            self.file.write(data)
+            self.ends.append(self.ends[-1] + len(data))
 
     def read(self, chunk: int, device: torch.device) -> list[Tensor]:
         """Exactly what was written for a chunk; nothing where the limit was reached before."""
-        if chunk >= len(self.index):
+        if chunk + 1 >= len(self.ends):
             return []
-        self.file.seek(self.offsets[chunk])
-        tensors = []
-        for shape, dtype in self.index[chunk]:
-            data = bytearray(shape.numel() * dtype.itemsize)
-            if self.file.readinto(data) != len(data):  # type: ignore[attr-defined]
-                raise UserError("the temporary file of features was cut short; is the disk full?")
-            tensors.append(torch.frombuffer(data, dtype=dtype).view(shape).to(device))
-        return tensors
+        self.file.seek(self.ends[chunk])
+        tensors = load(self.file.read(self.ends[chunk + 1] - self.ends[chunk]))
+        return [tensors[str(index)].to(device) for index in range(len(tensors))]
 
 
-@dataclass
-class _Seen:
-    """What the first pass leaves: per query and chunk the object tokens and mask embeddings (F, N, C)."""
-
-    spill: _Spill
-    tokens: list[list[Tensor]]
-    mask_embed: list[list[Tensor]]
-    times: list[float] = field(default_factory=list)
-    chunks: list[int] = field(default_factory=list)
-
-
-def _room() -> int:
-    """Bytes we allow ourselves on disk: the limit, at most half of what is free."""
-    return min(SPILL_LIMIT, shutil.disk_usage(tempfile.gettempdir()).free // 2)
-
-
-def _average_rate(source: VideoSource, times: Sequence[float]) -> float | None:
-    """Frames per second as they are, since headers of variable-rate files err."""
-    if source.fps is None or len(times) < 2:
-        return source.fps
-    return (len(times) - 1) / (times[-1] - times[0])
+def _again(source: VideoSource) -> Iterator[Frame]:
+    yield from source
+    raise UserError(f"{source.name}: changed while it was being read")
 
 
 def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
     """The precision asked for; `auto` is the model's own on a GPU that has it, and float32 elsewhere."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
-        modern = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        able = modern if own == "bfloat16" else device.type == "cuda"
+        able = device.type == "cuda" and (own != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False))
         return known[own] if able else torch.float32
     if name not in known:
         raise UserError(f"precision {name!r} is not one of auto, {', '.join(known)}")

@@ -1,6 +1,7 @@
 """Processes that share the work: they leave Ctrl-C to the one that started them, and never outlive it."""
 
 import contextlib
+import copy
 import multiprocessing
 import os
 import signal
@@ -9,13 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection
-from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
+from multiprocessing import connection, context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-GRACE = 1.0
-"""Seconds that workers have to finish what they are at."""
 _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
 """Signals that a terminal sends to all processes of a command."""
 
@@ -24,14 +22,12 @@ _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(s
 def _signals_blocked() -> Iterator[None]:
     """Hold the terminal's signals back. A process that is started meanwhile never gets them: not even while it
     starts, when it could not handle them yet."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
+    change = getattr(signal, "pthread_sigmask", lambda how, signals: ())
+    before = change(getattr(signal, "SIG_BLOCK", 0), _TERMINAL)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        change(getattr(signal, "SIG_SETMASK", 0), before)
 
 
 class _Quiet(BaseProcess):
@@ -42,29 +38,17 @@ class _Quiet(BaseProcess):
             super().start()
 
 
-class _Spawned(_Quiet, SpawnProcess):
-    pass
+class _Spawned(_Quiet, context.SpawnProcess): ...
 
 
-class _Spawning(SpawnContext):
-    Process = _Spawned  # type: ignore[assignment]
+class _Forked(_Quiet, getattr(context, "ForkProcess", context.SpawnProcess)): ...  # type: ignore[misc]
 
 
-def spawning() -> SpawnContext:
+def spawning(fork: bool = False) -> Any:
     """The context of processes that begin afresh: a fork of one with threads, such as torch's, may hang."""
-    return _Spawning()
-
-
-def _forking() -> BaseContext:
-    from multiprocessing.context import ForkContext, ForkProcess
-
-    class Forked(_Quiet, ForkProcess):
-        pass
-
-    class Forking(ForkContext):
-        Process = Forked  # type: ignore[assignment]
-
-    return Forking()
+    quiet = copy.copy(multiprocessing.get_context("fork" if fork else "spawn"))
+    quiet.Process = _Forked if fork else _Spawned  # type: ignore[attr-defined]
+    return quiet
 
 
 @contextlib.contextmanager
@@ -73,23 +57,21 @@ def worker_pool(
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes. Where an exception passes, Ctrl-C too, they are ended, whatever they do.
 
-    Args:
-        fork: they share the memory of this process, which must have no threads; only on Linux.
+    With `fork` they share the memory of this process, which must have no threads; only on Linux.
     """
     others = set(multiprocessing.active_children())
-    context = _forking() if fork and sys.platform == "linux" else spawning()
+    spawned = spawning(fork and sys.platform == "linux")
     with _signals_blocked():  # multiprocessing starts a process of its own here
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer, initargs))
+        pool = ProcessPoolExecutor(workers, mp_context=spawned, initializer=_begin, initargs=(initializer, initargs))
     try:
         yield pool
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        # who is at work may finish soon; a pool whose workers are killed before it has cancelled the rest stumbles
-        workers_left = set(multiprocessing.active_children()) - others
-        deadline = time.monotonic() + GRACE
-        while (waiting := [w.sentinel for w in workers_left if w.is_alive()]) and time.monotonic() < deadline:
-            connection.wait(waiting, timeout=deadline - time.monotonic())
-        for process in workers_left:
+        # who is at work may finish in a second; a pool whose workers are killed before it cancelled the rest stumbles
+        deadline = time.monotonic() + 1
+        for process in (left := set(multiprocessing.active_children()) - others):
+            process.join(max(deadline - time.monotonic(), 0))
+        for process in left:
             process.kill()
         raise
     finally:
@@ -106,9 +88,8 @@ def after_parent(end: Callable[[], None]) -> None:
     """Do this, in a thread, as soon as the process that started this one is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    sentinel = parent.sentinel
 
-    def follow() -> None:
+    def follow(sentinel: int = parent.sentinel) -> None:
         connection.wait([sentinel])
         end()
 

@@ -18,28 +18,8 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 def columns() -> "list[ProgressColumn]":
-    """Of the progress of several phases: a bar, or a spinner while it is not known how many steps there are."""
-    from rich.console import RenderableType
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        ProgressColumn,
-        SpinnerColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Bar(ProgressColumn):
-        bar, spinner = BarColumn(), SpinnerColumn()
-
-        def render(self, task: Task) -> RenderableType:
-            return (self.spinner if task.total is None else self.bar).render(task)
-
-    class Steps(MofNCompleteColumn):
-        def render(self, task: Task) -> Text:
-            return Text() if task.total is None and not task.completed else super().render(task)
+    """Of the progress of several phases."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-    return [TextColumn("{task.description}"), Bar(), Steps(), remaining]
+    return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), remaining]

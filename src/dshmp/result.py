@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
+from pydantic import TypeAdapter
 
-if TYPE_CHECKING:
-    from dshmp.model.words import Word
+from dshmp.model.words import Word
 
 Rle = dict[str, Any]
 """COCO run lengths: {"size": [height, width], "counts": str}."""
-
 EVIDENCE = (
     "attention mass that the chosen video tokens (of all objects, averaged) lay on each frame; sums to 1 over the "
     "clip, so values compare across all its frames"
@@ -41,7 +41,7 @@ class Result:
     """The answer to one expression over one video (or the chosen range of its frames)."""
 
     expression: str
-    words: "tuple[Word, ...]"
+    words: tuple[Word, ...]
     """The expression's words in order, each "static", "motion" or neither (None)."""
     found: bool
     """False: nothing in the video matches; all masks are empty then."""
@@ -71,14 +71,13 @@ class Result:
 
     def mask(self, frame: int) -> NDArray[np.bool_]:
         """(H, W) bool, the union in one frame."""
-        mask: NDArray[np.bool_] = decode([self.rle[frame]])[0]
-        return mask
+        return np.asarray(decode([self.rle[frame]])[0])
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers: everything but the size of the frames."""
         return {
             "expression": self.expression,
-            "words": [{"text": w.text, "start": w.start, "end": w.end, "group": w.group} for w in self.words],
+            "words": [word._asdict() for word in self.words],
             "found": self.found,
             "score": round(self.score, 6),
             "threshold": self.threshold,
@@ -96,36 +95,15 @@ class Result:
     @classmethod
     def from_json(cls, values: dict[str, Any], height: int, width: int) -> "Result":
         """What `to_json` gave, of a video with frames of this size."""
-        from dshmp.model.words import Word
-
-        return cls(
-            expression=values["expression"],
-            words=tuple(Word(**word) for word in values["words"]),
-            found=values["found"],
-            score=values["score"],
-            threshold=values["threshold"],
-            height=height,
-            width=width,
-            fps=values["fps"],
-            times=tuple(values["times"]),
-            evidence=tuple(values["evidence"]),
-            objects=tuple(
-                ObjectResult(item["score"], tuple(item["rle"]), tuple(item["evidence"])) for item in values["objects"]
-            ),
-            rle=tuple(values["rle"]),
-        )
+        return TypeAdapter(cls).validate_python(values | {"height": height, "width": width})
 
 
 def encode(mask: NDArray[np.bool_]) -> Rle:
     """(H, W) bool -> run lengths."""
-    from pycocotools import mask as coco
-
     rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def decode(rles: Sequence[Rle]) -> NDArray[np.bool_]:
     """T run lengths -> (T, H, W) bool."""
-    from pycocotools import mask as coco
-
     return np.stack([coco.decode(rle).astype(bool) for rle in rles])

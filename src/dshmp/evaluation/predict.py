@@ -52,7 +52,7 @@ from dshmp.files import (
 from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
 from dshmp.video.images import DECODER_ERRORS, open_image
-from dshmp.video.io import Image, open_video
+from dshmp.video.io import Pixels, open_video
 from dshmp.video.overlay import save_png
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ class Predictor:
         for group in self._groups(plan):
             items = [item for piece in group for item in piece.items]
             with self.segmenter.encode(source, _texts(items), self.threshold, self.targets) as clip:
-                decoded = clip.decode_masks(probability if davis else _cover, False)
+                decoded: Iterator[Any] = clip.decode_masks(probability if davis else _cover, False)
                 for name, (_, answers) in zip(names, decoded, strict=True):
                     rest = iter(answers)
                     for piece in group:
@@ -309,9 +309,9 @@ def scored_place(shown: Sequence[int], scored: int) -> int:
     return min((t for t, position in enumerate(shown) if position == scored), key=lambda t: abs(t - len(shown) // 2))
 
 
-def _cover(logits: Tensor) -> Image:
+def _cover(logits: Tensor) -> Pixels:
     """Mask logits (K, H, W) -> (H, W) uint8, 255 where any of the masks is."""
-    covered: Image = (logits > 0).any(0).cpu().numpy() * np.uint8(255)
+    covered: Pixels = (logits > 0).any(0).cpu().numpy() * np.uint8(255)
     return covered
 
 

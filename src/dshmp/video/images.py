@@ -13,10 +13,8 @@ from dshmp.files import regular
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What people's frames are read in, by Pillow's names. Others stay shut: for PostScript Pillow starts Ghostscript."""
-DATA_FORMATS = ("JPEG", "PNG")
-"""What data sets and predictions consist of."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-"""How names of files in `FORMATS` end."""
+DATA_FORMATS = ("JPEG", "PNG")  # what data sets and predictions consist of
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})  # how names of files in `FORMATS` end
 MAX_PIXELS = 8192 * 8192
 DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
@@ -27,27 +25,17 @@ DECODER_ERRORS = (
 
 @contextlib.contextmanager
 def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
-    """An image of which only the header is read yet.
-
-    Raises:
-        UserError: it has more than `MAX_PIXELS`.
-        OSError: or another of `DECODER_ERRORS`: it cannot be read, or is of none of the formats.
-    """
+    """An image of which only the header is read yet. Raises UserError where it has more than `MAX_PIXELS`, and one of
+    `DECODER_ERRORS` where it cannot be read or is of none of the formats."""
     with open(path, "rb", opener=regular) as file:
         try:
             image = Image.open(file, formats=formats)
         except UnidentifiedImageError:
             raise ValueError(f"it is no {' or '.join(formats)}") from None
-        except Image.DecompressionBombError:
-            raise _too_large(path) from None
         with image:
             if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path)
+                raise UserError(f"{path}: larger than 8192x8192 pixels; scale it down first")
             yield image
-
-
-def _too_large(path: Path) -> UserError:
-    return UserError(f"{path}: larger than 8192x8192 pixels; scale it down first")
 
 
 def scaled_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:

@@ -7,17 +7,19 @@ frame. Every frame keeps its own time, hence variable frame rates come out in sy
 file, later frames are resized to the first one's.
 """
 
+import contextlib
 import itertools
 import logging
 import os
 import re
 import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,42 +29,26 @@ from dshmp.video.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
 
 log = logging.getLogger("dshmp")
 
-Image = NDArray[np.uint8]
-"""(H, W, 3) uint8, RGB."""
-Video = str | Path | NDArray[np.uint8] | Iterable[Image]
+Pixels = NDArray[np.uint8]  # (H, W, 3) uint8, RGB
+Video = str | Path | NDArray[np.uint8] | Iterable[Pixels]
 FrameRange = str | tuple[int, int | None] | None
 
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
-        *(".3gp", ".ogv", ".mxf", ".gif", ".vob"),
-    }
-)
-"""What video files are often called; any file may be one."""
 CONTAINERS = (
-    *("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegts", "mpegvideo", "ogg", "nut", "mxf", "gxf", "rm", "wtv"),
-    *("dv", "dhav", "nsv", "nuv", "swf", "ivf", "obu", "flic", "yuv4mpegpipe"),
-    *("av1", "h261", "h263", "h264", "hevc", "vvc", "m4v", "mjpeg", "mjpeg_2000", "vc1", "vc1test", "dirac", "dnxhd"),
-    *("gif", "apng", "jpegxl_anim"),
-    *("jpeg_pipe", "png_pipe", "bmp_pipe", "webp_pipe", "tiff_pipe", "j2k_pipe", "jpegxl_pipe", "qoi_pipe"),
-    *("pbm_pipe", "pgm_pipe", "ppm_pipe", "pam_pipe", "exr_pipe", "hdr_pipe", "dpx_pipe"),
+    "mov,matroska,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg,nut,mxf,gxf,rm,wtv,dv,dhav,nsv,nuv,swf,ivf,obu,flic,gif,apng,"
+    "yuv4mpegpipe,av1,h261,h263,h264,hevc,vvc,m4v,mjpeg,mjpeg_2000,vc1,vc1test,dirac,dnxhd,jpegxl_anim,jpeg_pipe,"
+    "png_pipe,bmp_pipe,webp_pipe,tiff_pipe,j2k_pipe,jpegxl_pipe,qoi_pipe,pbm_pipe,pgm_pipe,ppm_pipe,pam_pipe,exr_pipe,"
+    "hdr_pipe,dpx_pipe"
 )
 """FFmpeg's demuxers of single files that hold moving pictures or one still picture; no other is used. Playlists (hls,
 dash, concat), patterns of names (image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
-PLAYLIST = re.compile(
-    rb"(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat|\[(playlist|reference)\]|v=0\s|(<[?!][^>]*>\s*)*<(MPD|smil|asx)\b)",
-    re.IGNORECASE,
-)
-"""How HLS, FFmpeg's concat, PLS, ASF references, SDP, DASH, SMIL and ASX begin: lists of other files."""
-UNKNOWN_RATE = 10.0
-"""Frames per second at which a folder or an array is played back when nobody says how fast it is."""
+UNKNOWN_RATE = 10.0  # frames per second at which a folder or an array is played back when nobody says how fast it is
 
 
 @dataclass(frozen=True)
 class Frame:
     """One frame: RGB uint8 `image` (H, W, 3) and its `time` in seconds from the start of the video."""
 
-    image: Image
+    image: Pixels
     time: float
 
 
@@ -75,10 +61,8 @@ class VideoSource:
     path: Path | None
     height: int
     width: int
-    fps: float | None
-    """Average frames per second; None where it isn't known (images, arrays)."""
-    expected: int | None
-    """Frames that an iteration will give, as far as the header tells; only an estimate."""
+    fps: float | None  # average frames per second; None where it isn't known (images, arrays)
+    expected: int | None  # frames that an iteration will give, as far as the header tells; only an estimate
     frames: Callable[[], Iterator[Frame]]
     start: int = 0
     stop: int | None = None
@@ -87,22 +71,19 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the beginning; raises UserError where the range holds no frame."""
-        found = False
-        for frame in itertools.islice(self.frames(), self.start, self.stop):
-            found = True
-            yield frame
-        if not found:
+        frames = itertools.islice(self.frames(), self.start, self.stop)
+        if (first := next(frames, None)) is None:
             length = f" (about {self.expected} frames)" if self.expected is not None else ""
-            chosen = f"{self.start}:{'' if self.stop is None else self.stop}"
+            chosen = f"{self.start}:{self.stop or ''}"
             raise UserError(f"{self.name}: no frame in the range {chosen}{length}; choose an earlier one")
+        yield first
+        yield from frames
 
     @property
     def count(self) -> int | None:
         """Frames in the chosen range, as far as known."""
-        if self.expected is None:
-            return None if self.stop is None else self.stop - self.start
-        last = self.expected if self.stop is None else min(self.stop, self.expected)
-        return max(last - self.start, 0)
+        ends = [end for end in (self.stop, self.expected) if end is not None]
+        return max(min(ends) - self.start, 0) if ends else None
 
 
 def open_video(video: Video, frames: FrameRange = None, fps: float | None = None) -> VideoSource:
@@ -110,12 +91,9 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
 
     Args:
         video: path of a video file, an image or a folder of images (sorted naturally); uint8 array (T, H, W, 3);
-            or an iterable of uint8 arrays (H, W, 3), which is copied to a temporary file as it is read.
+            or an iterable of uint8 arrays (H, W, 3), which is copied to a temporary file first.
         frames: "A:B" or (A, B): only frames A <= t < B; either end of the text may be left out.
         fps: how fast images, arrays and iterators are; not for video files, which know it themselves.
-
-    Raises:
-        UserError: nothing there, not a video, nothing decodes, frames of unequal sizes, wrong shape or type.
     """
     start, stop = parse_range(frames)
     if fps is not None and not 0 < fps < float("inf"):
@@ -125,17 +103,16 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
     elif isinstance(video, np.ndarray):
         source = _open_array(video, fps)
     elif isinstance(video, Iterable):
-        source = _open_iterator(iter(video), fps)
+        source = _open_array(_spooled(itertools.islice(video, stop)), fps)
     else:
         raise UserError(f"cannot read a video from {type(video).__name__}; give a path, an array or frames")
-    fields = {name: getattr(source, name) for name in source.__dataclass_fields__}
-    return VideoSource(**{**fields, "start": start, "stop": stop})
+    return replace(source, start=start, stop=stop)
 
 
 def check_sentences(expressions: Iterable[str]) -> None:
     """Raises UserError where one of the sentences is a file: who names several videos means several runs."""
     for text in expressions:
-        if os.path.isfile(text) or Path(text).suffix.lower() in VIDEO_SUFFIXES:
+        if os.path.isfile(text) or re.fullmatch(r"\S+\.\w{2,4}", text):
             raise UserError(
                 f"{text!r} is a file, but only the first argument is a video and the rest are sentences; for several "
                 "videos write a list of video,expression and run: dshmp batch LIST.csv"
@@ -144,287 +121,178 @@ def check_sentences(expressions: Iterable[str]) -> None:
 
 def parse_range(frames: FrameRange) -> tuple[int, int | None]:
     """ "A:B" -> (A, B); None, ":" -> (0, None). Raises UserError where it is no range."""
-    if frames is None:
-        return 0, None
     if isinstance(frames, str):
         match = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", frames)
         if match is None:
             raise UserError(f"frames {frames!r} is not a range; write A:B, for instance 0:100 or 50:")
-        start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
-    else:
-        start, stop = frames
+        frames = int(match[1] or 0), int(match[2]) if match[2] else None
+    start, stop = frames or (0, None)
     if start < 0 or (stop is not None and stop <= start):
-        raise UserError(f"frames {start}:{'' if stop is None else stop} is empty; the end must come after the start")
+        raise UserError(f"frames {start}:{stop} is empty; the end must come after the start")
     return start, stop
-
-
-# Files ------------------------------------------------------------------------------------------------------------
 
 
 def _open_path(path: Path, fps: float | None) -> VideoSource:
     try:
         if path.is_dir():
-            return _open_folder(path, fps)
-        with open(path, "rb", opener=regular) as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise UserError(f"{path}: the file is empty (0 bytes)")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file or folder") from None
-    except PermissionError:
-        raise UserError(f"{path}: no permission to read it") from None
+            files = [f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+            if not files:
+                raise UserError(f"{path}: a folder without frames; put images in it, or name a video file")
+            files.sort(key=lambda f: re.sub(r"\d+", lambda number: number[0].zfill(20), f.name.lower()))  # 2 before 10
+            return _stills(path.resolve().name, path, lambda: _read_images(files), len(files), fps)
+        with open(path, "rb", opener=regular):
+            pass
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
     if path.suffix.lower() in SUFFIXES:
-        return _images(path, path.stem, [path], fps)
+        return _stills(path.stem, path, lambda: _read_images([path]), 1, fps)
     return _open_file(path)
 
 
 def _open_file(path: Path) -> VideoSource:
-    warned: set[str] = set()
     with open_container(path) as container:
         stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else None
-        expected = int(stream.frames) or None
-        if expected is None and fps is not None:
-            seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
-            expected = round(seconds * fps) or None
-    first = next(_decode(path, fps, None, set()), None)
-    if first is None:
-        raise UserError(f"{path}: no frame could be decoded; the file is damaged or its codec is unknown")
-    height, width = first.image.shape[:2]
+        seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+        expected = int(stream.frames) or round(seconds * (fps or 0)) or None
+    told = False
 
     def frames() -> Iterator[Frame]:
-        return (_at_size(frame, height, width) for frame in _decode(path, fps, expected, warned))
+        """All that decode; damaged packets are passed over, with one warning."""
+        nonlocal told
+        with open_container(path) as container:
+            stream = _video_stream(container, path)
+            stream.thread_type = "AUTO"
+            packets = container.demux(stream)
+            count, damaged, time, step = 0, 0, -1.0, 1 / (fps or UNKNOWN_RATE)
+            while True:
+                try:
+                    decoded = next(packets).decode()
+                except (StopIteration, av.error.EOFError):
+                    break
+                except av.error.FFmpegError:
+                    damaged += 1
+                    continue
+                for frame in decoded:
+                    # where time stamps are missing or broken, the order of decoding counts
+                    time = frame.time if frame.time is not None and frame.time > time else time + step
+                    if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
+                        matrix, size = _display_matrix(frame), None
+                    image = _upright(frame.to_ndarray(format="rgb24"), matrix)
+                    size = size or (image.shape[1], image.shape[0])
+                    image = (
+                        image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                    )
+                    count += 1
+                    yield Frame(image, float(time))
+            short = expected is not None and count < 0.9 * expected
+            if count and (damaged or short) and not told:
+                told = True
+                whole = f" of about {expected}" if short else ""
+                log.warning("%s: damaged or cut off; took the %s frames%s that could be decoded", path, count, whole)
 
+    first = next(frames(), None)
+    if first is None:
+        raise UserError(f"{path}: no frame could be decoded; the file is damaged or its codec is unknown")
+    height, width, _ = first.image.shape
     return VideoSource(path.stem, path, height, width, fps, expected, frames)
 
 
 def open_container(path: Path) -> Any:
     """Open a file with FFmpeg, which learns its content but no name: nothing that it holds, nor `%03d` or a colon in
-    its name, can lead to another file.
-
-    Raises:
-        UserError: it cannot be read, or is none of `CONTAINERS`.
-    """
-    import av
-
+    its name, can lead to another file. Raises UserError where it cannot be read, or is none of `CONTAINERS`."""
     try:
         with open(path, "rb", opener=regular) as file:
-            options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": ",".join(CONTAINERS)}
+            options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": CONTAINERS}
             return av.open("fd:", options=options, metadata_errors="replace")
-    except av.error.ArgumentError:  # what FFmpeg says of a format beyond the list
-        raise UserError(f"{path}: {_unreadable(path, 'of a kind that can be read')}") from None
     except av.error.FFmpegError as error:
-        raise UserError(f"{path}: {_unreadable(path, f'that can be read ({reason(error)})')}") from None
+        hint = "give a whole MP4, MKV, AVI or the like, no list of others"
+        raise UserError(f"{path}: not a video of a kind that can be read ({reason(error)}); {hint}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
-
-
-def _unreadable(path: Path, why: str) -> str:
-    """What is said of a file that FFmpeg, allowed `CONTAINERS` only, does not open."""
-    with open(path, "rb", opener=regular) as file:
-        head = file.read(4096)
-    if PLAYLIST.match(head):
-        return "a list that names other files; give the video itself, or join them: ffmpeg -i LIST -c copy video.mp4"
-    if head.isascii() and b"\0" not in head:
-        why = "but a text file"
-    return f"not a video {why}; give a whole MP4, MKV, AVI or the like"
 
 
 def _video_stream(container: Any, path: Path) -> Any:
     """The first stream of moving pictures (cover art doesn't count)."""
     from av.stream import Disposition
 
-    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not moving:
-        kinds = sorted({str(s.type) for s in container.streams})
-        raise UserError(f"{path}: no video in this file, only {' and '.join(kinds) or 'nothing'}")
-    stream = moving[0]
-    context = stream.codec_context
-    if context is None:
-        raise UserError(f"{path}: the codec of its video is unknown")
-    _check_size(context.height, context.width, str(path))
-    return stream
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise UserError(f"{path}: the codec of its video is unknown")
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if not 0 < height * width <= MAX_PIXELS:
+                raise UserError(
+                    f"{path}: frames of {width}x{height} pixels, the most is 8192x8192; scale it down first"
+                )
+            return stream
+    kinds = sorted({str(stream.type) for stream in container.streams})
+    raise UserError(f"{path}: no video in this file, only {' and '.join(kinds) or 'nothing'}")
 
 
-def _decode(path: Path, fps: float | None, expected: int | None, warned: set[str]) -> Iterator[Frame]:
-    """All frames that decode. Damaged packets are passed over, with one warning (kept in `warned`)."""
-    import av
-
-    def warn(message: str) -> None:
-        if message not in warned:
-            warned.add(message)
-            log.warning("%s: %s", path, message)
-
-    with open_container(path) as container:
-        stream = _video_stream(container, path)
-        stream.thread_type = "AUTO"
-        index, damaged, last = 0, 0, -1.0
-        matrix: tuple[int, int, int, int] | None = None
-        step = 1 / (fps or UNKNOWN_RATE)
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-                decoded = packet.decode()
-            except StopIteration:
-                break
-            except av.error.EOFError:
-                break
-            except av.error.FFmpegError:
-                damaged += 1
-                if damaged > 1000:  # a demuxer that fails for ever would never end
-                    break
-                continue
-            for frame in decoded:
-                time = frame.time if frame.time is not None else last + step
-                if time <= last:  # broken time stamps: keep the order of decoding
-                    time = last + step
-                last = time
-                if index == 0:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
-                    matrix = _display_matrix(frame)
-                yield Frame(_upright(frame.to_ndarray(format="rgb24"), matrix), float(time))
-                index += 1
-        short = expected is not None and index < 0.9 * expected
-        if index and (damaged or short):
-            whole = f" of about {expected}" if short else ""
-            warn(f"damaged or cut off; took the {index} frames{whole} that could be decoded")
+def _display_matrix(frame: Any) -> list[int]:
+    """(a, b, u, c, d, ...) of the display matrix, which sends (x, y) to (a x + c y, b x + d y)."""
+    with contextlib.suppress(ValueError):  # a kind of side data that PyAV does not know, as a TIFF's
+        if (side := frame.side_data.get("DISPLAYMATRIX")) is not None:
+            matrix: list[int] = np.frombuffer(bytes(side), dtype=np.int32).tolist()
+            return matrix
+    return [1, 0, 0, 0, 1]
 
 
-def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
-    """(a, b, c, d) of the display matrix, which sends (x, y) to (a x + c y, b x + d y)."""
-    try:
-        side = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # a kind of side data that PyAV does not know, as a TIFF's
-        return None
-    if side is None:
-        return None
-    a, b, _, c, d = np.frombuffer(bytes(side), dtype=np.int32)[:5].tolist()
-    return a, b, c, d
-
-
-def _upright(image: Image, matrix: tuple[int, int, int, int] | None) -> Image:
+def _upright(image: Pixels, matrix: list[int]) -> Pixels:
     """The image with its display matrix applied."""
-    if matrix is None:
-        return image
-    a, b, c, d = matrix
-    if abs(a) >= abs(b):
-        flip_x, flip_y = a < 0, d < 0
-    else:
-        image = image.transpose(1, 0, 2)
-        flip_x, flip_y = c < 0, b < 0
-    return np.ascontiguousarray(image[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+    a, b, _, c, d = matrix[:5]
+    if abs(a) < abs(b):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-def _at_size(frame: Frame, height: int, width: int) -> Frame:
-    if frame.image.shape[:2] == (height, width):
-        return frame
-    import cv2
-
-    resized = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
-    return Frame(np.asarray(resized, dtype=np.uint8), frame.time)
-
-
-# Images, arrays, iterators ----------------------------------------------------------------------------------------
-
-
-def _open_folder(folder: Path, fps: float | None) -> VideoSource:
-    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
-    if not files:
-        known = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise UserError(f"{folder}: a folder without frames; put images ({known}) in it, or name a video file")
-    return _images(folder, folder.resolve().name, sorted(files, key=_natural), fps)
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key in which frame2 comes before frame10."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-def _images(path: Path, name: str, files: list[Path], fps: float | None) -> VideoSource:
-    height, width = _read_image(files[0]).shape[:2]
+def _stills(
+    name: str, path: Path | None, images: Callable[[], Iterable[Pixels]], count: int, fps: float | None
+) -> VideoSource:
+    """Images of one size at even times; `images` begins anew each time."""
 
     def frames() -> Iterator[Frame]:
-        for index, file in enumerate(files):
-            image = _read_image(file)
-            if image.shape[:2] != (height, width):
-                size, first = f"{image.shape[1]}x{image.shape[0]}", f"{width}x{height}"
-                raise UserError(f"{file}: {size}, but {files[0].name} is {first}; all frames must be of one size")
-            yield Frame(image, index / (fps or UNKNOWN_RATE))
+        return (Frame(image, index / (fps or UNKNOWN_RATE)) for index, image in enumerate(images()))
 
-    return VideoSource(name, path, height, width, fps, len(files), frames)
+    height, width, _ = next(frames()).image.shape
+    return VideoSource(name, path, height, width, fps, count, frames)
 
 
-def _read_image(file: Path) -> Image:
+def _read_images(files: list[Path]) -> Iterator[Pixels]:
     from PIL import ImageOps
 
-    try:
-        with open_image(file) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except PermissionError:
-        raise UserError(f"{file}: no permission to read it") from None
-    except DECODER_ERRORS as error:
-        raise UserError(f"{file}: not an image, or damaged ({reason(error)})") from None
+    first = None
+    for file in files:
+        try:
+            with open_image(file) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+        except DECODER_ERRORS as error:
+            raise UserError(f"{file}: not an image, or damaged ({reason(error)})") from None
+        first = first or image
+        if image.size != first.size:
+            sizes = f"{image.width}x{image.height}, but the first frame is {first.width}x{first.height}"
+            raise UserError(f"{file}: {sizes}; all frames must be of one size")
+        yield np.asarray(image)
 
 
 def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:
-    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8:
-        raise UserError(f"a video array must be uint8 (T, H, W, 3), not {array.dtype} {array.shape}")
-    if 0 in array.shape:
-        raise UserError(f"the video array holds no frames or no pixels: {array.shape}")
-    count, height, width = array.shape[:3]
-    _check_size(height, width, "video array")
-
-    def frames() -> Iterator[Frame]:
-        return (Frame(image, index / (fps or UNKNOWN_RATE)) for index, image in enumerate(array))
-
-    return VideoSource("video", None, height, width, fps, count, frames)
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
+        raise UserError(f"a video array must be uint8 (T, H, W, 3) and not empty, not {array.dtype} {array.shape}")
+    return _stills("video", None, lambda: array, len(array), fps)
 
 
-def _open_iterator(images: Iterator[Image], fps: float | None) -> VideoSource:
-    first = next(images, None)
-    if first is None:
-        raise UserError("the iterator gave no frames")
-    _check_frame(first, 0)
-    shape = first.shape
-    spool = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source)
-    images = itertools.chain([first], images)
-    stored = 0
-
-    def frames() -> Iterator[Frame]:
-        nonlocal stored
-        for index in itertools.count():
-            if index < stored:
-                spool.seek(index * first.nbytes)
-                image = np.frombuffer(spool.read(first.nbytes), dtype=np.uint8).reshape(shape)
-            else:
-                fresh = next(images, None)
-                if fresh is None:
-                    return
-                _check_frame(fresh, index, shape)
-                image = np.array(fresh)
-                spool.seek(index * first.nbytes)
-                spool.write(image.tobytes())
-                stored += 1
-            yield Frame(image, index / (fps or UNKNOWN_RATE))
-
-    weakref.finalize(frames, spool.close)
-    return VideoSource("video", None, shape[0], shape[1], fps, None, frames)
-
-
-def _check_frame(image: object, index: int, shape: tuple[int, ...] | None = None) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"frame {index} must be a uint8 array (H, W, 3), not {found}")
-    if shape is not None and image.shape != shape:
-        raise UserError(f"frame {index} is {image.shape}, but frame 0 is {shape}; all frames must be of one size")
-    _check_size(image.shape[0], image.shape[1], f"frame {index}")
-
-
-def _check_size(height: int, width: int, where: str) -> None:
-    if height < 1 or width < 1:
-        raise UserError(f"{where}: frames of {width}x{height} pixels")
-    if height * width > MAX_PIXELS:
-        raise UserError(f"{where}: frames of {width}x{height} pixels are larger than 8192x8192; scale it down first")
+def _spooled(images: Iterator[Any]) -> NDArray[np.uint8]:
+    """The images in a temporary file, as an array (T, H, W, 3) that is read from it."""
+    count, shape = 0, None
+    with tempfile.TemporaryFile() as file:
+        for image in images:
+            shape = shape or np.shape(image)
+            if getattr(image, "dtype", None) != np.uint8 or image.shape != shape or image.shape[2:] != (3,):
+                raise UserError(f"frame {count} must be a uint8 array (H, W, 3), and all frames of one size")
+            file.write(image.tobytes())
+            count += 1
+        if shape is None:
+            raise UserError("the iterator gave no frames")
+        return np.memmap(file, np.uint8, "r", shape=(count, *shape))
