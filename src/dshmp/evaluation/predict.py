@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dshmp import __version__
 from dshmp.config import to_dict
-from dshmp.data.base import Expression, Split, by_video, frame_size, read_json, times_shown
+from dshmp.data.base import Expression, Split, frame_size, read_json, times_shown
 from dshmp.data.masks import rle_fault, save_palette_png
 from dshmp.data.registry import dataset
 from dshmp.errors import UserError
@@ -64,31 +64,24 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FACTS = "predict.json"
-BATCH = 64
-"""Expressions of a video that are answered together: what is kept of the video grows with them."""
-BACKGROUND = 0.1
-"""Probability of the background where DAVIS's objects are merged."""
+BATCH = 64  # expressions of a video that are answered together: what is kept of the video grows with them
+BACKGROUND = 0.1  # probability of the background where DAVIS's objects are merged
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What is written wholly or not at all: a folder of masks, or a file of detections."""
+class Piece(NamedTuple):
+    """What is written wholly or not at all, at `path` below the predictions: a folder of masks, or detections. It
+    answers one expression; in DAVIS one annotator's of a video, by object; in COCO's layout all of a video."""
 
     path: str
-    """Below the folder of predictions."""
     video: str
     items: tuple[Expression, ...]
-    """What it answers: in DAVIS one annotator's expressions by object, in COCO's layout all of a video."""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a run did."""
+class Summary(NamedTuple):
+    """What a run did: what predict.json says, and how many expressions were answered before."""
 
     facts: dict[str, Any]
-    """What predict.json says."""
     skipped: int
-    """Expressions that were answered before."""
     zip: Path | None
 
 
@@ -171,17 +164,17 @@ def run(
 
 def pieces(split: Split, layout: str) -> list[Piece]:
     """All that is to be written, video by video."""
-    if layout in TOPS:
-        return [Piece(f"{TOPS[layout]}{item.video}/{item.id}", item.video, (item,)) for item in split.expressions]
-    if layout == "coco":
-        return [Piece(f"parts/{video}.json", video, tuple(items)) for video, items in by_video(split).items()]
-    found: defaultdict[tuple[str, int], list[Expression]] = defaultdict(list)
+    found: defaultdict[tuple[str, str], list[Expression]] = defaultdict(list)
     for item in split.expressions:
-        found[item.video, item.extra["annotator"]].append(item)
-    return [
-        Piece(f"anno_{annotator}/{video}", video, tuple(sorted(items, key=lambda item: item.objects)))
-        for (video, annotator), items in found.items()
-    ]
+        if layout in TOPS:
+            path = f"{TOPS[layout]}{item.video}/{item.id}"
+        else:
+            path = f"parts/{item.video}.json" if layout == "coco" else f"anno_{item.extra['annotator']}/{item.video}"
+        found[path, item.video].append(item)
+    if layout == "davis":
+        for items in found.values():
+            items.sort(key=lambda item: item.objects)
+    return [Piece(path, video, tuple(items)) for (path, video), items in found.items()]
 
 
 @dataclass(frozen=True)
@@ -203,19 +196,18 @@ class Predictor:
 
     def finished(self) -> set[str]:
         """Paths of the pieces that are there, nothing of them missing or damaged."""
+        if self.layout == "coco":
+            merged = _are_detections(self.out / FILE, self.split.expressions)
+            return {p.path for p in self.plan if merged or _are_detections(self.out / p.path, p.items)}
         size = functools.cache(functools.partial(frame_size, self.split))
         mode = "P" if self.layout == "davis" else "L"
 
-        def is_finished(piece: Piece) -> bool:
-            files = self.files(piece)
-            if self.layout == "coco":
-                return _are_detections(files[0], piece.items)
+        def are_masks(files: Sequence[Path], video: str) -> bool:
             with contextlib.suppress(UserError, *DECODER_ERRORS):  # damage; or no frame, which is told in its turn
-                return files[0].exists() and all(_is_mask(file, size(piece.video), mode) for file in files)
+                return files[0].exists() and all(_is_mask(file, size(video), mode) for file in files)
             return False
 
-        merged = self.layout == "coco" and _are_detections(self.out / FILE, self.split.expressions)
-        return {piece.path for piece in self.plan if merged or is_finished(piece)}
+        return {piece.path for piece in self.plan if are_masks(self.files(piece), piece.video)}
 
     def remove(self) -> None:
         """Remove what predictions of this split write; what else lies in the folder stays."""
@@ -257,50 +249,51 @@ class Predictor:
         names = self.split.videos[video].frames
         source = open_video(self.split.frames(video, [position])[0] for position in range(len(names)))
         davis = self.layout == "davis"
-        for group in self._groups(plan):
-            items = [item for piece in group for item in piece.items]
-            with self.segmenter.encode(source, _texts(items), self.threshold, self.targets) as clip:
+        save = save_palette_png if davis else save_png
+        asked = {piece.path: _spoken(piece.items) for piece in plan}
+        for piece in plan:
+            (work / piece.path).mkdir(parents=True)
+            for name in () if asked[piece.path] else names:
+                save(work / piece.path / f"{name}.png", np.zeros((source.height, source.width), np.uint8))
+        for group in self._groups([piece for piece in plan if asked[piece.path]]):
+            texts = [item.text for piece in group for item in asked[piece.path]]
+            with self.segmenter.encode(source, texts, self.threshold, self.targets) as clip:
                 decoded: Iterator[Any] = clip.decode_masks(probability if davis else _cover, False)
                 for name, (_, answers) in zip(names, decoded, strict=True):
                     rest = iter(answers)
                     for piece in group:
-                        path = work / piece.path / f"{name}.png"
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        own = [next(rest) * _has_words(item) for item in piece.items]
-                        if davis:
-                            save_palette_png(path, merge_objects(own, [item.objects[0] for item in piece.items]))
-                        else:
-                            save_png(path, own[0])
+                        ids = [item.objects[0] for item in asked[piece.path]] if davis else []
+                        mask = merge_objects([next(rest) for _ in ids], ids) if davis else next(rest)
+                        save(work / piece.path / f"{name}.png", mask)
 
     def _detect(self, piece: Piece) -> list[dict[str, Any]]:
         """COCO's results of a video's samples: all video tokens, in the frame that is scored."""
         every = tuple(range(len(self.split.videos[piece.video].frames)))
         windows: defaultdict[tuple[int, ...], list[Expression]] = defaultdict(list)
-        for item in piece.items:
+        asked = _spoken(piece.items)
+        for item in asked:
             windows[every if item.shown is None else item.shown].append(item)
         positions = sorted(set().union(*windows))
-        frames = dict(zip(positions, self.split.frames(piece.video, positions), strict=True))
+        images = self.split.frames(piece.video, positions) if positions else []
+        frames = dict(zip(positions, images, strict=True))
         entries: dict[str, list[dict[str, Any]]] = {}
         for shown, together in windows.items():
             source = replace(open_video(np.stack([frames[t] for t in shown])), positions=times_shown(shown))
             for group in self._groups(together):
-                answers = self.segmenter.answer(source, _texts(group), self.threshold, self.targets)
+                texts = [item.text for item in group]
+                answers = self.segmenter.answer(source, texts, self.threshold, self.targets)
                 for item, answer in zip(group, answers, strict=True):
                     place = scored_place(shown, item.scored[0] if item.scored else 0)
                     entries[image_id(item)] = [
                         {"image_id": image_id(item), "category_id": 1, "segmentation": o.rle[place], "score": o.score}
                         for o in answer.objects
                     ]
-        return [entry for item in piece.items if _has_words(item) for entry in entries[image_id(item)]]
+        return [entry for item in asked for entry in entries[image_id(item)]]
 
 
-def _has_words(item: Expression) -> bool:
-    return bool(item.text.strip())
-
-
-def _texts(items: Sequence[Expression]) -> list[str]:
-    """What the model is asked. Nothing is the answer to nothing, whatever stands in its place here."""
-    return [item.text if _has_words(item) else "nothing" for item in items]
+def _spoken(items: Sequence[Expression]) -> list[Expression]:
+    """Those that the model is asked: nothing is the answer to a sentence without a word."""
+    return [item for item in items if item.text.strip()]
 
 
 def scored_place(shown: Sequence[int], scored: int) -> int:
@@ -332,9 +325,6 @@ def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int]) -> NDArra
     return indices
 
 
-# Files ------------------------------------------------------------------------------------------------------------
-
-
 def _is_mask(path: Path, size: tuple[int, int], mode: str) -> bool:
     """Whether this is an undamaged PNG of this size (H, W). Raises one of `DECODER_ERRORS` where it is not."""
     with open_image(path, ("PNG",)) as image:
@@ -351,7 +341,7 @@ def _are_detections(path: Path, items: Sequence[Expression]) -> bool:
         samples = {entry["image_id"] for entry in entries}
     except DECODER_ERRORS:
         return False
-    return samples == {image_id(item) for item in items if _has_words(item)} and not any(faults)
+    return samples == {image_id(item) for item in _spoken(items)} and not any(faults)
 
 
 def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -372,10 +362,8 @@ def _remove_files(out: Path, files: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-# predict.json -----------------------------------------------------------------------------------------------------
-
 DECISIVE = ("dataset", "split", "expressions", "frame_list", "weights", "precision", "threshold", "targets", "code")
-"""What a run that goes on must share with the one before; the first two are the same even when it begins anew."""
+# what a run that goes on must share with the one before, and the first two also where it begins anew
 
 
 def _facts(segmenter: Segmenter, split: Split) -> dict[str, Any]:
@@ -428,13 +416,10 @@ def _check_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> dict[
         raise UserError(f"{path}: is not of `dshmp predict`; choose another --out")
     for key in DECISIVE[:2] if overwrite else DECISIVE:
         if before.get(key) != settings.get(key):
-            values = f" ({before.get(key)}, not {settings.get(key)})" if key not in ("expressions", "weights") else ""
-            anew = ", or begin anew with --overwrite" if key not in DECISIVE[:2] else ""
-            raise UserError(f"{out}: holds predictions made with different {key}{values}; choose another --out{anew}")
+            values = f"{str(before.get(key))[:50]}, not {str(settings.get(key))[:50]}"
+            anew = "" if key in DECISIVE[:2] else ", or begin anew with --overwrite"
+            raise UserError(f"{out}: holds predictions of a different {key} ({values}); choose another --out{anew}")
     return before
-
-
-# Between processes ------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
