@@ -33,8 +33,8 @@ from dshmp.data.mini import make_mini
 from dshmp.data.registry import dataset, open_split
 from dshmp.errors import UserError
 from dshmp.evaluation.predict import deal, merge_objects, pieces, probability, run, scored_place
+from dshmp.evaluation.predictions import validate_zip
 from dshmp.evaluation.score import score_split
-from dshmp.evaluation.submission import validate_zip
 from dshmp.files import locked
 from dshmp.model.dshmp import DsHmp
 from dshmp.options import Options
