@@ -69,9 +69,10 @@ def segment(
 
     Example: dshmp segment clip.mp4 "the one that turns back" "the dog running left" --out results
     """
-    from dshmp.video.io import check_sentences
+    from dshmp.video.io import check_sentences, open_video
 
     check_sentences(expressions)
+    open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
     from dshmp.export import segment_to_folder
 

@@ -47,8 +47,7 @@ class Problem:
 
 class Predictions:
     """Files below a folder or inside a zip file, named by paths with slashes. `top` may lie above them or not, as
-    Ref-YouTube-VOS's server wants it. Raises UserError where it is neither.
-    """
+    Ref-YouTube-VOS's server wants it. Raises UserError where it is neither."""
 
     def __init__(self, path: Path, top: str = "") -> None:
         self.path = Path(path)
