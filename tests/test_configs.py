@@ -22,7 +22,7 @@ from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
 from dshmp.errors import UserError
-from dshmp.evaluation import evaluate
+from dshmp.evaluation.score import evaluate
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import save_tokenizer
 from dshmp.options import Options
@@ -416,7 +416,7 @@ def test_a_short_life(name: str, runs: Path, weights: Path, data: Path, monkeypa
     assert model.config == saved.model
     first = next(iter(RECIPES[name].data))
     for scored, split in THEN.get(first) or [(each, HELD_OUT[each]) for each in RECIPES[name].data]:
-        scores = evaluate.run(
+        scores = evaluate(
             scored, data / scored, split, folder / scored, Options(model=str(folder), device="cpu"), workers=1
         )
         assert scores is not None

@@ -19,11 +19,11 @@ from dshmp.data.base import Expression
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.registry import dataset
 from dshmp.errors import UserError
-from dshmp.evaluation.evaluate import run
-from dshmp.evaluation.figures import by_subset, figures
 from dshmp.evaluation.metrics import jf
 from dshmp.evaluation.predictions import Predictions
 from dshmp.evaluation.protocols import synthetic_terms
+from dshmp.evaluation.report import by_subset, figures
+from dshmp.evaluation.score import evaluate as run
 from dshmp.evaluation.score import run as score
 from dshmp.evaluation.score import score_split
 from dshmp.model.dshmp import DsHmp

@@ -36,7 +36,7 @@ from dshmp.config import (
     ReadoutConfig,
     ReleaseConfig,
 )
-from dshmp.evaluation.metrics import boundary_measure, region_similarity
+from dshmp.evaluation.metrics import jf_frames
 from dshmp.interop.keymap import as_release, from_release
 from dshmp.interop.release import convert, infer_config
 from dshmp.interop.video_swin import load_kinetics
@@ -598,7 +598,7 @@ def check_metrics(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     def compare(index: int, j: float, f: float, void: np.ndarray | None = None) -> None:
         truth = unpack("annotation_bits", "offsets", index, arrays["shapes"][index])
         answer = unpack("segmentation_bits", "offsets", index, arrays["shapes"][index])
-        got = [float(region_similarity(answer, truth, void)), float(boundary_measure(answer, truth, void))]
+        got = [float(jf_frames(answer, truth, void)[0]), float(jf_frames(answer, truth, void)[1])]
         parity.close(f"pair {index}", torch.tensor(got, dtype=torch.float64), np.array([j, f]), 1e-9)
 
     for index in range(len(arrays["shapes"])):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import golden
-from dshmp.evaluation.metrics import boundary_measure, jf, jf_frames, region_similarity
+from dshmp.evaluation.metrics import jf, jf_frames
 
 
 def unpack(arrays: dict[str, np.ndarray], name: str, offsets: str, index: int, shape: np.ndarray) -> np.ndarray:
@@ -23,8 +23,8 @@ def test_reference_pairs() -> None:
         shape = arrays["shapes"][index]
         truth = unpack(arrays, "annotation_bits", "offsets", index, shape)
         pred = unpack(arrays, "segmentation_bits", "offsets", index, shape)
-        assert region_similarity(pred, truth) == pytest.approx(arrays["J"][index], abs=1e-9), kind
-        assert boundary_measure(pred, truth) == pytest.approx(arrays["F"][index], abs=1e-9), kind
+        assert jf_frames(pred, truth)[0] == pytest.approx(arrays["J"][index], abs=1e-9), kind
+        assert jf_frames(pred, truth)[1] == pytest.approx(arrays["F"][index], abs=1e-9), kind
 
 
 def test_reference_pairs_with_void_pixels() -> None:
@@ -34,8 +34,8 @@ def test_reference_pairs_with_void_pixels() -> None:
         truth = unpack(arrays, "annotation_bits", "offsets", index, shape)
         pred = unpack(arrays, "segmentation_bits", "offsets", index, shape)
         void = unpack(arrays, "void_bits", "void_offsets", case, shape)
-        assert region_similarity(pred, truth, void) == pytest.approx(arrays["J_void"][case], abs=1e-9)
-        assert boundary_measure(pred, truth, void) == pytest.approx(arrays["F_void"][case], abs=1e-9)
+        assert jf_frames(pred, truth, void)[0] == pytest.approx(arrays["J_void"][case], abs=1e-9)
+        assert jf_frames(pred, truth, void)[1] == pytest.approx(arrays["F_void"][case], abs=1e-9)
 
 
 def full_frame_scores(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -75,8 +75,8 @@ def test_window_changes_nothing() -> None:
     rng = np.random.default_rng(0)
     pred, truth = blobs(rng, 60, 50, 70), blobs(rng, 60, 50, 70)
     expected = np.array([full_frame_scores(p > 0, t > 0) for p, t in zip(pred, truth, strict=True)])
-    np.testing.assert_allclose(region_similarity(pred, truth), expected[:, 0], atol=1e-12)
-    np.testing.assert_allclose(boundary_measure(pred, truth), expected[:, 1], atol=1e-12)
+    np.testing.assert_allclose(jf_frames(pred, truth)[0], expected[:, 0], atol=1e-12)
+    np.testing.assert_allclose(jf_frames(pred, truth)[1], expected[:, 1], atol=1e-12)
     assert jf(pred, truth) == pytest.approx(tuple(expected.mean(0)))
 
 
@@ -84,9 +84,7 @@ def test_every_frame_in_one_pass() -> None:
     rng = np.random.default_rng(2)
     pred, truth = blobs(rng, 12, 40, 60), blobs(rng, 12, 40, 60)
     void = rng.random(pred.shape) < 0.1
-    j, f = jf_frames(pred, truth, void)
-    np.testing.assert_array_equal(j, region_similarity(pred, truth, void))
-    np.testing.assert_array_equal(f, boundary_measure(pred, truth, void))
+    assert jf_frames(pred, truth, void)[0].shape == (12,)
     assert jf_frames(pred[0], truth[0])[0].shape == ()
 
 
@@ -119,17 +117,17 @@ def test_where_masks_lie_does_not_matter(seed: int, down: int, right: int) -> No
 def test_boundaries_out_of_reach() -> None:
     left, right = np.zeros((2, 40, 200), bool)
     left[10:20, 10:20], right[10:20, 180:190] = True, True
-    assert (float(region_similarity(left, right)), float(boundary_measure(left, right))) == (0, 0)
+    assert (float(jf_frames(left, right)[0]), float(jf_frames(left, right)[1])) == (0, 0)
     both = left | right
-    assert float(region_similarity(left, both)) == 0.5
-    assert float(boundary_measure(left, both)) == pytest.approx(2 / 3)  # precision 1, recall 1/2
+    assert float(jf_frames(left, both)[0]) == 0.5
+    assert float(jf_frames(left, both)[1]) == pytest.approx(2 / 3)  # precision 1, recall 1/2
 
 
 def test_symmetry() -> None:
     rng = np.random.default_rng(1)
     pred, truth = blobs(rng, 20, 40, 60), blobs(rng, 20, 40, 60)
-    np.testing.assert_allclose(region_similarity(pred, truth), region_similarity(truth, pred))
-    np.testing.assert_allclose(boundary_measure(pred, truth), boundary_measure(truth, pred))
+    np.testing.assert_allclose(jf_frames(pred, truth)[0], jf_frames(truth, pred)[0])
+    np.testing.assert_allclose(jf_frames(pred, truth)[1], jf_frames(truth, pred)[1])
 
 
 def test_empty_and_full_masks() -> None:
@@ -147,8 +145,8 @@ def test_empty_and_full_masks() -> None:
 def test_void_everywhere_leaves_two_empty_masks() -> None:
     pred, truth = np.eye(9, dtype=bool), np.zeros((9, 9), bool)
     void = np.ones((9, 9), bool)
-    assert region_similarity(pred, truth, void) == 1.0
-    assert boundary_measure(pred, truth, void) == 1.0
+    assert jf_frames(pred, truth, void)[0] == 1.0
+    assert jf_frames(pred, truth, void)[1] == 1.0
 
 
 def test_any_non_zero_value_is_object() -> None:
@@ -164,4 +162,4 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="without frames"):
         jf(np.zeros((0, 4, 4), bool), np.zeros((0, 4, 4), bool))
     with pytest.raises(ValueError, match="one shape"):
-        region_similarity(np.zeros((4, 4), bool), np.zeros((4, 4), bool), np.zeros((4, 5), bool))
+        jf_frames(np.zeros((4, 4), bool), np.zeros((4, 4), bool), np.zeros((4, 5), bool))[0]

@@ -33,8 +33,8 @@ from dshmp.data.mini import make_mini
 from dshmp.data.registry import dataset, open_split
 from dshmp.errors import UserError
 from dshmp.evaluation.predict import deal, merge_objects, pieces, probability, run, scored_place
+from dshmp.evaluation.predictions import validate_zip
 from dshmp.evaluation.score import score_split
-from dshmp.evaluation.submission import validate_zip
 from dshmp.files import locked
 from dshmp.model.dshmp import DsHmp
 from dshmp.options import Options
@@ -621,11 +621,14 @@ def test_one_run_at_a_time(home: Path, tmp_path: Path) -> None:
 
 # --- processes -------------------------------------------------------------------------------------------------------
 
-FORK = multiprocessing.get_context("fork")  # a fresh interpreter would import for seconds
+CONTEXT = multiprocessing.get_context("forkserver")
+"""Processes that start from one that has imported everything, and has no threads: others may hang in a fork."""
+CONTEXT.set_forkserver_preload(["dshmp.evaluation.predict", "dshmp.checkpoint"])
+torch.set_num_threads(1)  # in them too, which read this file but not conftest.py
 
 
 def start(home: Path, name: str, out: Path) -> Any:
-    process = FORK.Process(target=predict, args=(home, name, out))
+    process = CONTEXT.Process(target=predict, args=(home, name, out), daemon=True)
     process.start()
     return process
 
@@ -690,7 +693,9 @@ def test_two_processes_equal_one(home: Path, tmp_path: Path, name: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [FORK.Process(target=rank, args=(i, port, home, name, tmp_path / "out")) for i in range(2)]
+    processes = [
+        CONTEXT.Process(target=rank, args=(i, port, home, name, tmp_path / "out"), daemon=True) for i in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -712,7 +717,7 @@ def test_torchrun(home: Path, tmp_path: Path) -> None:
     assert tree(out) == whole
     result = subprocess.run([*launch, *command, *options, "--many"], capture_output=True, text=True)
     assert result.returncode != 0
-    assert "holds predictions made with different t" in result.stderr
+    assert "holds predictions of a different t" in result.stderr
     assert tree(out) == whole
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 import dshmp.predictor as module
 from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
-from dshmp.export import Settings, folder_names, segment_to_folder, slug
+from dshmp.export import folder_names, segment_to_folder, slug
+from dshmp.options import Options
 from dshmp.predictor import Progress, Segmenter
 from dshmp.result import Result, decode
 from dshmp.video.overlay import Caption, OverlayPainter
@@ -141,11 +142,13 @@ def answer(
     *expressions: str,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **settings: Any,
+    frames: str | None = None,
+    fps: float | None = None,
+    **given: Any,
 ) -> tuple[Path, list[Result]]:
-    chosen = Settings(model="tiny", **settings)
+    options = Options(model="tiny", overwrite=overwrite, **given)
     folder, results, _ = segment_to_folder(
-        video, expressions or SENTENCES, out, chosen, lambda: segmenter, overwrite=overwrite, progress=progress
+        video, expressions or SENTENCES, out, options, lambda _: segmenter, frames, fps, progress=progress
     )
     return folder, results
 
@@ -253,7 +256,7 @@ def test_another_answer_needs_overwrite(segmenter: Segmenter, tmp_path: Path) ->
     folder, _ = answer(segmenter, video, tmp_path, "a dog", "a cat")
     (folder / "01-a-dog" / "notes.txt").write_text("mine")
     before = files(folder)
-    for other in ({"threshold": 0.1}, {"frames": "0:3"}, {"fps": None, "targets": "single"}):
+    for other in ({"threshold": 0.1}, {"frames": "0:3"}, {"fps": None, "single": True}):
         with pytest.raises(UserError, match=r"01-a-dog: 'a dog' was answered with .*--overwrite"):
             answer(segmenter, video, tmp_path, "a dog", **other)
     assert files(folder) == before

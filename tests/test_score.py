@@ -26,11 +26,10 @@ from dshmp.data.mevis import MevisSplit
 from dshmp.data.registry import Dataset
 from dshmp.errors import UserError
 from dshmp.evaluation.coco import frame_list
-from dshmp.evaluation.figures import figures, intervals
 from dshmp.evaluation.metrics import jf
 from dshmp.evaluation.predictions import LARGEST, Predictions
 from dshmp.evaluation.protocols import SampleScore
-from dshmp.evaluation.report import differences
+from dshmp.evaluation.report import differences, figures, intervals
 from dshmp.evaluation.score import run, score_split
 from dshmp.result import encode
 
@@ -806,7 +805,7 @@ def test_comparison(root: Path, pred: Path, tmp_path: Path, caplog: pytest.LogCa
         run("mevis", root, "valid_u", pred, compare=other)
         assert caplog.messages == [f"not comparable with {other}: pretraining RefCOCO and unknown"]
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match=r"is not the results\.json"):
+    with pytest.raises(UserError, match=r"json: .* mend it"):
         run("mevis", root, "valid_u", pred, compare=tmp_path / "other.json")
 
 
@@ -820,7 +819,7 @@ def test_what_is_wrong_beside_is_told_before_scoring(
         patch.setattr("dshmp.evaluation.score.score_split", None)
         for wrong in ({"figures": []}, {"figures": {"J": "1"}}, {"intervals": {"J": [1]}}, {"frame_list": None}):
             (tmp_path / "r.json").write_text(json.dumps(results | wrong))
-            with pytest.raises(UserError, match=r"is not the results\.json"):
+            with pytest.raises(UserError, match=r"json: .* mend it"):
                 run("mevis", root, "valid_u", pred, compare=tmp_path / "r.json")
         for content in ("{", "[" * 100_000, "[]"):
             (pred / "predict.json").write_text(content)

@@ -12,7 +12,7 @@ from PIL import Image
 from dshmp.cli import main
 from dshmp.data.base import Expression, Video
 from dshmp.errors import UserError
-from dshmp.evaluation.submission import validate_zip, write_zip
+from dshmp.evaluation.predictions import validate_zip, write_zip
 
 H, W = 6, 9
 Files = dict[str, bytes]

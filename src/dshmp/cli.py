@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,22 +17,14 @@ from dshmp.errors import UserError, printable
 from dshmp.options import Device, Model, Options
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-    from dshmp.export import Settings
     from dshmp.predictor import Segmenter
 
-app = typer.Typer(
-    name="dshmp",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-synthetic = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+plain: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
+helped = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(**plain, add_completion=False, pretty_exceptions_enable=False, context_settings=helped)
+synthetic = typer.Typer(**plain, help="The synthetic data set: videos with motion expressions.")
 app.add_typer(synthetic, name="synthetic")
-data = typer.Typer(help="The benchmarks: check one, or draw a miniature.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(**plain, help="The benchmarks: check one, or draw a miniature.")
 app.add_typer(data, name="data")
 
 Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
@@ -85,11 +76,8 @@ def segment(
 
     from dshmp.export import segment_to_folder
 
-    settings, overwrite = _settings(options, frames, fps), options.overwrite
     with _progress(video.name) as progress:
-        folder, results, new = segment_to_folder(
-            video, expressions, out, settings, lambda: _load(options), overwrite=overwrite, progress=progress
-        )
+        folder, results, new = segment_to_folder(video, expressions, out, options, _load, frames, fps, None, progress)
     for result in results:
         count = len(result.objects)
         found = "nothing matches" if not result.found else "1 object" if count == 1 else f"{count} objects"
@@ -119,23 +107,16 @@ def batch(
 
     jobs = read_list(videos)
     names = folder_names(list(jobs), out)
-    settings = _settings(options, frames, fps)
-    load = functools.cache(lambda: _load(options))
     failures: list[str] = []
     done = 0
-    for video, expressions in jobs.items():
+    for video, sentences in jobs.items():
         try:
             with _progress(video.name) as progress:
-                folder, _, new = segment_to_folder(
-                    *(video, expressions, out, settings, load),
-                    name=names[video],
-                    overwrite=options.overwrite,
-                    progress=progress,
-                )
+                name = names[video]
+                folder, _, new = segment_to_folder(video, sentences, out, options, _load, frames, fps, name, progress)
+            done += not new
             if new:
                 typer.echo(f"wrote {folder}")
-            else:
-                done += 1
         except UserError as error:
             failures.append(str(error))
     if done:
@@ -185,10 +166,12 @@ def train(
     Example: dshmp train --init default data.mevis.root=my_videos
     """
     overrides = list(words or ())
-    named = overrides and ("=" not in overrides[0] or os.path.isfile(overrides[0]))
-    if not named and init is None:
+    if overrides and ("=" not in overrides[0] or os.path.isfile(overrides[0])):
+        recipe = overrides.pop(0)
+    elif init is None:
         raise UserError("no recipe given; name one (`dshmp configs` lists them), or a model to train on with --init")
-    recipe = overrides.pop(0) if named else "finetune"
+    else:
+        recipe = "finetune"
 
     from dshmp.training.train import run
 
@@ -218,14 +201,12 @@ def ablate(
     """
     from dshmp.ablation.run import run
 
-    changes = overrides or []
     written, failures = run(
-        base, changes, out, rows=rows, tables=tables, seeds=seeds, jobs=jobs, device=device, page_only=page_only
+        base, overrides or [], out, rows=rows, tables=tables, seeds=seeds, jobs=jobs, device=device, page_only=page_only
     )
     typer.echo(f"wrote {written}")
     _tell(*failures)
-    if failures:
-        raise typer.Exit(1)
+    raise typer.Exit(int(bool(failures)))
 
 
 @app.command()
@@ -263,12 +244,11 @@ def evaluate(
 
     Example: dshmp evaluate mevis synthetic/v1 --split valid_u --out scores/default
     """
-    from dshmp.evaluation.evaluate import run
+    from dshmp.evaluation.score import evaluate as run
 
     with _progress(name) as progress:
         scores = run(name, root, split, out, options, workers, compare, progress, update_card)
-    if scores is not None and scores.damaged:
-        raise typer.Exit(1)
+    raise typer.Exit(int(scores is not None and bool(scores.damaged)))
 
 
 @app.command()
@@ -319,7 +299,7 @@ def submission(
     Example: dshmp submission mevis data/mevis predictions/mevis.zip --split valid
     """
     from dshmp.data.registry import dataset
-    from dshmp.evaluation.submission import validate_zip, write_zip
+    from dshmp.evaluation.predictions import validate_zip, write_zip
 
     data = dataset(name)
     opened = data.open(root, split)
@@ -327,10 +307,8 @@ def submission(
         typer.echo(f"wrote {write_zip(path, opened, data.layout)}, a valid submission")
         return
     findings = validate_zip(path, opened, data.layout)
-    for line in findings or [f"{path}: a valid submission"]:
-        typer.echo(line)
-    if findings:
-        raise typer.Exit(1)
+    typer.echo("\n".join(findings or [f"{path}: a valid submission"]))
+    raise typer.Exit(int(bool(findings)))
 
 
 @app.command()
@@ -353,8 +331,7 @@ def score(
     from dshmp.evaluation.score import run
 
     scores = run(name, root, split, pred, out, workers, compare, update_card)
-    if scores.damaged:
-        raise typer.Exit(1)
+    raise typer.Exit(int(bool(scores.damaged)))
 
 
 @app.command()
@@ -384,11 +361,6 @@ def convert(
     typer.echo(f"wrote {out}")
 
 
-@synthetic.callback()
-def _synthetic() -> None:
-    """The synthetic data set: videos with motion expressions."""
-
-
 @synthetic.command("make")
 def synthetic_make(
     root: Annotated[Path, typer.Argument(help="Folder to make; must not exist, be empty, or be this very data set.")],
@@ -406,8 +378,8 @@ def synthetic_make(
     from dshmp.synthetic.make import make_synthetic
 
     clips = {"train": train, "valid": valid, "test": test}
-    with _progress("synthetic") as progress:
-        told = functools.partial(progress, "clips")
+    with _progress("synthetic") as show:
+        told = functools.partial(show, "clips")
         fresh = make_synthetic(root, **clips, seed=seed, family=family, workers=workers, progress=told)
     typer.echo(f"wrote {root}" if fresh else f"{root}: is there already, with these settings")
 
@@ -434,17 +406,14 @@ def data_check(
         if wanted not in chosen.splits and not (own and chosen.layout == "mevis"):
             raise UserError(f"{chosen.title} has no split {wanted!r}; choose from {', '.join(chosen.splits)}")
     with _progress(name) as progress:
-        splits = tuple(split) if split else None
-        report = examine(chosen.check, root, full=full, splits=splits, own=own, progress=progress)
+        report = examine(chosen.check, root, full=full, splits=tuple(split or ()) or None, own=own, progress=progress)
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
-    for finding in report.findings:
-        typer.echo(finding)
     count = len(report.findings)
     what = f"{count} things are wrong" if count > 1 else "1 thing is wrong" if count else "nothing is wrong"
-    typer.echo(f"{chosen.title} in {root} ({'all' if full else 'a sample'} decoded): {what}")
-    if count:
-        raise typer.Exit(1)
+    summary = f"{chosen.title} in {root} ({'all' if full else 'a sample'} decoded): {what}"
+    typer.echo("\n".join([*map(str, report.findings), summary]))
+    raise typer.Exit(int(count > 0))
 
 
 @data.command("mini")
@@ -482,20 +451,11 @@ def _dshmp(
     """
 
 
-# What commands share ----------------------------------------------------------------------------------------------
-
-
+@functools.cache
 def _load(options: Options) -> "Segmenter":
     from dshmp.predictor import Segmenter
 
     return Segmenter.from_pretrained(options.model, options.device, options.precision)
-
-
-def _settings(options: Options, frames: str | None, fps: float | None) -> "Settings":
-    from dshmp.export import Settings
-
-    shared = {name: getattr(options, name) for name in ("model", "threshold", "targets", "precision")}
-    return Settings(**shared, frames=frames, fps=fps)
 
 
 @contextlib.contextmanager
@@ -507,7 +467,7 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     from dshmp.progress import columns
 
     with Progress(*columns(), console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
+        tasks: dict[str, Any] = {}
 
         def show(phase: str, done: int, total: int | None) -> None:
             if phase not in tasks:
@@ -519,8 +479,7 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def _tell(*messages: str) -> None:
-    """Messages on stderr, whatever names of files they hold: one line each, without control codes. Of a long one the
-    end is kept too, as it says what to do."""
+    """Messages on stderr, one line each, without control codes. Of a long one the end is kept: it says what to do."""
     for message in messages:
         short = message if len(message) < 800 else f"{message[:600]} ... {message[-150:]}"
         print(f"dshmp: {printable(short)}", file=sys.stderr, flush=True)
@@ -534,18 +493,14 @@ class _WarningLines(logging.Handler):
 
 
 _SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "stopped by SIGTERM", "SIGHUP": "stopped, the terminal is gone"}
-_received: list[int] = []
-"""Signals that told this process to end."""
+_received: list[int] = []  # signals that told this process to end
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    _received.append(number)
-    _exit_if_signalled()
-
-
-def _exit_if_signalled() -> None:
-    """Raises SystemExit, so that half-written results are cleared away. Some libraries lose what is raised in their
-    callbacks, hence progress bars call this too."""
+def _exit_if_signalled(number: int = 0, frame: object = None) -> None:
+    """Handles a signal. SystemExit is raised, so that half-written results are cleared away; progress bars call this
+    too, as some libraries lose what is raised in their callbacks."""
+    if number:
+        _received.append(number)
     if _received:
         raise SystemExit(128 + _received[0])
 
@@ -554,19 +509,14 @@ def main() -> None:
     """Run the command. A person's mistake is one line on stderr and exit code 2; so is the end by a signal, with 130
     for Ctrl-C, 143 for SIGTERM and 129 for a terminal that was closed."""
     log = logging.getLogger("dshmp")
-    if not any(isinstance(handler, _WarningLines) for handler in log.handlers):
-        log.addHandler(_WarningLines())
-    log.propagate = False
+    log.handlers, log.propagate = [_WarningLines()], False
     for name in _SIGNALS:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _on_signal)
+            signal.signal(getattr(signal, name), _exit_if_signalled)
     try:
         app()
-    except UserError as error:
-        _tell(str(error))
-        sys.exit(2)
-    except OSError as error:  # a full disk, a folder that may not be written
-        _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (UserError, OSError) as error:  # of the system's, a full disk, or a folder that may not be written
+        _tell(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error))
         sys.exit(2)
     finally:
         if _received:

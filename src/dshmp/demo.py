@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.export import Settings, answer_folder, remove_answers, segment_to_folder
+from dshmp.export import answer_folder, remove_answers, segment_to_folder
 from dshmp.files import check_owned, output_folder, owned_file
+from dshmp.options import Options
 from dshmp.predictor import Progress, Segmenter
 from dshmp.synthetic import motions
 from dshmp.synthetic.grammar import Meaning, Static, Wording, inflect, resolve
@@ -48,8 +49,8 @@ def run(
     with owned_file(place, VIDEO) as part, OverlayWriter(part, height + height % 2, width + width % 2, FPS) as writer:
         for index, frame in enumerate(demo.frames):
             writer.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
-    settings = Settings(model=model)
-    _, results, _ = segment_to_folder(video, demo.sentences, place, settings, lambda: segmenter, progress=progress)
+    options = Options(model=model)
+    _, results, _ = segment_to_folder(video, demo.sentences, place, options, lambda _: segmenter, progress=progress)
     rows, scores = [], []
     for result, truth in zip(results, demo.truth, strict=True):
         masks = np.stack([item.masks for item in result.objects] or [result.masks], axis=1)[..., :height, :width]

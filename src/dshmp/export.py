@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from dshmp.files import (
     save_json,
     scratch,
 )
-from dshmp.predictor import EncodedClip, Progress, Segmenter, Targets
+from dshmp.options import Options
+from dshmp.predictor import EncodedClip, Progress, Segmenter
 from dshmp.result import EVIDENCE, Result
 from dshmp.video.io import open_video
 
@@ -39,27 +39,15 @@ GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE = "video_state"  # among the settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What decides an answer beside the video and the sentence; noted with it."""
-
-    model: str
-    threshold: float | None = None
-    targets: Targets | None = None
-    frames: str | None = None
-    fps: float | None = None
-    precision: str = "auto"
-
-
 def segment_to_folder(
     video: Path,
     sentences: Sequence[str],
     out: Path,
-    settings: Settings,
-    segmenter: Callable[[], Segmenter],
-    *,
+    options: Options,
+    load: Callable[[Options], Segmenter],
+    frames: str | None = None,
+    fps: float | None = None,
     name: str | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, list[Result], int]:
     """Add what was not answered with these settings to the folder `out/<name>`: all or none, whatever interrupts it.
@@ -69,18 +57,20 @@ def segment_to_folder(
     other settings and is not to be overwritten.
 
     Args:
-        segmenter: makes the model, if there is anything to answer.
+        load: makes the model, if there is anything to answer.
+        frames, fps: as `open_video` takes them.
         name: by default as the video's.
 
     Returns:
         The folder, the answers in the order of the sentences, and how many of these were not answered before.
     """
     folder, document = answer_folder(video, out, name)
-    own = asdict(settings) | {VIDEO_STATE: video_state(video)}
+    own: dict[str, Any] = {"model": options.model, "threshold": options.threshold, "targets": options.targets}
+    own |= {"frames": frames, "fps": fps, "precision": options.precision, VIDEO_STATE: video_state(video)}
     sentences = list(dict.fromkeys(sentences))
     known = {answer["sentence"]: answer for answer in document.get("results", ())}
-    pending = [text for text in sentences if overwrite or text not in known or known[text]["settings"] != own]
-    for text in () if overwrite else known.keys() & set(pending):
+    pending = [text for text in sentences if options.overwrite or text not in known or known[text]["settings"] != own]
+    for text in () if options.overwrite else known.keys() & set(pending):
         before = known[text]["settings"]
         key = next(key for key in own if before.get(key) != own[key])
         how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own[key]}"
@@ -89,9 +79,9 @@ def segment_to_folder(
             f"{where}: {text!r} was answered {how}; replace the answer with --overwrite, or choose another --out"
         )
     if pending:
-        source = open_video(video, settings.frames, settings.fps)
+        source = open_video(video, frames, fps)
         with scratch(folder if folder.is_dir() else folder.parent) as work, disk_full(folder, work):
-            with segmenter().encode(source, pending, settings.threshold, settings.targets, progress) as clip:
+            with load(options).encode(source, pending, options.threshold, options.targets, progress) as clip:
                 found = _write(work, clip)
             facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
             fresh: dict[str, Any] = {"generator": GENERATOR, "video": str(video.resolve()), "height": source.height}

@@ -252,7 +252,7 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
     """With several data sets, their names stand before those of the videos."""
-    from dshmp.evaluation import evaluate
+    from dshmp.evaluation import score
     from dshmp.options import Options
 
     scores: list[Score] = []
@@ -260,7 +260,7 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
     held_out = {name: source for name, source in recipe.data.items() if source.validation}
     for name, source in held_out.items():
         out, root, split = folder / "evaluation" / name, Path(source.root), str(source.validation)
-        result = evaluate.run(name, root, split, out, Options(model=str(folder), device=device), workers=1)
+        result = score.evaluate(name, root, split, out, Options(model=str(folder), device=device), workers=1)
         assert result is not None
         for row in result.rows:
             figure = "J&F" if "J&F" in row.terms else "mIoU"
@@ -269,7 +269,7 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
             right = bool(row.terms["right of pair"][0]) if "right of pair" in row.terms else None
             video = f"{name}/{row.video}" if len(held_out) > 1 else row.video
             scores.append(Score(video, row.id, row.subsets, 100 * above / below, right))
-        shutil.rmtree(out / evaluate.PREDICTIONS)
+        shutil.rmtree(out / score.PREDICTIONS)
     return " / ".join(measures), scores
 
 

@@ -32,10 +32,8 @@ from dshmp.result import Rle, encode
 FILE = "predictions.json"
 TENTHS = (5, 6, 7, 8, 9)  # of P@K
 
-Truths = dict[str, Rle]
-"""Run lengths of the target by image id."""
-Detections = dict[str, list[dict[str, Any]]]
-"""COCO results by image id, in the order of the file: image_id, category_id, segmentation and score, no more."""
+Truths = dict[str, Rle]  # run lengths of the target by image id
+Detections = dict[str, list[dict[str, Any]]]  # COCO results by image id, in the order of the file
 
 
 def image_id(item: Expression) -> str:
@@ -51,17 +49,13 @@ def frame_list(split: Split) -> tuple[str | None, bool]:
 
 
 def truths(split: Split, video: str, items: Sequence[Expression]) -> Truths:
-    """Run lengths of the targets of one video's samples, each scored in one frame.
-
-    Raises UserError where two samples have one id.
-    """
+    """Run lengths of the targets of one video's samples, each scored in one frame. Raises UserError where two samples
+    have one id."""
     size = frame_size(split, video)  # of the first frame: a clip is decoded no further
     found: Truths = {}
     for item in items:
         if image_id(item) in found:
-            raise UserError(
-                f"{split.folder}: two samples of {video} are called {image_id(item)}; detections can't tell them apart"
-            )
+            raise UserError(f"{split.folder}: two samples of {video} are called {image_id(item)}; fetch it again")
         position = item.scored[0] if item.scored else 0
         found[image_id(item)] = encode(target(split, video, item.annotations, [position], size)[0])
     return found
@@ -80,16 +74,15 @@ def read_detections(predictions: Predictions, truth: Mapping[str, Rle]) -> tuple
         try:
             key, rle, score = str(entry["image_id"]), entry["segmentation"], entry["score"] + 0.0
         except (TypeError, KeyError, OverflowError):
-            raise UserError(
-                f"{path}: entry {index} is no COCO result; it needs image_id, segmentation (RLE) and a number as score"
-            ) from None
+            needed = "it needs image_id, segmentation (RLE) and a number as score"
+            raise UserError(f"{path}: entry {index} is no COCO result; {needed}") from None
         if key not in truth:
             raise UserError(f"{path}: entry {index}: the split has no sample {key!r}; was it made for another split?")
-        height, width = truth[key]["size"]
-        if fault := rle_fault(rle, (height, width)) if math.isfinite(score) else f"has the score {entry['score']}":
+        size = truth[key]["size"]
+        if fault := rle_fault(rle, (size[0], size[1])) if math.isfinite(score) else f"has the score {entry['score']}":
             problems.append(Problem("damaged", f"{FILE}, entry {index} ({key})", fault))
         else:
-            mask = {"size": [height, width], "counts": rle["counts"]}
+            mask = {"size": size, "counts": rle["counts"]}
             detections[key].append({"image_id": key, "category_id": 1, "segmentation": mask, "score": score})
     return detections, problems
 

@@ -18,21 +18,8 @@ MaskScores = NDArray[np.float64]
 BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
 
-def region_similarity(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> MaskScores:
-    """J, the intersection over the union; as `jf_frames`."""
-    return jf_frames(pred, truth, void)[0]
-
-
-def boundary_measure(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> MaskScores:
-    """F, the harmonic mean of the boundary's precision and recall; as `jf_frames`."""
-    return jf_frames(pred, truth, void)[1]
-
-
 def jf(pred: NDArray, truth: NDArray) -> tuple[float, float]:
-    """Mean J and mean F over the frames of a video, masks (T, H, W).
-
-    Raises: ValueError where the shapes differ or there is no frame.
-    """
+    """Mean J and mean F over the frames of a video, masks (T, H, W). ValueError where there is none."""
     j, f = jf_frames(pred, truth)
     if not j.size:
         raise ValueError("cannot score a video without frames: give masks (T, H, W) with T at least 1")
@@ -40,10 +27,10 @@ def jf(pred: NDArray, truth: NDArray) -> tuple[float, float]:
 
 
 def jf_frames(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> tuple[MaskScores, MaskScores]:
-    """J and F of every frame; pixels of `void` do not count.
+    """J, the intersection over the union, and F, the harmonic mean of the boundary's precision and recall, of every
+    frame; pixels of `void` do not count.
 
     Args: masks (H, W) or (T, H, W) of one shape. Returns: two arrays float64 of shape () or (T,).
-    Raises: ValueError where the shapes differ.
     """
     shapes = [masks.shape for masks in (pred, truth, void) if masks is not None]
     if len(set(shapes)) > 1 or truth.ndim not in (2, 3):
@@ -63,8 +50,7 @@ def _binary(masks: NDArray) -> Mask:
 
 
 def _jf_frame(pred: Mask, truth: Mask, radius: int) -> tuple[float, float]:
-    # One pixel around both masks holds their boundaries, and the image's border where they touch it: small objects
-    # then cost little.
+    # one pixel around both masks holds their boundaries, and the image's border where they touch it
     left, top, width, height = cv2.boundingRect(pred | truth)
     window = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
     pred, truth = pred[window], truth[window]

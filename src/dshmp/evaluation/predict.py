@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,28 +30,16 @@ from torch import Tensor
 
 from dshmp import __version__
 from dshmp.config import to_dict
-from dshmp.data.base import Expression, Split, by_video, frame_size, read_json, times_shown
+from dshmp.data.base import Expression, Split, frame_size, read_json, times_shown
 from dshmp.data.masks import rle_fault, save_palette_png
 from dshmp.data.registry import dataset
 from dshmp.errors import UserError
 from dshmp.evaluation.coco import FILE, frame_list, image_id
-from dshmp.evaluation.predictions import TOPS
-from dshmp.evaluation.submission import packed, zip_beside
-from dshmp.files import (
-    atomic_write,
-    destination,
-    digest,
-    is_vacant,
-    locked,
-    move_into,
-    output_folder,
-    regular,
-    save_json,
-    scratch,
-)
+from dshmp.evaluation.predictions import TOPS, Predictions, packed, zip_of
+from dshmp.files import atomic_write, digest, is_vacant, locked, move_into, output_folder, save_json, scratch
 from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
-from dshmp.video.images import DECODER_ERRORS, open_image
+from dshmp.video.images import DECODER_ERRORS
 from dshmp.video.io import Pixels, open_video
 from dshmp.video.overlay import save_png
 
@@ -64,31 +52,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FACTS = "predict.json"
-BATCH = 64
-"""Expressions of a video that are answered together: what is kept of the video grows with them."""
-BACKGROUND = 0.1
-"""Probability of the background where DAVIS's objects are merged."""
+PATHS = {layout: top + "{0.video}/{0.id}" for layout, top in TOPS.items()}
+PATHS |= {"davis": "anno_{0.extra[annotator]}/{0.video}", "coco": "parts/{0.video}.json"}
+BATCH = 64  # expressions of a video that are answered together: what is kept of the video grows with them
+BACKGROUND = 0.1  # probability of the background where DAVIS's objects are merged
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What is written wholly or not at all: a folder of masks, or a file of detections."""
+class Piece(NamedTuple):
+    """What is written wholly or not at all, at `path` below the predictions: a folder of masks, or detections. It
+    answers one expression; in DAVIS one annotator's of a video, by object; in COCO's layout all of a video."""
 
     path: str
-    """Below the folder of predictions."""
     video: str
     items: tuple[Expression, ...]
-    """What it answers: in DAVIS one annotator's expressions by object, in COCO's layout all of a video."""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a run did."""
+class Summary(NamedTuple):
+    """What a run did: what predict.json says, and how many expressions were answered before."""
 
     facts: dict[str, Any]
-    """What predict.json says."""
     skipped: int
-    """Expressions that were answered before."""
     zip: Path | None
 
 
@@ -104,15 +87,8 @@ def run(
     progress: Progress | None = None,
 ) -> Summary | None:
     """Answer all expressions of a split; None in all processes but the first. With `options.overwrite` the predictions
-    in `out`, which must be of this split, are removed.
-
-    Args:
-        zip_path: of the zip file for the server; `<out>.zip` by default.
-        zipped: whether one is written where the data set has a server.
-
-    Raises UserError for wrong arguments; where `out` or the zip file is something else's; or where some videos failed,
-    and the others are done.
-    """
+    in `out`, which must be of this split, are removed. If `zipped`, and where the data set has a server, a zip file for
+    it is written, `<out>.zip` by default. Raises UserError also where some videos failed, and the others are done."""
     data = dataset(name)
     everything = data.layout == "coco"  # all video tokens of every sample
     if everything and (options.threshold is not None or options.targets is not None):
@@ -122,8 +98,10 @@ def run(
     out = output_folder(out)
     split = data.open(Path(root), split_name)
     plan = pieces(split, data.layout)
-    archive = destination(zip_path or zip_beside(out)) if zipped and data.layout in TOPS else None
-    with _processes(options.device) as state, contextlib.ExitStack() as stack:
+    archive = zip_of(out, zip_path) if zipped and data.layout in TOPS else None
+    with contextlib.ExitStack() as stack:
+        state = _processes(options.device)
+        stack.callback(state.destroy_process_group)
         own_gpu = state.device.type == "cuda" and options.device == "auto"
         device = str(state.device) if own_gpu else options.device
         segmenter = Segmenter.from_pretrained(options.model, device, options.precision)
@@ -138,8 +116,7 @@ def run(
         def begin() -> set[str]:
             stack.enter_context(locked(out, wait=False))
             before = _check_folder(out, settings, options.overwrite)
-            if "zip" in before:
-                settings["zip"] = before["zip"]
+            settings.update({"zip": before["zip"]} if "zip" in before else {})
             ours = archive and archive.is_file() and digest(archive) == before.get("zip")
             if archive and os.path.lexists(archive) and not ours:
                 raise UserError(f"{archive}: is there, and not of the predictions in {out}; name another --zip")
@@ -160,8 +137,8 @@ def run(
         for failure in failures:
             log.error(failure)
         if failures:
-            count = settings["counts"]["videos"]
-            raise UserError(f"{len(failures)} of {count} videos failed, see above; the others are done")
+            of_all = f"{len(failures)} of {settings['counts']['videos']}"
+            raise UserError(f"{of_all} videos failed, see above; the others are done")
         predictor.merge()
         with packed(out, split, data.layout, archive) if archive else contextlib.nullcontext() as made:
             settings |= {"zip": digest(made)} if made else {}  # known as ours before it has its name
@@ -171,17 +148,13 @@ def run(
 
 def pieces(split: Split, layout: str) -> list[Piece]:
     """All that is to be written, video by video."""
-    if layout in TOPS:
-        return [Piece(f"{TOPS[layout]}{item.video}/{item.id}", item.video, (item,)) for item in split.expressions]
-    if layout == "coco":
-        return [Piece(f"parts/{video}.json", video, tuple(items)) for video, items in by_video(split).items()]
-    found: defaultdict[tuple[str, int], list[Expression]] = defaultdict(list)
+    found: defaultdict[tuple[str, str], list[Expression]] = defaultdict(list)
     for item in split.expressions:
-        found[item.video, item.extra["annotator"]].append(item)
-    return [
-        Piece(f"anno_{annotator}/{video}", video, tuple(sorted(items, key=lambda item: item.objects)))
-        for (video, annotator), items in found.items()
-    ]
+        found[PATHS[layout].format(item), item.video].append(item)
+    if layout == "davis":
+        for items in found.values():
+            items.sort(key=lambda item: item.objects)
+    return [Piece(path, video, tuple(items)) for (path, video), items in found.items()]
 
 
 @dataclass(frozen=True)
@@ -196,45 +169,53 @@ class Predictor:
     threshold: float
     targets: Targets
 
-    def files(self, piece: Piece) -> list[Path]:
-        path = self.out / piece.path
+    def files(self, piece: Piece) -> list[str]:
         frames = self.split.videos[piece.video].frames
-        return [path] if self.layout == "coco" else [path / f"{frame}.png" for frame in frames]
+        return [piece.path] if self.layout == "coco" else [f"{piece.path}/{frame}.png" for frame in frames]
 
     def finished(self) -> set[str]:
         """Paths of the pieces that are there, nothing of them missing or damaged."""
+        predictions = Predictions(self.out)
+        if self.layout == "coco":
+            merged = _are_detections(predictions, FILE, self.split.expressions)
+            return {p.path for p in self.plan if merged or _are_detections(predictions, p.path, p.items)}
         size = functools.cache(functools.partial(frame_size, self.split))
         mode = "P" if self.layout == "davis" else "L"
 
-        def is_finished(piece: Piece) -> bool:
-            files = self.files(piece)
-            if self.layout == "coco":
-                return _are_detections(files[0], piece.items)
-            with contextlib.suppress(UserError, *DECODER_ERRORS):  # damage; or no frame, which is told in its turn
-                return files[0].exists() and all(_is_mask(file, size(piece.video), mode) for file in files)
+        def is_whole(piece: Piece) -> bool:
+            with contextlib.suppress(UserError):  # no frame, which is told in its turn
+                images = (predictions.image(name, size(piece.video)) for name in self.files(piece))
+                return predictions.holds(piece.path) and all(getattr(image, "mode", None) == mode for image in images)
             return False
 
-        merged = self.layout == "coco" and _are_detections(self.out / FILE, self.split.expressions)
-        return {piece.path for piece in self.plan if merged or is_finished(piece)}
+        return {piece.path for piece in self.plan if is_whole(piece)}
 
     def remove(self) -> None:
         """Remove what predictions of this split write; what else lies in the folder stays."""
-        merged = [self.out / FILE] if self.layout == "coco" else []
-        _remove_files(self.out, [*merged, *(file for piece in self.plan for file in self.files(piece))])
+        merged = [FILE] if self.layout == "coco" else []
+        self._remove([*merged, *(file for piece in self.plan for file in self.files(piece))])
 
     def merge(self) -> None:
         """COCO's detections in one file, video by video; nothing to do where it was done before."""
-        parts = [self.out / piece.path for piece in self.plan] if self.layout == "coco" else []
-        if parts and all(part.is_file() for part in parts):
-            with atomic_write(self.out / FILE) as file:
-                _write_list(file, [entry for part in parts for entry in json.loads(part.read_bytes())])
-        _remove_files(self.out, parts)
+        if self.layout == "coco":
+            parts = [self.out / piece.path for piece in self.plan]
+            if all(part.is_file() for part in parts):
+                with atomic_write(self.out / FILE) as file:
+                    _write_list(file, [entry for part in parts for entry in json.loads(part.read_bytes())])
+            self._remove(piece.path for piece in self.plan)
+
+    def _remove(self, names: Iterable[str]) -> None:
+        """Remove files, and the folders up to `out` that nothing is left in."""
+        folders: set[Path] = set()
+        for file in (self.out / name for name in names):
+            file.unlink(missing_ok=True)
+            folders |= {folder for folder in file.parents if self.out in folder.parents}
+        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def predict(self, plan: Sequence[Piece]) -> None:
-        """Write these pieces of one video: they get their names when all are there.
-
-        Raises UserError where a frame cannot be read, or an expression cannot be answered.
-        """
+        """Write these pieces of one video, which get their names when all are there."""
         with scratch(self.out) as work:
             if self.layout == "coco":
                 for piece in plan:
@@ -257,50 +238,51 @@ class Predictor:
         names = self.split.videos[video].frames
         source = open_video(self.split.frames(video, [position])[0] for position in range(len(names)))
         davis = self.layout == "davis"
-        for group in self._groups(plan):
-            items = [item for piece in group for item in piece.items]
-            with self.segmenter.encode(source, _texts(items), self.threshold, self.targets) as clip:
+        save = save_palette_png if davis else save_png
+        asked = {piece.path: _spoken(piece.items) for piece in plan}
+        for piece in plan:
+            (work / piece.path).mkdir(parents=True)
+            for name in () if asked[piece.path] else names:
+                save(work / piece.path / f"{name}.png", np.zeros((source.height, source.width), np.uint8))
+        for group in self._groups([piece for piece in plan if asked[piece.path]]):
+            texts = [item.text for piece in group for item in asked[piece.path]]
+            with self.segmenter.encode(source, texts, self.threshold, self.targets) as clip:
                 decoded: Iterator[Any] = clip.decode_masks(probability if davis else _cover, False)
                 for name, (_, answers) in zip(names, decoded, strict=True):
                     rest = iter(answers)
                     for piece in group:
-                        path = work / piece.path / f"{name}.png"
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        own = [next(rest) * _has_words(item) for item in piece.items]
-                        if davis:
-                            save_palette_png(path, merge_objects(own, [item.objects[0] for item in piece.items]))
-                        else:
-                            save_png(path, own[0])
+                        ids = [item.objects[0] for item in asked[piece.path]] if davis else []
+                        mask = merge_objects([next(rest) for _ in ids], ids) if davis else next(rest)
+                        save(work / piece.path / f"{name}.png", mask)
 
     def _detect(self, piece: Piece) -> list[dict[str, Any]]:
         """COCO's results of a video's samples: all video tokens, in the frame that is scored."""
         every = tuple(range(len(self.split.videos[piece.video].frames)))
         windows: defaultdict[tuple[int, ...], list[Expression]] = defaultdict(list)
-        for item in piece.items:
+        asked = _spoken(piece.items)
+        for item in asked:
             windows[every if item.shown is None else item.shown].append(item)
         positions = sorted(set().union(*windows))
-        frames = dict(zip(positions, self.split.frames(piece.video, positions), strict=True))
+        images = self.split.frames(piece.video, positions) if positions else []
+        frames = dict(zip(positions, images, strict=True))
         entries: dict[str, list[dict[str, Any]]] = {}
         for shown, together in windows.items():
             source = replace(open_video(np.stack([frames[t] for t in shown])), positions=times_shown(shown))
             for group in self._groups(together):
-                answers = self.segmenter.answer(source, _texts(group), self.threshold, self.targets)
+                texts = [item.text for item in group]
+                answers = self.segmenter.answer(source, texts, self.threshold, self.targets)
                 for item, answer in zip(group, answers, strict=True):
                     place = scored_place(shown, item.scored[0] if item.scored else 0)
                     entries[image_id(item)] = [
                         {"image_id": image_id(item), "category_id": 1, "segmentation": o.rle[place], "score": o.score}
                         for o in answer.objects
                     ]
-        return [entry for item in piece.items if _has_words(item) for entry in entries[image_id(item)]]
+        return [entry for item in asked for entry in entries[image_id(item)]]
 
 
-def _has_words(item: Expression) -> bool:
-    return bool(item.text.strip())
-
-
-def _texts(items: Sequence[Expression]) -> list[str]:
-    """What the model is asked. Nothing is the answer to nothing, whatever stands in its place here."""
-    return [item.text if _has_words(item) else "nothing" for item in items]
+def _spoken(items: Sequence[Expression]) -> list[Expression]:
+    """Those that the model is asked: nothing is the answer to a sentence without a word."""
+    return [item for item in items if item.text.strip()]
 
 
 def scored_place(shown: Sequence[int], scored: int) -> int:
@@ -322,36 +304,22 @@ def probability(logits: Tensor) -> Tensor:
 
 def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int]) -> NDArray[np.uint8]:
     """Merge the objects of a frame as in ReferFormer's evaluation of DAVIS: probabilities (H, W) below 0.5 become 0,
-    background has 0.1, and the greatest one wins; of equals, the first.
-
-    Returns: (H, W) uint8 object ids, 0 is background.
-    """
+    background has 0.1, and the greatest one wins; of equals, the first. (H, W) uint8 object ids, 0 is background."""
     known = [item.float().cpu() for item in probabilities]
     stack = torch.stack([torch.full_like(known[0], BACKGROUND), *(item * (item >= 0.5) for item in known)])
     indices: NDArray[np.uint8] = np.array([0, *ids], np.uint8)[stack.argmax(0).numpy()]
     return indices
 
 
-# Files ------------------------------------------------------------------------------------------------------------
-
-
-def _is_mask(path: Path, size: tuple[int, int], mode: str) -> bool:
-    """Whether this is an undamaged PNG of this size (H, W). Raises one of `DECODER_ERRORS` where it is not."""
-    with open_image(path, ("PNG",)) as image:
-        image.verify()
-        return image.size == size[::-1] and image.mode == mode
-
-
-def _are_detections(path: Path, items: Sequence[Expression]) -> bool:
+def _are_detections(predictions: Predictions, name: str, items: Sequence[Expression]) -> bool:
     """Whether this is a list of COCO's results with some for each of these samples, and for no other."""
     try:
-        with open(path, "rb", opener=regular) as file:
-            entries = json.load(file)
+        entries = predictions.read_json(name)
         faults = [rle_fault(entry["segmentation"], tuple(entry["segmentation"]["size"])) for entry in entries]
         samples = {entry["image_id"] for entry in entries}
-    except DECODER_ERRORS:
+    except (UserError, *DECODER_ERRORS):
         return False
-    return samples == {image_id(item) for item in items if _has_words(item)} and not any(faults)
+    return samples == {image_id(item) for item in _spoken(items)} and not any(faults)
 
 
 def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -361,27 +329,13 @@ def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     path.write_text(f"[{lines}\n]\n", encoding="utf-8")
 
 
-def _remove_files(out: Path, files: Iterable[Path]) -> None:
-    """Remove files, and the folders up to `out` that nothing is left in."""
-    folders: set[Path] = set()
-    for file in files:
-        file.unlink(missing_ok=True)
-        folders |= {folder for folder in file.parents if out in folder.parents}
-    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
-# predict.json -----------------------------------------------------------------------------------------------------
-
 DECISIVE = ("dataset", "split", "expressions", "frame_list", "weights", "precision", "threshold", "targets", "code")
-"""What a run that goes on must share with the one before; the first two are the same even when it begins anew."""
+# what a run that goes on must share with the one before, and the first two also where it begins anew
 
 
 def _facts(segmenter: Segmenter, split: Split) -> dict[str, Any]:
     size, card = segmenter.config.input, segmenter.card
-    asked = hashlib.sha256()
-    frames = 0
+    asked, frames = hashlib.sha256(), 0
     for item in split.expressions:
         shown = split.videos[item.video].frames if item.shown is None else item.shown
         frames += len(shown)
@@ -414,10 +368,8 @@ def fingerprint(model: "DsHmp") -> str:
 
 
 def _check_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """The predict.json of the run before, which makes a folder ours; nothing where the folder is empty.
-
-    Raises UserError where it is someone else's, or of predictions that this run can neither go on with nor overwrite.
-    """
+    """The predict.json of the run before; nothing where the folder is empty. Raises UserError where the folder is
+    someone else's, or of predictions that this run can neither go on with nor overwrite."""
     path = out / FACTS
     if not path.is_file():
         if is_vacant(out):
@@ -428,27 +380,19 @@ def _check_folder(out: Path, settings: dict[str, Any], overwrite: bool) -> dict[
         raise UserError(f"{path}: is not of `dshmp predict`; choose another --out")
     for key in DECISIVE[:2] if overwrite else DECISIVE:
         if before.get(key) != settings.get(key):
-            values = f" ({before.get(key)}, not {settings.get(key)})" if key not in ("expressions", "weights") else ""
-            anew = ", or begin anew with --overwrite" if key not in DECISIVE[:2] else ""
-            raise UserError(f"{out}: holds predictions made with different {key}{values}; choose another --out{anew}")
+            values = f"{str(before.get(key))[:50]}, not {str(settings.get(key))[:50]}"
+            anew = "" if key in DECISIVE[:2] else ", or begin anew with --overwrite"
+            raise UserError(f"{out}: holds predictions of a different {key} ({values}); choose another --out{anew}")
     return before
 
 
-# Between processes ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _processes(device: str) -> "Iterator[PartialState]":
+def _processes(device: str) -> "PartialState":
     """The processes that a launcher started, or this one alone. They talk by gloo, on GPUs too: there is little to
     say, and the first one to finish may wait for hours."""
     from accelerate import PartialState
 
     launched = {"backend": "gloo", "timeout": timedelta(days=7)} if "LOCAL_RANK" in os.environ else {}
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), **launched)
-    try:
-        yield state
-    finally:
-        state.destroy_process_group()
+    return PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), **launched)
 
 
 def _from_first(state: "PartialState", make: Callable[[], T]) -> T:

@@ -1,34 +1,39 @@
-"""Reading predictions: a folder of PNGs, or the zip file that is sent to a benchmark's server.
+"""Predictions on disk: a folder of PNGs, or the zip file that a benchmark's server takes, written and validated here.
 
 What is read may come from anywhere: no more than `LARGEST` bytes of a mask are ever unpacked, nothing but PNG is
-decoded, and that only where its header has the frame's size.
+decoded, and that only where its header has the frame's size. In a zip file for the servers of MeViS and Ref-YouTube-VOS
+every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothing else lies in the file.
 """
 
+import contextlib
 import io
 import json
 import lzma
+import os
 import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from dshmp.data.base import Split, frame_size
 from dshmp.errors import UserError
-from dshmp.files import reason, regular
+from dshmp.files import atomic_write, destination, digest, reason, regular
+from dshmp.progress import track
 from dshmp.video.images import DECODER_ERRORS
 
-TOPS = {"mevis": "", "youtube_vos": "Annotations/"}
-"""Layouts that have a submission, and what its paths begin with."""
-LARGEST = 64 * 2**20
-"""Bytes of a mask."""
+TOPS = {"mevis": "", "youtube_vos": "Annotations/"}  # layouts that have a submission, and what its paths begin with
+LARGEST = 64 * 2**20  # bytes of a mask
 LARGEST_JSON = 2**30
-PROPOSALS = 20
-"""As many objects as the DAVIS evaluation takes."""
-UNREADABLE = (*DECODER_ERRORS, lzma.LZMAError, zipfile.BadZipFile)
-"""What decoders of PNG, zip and JSON raise on damage; a zip file's password is a RuntimeError, as is deep nesting."""
+DATE = (1980, 1, 1, 0, 0, 0)  # of every file in a zip file
+PROPOSALS = 20  # objects that the DAVIS evaluation takes at most
+UNREADABLE = (*DECODER_ERRORS, lzma.LZMAError, zipfile.BadZipFile)  # what decoders of PNG, zip and JSON raise
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,7 @@ class Problem:
 
 class Predictions:
     """Files below a folder or inside a zip file, named by paths with slashes. `top` may lie above them or not, as
-    Ref-YouTube-VOS's server wants it. Raises UserError where it is neither.
-    """
+    Ref-YouTube-VOS's server wants it. Raises UserError where it is neither."""
 
     def __init__(self, path: Path, top: str = "") -> None:
         self.path = Path(path)
@@ -66,24 +70,23 @@ class Predictions:
     def read_json(self, name: str) -> Any:
         """A JSON file at the very top; None where it is missing. Raises UserError where it cannot be read."""
         try:
-            content = _read(self._root / name, LARGEST_JSON)
-            return None if content is None else json.loads(content)
+            return json.loads(_read(self._root / name, LARGEST_JSON))
+        except FileNotFoundError:
+            return None
         except UNREADABLE as error:
             raise UserError(f"{self.path / name}: is not valid JSON ({reason(error)}); write it again") from None
 
     def mask(self, name: str, size: tuple[int, ...]) -> NDArray[np.bool_] | Problem:
         """Any PNG as a mask (H, W) bool: a pixel is foreground where any channel but alpha is not 0."""
-        image = self._image(name, size)
+        image = self.image(name, size)
         if isinstance(image, Problem):
             return image
-        foreground: NDArray[np.bool_] = np.asarray(image) != 0
-        if foreground.ndim == 3:
-            foreground = np.asarray(foreground[..., : 1 if image.mode == "LA" else 3].any(-1))
-        return foreground
+        values = np.atleast_3d(np.asarray(image))
+        return np.asarray(values[..., : 1 if image.mode == "LA" else 3].any(-1))
 
     def object_ids(self, name: str, size: tuple[int, ...]) -> NDArray[np.uint8] | Problem:
         """A palette or grey PNG as object ids (H, W) uint8, the raw values."""
-        image = self._image(name, size)
+        image = self.image(name, size)
         if isinstance(image, Problem):
             return image
         if image.mode not in ("P", "L", "1"):
@@ -93,25 +96,22 @@ class Predictions:
             return Problem("damaged", name, f"holds object id {most}; the DAVIS evaluation takes at most {PROPOSALS}")
         return ids
 
-    def _image(self, name: str, size: tuple[int, ...]) -> Image.Image | Problem:
+    def image(self, name: str, size: tuple[int, ...]) -> Image.Image | Problem:
+        """A PNG of `size` (H, W)."""
         try:
-            content = _read(self._masks / name, LARGEST)
-            if content is None:
-                return Problem("frame", name)
-            image = open_png(content, size)
+            image = open_png(_read(self._masks / name, LARGEST), size)
+        except FileNotFoundError:
+            return Problem("frame", name)
         except UNREADABLE as error:
             image = f"cannot be read ({reason(error)})"
         return Problem("damaged", name, image) if isinstance(image, str) else image
 
 
-def _read(path: Path | zipfile.Path, limit: int) -> bytes | None:
-    """A file's content up to the first byte beyond the limit; None where there is none. Raises `UNREADABLE`."""
-    try:
-        with path.open("rb") if isinstance(path, zipfile.Path) else open(path, "rb", opener=regular) as file:
-            content: bytes = file.read(limit + 1)
-            return content
-    except FileNotFoundError:
-        return None
+def _read(path: Path | zipfile.Path, limit: int) -> bytes:
+    """A file's content up to the first byte beyond the limit. Raises FileNotFoundError and others of `UNREADABLE`."""
+    with path.open("rb") if isinstance(path, zipfile.Path) else open(path, "rb", opener=regular) as file:
+        content: bytes = file.read(limit + 1)
+    return content
 
 
 def open_png(content: bytes, size: tuple[int, ...]) -> Image.Image | str:
@@ -128,3 +128,102 @@ def open_png(content: bytes, size: tuple[int, ...]) -> Image.Image | str:
     image = Image.open(io.BytesIO(content), formats=("PNG",))
     image.load()
     return image
+
+
+def zip_of(out: Path, path: Path | None = None) -> Path:
+    """Where the zip file of a folder goes: `path`, or beside it."""
+    return destination(path or Path(f"{destination(out)}.zip"))
+
+
+def write_zip(out: Path, split: Split, layout: str) -> Path:
+    """Zip the predictions in `out` as `<out>.zip`; a second run writes the same, byte by byte. Raises UserError where
+    something is missing or not valid, or the zip file is there and not what is to be written."""
+    path = zip_of(out)
+    with packed(out, split, layout, path) as made:
+        if os.path.lexists(path) and not (path.is_file() and digest(path) == digest(made)):
+            raise UserError(f"{path}: is there, and not of the predictions in {out}; move it away")
+    return path
+
+
+@contextlib.contextmanager
+def packed(out: Path, split: Split, layout: str, path: Path) -> Iterator[Path]:
+    """A valid zip file of the predictions in `out`, which gets its name `path` in the end. Raises as `write_zip`."""
+    wanted = _wanted(split, layout)
+    missing = [name for name in wanted if not (out / name).is_file()]
+    if missing:
+        raise UserError(f"{out / missing[0]}: missing, {len(missing):,} of {len(wanted):,} masks are; predict again")
+    with atomic_write(path) as part:
+        with zipfile.ZipFile(part, "w") as file:  # stored: PNGs are compressed
+            for name in track(sorted(wanted), "zipping"):
+                entry = zipfile.ZipInfo(name, DATE)
+                entry.create_system, entry.external_attr = 3, 0o644 << 16
+                file.writestr(entry, (out / name).read_bytes())
+        findings = validate_zip(part, split, layout)
+        if findings:
+            raise UserError(f"{out}: no valid submission ({findings[0]}); predict again")
+        yield part
+
+
+def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
+    """What is wrong with a submission, one line for the files of a folder that are wrong alike. Raises UserError where
+    the layout has no submission, or a frame of the split cannot be read."""
+    wanted = _wanted(split, layout)
+    try:
+        with open(path, "rb", opener=regular):
+            file = zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UNREADABLE as error:
+        return [f"is no readable zip file ({error}); it may be cut off"]
+    faults: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    with file:
+        if wanted.keys().isdisjoint(file.namelist()):
+            return [f"holds no mask of this split, such as {next(iter(wanted), '')}; mind the folders above"]
+        for name, fault in _faults(file, wanted, cache(partial(frame_size, split))):
+            faults[str(PurePosixPath(name).parent), fault].append(name)
+    more = {key: f" (and {len(found) - 1} more of this folder)" for key, found in faults.items() if len(found) > 1}
+    return [f"{found[0]}: {key[1]}{more.get(key, '')}" for key, found in faults.items()]
+
+
+def _faults(
+    file: zipfile.ZipFile, wanted: dict[str, str], size: Callable[[str], tuple[int, int]]
+) -> Iterator[tuple[str, str]]:
+    """Names in a zip file and what is wrong with each; `size` is (H, W) of a video's frames."""
+    names = Counter(file.namelist())
+    for name, video in track(wanted.items(), "validating", total=len(wanted)):
+        if name not in names:
+            yield name, "is missing"
+        elif fault := _fault(file, name, size(video)):
+            yield name, fault
+    folders = {f"{parent}/" for name in wanted for parent in PurePosixPath(name).parents}
+    for name, times in names.items():
+        if name not in wanted and name not in folders:
+            yield name, "the split has nothing of this name"
+        elif times > 1:
+            yield name, f"is there {times} times"
+
+
+def _wanted(split: Split, layout: str) -> dict[str, str]:
+    """All names in a submission, in the split's order, and the video of each."""
+    if layout not in TOPS:
+        raise UserError("only MeViS and Ref-YouTube-VOS take submissions; `dshmp score` scores this data set")
+    return {
+        f"{TOPS[layout]}{item.video}/{item.id}/{frame}.png": item.video
+        for item in split.expressions
+        for frame in split.videos[item.video].frames
+    }
+
+
+def _fault(file: zipfile.ZipFile, name: str, size: tuple[int, int]) -> str | None:
+    """What is wrong with a mask of a frame of `size` (H, W)."""
+    try:
+        with file.open(name) as stream:
+            image = open_png(stream.read(LARGEST + 1), size)
+    except UNREADABLE as error:
+        return f"cannot be read ({error})"
+    if isinstance(image, str):
+        return image
+    if image.mode != "L":
+        return f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
+    other = [value for value, count in enumerate(image.histogram()) if count and value not in (0, 255)]
+    return f"holds the value {other[0]}; only 0 and 255 are allowed" if other else None

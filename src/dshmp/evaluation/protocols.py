@@ -33,12 +33,10 @@ class SampleScore:
     subsets: tuple[str, ...]
     terms: Mapping[str, tuple[float, float]]
     """Figure -> (numerator, denominator): the figure over many rows is the ratio of their sums."""
-    complete: bool = True
-    """Whether the prediction was there and readable in full."""
+    complete: bool = True  # whether the prediction was there and readable in full
 
 
-VideoScores = tuple[list[SampleScore], list[Problem]]
-"""The rows of one video and what stood in the way."""
+VideoScores = tuple[list[SampleScore], list[Problem]]  # the rows of one video and what stood in the way
 
 
 def target(
@@ -85,10 +83,9 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
     rows = []
     for e, item in enumerate(items):
         terms = _means(j[e, wanted[e]], f[e, wanted[e]])
-        if absent and not item.annotations:
-            terms["N-acc"] = (float(complete[e] and not found[e]), 1.0)
-        elif absent:
-            terms["T-acc"] = (float(found[e]), 1.0)
+        if absent:
+            right = found[e] if item.annotations else complete[e] and not found[e]
+            terms["T-acc" if item.annotations else "N-acc"] = (float(right), 1.0)
         terms |= synthetic_terms(split, predictions, video, item, size)
         rows.append(SampleScore(video, item.id, item.text, item.subsets, terms, bool(complete[e])))
     return rows, problems
@@ -97,7 +94,7 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
 def synthetic_terms(
     split: Split, predictions: Predictions, video: str, item: Expression, size: tuple[int, int]
 ) -> dict[str, tuple[float, float]]:
-    """Two more figures of an expression where a split names all objects of its videos, as the synthetic data set does.
+    """Two more figures where a split names all objects of its videos, as the synthetic data set does.
 
     The *static oracle* is what perfect masks of all objects that fit the static words would score: a model that sees
     everything and understands no motion. *Right of pair*: of two look-alikes told apart by direction only, the answer
@@ -111,21 +108,13 @@ def synthetic_terms(
     static = [objects[each]["anno_id"] for each in item.extra["static_ids"]]
     terms = {"static oracle": (sum(jf(target(split, video, static, positions, size), truth)) / 2, 1.0)}
     if "direction pairs" in item.subsets and len(item.objects) == 1:
-        answer = np.zeros_like(truth)
-        for t, name in enumerate(names):
-            mask = predictions.mask(f"{video}/{item.id}/{name}.png", size)
-            if not isinstance(mask, Problem):
-                answer[t] = mask
-        others = [entry["anno_id"] for key, entry in objects.items() if key not in item.objects]
-        rivals = split.masks(video, others, positions, size)
-        right = _overlap(answer, truth) > max((_overlap(answer, rival) for rival in rivals), default=0.0)
-        terms["right of pair"] = (float(right), 1.0)
+        masks = [predictions.mask(f"{video}/{item.id}/{name}.png", size) for name in names]
+        answer = np.stack([np.zeros(size, bool) if isinstance(mask, Problem) else mask for mask in masks])
+        rest = [entry["anno_id"] for key, entry in objects.items() if key not in item.objects]
+        rivals = split.masks(video, rest, positions, size)
+        first, *others = ((answer & mask).sum() / max((answer | mask).sum(), 1) for mask in (truth, *rivals))
+        terms["right of pair"] = (float(first > max(others, default=0.0)), 1.0)
     return terms
-
-
-def _overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """IoU over the whole clip."""
-    return float((a & b).sum() / max(int((a | b).sum()), 1))
 
 
 def score_objects(split: Split, predictions: Predictions, video: str, items: Sequence[Expression]) -> VideoScores:
@@ -147,15 +136,14 @@ def score_objects(split: Split, predictions: Predictions, video: str, items: Seq
         folder = f"anno_{annotator}/{video}"
         answer = np.zeros_like(labels)
         there = np.zeros(len(names), bool)
-        if not predictions.holds(folder):
+        if not (held := predictions.holds(folder)):
             problems.append(Problem("video", folder))
-        else:
-            for t, name in enumerate(names):
-                ids = predictions.object_ids(f"{folder}/{name}.png", labels.shape[1:])
-                if isinstance(ids, Problem):
-                    problems.append(ids)
-                else:
-                    answer[t], there[t] = ids, True
+        for t, name in enumerate(names if held else ()):
+            ids = predictions.object_ids(f"{folder}/{name}.png", labels.shape[1:])
+            if isinstance(ids, Problem):
+                problems.append(ids)
+            else:
+                answer[t], there[t] = ids, True
         proposals = max(int(answer.max(initial=0)), count)  # those beyond the highest predicted id are empty
         j, f = np.zeros((2, proposals, count, len(names)))
         for r, k in np.ndindex(proposals, count):

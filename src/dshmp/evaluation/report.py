@@ -1,21 +1,23 @@
-"""What is told of scores: results.json, tables, warnings, and whether two results may be compared."""
+"""From rows to figures, ratios of sums and how far they may be off, and all that is told of them: results.json, tables,
+warnings, and whether two results may be compared."""
 
 import csv
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat
 
 from dshmp import __version__
-from dshmp.data.base import read_json
+from dshmp.data.base import Split
 from dshmp.errors import UserError, printable
 from dshmp.evaluation.coco import frame_list
-from dshmp.evaluation.figures import LEVEL, RESAMPLES, SEED, Scores, by_subset, figures
-from dshmp.evaluation.predictions import Predictions
+from dshmp.evaluation.predictions import Problem
+from dshmp.evaluation.protocols import SampleScore
 from dshmp.files import owned_file, to_json
 from dshmp.revision import revision
 
@@ -24,9 +26,11 @@ log = logging.getLogger(__name__)
 RESULTS, EXPRESSIONS, VIDEOS = FILES = ("results.json", "expressions.csv", "videos.csv")
 SHOWN = 20  # damaged files named one by one; results.json names all
 SUBSET_COLUMNS = ("J&F", "J", "F", "static oracle", "right of pair", "N-acc", "T-acc")
+ESCAPED = "backslashreplace"  # half a surrogate pair
+RESAMPLES, LEVEL, SEED = 1000, 0.95, 0  # of the bootstrap
 
 
-class _Results(BaseModel, strict=True):
+class Results(BaseModel, strict=True):
     """What a comparison reads of a results.json."""
 
     dataset: str
@@ -37,26 +41,66 @@ class _Results(BaseModel, strict=True):
     prediction: dict[str, Any]
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """A results.json. Raises UserError."""
-    results = read_json(path)
-    try:
-        _Results.model_validate(results)
-    except ValidationError:
-        raise UserError(f"{path}: is not the results.json of `dshmp score`") from None
-    return results
+@dataclass(frozen=True)
+class Scores:
+    """All rows of a split in the split's order, figures over them in per cent, and what stood in the way."""
+
+    split: Split
+    rows: tuple[SampleScore, ...]
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    problems: tuple[Problem, ...]
+
+    @property
+    def damaged(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.kind == "damaged"]
 
 
-def read_facts(pred: Path) -> dict[str, Any]:
-    """What predict.json says of the model and how it was run; nothing where there is none."""
-    facts = Predictions(pred).read_json("predict.json")
-    if not isinstance(facts, dict | None):
-        raise UserError(f"{pred}/predict.json: expected a JSON object at the top")
-    return facts or {}
+def figures(rows: Sequence[SampleScore]) -> dict[str, float]:
+    """Each figure over all rows that have it, per cent."""
+    return {name: float(100 * n.sum() / d.sum()) for name, (n, d) in _sums(rows).items()}
+
+
+def by_subset(
+    rows: Sequence[SampleScore], names: Callable[[SampleScore], Sequence[str]] = lambda row: row.subsets
+) -> dict[str, dict[str, float]]:
+    """Figures and the number of expressions of each named subset, in the order in which they occur."""
+    groups: dict[str, list[SampleScore]] = {}
+    for row in rows:
+        for name in names(row):
+            groups.setdefault(name, []).append(row)
+    return {name: {"expressions": len(group), **figures(group)} for name, group in groups.items()}
+
+
+def intervals(rows: Sequence[SampleScore], seed: int = SEED) -> dict[str, tuple[float, float]]:
+    """Bootstrap percentile intervals of each figure at `LEVEL`, per cent. Videos are drawn with replacement, not
+    expressions, which are about the same pixels; draws in which a figure is not defined are left out."""
+    videos = len({row.video for row in rows})
+    rng = np.random.default_rng(seed)
+    # how often each video is drawn: (RESAMPLES, V)
+    drawn = rng.multinomial(videos, np.full(videos, 1 / videos), RESAMPLES).astype(np.float64)
+    tails = [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)]
+    found = {}
+    for name, (n, d) in _sums(rows).items():
+        above, below = drawn @ n, drawn @ d
+        low, high = np.percentile(100 * above[below > 0] / below[below > 0], tails)
+        found[name] = (float(low), float(high))
+    return found
+
+
+def _sums(rows: Sequence[SampleScore]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Figure -> numerators and denominators, both (V,), summed per video; undefined figures are left out."""
+    number = {video: v for v, video in enumerate(dict.fromkeys(row.video for row in rows))}
+    names = dict.fromkeys(name for row in rows for name in row.terms)
+    sums = {name: np.zeros((2, len(number))) for name in names}
+    for row in rows:
+        for name, term in row.terms.items():
+            sums[name][:, number[row.video]] += term
+    return {name: (n, d) for name, (n, d) in sums.items() if d.sum() > 0}
 
 
 def document(scores: Scores, name: str, split_name: str, pred: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """results.json: the figures and all they depend on; `facts` are those of `read_facts`."""
+    """results.json: the figures and all they depend on; `facts` are predict.json's."""
     frames = {name: video.frames for name, video in scores.split.videos.items()}
     scored = [
         (item.video, item.id, frames[item.video][t])
@@ -108,18 +152,16 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, label: str = "") -> None:
     """Figures down with their intervals, to stdout; another result beside if given."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    counts, level = report["counts"], f"{100 * LEVEL:.0f} %"
+    counts = report["counts"]
     title = f"{report['dataset']} {report['split']}: {counts['videos']} videos, {counts['expressions']} expressions"
     if source := report["frame_list"]["source"]:
         title += f"\nframes: {source}"
-    results = [report] + ([other] if other else [])
-    tables = [Table("figure")]
-    for heading in ["score", label][: len(results)]:
-        tables[0].add_column(Text(printable(heading)), justify="right")
-        tables[0].add_column(level, justify="right")
+    results = [report, *([other] if other else [])]
+    headings = [heading for label in ("score", label)[: len(results)] for heading in (label, f"{100 * LEVEL:.0f} %")]
+    tables = [Table("figure", *(Column(Text(printable(heading)), justify="right") for heading in headings))]
     for figure in dict.fromkeys(key for result in results for key in result["figures"]):
         cells = []
         for result in results:
@@ -128,9 +170,7 @@ def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, lab
         tables[0].add_row(Text(printable(figure)), *cells)
     if report["subsets"]:
         columns = [name for name in SUBSET_COLUMNS if name in report["figures"]]
-        tables.append(Table("subset"))
-        for column in ("expressions", *columns):
-            tables[1].add_column(column, justify="right")
+        tables.append(Table("subset", *(Column(name, justify="right") for name in ("expressions", *columns))))
         for name, values in report["subsets"].items():
             cells = [f"{values[column]:.1f}" if column in values else "" for column in columns]
             tables[1].add_row(Text(printable(name)), str(values["expressions"]), *cells)
@@ -168,28 +208,22 @@ def write(out: Path, scores: Scores, report: dict[str, Any]) -> None:
     columns = list(dict.fromkeys(name for row in scores.rows for name in row.terms))
     expressions = [{"video": r.video, "expression": r.id, "text": r.text, **figures([r])} for r in scores.rows]
     videos = [{"video": video, **values} for video, values in report["videos"].items()]
-    _write_csv(out, EXPRESSIONS, ["video", "expression", "text", *columns], expressions)
-    _write_csv(out, VIDEOS, ["video", "expressions", *columns], videos)
+    for name, first, rows in (
+        (EXPRESSIONS, ("video", "expression", "text"), expressions),
+        (VIDEOS, ("video", "expressions"), videos),
+    ):
+        with owned_file(out, name) as part, open(part, "w", encoding="utf-8", errors=ESCAPED, newline="") as file:
+            writer = csv.DictWriter(file, [*first, *columns], lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
     with owned_file(out, RESULTS) as part:
         part.write_text(to_json(report), encoding="utf-8")
 
 
-def _write_csv(out: Path, name: str, header: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    with (
-        owned_file(out, name) as part,
-        open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, header, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
-
-
 def own_card(source: Path, pred: Path, facts: Mapping[str, Any]) -> Path:
-    """The folder of the model whose card may take the scores; `facts` is what the predictions' predict.json says.
-
-    Raises UserError where it is none (`own_folder`), or the predictions are not known to be that model's.
-    """
+    """The folder of the model whose card may take the scores. Raises UserError where it is none (`own_folder`), or the
+    predictions' predict.json, `facts`, does not say that they are that model's."""
     from dshmp.checkpoint import load_model, own_folder
     from dshmp.evaluation.predict import fingerprint
 
@@ -200,10 +234,8 @@ def own_card(source: Path, pred: Path, facts: Mapping[str, Any]) -> Path:
 
 
 def fill_card(folder: Path, scores: Scores, report: dict[str, Any], root: Path, targets: str) -> None:
-    """Figures over all expressions and over each named subset into the card, in config.json and README.md.
-
-    Where predictions are missing or damaged the card stays as it is, with a warning: the figures are not the model's.
-    """
+    """Figures over all expressions and over each subset into the card, in config.json and README.md; not where
+    predictions are missing or damaged, as the figures are not the model's then."""
     from dshmp.card import with_scores
     from dshmp.checkpoint import CONFIG, load_card, save_card
 

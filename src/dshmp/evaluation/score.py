@@ -1,4 +1,4 @@
-"""`dshmp score`: predictions on disk against a split's annotation, by the data set's own protocol."""
+"""`dshmp score` and `evaluate`: predictions against a split's annotation, by the data set's own protocol."""
 
 import contextlib
 import gc
@@ -9,21 +9,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dshmp.data.base import Expression, Split, by_video, frame_size
+from dshmp.data.base import Expression, Split, by_video, expression_name, frame_size, read_shape, shaped
 from dshmp.data.registry import Dataset, dataset
 from dshmp.errors import UserError
 from dshmp.evaluation import coco, report
-from dshmp.evaluation.figures import Scores, figures, intervals
 from dshmp.evaluation.predictions import TOPS, Predictions
 from dshmp.evaluation.protocols import score_expressions, score_objects
+from dshmp.evaluation.report import Scores, figures, intervals
 from dshmp.files import check_owned, output_folder
+from dshmp.options import Options
 from dshmp.processes import worker_pool
 from dshmp.progress import track
 
+if TYPE_CHECKING:
+    from dshmp.predictor import Progress
+
 log = logging.getLogger(__name__)
-Items = Mapping[str, Sequence[Expression]]
+PREDICTIONS = "predictions"
 Job = Callable[[str], Any]  # takes the name of a video
 
 
@@ -37,17 +41,17 @@ def run(
     compare: Path | None = None,
     card: Path | None = None,
 ) -> Scores:
-    """Score, print the table to stdout, and write results.json, expressions.csv and videos.csv into `out` if given.
-
-    `workers` processes share the videos, all cores by default. `compare` is a results.json whose figures stand beside;
-    where the two are not comparable, a warning says why. `card` is the folder of the model that predicted, whose card
-    takes the figures.
-    """
-    other = report.read_results(compare) if compare else None
+    """Score in `workers` processes, all cores by default; print the table, and write `report.FILES` into `out`. The
+    figures of `compare`, a results.json, stand beside, with a warning where they are not comparable; the card of the
+    model that predicted, in the folder `card`, takes the figures."""
+    other = read_shape(compare, report.Results).model_dump() if compare else None
     if out is not None:
         out = output_folder(out)
         check_owned(out, report.FILES)
-    facts = report.read_facts(pred)
+    facts = Predictions(pred).read_json("predict.json")
+    if not isinstance(facts, dict | None):
+        raise UserError(f"{pred}/predict.json: expected a JSON object at the top")
+    facts = facts or {}
     if card is not None:
         card = report.own_card(card, pred, facts)
     data = dataset(name)
@@ -64,38 +68,59 @@ def run(
     return scores
 
 
-def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers: int = 1) -> Scores:
-    """Score all expressions of a split, video by video in `workers` processes; their number changes no figure.
+def evaluate(
+    name: str,
+    root: Path,
+    split_name: str,
+    out: Path,
+    options: Options,
+    workers: int | None = None,
+    compare: Path | None = None,
+    progress: "Progress | None" = None,
+    update_card: bool = False,
+) -> Scores | None:
+    """Predict into `out/predictions`, going on where an earlier run stopped, then score into `out`; with
+    `update_card` the model's own card takes the figures. Of several processes the first one scores, and the others
+    return None. What can be refused is refused (UserError) before anything is predicted."""
+    from dshmp.checkpoint import own_folder
+    from dshmp.evaluation import predict
 
-    Raises UserError where the split's masks are not public, the predictions are of something else, or a process dies.
-    """
-    split = data.open(root, split_name)
-    if not split.has_truth:
-        raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; name another split")
+    card = own_folder(options.model) if update_card else None
+    out = output_folder(out)
+    check_owned(out, report.FILES)
+    _open(dataset(name), root, split_name)
+    pred = out / PREDICTIONS
+    if predict.run(name, root, split_name, pred, options, zipped=False, progress=progress) is None:
+        return None
+    return run(name, root, split_name, pred, out, workers, compare, card)
+
+
+def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers: int = 1) -> Scores:
+    """Score all expressions of a split, video by video in `workers` processes; their number changes no figure. Raises
+    UserError where the split's masks are not public, the predictions are of something else, or a process dies."""
+    split = _open(data, root, split_name)
     predictions = Predictions(pred, TOPS.get(data.layout, ""))
     items = by_video(split)
     for item in split.expressions:
-        subsets: Any = item.extra.get("subsets", [])
-        named = isinstance(subsets, list | tuple) and all(isinstance(name, str) for name in subsets)
-        if not named or not split.videos[item.video].frames:
-            fault = "has no frames" if named else f"expression {item.id}: its subsets are no list of names"
-            raise UserError(f"{split.folder}: video {item.video}, {fault}; see `dshmp data check`")
-    if workers > 1:
-        _read_once(split)
+        shaped(list[str], item.extra.get("subsets", []), f"{split.folder}: subsets of {expression_name(item)}")
+        if not split.videos[item.video].frames:
+            raise UserError(f"{split.folder}: video {item.video} has no frames; see `dshmp data check`")
+    if workers > 1:  # a split may index its masks at the first one: not in every process
+        with contextlib.suppress(UserError, StopIteration):
+            item = next(item for item in split.expressions if item.annotations)
+            split.masks(item.video, item.annotations[:1], [0], frame_size(split, item.video))
     parts = _map(partial(_job, data.layout, pred, split, items), items, workers)
     if data.layout == "coco":
-        truth: coco.Truths = {}
-        for part in parts:
-            truth |= part
+        truth: coco.Truths = dict(pair for part in parts for pair in part.items())
         detections, damaged = coco.read_detections(predictions, truth)
         rows, missing = coco.score_samples([item for group in items.values() for item in group], truth, detections)
         problems = [*damaged, *missing]
         known = {"mAP": 100 * coco.mean_average_precision(truth, detections)} | figures(rows)
     else:
-        folder = "anno_0/{}" if data.layout == "davis" else "{}"
-        if not any(predictions.holds(folder.format(video)) for video in items):
-            example = folder.format(next(iter(items))) + ("" if data.layout == "davis" else "/<expression>")
-            raise UserError(f"{pred}: holds no video of this split; files such as {example}/<frame>.png are needed")
+        top, below = ("anno_0/", "") if data.layout == "davis" else ("", "/<expression>")
+        if not any(predictions.holds(top + video) for video in items):
+            example = f"{top}{next(iter(items))}{below}/<frame>.png"
+            raise UserError(f"{pred}: holds no video of this split; files such as {example} are needed")
         scored = list(parts)
         rows = [row for part, _ in scored for row in part]
         problems = [problem for _, part in scored for problem in part]
@@ -103,16 +128,14 @@ def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers:
     return Scores(split, tuple(rows), known, intervals(rows), tuple(problems))
 
 
-def _read_once(split: Split) -> None:
-    """Read a mask, as a split may index its file of masks at the first one: once, not in every process."""
-    item = next((item for item in split.expressions if item.annotations), None)
-    if item is not None:
-        position = item.scored[0] if item.scored else 0
-        with contextlib.suppress(UserError):  # which is told in its turn
-            split.masks(item.video, item.annotations[:1], [position], frame_size(split, item.video, position))
+def _open(data: Dataset, root: Path, split_name: str) -> Split:
+    split = data.open(root, split_name)
+    if not split.has_truth:
+        raise UserError(f"{split.folder}: its masks are not public, so nothing can be scored; use dshmp predict")
+    return split
 
 
-def _job(layout: str, pred: Path, split: Split, items: Items) -> Job:
+def _job(layout: str, pred: Path, split: Split, items: Mapping[str, Sequence[Expression]]) -> Job:
     """What is done with a video. Each process makes it anew, as an open file cannot be shared."""
     if layout == "coco":
         return lambda video: coco.truths(split, video, items[video])
@@ -122,13 +145,12 @@ def _job(layout: str, pred: Path, split: Split, items: Items) -> Job:
 
 
 def _map(make_job: Callable[[], Job], videos: Mapping[str, Any], workers: int) -> Iterator[Any]:
-    """The job's result for every video, in their order; with more than one worker in processes of their own."""
+    """The job's result for every video, in their order."""
     workers = min(workers, len(videos))
     if workers == 1:
         yield from track(map(make_job(), videos), "scoring", total=len(videos))
         return
-    try:
-        # torch has threads, and perhaps a GPU, that do not outlive a fork
+    try:  # torch has threads, and perhaps a GPU, that do not outlive a fork
         with worker_pool(workers, _start, (make_job,), fork="torch" not in sys.modules) as pool:
             results = pool.map(_run, videos)  # forks here, before the progress bar starts a thread
             yield from track(results, "scoring", total=len(videos))
