@@ -1,7 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, told from damaged ones, the newest few kept.
-
-A checkpoint is one safetensors file with every tensor; plain numbers and a checksum stand in its header as JSON.
-"""
+"""Checkpoints of a run, the newest few: safetensors files, with plain numbers and a checksum as JSON in the header."""
 
 import json
 import logging
@@ -24,8 +21,6 @@ log = logging.getLogger("dshmp")
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds."""
-
     step: int
     tensors: dict[str, Tensor]  # on the CPU, contiguous
     facts: dict[str, Any]  # plain numbers and names, JSON
@@ -33,8 +28,6 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints in a folder, the newest `keep` of them."""
-
     folder: Path
     keep: int
 
@@ -55,19 +48,15 @@ class Checkpoints:
     def newest(self) -> Saved | None:
         """The newest that is whole, with a warning for each that is not; None where there is none at all. Raises
         UserError where all are damaged."""
-        damage: list[UserError] = []
+        damage = None
         for path in reversed(self.paths()):
             try:
-                found = _read(path)
+                return _read(path)
             except UserError as error:
-                damage.append(error)
-                log.warning("%s; trying the checkpoint before", error)
-            else:
-                if damage:
-                    log.warning("going on from step %d, %s", found.step, path)
-                return found
+                damage = damage or error
+                log.warning("%s; going on from the checkpoint before", error)
         if damage:
-            raise UserError(f"{damage[0]}; no other one is left, so remove {self.folder} to start anew")
+            raise UserError(f"{damage}; no other one is left, so remove {self.folder} to start anew")
         return None
 
 
@@ -78,8 +67,8 @@ def _read(path: Path) -> Saved:
             header = json.loads(file.metadata()["dshmp"])
         if header["checksum"] == checksum(tensors):
             return Saved(header["step"], tensors, header["facts"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        pass  # no checkpoint of a run
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):  # no checkpoint of a run
+        pass
     raise UserError(f"{path}: damaged: its content is not what was written")
 
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from dshmp.checkpoint import build_model
 from dshmp.training.recipe import About, Recipe, recipes
 
+# The one published fact on time: the authors' training on MeViS takes about 17 hours on 8 RTX 3090. The clips that it
+# sees, and the operations of the forward pass of one (`about.tflop` of the recipe paper/mevis_release).
 GPU_HOURS, CLIPS, TFLOP = 8 * 17, 55_000 * 8, 1.79
-"""The one published fact on time: the authors' training on MeViS takes about 17 hours on 8 RTX 3090. The clips that it
-sees, and the operations of the forward pass of one (`about.tflop` of the recipe paper/mevis_release)."""
 CAPTION = """GB: estimate for each GPU in float32, weights and AdamW's moments included. GPU hours: estimate for RTX \
 3090s, from the authors' 17 hours on 8 of them and the operations of a clip. What comes after a run stands in its \
 recipe: about.then."""
@@ -28,8 +28,7 @@ class Needs:
 
 
 def needs(recipe: Recipe) -> Needs:
-    """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`. Raises UserError
-    where the model's numbers do not fit together."""
+    """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`. Raises UserError."""
     with torch.device("meta"):
         model = build_model(recipe.model, "the recipe's model")
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -1,5 +1,4 @@
-"""Scores on held-out data during training: J and F of a few videos, answered as for users, or IoU of all sentences on
-cached object tokens."""
+"""Scores on held-out data: J and F of a few videos, answered as for users, or IoU on cached object tokens."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,9 +36,8 @@ def means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def score_videos(segmenter: Segmenter, splits: Mapping[str, Split], videos: int) -> Metrics:
-    """J, F and their mean in per cent over a few videos of every split, all objects meant by an expression as one, and
-    a strip of each video's first expression. Means of several splits have their names before them, and `J&F` is the
-    mean over the splits."""
+    """J, F and their mean in per cent over a few videos of every split, and a strip of each video's first expression.
+    Figures of several splits have their names before them, and `J&F` is the mean over the splits."""
     scores: list[tuple[str, float]] = []
     pictures: dict[str, NDArray[np.uint8]] = {}
     for name, split in splits.items():
@@ -74,7 +72,6 @@ def _answers(
 
 
 def _spread(items: list[Any], wanted: int) -> list[Any]:
-    """So many of the items, evenly."""
     return [items[i] for i in sorted({int(x) for x in np.linspace(0, len(items) - 1, min(wanted, len(items)))})]
 
 
@@ -98,9 +95,7 @@ class SentenceScore:
 
 
 def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:
-    """Means in per cent over all sentences: IoU by subset on the cache's coarse grid, and the share of direction pairs
-    that has the right one of the two on top. Good enough for a learning curve; `dshmp evaluate` gives the figures that
-    count."""
+    """Means in per cent over all sentences, on the cache's coarse grid: good enough for a learning curve."""
     pairs: list[tuple[str, float]] = []
     for item, score in zip(held_out.split.expressions, sentence_scores(model, held_out), strict=True):
         pairs += [(f"iou {name}", score.iou) for name in ("all", *item.subsets)]

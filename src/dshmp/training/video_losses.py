@@ -38,8 +38,8 @@ class VideoTargets:
 def video_targets(
     expressions: Sequence[int], items: Sequence[Expression], known: Sequence[Sequence[int]], truths: Sequence[Tensor]
 ) -> tuple[Tensor, VideoTargets]:
-    """The masks of all objects of the clips, padded to one number of them (B, G_all, T, h, w), and the targets; from
-    the sentences' numbers and, of each, the ids of its clip's objects and their masks (G, T, h, w) bool."""
+    """The masks of all objects of the clips, padded to one number of them (B, G_all, T, h, w), and the targets; `known`
+    and `truths`: of each sentence, the ids of its clip's objects and their masks (G, T, h, w) bool."""
     index = [torch.tensor([ids.index(i) for i in item.objects]).long() for item, ids in zip(items, known, strict=True)]
     # padded to one object at least
     shown = pad_sequence([*truths, truths[0].new_zeros(1, *truths[0].shape[1:])], batch_first=True)[:-1]
@@ -51,22 +51,18 @@ def video_targets(
 
 
 def video_level(video: VideoTokens, masks: Sequence[Tensor], labelled: Tensor, targets: VideoTargets) -> Level:
-    """Video level of B clips of T frames, from the mask logits (B, N_v, T, h, w) of every decoder layer; only frames
-    whose masks are known teach, labelled (B, T) bool."""
+    """From the mask logits (B, N_v, T, h, w) of every decoder layer; only frames labelled (B, T) bool teach."""
     predictions = [SetPrediction(layer.logits, logits) for layer, logits in zip(video.layers, masks, strict=True)]
     return Level(predictions, SetTargets(targets.masks, targets.valid, labelled))
 
 
 @dataclass(frozen=True)
 class VideoCriterion:
-    """All losses of the video level."""
-
     sets: SetCriterion
     weights: "LossWeights"
     contrast: Contrast
     frame_queries: int
     video_queries: int
-    counted = (*SetCriterion.counted, "samples", "tokens", "anchors")
 
     def counts(self, targets: VideoTargets, labelled: Tensor, found: Tensor, step: int) -> Counts:
         """found (B, T) long: tokens of each frame that find an object."""
@@ -89,11 +85,8 @@ class VideoCriterion:
         generators: Sequence[torch.Generator],
         counts: Counts,
     ) -> dict[str, Tensor]:
-        """Weighted losses of B clips, each with its own generator.
-
-        Args: level, of `video_level`; indices, its matches (layers, B, N_v); owner (B, T, N) long, the object that a
-        token has found as an index of the clip's objects, or -1; counts, of the whole step.
-        """
+        """Weighted losses of B clips, from the matches (layers, B, N_v) of `video_level` and owner (B, T, N) long, the
+        object that a token has found as an index of the clip's objects, or -1."""
         weights = self.weights
         losses = self.sets.losses(level, indices, counts, generators)
         matched, found = indices[-1], owner >= 0
