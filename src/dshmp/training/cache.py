@@ -57,7 +57,7 @@ class ClipBatch:
     owner: Tensor  # (B, T, N) long: the object a token has found, as an index of the video's objects, or -1
     targets: VideoTargets
     names: tuple[str, ...]  # which sentences these are
-    seeds: tuple[tuple[int, ...], ...] = ()  # of each sentence's random numbers; of use in training only
+    seeds: Sequence[tuple[int, ...]]  # of each sentence's random numbers in training
 
 
 class CachedSplit:
@@ -107,7 +107,7 @@ class CachedSplit:
             raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
         return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
 
-    def batch(self, chosen: Sequence[int]) -> ClipBatch:
+    def batch(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]] = ()) -> ClipBatch:
         """The sentences with these indices, whose clips have one length, as a batch."""
         items = [self.split.expressions[i] for i in chosen]
         clips = [self[item] for item in items]
@@ -119,6 +119,7 @@ class CachedSplit:
             torch.stack([clip.owner for clip in clips]).long(),
             targets,
             tuple(map(expression_name, items)),
+            seeds,
         )
 
 

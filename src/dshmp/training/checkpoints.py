@@ -5,6 +5,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ class Checkpoints:
     keep: int
 
     def paths(self) -> list[Path]:
-        """Oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
     def save(self, saved: Saved) -> None:
@@ -62,13 +62,11 @@ class Checkpoints:
 
 def _read(path: Path) -> Saved:
     tensors = load_tensors(path)
-    try:
+    with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError):  # no checkpoint of a run
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["dshmp"])
         if header["checksum"] == checksum(tensors):
             return Saved(header["step"], tensors, header["facts"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):  # no checkpoint of a run
-        pass
     raise UserError(f"{path}: damaged: its content is not what was written")
 
 

@@ -72,16 +72,15 @@ def sample_negatives(
     target: Tensor, groups: TargetGroups, visited: Tensor, count: int, generator: Randomness = None
 ) -> Tensor:
     """Negatives of target (M,) long: rows of the bank (M, K) long, K = min(count, N), -1 where there are too few. Each
-    is visited (N,) bool, not the own one, and there once: first those of the same video and category, then others of the
-    same video, then any, in random order. generator: one, or one for each of M."""
-    rows = len(visited)
-    video, categories = groups.video.to(visited.device), groups.category.to(visited.device)
-    category = categories[target, None]
+    is visited (N,) bool, not the own one, and there once: first those of the same video and category, then others of
+    the same video, then any, in random order. generator: one, or one for each of M."""
+    rows, device = len(visited), visited.device
+    video, category = groups.video.to(device), groups.category.to(device)
     same_video = video[target, None] == video  # (M, N)
-    same_category = same_video & (category == categories) & (category >= 0)
-    lot = uniform(len(target), rows, device=visited.device, generator=generator)
+    same_category = same_video & (category[target, None] == category) & (category >= 0)
+    lot = uniform(len(target), rows, device=device, generator=generator)
     priority = lot + same_video.float() + same_category.float()
-    itself = target[:, None] == torch.arange(rows, device=visited.device)
+    itself = target[:, None] == torch.arange(rows, device=device)
     chosen = priority.masked_fill(itself | ~visited, -1.0).topk(min(count, rows), dim=1)
     return chosen.indices.masked_fill(chosen.values < 0, -1)
 

@@ -14,10 +14,11 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,11 @@ def processes(recipe: Recipe, device: torch.device) -> Iterator[Accelerator]:
     device does not know the recipe's precision."""
     if recipe.precision == "float16" and device.type == "cpu":
         raise UserError("precision: float16 needs a GPU; use bfloat16 or float32")
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    handlers = [parallel, InitProcessGroupKwargs(timeout=timedelta(hours=12))]  # the first one alone validates
     with patch_environment(**({} if "LOCAL_RANK" in os.environ else {"ACCELERATE_TORCH_DEVICE": device})):
-        accelerator = Accelerator(
-            cpu=device.type == "cpu",
-            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision],
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the first one alone validates
-            ],
-        )
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=handlers)
     try:
         yield accelerator
     finally:
@@ -127,17 +124,16 @@ class Trainer:
             self.resume()
             logger = RunLogger(self.recipe, self.folder, self.step, self.accelerator) if first else None
             with logger or contextlib.nullcontext():
-                stopped = self._train(logger)
+                self._train(logger)
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
-        if stopped:
+        if self.step < self.recipe.steps:
             if first:
                 log.warning("%s: stopped by SIGTERM after step %d; the same command goes on", self.folder, self.step)
             raise SystemExit(128 + signal.SIGTERM)
 
-    def _train(self, watch: RunLogger | None) -> bool:
-        """Whether the run was stopped before its last step. `watch` is the first process's."""
+    def _train(self, watch: RunLogger | None) -> None:
         run = self.run
         self.model.train()
         for batches, waited in self._batches():
@@ -147,17 +143,16 @@ class Trainer:
             last = self.step == self.recipe.steps
             self.record.seconds += waited + time.monotonic() - started
             self.record.waited += waited
+            if watch:
+                watch.tick(self.step)
             if self.step % run.log_every == 0:
                 self._log(watch)
-            elif watch:
-                watch.tick(self.step)
             if self.step % run.validate_every == 0 or last:
                 self._validate(watch)
             if self.step % run.checkpoint_every == 0 or last or stop:
                 self.save()
-            if stop and not last:
-                return True
-        return False
+            if stop:
+                return
 
     def _batches(self) -> Iterator[tuple[Sequence[Any], float]]:
         """Every step's batches, and the seconds waited for them; later ones are read meanwhile."""
@@ -310,11 +305,9 @@ class Trainer:
         self.model.load_state_dict(part("model/"))
         self.task.modules.load_state_dict(part("task/"))
         for index, parameter in enumerate(self.trained):
-            if moments := part(f"optimizer/{index}/"):  # AdamW counts its steps on the CPU wherever the parameter is
-                place = {"step": torch.device("cpu")}
-                self.adam.state[parameter] = {
-                    name: value.to(place.get(name, parameter.device), copy=True) for name, value in moments.items()
-                }
+            for name, value in part(f"optimizer/{index}/").items():
+                place = "cpu" if name == "step" else parameter.device  # AdamW counts its steps there
+                self.adam.state[parameter][name] = value.to(place, copy=True)
         self.record = Record(**saved.facts["record"])
         if not self.accelerator.is_main_process:  # the first one has the sums of all
             self.record.losses = {}
@@ -348,18 +341,13 @@ def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> lis
 def recompute_activations(model: DsHmp) -> None:
     """Backbone blocks and decoder layers keep their inputs only and compute the rest again in the backward pass."""
 
-    def wrap(module: nn.Module) -> None:
-        forward = module.forward
-
-        def again(*args: Any, **kwargs: Any) -> Any:
-            if not torch.is_grad_enabled():
-                return forward(*args, **kwargs)
-            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-        module.forward = again
+    def again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     perception = model.perception
     stages = [stage.blocks for stage in perception.backbone.stages]
     decoders = [perception.pixel_decoder.decoder.encoder.layers, perception.frame_decoder.layers]
     for module in itertools.chain(*stages, *decoders, model.motion.blocks, model.decoder.layers):
-        wrap(module)
+        module.forward = partial(again, module.forward)

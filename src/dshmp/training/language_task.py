@@ -1,6 +1,5 @@
 """Task `language`: sentences alone."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,12 +36,13 @@ class LanguageTask(Task):
         self.modules = nn.ModuleDict({"probe": self.probe, "words": self.words})
 
     def batches(self, step: int, share: Share = ALL) -> list[SentenceBatch]:
-        return [self._batch(part) for part in share.of(self.sampler(step).tolist())]
-
-    def _batch(self, chosen: Sequence[int]) -> SentenceBatch:
-        items = [self.split.expressions[i] for i in chosen]
-        claims = torch.tensor([self.probe.claim(item.extra) for item in items])
-        return SentenceBatch(self.tokenizer([item.text for item in items]), claims, tuple(map(expression_name, items)))
+        found = []
+        for chosen in share.of(self.sampler(step).tolist()):
+            items = [self.split.expressions[i] for i in chosen]
+            texts = self.tokenizer([item.text for item in items])
+            claims = torch.tensor([self.probe.claim(item.extra) for item in items])
+            found.append(SentenceBatch(texts, claims, tuple(map(expression_name, items))))
+        return found
 
     def counts(self, batch: SentenceBatch, step: int) -> Counts:
         return {"words": self._words(batch).sum(), "claims": torch.tensor(len(batch.claims))}

@@ -59,7 +59,6 @@ class RunLogger:
         """Losses and pace of the last steps."""
         self.shown = {"memory_gib": round(peak_memory(), 3), **figures}
         self._write(step, self.shown, "train")
-        self.tick(step)
 
     def validated(self, step: int, figures: Metrics) -> None:
         if figures.values:

@@ -72,16 +72,13 @@ class SetCriterion:
     def match(self, level: Level, generator: Randomness = None) -> Tensor:
         """(layers, B, Q) long, the target of each query or -1; every layer on points of its own."""
         targets, layers = level.targets, len(level.predictions)
-        batch, device = len(targets.masks), targets.masks.device
-        points = [uniform(batch, self.points, 2, device=device, generator=generator) for _ in range(layers)]
+        shape, device = (len(targets.masks), self.points, 2), targets.masks.device
+        points = [uniform(*shape, device=device, generator=generator) for _ in range(layers)]
         # the targets are sampled at all layers' points at once: (B, G, T, P) each
         truths = _sample_frames(targets.masks, torch.cat(points, 1)).split(self.points, dim=3)
-        costs = [
-            matching_costs(prediction, targets, at, self.weights, truth)
-            for prediction, at, truth in zip(level.predictions, points, truths, strict=True)
-        ]
-        found: Tensor = assign(torch.cat(costs), targets.present.repeat(layers, 1)).unflatten(0, (layers, -1))
-        return found
+        drawn = zip(level.predictions, points, truths, strict=True)
+        costs = [matching_costs(prediction, targets, at, self.weights, truth) for prediction, at, truth in drawn]
+        return assign(torch.cat(costs), targets.present.repeat(layers, 1)).unflatten(0, (layers, -1))
 
     def losses(
         self, level: Level, indices: Tensor, counts: Counts, generator: Randomness = None, prefix: str = ""
@@ -145,8 +142,7 @@ def set_losses(
     *,
     points: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar. Samples without targets bear the
-    class loss only; samples and frames that fill the batch bear none.
+    """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar; what fills the batch bears none.
 
     Args: indices (B, Q) long, the target of each query or -1; num_masks, divisor of the mask losses, at least 1;
     query_weight, divisor of the class loss, by default the sum of these queries' weights; points (M*T, num_points, 2)
@@ -220,8 +216,7 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 def _sample_frames(masks: Tensor, points: Tensor) -> Tensor:
     """Masks (B, N, T, H, W) at points (B, P, 2), the same in every frame -> (B, N, T, P)."""
-    sampled = sample_points(masks.flatten(1, 2), points)  # (B, N, T, H, W) -> (B, N*T, P)
-    return sampled.reshape(*masks.shape[:3], points.shape[1])
+    return sample_points(masks.flatten(1, 2), points).reshape(*masks.shape[:3], points.shape[1])
 
 
 def similarity_loss(

@@ -1,6 +1,5 @@
 """Task `motion`: the motion part on cached object tokens of frozen static perception."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -61,10 +60,7 @@ class MotionTask(Task):
     def batches(self, step: int, share: Share = ALL) -> list[ClipBatch]:
         chosen = self.sampler(step).tolist()
         return [
-            replace(
-                self.training.batch([chosen[place] for place in part]),
-                seeds=tuple((self.recipe.seed, step, place) for place in part),
-            )
+            self.training.batch([chosen[i] for i in part], [(self.recipe.seed, step, i) for i in part])
             for part in share.of(range(len(chosen)))
         ]
 

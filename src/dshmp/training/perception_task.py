@@ -52,7 +52,6 @@ class PerceptionTask(Task):
             except ValueError as error:
                 raise UserError(f"task perception needs a model without language at first: {error}") from None
         self.videos = [video for video in split.videos.values() if len(video.frames) >= self.apart]
-        self.criterion = self.set_criterion()
         self.probe = ObjectProbe(model.config.hidden_size, split)
         self.modules = nn.ModuleDict({"probe": self.probe})
         model.requires_grad_(False)
@@ -102,15 +101,15 @@ class PerceptionTask(Task):
         seen = targets.valid
         links = (seen[0::2] & seen[1::2]).sum() if self.apart == 2 else seen.sum() * 0
         tokens = seen.sum(1).clamp(max=queries).sum()
-        return self.criterion.counts(targets, queries) | {"tokens": tokens, "links": links}
+        return self.sets.counts(targets, queries) | {"tokens": tokens, "links": links}
 
     def losses(self, batch: FrameBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         weights = self.recipe.weights
         state = self.model.perception(batch.images, null_text(self.model.language, len(batch.images)))
         generators = torch_generators(batch.seeds, batch.images.device)
         level = Level([frame_prediction(layer, state.mask_features) for layer in state.layers], batch.targets)
-        indices = self.criterion.match(level, generators)
-        losses = self.criterion.losses(level, indices, counts, generators)
+        indices = self.sets.match(level, generators)
+        losses = self.sets.losses(level, indices, counts, generators)
         probe = self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
         losses["probe"] = weights.probe * probe / counts["tokens"].clamp(min=1)
         if weights.link:

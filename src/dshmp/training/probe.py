@@ -77,8 +77,8 @@ def mask_geometry(masks: Tensor) -> Tensor:
     weight = masks.flatten(1).float()
     weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
     h, w = masks.shape[1:]
-    y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
-    x, y = x.flatten().to(weight), y.flatten().to(weight)
+    grid = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+    y, x = (each.flatten().to(weight) for each in grid)
     mean_x, mean_y = weight @ x, weight @ y
     dx, dy = x - mean_x[:, None], y - mean_y[:, None]
     var_x, var_y, cov = ((weight * term).sum(1) for term in (dx * dx, dy * dy, dx * dy))

@@ -91,14 +91,14 @@ class Metrics:
 
 
 class Task(ABC):
-    """What is learned of a model from which data."""
-
     contrast: Contrast | None = None  # the memory bank, where there is one
     modules: nn.ModuleDict  # what is learned or kept beside the model: in checkpoints, not in the model that is saved
 
     def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
         self.recipe, self.model, self.tokenizer, self.splits = recipe, model, tokenizer, splits
         self.held_out: Mapping[str, Split] = {}
+        weights = recipe.weights
+        self.sets = SetCriterion(recipe.points, (weights.label, weights.mask, weights.dice), recipe.no_object)
         self.setup()
 
     @abstractmethod
@@ -132,15 +132,9 @@ class Task(ABC):
             raise UserError(f"task {task} learns from one data set, not from {', '.join(splits)}")
         (split,) = splits.values()
         if objects and not all(video.objects for video in split.videos.values()):
-            raise UserError(
-                f"{split.folder}: does not list all objects of its videos, as a synthetic data set does, which task "
-                f"{task} needs; train task: whole on it"
-            )
+            fault = "does not list all objects of its videos, as a synthetic data set does"
+            raise UserError(f"{split.folder}: {fault}, which task {task} needs; train task: whole on it")
         return split
-
-    def set_criterion(self) -> SetCriterion:
-        weights = self.recipe.weights
-        return SetCriterion(self.recipe.points, (weights.label, weights.mask, weights.dice), self.recipe.no_object)
 
     def video_criterion(self) -> VideoCriterion:
         """With a memory bank for the targets of the splits."""
@@ -149,8 +143,7 @@ class Task(ABC):
         bank = MemoryBank(len(groups.video), config.motion.contrast_size, recipe.run.bank == "host")
         numbers = recipe.negatives, recipe.contrast_start, recipe.bank_delta, recipe.temperature
         self.contrast = Contrast(bank, rows, groups, *numbers)
-        queries = config.frame_decoder.queries, config.motion.queries
-        return VideoCriterion(self.set_criterion(), recipe.weights, self.contrast, *queries)
+        return VideoCriterion(self.sets, recipe.weights, self.contrast, config)
 
 
 def open_splits(recipe: Recipe, held_out: bool = False) -> dict[str, Split]:

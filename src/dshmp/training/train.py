@@ -79,10 +79,8 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
         _load(encoder, state, f"{recipe.text_encoder}: is no such encoder as model.language.encoder says")
         return model, TextTokenizer(recipe.model, load_tokenizer(recipe.text_encoder))
     if language.frozen:
-        raise UserError(
-            "model.language.frozen keeps the text encoder as it is, but nothing gives its weights: name RoBERTa's "
-            "as text_encoder, or an earlier run as init, or set model.language.frozen to false"
-        )
+        missing = "keeps the text encoder as it is, but nothing gives its weights"
+        raise UserError(f"model.language.frozen {missing}: set it to false, or name a text_encoder or an init")
     size = min(recipe.vocabulary, language.encoder["vocab_size"])
     tokenizer = train_tokenizer([item.text.lower() for split in splits for item in split.expressions], size)
     return model, TextTokenizer(recipe.model, tokenizer)
@@ -96,7 +94,7 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
             raise UserError(f"{key} is for a model that starts fresh, but init gives this one's; leave one out")
     folder = find_model(init)
     load_config(folder / CONFIG)  # what is wrong with it is said here
-    tokenizer = load_tokenizer(folder / TOKENIZER)
+    tokenizer = TextTokenizer(recipe.model, load_tokenizer(folder / TOKENIZER))
     model = build_model(recipe.model, "the recipe's model")
     parts, own = dict(model.named_children()), model.state_dict()
     if unknown := [part for part in recipe.take if part not in parts]:
@@ -105,7 +103,7 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     state = load_tensors(folder / WEIGHTS)
     state = {key: value for key, value in state.items() if key.startswith(taken) and key in own}
     _load(model, own | state, f"{folder}: does not fit the recipe's model")
-    return model, TextTokenizer(recipe.model, tokenizer)
+    return model, tokenizer
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], fault: str) -> None:

@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from dshmp.config import ModelConfig
 from dshmp.data.base import Expression
 from dshmp.model.motion_decoder import VideoTokens
 from dshmp.training.contrastive import Contrast
 from dshmp.training.losses import Counts, Level, SetCriterion, SetPrediction, SetTargets, similarity_loss
-
-if TYPE_CHECKING:
-    from dshmp.training.recipe import LossWeights
+from dshmp.training.recipe import LossWeights
 
 NOTHING_FOUND = 0.1  # weight of tokens that have found no object, in the trajectories' loss
 
@@ -59,18 +57,17 @@ def video_level(video: VideoTokens, masks: Sequence[Tensor], labelled: Tensor, t
 @dataclass(frozen=True)
 class VideoCriterion:
     sets: SetCriterion
-    weights: "LossWeights"
+    weights: LossWeights
     contrast: Contrast
-    frame_queries: int
-    video_queries: int
+    config: ModelConfig
 
     def counts(self, targets: VideoTargets, labelled: Tensor, found: Tensor, step: int) -> Counts:
         """found (B, T) long: tokens of each frame that find an object."""
         sets = SetTargets(targets.masks, targets.valid, labelled)
         present, finding = sets.present.any(1), (found * labelled).sum()
-        return self.sets.counts(sets, self.video_queries) | {
+        return self.sets.counts(sets, self.config.motion.queries) | {
             "samples": present.sum(),
-            "tokens": finding + NOTHING_FOUND * (self.frame_queries * labelled.sum() - finding),
+            "tokens": finding + NOTHING_FOUND * (self.config.frame_decoder.queries * labelled.sum() - finding),
             "anchors": self.contrast.count(targets.expressions, present, step),
         }
 

@@ -1,5 +1,6 @@
 """Task `whole`: everything at once on clips, with the paper's losses at frame and at video level."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +64,7 @@ class SentenceGroup:
     video: Video  # about whose frames `shown` the sentences are, scored as in `Expression`
     shown: tuple[int, ...] | None
     scored: tuple[int, ...] | None
-    expressions: tuple[int, ...]  # their numbers among those of all sources
+    expressions: Sequence[int]  # their numbers among those of all sources
 
 
 class WholeTask(Task):
@@ -73,12 +74,16 @@ class WholeTask(Task):
         model.requires_grad_(True)
         model.language.encoder.requires_grad_(not model.config.language.frozen)
         self.expressions = [item for split in splits for item in split.expressions]
-        first = np.cumsum([0, *(len(split.expressions) for split in splits)]).tolist()  # of each source's among these
-        self.groups = [_groups(split, number) for split, number in zip(splits, first, strict=False)]
-        self.samplers = [
-            EpochSampler([self._length(group) for group in groups], recipe.batch, recipe.seed + source)
-            for source, groups in enumerate(self.groups)
-        ]
+        self.groups: list[list[SentenceGroup]] = []  # of each source
+        self.samplers: list[EpochSampler] = []
+        numbers = itertools.count()
+        for source, split in enumerate(splits):
+            found: dict[Any, list[int]] = defaultdict(list)
+            for item in split.expressions:
+                found[item.video, item.shown, item.scored].append(next(numbers))
+            groups = [SentenceGroup(split, split.videos[key[0]], key[1], key[2], found[key]) for key in found]
+            self.groups.append(groups)
+            self.samplers.append(EpochSampler(list(map(self._length, groups)), recipe.batch, recipe.seed + source))
         weights = np.array([recipe.data[name].weight for name in self.splits])
         draw = np.random.default_rng([recipe.seed, 11])
         self.source = draw.choice(len(splits), recipe.steps, p=weights / sum(weights))  # of each step
@@ -127,8 +132,8 @@ class WholeTask(Task):
                 labelled, position = np.ones(len(frames), bool), torch.arange(len(frames), dtype=torch.float32)
             parser = self.model.config.language.spacy_model
             frames, masks, texts = augment(frames, masks, texts, rng, augmentation, parser)
-            sides = frames.shape[1:3]
-            config = replace(config, short_side=min(sides), long_side=max(sides))
+            short, long = sorted(frames.shape[1:3])
+            config = replace(config, short_side=short, long_side=long)
         images = prepare_frames(list(frames), config)
         fitted = _fit_masks(masks, input_size(frames.shape[1:3], config), images.shape[-2:])
         truths = [fitted[[every.index(annotation) for annotation in each.values()]] for each in known]
@@ -139,9 +144,7 @@ class WholeTask(Task):
         length = len(group.video.frames)
         if group.shown is not None:
             return list(group.shown)
-        if length == 1:
-            return [0]
-        if self.recipe.augmentation is not None:
+        if self.recipe.augmentation is not None and length > 1:
             return sample_positions(length, rng, self.recipe.augmentation)
         start = int(rng.integers(max(length - self.recipe.clip_frames, 0) + 1))
         return list(range(length))[start : start + self.recipe.clip_frames]
@@ -165,13 +168,13 @@ class WholeTask(Task):
         )
 
     def counts(self, batch: VideoBatch, step: int) -> Counts:
-        queries, by_frame = self.criterion.frame_queries, batch.frame_targets
+        queries, by_frame = self.model.config.frame_decoder.queries, batch.frame_targets
         found = by_frame.present.sum(1).clamp(max=queries).unflatten(0, batch.labelled.shape)  # (B*T) -> (B, T)
-        counts = {f"frame {name}": value for name, value in self.criterion.sets.counts(by_frame, queries).items()}
+        counts = {f"frame {name}": value for name, value in self.sets.counts(by_frame, queries).items()}
         return counts | self.criterion.counts(batch.targets, batch.labelled, found, step)
 
     def losses(self, batch: VideoBatch, step: int, counts: Counts) -> dict[str, Tensor]:
-        model, sets, place = self.model, self.criterion.sets, (len(batch.clip), batch.images.shape[1])
+        model, sets, place = self.model, self.sets, (len(batch.clip), batch.images.shape[1])
         generators = torch_generators(batch.seeds, batch.images.device)
         with exactly(model.config.release, batch.images.device):
             text = model.language(batch.texts)
@@ -202,17 +205,6 @@ def candidates(item: Expression, video: Video) -> dict[int, int]:
     for object_id in item.extra.get("static_ids", ()):
         found.setdefault(object_id, video.objects[object_id]["anno_id"])
     return found
-
-
-def _groups(split: Split, first: int) -> list[SentenceGroup]:
-    """The expressions of a split, numbered from `first`, by the frames that they are about."""
-    found: dict[Any, list[int]] = defaultdict(list)
-    for number, item in enumerate(split.expressions, first):
-        found[item.video, item.shown, item.scored].append(number)
-    return [
-        SentenceGroup(split, split.videos[video], shown, scored, tuple(numbers))
-        for (video, shown, scored), numbers in found.items()
-    ]
 
 
 def _fit_masks(masks: NDArray[np.bool_], size: tuple[int, int], padded: Sequence[int]) -> Tensor:
