@@ -38,9 +38,7 @@ KINDS = ("tokens", "mask_logits", "owner", "truth")
 
 @dataclass(frozen=True)
 class CachedClip:
-    """What static perception made of one clip of T frames with G objects."""
-
-    tokens: Tensor  # (T, N, C) float16
+    tokens: Tensor  # (T, N, C) float16, of a clip of T frames with G objects
     mask_logits: Tensor  # (T, N, *GRID) float16
     owner: Tensor  # (T, N) int8: index of the object that the token has found, or -1
     truth: Tensor  # (G, T, *GRID) bool: masks of all objects of the clip
@@ -49,8 +47,6 @@ class CachedClip:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Object tokens of clips of one length, and what their sentences mean."""
-
     texts: TextBatch
     tokens: Tensor  # (B, T, N, C)
     mask_logits: Tensor  # (B, T, N, h, w)

@@ -60,8 +60,7 @@ class Learner(nn.Module):
 
 @contextlib.contextmanager
 def processes(recipe: Recipe, device: torch.device) -> Iterator[Accelerator]:
-    """This process among those that a launcher (accelerate, torchrun) started, or alone. Raises UserError where the
-    device does not know the recipe's precision."""
+    """This process among those that a launcher (accelerate, torchrun) started, or alone. Raises UserError."""
     if recipe.precision == "float16" and device.type == "cpu":
         raise UserError("precision: float16 needs a GPU; use bfloat16 or float32")
     precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
@@ -79,9 +78,8 @@ def processes(recipe: Recipe, device: torch.device) -> Iterator[Accelerator]:
 
 @dataclass
 class Record:
-    """Of the steps since the last line in metrics.jsonl, and of the whole run."""
-
-    losses: dict[str, Any] = field(default_factory=dict)  # sums over the steps; tensors until they are needed
+    # sums over the steps since the last line in metrics.jsonl; tensors until they are needed
+    losses: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
     seconds: float = 0.0
     waited: float = 0.0
@@ -97,8 +95,6 @@ class Record:
 
 
 class Trainer:
-    """Steps, schedule, checkpoints and the record of one run."""
-
     def __init__(self, task: Task, folder: Path, accelerator: Accelerator) -> None:
         self.task, self.recipe, self.model, self.folder = task, task.recipe, task.model, folder
         self.run = self.recipe.run

@@ -164,4 +164,6 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, step:
     except Exception as error:  # each has errors of its own
         accelerator.trackers.clear()
         names = ", ".join(recipe.run.trackers)
-        raise UserError(f"trackers: {names} cannot begin ({reason(error)}); install it or leave it out") from error
+        raise UserError(
+            f"trackers: {names} cannot begin ({reason(error)}); install or mend it, or leave it out"
+        ) from error

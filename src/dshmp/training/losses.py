@@ -78,7 +78,8 @@ class SetCriterion:
         truths = _sample_frames(targets.masks, torch.cat(points, 1)).split(self.points, dim=3)
         drawn = zip(level.predictions, points, truths, strict=True)
         costs = [matching_costs(prediction, targets, at, self.weights, truth) for prediction, at, truth in drawn]
-        return assign(torch.cat(costs), targets.present.repeat(layers, 1)).unflatten(0, (layers, -1))
+        matches = assign(torch.cat(costs), targets.present.repeat(layers, 1))
+        return matches.view(layers, len(targets.masks), -1)
 
     def losses(
         self, level: Level, indices: Tensor, counts: Counts, generator: Randomness = None, prefix: str = ""

@@ -50,7 +50,7 @@ class PerceptionTask(Task):
             try:
                 disable_language(model.perception)
             except ValueError as error:
-                raise UserError(f"task perception needs a model without language at first: {error}") from None
+                raise UserError(f"task perception needs a model that can do without language: {error}") from None
         self.videos = [video for video in split.videos.values() if len(video.frames) >= self.apart]
         self.probe = ObjectProbe(model.config.hidden_size, split)
         self.modules = nn.ModuleDict({"probe": self.probe})

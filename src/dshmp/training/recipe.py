@@ -19,6 +19,9 @@ from dshmp.recipes import find_recipe
 
 Whole = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
+RECIPE = "recipe.yaml"
+MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"  # a folder with it is a run's
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 ORIGINS = ("init", "text_encoder", "mask2former", "video_swin")  # keys that say where weights come from
 
 
@@ -191,16 +194,11 @@ def same_run(one: Recipe, other: Recipe) -> bool:
     return replace(one, run=other.run) == other
 
 
-RECIPE = "recipe.yaml"
-MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"  # a folder with it is a run's
-
-
 def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None:
     """Raises UserError unless `folder` is new, empty, or of a run that may go on with this recipe; if it may become
     `longer`, also with more steps, by whose number the learning rate falls from then on."""
-    target = output_folder(folder)
-    stored = target / RECIPE
-    if not target.exists() or is_vacant(target):
+    stored = output_folder(folder) / RECIPE
+    if not stored.parent.exists() or is_vacant(stored.parent):
         return
     if not stored.is_file() or not stored.read_text(encoding="utf-8", errors="replace").startswith(MARK):
         raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
@@ -252,9 +250,7 @@ class _Loader(yaml.SafeLoader):
     """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself needs 1.0e-4."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789"))
 
 
 def _parse(text: str, where: str) -> Any:
@@ -283,10 +279,7 @@ def trained_card(recipe: Recipe, name: str, step: int) -> Card:
     for key, source in sorted(recipe.data.items()):
         made = " (made by dshmp synthetic make)" if Path(source.root, "synthetic.json").is_file() else ""
         data.append(f"{key} ({values['data'][key]['root']}), split {source.split}{made}")
-    if recipe.init is not None:
-        origin = f"training continued from {values['init']}"
-        origin += f" (of which {', '.join(recipe.take)})" if recipe.take else ""
-    else:
-        origin = "random weights, trained"
-        origin += f"; text encoder from {values['text_encoder']}" if recipe.text_encoder else ""
+    origin = "random weights, trained" if recipe.init is None else f"training continued from {values['init']}"
+    origin += f" (of which {', '.join(recipe.take)})" if recipe.init and recipe.take else ""
+    origin += f"; text encoder from {values['text_encoder']}" if recipe.text_encoder else ""
     return Card(name=name, source=origin, data="; ".join(data), recipe={**values, "trained_steps": step})

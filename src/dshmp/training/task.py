@@ -38,16 +38,14 @@ class Share:
     at_once: int | None = None
 
     def places(self, samples: int) -> range:
-        """Of so many samples of a step."""
         return range(samples * self.rank // self.processes, samples * (self.rank + 1) // self.processes)
 
     def parts(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """The process's items, as many at once as it takes."""
         size = self.at_once or max(len(items), 1)
         return [items[i : i + size] for i in range(0, len(items), size)]
 
     def of(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """The process's part of a step's items, in parts."""
+        """The process's part of a step's items, in parts that it takes at once."""
         own = self.places(len(items))
         return self.parts(items[own.start : own.stop])
 

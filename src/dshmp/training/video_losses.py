@@ -20,9 +20,7 @@ NOTHING_FOUND = 0.1  # weight of tokens that have found no object, in the trajec
 
 @dataclass(frozen=True)
 class VideoTargets:
-    """What B sentences mean in their clips."""
-
-    expressions: tuple[int, ...]  # which sentences these are, counted through all splits
+    expressions: tuple[int, ...]  # the B sentences, counted through all splits
     meant: Tensor  # (B, G_all) bool: which of the clip's objects are meant
     masks: Tensor  # (B, G, T, h, w) bool: masks of the objects meant
     objects: Tensor  # (B, G) long: those as indices of the clip's objects, -1 where a row only fills the batch
