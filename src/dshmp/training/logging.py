@@ -163,7 +163,5 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, step:
             accelerator.init_trackers("dshmp", init_kwargs=options)
     except Exception as error:  # each has errors of its own
         accelerator.trackers.clear()
-        names = ", ".join(recipe.run.trackers)
-        raise UserError(
-            f"trackers: {names} cannot begin ({reason(error)}); install or mend it, or leave it out"
-        ) from error
+        fault = f"{', '.join(recipe.run.trackers)} cannot begin ({reason(error)})"
+        raise UserError(f"trackers: {fault}; install or mend it, or leave it out") from error

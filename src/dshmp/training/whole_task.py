@@ -189,9 +189,8 @@ class WholeTask(Task):
         by_clip = video_level(video, masks, batch.labelled, batch.targets)
         found, meant = (sets.match(level, generators) for level in (by_frame, by_clip))
         owner = found[-1].unflatten(0, place)  # (B*T, N) -> (B, T, N)
-        return sets.losses(by_frame, found, counts, generators, "frame ") | self.criterion.losses(
-            video, by_clip, meant, owner, batch.targets, step, generators, counts
-        )
+        losses = sets.losses(by_frame, found, counts, generators, "frame ")
+        return losses | self.criterion.losses(video, by_clip, meant, owner, batch.targets, step, generators, counts)
 
     def validate(self) -> Metrics:
         segmenter = Segmenter(self.model, self.tokenizer, next(self.model.parameters()).device)
