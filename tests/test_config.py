@@ -124,7 +124,7 @@ def test_base_and_overrides(tmp_path: Path) -> None:
         ),
         ("- a\n", [], "r.yaml: expected a mapping of recipe keys"),
         ("a: [1\n", [], "is not valid YAML"),
-        ("base: none.yaml\n", [], "none.yaml: no such recipe"),
+        ("base: none.yaml\n", [], "none.yaml: cannot be read as a recipe (No such file"),
         ("data: w\n", [], "r.yaml.task: is missing"),
         ("tasks: whole\ndata: w\n", [], "r.yaml: unknown key 'tasks'; did you mean 'task'?"),
         ('task: whole\ndata: {"a\\nb": 3}\n', [], r"r.yaml.data.a\nb: must be a mapping, found 3"),
@@ -141,7 +141,7 @@ def test_wrong_recipes(text: str, overrides: list[str], message: str, tmp_path: 
 
 def test_missing_and_unreadable_recipes(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    for name, message in (("no.yaml", "no such recipe"), ("", "cannot be read"), ("binary.yaml", "cannot be read")):
+    for name, message in (("no.yaml", "cannot be read"), ("", "cannot be read"), ("binary.yaml", "cannot be read")):
         with pytest.raises(UserError, match=message):
             load_recipe(tmp_path / name)
 

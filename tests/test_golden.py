@@ -53,7 +53,7 @@ from dshmp.model.text import Cues, FeatureResizer, TextFeatures
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer
 from dshmp.model.trajectories import align, gather, scatter
 from dshmp.predictor import Quality, Segmenter
-from dshmp.training.contrastive import anchor
+from dshmp.training.contrastive import MemoryBank, anchor
 from dshmp.training.losses import SetPrediction, SetTargets, set_losses, similarity_loss
 from golden import Recorded
 
@@ -468,6 +468,8 @@ def check_text(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
 def release_contrastive_loss(anchor: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     """The multi-positive form that the authors' release trains with, in place of Eq. 9.
 
+    It records what the release does; the package departs from it (docs/paper.md), whose own loss is not checked here.
+
     Args: anchor (C,); positives (P, C), rows of all expressions of its target, its own, already updated one
     included; negatives (N, C).
     """
@@ -486,6 +488,15 @@ def multi_positive_loss(dots: Tensor, cosines: Tensor, positive: Tensor) -> Tens
     inside = logits[positive].exp().mean() + logits[~positive].exp().sum()
     entropy = inside.log() - logits[positive].mean()
     return 2 * entropy + (cosines - positive.float()).square().mean()
+
+
+def updated(before: Tensor, rows: Tensor, anchors: Tensor) -> Tensor:
+    """The memory bank after Eq. 8, with the release's delta."""
+    bank = MemoryBank(*before.shape)
+    bank.centroids.copy_(before)
+    bank.visited.fill_(True)
+    bank.update(rows, anchors, 0.1)
+    return bank.centroids
 
 
 def repeated(targets: SetTargets, layers: int) -> SetTargets:
@@ -563,8 +574,8 @@ def _check_clip_losses(
     )
     parity.close(f"{case} similarity", similarity[None], given[f"{case}/loss_vita_sim"])
     mean, _ = anchor(given["clip_out/pred_contrastive_embed"][2], video[2:])
-    bank, row = given["memory_before"].clone(), given[f"{case}/refer_id"]
-    bank[row] = 0.1 * bank[row] + 0.9 * mean
+    row = given[f"{case}/refer_id"]
+    bank = updated(given["memory_before"], row.flatten(), mean)
     if f"{case}/memory_row_after" in given:
         parity.close(f"{case} memory row", bank[row][0], given[f"{case}/memory_row_after"])
     negatives = torch.cat([given[f"{case}/random_negatives"], given[f"{case}/distractors"]])
@@ -835,8 +846,7 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
     similarity = similarity_loss(video.frame_similarity, last_three, video.similarity, clip_matches[0])
     parity.close("similarity", similarity[None] / given["loss/loss_vita_sim"], torch.ones(1))
     mean, _ = anchor(video.contrast[2:], clip_matches[0][2:])
-    bank = given["memory_before"].clone()
-    bank[40] = (0.1 * bank[40] + 0.9 * mean[0]).detach()
+    bank = updated(given["memory_before"], torch.tensor([40]), mean)
     parity.close("memory row", bank[40], given["memory_row_after"])
     same_video = torch.tensor([row for row in range(30, 45) if row not in (39, 40, 41)])
     negatives = torch.cat([given["random_negatives"], same_video])

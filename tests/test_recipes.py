@@ -78,7 +78,7 @@ def test_a_base_may_be_packaged(tmp_path: Path) -> None:
     assert load_recipe(path).steps == 20_000
     assert load_recipe(path).text_encoder == "roberta-base"
     tiny.write_recipe(tmp_path / "mine.yaml", {"base": "mevis.yaml"})  # with its suffix it is a file beside it
-    with pytest.raises(UserError, match=r"mevis\.yaml: no such recipe"):
+    with pytest.raises(UserError, match=r"mevis\.yaml: cannot be read as a recipe \(No such file"):
         load_recipe(path)
 
 

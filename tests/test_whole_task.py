@@ -162,7 +162,7 @@ def test_a_mixture_keeps_its_ratio_and_its_rows_apart(folder: Path) -> None:
     share = np.bincount(learned.source) / len(learned.source)
     assert np.abs(share - [0.5, 0.25, 0.25]).max() < 0.03
     rows = learned.contrast.rows
-    first = learned.first.tolist()
+    first = np.cumsum([0, *(len(split.expressions) for split in learned.splits.values())]).tolist()
     parts = [set(rows[a:b].tolist()) for a, b in pairwise(first)]
     assert len(rows) == first[-1]
     assert not parts[0] & parts[1]

@@ -1,8 +1,7 @@
 """Object tokens of frozen static perception, computed once and kept on disk.
 
-Where perception is language-agnostic (the perception task ends so), a clip's tokens are the same for all its
-sentences, which makes training the motion part two orders of magnitude cheaper. Where it is not, every expression has
-tokens of its own, and every setting that reaches the static queries a cache of its own.
+Where perception is language-agnostic, as after the perception task, a clip's tokens serve all its sentences, which
+makes training the motion part two orders of magnitude cheaper. Elsewhere every expression has tokens of its own.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.config import to_dict
@@ -39,9 +38,7 @@ KINDS = ("tokens", "mask_logits", "owner", "truth")
 
 @dataclass(frozen=True)
 class CachedClip:
-    """What static perception made of one clip of T frames with G objects."""
-
-    tokens: Tensor  # (T, N, C) float16
+    tokens: Tensor  # (T, N, C) float16, of a clip of T frames with G objects
     mask_logits: Tensor  # (T, N, *GRID) float16
     owner: Tensor  # (T, N) int8: index of the object that the token has found, or -1
     truth: Tensor  # (G, T, *GRID) bool: masks of all objects of the clip
@@ -50,15 +47,13 @@ class CachedClip:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Object tokens of clips of one length, and what their sentences mean."""
-
     texts: TextBatch
     tokens: Tensor  # (B, T, N, C)
     mask_logits: Tensor  # (B, T, N, h, w)
     owner: Tensor  # (B, T, N) long: the object a token has found, as an index of the video's objects, or -1
     targets: VideoTargets
     names: tuple[str, ...]  # which sentences these are
-    seeds: tuple[tuple[int, ...], ...] = ()  # of each sentence's random numbers; of use in training only
+    seeds: Sequence[tuple[int, ...]]  # of each sentence's random numbers in training
 
 
 class CachedSplit:
@@ -66,23 +61,19 @@ class CachedSplit:
 
     def __init__(self, split: Split, tokenizer: TextTokenizer, folder: Path) -> None:
         self.split, self.tokenizer, self.folder = split, tokenizer, folder
-        self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]
-        """Frames of each sentence's clip."""
+        self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]  # of each sentence's clip
 
     @classmethod
     def build(cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path) -> Self:
-        """Open the cache of this perception and split in `folder`, computing what is missing, a thread on each core. A
-        killed build goes on where it stopped. Another perception or data set has another cache beside it."""
+        """Open the cache of this perception and split in `folder`, computing what is missing, a video on each core."""
         cached = cls(split, tokenizer, folder / f"{split.folder.name}-{_identity(model, tokenizer, split)}")
         cached.folder.mkdir(parents=True, exist_ok=True)
-        missing = [name for name in split.videos if not cached._file(name).exists()]
-        if missing:
-            make, threads = partial(cached._make, model.eval(), by_video(split)), torch.get_num_threads()
+        make, threads = partial(cached._make, model.eval(), by_video(split)), torch.get_num_threads()
+        if missing := [name for name in split.videos if not cached._file(name).exists()]:
             torch.set_num_threads(1)
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
                 try:
-                    for _ in track(pool.map(make, missing), "object tokens", total=len(missing)):
-                        pass
+                    list(track(pool.map(make, missing), "object tokens", total=len(missing)))
                 finally:
                     pool.shutdown(cancel_futures=True)
                     torch.set_num_threads(threads)
@@ -102,8 +93,7 @@ class CachedSplit:
         save_tensors({f"{key}{kind}": value for key, clip in clips for kind, value in clip.items()}, self._file(video))
 
     def __getitem__(self, item: Expression) -> CachedClip:
-        """The clip of an expression, encoded under it if perception uses language. Raises UserError where its file is
-        damaged."""
+        """The clip of an expression, encoded under it if perception uses language. UserError: its file is damaged."""
         path = self._file(item.video)
         try:
             with safe_open(path, "pt") as file:
@@ -113,7 +103,7 @@ class CachedSplit:
             raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
         return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
 
-    def batch(self, chosen: Sequence[int]) -> ClipBatch:
+    def batch(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]] = ()) -> ClipBatch:
         """The sentences with these indices, whose clips have one length, as a batch."""
         items = [self.split.expressions[i] for i in chosen]
         clips = [self[item] for item in items]
@@ -125,6 +115,7 @@ class CachedSplit:
             torch.stack([clip.owner for clip in clips]).long(),
             targets,
             tuple(map(expression_name, items)),
+            seeds,
         )
 
 
@@ -137,8 +128,8 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
     logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
     logits = F.adaptive_avg_pool2d(restore_masks(logits, size, model.config.input), GRID).transpose(0, 1)
     annotations = [item["anno_id"] for item in video.objects.values()]
-    full = torch.from_numpy(split.masks(video.name, annotations, range(length), size)).float()
-    share = F.adaptive_avg_pool2d(full, GRID)  # (G, T, H, W) -> (G, T, *GRID), the share of each cell
+    truth = torch.from_numpy(split.masks(video.name, annotations, range(length), size)).float()
+    share = F.adaptive_avg_pool2d(truth, GRID)  # (G, T, H, W) -> (G, T, *GRID), the share of each cell
     area = share.transpose(0, 1).flatten(2)  # (T, G, cells)
     clips = []
     for tokens, masks in zip(state.tokens.split(length), logits.split(length), strict=True):
@@ -154,18 +145,14 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
 
 def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split) -> str:
     """Tells apart everything that the tokens of a split depend on, data and grid included."""
-    parts: dict[str, nn.Module] = {"perception": model.perception}
-    settings: dict[str, Any] = {"grid": GRID}
-    for name in ("input", "backbone", "pixel_decoder", "frame_decoder"):
-        settings[name] = to_dict(getattr(model.config, name))
-    if uses_language(model.perception):
-        parts["language"] = model.language
-        settings |= {"language": to_dict(model.config.language), "tokenizer": tokenizer.identity()}
-    for name in ("meta_expressions.json", "mask_dict.json"):
-        settings[name] = digest(split.folder / name)
+    parts = ("perception", "language") if uses_language(model.perception) else ("perception",)
+    sections = ("input", "backbone", "pixel_decoder", "frame_decoder", *parts[1:])
+    settings: dict[str, Any] = {name: to_dict(getattr(model.config, name)) for name in sections}
+    settings |= {name: digest(split.folder / name) for name in ("meta_expressions.json", "mask_dict.json")}
+    settings |= {"grid": GRID} | ({"tokenizer": tokenizer.identity()} if "language" in parts else {})
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, part in parts.items():
-        for key, value in sorted(part.state_dict().items()):
+    for name in parts:
+        for key, value in sorted(getattr(model, name).state_dict().items()):
             found.update(f"{name}.{key}".encode())
             found.update(value.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]

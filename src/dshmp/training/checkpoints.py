@@ -1,13 +1,11 @@
-"""Checkpoints of a run: written whole or not at all, told from damaged ones, the newest few kept.
-
-A checkpoint is one safetensors file with every tensor; plain numbers and a checksum stand in its header as JSON.
-"""
+"""Checkpoints of a run, the newest few: safetensors files, with plain numbers and a checksum as JSON in the header."""
 
 import json
 import logging
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,6 @@ log = logging.getLogger("dshmp")
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds."""
-
     step: int
     tensors: dict[str, Tensor]  # on the CPU, contiguous
     facts: dict[str, Any]  # plain numbers and names, JSON
@@ -33,13 +29,10 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints in a folder, the newest `keep` of them."""
-
     folder: Path
     keep: int
 
     def paths(self) -> list[Path]:
-        """Oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
     def save(self, saved: Saved) -> None:
@@ -55,31 +48,25 @@ class Checkpoints:
     def newest(self) -> Saved | None:
         """The newest that is whole, with a warning for each that is not; None where there is none at all. Raises
         UserError where all are damaged."""
-        damage: list[UserError] = []
+        damage = None
         for path in reversed(self.paths()):
             try:
-                found = _read(path)
+                return _read(path)
             except UserError as error:
-                damage.append(error)
-                log.warning("%s; trying the checkpoint before", error)
-            else:
-                if damage:
-                    log.warning("going on from step %d, %s", found.step, path)
-                return found
+                damage = damage or error
+                log.warning("%s; going on from the checkpoint before", error)
         if damage:
-            raise UserError(f"{damage[0]}; no other one is left, so remove {self.folder} to start anew")
+            raise UserError(f"{damage}; no other one is left, so remove {self.folder} to start anew")
         return None
 
 
 def _read(path: Path) -> Saved:
     tensors = load_tensors(path)
-    try:
+    with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError):  # no checkpoint of a run
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["dshmp"])
         if header["checksum"] == checksum(tensors):
             return Saved(header["step"], tensors, header["facts"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        pass  # no checkpoint of a run
     raise UserError(f"{path}: damaged: its content is not what was written")
 
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from dshmp.checkpoint import build_model
 from dshmp.training.recipe import About, Recipe, recipes
 
+# The one published fact on time: the authors' training on MeViS takes about 17 hours on 8 RTX 3090. The clips that it
+# sees, and the operations of the forward pass of one (`about.tflop` of the recipe paper/mevis_release).
 GPU_HOURS, CLIPS, TFLOP = 8 * 17, 55_000 * 8, 1.79
-"""The one published fact on time: the authors' training on MeViS takes about 17 hours on 8 RTX 3090. The clips that it
-sees, and the operations of the forward pass of one (`about.tflop` of the recipe paper/mevis_release)."""
 CAPTION = """GB: estimate for each GPU in float32, weights and AdamW's moments included. GPU hours: estimate for RTX \
 3090s, from the authors' 17 hours on 8 of them and the operations of a clip. What comes after a run stands in its \
 recipe: about.then."""
@@ -19,21 +19,18 @@ recipe: about.then."""
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe needs of a GPU; None where its `about` does not give what the estimate starts from."""
-
     trained: int  # parameters that learn
     parameters: int
-    memory_gb: float | None
+    memory_gb: float | None  # None where `about` does not give what the estimate starts from
     gpu_hours: float | None
 
 
 def needs(recipe: Recipe) -> Needs:
-    """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`. Raises UserError
-    where the model's numbers do not fit together."""
+    """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`. Raises UserError."""
     with torch.device("meta"):
         model = build_model(recipe.model, "the recipe's model")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parameters = sum(each.numel() for each in model.parameters())
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     about, run = recipe.about or About(reproduces=""), recipe.run
     memory = hours = None
     if about.memory_gb is not None:  # of the clips learned from at once; weights, gradients and AdamW's two moments
@@ -53,13 +50,9 @@ def overview(folder: Path) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for path, recipe in recipes(folder).items():
         assert recipe.about is not None
-        found = needs(recipe)
-        table.add_row(
-            path.relative_to(folder).with_suffix("").as_posix(),
-            recipe.about.reproduces,
-            recipe.about.paper or "",
-            ", ".join(recipe.data),
-            *(f"{count / 1e6:.1f} M" for count in (found.trained, found.parameters)),
-            *("" if value is None else f"{value:.0f}" for value in (found.memory_gb, found.gpu_hours)),
-        )
+        name, found = path.relative_to(folder).with_suffix("").as_posix(), needs(recipe)
+        counts = [f"{count / 1e6:.1f} M" for count in (found.trained, found.parameters)]
+        costs = ["" if value is None else f"{value:.0f}" for value in (found.memory_gb, found.gpu_hours)]
+        data = ", ".join(recipe.data)
+        table.add_row(name, recipe.about.reproduces, recipe.about.paper or "", data, *counts, *costs)
     return table

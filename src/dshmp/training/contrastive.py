@@ -1,7 +1,7 @@
 """Contrastive learning of motion with a memory bank of target centroids (section 3.3, Eq. 8 and 9).
 
-One row of the bank is one target of the data set: the object (or set of objects) that one or more expressions
-refer to. The loss reads the bank as it was before the step, so no anchor ever meets itself.
+A row of the bank is a target of the data set: the object, or objects, that some expressions refer to. The loss reads
+the bank as it was before the step, so no anchor ever meets itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +17,13 @@ from dshmp.training.losses import Randomness, uniform
 
 @dataclass(frozen=True)
 class TargetGroups:
-    """Where each row of the bank comes from."""
-
-    video: Tensor  # (N,) long, the video of each target
+    video: Tensor  # (N,) long, the video of each target, a row of the bank
     category: Tensor  # (N,) long, its category; -1 = unknown (MeViS names none)
 
 
 class MemoryBank(nn.Module):
-    """One centroid per target, kept as buffers so that checkpoints hold them. With `host` they stay in the machine's
-    memory wherever the bank is moved; only rows that are needed leave it."""
+    """One centroid per target, in buffers, so that checkpoints hold them. With `host` they stay in the machine's memory
+    wherever the bank is moved; only rows that are needed leave it."""
 
     centroids: Tensor  # (targets, channels) float32, zero until visited
     visited: Tensor  # (targets,) bool
@@ -36,8 +34,7 @@ class MemoryBank(nn.Module):
         self.register_buffer("centroids", torch.zeros(targets, channels))
         self.register_buffer("visited", torch.zeros(targets, dtype=torch.bool))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What every way to move a module calls."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # every way to move a module
         centroids = self.centroids
         del self.centroids
         super()._apply(fn, recurse)
@@ -63,12 +60,9 @@ class MemoryBank(nn.Module):
 
 
 def anchor(tokens: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """One vector for each expression: the mean of its matched video tokens (with one target the paper's: the token of
-    the lowest matching cost).
-
-    Args: tokens (B, N_v, C), projected video tokens; indices (B, N_v) long, the matched target or -1.
-    Returns: anchors (B, C), zero where nothing matched; (B,) bool, where something did.
-    """
+    """The mean of each expression's matched video tokens (with one target the paper's: that of the lowest cost):
+    projected tokens (B, N_v, C) and indices (B, N_v) long, the matched target or -1 -> anchors (B, C), zero where
+    nothing matched, and (B,) bool, where something did."""
     matched = indices >= 0
     total = (tokens * matched[:, :, None]).sum(1)
     return total / matched.sum(1, keepdim=True).clamp(min=1), matched.any(1)
@@ -77,20 +71,16 @@ def anchor(tokens: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 def sample_negatives(
     target: Tensor, groups: TargetGroups, visited: Tensor, count: int, generator: Randomness = None
 ) -> Tensor:
-    """Rows of the bank that serve as negatives, visited ones, never the own row and each at most once. First come
-    targets of the same video and category, then others of the same video, then any row, in random order each.
-
-    Args: target (M,) long; visited (N,) bool; count, negatives wanted (0 = none); generator, one or one for each of M.
-    Returns: rows (M, K) long, -1 where there were too few; K = min(count, N).
-    """
-    rows = len(visited)
-    video, categories = groups.video.to(visited.device), groups.category.to(visited.device)
-    category = categories[target, None]
+    """Negatives of target (M,) long: rows of the bank (M, K) long, K = min(count, N), -1 where there are too few. Each
+    is visited (N,) bool, not the own one, and there once: first those of the same video and category, then others of
+    the same video, then any, in random order. generator: one, or one for each of M."""
+    rows, device = len(visited), visited.device
+    video, category = groups.video.to(device), groups.category.to(device)
     same_video = video[target, None] == video  # (M, N)
-    same_category = same_video & (category == categories) & (category >= 0)
-    lot = uniform(len(target), rows, device=visited.device, generator=generator)
+    same_category = same_video & (category[target, None] == category) & (category >= 0)
+    lot = uniform(len(target), rows, device=device, generator=generator)
     priority = lot + same_video.float() + same_category.float()
-    itself = target[:, None] == torch.arange(rows, device=visited.device)
+    itself = target[:, None] == torch.arange(rows, device=device)
     chosen = priority.masked_fill(itself | ~visited, -1.0).topk(min(count, rows), dim=1)
     return chosen.indices.masked_fill(chosen.values < 0, -1)
 
@@ -98,11 +88,8 @@ def sample_negatives(
 def contrastive_loss(
     anchors: Tensor, target: Tensor, negatives: Tensor, bank: MemoryBank, tau: float = 0.07, count: Tensor | None = None
 ) -> Tensor:
-    """Eq. 9 on normalised vectors, mean over the anchors whose target was visited before; 0 where none was.
-
-    Args: anchors (M, C); target (M,) long; negatives (M, K) of `sample_negatives`; count, divisor in place of the
-    number of such anchors.
-    """
+    """Eq. 9 on normalised vectors, of anchors (M, C) with target (M,) long and negatives (M, K) of `sample_negatives`:
+    mean over the anchors whose target was visited before, by default their number is `count`."""
     anchors = F.normalize(anchors.float(), dim=1)
     rows = torch.cat([target[:, None], negatives], 1)  # (M, 1 + K), the positive first
     logits = (F.normalize(bank.rows(rows.clamp(min=0)), dim=2) * anchors[:, None]).sum(2) / tau
@@ -123,7 +110,7 @@ class Contrast:
     start: int = 0  # the first step with a loss
     delta: float = 0.2
     temperature: float = 0.07
-    _seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # rows and anchors of the step so far
 
     def count(self, expressions: Sequence[int], present: Tensor, step: int) -> Tensor:
         """How many of these sentences, which have a target where `present` (B,), count in the loss."""
@@ -132,11 +119,10 @@ class Contrast:
     def loss(
         self, tokens: Tensor, indices: Tensor, which: Sequence[int], step: int, own: Sequence[Generator], count: Tensor
     ) -> Tensor:
-        """Eq. 9 on the matched tokens of these sentences (as `anchor`), which each have their own generator; noted for
-        the bank."""
+        """Eq. 9 on the matched tokens of these sentences (as `anchor`); noted for the bank."""
         anchors, found = anchor(tokens, indices)
         anchors, rows = anchors[found], self._rows(which)[found]
-        self._seen.append((rows, F.normalize(anchors.detach().float(), dim=1)))
+        self.seen.append((rows, F.normalize(anchors.detach().float(), dim=1)))
         if step < self.start or not len(rows):
             return tokens.sum() * 0
         own = [each for each, is_found in zip(own, found.tolist(), strict=True) if is_found]
@@ -147,15 +133,11 @@ class Contrast:
         """Eq. 8 for all sentences since the last time: the end of a step. `gather` puts the rows of all processes
         together, the first process's first."""
         nothing = torch.zeros(0, dtype=torch.long, device=self.bank.visited.device)
-        rows = gather(torch.cat([nothing, *(rows for rows, _ in self._seen)]))
-        anchors = gather(torch.cat([self.bank.rows(nothing), *(anchors for _, anchors in self._seen)]))
-        self.forget()
+        rows = gather(torch.cat([nothing, *(rows for rows, _ in self.seen)]))
+        anchors = gather(torch.cat([self.bank.rows(nothing), *(anchors for _, anchors in self.seen)]))
+        self.seen.clear()
         if len(rows):
             self.bank.update(rows, anchors, self.delta)
-
-    def forget(self) -> None:
-        """Leave out what was noted: the step is not taken."""
-        self._seen.clear()
 
     def _rows(self, expressions: Sequence[int]) -> Tensor:
         return self.rows[list(expressions)].to(self.bank.visited.device)

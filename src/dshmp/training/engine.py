@@ -1,5 +1,4 @@
-"""The engine of training: steps on one process or many, in as many parts as fit, and everything that lets a run be
-stopped anywhere and go on as if nothing had happened.
+"""Steps on one process or many, in as many parts as fit, and what lets a run be stopped anywhere and go on.
 
 Results do not depend on how a step is split up: which samples it has and what each draws at random follows from
 (seed, step, place in the step), losses are divided by counts over the whole step, and the memory bank is read as it
@@ -15,10 +14,11 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from dshmp.training.task import Share, Task
 
 log = logging.getLogger("dshmp")
 NOTHING = "nothing"  # the loss of a process without samples
+STOP = "stop"  # beside the counts: how many processes shall stop
 
 
 class Learner(nn.Module):
@@ -52,28 +53,21 @@ class Learner(nn.Module):
         self.beside = nn.ModuleList(module for module in task.modules.values() if list(module.parameters()))
 
     def forward(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
-        """The task's losses; a process without samples takes part with nothing."""
-        if batch is None:
-            # by way of one parameter that the others use: those that nobody uses are to stay without a gradient
+        if batch is None:  # no samples for this process; of one parameter, as those nobody uses get no gradient
             return {NOTHING: next(p for p in self.parameters() if p.requires_grad).sum() * 0}
         return self.task.losses(batch, step, counts)
 
 
 @contextlib.contextmanager
 def processes(recipe: Recipe, device: torch.device) -> Iterator[Accelerator]:
-    """This process among those that a launcher (accelerate, torchrun) started, or alone. Raises UserError where the
-    device does not know the recipe's precision."""
+    """This process among those that a launcher (accelerate, torchrun) started, or alone. Raises UserError."""
     if recipe.precision == "float16" and device.type == "cpu":
         raise UserError("precision: float16 needs a GPU; use bfloat16 or float32")
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    handlers = [parallel, InitProcessGroupKwargs(timeout=timedelta(hours=12))]  # the first one alone validates
     with patch_environment(**({} if "LOCAL_RANK" in os.environ else {"ACCELERATE_TORCH_DEVICE": device})):
-        accelerator = Accelerator(
-            cpu=device.type == "cpu",
-            mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision],
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the first one alone validates
-            ],
-        )
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=handlers)
     try:
         yield accelerator
     finally:
@@ -84,9 +78,8 @@ def processes(recipe: Recipe, device: torch.device) -> Iterator[Accelerator]:
 
 @dataclass
 class Record:
-    """What is said of the steps since the last line of the record, and of the run as a whole."""
-
-    losses: dict[str, Any] = field(default_factory=dict)  # sums over the steps; tensors until they are needed
+    # sums over the steps since the last line in metrics.jsonl; tensors until they are needed
+    losses: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
     seconds: float = 0.0
     waited: float = 0.0
@@ -95,7 +88,6 @@ class Record:
     best: float = -math.inf
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Take the losses of a step."""
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value.to(widest(value.device))
         self.steps += 1
@@ -103,8 +95,6 @@ class Record:
 
 
 class Trainer:
-    """Steps, schedule, checkpoints and the record of one run."""
-
     def __init__(self, task: Task, folder: Path, accelerator: Accelerator) -> None:
         self.task, self.recipe, self.model, self.folder = task, task.recipe, task.model, folder
         self.run = self.recipe.run
@@ -130,18 +120,16 @@ class Trainer:
             self.resume()
             logger = RunLogger(self.recipe, self.folder, self.step, self.accelerator) if first else None
             with logger or contextlib.nullcontext():
-                stopped = self._train(logger)
+                self._train(logger)
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
-        if stopped:
+        if self.step < self.recipe.steps:
             if first:
-                message = "%s: stopped by SIGTERM after step %d, which is saved; the same command goes on from there"
-                log.warning(message, self.folder, self.step)
+                log.warning("%s: stopped by SIGTERM after step %d; the same command goes on", self.folder, self.step)
             raise SystemExit(128 + signal.SIGTERM)
 
-    def _train(self, watch: RunLogger | None) -> bool:
-        """Whether the run was stopped before its last step."""
+    def _train(self, watch: RunLogger | None) -> None:
         run = self.run
         self.model.train()
         for batches, waited in self._batches():
@@ -151,20 +139,19 @@ class Trainer:
             last = self.step == self.recipe.steps
             self.record.seconds += waited + time.monotonic() - started
             self.record.waited += waited
+            if watch:
+                watch.tick(self.step)
             if self.step % run.log_every == 0:
                 self._log(watch)
-            elif watch:
-                watch.tick(self.step)
             if self.step % run.validate_every == 0 or last:
                 self._validate(watch)
             if self.step % run.checkpoint_every == 0 or last or stop:
                 self.save()
-            if stop and not last:
-                return True
-        return False
+            if stop:
+                return
 
     def _batches(self) -> Iterator[tuple[Sequence[Any], float]]:
-        """Every step's batches, and how long they were waited for; later ones are read meanwhile."""
+        """Every step's batches, and the seconds waited for them; later ones are read meanwhile."""
         steps = iter(range(self.step, self.recipe.steps))
         with ThreadPoolExecutor(self.run.workers) as pool:
             coming = (pool.submit(self.task.batches, step, self.share) for step in steps)
@@ -208,22 +195,30 @@ class Trainer:
                 contrast.commit(self._gather)
         else:
             if contrast is not None:
-                contrast.forget()
+                contrast.seen.clear()
             self._skip(parts, overflow)
         return stop
 
+    @torch.no_grad()
     def _count(self, parts: Sequence[Any]) -> tuple[Counts, bool]:
         """The divisors of the whole step, over all processes; and whether any of these shall stop."""
-        names = self.task.counted
-        own = torch.zeros(len(names) + 1, dtype=widest(self.device), device=self.device)
-        own[-1] = self.stopping
-        with torch.no_grad():
-            for part in parts:
-                counts = self.task.counts(part, self.step)
-                own[:-1] += torch.stack([counts[name].to(own) for name in names])
-        everyone = self.accelerator.reduce(own, "sum")
-        stop = bool(everyone[-1]) if self.share.processes > 1 else self.stopping
-        return dict(zip(names, everyone[:-1].float(), strict=True)), stop
+        own: dict[str, Any] = {STOP: self.stopping}
+        for part in parts:
+            for name, value in self.task.counts(part, self.step).items():
+                own[name] = own.get(name, 0) + value.to(widest(self.device))
+        sums = self._sum(own)
+        stop = bool(sums.pop(STOP))
+        return {name: torch.as_tensor(value, device=self.device).float() for name, value in sums.items()}, stop
+
+    def _sum(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Over the processes, by name."""
+        if self.share.processes == 1:
+            return own
+        sums: dict[str, Any] = {}
+        for each in gather_object([{name: float(value) for name, value in own.items()}]):
+            for name, value in each.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return sums
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows of all processes, however many each has, in the order of the processes."""
@@ -232,8 +227,8 @@ class Trainer:
         return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
 
     def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
-        """Note a step left out whose gradient is not finite; UserError where there were too many in a row. An
-        `overflow` of scaled gradients is how float16 finds its scale, and is no sign of divergence."""
+        """Leave out a step whose gradient is not finite; UserError where there were too many in a row. An `overflow` is
+        how float16 finds its scale, and is no sign of divergence."""
         self.record.skipped += 1
         if overflow:
             return
@@ -243,33 +238,25 @@ class Trainer:
         if self.record.in_a_row >= self.run.patience:
             raise UserError(
                 f"{self.folder}: the gradient was not finite in {self.record.in_a_row} steps in a row, the last one "
-                f"being {self.step} ({where}): training has diverged; lower learning_rate in a new run (another "
-                "--out), whose init may be this folder once it holds a model"
+                f"being {self.step} ({where}): training has diverged; lower learning_rate in a new run (another --out)"
             )
         if self.accelerator.is_main_process:
             log.warning("step %d is left out, its gradient is not finite: %s", self.step, where)
 
     def _losses(self) -> dict[str, float]:
-        """Sums over the steps since the last line of the record and over the processes."""
-        sums: dict[str, float] = {}
-        for own in gather_object([{name: float(value) for name, value in self.record.losses.items()}]):
-            for name, value in own.items():
-                if name != NOTHING:
-                    sums[name] = sums.get(name, 0.0) + value
-        return sums
+        return {name: float(value) for name, value in self._sum(self.record.losses).items() if name != NOTHING}
 
     def _log(self, watch: RunLogger | None) -> None:
         losses, record = self._losses(), self.record
         if watch:
             steps = max(record.steps, 1)
-            pace = {"seconds_per_step": record.seconds / steps, "waited": record.waited / max(record.seconds, 1e-9)}
-            figures = {name: round(value, 4) for name, value in pace.items()}
+            figures = {"seconds_per_step": round(record.seconds / steps, 4)}
+            figures["waited"] = round(record.waited / max(record.seconds, 1e-9), 4)
             figures |= {"skipped": record.skipped} if record.skipped else {}
             watch.log(self.step, figures | {name: value / steps for name, value in losses.items()})
         self.record = Record(skipped=record.skipped, in_a_row=record.in_a_row, best=record.best)
 
     def _validate(self, watch: RunLogger | None) -> None:
-        """By the first process; the others wait."""
         if watch:
             self.model.eval()
             figures = self.task.validate()
@@ -282,13 +269,11 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _save_model(self, name: str) -> None:
-        """By the first process."""
         card = trained_card(self.recipe, self.folder.resolve().name, self.step)
         save_model(self.model, self.task.tokenizer, self.folder / name, card)
 
     def save(self) -> None:
-        """The model as it stands; then everything needed to go on: a run with a checkpoint of the last step never
-        saves again."""
+        """The model first, as a run with a checkpoint of its last step never saves again."""
         record = asdict(replace(self.record, losses=self._losses()))
         if self.accelerator.is_main_process:
             self._save_model("model")
@@ -316,11 +301,9 @@ class Trainer:
         self.model.load_state_dict(part("model/"))
         self.task.modules.load_state_dict(part("task/"))
         for index, parameter in enumerate(self.trained):
-            if moments := part(f"optimizer/{index}/"):  # AdamW counts its steps on the CPU wherever the parameter is
-                place = {"step": torch.device("cpu")}
-                self.adam.state[parameter] = {
-                    name: value.to(place.get(name, parameter.device), copy=True) for name, value in moments.items()
-                }
+            for name, value in part(f"optimizer/{index}/").items():
+                place = "cpu" if name == "step" else parameter.device  # AdamW counts its steps there
+                self.adam.state[parameter][name] = value.to(place, copy=True)
         self.record = Record(**saved.facts["record"])
         if not self.accelerator.is_main_process:  # the first one has the sums of all
             self.record.losses = {}
@@ -329,7 +312,7 @@ class Trainer:
 
 
 def schedule(recipe: Recipe, step: int) -> float:
-    """Factor of the learning rate at a step."""
+    """The learning rate's factor."""
     warm = min(1.0, (step + 1) / max(recipe.warmup, 1))
     done = step / recipe.steps
     if recipe.decay == "cosine":
@@ -354,18 +337,13 @@ def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> lis
 def recompute_activations(model: DsHmp) -> None:
     """Backbone blocks and decoder layers keep their inputs only and compute the rest again in the backward pass."""
 
-    def wrap(module: nn.Module) -> None:
-        forward = module.forward
-
-        def again(*args: Any, **kwargs: Any) -> Any:
-            if not torch.is_grad_enabled():
-                return forward(*args, **kwargs)
-            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-        module.forward = again
+    def again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     perception = model.perception
     stages = [stage.blocks for stage in perception.backbone.stages]
     decoders = [perception.pixel_decoder.decoder.encoder.layers, perception.frame_decoder.layers]
     for module in itertools.chain(*stages, *decoders, model.motion.blocks, model.decoder.layers):
-        wrap(module)
+        module.forward = partial(again, module.forward)

@@ -1,5 +1,4 @@
-"""Scores on held-out data during training: J and F of a few videos, answered as for users, or IoU of all sentences on
-cached object tokens."""
+"""Scores on held-out data: J and F of a few videos, answered as for users, or IoU on cached object tokens."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from dshmp.evaluation.metrics import jf
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.readout import TrajectoryReadout
 from dshmp.predictor import Segmenter
-from dshmp.training.cache import CachedClip, CachedSplit
+from dshmp.training.cache import CachedSplit
 from dshmp.training.task import Metrics
 from dshmp.video.io import open_video
 from dshmp.video.overlay import draw_masks, sheet_frames
@@ -26,6 +25,8 @@ from dshmp.video.overlay import draw_masks, sheet_frames
 SENTENCES = 4  # of each video
 COLUMNS, CELL = 6, 240  # frames of a picture's strip, and how wide each is in pixels
 BATCH = 128
+Pixels = NDArray[np.uint8]
+Masks = NDArray[Any]
 
 
 def means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -37,11 +38,10 @@ def means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def score_videos(segmenter: Segmenter, splits: Mapping[str, Split], videos: int) -> Metrics:
-    """J, F and their mean in per cent over a few videos of every split, all objects meant by an expression as one, and
-    a strip of each video's first expression. Means of several splits have their names before them, and `J&F` is the
-    mean over the splits."""
+    """J, F and their mean in per cent over a few videos of every split, and a strip of each video's first expression.
+    Figures of several splits have their names before them, and `J&F` is the mean over the splits."""
     scores: list[tuple[str, float]] = []
-    pictures: dict[str, NDArray[np.uint8]] = {}
+    pictures: dict[str, Pixels] = {}
     for name, split in splits.items():
         prefix = f"{name} " if len(splits) > 1 else ""
         for video, frames, found, truth in _answers(segmenter, split, videos):
@@ -54,9 +54,7 @@ def score_videos(segmenter: Segmenter, splits: Mapping[str, Split], videos: int)
     return Metrics(values | means(("J&F", mean) for name, mean in values.items() if name.endswith("J&F")), pictures)
 
 
-def _answers(
-    segmenter: Segmenter, split: Split, videos: int
-) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[Any], NDArray[Any]]]:
+def _answers(segmenter: Segmenter, split: Split, videos: int) -> Iterator[tuple[str, Pixels, Masks, Masks]]:
     """Of some sentences of some videos: the video, the frames that are scored (T, H, W, 3), masks found and true."""
     for name, items in _spread(list(by_video(split).items()), videos):
         alike: dict[tuple[int, ...], list[Expression]] = defaultdict(list)
@@ -74,38 +72,31 @@ def _answers(
 
 
 def _spread(items: list[Any], wanted: int) -> list[Any]:
-    """So many of the items, evenly."""
     return [items[i] for i in sorted({int(x) for x in np.linspace(0, len(items) - 1, min(wanted, len(items)))})]
 
 
-def strip(frames: NDArray[np.uint8], found: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.uint8]:
+def strip(frames: Pixels, found: Masks, truth: Masks) -> Pixels:
     """A few frames (T, H, W, 3) side by side: what was found tinted, the truth outlined in white; (h, w, 3)."""
     height, width = frames.shape[1:3]
-    cells = []
-    for t in sheet_frames(len(frames), COLUMNS):
-        picture = draw_masks(frames[t], found[t][None], truth[t], max(1, -(-CELL // width)))
-        cells.append(cv2.resize(picture, (CELL, max(round(CELL * height / width), 1)), interpolation=cv2.INTER_AREA))
-    return np.concatenate(cells, axis=1)
+    size, thickness = (CELL, max(round(CELL * height / width), 1)), max(1, -(-CELL // width))
+    chosen = sheet_frames(len(frames), COLUMNS)
+    cells = [draw_masks(frames[t], found[t][None], truth[t], thickness) for t in chosen]
+    return np.concatenate([cv2.resize(cell, size, interpolation=cv2.INTER_AREA) for cell in cells], axis=1)
 
 
 @dataclass(frozen=True)
 class SentenceScore:
-    """How a sentence was answered, on the cache's grid."""
-
     iou: float  # of the union of what is meant with the truth, mean over the frames, per cent; 100 where both are empty
     right: bool | None  # of a direction pair: does the best candidate meet the right one better than any other object?
     empty: bool  # whether nothing passed the threshold
 
 
 def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:
-    """Means in per cent over all sentences: IoU by subset on the cache's coarse grid, and the share of direction pairs
-    that has the right one of the two on top. Good enough for a learning curve; `dshmp evaluate` gives the figures that
-    count."""
+    """Means in per cent over all sentences, on the cache's coarse grid: good enough for a learning curve."""
     pairs: list[tuple[str, float]] = []
     for item, score in zip(held_out.split.expressions, sentence_scores(model, held_out), strict=True):
         pairs += [(f"iou {name}", score.iou) for name in ("all", *item.subsets)]
-        if score.right is not None:
-            pairs.append(("right of pair", 100.0 * score.right))
+        pairs += [] if score.right is None else [("right of pair", 100.0 * score.right)]
         pairs.append(("present rejected" if item.objects else "absent rejected", 100.0 * score.empty))
     return Metrics(means(sorted(pairs, key=lambda pair: pair[0])))
 
@@ -113,13 +104,12 @@ def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:
 @torch.inference_mode()
 def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
     """The answers of a model in evaluation mode to all sentences of a split, in the split's order."""
-    device = next(model.parameters()).device
+    scores: dict[int, SentenceScore] = {}
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, length in enumerate(held_out.lengths):
         by_length[length].append(index)
-    scores: dict[int, SentenceScore] = {}
     for chosen in (same[i : i + BATCH] for same in by_length.values() for i in range(0, len(same), BATCH)):
-        batch = to_device(held_out.batch(chosen), device)
+        batch = to_device(held_out.batch(chosen), next(model.parameters()).device)
         text = model.language(batch.texts)
         video = model.decode_motion(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
         masks = TrajectoryReadout().clip_masks(video, batch.mask_logits) > 0
@@ -133,15 +123,12 @@ def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
             item = held_out.split.expressions[index]
             right = None
             if "direction pairs" in item.subsets and len(item.objects) == 1:
-                right = bool(top_iou[b] > _best_other(top[b], held_out[item], item))
+                clip = held_out[item]
+                others = [g for g, object_id in enumerate(clip.objects) if object_id not in item.objects]
+                best_other = max((float(_iou(top[b], clip.truth[g]).mean()) for g in others), default=0.0)
+                right = bool(top_iou[b] > best_other)
             scores[index] = SentenceScore(float(iou[b]), right, not bool(passed[b].any()))
     return [scores[index] for index in range(len(held_out.lengths))]
-
-
-def _best_other(top: Tensor, clip: CachedClip, item: Expression) -> float:
-    """IoU of the top answer with the objects that are not meant: the best of them."""
-    others = [g for g, object_id in enumerate(clip.objects) if object_id not in item.objects]
-    return max((float(_iou(top, clip.truth[g]).mean()) for g in others), default=0.0)
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:

@@ -1,8 +1,6 @@
 """Task `language`: sentences alone."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +16,18 @@ from dshmp.training.task import ALL, EpochSampler, Share, Task
 
 @dataclass(frozen=True)
 class SentenceBatch:
-    """Sentences alone."""
-
     texts: TextBatch
     claims: Tensor  # (B,) long: the motion that a sentence names, as a class of the probe
     names: tuple[str, ...]  # which sentences these are
 
 
 class LanguageTask(Task):
-    """Linear heads on the sentence embedding name the sentence's words and its motion.
-
-    Stands in for RoBERTa's pre-training. Learned together with everything else, language is what holds up the
-    choice among objects.
-    """
-
-    counted = ("words", "claims")
+    """Linear heads on the sentence embedding name the sentence's words and its motion: in place of RoBERTa's
+    pre-training, as language learned with everything else holds up the choice among objects."""
 
     def setup(self) -> None:
         model = self.model
-        self.split = self.one_split(objects=False)
+        self.split = self.one_split(self.splits, objects=False)
         model.requires_grad_(False)
         model.language.requires_grad_(True)
         self.sampler = EpochSampler([0] * len(self.split.expressions), self.recipe.batch, self.recipe.seed)
@@ -44,22 +35,20 @@ class LanguageTask(Task):
         self.words = nn.Linear(model.config.hidden_size, model.config.language.encoder["vocab_size"])
         self.modules = nn.ModuleDict({"probe": self.probe, "words": self.words})
 
-    def prepare(self, cache: Path) -> None:
-        self.keep_sentences([self.split], cache)
-
     def batches(self, step: int, share: Share = ALL) -> list[SentenceBatch]:
-        return [self._batch(part) for part in share.of(self.sampler(step).tolist())]
-
-    def _batch(self, chosen: Sequence[int]) -> SentenceBatch:
-        items = [self.split.expressions[i] for i in chosen]
-        claims = torch.tensor([self.probe.claim(item.extra) for item in items])
-        return SentenceBatch(self.tokenizer([item.text for item in items]), claims, tuple(map(expression_name, items)))
+        found = []
+        for chosen in share.of(self.sampler(step).tolist()):
+            items = [self.split.expressions[i] for i in chosen]
+            texts = self.tokenizer([item.text for item in items])
+            claims = torch.tensor([self.probe.claim(item.extra) for item in items])
+            found.append(SentenceBatch(texts, claims, tuple(map(expression_name, items))))
+        return found
 
     def counts(self, batch: SentenceBatch, step: int) -> Counts:
         return {"words": self._words(batch).sum(), "claims": torch.tensor(len(batch.claims))}
 
     def _words(self, batch: SentenceBatch) -> Tensor:
-        """(B, V) 0 or 1: which words a sentence has."""
+        """(B, V) 0 or 1: which words a sentence has, of V."""
         ids = batch.texts.input_ids
         present = torch.zeros(len(ids), self.words.out_features, device=ids.device)
         return present.scatter_(1, ids, batch.texts.mask.float())  # not padding, which depends on the other sentences

@@ -1,5 +1,4 @@
-"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, trackers, and run.json with what it was
-made with. A run that goes on adds to the same curve."""
+"""What can be seen of a run: a live view on stderr, metrics.jsonl, pictures, trackers, and run.json."""
 
 import json
 import os
@@ -29,8 +28,7 @@ from dshmp.training.task import Metrics
 from dshmp.video.overlay import save_png
 
 PACKAGES = ("dshmp", "torch", "accelerate", "transformers", "numpy", "spacy")
-MEASURED = ("seconds_per_step", "waited", "memory_gib")
-"""Metrics of the machine, not of what is learned."""
+MEASURED = ("seconds_per_step", "waited", "memory_gib")  # of the machine, not of what is learned
 
 
 class RunLogger:
@@ -52,21 +50,17 @@ class RunLogger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the last view standing."""
         self.live.stop()
 
     def tick(self, step: int) -> None:
-        """A step is done."""
         self.progress.update(self.task, completed=step)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Losses and pace of the last steps."""
         self.shown = {"memory_gib": round(peak_memory(), 3), **figures}
         self._write(step, self.shown, "train")
-        self.tick(step)
 
     def validated(self, step: int, figures: Metrics) -> None:
-        """Metrics and pictures of the held-out split; a picture replaces the one of the same name."""
         if figures.values:
             self.validation = figures.values
             self._write(step, figures.values, "held out")
@@ -94,12 +88,10 @@ class RunLogger:
         rows = [line("held out", self.validation)] if self.validation else []
         if shown := self.shown:
             losses = {name: value for name, value in shown.items() if name not in (*MEASURED, "skipped")}
-            speed = self.recipe.batch / max(shown["seconds_per_step"], 1e-4)
-            pace = (
-                f"{speed:.2f} a second, {100 * shown['waited']:.0f} % waiting for data, {shown['memory_gib']:.2f} GiB"
-            )
-            skipped = f", {shown['skipped']:.0f} steps left out" if "skipped" in shown else ""
-            rows = [line(f"loss {sum(losses.values()):.3f}", losses), pace + skipped, *rows]
+            speed, waited = self.recipe.batch / max(shown["seconds_per_step"], 1e-4), 100 * shown["waited"]
+            pace = f"{speed:.2f} a second, {waited:.0f} % waiting for data, {shown['memory_gib']:.2f} GiB"
+            pace += f", {shown['skipped']:.0f} steps left out" if "skipped" in shown else ""
+            rows = [line(f"loss {sum(losses.values()):.3f}", losses), pace, *rows]
         return Group(self.progress, *rows)
 
 
@@ -112,7 +104,7 @@ def forget(path: Path, step: int) -> None:
 
 
 def peak_memory() -> float:
-    """The most that this process has held, GiB: of a GPU's memory where one is used, of the machine's elsewhere."""
+    """GiB of the GPU's memory where one is used, of the machine's elsewhere."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     if sys.platform == "win32":
@@ -126,8 +118,7 @@ def peak_memory() -> float:
 
 
 def describe(path: Path, step: int) -> str:
-    """Add to run.json with what the run was started, or went on, at this step; returns what tells the run from all
-    others."""
+    """Add to run.json with what the run was started, or went on, at this step; returns the run's id."""
     known: dict[str, Any] = {"id": secrets.token_hex(4), "starts": []}
     with suppress(OSError, ValueError, TypeError):
         known |= json.loads(path.read_text(encoding="utf-8"))
@@ -155,16 +146,8 @@ def describe(path: Path, step: int) -> str:
 
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, step: int, identity: str) -> None:
-    """Those that the recipe names, for a run that begins or goes on after this step: TensorBoard's files lie in the
-    run's folder, and so do W&B's for `wandb sync`, unless WANDB_MODE is online.
-
-    `identity` tells the run from others of the same folder's name. Raises UserError.
-    """
-    for name in recipe.run.trackers:
-        try:
-            import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
-        except ImportError:
-            raise UserError(f"trackers: {name} is not installed; run pip install {name}, or leave it out") from None
+    """Those that the recipe names; TensorBoard's files lie in the run's folder, and W&B's unless WANDB_MODE is online.
+    `identity` tells the run from others of the same folder's name. Raises UserError."""
     shared = {"resume": "allow", "config": to_dict(recipe)}
     mode = os.environ.get("WANDB_MODE", "offline")  # online it would wait for a key to be typed
     quiet = {"console": "off"}  # the live view is no record
@@ -180,5 +163,5 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, step:
             accelerator.init_trackers("dshmp", init_kwargs=options)
     except Exception as error:  # each has errors of its own
         accelerator.trackers.clear()
-        names = ", ".join(recipe.run.trackers)
-        raise UserError(f"trackers: {names} cannot begin ({reason(error)}); mend it or leave it out") from error
+        fault = f"{', '.join(recipe.run.trackers)} cannot begin ({reason(error)})"
+        raise UserError(f"trackers: {fault}; install or mend it, or leave it out") from error

@@ -1,8 +1,7 @@
 """Matching and set losses of predictions, at frame and at video level, and the similarity loss (section 3.3).
 
-One form serves both levels: frame level has T = 1 and frames as the batch, video level has whole clips. Matching on
-random points, class cross-entropy, mask cross-entropy and dice are those of Mask2Former (Cheng et al., CVPR 2022), the
-similarity loss that of VITA (Heo et al., NeurIPS 2022).
+One form serves both levels: frame level has T = 1 and frames as the batch. Matching on random points and set losses are
+those of Mask2Former (Cheng et al., CVPR 2022), the similarity loss that of VITA (Heo et al., NeurIPS 2022).
 """
 
 from collections.abc import Sequence
@@ -13,12 +12,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-Randomness = torch.Generator | Sequence[torch.Generator] | None
-"""One source of random numbers, or one for each sample of a batch: then what a sample draws does not depend on the
-others."""
+Randomness = torch.Generator | Sequence[torch.Generator] | None  # several: one for each sample of a batch
+# Divisors of losses, by name, known from the targets alone. They are counted over a whole step before any part of it is
+# learned: a loss of a part is its sum divided by the step's count.
 Counts = dict[str, Tensor]
-"""Divisors of losses, by name, known from the targets alone. They are counted over a whole step before any part of it
-is learned: a loss of a part is its sum divided by the step's count."""
 Weights = tuple[float, float, float]
 DEFAULT: Weights = (2.0, 5.0, 5.0)  # of class, mask and dice, in matching costs and losses
 OVERSAMPLE = 3.0  # candidates drawn for each point of the loss
@@ -27,8 +24,6 @@ IMPORTANCE = 0.75  # share of the points taken where the prediction is least cer
 
 @dataclass(frozen=True)
 class SetTargets:
-    """What there is to find."""
-
     masks: Tensor  # (B, G, T, H, W) bool or uint8, at the resolution of the (padded) images
     valid: Tensor  # (B, G) bool, False where a row only fills the batch; G may be 0
     frames: Tensor  # (B, T) bool, False where a frame only fills the batch: it takes no part in matching or loss
@@ -49,17 +44,13 @@ class SetTargets:
 
 @dataclass(frozen=True)
 class SetPrediction:
-    """What Q queries found."""
-
     logits: Tensor  # (B, Q, 2), index 0 = object, 1 = none
     masks: Tensor  # (B, Q, T, h, w) mask logits, at stride 4 of the images
 
 
 @dataclass(frozen=True)
 class Level:
-    """Frame level or video level: what every decoder layer found, and what there is to find."""
-
-    predictions: Sequence[SetPrediction]
+    predictions: Sequence[SetPrediction]  # of every decoder layer
     targets: SetTargets
 
 
@@ -70,11 +61,9 @@ class SetCriterion:
     points: int  # for each mask and frame
     weights: Weights = DEFAULT
     no_object: float = 0.1  # weight of unmatched queries in the class loss, a weighted mean
-    counted = ("masks", "queries")
 
     def counts(self, targets: SetTargets, queries: int) -> Counts:
-        """Targets, and the sum of the queries' weights in the class loss, known before anything is matched: every
-        target finds a query as long as there are any."""
+        """Targets, and the sum of the queries' weights in the class loss; every target finds one of them."""
         matched = targets.present.sum(1).clamp(max=queries)
         weight = (matched + self.no_object * (queries - matched)) * targets.frames.any(1)
         return {"masks": targets.present.sum(), "queries": weight.sum()}
@@ -83,27 +72,23 @@ class SetCriterion:
     def match(self, level: Level, generator: Randomness = None) -> Tensor:
         """(layers, B, Q) long, the target of each query or -1; every layer on points of its own."""
         targets, layers = level.targets, len(level.predictions)
-        batch, device = len(targets.masks), targets.masks.device
-        points = [uniform(batch, self.points, 2, device=device, generator=generator) for _ in range(layers)]
+        shape, device = (len(targets.masks), self.points, 2), targets.masks.device
+        points = [uniform(*shape, device=device, generator=generator) for _ in range(layers)]
         # the targets are sampled at all layers' points at once: (B, G, T, P) each
         truths = _sample_frames(targets.masks, torch.cat(points, 1)).split(self.points, dim=3)
-        costs = [
-            matching_costs(prediction, targets, at, self.weights, truth)
-            for prediction, at, truth in zip(level.predictions, points, truths, strict=True)
-        ]
-        found: Tensor = assign(torch.cat(costs), targets.present.repeat(layers, 1)).unflatten(0, (layers, -1))
-        return found
+        drawn = zip(level.predictions, points, truths, strict=True)
+        costs = [matching_costs(prediction, targets, at, self.weights, truth) for prediction, at, truth in drawn]
+        matches = assign(torch.cat(costs), targets.present.repeat(layers, 1))
+        return matches.view(layers, len(targets.masks), -1)
 
     def losses(
         self, level: Level, indices: Tensor, counts: Counts, generator: Randomness = None, prefix: str = ""
     ) -> dict[str, Tensor]:
         """Weighted `cls`, `mask` and `dice`, summed over the decoder layers, from the matches (layers, B, Q); `prefix`
         stands before their names and those of the counts."""
-        masks, queries = counts[f"{prefix}masks"], counts[f"{prefix}queries"]
-        by_layer = [
-            set_losses(prediction, level.targets, matched, masks, self.points, self.no_object, queries, generator)
-            for prediction, matched in zip(level.predictions, indices, strict=True)
-        ]
+        numbers = counts[f"{prefix}masks"], self.points, self.no_object, counts[f"{prefix}queries"], generator
+        layers = zip(level.predictions, indices, strict=True)
+        by_layer = [set_losses(prediction, level.targets, matched, *numbers) for prediction, matched in layers]
         return {
             f"{prefix}{name}": weight * torch.stack([losses[name] for losses in by_layer]).sum()
             for name, weight in zip(("cls", "mask", "dice"), self.weights, strict=True)
@@ -114,11 +99,8 @@ class SetCriterion:
 def matching_costs(
     found: SetPrediction, targets: SetTargets, points: Tensor, weights: Weights = DEFAULT, truth: Tensor | None = None
 ) -> Tensor:
-    """Cost of each pair (B, Q, G) = w_class * -p(object) + w_mask * cross-entropy + w_dice * dice, float32.
-
-    Args: points (B, P, 2), shared by all frames of a sample; truth (B, G, T, P), the targets' values there where they
-    are known already.
-    """
+    """Cost of each pair (B, Q, G) = w_class * -p(object) + w_mask * cross-entropy + w_dice * dice, float32, on points
+    (B, P, 2), shared by all frames of a sample, where the targets' values, if known already, are truth (B, G, T, P)."""
     with torch.autocast(found.masks.device.type, enabled=False):
         logits = _sample_frames(found.masks, points)  # (B, Q, T, P)
         truth = _sample_frames(targets.masks, points) if truth is None else truth  # (B, G, T, P)
@@ -138,11 +120,8 @@ def matching_costs(
 
 def assign(costs: Tensor, present: Tensor) -> Tensor:
     """Cheapest one-to-one assignment of each sample: costs (B, Q, G) and present (B, G) bool, the targets that take
-    part -> (B, Q) long, the target of each query or -1.
-
-    Costs that are not finite count as very high, so that every process goes on to the end of its step: the losses
-    then are not finite either, and the step is left out.
-    """
+    part -> (B, Q) long, the target of each query or -1. Costs that are not finite count as very high, so that every
+    process goes on to the end of its step, which is left out then."""
     indices = torch.full(costs.shape[:2], -1)
     tables = costs.detach().nan_to_num(1e9, 1e9, 1e9).cpu().numpy()
     for sample, (table, taking_part) in enumerate(zip(tables, present.cpu().numpy(), strict=True)):
@@ -164,12 +143,11 @@ def set_losses(
     *,
     points: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar. Samples without targets bear the
-    class loss only; samples and frames that fill the batch bear none.
+    """Unweighted losses `cls`, `mask` and `dice` of one layer, each a float32 scalar; what fills the batch bears none.
 
     Args: indices (B, Q) long, the target of each query or -1; num_masks, divisor of the mask losses, at least 1;
     query_weight, divisor of the class loss, by default the sum of these queries' weights; points (M*T, num_points, 2)
-    for the M matches in order of (sample, query), in place of drawn ones.
+    of the M matches in order of (sample, query), in place of drawn ones.
     """
     matched = indices >= 0
     entropy = F.cross_entropy(prediction.logits.float().mT, (~matched).long(), reduction="none")  # (B, Q)
@@ -204,8 +182,8 @@ def set_losses(
 def uniform(
     *shape: int, device: torch.device, generator: Randomness = None, rows: Sequence[int] | None = None
 ) -> Tensor:
-    """Random numbers in [0, 1), such as (N, P, 2) for points (x, y); a generator may live on another device. Of several
-    generators each draws as many rows (of the first axis) as `rows` says, the same number by default."""
+    """Random numbers in [0, 1); a generator may live on another device. Of several generators each draws as many rows
+    (of the first axis) as `rows` says, the same number by default."""
     if isinstance(generator, Sequence):
         counts = rows or [shape[0] // len(generator)] * len(generator)
         drawn = [uniform(n, *shape[1:], device=device, generator=g) for n, g in zip(counts, generator, strict=True)]
@@ -218,8 +196,8 @@ def uniform(
 def importance_points(
     logits: Tensor, num_points: int, generator: Randomness = None, rows: Sequence[int] | None = None
 ) -> Tensor:
-    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2), drawn as in `uniform`: three quarters are the
-    least certain of three times as many candidates, the rest are uniform."""
+    """Points for the loss of mask logits (N, h, w) -> (N, num_points, 2), drawn as in `uniform`, most of them the least
+    certain of many candidates."""
     masks, many, uncertain = len(logits), int(num_points * OVERSAMPLE), int(num_points * IMPORTANCE)
     candidates = uniform(masks, many, 2, device=logits.device, generator=generator, rows=rows)
     certainty = sample_points(logits[:, None], candidates)[:, 0].abs()  # (N, candidates)
@@ -239,24 +217,19 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 def _sample_frames(masks: Tensor, points: Tensor) -> Tensor:
     """Masks (B, N, T, H, W) at points (B, P, 2), the same in every frame -> (B, N, T, P)."""
-    sampled = sample_points(masks.flatten(1, 2), points)  # (B, N, T, H, W) -> (B, N*T, P)
-    return sampled.reshape(*masks.shape[:3], points.shape[1])
+    return sample_points(masks.flatten(1, 2), points).reshape(*masks.shape[:3], points.shape[1])
 
 
 def similarity_loss(
     frames: Tensor, frame_indices: Tensor, video: Tensor, video_indices: Tensor, samples: Tensor | None = None
 ) -> Tensor:
-    """Matched embeddings of one target shall agree, across frames and with the video's; others shall not.
-
-    Cross-entropy on the raw dot products of all pairs of matched embeddings of a sample (frame with frame, video with
-    video and each with itself included), 1 for pairs of one target; mean over the pairs of a sample, then over
-    `samples`, by default those that have any.
+    """Cross-entropy on the raw dot products of all pairs of matched embeddings of a sample (frames and video, each with
+    itself included), 1 for pairs of one target; mean over pairs, then over `samples`, by default those that have any.
 
     Args: embeddings, frames (B, T, N_s, C) and video (B, N_v, C); frame_indices (B, T, N_s) long, the matched target or
     -1; video_indices (B, N_v) long, numbering the same targets.
     """
-    # (B, T, N_s, C) and (B, N_v, C) -> (B, T*N_s + N_v, C)
-    embeddings = torch.cat([frames.flatten(1, 2), video], 1).float()
+    embeddings = torch.cat([frames.flatten(1, 2), video], 1).float()  # (B, T*N_s + N_v, C)
     identity = torch.cat([frame_indices.flatten(1, 2), video_indices], 1)
     # most tokens have found nothing that counts: only as many rows as the fullest sample has are compared
     most = int((identity >= 0).sum(1).max())

@@ -1,6 +1,5 @@
 """Task `motion`: the motion part on cached object tokens of frozen static perception."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,20 +15,20 @@ from dshmp.training.cache import CachedSplit, ClipBatch
 from dshmp.training.held_out import score_tokens
 from dshmp.training.losses import Counts
 from dshmp.training.probe import MotionProbe
-from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, torch_generators
-from dshmp.training.video_losses import VideoCriterion, VideoTargets, video_level
+from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, open_splits, torch_generators
+from dshmp.training.video_losses import VideoTargets, video_level
 
 
 class MotionTask(Task):
     """Trajectories, hierarchical motion perception and motion decoder; perception keeps its weights."""
 
-    counted = (*VideoCriterion.counted, "objects", "claims")
-
     def setup(self) -> None:
         recipe, model = self.recipe, self.model
-        self.split = self.one_split()
+        self.split = self.one_split(self.splits)
         self._check_perception()
-        self.held_out_split = self.one_split(held_out=True)
+        self.held_out = open_splits(recipe, held_out=True)
+        if not self.held_out:
+            raise UserError("task motion needs a held-out split: name it, such as data.mevis.validation=valid_u")
         model.perception.requires_grad_(False)
         if uses_language(model.perception):  # the language in the cached tokens stays as it was
             model.language.requires_grad_(False)
@@ -40,40 +39,28 @@ class MotionTask(Task):
         self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank, "probe": self.probe})
 
     def _check_perception(self) -> None:
-        """Raises UserError unless the object tokens of this model are trained and all that its read-out needs."""
+        """UserError unless the object tokens of this model are trained and all that its read-out needs."""
         recipe, perception = self.recipe, self.model.perception
         if self.model.config.readout.masks != "trajectories":
-            raise UserError(
-                "task motion learns from object tokens alone: it needs readout.masks: trajectories; train task: whole "
-                "otherwise"
-            )
+            raise UserError("task motion needs readout.masks: trajectories; train task: whole otherwise")
         keeps = "task motion keeps perception as it is"
         if recipe.init is None:
             raise UserError(f"{keeps}: name a run of task perception or language as init")
         if uses_language(perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
-            raise UserError(
-                f"{recipe.init}: {keeps}, and the language it uses; take both, or give a run of task perception as "
-                "init, whose perception is language-agnostic"
-            )
+            raise UserError(f"{recipe.init}: {keeps}, and the language it uses: take both, or a run of task perception")
         cues = load_config(find_model(recipe.init) / CONFIG).language.cues
         if perception.frame_decoder.direct and cues != "direct":
-            raise UserError(
-                f"{recipe.init}: {keeps}, whose static queries are learned ones here; language.cues: direct needs an "
-                "init that was trained so, or task: whole"
-            )
+            raise UserError(f"{recipe.init}: {keeps}; language.cues: direct needs an init trained so, or task: whole")
 
     def prepare(self, cache: Path) -> None:
-        splits = self.split, self.held_out_split
-        self.keep_sentences(splits, cache)
-        self.training, self.held_out = (CachedSplit.build(self.model, self.tokenizer, split, cache) for split in splits)
+        super().prepare(cache)
+        splits = self.split, self.one_split(self.held_out)
+        self.training, self.valid = (CachedSplit.build(self.model, self.tokenizer, split, cache) for split in splits)
 
     def batches(self, step: int, share: Share = ALL) -> list[ClipBatch]:
         chosen = self.sampler(step).tolist()
         return [
-            replace(
-                self.training.batch([chosen[place] for place in part]),
-                seeds=tuple((self.recipe.seed, step, place) for place in part),
-            )
+            self.training.batch([chosen[i] for i in part], [(self.recipe.seed, step, i) for i in part])
             for part in share.of(range(len(chosen)))
         ]
 
@@ -100,7 +87,7 @@ class MotionTask(Task):
         return losses
 
     def _labels(self, targets: VideoTargets) -> tuple[Tensor, Tensor]:
-        """Motions (B, G_all) of all objects and the claims (B,) of the sentences, as classes of the probe."""
+        """Classes of the probe: motions (B, G_all) of all objects and claims (B,) of the sentences."""
         items = [self.split.expressions[i] for i in targets.expressions]
         videos = [self.split.videos[item.video].objects.values() for item in items]
         motions = [torch.tensor([self.probe.motion(item) for item in objects]) for objects in videos]
@@ -108,5 +95,4 @@ class MotionTask(Task):
         return pad_sequence(motions, batch_first=True).to(targets.meant.device), claims.to(targets.meant.device)
 
     def validate(self) -> Metrics:
-        """On all sentences of the held-out split."""
-        return score_tokens(self.model, self.held_out)
+        return score_tokens(self.model, self.valid)

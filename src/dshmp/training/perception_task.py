@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from dshmp.errors import UserError
 from dshmp.model.frame_decoder import Prediction, disable_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.text import null_text
-from dshmp.training.losses import Counts, Level, SetCriterion, SetPrediction, SetTargets
+from dshmp.training.losses import Counts, Level, SetPrediction, SetTargets
 from dshmp.training.probe import ObjectProbe
 from dshmp.training.task import ALL, Share, Task, sample_generator, torch_generators
 
@@ -24,8 +25,6 @@ LANGUAGE = ("static_attention", "fusion", "text_attention", "gates")  # parts of
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Single frames with the masks of all their objects."""
-
     images: Tensor  # (F, 3, h, w) normalised
     masks: Tensor  # (F, G, 1, h, w) bool
     attributes: Tensor  # (F, G, A) long, the class of each attribute
@@ -34,7 +33,6 @@ class FrameBatch:
 
     @property
     def targets(self) -> SetTargets:
-        """Of all frames, B = F and T = 1."""
         seen = self.masks.flatten(2).any(2)
         return SetTargets(self.masks, seen, seen.new_ones(len(self.masks), 1))
 
@@ -42,28 +40,26 @@ class FrameBatch:
 class PerceptionTask(Task):
     """Single frames, all objects, no language: the synthetic data's counterpart of COCO instance pre-training."""
 
-    counted = (*SetCriterion.counted, "tokens", "links")
-
     def setup(self) -> None:
         recipe, model = self.recipe, self.model
-        self.split = split = self.one_split()
-        self.apart = 2 if recipe.weights.link else 1
-        """Frames of a sample: neighbours, where links are learned."""
+        self.split = split = self.one_split(self.splits)
+        self.apart = 2 if recipe.weights.link else 1  # frames of a sample: neighbours, where links are learned
         if recipe.batch < self.apart:
             raise UserError("weights.link compares neighbouring frames: batch must be at least 2, or link 0")
         if recipe.init is None:
             try:
                 disable_language(model.perception)
             except ValueError as error:
-                message = "task perception needs a model that can do without language at first"
-                raise UserError(f"{message}: {error}") from None
+                raise UserError(f"task perception needs a model that can do without language: {error}") from None
         self.videos = [video for video in split.videos.values() if len(video.frames) >= self.apart]
-        self.criterion = self.set_criterion()
         self.probe = ObjectProbe(model.config.hidden_size, split)
         self.modules = nn.ModuleDict({"probe": self.probe})
         model.requires_grad_(False)
         for name, parameter in model.perception.named_parameters():
             parameter.requires_grad_(not any(part in name for part in LANGUAGE))
+
+    def prepare(self, cache: Path) -> None:
+        """No sentences are used."""
 
     def batches(self, step: int, share: Share = ALL) -> list[FrameBatch]:
         config = self.model.config.input
@@ -93,8 +89,7 @@ class PerceptionTask(Task):
                 attributes.append(torch.tensor([self.probe.classes(item) for item in objects]).long())
                 seeds.append((self.recipe.seed, step, place, position - start))
                 names.append(f"{video.name}/{video.frames[position]}")
-        # under this config a frame of this size keeps it
-        short, long = sorted((height, width))
+        short, long = sorted((height, width))  # of the frames, so that they keep their size
         images = prepare_frames(frames, replace(self.model.config.input, short_side=short, long_side=long))
         padding = 0, images.shape[-1] - width, 0, images.shape[-2] - height
         padded = F.pad(pad_sequence(masks, batch_first=True), padding)[:, :, None]
@@ -106,15 +101,15 @@ class PerceptionTask(Task):
         seen = targets.valid
         links = (seen[0::2] & seen[1::2]).sum() if self.apart == 2 else seen.sum() * 0
         tokens = seen.sum(1).clamp(max=queries).sum()
-        return self.criterion.counts(targets, queries) | {"tokens": tokens, "links": links}
+        return self.sets.counts(targets, queries) | {"tokens": tokens, "links": links}
 
     def losses(self, batch: FrameBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         weights = self.recipe.weights
         state = self.model.perception(batch.images, null_text(self.model.language, len(batch.images)))
         generators = torch_generators(batch.seeds, batch.images.device)
         level = Level([frame_prediction(layer, state.mask_features) for layer in state.layers], batch.targets)
-        indices = self.criterion.match(level, generators)
-        losses = self.criterion.losses(level, indices, counts, generators)
+        indices = self.sets.match(level, generators)
+        losses = self.sets.losses(level, indices, counts, generators)
         probe = self.probe(state.tokens, indices[-1], batch.masks[:, :, 0], batch.attributes)
         losses["probe"] = weights.probe * probe / counts["tokens"].clamp(min=1)
         if weights.link:
@@ -123,9 +118,8 @@ class PerceptionTask(Task):
 
 
 def link_loss(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Of all tokens of the next frame, the same object's shall be the most similar by cosine (and the other way): the
-    sum over the objects found in both. tokens (F, N, C), frames 2i and 2i+1 neighbours; indices (F, N) long, the object
-    found or -1."""
+    """Of the next frame's tokens, the same object's shall be the most similar by cosine, and the other way; summed over
+    objects. tokens (F, N, C), frames 2i and 2i+1 neighbours; indices (F, N) long, the object found or -1."""
     unit = F.normalize(tokens, dim=-1)
     scores = unit[0::2] @ unit[1::2].mT / LINK_TEMPERATURE  # (F/2, N, N)
     here, there = indices[0::2], indices[1::2]
@@ -135,6 +129,5 @@ def link_loss(tokens: Tensor, indices: Tensor) -> Tensor:
 
 
 def frame_prediction(layer: Prediction, mask_features: Tensor) -> SetPrediction:
-    """One layer's object tokens of F frames and their masks, as the set losses take them."""
     masks = torch.einsum("fnc,fchw->fnhw", layer.mask_embed, mask_features)
     return SetPrediction(layer.logits, masks[:, :, None])

@@ -1,8 +1,8 @@
-"""Linear heads that name what the data set knows of objects and sentences: in place of COCO's class labels.
+"""Linear heads, in training only, that name what the data set knows: in place of COCO's class labels.
 
 In the perception task every object token names appearance and place, which makes both linear in the token, so that a
-difference of two tokens along a trajectory is a displacement. In the motion task every motion-aware token names its
-object's motion, and the sentence embedding the motion that is meant. Only in training; not part of the model.
+difference of two tokens along a trajectory is a displacement; in the motion task motion-aware tokens and the sentence
+embedding name the motion.
 """
 
 from typing import Any
@@ -19,8 +19,6 @@ Object = dict[str, Any]  # what a data set says of an object
 
 
 class ObjectProbe(nn.Module):
-    """Linear heads on object tokens (F, N, C) for the attributes that a data set names and for the geometry."""
-
     def __init__(self, hidden: int, split: Split) -> None:
         super().__init__()
         objects = _objects(split)
@@ -29,7 +27,7 @@ class ObjectProbe(nn.Module):
         self.geometry = nn.Linear(hidden, GEOMETRY)
 
     def classes(self, item: Object) -> list[int]:
-        """The class of each attribute of an object of the data set."""
+        """The class of each attribute of an object."""
         return [values.index(str(item[name])) for name, values in self.values.items()]
 
     def forward(self, tokens: Tensor, indices: Tensor, masks: Tensor, attributes: Tensor) -> Tensor:
@@ -46,8 +44,7 @@ class ObjectProbe(nn.Module):
 
 
 class MotionProbe(nn.Module):
-    """Linear heads for the motion of every object and for the motion that a sentence names; where the data set names
-    none, the loss is 0."""
+    """Linear heads for the motion of every object and that of the sentence; 0 where the data set names none."""
 
     def __init__(self, hidden: int, split: Split) -> None:
         super().__init__()
@@ -57,11 +54,10 @@ class MotionProbe(nn.Module):
         self.sentence_head = nn.Linear(hidden, max(len(self.claims), 1))
 
     def motion(self, item: Object) -> int:
-        """The class of an object's motion."""
         return self.motions.index(str(item["motion"])) if self.motions else 0
 
     def claim(self, extra: Object) -> int:
-        """The class of the motion that a sentence names; 0 where this split does not know it."""
+        """Of the motion that a sentence names; 0 where the split of training does not know it."""
         name = str(extra.get("motion", ""))
         return self.claims.index(name) if name in self.claims else 0
 
@@ -81,8 +77,8 @@ def mask_geometry(masks: Tensor) -> Tensor:
     weight = masks.flatten(1).float()
     weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
     h, w = masks.shape[1:]
-    y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
-    x, y = x.flatten().to(weight), y.flatten().to(weight)
+    grid = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+    y, x = (each.flatten().to(weight) for each in grid)
     mean_x, mean_y = weight @ x, weight @ y
     dx, dy = x - mean_x[:, None], y - mean_y[:, None]
     var_x, var_y, cov = ((weight * term).sum(1) for term in (dx * dx, dy * dy, dx * dy))

@@ -19,24 +19,26 @@ from dshmp.recipes import find_recipe
 
 Whole = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
+RECIPE = "recipe.yaml"
+MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"  # a folder with it is a run's
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+ORIGINS = ("init", "text_encoder", "mask2former", "video_swin")  # keys that say where weights come from
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of the losses (equations of section 3.3 and 3.4)."""
+    """Weights of the losses (sections 3.3 and 3.4); the last three are ours."""
 
     label: Weight = 2.0
     mask: Weight = 5.0
     dice: Weight = 5.0
     similarity: Weight = 1.0
     contrast: Weight = 0.5  # lambda of Eq. 9's term
-    trajectory: Weight = 2.0
-    """Ours: does every object token belong to an object that is meant?"""
-    probe: Weight = 1.0
-    """Ours: what the data set names of objects and sentences, by linear heads (`dshmp.training.probe`)."""
+    trajectory: Weight = 2.0  # does every object token belong to an object that is meant?
+    probe: Weight = 1.0  # linear heads name what the data set knows of objects and sentences (`dshmp.training.probe`)
     link: Weight = 0.0
-    """Ours, perception task only: tokens of one object in neighbouring frames shall be the most similar, which is
-    what Eq. 3 relies on. Above 0 the task draws pairs of neighbouring frames."""
+    """Perception task only: tokens of one object in neighbouring frames, drawn in pairs where this is above 0, shall be
+    the most similar, which is what Eq. 3 relies on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,42 +65,33 @@ class About:
 
     reproduces: str  # tables and rows
     paper: str | None = None  # the paper's figures there
-    then: tuple[str, ...] = ()
-    """The commands that come next, such as the evaluation on another data set with the same weights."""
+    then: tuple[str, ...] = ()  # the commands that come next, such as the evaluation on another data set
     memory_gb: float | None = None
-    """What the forward pass of one clip keeps for the backward pass, GB in float32 (`benchmarks/memory.py`), at the
-    largest size that the recipe gives to a 16:9 video or a 4:3 image."""
-    tflop: float | None = None  # floating-point operations of that forward pass, in 1e12
+    """Activations of one clip, GB in float32 (`benchmarks/memory.py`), at the largest size of a 16:9 video or 4:3
+    image."""
+    tflop: float | None = None  # floating-point operations of its forward pass, in 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """How a run runs. Nothing here changes what is learned, so a run may go on with other values."""
 
-    micro_batch: Count | None = None
-    """Of a step's samples, how many a process learns from at once: less takes less memory. All by default."""
-    checkpointing: bool = False
-    """Compute activations of the backbone and of decoder layers again instead of keeping them: less memory, a third
-    slower."""
-    bank: Literal["device", "host"] = "device"
-    """Where the memory bank's centroids are. On the host they take no GPU memory, and each step fetches and writes back
-    the rows that it needs."""
+    micro_batch: Count | None = None  # samples that a process learns from at once; all of the step's by default
+    checkpointing: bool = False  # compute activations again instead of keeping them: less memory, a third slower
+    bank: Literal["device", "host"] = "device"  # where the memory bank is; on the host it takes no GPU memory
     threads: Whole = 0  # of the CPU; 0 leaves it to PyTorch
     workers: Count = 2  # threads that read the coming steps' data, one step each
     log_every: Count = 20
     validate_every: Count = 500
-    validation_videos: Count = 4
-    """Videos of each held-out split that the whole task answers for its figures, evenly spread over the split."""
+    validation_videos: Count = 4  # of each held-out split of the whole task, evenly spread over it
     best: str | None = None  # a figure of validation: the model of its highest value is kept in best/
     checkpoint_every: Count = 200
     keep: Count = 2  # checkpoints, the newest; where one is damaged, the one before takes its place
     patience: Count = 10
     """Steps in a row without a finite gradient, each left out, after which a run stops. In float16 those with a scale
     of the losses above 1 do not count: it falls then."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where curves and pictures go beside the run's folder; each needs its package."""
-    cache: str | None = None
-    """Folder for parsed sentences and the motion task's object tokens; in the run's by default."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # each needs its package
+    cache: str | None = None  # folder for parsed sentences and the motion task's object tokens, in the run's by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,37 +109,29 @@ class Recipe:
     """By the names of `dshmp data`: mevis (a synthetic data set too), ref-youtube-vos, a2d, refcoco ... Tasks other
     than `whole` learn from one, which lists all objects of its videos: a synthetic data set."""
     init: str | None = None  # folder of an earlier run or model whose weights this one starts from
-    take: tuple[str, ...] = ()
-    """Parts taken from `init` (language, perception, motion, decoder); all by default, the others start fresh."""
+    take: tuple[str, ...] = ()  # of language, perception, motion, decoder: the parts taken from `init`; all by default
     text_encoder: str | None = None
-    """RoBERTa's published weights for a model that starts fresh: a folder, or an id on the Hugging Face hub."""
+    """For a model that starts fresh, RoBERTa's published weights: a folder, or an id on the Hugging Face hub."""
     mask2former: str | None = None
-    """Mask2Former's published weights (COCO instances, as in the release) for the static perception of a model that
-    starts fresh: its .pkl file, the folder of transformers' model, or that model's id on the Hugging Face hub."""
-    video_swin: str | None = None
-    """Video-Swin's published weights (Kinetics) for the backbone of a model that starts fresh: its .pth file."""
+    """Likewise Mask2Former's (COCO instances) for static perception: its .pkl file, the folder of transformers' model,
+    or that model's id on the Hugging Face hub."""
+    video_swin: str | None = None  # likewise Video-Swin's (Kinetics) for the backbone: its .pth file
     model: ModelConfig = field(default_factory=ModelConfig)
     """Of a model that starts fresh, and the switches of one that does not: shapes must agree. A recipe with `init` that
     says nothing of the model takes all its numbers from there."""
     steps: Count = 50_000
-    batch: Count = 8
-    """Clips of an optimiser step (frames in the perception task, sentences in the language task), all processes
-    together."""
+    batch: Count = 8  # clips of a step, all processes together; frames in task perception, sentences in task language
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of perception; what `model.release.exact` keeps exact stays so. float16 needs a GPU."""
-    clip_frames: Count = 16
-    """Longest clip of the whole task without augmentation; a longer video gives a random stretch of it."""
-    sentences: Count = 4
-    """Sentences drawn from each clip of the whole task (release: 1); they share the reading of its frames, and its
-    features too where the backbone does not use the sentence."""
-    augmentation: Augmentation | None = None
-    """Of the whole task: which frames are drawn, scales, crops, flips ...; none takes clips as they are."""
+    clip_frames: Count = 16  # longest clip of the whole task without augmentation, a random stretch of the video
+    sentences: Count = 4  # drawn from each clip of the whole task (release: 1); they share the reading of its frames
+    augmentation: Augmentation | None = None  # of the whole task; none takes clips as they are
     learning_rate: Positive = 5e-5
     backbone_factor: Weight = 0.1  # the backbone learns this much slower (release: 0.1)
     warmup: Whole = 100
     decay: Literal["cosine", "steps"] = "steps"
-    """`steps`: a tenth from 8/11 of the run on, a hundredth from 10/11 on, as the release's 40,000 and 50,000 of its
-    55,000 steps; of the paper's 50,000 these are 36,364 and 45,455."""
+    """`steps`: a tenth from 8/11 of the run on, a hundredth from 10/11 on, as the release's 40,000 and 50,000 of 55,000
+    steps; of the paper's 50,000 these are 36,364 and 45,455."""
     weight_decay: Weight = 0.05
     clip_norm: Positive = 0.01  # the gradient norm of the whole model is cut to this
     points: Count = 12_544  # that a mask is compared on, per frame
@@ -157,8 +142,7 @@ class Recipe:
     bank_delta: Annotated[float, Field(ge=0, lt=1)] = 0.2
     temperature: Positive = 0.07
     seed: Whole = 0
-    vocabulary: Count = 1024
-    """Size of the byte-pair vocabulary learned from the split's sentences where no tokeniser is at hand."""
+    vocabulary: Count = 1024  # size of the byte-pair vocabulary learned where no tokeniser is at hand
     run: RunConfig = field(default_factory=RunConfig)
     about: About | None = field(default=None, compare=False)  # two recipes that differ in it alone are the same
 
@@ -166,9 +150,8 @@ class Recipe:
 def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None = None) -> Recipe:
     """Read a recipe; `overrides` are `key=value` with dots for nested keys, values in YAML.
 
-    A key `base` names another recipe that this one completes: a file beside it, such as `mevis.yaml`, or a packaged
-    one, such as `paper/mevis`. `row` is a recipe too: what it says itself, its base left aside, is laid over all that,
-    and what it is about replaces the other's. Raises UserError.
+    A key `base` names the recipe that this one completes: a file beside it or a packaged one. `row` is a recipe too:
+    what it says itself, its base left aside, is laid over all that, `about` in place of the other's. Raises UserError.
     """
     values, where = _read(path), path.name
     described = "model" in values
@@ -190,8 +173,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
 
 
 def recipes(folder: Path) -> dict[Path, Recipe]:
-    """The recipes in a folder and below that say what they are for (`about`), in the order of their names; others are
-    bases of these. Raises UserError where there are none, and for a wrong one."""
+    """The recipes in a folder and below that say what they are for (`about`), by name; others are their bases. Raises
+    UserError where there are none, and for a wrong one."""
     found = {path: load_recipe(path) for path in sorted(folder.glob("**/*.yaml")) if "about" in _read(path)}
     if not found:
         raise UserError(f"{folder}: no recipe in it says what it is about; leave it out for the packaged ones")
@@ -201,10 +184,9 @@ def recipes(folder: Path) -> dict[Path, Recipe]:
 def never_reached(recipe: Recipe) -> list[str]:
     """What a short run does not come to, a line each: a trial of a few steps is warned, not refused."""
     contrasts = recipe.task in ("motion", "whole") and recipe.negatives and recipe.weights.contrast
-    late = {"warmup": (recipe.warmup, "it stays below the rate")}
-    late["contrast_start"] = (recipe.contrast_start if contrasts else 0, "no contrastive learning")
-    more = f"steps are more than the run has ({recipe.steps})"
-    return [f"{key}: {count} {more}: {effect}" for key, (count, effect) in late.items() if count > recipe.steps]
+    late = [f"warmup: {recipe.warmup}"] if recipe.warmup > recipe.steps else []
+    late += [f"contrast_start: {recipe.contrast_start}"] if contrasts and recipe.contrast_start > recipe.steps else []
+    return [f"{key} steps are more than the run has ({recipe.steps})" for key in late]
 
 
 def same_run(one: Recipe, other: Recipe) -> bool:
@@ -212,16 +194,11 @@ def same_run(one: Recipe, other: Recipe) -> bool:
     return replace(one, run=other.run) == other
 
 
-RECIPE = "recipe.yaml"
-MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"  # a folder with it is a run's
-
-
 def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None:
     """Raises UserError unless `folder` is new, empty, or of a run that may go on with this recipe; if it may become
     `longer`, also with more steps, by whose number the learning rate falls from then on."""
-    target = output_folder(folder)
-    stored = target / RECIPE
-    if not target.exists() or is_vacant(target):
+    stored = output_folder(folder) / RECIPE
+    if not stored.parent.exists() or is_vacant(stored.parent):
         return
     if not stored.is_file() or not stored.read_text(encoding="utf-8", errors="replace").startswith(MARK):
         raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
@@ -241,7 +218,6 @@ def save_recipe(folder: Path, recipe: Recipe) -> None:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML, under the mark of a run."""
     return MARK + yaml.safe_dump(to_dict(recipe), sort_keys=False)
 
 
@@ -250,12 +226,12 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise UserError(f"{path}: is its own base")
     values = _own(path)
-    base = values.pop("base", None)
-    if base is None:
+    if (base := values.pop("base", None)) is None:
         return values
-    beside = path.parent / str(base)
-    packaged = beside.suffix != ".yaml" and not beside.exists()
-    return _merge(_read(find_recipe(str(base)) if packaged else beside, (*above, path.resolve())), values)
+    file = path.parent / str(base)
+    if file.suffix != ".yaml" and not file.exists():
+        file = find_recipe(str(base))
+    return _merge(_read(file, (*above, path.resolve())), values)
 
 
 def _own(path: Path) -> dict[str, Any]:
@@ -263,8 +239,6 @@ def _own(path: Path) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8", opener=regular) as file:
             values = _parse(file.read(), str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a recipe ({reason(error)})") from None
     if not isinstance(values, dict):
@@ -276,9 +250,7 @@ class _Loader(yaml.SafeLoader):
     """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself needs 1.0e-4."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789"))
 
 
 def _parse(text: str, where: str) -> Any:
@@ -297,24 +269,17 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained_card(recipe: Recipe, name: str, step: int) -> Card:
-    """The card of a model that a run called `name` has trained for `step` steps. The model's numbers stand beside the
-    card in config.json; absolute paths keep their last part only, since the rest is of one machine."""
-
-    def place(path: str | None) -> str | None:
-        return Path(path).name if path and Path(path).expanduser().is_absolute() else path
-
+    """The card of a model that a run called `name` has trained for `step` steps. The model's numbers stand beside it in
+    config.json; absolute paths keep their last part only, since the rest is of one machine."""
     values = {key: value for key, value in to_dict(recipe).items() if key not in ("model", "run", "about")}
-    for key in ("init", "text_encoder", "mask2former", "video_swin"):
-        values[key] = place(values[key])
+    for place, key in [*((source, "root") for source in values["data"].values()), *((values, key) for key in ORIGINS)]:
+        if place[key] and Path(place[key]).expanduser().is_absolute():
+            place[key] = Path(place[key]).name
     data = []
     for key, source in sorted(recipe.data.items()):
-        values["data"][key]["root"] = place(source.root)
         made = " (made by dshmp synthetic make)" if Path(source.root, "synthetic.json").is_file() else ""
-        data.append(f"{key} ({place(source.root)}), split {source.split}{made}")
-    if recipe.init is not None:
-        taken = f" (of which {', '.join(recipe.take)})" if recipe.take else ""
-        origin = f"training continued from {values['init']}{taken}"
-    else:
-        encoder = f"; text encoder from {values['text_encoder']}" if recipe.text_encoder else ""
-        origin = f"random weights, trained{encoder}"
+        data.append(f"{key} ({values['data'][key]['root']}), split {source.split}{made}")
+    origin = "random weights, trained" if recipe.init is None else f"training continued from {values['init']}"
+    origin += f" (of which {', '.join(recipe.take)})" if recipe.init and recipe.take else ""
+    origin += f"; text encoder from {values['text_encoder']}" if recipe.text_encoder else ""
     return Card(name=name, source=origin, data="; ".join(data), recipe={**values, "trained_steps": step})

@@ -1,8 +1,7 @@
 """What a task is to the training loop, and what tasks share.
 
-Which items a step sees is a function of (seed, step) alone, so that a resumed run sees what an undisturbed one would
-have seen. What is drawn for a sample is a function of (seed, step, its place in the step), whichever process learns
-from it and together with whichever others.
+Which items a step sees is a function of (seed, step), what is drawn for a sample of (seed, step, place in the step):
+neither depends on where a run was stopped, nor on which process learns from a sample together with which others.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,16 +38,14 @@ class Share:
     at_once: int | None = None
 
     def places(self, samples: int) -> range:
-        """Of so many samples of a step."""
         return range(samples * self.rank // self.processes, samples * (self.rank + 1) // self.processes)
 
     def parts(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """The process's items, as many at once as it takes."""
         size = self.at_once or max(len(items), 1)
         return [items[i : i + size] for i in range(0, len(items), size)]
 
     def of(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """The process's part of a step's items, in parts."""
+        """The process's part of a step's items, in parts that it takes at once."""
         own = self.places(len(items))
         return self.parts(items[own.start : own.stop])
 
@@ -57,12 +54,10 @@ ALL = Share()
 
 
 def sample_generator(seed: int, step: int, place: int) -> np.random.Generator:
-    """Random numbers of the sample at this place in a step."""
     return np.random.default_rng([seed, step, 1 + place])
 
 
 def torch_generators(seeds: Sequence[tuple[int, ...]], device: torch.device) -> list[torch.Generator]:
-    """A generator for each sample, on the device, from numbers that tell it from the others."""
     states = [int(np.random.SeedSequence([*seed, 13]).generate_state(1, np.uint32)[0]) for seed in seeds]
     return [torch.Generator(device).manual_seed(state) for state in states]
 
@@ -89,34 +84,33 @@ class EpochSampler:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What is measured on held-out data."""
-
     values: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # (H, W, 3) RGB by name
 
 
 class Task(ABC):
-    """What is learned of a model from which data. A step's data are a function of the recipe and the step alone."""
-
-    counted: ClassVar[tuple[str, ...]]  # names of `counts`
     contrast: Contrast | None = None  # the memory bank, where there is one
     modules: nn.ModuleDict  # what is learned or kept beside the model: in checkpoints, not in the model that is saved
 
     def __init__(self, recipe: Recipe, model: DsHmp, tokenizer: TextTokenizer, splits: Mapping[str, Split]) -> None:
         self.recipe, self.model, self.tokenizer, self.splits = recipe, model, tokenizer, splits
+        self.held_out: Mapping[str, Split] = {}
+        weights = recipe.weights
+        self.sets = SetCriterion(recipe.points, (weights.label, weights.mask, weights.dice), recipe.no_object)
         self.setup()
 
     @abstractmethod
     def setup(self) -> None:
         """Choose the parameters that learn. Raises UserError where the task cannot learn this model or these data."""
 
-    def prepare(self, cache: Path) -> None:  # noqa: B027
-        """Make what is kept in files and takes a while: parsed sentences, object tokens."""
+    def prepare(self, cache: Path) -> None:
+        """Make what is kept in files and takes a while: by default, parse the sentences."""
+        splits = [*self.splits.values(), *self.held_out.values()]
+        self.tokenizer.keep((item.text for split in splits for item in split.expressions), cache)
 
     @abstractmethod
     def batches(self, step: int, share: Share = ALL) -> Sequence[Any]:
-        """A process's part of a step's data, in as many batches as it is learned in, whose `names` tell their samples;
-        called in other threads."""
+        """A process's part of a step's data, in parts, whose `names` tell their samples; called in other threads."""
 
     @abstractmethod
     def counts(self, batch: Any, step: int) -> Counts:
@@ -127,47 +121,31 @@ class Task(ABC):
         """Weighted losses, whose sum is minimised, divided by the counts of the whole step."""
 
     def validate(self) -> Metrics:
-        """Metrics and pictures of held-out data; none where losses alone are recorded."""
         return Metrics()
 
-    def one_split(self, objects: bool = True, held_out: bool = False) -> Split:
+    def one_split(self, splits: Mapping[str, Split], objects: bool = True) -> Split:
         """The one split to learn from, or for validation; `objects`: all those of its videos must be listed."""
-        task, splits = self.recipe.task, self.splits
+        task = self.recipe.task
         if len(splits) > 1:
             raise UserError(f"task {task} learns from one data set, not from {', '.join(splits)}")
-        if held_out and not (splits := open_splits(self.recipe, held_out=True)):
-            raise UserError(f"task {task} needs a held-out split: name it, such as data.mevis.validation=valid_u")
         (split,) = splits.values()
         if objects and not all(video.objects for video in split.videos.values()):
-            raise UserError(
-                f"{split.folder}: does not list all objects of its videos, as a synthetic data set does, which task "
-                f"{task} needs; train task: whole on it"
-            )
+            fault = "does not list all objects of its videos, as a synthetic data set does"
+            raise UserError(f"{split.folder}: {fault}, which task {task} needs; train task: whole on it")
         return split
 
-    def keep_sentences(self, splits: Sequence[Split], cache: Path) -> None:
-        """Parse the sentences once."""
-        self.tokenizer.keep((item.text for split in splits for item in split.expressions), cache)
-
-    def set_criterion(self) -> SetCriterion:
-        """The set losses with the recipe's numbers."""
-        weights = self.recipe.weights
-        return SetCriterion(self.recipe.points, (weights.label, weights.mask, weights.dice), self.recipe.no_object)
-
     def video_criterion(self) -> VideoCriterion:
-        """The losses of the video level with the recipe's numbers, and a memory bank for the targets of the splits."""
+        """With a memory bank for the targets of the splits."""
         recipe, config = self.recipe, self.model.config
         rows, groups = target_groups(self.splits)
         bank = MemoryBank(len(groups.video), config.motion.contrast_size, recipe.run.bank == "host")
         numbers = recipe.negatives, recipe.contrast_start, recipe.bank_delta, recipe.temperature
         self.contrast = Contrast(bank, rows, groups, *numbers)
-        queries = config.frame_decoder.queries, config.motion.queries
-        return VideoCriterion(self.set_criterion(), recipe.weights, self.contrast, *queries)
+        return VideoCriterion(self.sets, recipe.weights, self.contrast, config)
 
 
 def open_splits(recipe: Recipe, held_out: bool = False) -> dict[str, Split]:
-    """The splits to learn from, or those for validation where the recipe names any, by the data sets' names. Raises
-    UserError where one is not there, or its masks are not public."""
+    """The splits to learn from, or those for validation where the recipe names any, by the data sets' names."""
     found = {}
     for name, source in recipe.data.items():
         if part := source.validation if held_out else source.split:

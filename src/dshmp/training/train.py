@@ -1,8 +1,7 @@
 """`dshmp train RECIPE`.
 
-A run's folder holds recipe.yaml (resolved), run.json (what it was made with), metrics.jsonl, pictures/,
-checkpoints/ (everything needed to go on where the run stopped) and model/ and best/ (the weights, ready for
-`--model`).
+A run's folder holds recipe.yaml (resolved), run.json (what it was made with), metrics.jsonl, pictures/, checkpoints/
+(everything needed to go on where the run stopped), and model/ and best/ (the weights, ready for `--model`).
 """
 
 import logging
@@ -28,27 +27,20 @@ from dshmp.training.engine import Trainer, processes
 from dshmp.training.language_task import LanguageTask
 from dshmp.training.motion_task import MotionTask
 from dshmp.training.perception_task import PerceptionTask
-from dshmp.training.recipe import Recipe, check_run_folder, load_recipe, never_reached, save_recipe
+from dshmp.training.recipe import ORIGINS, Recipe, check_run_folder, load_recipe, never_reached, save_recipe
 from dshmp.training.task import Task, open_splits
 from dshmp.training.whole_task import WholeTask
 
 log = logging.getLogger("dshmp")
-TASKS: dict[str, type[Task]] = {
-    "perception": PerceptionTask,
-    "language": LanguageTask,
-    "motion": MotionTask,
-    "whole": WholeTask,
-}
+TASKS: dict[str, type[Task]] = {"perception": PerceptionTask, "language": LanguageTask}
+TASKS |= {"motion": MotionTask, "whole": WholeTask}
 
 
 def run(
     config: str | Path, overrides: list[str] | None = None, out: Path | None = None, device: str | torch.device = "auto"
 ) -> Path:
-    """Train as the recipe says; a run that was stopped goes on from its last checkpoint. Returns its folder.
-
-    `config` is a recipe's file or a packaged one's name. With several processes (accelerate, torchrun) each learns from
-    its part of every batch.
-    """
+    """Train as a recipe (a file, or a packaged one's name) says; a stopped run goes on from its last checkpoint. Of
+    several processes (accelerate, torchrun) each learns from its part of every batch. Returns the run's folder."""
     path = find_recipe(config)
     recipe, place = load_recipe(path, overrides), find_device(device)
     folder = output_folder(out or Path("runs") / path.stem)
@@ -72,8 +64,8 @@ def run(
 
 
 def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTokenizer]:
-    """The model that training starts from: with the weights of `init` under the recipe's switches, or fresh. Then its
-    weights are random but for published ones, and the tokeniser is the text encoder's or learned from the splits."""
+    """The model that training starts from: of `init`, or fresh. Then its weights are random but for published ones, and
+    the tokeniser is the text encoder's or learned from the splits."""
     if recipe.init is not None:
         return _continued_model(recipe, recipe.init)
     model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
@@ -87,10 +79,8 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
         _load(encoder, state, f"{recipe.text_encoder}: is no such encoder as model.language.encoder says")
         return model, TextTokenizer(recipe.model, load_tokenizer(recipe.text_encoder))
     if language.frozen:
-        raise UserError(
-            "model.language.frozen keeps the text encoder as it is, but nothing gives its weights: name RoBERTa's "
-            "as text_encoder, or an earlier run as init, or set model.language.frozen to false"
-        )
+        missing = "keeps the text encoder as it is, but nothing gives its weights"
+        raise UserError(f"model.language.frozen {missing}: set it to false, or name a text_encoder or an init")
     size = min(recipe.vocabulary, language.encoder["vocab_size"])
     tokenizer = train_tokenizer([item.text.lower() for split in splits for item in split.expressions], size)
     return model, TextTokenizer(recipe.model, tokenizer)
@@ -99,12 +89,12 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
 def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     """The weights of `init`, or the parts of it that the recipe takes. What `init` lacks under the recipe's config
     starts fresh; what has another shape is an error."""
-    for key in ("text_encoder", "mask2former", "video_swin"):
+    for key in ORIGINS[1:]:
         if getattr(recipe, key) is not None:
             raise UserError(f"{key} is for a model that starts fresh, but init gives this one's; leave one out")
     folder = find_model(init)
     load_config(folder / CONFIG)  # what is wrong with it is said here
-    tokenizer = load_tokenizer(folder / TOKENIZER)
+    tokenizer = TextTokenizer(recipe.model, load_tokenizer(folder / TOKENIZER))
     model = build_model(recipe.model, "the recipe's model")
     parts, own = dict(model.named_children()), model.state_dict()
     if unknown := [part for part in recipe.take if part not in parts]:
@@ -113,7 +103,7 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     state = load_tensors(folder / WEIGHTS)
     state = {key: value for key, value in state.items() if key.startswith(taken) and key in own}
     _load(model, own | state, f"{folder}: does not fit the recipe's model")
-    return model, TextTokenizer(recipe.model, tokenizer)
+    return model, tokenizer
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], fault: str) -> None:

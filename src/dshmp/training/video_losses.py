@@ -2,29 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from dshmp.config import ModelConfig
 from dshmp.data.base import Expression
 from dshmp.model.motion_decoder import VideoTokens
 from dshmp.training.contrastive import Contrast
 from dshmp.training.losses import Counts, Level, SetCriterion, SetPrediction, SetTargets, similarity_loss
-
-if TYPE_CHECKING:
-    from dshmp.training.recipe import LossWeights
+from dshmp.training.recipe import LossWeights
 
 NOTHING_FOUND = 0.1  # weight of tokens that have found no object, in the trajectories' loss
 
 
 @dataclass(frozen=True)
 class VideoTargets:
-    """What B sentences mean in their clips."""
-
-    expressions: tuple[int, ...]  # which sentences these are, counted through all splits
+    expressions: tuple[int, ...]  # the B sentences, counted through all splits
     meant: Tensor  # (B, G_all) bool: which of the clip's objects are meant
     masks: Tensor  # (B, G, T, h, w) bool: masks of the objects meant
     objects: Tensor  # (B, G) long: those as indices of the clip's objects, -1 where a row only fills the batch
@@ -38,8 +34,8 @@ class VideoTargets:
 def video_targets(
     expressions: Sequence[int], items: Sequence[Expression], known: Sequence[Sequence[int]], truths: Sequence[Tensor]
 ) -> tuple[Tensor, VideoTargets]:
-    """The masks of all objects of the clips, padded to one number of them (B, G_all, T, h, w), and the targets; from
-    the sentences' numbers and, of each, the ids of its clip's objects and their masks (G, T, h, w) bool."""
+    """The masks of all objects of the clips, padded to one number of them (B, G_all, T, h, w), and the targets; `known`
+    and `truths`: of each sentence, the ids of its clip's objects and their masks (G, T, h, w) bool."""
     index = [torch.tensor([ids.index(i) for i in item.objects]).long() for item, ids in zip(items, known, strict=True)]
     # padded to one object at least
     shown = pad_sequence([*truths, truths[0].new_zeros(1, *truths[0].shape[1:])], batch_first=True)[:-1]
@@ -51,30 +47,25 @@ def video_targets(
 
 
 def video_level(video: VideoTokens, masks: Sequence[Tensor], labelled: Tensor, targets: VideoTargets) -> Level:
-    """Video level of B clips of T frames, from the mask logits (B, N_v, T, h, w) of every decoder layer; only frames
-    whose masks are known teach, labelled (B, T) bool."""
+    """From the mask logits (B, N_v, T, h, w) of every decoder layer; only frames labelled (B, T) bool teach."""
     predictions = [SetPrediction(layer.logits, logits) for layer, logits in zip(video.layers, masks, strict=True)]
     return Level(predictions, SetTargets(targets.masks, targets.valid, labelled))
 
 
 @dataclass(frozen=True)
 class VideoCriterion:
-    """All losses of the video level."""
-
     sets: SetCriterion
-    weights: "LossWeights"
+    weights: LossWeights
     contrast: Contrast
-    frame_queries: int
-    video_queries: int
-    counted = (*SetCriterion.counted, "samples", "tokens", "anchors")
+    config: ModelConfig
 
     def counts(self, targets: VideoTargets, labelled: Tensor, found: Tensor, step: int) -> Counts:
         """found (B, T) long: tokens of each frame that find an object."""
         sets = SetTargets(targets.masks, targets.valid, labelled)
         present, finding = sets.present.any(1), (found * labelled).sum()
-        return self.sets.counts(sets, self.video_queries) | {
+        return self.sets.counts(sets, self.config.motion.queries) | {
             "samples": present.sum(),
-            "tokens": finding + NOTHING_FOUND * (self.frame_queries * labelled.sum() - finding),
+            "tokens": finding + NOTHING_FOUND * (self.config.frame_decoder.queries * labelled.sum() - finding),
             "anchors": self.contrast.count(targets.expressions, present, step),
         }
 
@@ -89,11 +80,8 @@ class VideoCriterion:
         generators: Sequence[torch.Generator],
         counts: Counts,
     ) -> dict[str, Tensor]:
-        """Weighted losses of B clips, each with its own generator.
-
-        Args: level, of `video_level`; indices, its matches (layers, B, N_v); owner (B, T, N) long, the object that a
-        token has found as an index of the clip's objects, or -1; counts, of the whole step.
-        """
+        """Weighted losses of B clips, from the matches (layers, B, N_v) of `video_level` and owner (B, T, N) long, the
+        object that a token has found as an index of the clip's objects, or -1."""
         weights = self.weights
         losses = self.sets.losses(level, indices, counts, generators)
         matched, found = indices[-1], owner >= 0

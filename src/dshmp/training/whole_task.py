@@ -1,9 +1,10 @@
 """Task `whole`: everything at once on clips, with the paper's losses at frame and at video level."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,40 +19,35 @@ from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.tokenizer import TextBatch
 from dshmp.predictor import Segmenter
 from dshmp.training.held_out import score_videos
-from dshmp.training.losses import Counts, Level, SetCriterion, SetTargets
+from dshmp.training.losses import Counts, Level, SetTargets
 from dshmp.training.perception_task import frame_prediction
 from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, open_splits, sample_generator, torch_generators
-from dshmp.training.video_losses import VideoCriterion, VideoTargets, video_level, video_targets
+from dshmp.training.video_losses import VideoTargets, video_level, video_targets
 
 TRIES = 10  # draws of a clip before one in which nothing meant is to be seen is taken
 
 
 @dataclass(frozen=True)
 class VideoBatch:
-    """Whole clips of one length and size, each with several of its sentences: V clips of T frames, B sentences."""
+    """V clips of T frames of one size, with B sentences."""
 
     texts: TextBatch
     images: Tensor  # (V, T, 3, h, w) normalised
     clip: Tensor  # (B,) long: the clip of each sentence
     position: Tensor  # (B, T) place in time, as in use: in frames from the first one of what is shown there
     labelled: Tensor  # (B, T) bool: frames whose masks are known; the others are seen but not learned from
-    candidates: Tensor
-    """(B, G_all, T, h, w) bool, full size: all objects that fit the sentence's static words where the data say
-    so (the synthetic data set does), else the objects meant."""
+    candidates: Tensor  # (B, G_all, T, h, w) bool, full size: masks of the objects of `candidates`
     targets: VideoTargets
     names: tuple[str, ...]  # which sentences these are
     seeds: tuple[tuple[int, ...], ...]  # of each sentence's random numbers
 
     @property
     def frame_targets(self) -> SetTargets:
-        """What there is to find in the single frames, (B*T, ...)."""
         return SetTargets(self.candidates, self.candidates.flatten(2).any(2), self.labelled).by_frame()
 
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """One clip with its sentences."""
-
     images: Tensor  # (T, 3, h, w)
     position: Tensor  # (T,) as in `VideoBatch`
     labelled: Tensor  # (T,) bool
@@ -64,45 +60,37 @@ class TrainingClip:
 
 @dataclass(frozen=True)
 class SentenceGroup:
-    """Sentences about the same frames; `shown` and `scored` as in `Expression`."""
-
     split: Split
-    video: Video
+    video: Video  # about whose frames `shown` the sentences are, scored as in `Expression`
     shown: tuple[int, ...] | None
     scored: tuple[int, ...] | None
-    expressions: tuple[int, ...]  # their numbers among those of all sources
+    expressions: Sequence[int]  # their numbers among those of all sources
 
 
 class WholeTask(Task):
-    """Everything at once on clips, with the paper's losses at frame and at video level."""
-
-    counted = (*(f"frame {name}" for name in SetCriterion.counted), *VideoCriterion.counted)
-
     def setup(self) -> None:
         recipe, model, splits = self.recipe, self.model, list(self.splits.values())
         self.held_out = open_splits(recipe, held_out=True)
         model.requires_grad_(True)
         model.language.encoder.requires_grad_(not model.config.language.frozen)
         self.expressions = [item for split in splits for item in split.expressions]
-        self.first = np.cumsum([0, *(len(split.expressions) for split in splits)])
-        """Number of each source's first expression among these."""
-        self.groups = [_groups(split, int(first)) for split, first in zip(splits, self.first, strict=False)]
-        self.samplers = [
-            EpochSampler([self._length(group) for group in groups], recipe.batch, recipe.seed + source)
-            for source, groups in enumerate(self.groups)
-        ]
+        self.groups: list[list[SentenceGroup]] = []  # of each source
+        self.samplers: list[EpochSampler] = []
+        numbers = itertools.count()
+        for source, split in enumerate(splits):
+            found: dict[Any, list[int]] = defaultdict(list)
+            for item in split.expressions:
+                found[item.video, item.shown, item.scored].append(next(numbers))
+            groups = [SentenceGroup(split, split.videos[key[0]], key[1], key[2], found[key]) for key in found]
+            self.groups.append(groups)
+            self.samplers.append(EpochSampler(list(map(self._length, groups)), recipe.batch, recipe.seed + source))
         weights = np.array([recipe.data[name].weight for name in self.splits])
         draw = np.random.default_rng([recipe.seed, 11])
-        self.source = draw.choice(len(splits), recipe.steps, p=weights / sum(weights))
-        """Which source each step draws from."""
+        self.source = draw.choice(len(splits), recipe.steps, p=weights / sum(weights))  # of each step
         self.criterion = self.video_criterion()
         self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank})
 
-    def prepare(self, cache: Path) -> None:
-        self.keep_sentences([*self.splits.values(), *self.held_out.values()], cache)
-
     def _length(self, group: SentenceGroup) -> int:
-        """Frames of the group's clips."""
         if group.shown is not None:
             return len(group.shown)
         augmentation = self.recipe.augmentation
@@ -132,9 +120,8 @@ class WholeTask(Task):
             frames = np.stack(split.frames(video.name, positions))
             labelled = np.isin(positions, group.scored) if group.scored is not None else np.ones(len(positions), bool)
             masks = np.zeros((len(every), *frames.shape[:3]), bool)
-            masks[:, labelled] = split.masks(
-                video.name, every, np.array(positions)[labelled].tolist(), (frames.shape[1], frames.shape[2])
-            )
+            known_at = np.array(positions)[labelled].tolist()
+            masks[:, labelled] = split.masks(video.name, every, known_at, frames.shape[1:3])
             if masks[rows].any() or not rows.any():
                 break
         position = torch.tensor(positions if group.shown is None else times_shown(positions), dtype=torch.float32)
@@ -142,12 +129,11 @@ class WholeTask(Task):
         if augmentation is not None:
             if len(frames) < self._length(group):  # a still
                 frames, masks = pseudo_clip(frames[0], masks[:, 0], rng, augmentation)
-                labelled = np.ones(len(frames), bool)
-                position = torch.arange(len(frames), dtype=torch.float32)
+                labelled, position = np.ones(len(frames), bool), torch.arange(len(frames), dtype=torch.float32)
             parser = self.model.config.language.spacy_model
             frames, masks, texts = augment(frames, masks, texts, rng, augmentation, parser)
-            sides = frames.shape[1:3]
-            config = replace(config, short_side=min(sides), long_side=max(sides))
+            short, long = sorted(frames.shape[1:3])
+            config = replace(config, short_side=short, long_side=long)
         images = prepare_frames(list(frames), config)
         fitted = _fit_masks(masks, input_size(frames.shape[1:3], config), images.shape[-2:])
         truths = [fitted[[every.index(annotation) for annotation in each.values()]] for each in known]
@@ -155,13 +141,10 @@ class WholeTask(Task):
         return TrainingClip(images, position, torch.from_numpy(labelled), truths, ids, texts, chosen, seed)
 
     def _positions(self, group: SentenceGroup, rng: np.random.Generator) -> list[int]:
-        """Frames of a clip."""
         length = len(group.video.frames)
         if group.shown is not None:
             return list(group.shown)
-        if length == 1:
-            return [0]
-        if self.recipe.augmentation is not None:
+        if self.recipe.augmentation is not None and length > 1:
             return sample_positions(length, rng, self.recipe.augmentation)
         start = int(rng.integers(max(length - self.recipe.clip_frames, 0) + 1))
         return list(range(length))[start : start + self.recipe.clip_frames]
@@ -185,13 +168,13 @@ class WholeTask(Task):
         )
 
     def counts(self, batch: VideoBatch, step: int) -> Counts:
-        queries, by_frame = self.criterion.frame_queries, batch.frame_targets
+        queries, by_frame = self.model.config.frame_decoder.queries, batch.frame_targets
         found = by_frame.present.sum(1).clamp(max=queries).unflatten(0, batch.labelled.shape)  # (B*T) -> (B, T)
-        counts = {f"frame {name}": value for name, value in self.criterion.sets.counts(by_frame, queries).items()}
+        counts = {f"frame {name}": value for name, value in self.sets.counts(by_frame, queries).items()}
         return counts | self.criterion.counts(batch.targets, batch.labelled, found, step)
 
     def losses(self, batch: VideoBatch, step: int, counts: Counts) -> dict[str, Tensor]:
-        model, sets, place = self.model, self.criterion.sets, (len(batch.clip), batch.images.shape[1])
+        model, sets, place = self.model, self.sets, (len(batch.clip), batch.images.shape[1])
         generators = torch_generators(batch.seeds, batch.images.device)
         with exactly(model.config.release, batch.images.device):
             text = model.language(batch.texts)
@@ -206,33 +189,21 @@ class WholeTask(Task):
         by_clip = video_level(video, masks, batch.labelled, batch.targets)
         found, meant = (sets.match(level, generators) for level in (by_frame, by_clip))
         owner = found[-1].unflatten(0, place)  # (B*T, N) -> (B, T, N)
-        return sets.losses(by_frame, found, counts, generators, "frame ") | self.criterion.losses(
-            video, by_clip, meant, owner, batch.targets, step, generators, counts
-        )
+        losses = sets.losses(by_frame, found, counts, generators, "frame ")
+        return losses | self.criterion.losses(video, by_clip, meant, owner, batch.targets, step, generators, counts)
 
     def validate(self) -> Metrics:
-        """J and F of a few videos of the held-out splits, where the recipe names any."""
         segmenter = Segmenter(self.model, self.tokenizer, next(self.model.parameters()).device)
         return score_videos(segmenter, self.held_out, self.recipe.run.validation_videos)
 
 
 def candidates(item: Expression, video: Video) -> dict[int, int]:
-    """Objects that static perception should find for a sentence -> their annotations."""
+    """Objects that static perception should find -> their annotations: all that fit the sentence's static words where
+    the data say so (synthetic data do), else those meant."""
     found = dict(zip(item.objects, item.annotations, strict=True))
     for object_id in item.extra.get("static_ids", ()):
         found.setdefault(object_id, video.objects[object_id]["anno_id"])
     return found
-
-
-def _groups(split: Split, first: int) -> list[SentenceGroup]:
-    """The expressions of a split, numbered from `first`, by the frames that they are about."""
-    found: dict[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None], list[int]] = defaultdict(list)
-    for number, item in enumerate(split.expressions, first):
-        found[item.video, item.shown, item.scored].append(number)
-    return [
-        SentenceGroup(split, split.videos[video], shown, scored, tuple(numbers))
-        for (video, shown, scored), numbers in found.items()
-    ]
 
 
 def _fit_masks(masks: NDArray[np.bool_], size: tuple[int, int], padded: Sequence[int]) -> Tensor:
