@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,14 +20,11 @@ from typing import Any, BinaryIO
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, save_json
 
-VERSION = 2
-"""Of the index's format."""
-SMALL = 16 * 2**20
-"""Bytes up to which a file is indexed each time it is opened: it takes a moment, and is not worth a file."""
-CHUNK = 2**20
-"""Bytes read at once."""
+VERSION = 2  # of the index's format
+SMALL = 16 * 2**20  # bytes up to which a file is indexed each time it is opened, which takes a moment
+CHUNK = 2**20  # bytes read at once
+# An annotation's id. Nothing else in the file looks so: no other key is a number, and no string holds a quote.
 KEY = re.compile(rb'"(-?\d{1,20})"[ \t\r\n]{0,9}:')
-"""An annotation's id. Nothing else in the file looks so: no other key is a number, and no string holds a quote."""
 LONGEST_KEY = 40
 END = re.compile(rb"[]{]\s*\}\s*$")
 
@@ -37,13 +35,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MaskIndex:
-    """A mask_dict.json, opened. Nothing is held open, so processes share it freely."""
+    """A mask_dict.json of which nothing is held open, so processes share it freely.
+
+    `stamp` tells which file was indexed, `spans` the first byte, and the one after the last, of each annotation.
+    """
 
     path: Path
     stamp: list[object]
-    """Of the file that was indexed: where it is, its size and time of change."""
     spans: dict[str, Span]
-    """First byte, and the one after the last, of each annotation."""
 
     def track(self, annotation: int) -> list[Any] | None:
         """Per frame the mask of an annotation or None; None where the file lacks it. Raises UserError."""
@@ -55,13 +54,12 @@ class MaskIndex:
                 raise UserError(f"{self.path}: changed while it was in use; start again")
             file.seek(start)
             data = file.read(stop - start).rstrip(b", \t\r\n")  # of the comma before the next one
-        where = f"{self.path}: annotation {annotation}"
         try:
             track = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not valid JSON ({reason(error)}); mend it, or fetch the file again") from None
+        except (ValueError, RecursionError):
+            track = None
         if not isinstance(track, list):
-            raise UserError(f"{where} is no list of masks; mend it, or fetch the file again")
+            raise UserError(f"{self.path}: annotation {annotation} is no JSON list; mend it, or fetch the file again")
         return track
 
 
@@ -80,7 +78,10 @@ def open_index(path: Path) -> MaskIndex:
             except (OSError, ValueError) as error:
                 raise UserError(f"{path}: {reason(error)}; it may be cut off, fetch it again") from None
             if cached:
-                _save(cached, stamp, spans)
+                try:
+                    save_json(cached, {"stamp": stamp, "spans": spans})
+                except UserError as error:
+                    _log.warning("can't keep the index of %s (%s); set XDG_CACHE_HOME", path, error)
     return MaskIndex(path, stamp, spans)
 
 
@@ -121,9 +122,6 @@ def _open(path: Path) -> BinaryIO:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 
 
-# --- The cache ---
-
-
 def _stamp(path: Path, file: BinaryIO) -> list[object]:
     status = os.fstat(file.fileno())
     return [VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns]
@@ -135,17 +133,8 @@ def _cache_file(path: Path) -> Path:
 
 
 def _load(cached: Path, stamp: list[object]) -> dict[str, Span] | None:
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or not ours: it is made anew
         value = json.loads(cached.read_bytes())
         if value["stamp"] == stamp:
             return {key: (int(start), int(stop)) for key, (start, stop) in value["spans"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # none yet, or not ours: it is made anew
     return None
-
-
-def _save(cached: Path, stamp: list[object], spans: dict[str, Span]) -> None:
-    try:
-        save_json(cached, {"stamp": stamp, "spans": spans})
-    except UserError as error:
-        _log.warning("can't keep the index of %s (%s); set XDG_CACHE_HOME", stamp[1], error)
