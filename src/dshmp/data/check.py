@@ -125,8 +125,8 @@ def check_splits(
     opened: Callable[[Path, str], S],
     counts: Mapping[str, Sequence[Mapping[str, int]]],
 ) -> list[tuple[str, S]]:
-    """Opens the splits that are wanted, compares them with the published numbers, looks at their sentences and reads
-    frames and masks; those that can be opened are returned."""
+    """Compares splits with the published numbers, looks at their sentences and reads frames and masks; gives those that
+    can be opened."""
     checked = []
     for name in report.splits or names:
         split = report.attempt(opened, root, name)
@@ -141,7 +141,16 @@ def check_splits(
         }
         listed: Path = getattr(split, "listed", split.folder)
         report.count(listed, found, *counts.get(name, ()))
-        _check_sentences(report, listed, split)
+        for video in videos:
+            if not video.frames or len(set(video.frames)) < len(video.frames):
+                report.found(listed, f"video {video.name!r} lists no frame, or one of them twice")
+        times = Counter((item.video, item.id) for item in split.expressions)
+        for item in split.expressions:
+            where = f"video {item.video!r}, expression {item.id!r}"
+            if not item.text.strip():
+                report.found(listed, f"{where} has no text")
+            if times[item.video, item.id] > 1:
+                report.found(listed, f"{where} is there {times[item.video, item.id]} times")
         if isinstance(split, ImageSplit):
             _check_frames(report, name, split)
         if isinstance(split, IndexMaskSplit) and split.has_truth:
@@ -150,20 +159,6 @@ def check_splits(
             _check_masks(report, name, split)
         checked.append((name, split))
     return checked
-
-
-def _check_sentences(report: CheckReport, listed: Path, split: Split) -> None:
-    """Every video has frames, each listed once, and every sentence words and an id of its own."""
-    for video in split.videos.values():
-        if not video.frames or len(set(video.frames)) < len(video.frames):
-            report.found(listed, f"video {video.name!r} lists no frame, or one of them twice")
-    times = Counter((item.video, item.id) for item in split.expressions)
-    for item in split.expressions:
-        where = f"video {item.video!r}, expression {item.id!r}"
-        if not item.text.strip():
-            report.found(listed, f"{where} has no text")
-        if times[item.video, item.id] > 1:
-            report.found(listed, f"{where} is there {times[item.video, item.id]} times")
 
 
 def _check_files(report: CheckReport, what: str, files: Mapping[str, list[Path]]) -> Iterator[tuple[str, Path]]:

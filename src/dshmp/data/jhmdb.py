@@ -47,10 +47,10 @@ class Sentence(BaseModel):
 
 
 class ListedSample(NamedTuple):
-    """An entry of MTTR's list; in the file, `frame` is the path of the frame's image."""
+    """An entry of MTTR's list."""
 
     video: str
-    frame: Annotated[FrameNumber, BeforeValidator(lambda path: Path(str(path)).stem)]
+    frame: Annotated[FrameNumber, BeforeValidator(lambda path: Path(str(path)).stem)]  # of its image
     masks: str
     length: Annotated[FrameNumber, Field(strict=True)]  # frames of the video that have masks
     query: Text
@@ -71,7 +71,6 @@ class JhmdbSplit(ImageSplit):
             raise UserError(f"{root}: JHMDB-Sentences has no split {split!r}, only test")
         super().__init__(root, root / LIST if (root / LIST).is_file() else root / ANNOTATION)
         self._actions = _find_actions(root)
-        self._kept: tuple[str, NDArray[np.bool_]] | None = None
         if self.listed == root / LIST:
             self.frame_list = f"MTTR's list ({LIST})"
             samples = read_shape(self.listed, list[ListedSample])
@@ -107,10 +106,7 @@ class JhmdbSplit(ImageSplit):
 
     def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
         path = _mask_file(self.folder, self._actions[video], video)
-        kept = self._kept
-        if kept is None or kept[0] != video:
-            self._kept = kept = video, _read_part_mask(path)
-        masks = kept[1]
+        masks = _read_part_mask(path)
         if masks.shape[1:] != tuple(size):
             raise UserError(f"{path}: masks of size {list(masks.shape[1:])}, its frames have {list(size)}")
         if positions and max(positions) >= len(masks):

@@ -72,11 +72,8 @@ class MevisSplit(ImageSplit):
         super().__init__(root / split, root / split / "meta_expressions.json")
         self.mask_file = self.folder / "mask_dict.json"
         if not self.folder.is_dir():
-            hint = (
-                f"splits there: {', '.join(split_names(root))}"
-                if split_names(root)
-                else "make one with `dshmp synthetic make`"
-            )
+            known = ", ".join(split_names(root))
+            hint = f"splits there: {known}" if known else "make one with `dshmp synthetic make`"
             raise UserError(f"{self.folder}: no such data set split; {hint}")
         hidden = []
         for name, clip in read_shape(self.listed, _Meta).videos.items():

@@ -48,10 +48,8 @@ def mirror_sentence(text: str, parser: str = PARSER) -> str | None:
     or correct ("the cat right behind the dog", "a right angle") are kept, and so is case. Mirrored twice a sentence
     is itself again, but for the spelling of "clockwise" and "anticlockwise". Where no rule decides, the spaCy pipeline
     `parser` does; threads may call this at once.
-
-    Returns:
-        None where the sentence or its mirror image can be read in two ways ("dog left", "walking right after it"),
-        speaks of sides in other words ("starboard", "at 3 o'clock") or misspells them ("rigth").
+    It is None where the sentence or its mirror image can be read in two ways ("dog left", "walking right after it"),
+    speaks of sides in other words ("starboard", "at 3 o'clock") or misspells them ("rigth").
     """
     mirrored = _mirror(text, parser)
     back = None if mirrored is None else _mirror(mirrored, parser)
@@ -118,9 +116,8 @@ def _suspect(word: str) -> bool:
     return ("clockw" in word and word != "clockwork") or (match is not None and match[2] in _MISSPELT)
 
 
-# The words around decide, as the tagger errs on just these two ("moving left": a verb); it is asked only where they do
-# not. First what the rules are made of.
-
+# The words around decide how "left" and "right" are read, as the tagger errs on just these two ("moving left": a verb);
+# it is asked only where they do not. First what the rules are made of.
 _TRAVELS = "(?:go|goes|going|(?:mov|slid|glid)(?:e|es|ing)|(?:head|drift|travel|proceed)(?:s|ing)?)"
 _STANDS = "(?:(?:stand|stay|wait|rest|perch|hang|crouch|kneel)(?:s|ing)?|sits?|sitting|lies?|lying|lays?|laying|parked)"
 _MOVES = _any(

@@ -70,9 +70,9 @@ class RefDavisSplit(IndexMaskSplit):
         return self.folder / "Annotations_unsupervised" / "480p" / video
 
     def _frame_names(self, video: str) -> tuple[str, ...]:
-        """Frames have no list of their own: they are what either folder holds, so that none goes missing unseen."""
-        names = {path.stem for path in self.image_folder(video).glob("*.jpg")}
-        names |= {path.stem for path in self.mask_folder(video).glob("*.png")}
+        # frames have no list of their own: they are what either folder holds, so that none goes missing unseen
+        files = *self.image_folder(video).glob("*.jpg"), *self.mask_folder(video).glob("*.png")
+        names = {path.stem for path in files}
         if not names:
             raise UserError(f"{self.image_folder(video)}: has no frame; unpack JPEGImages again")
         return tuple(sorted(names))

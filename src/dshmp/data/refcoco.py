@@ -70,7 +70,7 @@ class _Sentence(BaseModel):
     sent: Text
 
 
-class _Reference(BaseModel):
+class _Reference(BaseModel):  # an object and what is said of it, in the pickle
     ann_id: Id
     image_id: Id
     split: str
@@ -78,10 +78,7 @@ class _Reference(BaseModel):
 
 
 class RefcocoSplit(ImageSplit):
-    """A split of RefCOCO, RefCOCO+ (train, val, testA, testB) or RefCOCOg (train, val, test).
-
-    All sentences of an object share its annotation id, hence their target.
-    """
+    """A split of one of the three. All sentences of an object share its annotation id, hence their target."""
 
     def __init__(self, root: Path, split: str, dataset: str = "refcoco") -> None:
         if split not in SENTENCES[dataset]:

@@ -43,9 +43,6 @@ class Augmentation:
     the former. RefCOCO's stills are better off without a crop. The flip is of frames, masks and words (the release
     leaves the words as they are). The `path_*` of pseudo-clips are the largest shift (as part of the sides), rotation
     (release: 15 degrees), zoom (scales lie between 1 / (1 + this) and 1 + this) and shear (as a slope).
-
-    Raises:
-        ValueError: `crop_scales` or `crop_sizes` allow no window.
     """
 
     frames: Count = 8
@@ -87,11 +84,8 @@ def augment(
     config: Augmentation,
     parser: str = PARSER,
 ) -> AugmentedClip:
-    """Crop, resize, flip, rotation and colour in this order, each by chance; G may be 0.
-
-    Returns:
-        Frames (T, h, w, 3) and masks (G, T, h, w), new or the given arrays, and the sentences that are true of them.
-    """
+    """Crop, resize, flip, rotation and colour in this order, each by chance, of frames (T, H, W, 3) and masks
+    (G, T, H, W), G may be 0; with the sentences that are true of the result."""
     if frames.ndim != 4 or masks.shape[1:] != frames.shape[:3]:
         raise ValueError(f"frames {frames.shape} and masks {masks.shape} do not belong together")
     cropped, flipped, rotated, jittered = generator.random(4) < (config.crop, config.flip, config.rotate, config.jitter)
@@ -164,12 +158,8 @@ def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tup
     if (h, w) == size:
         return frames, masks
     smooth = cv2.INTER_AREA if h < size[0] else cv2.INTER_LINEAR
-    return _each(
-        frames,
-        masks,
-        lambda t, image: cv2.resize(image, (w, h), interpolation=smooth),
-        lambda t, mask: cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST_EXACT),
-    )
+    ways = smooth, cv2.INTER_NEAREST_EXACT
+    return _each(frames, masks, lambda t, image, way: cv2.resize(image, (w, h), interpolation=way), ways)
 
 
 def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = PARSER) -> AugmentedClip:
@@ -191,23 +181,21 @@ def _warp(frames: Frames, masks: Masks, forward: NDArray[np.float64]) -> tuple[F
     """Frames and masks moved by one affine map (2, 3) per frame, `forward` (T, 2, 3) in pixels (x, y)."""
     size = frames.shape[2], frames.shape[1]
     mean = frames[:, ::4, ::4].mean((0, 1, 2)).tolist()
-    return _each(
-        frames,
-        masks,
-        lambda t, image: cv2.warpAffine(image, forward[t], size, flags=cv2.INTER_LINEAR, borderValue=mean),
-        lambda t, mask: cv2.warpAffine(mask, forward[t], size, flags=cv2.INTER_NEAREST),
-    )
+
+    def change(t: int, image: NDArray[np.uint8], way: int) -> Any:
+        return cv2.warpAffine(image, forward[t], size, flags=way, borderValue=mean if image.ndim == 3 else 0)
+
+    return _each(frames, masks, change, (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
 
 
-Change = Callable[[int, NDArray[np.uint8]], Any]
-
-
-def _each(frames: Frames, masks: Masks, frame: Change, mask: Change) -> tuple[Frames, Masks]:
-    """`frame(t, image)` of every frame and `mask(t, image)` of every mask that shows something."""
-    images = np.stack([frame(t, np.ascontiguousarray(image)) for t, image in enumerate(frames)])
+def _each(
+    frames: Frames, masks: Masks, change: Callable[[int, NDArray[np.uint8], int], Any], ways: tuple[int, int]
+) -> tuple[Frames, Masks]:
+    """`change(t, image, way)` of every frame, and of every mask that shows something: interpolated in two ways."""
+    images = np.stack([change(t, np.ascontiguousarray(image), ways[0]) for t, image in enumerate(frames)])
     out = np.zeros((*masks.shape[:2], *images.shape[1:3]), bool)
     for g, t in np.argwhere(masks.any((2, 3))):
-        out[g, t] = mask(t, np.ascontiguousarray(masks[g, t]).view(np.uint8))
+        out[g, t] = change(t, np.ascontiguousarray(masks[g, t]).view(np.uint8), ways[1])
     return images, out
 
 
