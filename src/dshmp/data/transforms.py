@@ -183,7 +183,7 @@ def _warp(frames: Frames, masks: Masks, forward: NDArray[np.float64]) -> tuple[F
     mean = frames[:, ::4, ::4].mean((0, 1, 2)).tolist()
 
     def change(t: int, image: NDArray[np.uint8], way: int) -> Any:
-        return cv2.warpAffine(image, forward[t], size, flags=way, borderValue=mean if image.ndim == 3 else 0)
+        return cv2.warpAffine(image, forward[t], size, flags=way, borderValue=mean if image.ndim == 3 else [0])
 
     return _each(frames, masks, change, (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
 
