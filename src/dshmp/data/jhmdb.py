@@ -59,9 +59,7 @@ class ListedSample(NamedTuple):
 class JhmdbSplit(ImageSplit):
     """The test split of JHMDB-Sentences; a person's masks are annotation 1.
 
-    `shown` of an expression is a window of `window` frames centred on the scored one; where it reaches over an end of
-    the video, the end's frame is repeated. `extra["image_id"]` is the image id that ground truth and predictions in
-    COCO's format share. `frame_list` tells which list of frames is used: report it beside every number.
+    `shown`, `scored`, `extra["image_id"]` and `frame_list` are as in `A2dSplit`.
     """
 
     suffix = ".png"

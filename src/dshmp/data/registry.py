@@ -64,4 +64,4 @@ def dataset(name: str) -> Dataset:
 
 def open_split(name: str, root: Path, split: str) -> Split:
     """Open one split of a data set. Raises UserError."""
-    return dataset(name).open(root, split)
+    return dataset(name).open(Path(root), split)
