@@ -35,8 +35,9 @@ class Dataset:
 
 
 def _coco(name: str, title: str) -> Dataset:
-    tools = [partial(each, dataset=name) for each in (refcoco.RefcocoSplit, refcoco.check, refcoco.write_mini)]
-    return Dataset(title, tuple(refcoco.SENTENCES[name]), *tools, "single", "coco")
+    check, mini = partial(refcoco.check, dataset=name), partial(refcoco.write_mini, dataset=name)
+    opened = partial(refcoco.RefcocoSplit, dataset=name)
+    return Dataset(title, tuple(refcoco.SENTENCES[name]), opened, check, mini, "single", "coco")
 
 
 def _own(title: str, module: Any, opened: Callable[[Path, str], Split], targets: Targets, layout: Layout) -> Dataset:
