@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dshmp.data.base import samples
 from dshmp.data.check import examine
 from dshmp.data.mini import draw_clips, make_mini, resized
 from dshmp.data.refcoco import (
@@ -80,8 +79,8 @@ def test_frames_and_masks_are_those_drawn(dataset: str, tmp_path: Path) -> None:
 def test_sentences_of_an_object_share_its_target(whole: Path) -> None:
     split = RefcocoSplit(whole, "train")
     rows = defaultdict(set)
-    for sample in samples(split):
-        rows[sample.target].add(sample.expression.annotations)
+    for item in split.expressions:
+        rows[item.target].add(item.annotations)
     assert all(len(found) == 1 for found in rows.values())
     assert len(rows) < len(split.expressions)
     assert len({(item.video, item.id) for item in split.expressions}) == len(split.expressions)
@@ -90,7 +89,7 @@ def test_sentences_of_an_object_share_its_target(whole: Path) -> None:
 
 
 def test_crowds_are_run_lengths_and_the_rest_polygons(whole: Path) -> None:
-    kinds = {type(mask.segmentation) for mask in RefcocoSplit(whole, "train").annotations.values()}
+    kinds = {type(codes) for codes, _ in RefcocoSplit(whole, "train").annotations.values()}
     assert kinds == {list, dict}
 
 

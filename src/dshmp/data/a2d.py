@@ -9,8 +9,7 @@
                                                  counted from 1; where N = 1, the masks are (W, H)
 
 A sample is a sentence in one annotated frame. Which ones, MTTR's list decides if it lies at the root
-(`a2d_sentences_single_frame_<split>_annotations.json`); otherwise they are all annotated frames that hold the
-sentence's instance, read from the HDF5 files.
+(`a2d_sentences_single_frame_<split>_annotations.json`); otherwise all annotated frames that hold its instance.
 """
 
 import csv
@@ -32,21 +31,15 @@ from dshmp.files import reason, regular
 from dshmp.video.io import open_video
 
 SPLITS = ("train", "test")
-WINDOW = 8
-"""Frames that a model is shown around the annotated one, as MTTR's loader does by default."""
-COPY = "1 (copy)"
-"""Instance of a row that entered the published file by mistake; here it is 0, and left out."""
-ACTORS = {1: "adult", 2: "baby", 3: "ball", 4: "bird", 5: "car", 6: "cat", 7: "dog"}
-"""Tens of a clip's label; its units are the action."""
-
+WINDOW = 8  # frames that a model is shown around the annotated one, as MTTR's loader does by default
+COPY = "1 (copy)"  # the instance of a row that entered the published file by mistake; here it is 0, and left out
+ACTORS = dict(enumerate(("adult", "baby", "ball", "bird", "car", "cat", "dog"), 1))  # tens of a clip's label
 VIDEOSET = Path("Release", "videoset.csv")
 ANNOTATION = Path("text_annotations", "a2d_annotation.txt")
 MISSED = Path("text_annotations", "a2d_missed_videos.txt")
 INSTANCES = Path("text_annotations", "a2d_annotation_with_instances")
-LARGEST = 2**28
-"""Values of a file that are ever read: as many as a thousand masks have."""
-FrameNumber = Annotated[int, Field(ge=1, le=99_999)]
-"""Counted from 1, and as many as a file name of five digits holds."""
+LARGEST = 2**28  # values of a file that are ever read: as many as a thousand masks have
+FrameNumber = Annotated[int, Field(ge=1, le=99_999)]  # counted from 1; file names have five digits
 
 
 class Clip(BaseModel):
@@ -61,7 +54,6 @@ class Clip(BaseModel):
     frames: FrameNumber
     annotated: str
     subset: Annotated[int, Field(ge=0, le=1)]
-    """Of `SPLITS`."""
 
 
 class Sentence(BaseModel):
@@ -115,12 +107,11 @@ class A2dSplit(DataSplit):
             count = max(clips[video].frames, *(item.frame for item in here))
             self.videos[video] = Video(video, tuple(f"{t + 1:05d}" for t in range(count)))
             category = ACTORS.get(clips[video].label // 10)
-            for item in here:
-                shown, meant = centred_window(item.frame - 1, count, window), (item.instance,)
-                extra = {"image_id": f"v_{video}_f_{item.frame}_i_{item.instance}"}
-                name = f"{item.frame}_{item.instance}"
+            for query, _, frame, instance in here:
+                shown, meant = centred_window(frame - 1, count, window), (instance,)
+                extra, name = {"image_id": f"v_{video}_f_{frame}_i_{instance}"}, f"{frame}_{instance}"
                 self.expressions.append(
-                    Expression(video, name, item.query, meant, meant, category, shown, (item.frame - 1,), extra)
+                    Expression(video, name, query, meant, meant, category, shown, (frame - 1,), extra)
                 )
         if not self.expressions:
             raise UserError(f"{root / INSTANCES}: holds no annotated frame of the split {split!r}")
@@ -137,19 +128,16 @@ class A2dSplit(DataSplit):
             self._kept = (video, known)  # at once, as another thread may be reading
         return [known[position] for position in wanted]
 
-    def masks(
-        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        """As `Split.masks`, of annotated frames; masks drawn at another size than the frames' are resized."""
-        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Masks (T, H, W) in annotated frames; those drawn at another size than the frames' are resized."""
+        out = np.zeros((len(positions), *size), dtype=bool)
         for t, position in enumerate(positions):
             path = self.folder / INSTANCES / video / f"{position + 1:05d}.h5"
             instances, masks = read_masks(path)
-            for g, annotation in enumerate(annotations):
-                if annotation not in instances:
-                    raise UserError(f"{path}: has no instance {annotation}; fetch the annotations again")
-                mask = masks[instances.index(annotation)].astype(np.uint8)
-                out[g, t] = cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+            if annotation not in instances:
+                raise UserError(f"{path}: has no instance {annotation}; fetch the annotations again")
+            mask = masks[instances.index(annotation)].astype(np.uint8)
+            out[t] = cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
         return out
 
 
@@ -185,15 +173,19 @@ def _read_h5(path: Path, *names: str) -> list[NDArray[Any]]:
         raise UserError(f"{path}: cannot be read as HDF5 ({reason(error)}); fetch it again") from None
 
 
+def _said(rows: Iterable[Sentence], clips: dict[str, Clip], missed: list[str]) -> list[Sentence]:
+    return [row for row in rows if row.video in clips and row.video not in missed and row.instance]
+
+
 def _derived_samples(root: Path, clips: dict[str, Clip]) -> list[ListedSample]:
     """Every sentence with every annotated frame that holds its instance."""
-    missed = read_text(root / MISSED).split()
-    rows = read_rows(root / ANNOTATION, Sentence, header=True)
-    rows = [row for row in rows if row.video in clips and row.video not in missed and row.instance]
-    annotated = {
-        video: [(_number(path), _read_h5(path, "instance")[0]) for path in _h5_files(root, video)]
-        for video in dict.fromkeys(row.video for row in rows)
-    }
+    rows = _said(read_rows(root / ANNOTATION, Sentence, header=True), clips, read_text(root / MISSED).split())
+    annotated: dict[str, list[tuple[int, NDArray[Any]]]] = {row.video: [] for row in rows}
+    for video, found in annotated.items():
+        for path in _h5_files(root, video):
+            if not path.stem.isdecimal() or not 1 <= int(path.stem) <= 99_999:
+                raise UserError(f"{path}: its name is no frame number of five digits counted from 1; remove it")
+            found.append((int(path.stem), _read_h5(path, "instance")[0]))
     return [
         ListedSample(row.query, row.video, frame, row.instance)
         for row in rows
@@ -204,12 +196,6 @@ def _derived_samples(root: Path, clips: dict[str, Clip]) -> list[ListedSample]:
 
 def _h5_files(root: Path, video: str) -> list[Path]:
     return sorted((root / INSTANCES / video).glob("*.h5"))
-
-
-def _number(path: Path) -> int:
-    if not path.stem.isdecimal() or not 1 <= int(path.stem) <= 99_999:
-        raise UserError(f"{path}: its name is no frame number of five digits counted from 1; remove it")
-    return int(path.stem)
 
 
 def _decode(path: Path, positions: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
@@ -225,9 +211,6 @@ def _decode(path: Path, positions: Iterable[int]) -> dict[int, NDArray[np.uint8]
     return found | dict.fromkeys(wanted - found.keys(), last)
 
 
-# Checking ---------------------------------------------------------------------------------------------------------
-
-
 def check(root: Path, report: CheckReport) -> None:
     """Layout, published counts, that sentences, clips and masks belong together, and that they can be decoded."""
     report.mend = "fetch it again from A2D's page (Release) or A2D-Sentences' page (text_annotations)"
@@ -240,7 +223,7 @@ def check(root: Path, report: CheckReport) -> None:
     report.count(root / ANNOTATION, {"rows": len(rows)}, {"rows": 6655})
     for video in sorted({row.video for row in rows} - clips.keys() - {*missed}):
         report.found(root / ANNOTATION, f"has sentences of {video}, which {VIDEOSET.name} does not list")
-    rows = [row for row in rows if row.video in clips and row.video not in missed and row.instance]
+    rows = _said(rows, clips, missed)
     decoded = report.sample(dict.fromkeys(row.video for row in rows))
     for file in report.each("HDF5 files", [file for video in decoded for file in _h5_files(root, video)]):
         report.attempt(read_masks, file)
@@ -263,9 +246,6 @@ def check(root: Path, report: CheckReport) -> None:
                 report.found(root / INSTANCES / row.video, told)
 
 
-# Miniature --------------------------------------------------------------------------------------------------------
-
-
 def write_mini(folder: Path, seed: int) -> None:
     """Eight clips: four to train, three to test, one missed.
 
@@ -274,49 +254,36 @@ def write_mini(folder: Path, seed: int) -> None:
     """
     import h5py
 
-    height, width = 80, 112
-    clips_folder = folder / "Release" / "clips320H"
-    clips_folder.mkdir(parents=True)
     videoset: list[list[object]] = []
     sentences: list[list[object]] = [["video_id", "instance_id", "query"]]
     for number, clip in enumerate(draw_clips(8, seed, families=("alike", "easy"))):
-        video, missed, split = f"a2dmini{number:04d}", number == 7, int(number > 3)
-        frames, masks = resized(clip, height, width)
+        video = f"a2dmini{number:04d}"
+        frames, masks = resized(clip, 80, 112)
         if number == 3:
             masks = masks.repeat(2, axis=2).repeat(2, axis=3)
-        objects = range(1 if number == 1 else min(len(masks), 3))
-        texts = short_texts(clip)
+        objects, texts = range(1 if number == 1 else min(len(masks), 3)), short_texts(clip)
         annotated = (1, len(frames) // 2, len(frames))
         label = 10 * (1 + number % len(ACTORS)) + 8
-        videoset.append([video, label, "00:00:01", "00:00:03", height, width, len(frames), len(annotated), split])
+        videoset.append([video, label, "00:00:01", "00:00:03", 80, 112, len(frames), len(annotated), int(number > 3)])
         sentences += [[video, i + 1, texts[i]] for i in objects]
         if number == 0:
             sentences.append([video, COPY, texts[0]])
-        save_video(clips_folder / f"{video}.mp4", frames, rate=8)
-        if missed:
-            continue
-        target = folder / INSTANCES / video
-        target.mkdir(parents=True)
-        for frame_number in annotated:
-            present = [i for i in objects if masks[i, frame_number - 1].any()]
-            if number == 2 and frame_number == annotated[1]:
-                present = [i for i in present if i != 1]
-            here = masks[present, frame_number - 1]
-            stored = here.transpose(0, 2, 1).astype(np.uint8)  # (N, H, W) -> (N, W, H)
-            boxes = np.array([_box(mask) for mask in here], dtype=np.float64).reshape(-1, 4).T
-            if len(present) == 1:
-                stored, boxes = stored[0], boxes[:, 0]
-            with h5py.File(target / f"{frame_number:05d}.h5", "w") as file:
+        save_video(folder / "Release" / "clips320H" / f"{video}.mp4", frames, rate=8)
+        for frame in annotated if number != 7 else ():
+            lost = 1 if number == 2 and frame == annotated[1] else None
+            present = [i for i in objects if masks[i, frame - 1].any() and i != lost]
+            here = masks[present, frame - 1].astype(np.uint8)
+            boxes = np.array([cv2.boundingRect(mask) for mask in here], dtype=np.float64).reshape(-1, 4).T
+            boxes[2:] += boxes[:2] - 1  # x, y, width, height -> x1, y1, x2, y2
+            one = 0 if len(present) == 1 else slice(None)
+            stored = here.transpose(0, 2, 1)[one]  # (N, H, W) -> (N, W, H)
+            path = folder / INSTANCES / video / f"{frame:05d}.h5"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with h5py.File(path, "w") as file:
                 file.create_dataset("instance", data=np.array(present, dtype=np.uint8) + 1)
                 file.create_dataset("reMask", data=stored, compression="gzip" if stored.size else None)
-                file.create_dataset("reBBox", data=boxes)
-    for path, rows in ((folder / VIDEOSET, videoset), (folder / ANNOTATION, sentences)):
-        with open(path, "w", encoding="utf-8", newline="") as table:
+                file.create_dataset("reBBox", data=boxes[:, one])
+    for name, rows in ((VIDEOSET, videoset), (ANNOTATION, sentences)):
+        with open(folder / name, "w", encoding="utf-8", newline="") as table:
             csv.writer(table, lineterminator="\n").writerows(rows)
     (folder / MISSED).write_text("a2dmini0007\n")
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """x1, y1, x2, y2 of a mask (H, W) that isn't empty."""
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return x, y, x + width - 1, y + height - 1

@@ -1,4 +1,4 @@
-"""What every data set is read into: videos, expressions over them, and samples that read frames and masks lazily.
+"""What every data set is read into: videos, expressions over them, and frames and masks read when asked for.
 
 One file per data set turns its own layout into a `Split`; training, prediction and scoring know only that.
 """
@@ -21,37 +21,37 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 from dshmp.errors import UserError, printable
 from dshmp.files import name_fault, reason, regular
 
+Size = tuple[int, int]  # (H, W)
+
 
 @dataclass(frozen=True)
 class Video:
-    """One video: its frame names and what its data set says of its objects."""
+    """One video; of objects, by their ids, whatever the data set says."""
 
     name: str
-    frames: tuple[str, ...]
-    """Names in order, as files of predictions are called."""
+    frames: tuple[str, ...]  # names in order, as files of predictions are called
     objects: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Object id -> what is known of it; the synthetic data set lists all objects with their `anno_id`."""
 
 
 @dataclass(frozen=True)
 class Expression:
-    """One sentence of one video and what it means."""
+    """One sentence of one video and what it means.
+
+    `objects` are the ids of the objects meant, and `annotations` the keys of their masks in the same order; both are
+    empty where nothing is meant or the truth is hidden. `shown` are the positions of the frames that a model is shown,
+    in order and perhaps repeated, `scored` of those that are scored; None is the whole video. `extra` is whatever else
+    the data set says.
+    """
 
     video: str
     id: str
     text: str
     objects: tuple[int, ...] = ()
-    """Object ids meant, in the order of `annotations`; empty where nothing is meant or the truth is hidden."""
     annotations: tuple[int, ...] = ()
-    """Keys of the masks in the video, one per object."""
     category: str | None = None
-    """Of the objects meant, where the data set names it."""
     shown: tuple[int, ...] | None = None
-    """Positions of the frames that a model is shown, in order and perhaps repeated; None is the whole video."""
     scored: tuple[int, ...] | None = None
-    """Positions of the frames that are scored; None is all."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the file says."""
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -90,9 +90,7 @@ class Split(Protocol):
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """Frames (H, W, 3) uint8 RGB at these positions in the video's list; all by default."""
 
-    def masks(
-        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
+    def masks(self, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
 
 
@@ -106,35 +104,16 @@ class DataSplit:
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []
 
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
+        """Masks (T, H, W) of one annotation."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class Sample:
-    """One expression with its frames and masks, read when asked for."""
-
-    split: Split
-    expression: Expression
-    target: int
-    """Which target of the split it means: the row of the memory bank. Expressions that mean the same share it."""
-
-    def frames(self, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
-        """Frames (H, W, 3) uint8 RGB; those that a model is shown by default."""
-        return self.split.frames(self.expression.video, self.expression.shown if positions is None else positions)
-
-    def masks(self, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Masks (G, T, H, W) of the G objects meant."""
-        return self.split.masks(self.expression.video, self.expression.annotations, positions, size)
-
-
-def samples(split: Split) -> list[Sample]:
-    """A sample per expression of the split."""
-    rows = target_rows(split.expressions)
-    return [Sample(split, item, row) for item, row in zip(split.expressions, rows, strict=True)]
-
-
-def target_rows(expressions: Sequence[Expression]) -> list[int]:
-    """The target of each expression as a number counted from 0; those with the same set of objects share one."""
-    known: dict[tuple[str, frozenset[int]], int] = {}
-    return [known.setdefault(item.target, len(known)) for item in expressions]
+    def masks(self, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
+        """As `Split.masks`."""
+        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
+        for g, annotation in enumerate(annotations):
+            out[g] = self.track(video, annotation, positions, size)
+        return out
 
 
 def by_video(split: Split) -> dict[str, list[Expression]]:
@@ -145,7 +124,7 @@ def by_video(split: Split) -> dict[str, list[Expression]]:
     return dict(found)
 
 
-def frame_size(split: Split, video: str, position: int = 0) -> tuple[int, int]:
+def frame_size(split: Split, video: str, position: int = 0) -> Size:
     """(H, W) of a frame."""
     height, width = split.frames(video, [position])[0].shape[:2]
     return height, width
@@ -162,25 +141,15 @@ def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
     return tuple(min(max(t, 0), count - 1) for t in range(start, start + width))
 
 
-# --- What files may say ---
-
 T = TypeVar("T")
 Row = TypeVar("Row", bound=BaseModel)
-RESERVED = frozenset({"Annotations", "predict.json"})
-"""Names that folders of predictions use themselves."""
+RESERVED = ("Annotations", "predict.json")  # names that folders of predictions use themselves
 
 
-def checked_name(path: Path, what: str, name: object) -> str:
-    """The name of a video, frame or expression in `path`: one that a file can have. Raises UserError."""
-    try:
-        return _name(name)
-    except ValueError as error:
-        raise UserError(f"{path}: the {what} {error}; rename it, or fetch the file again") from None
-
-
-def _name(name: object) -> str:
+def checked_name(name: object) -> str:
+    """The name of a video, frame or expression: one that a file of predictions can have. Raises ValueError."""
     fault = name_fault(name) if isinstance(name, str) else "is no text"
-    if fault is None and name in RESERVED:
+    if name in RESERVED:
         fault = "is reserved for predictions"
     if fault is not None:
         raise ValueError(f"{ascii(name)[:60]} {fault}, so no file can be called so")
@@ -192,14 +161,9 @@ def _text(text: str) -> str:
     return text
 
 
-Name = Annotated[str, BeforeValidator(_name)]
-"""Of a video, frame or expression: predictions are files that are called so."""
+Name = Annotated[str, BeforeValidator(checked_name)]
 Text = Annotated[str, AfterValidator(_text)]
-Id = Annotated[int, Field(strict=True, ge=0)]
-"""A number that JSON gives as such, not as text."""
-
-
-# --- Files ---
+Id = Annotated[int, Field(strict=True, ge=0)]  # a number that JSON gives as such, not as text
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:

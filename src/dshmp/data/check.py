@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dshmp.data.base import Split, frame_size
-from dshmp.data.images import ImageSplit, image_size, read_frame
+from dshmp.data.images import ImageSplit, open_data_image, read_frame
 from dshmp.data.masks import IndexMaskSplit, read_index_mask
 from dshmp.data.mini import MARK
 from dshmp.errors import UserError, printable
@@ -35,26 +35,23 @@ class Finding:
 
 @dataclass
 class CheckReport:
-    """What a check has found so far, and how far it is."""
+    """What a check has found so far, notes that are no damage, and how the check is done.
 
-    full: bool
-    """Everything is decoded, instead of a sample of everything."""
+    A check is of everything (`full`) or of a sample, of all `splits` that are there (None) or of these. Data in the
+    layout may be the user's `own`; if not, counts and checksums have to be the `published` ones. `progress` is told
+    what is being checked, how many are done and of how many, and `mend` is what is advised of a file that is wrong.
+    """
+
+    full: bool = False
     splits: tuple[str, ...] | None = None
-    """Only these are checked; None is all that are there."""
     own: bool = False
-    """It is the user's own data in the data set's layout."""
     published: bool = True
-    """Counts and checksums have to be those that the authors publish."""
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
-    """Told (what is being checked, how many are done, of how many)."""
     mend: str = "fetch or unpack it again"
-    """What is advised of a file that is wrong."""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Facts worth telling that are no damage."""
 
     def found(self, path: Path, reason: str) -> None:
-        """Add a finding."""
         mend = self.mend
         if self.own:
             mend = "mend the entry" if path.suffix == ".json" else "put it right, or take it out of the list"
@@ -97,36 +94,26 @@ class CheckReport:
         return [known[i * len(known) // most] for i in range(most)]
 
 
-def examine(
-    check: Callable[[Path, CheckReport], None],
-    root: Path,
-    *,
-    full: bool = False,
-    splits: tuple[str, ...] | None = None,
-    own: bool = False,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> CheckReport:
+def examine(check: Callable[[Path, CheckReport], None], root: Path, **options: Any) -> CheckReport:
     """What a data set's check finds below `root`, with paths relative to it; the options are those of `CheckReport`.
 
     Raises UserError where there is no such folder.
     """
-    root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that the data set was unpacked into")
-    report = CheckReport(full, splits, own, published=not own, progress=progress)
-    if (root / MARK).is_file():
-        report.published = False
+    report = CheckReport(**options)
+    mini = (root / MARK).is_file()
+    report.published = not report.own and not mini
+    if mini:
         report.note("a miniature data set: published counts are not compared")
     try:
         check(root, report)
-    except Exception as error:
-        # damage that the check did not foresee must not hide what it found before
-        report.findings.append(
-            Finding(root, f"the check could not go on ({error!r})", "mend what is named above and check again")
-        )
-    findings = dict.fromkeys(report.findings)  # what several readers say is told once
+    except Exception as error:  # damage that the check did not foresee must not hide what it found before
+        told = f"the check could not go on ({error!r})"
+        report.findings.append(Finding(root, told, "mend what is named above and check again"))
     report.findings = [
-        replace(item, path=item.path.relative_to(root)) if item.path.is_relative_to(root) else item for item in findings
+        replace(item, path=item.path.relative_to(root)) if item.path.is_relative_to(root) else item
+        for item in dict.fromkeys(report.findings)  # what several readers say is told once
     ]
     return report
 
@@ -138,8 +125,8 @@ def check_splits(
     opened: Callable[[Path, str], S],
     counts: Mapping[str, Sequence[Mapping[str, int]]],
 ) -> list[tuple[str, S]]:
-    """Opens the splits that are wanted, compares them with the published numbers, looks at their sentences and reads
-    frames and masks; those that can be opened are returned."""
+    """Compares splits with the published numbers, looks at their sentences and reads frames and masks; gives those that
+    can be opened."""
     checked = []
     for name in report.splits or names:
         split = report.attempt(opened, root, name)
@@ -154,7 +141,16 @@ def check_splits(
         }
         listed: Path = getattr(split, "listed", split.folder)
         report.count(listed, found, *counts.get(name, ()))
-        _check_sentences(report, listed, split)
+        for video in videos:
+            if not video.frames or len(set(video.frames)) < len(video.frames):
+                report.found(listed, f"video {video.name!r} lists no frame, or one of them twice")
+        times = Counter((item.video, item.id) for item in split.expressions)
+        for item in split.expressions:
+            where = f"video {item.video!r}, expression {item.id!r}"
+            if not item.text.strip():
+                report.found(listed, f"{where} has no text")
+            if times[item.video, item.id] > 1:
+                report.found(listed, f"{where} is there {times[item.video, item.id]} times")
         if isinstance(split, ImageSplit):
             _check_frames(report, name, split)
         if isinstance(split, IndexMaskSplit) and split.has_truth:
@@ -165,31 +161,15 @@ def check_splits(
     return checked
 
 
-def _check_sentences(report: CheckReport, listed: Path, split: Split) -> None:
-    """Every video has frames, each listed once, and every sentence words and an id of its own."""
-    for video in split.videos.values():
-        if not video.frames or len(set(video.frames)) < len(video.frames):
-            report.found(listed, f"video {video.name!r} lists no frame, or one of them twice")
-    times = Counter((item.video, item.id) for item in split.expressions)
-    for item in split.expressions:
-        where = f"video {item.video!r}, expression {item.id!r}"
-        if not item.text.strip():
-            report.found(listed, f"{where} has no text")
-        if times[item.video, item.id] > 1:
-            report.found(listed, f"{where} is there {times[item.video, item.id]} times")
-
-
-def _check_files(
-    report: CheckReport, name: str, kind: Literal["frame", "mask"], files: Mapping[str, list[Path]]
-) -> Iterator[tuple[str, Path]]:
+def _check_files(report: CheckReport, what: str, files: Mapping[str, list[Path]]) -> Iterator[tuple[str, Path]]:
     """Videos and files: tells which are missing or empty, and gives a sample of the others, or all in a full check."""
     sampled = set(report.sample(path for paths in files.values() for path in paths))
-    for video, paths in report.each(f"{name} {kind}s", list(files.items())):
+    for video, paths in report.each(f"{what}s", list(files.items())):
         for path in paths:
             if not path.parent.is_dir():
                 report.found(path.parent, "the folder is missing")
             elif not path.is_file():
-                report.found(path, f"{kind} is missing")
+                report.found(path, f"{what.split()[-1]} is missing")
             elif not path.stat().st_size:
                 report.found(path, "is empty (0 bytes)")
             elif path in sampled:
@@ -198,24 +178,29 @@ def _check_files(
 
 def _check_frames(report: CheckReport, name: str, split: ImageSplit) -> None:
     """Frames are whole, and those of a video of one size."""
-    sizes: dict[str, tuple[int, int]] = {}
-    for video, path in _check_files(report, name, "frame", {video: split.frame_files(video) for video in split.videos}):
+    sizes: dict[str, tuple[int, ...]] = {}
+    for video, path in _check_files(
+        report, f"{name} frame", {video: split.frame_files(video) for video in split.videos}
+    ):
         frame = report.attempt(read_frame, path)
-        if frame is not None:
-            height, width = sizes.setdefault(video, (frame.shape[0], frame.shape[1]))
-            if frame.shape[:2] != (height, width):
-                report.found(path, f"is {frame.shape[1]}x{frame.shape[0]}, other frames of the video {width}x{height}")
+        if frame is not None and frame.shape != (first := sizes.setdefault(video, frame.shape)):
+            height, width = frame.shape[:2]
+            report.found(path, f"is {width}x{height}, other frames of the video {first[1]}x{first[0]}")
 
 
 def _check_index_masks(report: CheckReport, name: str, split: IndexMaskSplit) -> None:
     """Masks are whole and of their frames' size; those of a video, where all are read, show every object meant."""
+
+    def read(path: Path, frame: Path) -> set[int]:
+        with open_data_image(frame) as image:
+            return set(np.unique(read_index_mask(path, (image.height, image.width))).tolist())
+
     files = {video: split.mask_files(video) for video in split.videos}
     shown: dict[str, list[set[int]]] = {video: [] for video in files}
-    for video, path in _check_files(report, name, "mask", files):
-        frame = split.image_folder(video) / f"{path.stem}{split.suffix}"
-        indices = report.attempt(lambda path, frame: read_index_mask(path, image_size(frame)), path, frame)
-        if indices is not None:
-            shown[video].append(set(np.unique(indices).tolist()))
+    for video, path in _check_files(report, f"{name} mask", files):
+        found = report.attempt(read, path, split.image_folder(video) / f"{path.stem}{split.suffix}")
+        if found is not None:
+            shown[video].append(found)
     for item in split.expressions:
         seen = shown[item.video]
         for number in set(item.objects).difference(*seen) if len(seen) == len(files[item.video]) else ():

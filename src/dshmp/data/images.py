@@ -14,16 +14,22 @@ from dshmp.files import reason
 from dshmp.video.images import DATA_FORMATS, DECODER_ERRORS, open_image
 
 
+@contextlib.contextmanager
+def open_data_image(path: Path, what: str = "frame") -> Iterator[Image.Image]:
+    """An image of which only the header is read yet. Raises UserError."""
+    try:
+        with open_image(path, DATA_FORMATS) as image:
+            yield image
+    except FileNotFoundError:
+        raise UserError(f"{path}: {what} is missing; the data set is not complete") from None
+    except DECODER_ERRORS as error:
+        raise UserError(f"{path}: cannot be read as an image ({reason(error)})") from None
+
+
 def read_frame(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB. Raises UserError."""
-    with open_data_image(path, "frame") as image:
+    with open_data_image(path) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a frame, by its header. Raises UserError."""
-    with open_data_image(path, "frame") as image:
-        return image.height, image.width
 
 
 def read_frames(
@@ -33,18 +39,6 @@ def read_frames(
     chosen = names if positions is None else [names[i] for i in positions]
     frames = {name: read_frame(folder / f"{name}{suffix}") for name in dict.fromkeys(chosen)}
     return [frames[name] for name in chosen]
-
-
-@contextlib.contextmanager
-def open_data_image(path: Path, what: str) -> Iterator[Image.Image]:
-    """An image of which only the header is read yet."""
-    try:
-        with open_image(path, DATA_FORMATS) as image:
-            yield image
-    except FileNotFoundError:
-        raise UserError(f"{path}: {what} is missing; the data set is not complete") from None
-    except DECODER_ERRORS as error:
-        raise UserError(f"{path}: cannot be read as an image ({reason(error)})") from None
 
 
 def save_jpeg(path: Path, frame: NDArray[np.uint8]) -> None:
@@ -59,7 +53,6 @@ class ImageSplit(DataSplit):
     suffix = ".jpg"
 
     def image_folder(self, video: str) -> Path:
-        """The folder of a video's frames."""
         return self.folder / "JPEGImages" / video
 
     def frame_files(self, video: str) -> list[Path]:

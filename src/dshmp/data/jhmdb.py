@@ -34,8 +34,8 @@ ANNOTATION = "jhmdb_annotation.txt"
 LIST = "jhmdb_sentences_samples_metadata.json"
 SPLITS = ("test",)
 FRAMES_PER_VIDEO = 3
-SEED = 0
-"""Of `drawn_frames`."""
+COUNTS = {"test": ({"videos": 928, "expressions": 928 * FRAMES_PER_VIDEO},)}
+SEED = 0  # of `drawn_frames`
 T = TypeVar("T")
 
 
@@ -50,20 +50,16 @@ class ListedSample(NamedTuple):
     """An entry of MTTR's list."""
 
     video: str
-    frame: Annotated[FrameNumber, BeforeValidator(lambda path: Path(str(path)).stem)]
-    """In the file, the path of the frame's image."""
+    frame: Annotated[FrameNumber, BeforeValidator(lambda path: Path(str(path)).stem)]  # of its image
     masks: str
-    length: Annotated[FrameNumber, Field(strict=True)]
-    """Frames of the video that have masks."""
+    length: Annotated[FrameNumber, Field(strict=True)]  # frames of the video that have masks
     query: Text
 
 
 class JhmdbSplit(ImageSplit):
-    """The test split of JHMDB-Sentences.
+    """The test split of JHMDB-Sentences; a person's masks are annotation 1.
 
-    `shown` of an expression is a window of `window` frames centred on the scored one; where it reaches over an end of
-    the video, the end's frame is repeated. `extra["image_id"]` is the image id that ground truth and predictions in
-    COCO's format share. `frame_list` tells which list of frames is used: report it beside every number.
+    `shown`, `scored`, `extra["image_id"]` and `frame_list` are as in `A2dSplit`.
     """
 
     suffix = ".png"
@@ -72,8 +68,7 @@ class JhmdbSplit(ImageSplit):
         if split not in SPLITS:
             raise UserError(f"{root}: JHMDB-Sentences has no split {split!r}, only test")
         super().__init__(root, root / LIST if (root / LIST).is_file() else root / ANNOTATION)
-        self._actions = find_actions(self.folder)
-        self._kept: tuple[str, NDArray[np.bool_]] | None = None
+        self._actions = _find_actions(root)
         if self.listed == root / LIST:
             self.frame_list = f"MTTR's list ({LIST})"
             samples = read_shape(self.listed, list[ListedSample])
@@ -82,18 +77,15 @@ class JhmdbSplit(ImageSplit):
             rows = read_rows(self.listed, Sentence, header=True)
             samples = [sample for row in rows for sample in self._drawn_samples(row)]
         places = {video: place for place, video in enumerate(dict.fromkeys(item.video for item in samples))}
-        for item in sorted(samples, key=lambda item: places[item.video]):
-            video, frame = item.video, item.frame
-            names = tuple(f"{t + 1:05d}" for t in range(item.length))
-            if video not in self._actions or frame > item.length:
-                raise UserError(f"{self.listed}: frame {frame} of {item.length} of {video} is not there")
+        for video, frame, _, length, query in sorted(samples, key=lambda item: places[item.video]):
+            names = tuple(f"{t + 1:05d}" for t in range(length))
+            if video not in self._actions or frame > length:
+                raise UserError(f"{self.listed}: frame {frame} of {length} of {video} is not there")
             if self.videos.setdefault(video, Video(video, names)).frames != names:
                 raise UserError(f"{self.listed}: counts the frames of {video} differently; fetch it again")
-            shown = centred_window(frame - 1, item.length, window)
+            shown = centred_window(frame - 1, length, window)
             extra = {"image_id": f"v_{video}_f_{frame}", "action": self._actions[video]}
-            self.expressions.append(
-                Expression(video, str(frame), item.query, (1,), (1,), None, shown, (frame - 1,), extra)
-            )
+            self.expressions.append(Expression(video, str(frame), query, (1,), (1,), None, shown, (frame - 1,), extra))
         if not self.expressions:
             raise UserError(f"{self.listed}: holds no sentence")
 
@@ -101,8 +93,8 @@ class JhmdbSplit(ImageSplit):
         if row.video not in self._actions:
             raise UserError(f"{self.listed}: names {row.video}, which is not in Rename_Images; fetch the frames")
         frames = len(list(self.image_folder(row.video).glob("*.png")))
-        path = mask_file(self.folder, self._actions[row.video], row.video)
-        count = min(frames, count_masks(path))
+        path = _mask_file(self.folder, self._actions[row.video], row.video)
+        count = min(frames, _count_masks(path))
         if not count:
             raise UserError(f"{self.image_folder(row.video)}: holds no frames")
         return [ListedSample(row.video, frame, str(path), count, row.query) for frame in drawn_frames(row.video, count)]
@@ -110,22 +102,14 @@ class JhmdbSplit(ImageSplit):
     def image_folder(self, video: str) -> Path:
         return self.folder / "Rename_Images" / self._actions[video] / video
 
-    def masks(
-        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        """As `Split.masks`; the person is annotation 1."""
-        path = mask_file(self.folder, self._actions[video], video)
-        kept = self._kept
-        if kept is None or kept[0] != video:
-            kept = video, read_part_mask(path)
-            self._kept = kept
-        masks = kept[1]
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        path = _mask_file(self.folder, self._actions[video], video)
+        masks = _read_part_mask(path)
         if masks.shape[1:] != tuple(size):
             raise UserError(f"{path}: masks of size {list(masks.shape[1:])}, its frames have {list(size)}")
         if positions and max(positions) >= len(masks):
             raise UserError(f"{path}: ends before frame {max(positions) + 1}; fetch it again")
-        chosen = masks[list(positions)]
-        return np.broadcast_to(chosen, (len(annotations), *chosen.shape)).copy()
+        return masks[list(positions)]
 
 
 def drawn_frames(video: str, count: int) -> list[int]:
@@ -133,30 +117,30 @@ def drawn_frames(video: str, count: int) -> list[int]:
     return sorted(random.Random(f"{SEED}/{video}").sample(range(1, count + 1), min(FRAMES_PER_VIDEO, count)))
 
 
-def find_actions(root: Path) -> dict[str, str]:
-    """Video -> action, the folder that it lies in. Raises UserError."""
+def _find_actions(root: Path) -> dict[str, str]:
+    """Video -> action, the folder that it lies in."""
     actions = {folder.name: folder.parent.name for folder in sorted((root / "Rename_Images").glob("*/*"))}
     if not actions:
         raise UserError(f"{root / 'Rename_Images'}: missing or without videos; the frames of JHMDB belong there")
     return actions
 
 
-def mask_file(root: Path, action: str, video: str) -> Path:
+def _mask_file(root: Path, action: str, video: str) -> Path:
     return root / "puppet_mask" / action / video / "puppet_mask.mat"
 
 
-def read_part_mask(path: Path) -> NDArray[np.bool_]:
-    """Masks (T, H, W) of a puppet_mask.mat. Raises UserError."""
+def _read_part_mask(path: Path) -> NDArray[np.bool_]:
+    """Masks (T, H, W) of a puppet_mask.mat."""
     import scipy.io
 
-    count_masks(path)
+    _count_masks(path)
     stored = _read_mat(path, partial(scipy.io.loadmat, path, variable_names=["part_mask"]))["part_mask"]
     volume = stored if stored.ndim == 3 else stored[..., None]  # MATLAB drops a last axis of one
     return np.asarray(volume.transpose(2, 0, 1) != 0)  # (H, W, T) -> (T, H, W)
 
 
-def count_masks(path: Path) -> int:
-    """How many masks a puppet_mask.mat says it has, without reading them. Raises UserError."""
+def _count_masks(path: Path) -> int:
+    """How many masks a puppet_mask.mat says it has, without reading them."""
     import scipy.io
 
     stored = {name: (tuple(shape), kind) for name, shape, kind in _read_mat(path, partial(scipy.io.whosmat, path))}
@@ -177,26 +161,16 @@ def _read_mat(path: Path, read: Callable[[], T]) -> T:
         raise UserError(f"{path}: cannot be read as a MATLAB file ({reason(error)}); fetch it again") from None
 
 
-# Checking ---------------------------------------------------------------------------------------------------------
-
-COUNTS = {"test": ({"videos": 928, "expressions": 928 * FRAMES_PER_VIDEO},)}
-
-
 def check(root: Path, report: CheckReport) -> None:
     """Layout, published counts, that every video has frames and masks, and that they can be decoded."""
-    report.mend = (
-        "fetch it again from JHMDB's page (Rename_Images, puppet_mask) or A2D-Sentences' page (jhmdb_annotation.txt)"
-    )
-    actions = report.attempt(find_actions, root) or {}
+    report.mend = "fetch JHMDB's Rename_Images and puppet_mask, or A2D-Sentences' jhmdb_annotation.txt, again"
+    actions = report.attempt(_find_actions, root) or {}
     for row in report.each("masks", report.attempt(read_rows, root / ANNOTATION, Sentence, True) or []):
         if row.video in actions:
-            report.attempt(count_masks, mask_file(root, actions[row.video], row.video))
+            report.attempt(_count_masks, _mask_file(root, actions[row.video], row.video))
     if not (root / LIST).is_file():
         report.note(f"{LIST} is not at the root: the frames that are scored are drawn with seed {SEED}, not MTTR's")
     check_splits(report, root, SPLITS, JhmdbSplit, COUNTS)
-
-
-# Miniature --------------------------------------------------------------------------------------------------------
 
 
 def write_mini(folder: Path, seed: int) -> None:
@@ -209,13 +183,12 @@ def write_mini(folder: Path, seed: int) -> None:
         action = ("clap", "run")[number % 2]
         video = f"mini_{number}_{action}_f_nm_np1_fr_med_{number}"
         lines.append(f'{video},"{short_texts(clip)[0]}"')
-        images = folder / "Rename_Images" / action / video
+        images, path = folder / "Rename_Images" / action / video, _mask_file(folder, action, video)
         images.mkdir(parents=True)
+        path.parent.mkdir(parents=True)
         for t, frame in enumerate(frames, 1):
             Image.fromarray(frame).save(images / f"{t:05d}.png")
         covered = masks[0] if number != 1 else masks[0, :-3]
-        path = mask_file(folder, action, video)
-        path.parent.mkdir(parents=True)
         volume = covered.transpose(1, 2, 0).astype(np.uint8)  # (T, H, W) -> (H, W, T)
         scipy.io.savemat(path, {"part_mask": volume}, do_compression=True)
     (folder / ANNOTATION).write_text("\n".join(lines) + "\n", encoding="utf-8")

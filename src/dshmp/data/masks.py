@@ -11,11 +11,7 @@ from PIL import Image
 from dshmp.data.images import ImageSplit, open_data_image
 from dshmp.errors import UserError
 
-PALETTE = np.array(
-    [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128], [128, 128, 128]],
-    np.uint8,
-)
-"""Colours of DAVIS's palette for the first object ids."""
+_COLOURS = "000000 800000 008000 808000 000080 800080 008080 808080"  # DAVIS's palette, for the first object ids
 
 
 def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
@@ -24,24 +20,21 @@ def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
     Found without decoding, as decoders read and write beyond their memory, or never end, where a mask is damaged.
     """
     if isinstance(codes, list):
-        points = [v for polygon in codes if isinstance(polygon, list) for v in polygon]
         if not codes or any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in codes):
             return "is no list of polygons, each of three or more x, y"
         far = 2 * max(size)
-        return (
-            None
-            if all(type(v) in (int, float) and abs(v) <= far for v in points)
-            else "has a polygon that leaves its image"
-        )
+        inside = all(type(v) in (int, float) and abs(v) <= far for polygon in codes for v in polygon)
+        return None if inside else "has a polygon that leaves its image"
     if not isinstance(codes, dict) or not isinstance(counts := codes.get("counts"), str | list):
         return "is no COCO run lengths"
     own = codes.get("size")
     if own != list(size) or any(type(side) is not int for side in own):
         return f"has size {str(own)[:50]}, its frames have {list(size)}"
-    covered = _covered(counts) if isinstance(counts, str) else _sum(counts)
-    if covered != size[0] * size[1]:
-        what = "are damaged" if covered is None else f"cover {covered:,} of {size[0] * size[1]:,} pixels"
-        return f"has run lengths that {what}"
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not runs or not all(type(run) is int and run >= 0 for run in runs):
+        return "has run lengths that are damaged"
+    if sum(runs) != size[0] * size[1]:
+        return f"has run lengths that cover {sum(runs):,} of {size[0] * size[1]:,} pixels"
     return None
 
 
@@ -71,34 +64,27 @@ def decode_mask(codes: Any, size: tuple[int, int], where: str) -> NDArray[np.boo
     raise UserError(f"{where} {fault}; mend it, or fetch the file again")
 
 
-def _sum(counts: list[Any]) -> int | None:
-    return sum(counts) if all(type(count) is int and count >= 0 for count in counts) else None
-
-
-def _covered(counts: str) -> int | None:
-    """Pixels that compressed run lengths cover; None where they are no run lengths.
+def _runs(counts: str) -> list[int]:
+    """The numbers of compressed run lengths; none where they are no run lengths.
 
     A number is written in digits of 5 bits, lowest first, as characters from "0" on; bit 5 says that more follow and
     bit 4 of the last digit is the sign. From the fourth on, numbers are differences to the last but one.
     """
-    if not counts.isascii():
-        return None
-    digits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(counts.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.int64) - 48
     last = (digits & 32) == 0
     if not len(digits) or digits.min() < 0 or digits.max() > 63 or not last[-1]:
-        return None
+        return []
     ends = np.flatnonzero(last)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
+    lengths = np.diff(ends, prepend=-1)
     if lengths.max() > 6:
-        return None
+        return []
+    starts = ends + 1 - lengths
     place: NDArray[np.int64] = np.arange(len(digits)) - np.repeat(starts, lengths)
-    numbers = np.add.reduceat((digits & 31) << (5 * place), starts)
-    numbers -= np.where(digits[ends] & 16, 1 << (5 * lengths), 0)
-    runs = numbers.copy()
-    runs[1::2] = np.cumsum(numbers[1::2])
-    runs[2::2] = np.cumsum(numbers[2::2])
-    return int(runs.sum()) if runs.min() >= 0 else None
+    runs = np.add.reduceat((digits & 31) << (5 * place), starts)
+    runs -= np.where(digits[ends] & 16, 1 << (5 * lengths), 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return list(runs.tolist())
 
 
 def read_index_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -107,9 +93,8 @@ def read_index_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[
         if image.mode not in ("P", "L", "1"):
             raise UserError(f"{path}: is a {image.mode} image, masks are palette or grey; fetch it again")
         if size is not None and (image.height, image.width) != tuple(size):
-            raise UserError(
-                f"{path}: is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}; fetch it again"
-            )
+            told = f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}"
+            raise UserError(f"{path}: {told}; fetch it again")
         return np.asarray(image, dtype=np.uint8)
 
 
@@ -124,7 +109,7 @@ def save_palette_png(path: Path, indices: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(indices, mode="P")
     # all 256 colours: Pillow packs the indices into as few bits as the palette needs, and would cut off 255
-    image.putpalette(PALETTE.flatten().tolist() + [255] * (768 - PALETTE.size))
+    image.putpalette(bytes.fromhex(_COLOURS).ljust(768, b"\xff"))
     image.save(path)
 
 
@@ -132,17 +117,13 @@ class IndexMaskSplit(ImageSplit):
     """A split with a palette PNG per frame in `mask_folder`, whose indices are the objects' ids."""
 
     def mask_folder(self, video: str) -> Path:
-        """The folder of a video's masks."""
         return self.folder / "Annotations" / video
 
     def mask_files(self, video: str) -> list[Path]:
         return [self.mask_folder(video) / f"{frame}.png" for frame in self.videos[video].frames]
 
-    def masks(
-        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
-        files = self.mask_files(video)
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        out = np.zeros((len(positions), *size), dtype=bool)
         for t, position in enumerate(positions):
-            out[:, t] = read_index_mask(files[position], size) == np.reshape(annotations, (-1, 1, 1))
+            out[t] = read_index_mask(self.mask_files(video)[position], size) == annotation
         return out

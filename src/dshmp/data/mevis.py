@@ -46,8 +46,7 @@ MEND = "mend it, or fetch the file again"
 class _Sentence(BaseModel, extra="allow"):
     exp: Text
     obj_id: tuple[Id, ...] = ()
-    anno_id: tuple[Id, ...] | None = None
-    """None where the truth is hidden."""
+    anno_id: tuple[Id, ...] | None = None  # where the truth is hidden
     subsets: list[str] = []
     static_ids: list[int] = []
 
@@ -70,12 +69,11 @@ class MevisSplit(ImageSplit):
     """One split of a data set in MeViS's layout."""
 
     def __init__(self, root: Path, split: str) -> None:
-        folder = Path(root) / split
-        super().__init__(folder, folder / "meta_expressions.json")
-        self.mask_file = folder / "mask_dict.json"
+        super().__init__(root / split, root / split / "meta_expressions.json")
+        self.mask_file = self.folder / "mask_dict.json"
         if not self.folder.is_dir():
-            known = split_names(Path(root))
-            hint = f"splits there: {', '.join(known)}" if known else "make one with `dshmp synthetic make`"
+            known = ", ".join(split_names(root))
+            hint = f"splits there: {known}" if known else "make one with `dshmp synthetic make`"
             raise UserError(f"{self.folder}: no such data set split; {hint}")
         hidden = []
         for name, clip in read_shape(self.listed, _Meta).videos.items():
@@ -88,8 +86,7 @@ class MevisSplit(ImageSplit):
                 if item.anno_id is None:
                     hidden.append(where)
                 if len(ids) != len(annotations):
-                    counts = f"{len(ids)} obj_id and {len(annotations)} anno_id"
-                    raise UserError(f"{where} has {counts}, which belong in pairs; {MEND}")
+                    raise UserError(f"{where} has {len(ids)} obj_id and {len(annotations)} anno_id, not pairs; {MEND}")
                 if objects and not drawn >= set(item.static_ids):
                     raise UserError(f"{where} has static_ids that are no objects with an anno_id; {MEND}")
                 extra = item.model_dump(exclude={"exp", "obj_id", "anno_id"}, exclude_unset=True)
@@ -98,28 +95,23 @@ class MevisSplit(ImageSplit):
             raise UserError(f"{self.listed}: holds no expression")
         self.has_truth = not hidden
         if 0 < len(hidden) < len(self.expressions):
-            of_all = f"{len(hidden)} of {len(self.expressions)}"
-            raise UserError(f"{hidden[0]} has no anno_id, as {of_all}, while others have; {MEND}")
+            raise UserError(f"{hidden[0]} has no anno_id, as {len(hidden)} of all, while others have; {MEND}")
 
     @cached_property
     def _index(self) -> MaskIndex:
         return open_index(self.mask_file)
 
-    def masks(
-        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
-        for g, annotation in enumerate(annotations):
-            where = f"{self.mask_file}: annotation {annotation}"
-            track = self._index.track(annotation)
-            if track is None:
-                raise UserError(f"{where} is missing, which a sentence of {video!r} means; {MEND}")
-            if len(track) != len(self.videos[video].frames):
-                counts = f"has masks for {len(track)} frames, the video has {len(self.videos[video].frames)}"
-                raise UserError(f"{where} {counts}; {MEND}")
-            for t, position in enumerate(positions):
-                if track[position] is not None:
-                    out[g, t] = decode_mask(track[position], size, f"{where}, frame {position}")
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        where, count = f"{self.mask_file}: annotation {annotation}", len(self.videos[video].frames)
+        track = self._index.track(annotation)
+        if track is None:
+            raise UserError(f"{where} is missing, which a sentence of {video!r} means; {MEND}")
+        if len(track) != count:
+            raise UserError(f"{where} has masks for {len(track)} frames, the video has {count}; {MEND}")
+        out = np.zeros((len(positions), *size), dtype=bool)
+        for t, position in enumerate(positions):
+            if track[position] is not None:
+                out[t] = decode_mask(track[position], size, f"{where}, frame {position}")
         return out
 
 
@@ -128,28 +120,21 @@ def split_names(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/meta_expressions.json"))
 
 
-# --- Checking ---
-
-
 def check(root: Path, report: CheckReport) -> None:
     """Every split that is there: expressions, frames, and where the truth is public its masks."""
     there = [name for name in SPLITS if (root / name).is_dir()]
     if not report.published:
         there += [name for name in split_names(root) if name not in SPLITS]
     for name, split in check_splits(report, root, there or SPLITS[:1], MevisSplit, COUNTS):
-        pairs: dict[tuple[str, int], int] = {}
+        known: dict[tuple[str, int], int] = {}
         for item in split.expressions:
             for number, annotation in zip(item.objects, item.annotations, strict=True):
-                known = pairs.setdefault((item.video, number), annotation)
-                if known != annotation:
-                    told = f"has anno_id {annotation} for object {number}, elsewhere {known}"
+                if (first := known.setdefault((item.video, number), annotation)) != annotation:
+                    told = f"has anno_id {annotation} for object {number}, elsewhere {first}"
                     report.found(split.listed, f"video {item.video!r}, expression {item.id!r} {told}")
-        first = name in SHA256 and len(split.expressions) == COUNTS[name][0]["expressions"]
-        if first and report.full and report.published and (found := digest(split.mask_file)) != SHA256[name]:
+        is_first = name in SHA256 and len(split.expressions) == COUNTS[name][0]["expressions"]
+        if is_first and report.full and report.published and (found := digest(split.mask_file)) != SHA256[name]:
             report.found(split.mask_file, f"has the SHA256 {found}, published is {SHA256[name]}")
-
-
-# --- A miniature ---
 
 
 def write_mini(folder: Path, seed: int) -> None:
@@ -168,18 +153,14 @@ def write_mini(folder: Path, seed: int) -> None:
             names = save_frames(folder / name / "JPEGImages" / video, frames)
             meant = [(item.text, item.meant) for item in clip.expressions]
             meant += [("all of them", tuple(range(len(tracks)))), ("the elephant that lies down", ())]
-            videos[video] = {
-                "frames": names,
-                "expressions": {
-                    str(key): {"exp": text, "obj_id": list(ids), "anno_id": [annotation + k for k in ids]}
-                    if name != "valid"
-                    else {"exp": text}
-                    for key, (text, ids) in enumerate(meant)
-                },
+            told: dict[str, dict[str, Any]] = {str(key): {"exp": text} for key, (text, _) in enumerate(meant)}
+            for item, (_, ids) in zip(told.values(), meant if name != "valid" else (), strict=False):
+                item |= {"obj_id": list(ids), "anno_id": [annotation + k for k in ids]}
+            videos[video] = {"frames": names, "expressions": told}
+            masks |= {
+                str(annotation + k): [encode(m) if m.any() else None for m in track] for k, track in enumerate(tracks)
             }
-            for track in tracks:
-                masks[str(annotation)] = [encode(mask) if mask.any() else None for mask in track]
-                annotation += 1
+            annotation += len(tracks)
         (folder / name / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
         if name != "valid":
             (folder / name / "mask_dict.json").write_text(json.dumps(masks))

@@ -1,14 +1,10 @@
 """Where each annotation stands in MeViS's mask_dict.json, so that masks are read without parsing a gigabyte.
 
-The file is one JSON object, {annotation id: [a mask or null, one per frame position]}. Its keys are looked up once, in
-bounded memory; a mask is then read by seeking, and only then parsed. The index of a large file is kept in
-`$XDG_CACHE_HOME/dshmp/mask-index` (`~/.cache/dshmp/mask-index` by default) and holds as long as the file's size and
-time of change do. Where that folder can't be written, every process makes its own.
+The file is one JSON object, {annotation id: [a mask or null, one per frame position]}. Its keys are looked up on
+opening, in bounded memory; a mask is then read by seeking, and only then parsed.
 """
 
-import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Iterable
@@ -17,33 +13,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dshmp.errors import UserError
-from dshmp.files import reason, regular, save_json
+from dshmp.files import reason, regular
 
-VERSION = 2
-"""Of the index's format."""
-SMALL = 16 * 2**20
-"""Bytes up to which a file is indexed each time it is opened: it takes a moment, and is not worth a file."""
-CHUNK = 2**20
-"""Bytes read at once."""
+CHUNK = 2**20  # bytes read at once
+# An annotation's id. Nothing else in the file looks so: no other key is a number, and no string holds a quote.
 KEY = re.compile(rb'"(-?\d{1,20})"[ \t\r\n]{0,9}:')
-"""An annotation's id. Nothing else in the file looks so: no other key is a number, and no string holds a quote."""
 LONGEST_KEY = 40
 END = re.compile(rb"[]{]\s*\}\s*$")
-
-Span = tuple[int, int]
-
-_log = logging.getLogger(__name__)
+Span = tuple[int, int]  # first byte of an annotation's value, and the one after the last
 
 
 @dataclass(frozen=True)
 class MaskIndex:
-    """A mask_dict.json, opened. Nothing is held open, so processes share it freely."""
+    """A mask_dict.json of which nothing is held open, so processes share it freely; `stamp` tells if it has changed."""
 
     path: Path
-    stamp: list[object]
-    """Of the file that was indexed: where it is, its size and time of change."""
+    stamp: tuple[int, int]
     spans: dict[str, Span]
-    """First byte, and the one after the last, of each annotation."""
 
     def track(self, annotation: int) -> list[Any] | None:
         """Per frame the mask of an annotation or None; None where the file lacks it. Raises UserError."""
@@ -51,37 +37,29 @@ class MaskIndex:
             return None
         start, stop = self.spans[str(annotation)]
         with _open(self.path) as file:
-            if _stamp(self.path, file) != self.stamp:
+            if _stamp(file) != self.stamp:
                 raise UserError(f"{self.path}: changed while it was in use; start again")
             file.seek(start)
             data = file.read(stop - start).rstrip(b", \t\r\n")  # of the comma before the next one
-        where = f"{self.path}: annotation {annotation}"
         try:
             track = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not valid JSON ({reason(error)}); mend it, or fetch the file again") from None
+        except (ValueError, RecursionError):
+            track = None
         if not isinstance(track, list):
-            raise UserError(f"{where} is no list of masks; mend it, or fetch the file again")
+            raise UserError(f"{self.path}: annotation {annotation} is no JSON list; mend it, or fetch the file again")
         return track
 
 
 def open_index(path: Path) -> MaskIndex:
-    """The index of a mask_dict.json, from the cache where it is there.
+    """The index of a mask_dict.json.
 
     Raises UserError where the file is missing, cut off or no JSON object, or holds an annotation twice.
     """
     with _open(path) as file:
-        stamp = _stamp(path, file)
-        cached = _cache_file(path) if os.fstat(file.fileno()).st_size > SMALL else None
-        spans = _load(cached, stamp) if cached else None
-        if spans is None:
-            try:
-                spans = find_spans(iter(lambda: file.read(CHUNK), b""))
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: {reason(error)}; it may be cut off, fetch it again") from None
-            if cached:
-                _save(cached, stamp, spans)
-    return MaskIndex(path, stamp, spans)
+        try:
+            return MaskIndex(path, _stamp(file), find_spans(iter(lambda: file.read(CHUNK), b"")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: {reason(error)}; it may be cut off, fetch it again") from None
 
 
 def find_spans(chunks: Iterable[bytes]) -> dict[str, Span]:
@@ -121,31 +99,7 @@ def _open(path: Path) -> BinaryIO:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 
 
-# --- The cache ---
-
-
-def _stamp(path: Path, file: BinaryIO) -> list[object]:
+def _stamp(file: BinaryIO) -> tuple[int, int]:
+    """Size and time of change."""
     status = os.fstat(file.fileno())
-    return [VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns]
-
-
-def _cache_file(path: Path) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home, "dshmp", "mask-index", hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32] + ".json")
-
-
-def _load(cached: Path, stamp: list[object]) -> dict[str, Span] | None:
-    try:
-        value = json.loads(cached.read_bytes())
-        if value["stamp"] == stamp:
-            return {key: (int(start), int(stop)) for key, (start, stop) in value["spans"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # none yet, or not ours: it is made anew
-    return None
-
-
-def _save(cached: Path, stamp: list[object], spans: dict[str, Span]) -> None:
-    try:
-        save_json(cached, {"stamp": stamp, "spans": spans})
-    except UserError as error:
-        _log.warning("can't keep the index of %s (%s); set XDG_CACHE_HOME", stamp[1], error)
+    return status.st_size, status.st_mtime_ns

@@ -68,6 +68,7 @@ def save_video(path: Path, frames: NDArray[np.uint8], rate: int) -> None:
     """Write frames (T, H, W, 3) as H.264 in MP4."""
     import av
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(f"file:{path}", "w", format="mp4") as output:
         stream: Any = output.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]

@@ -38,6 +38,7 @@ _NO_MIRROR = re.compile(
     re.IGNORECASE,
 )
 _OPPOSITE = {"left": "right", "right": "left"}
+_CIRCLES = "clockwise", "counterclockwise"
 
 
 def mirror_sentence(text: str, parser: str = PARSER) -> str | None:
@@ -47,10 +48,8 @@ def mirror_sentence(text: str, parser: str = PARSER) -> str | None:
     or correct ("the cat right behind the dog", "a right angle") are kept, and so is case. Mirrored twice a sentence
     is itself again, but for the spelling of "clockwise" and "anticlockwise". Where no rule decides, the spaCy pipeline
     `parser` does; threads may call this at once.
-
-    Returns:
-        None where the sentence or its mirror image can be read in two ways ("dog left", "walking right after it"),
-        speaks of sides in other words ("starboard", "at 3 o'clock") or misspells them ("rigth").
+    It is None where the sentence or its mirror image can be read in two ways ("dog left", "walking right after it"),
+    speaks of sides in other words ("starboard", "at 3 o'clock") or misspells them ("rigth").
     """
     mirrored = _mirror(text, parser)
     back = None if mirrored is None else _mirror(mirrored, parser)
@@ -58,11 +57,7 @@ def mirror_sentence(text: str, parser: str = PARSER) -> str | None:
 
 
 def _one_spelling(text: str) -> str:
-    return re.sub(_CIRCLING, lambda match: _plain(match[0]), text, flags=re.IGNORECASE).lower()
-
-
-def _plain(circling: str) -> str:
-    return "clockwise" if circling[0] in "cC" and circling[1] in "lL" else "counterclockwise"
+    return re.sub(_CIRCLING, lambda match: _CIRCLES[not match[0].startswith("cl")], text.lower())
 
 
 def _mirror(text: str, parser: str) -> str | None:
@@ -81,26 +76,17 @@ def _mirror(text: str, parser: str) -> str | None:
         if reading == "unsure":
             return None
         if reading == "side":
-            parts += [text[end : token.start()], _like(token[0], mirrored)]
+            case = str.upper if token[0].isupper() else str.capitalize if token[0][0].isupper() else str.lower
+            parts += [text[end : token.start()], case(mirrored)]
             end = token.end()
     return "".join([*parts, text[end:]])
 
 
 def _mirror_word(word: str) -> str | None:
     if re.fullmatch(_CIRCLING, word):
-        return "counterclockwise" if _plain(word) == "clockwise" else "clockwise"
+        return _CIRCLES[word.startswith("cl")]
     match = _SIDED.fullmatch(word)
     return f"{match[1] or ''}{_OPPOSITE[match[2]]}{match[3] or ''}" if match else None
-
-
-def _like(model: str, word: str) -> str:
-    """`word` in the case of `model`."""
-    if model.isupper():
-        return word.upper()
-    return word.capitalize() if model[0].isupper() else word
-
-
-# --- Misspelt sides ---
 
 
 def _near(word: str) -> set[str]:
@@ -130,11 +116,8 @@ def _suspect(word: str) -> bool:
     return ("clockw" in word and word != "clockwork") or (match is not None and match[2] in _MISSPELT)
 
 
-# --- How "left" and "right" are read ---
-
-# The words around decide, as the tagger errs on just these two ("moving left": a verb); it is asked only where they do
-# not. First what the rules are made of.
-
+# The words around decide how "left" and "right" are read, as the tagger errs on just these two ("moving left": a verb);
+# it is asked only where they do not. First what the rules are made of.
 _TRAVELS = "(?:go|goes|going|(?:mov|slid|glid)(?:e|es|ing)|(?:head|drift|travel|proceed)(?:s|ing)?)"
 _STANDS = "(?:(?:stand|stay|wait|rest|perch|hang|crouch|kneel)(?:s|ing)?|sits?|sitting|lies?|lying|lays?|laying|parked)"
 _MOVES = _any(
@@ -196,16 +179,14 @@ _END = rf"(?:{_STOP}|\?|then)"
 # what nothing stands to the left of in so few words
 _THE_SCENE = f"{_ARTICLES} (?:room|frame|scene|view|shot|stage)(?:$| (?:{_END}|{_AFTER_LEAVING}))"
 
-Rule = tuple[Reading, re.Pattern[str], re.Pattern[str]]
 
-
-def _rule(reading: Reading, before: str = "", after: str = "") -> Rule:
+def _rule(reading: Reading, before: str = "", after: str = "") -> tuple[Reading, re.Pattern[str], re.Pattern[str]]:
     """A reading for words before that end so and words after that begin so."""
     ends = rf"(?:^|.* )(?:{before})$" if before else ""
     return reading, re.compile(ends), re.compile(rf"(?:{after})(?![a-z])" if after else "")
 
 
-_RULES: dict[str, tuple[Rule, ...]] = {
+_RULES = {
     "left": (
         _rule("unsure", f"{_TO} (?:he|she|they|it|you)|{_BESIDE} (?:that|which)"),
         _rule("unsure", f"{_PERFECT}|that|which", f"{_BODY}|{_PLACES}"),

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.data.base import Expression, Video, checked_name, read_shape, read_text
+from dshmp.data.base import Expression, Name, Video, read_shape, read_text, shaped
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.masks import IndexMaskSplit, index_mask, read_index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
 
 SPLITS = ("train", "val")
-VOID = 255
-"""The index of pixels that are not scored."""
+COUNTS = {"train": ({"videos": 60},), "val": ({"videos": 30, "objects": 61, "expressions": 244, "frames": 1999},)}
+VOID = 255  # the index of pixels that are not scored
 ANNOTATORS = (
     ("Davis17_annot1.txt", "utf-8"),
     ("Davis17_annot1_full_video.txt", "utf-8"),
@@ -42,13 +42,14 @@ class RefDavisSplit(IndexMaskSplit):
     """`train` or `val`. An expression's `extra` holds {"annotator": 0 to 3}."""
 
     def __init__(self, root: Path, split: str) -> None:
-        super().__init__(Path(root), Path(root) / "davis_text_annotations")
+        super().__init__(root, root / "davis_text_annotations")
         if split not in SPLITS:
             raise UserError(f"{root}: Ref-DAVIS17 has no split {split!r}; choose from {', '.join(SPLITS)}")
         texts = [read_texts(self.folder, annotator) for annotator in range(len(ANNOTATORS))]
         semantics = self.folder / "davis_semantics.json"
         categories = read_shape(semantics, dict[str, dict[str, Any]]) if semantics.is_file() else {}
-        for name in read_video_names(self.folder, split):
+        sets = root / "ImageSets" / "2017" / f"{split}.txt"
+        for name in shaped(list[Name], list(dict.fromkeys(read_text(sets).split())), str(sets)):
             ids = sorted({number for said in texts for video, number in said if video == name})
             named = categories.get(name, {})
             objects = {int(i): {"category": named[i]} if i in named else {} for i in ids}
@@ -69,26 +70,19 @@ class RefDavisSplit(IndexMaskSplit):
         return self.folder / "Annotations_unsupervised" / "480p" / video
 
     def _frame_names(self, video: str) -> tuple[str, ...]:
-        """Frames have no list of their own: they are what either folder holds, so that none goes missing unseen."""
-        names = {path.stem for path in self.image_folder(video).glob("*.jpg")}
-        names |= {path.stem for path in self.mask_folder(video).glob("*.png")}
+        # frames have no list of their own: they are what either folder holds, so that none goes missing unseen
+        files = *self.image_folder(video).glob("*.jpg"), *self.mask_folder(video).glob("*.png")
+        names = {path.stem for path in files}
         if not names:
             raise UserError(f"{self.image_folder(video)}: has no frame; unpack JPEGImages again")
         return tuple(sorted(names))
 
     def index_masks(self, video: str, positions: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """(T, H, W) uint8: the object's id per pixel, 0 is background and 255 void; all frames by default."""
-        paths = self.mask_files(video)
-        if positions is not None:
-            paths = [paths[i] for i in positions]
+        files = self.mask_files(video)
+        paths = files if positions is None else [files[i] for i in positions]
         first = read_index_mask(paths[0])
         return np.stack([first, *(read_index_mask(path, first.shape) for path in paths[1:])])
-
-
-def read_video_names(root: Path, split: str) -> list[str]:
-    """The videos of a split. Raises UserError."""
-    path = root / "ImageSets" / "2017" / f"{split}.txt"
-    return [checked_name(path, "video", name) for name in dict.fromkeys(read_text(path).split())]
 
 
 def read_texts(root: Path, annotator: int) -> dict[tuple[str, str], str]:
@@ -104,11 +98,6 @@ def read_texts(root: Path, annotator: int) -> dict[tuple[str, str], str]:
             video, object_id, text = match.groups()
             said[MISSPELT.get(video, video), object_id] = text.strip()
     return said
-
-
-# --- Checking ---
-
-COUNTS = {"train": ({"videos": 60},), "val": ({"videos": 30, "objects": 61, "expressions": 244, "frames": 1999},)}
 
 
 def check(root: Path, report: CheckReport) -> None:
@@ -128,9 +117,6 @@ def check(root: Path, report: CheckReport) -> None:
                 report.found(split.listed, f"no text speaks of video {video.name!r}")
 
 
-# --- A miniature ---
-
-
 def write_mini(folder: Path, seed: int) -> None:
     """Two videos to train on, one of which the texts misspell, and two of val; every object has four expressions.
 
@@ -140,32 +126,23 @@ def write_mini(folder: Path, seed: int) -> None:
     lines: list[list[str]] = [[] for _ in ANNOTATORS]
     categories: dict[str, Any] = {}
     wrong = {right: misspelt for misspelt, right in MISSPELT.items()}
+    texts = folder / "davis_text_annotations"
+    (folder / "ImageSets" / "2017").mkdir(parents=True)
+    texts.mkdir()
     for number, (name, videos) in enumerate((("train", ("bear", "classic-car")), ("val", ("libby", "shooting")))):
+        (folder / "ImageSets" / "2017" / f"{name}.txt").write_text("".join(f"{video}\n" for video in videos))
         for video, clip in zip(videos, draw_clips(2, seed + number, families=("easy", "relative")), strict=True):
             frames, tracks = first_frames(clip, hidden=(3, 5))
             for t, file in enumerate(save_frames(folder / "JPEGImages" / "480p" / video, frames)):
-                path = folder / "Annotations_unsupervised" / "480p" / video / f"{file}.png"
-                save_palette_png(path, _with_void(tracks[:, t]))
+                indices = index_mask(tracks[:, t])
+                indices[:-1][(indices[:-1] == 0) & (indices[1:] > 0)] = VOID  # just above objects
+                save_palette_png(folder / "Annotations_unsupervised" / "480p" / video / f"{file}.png", indices)
             categories[video] = {str(k): item.look.shape for k, item in enumerate(clip.items, 1)}
             for k, item in enumerate(clip.items, 1):
                 thing = f"{item.look.colour} {item.look.shape}"
                 said = (f"a {thing}", f"a {thing} that moves", f"déjà vu: the {thing}", f"the {thing}, naïvely moving")
                 for annotator, text in enumerate(said):
-                    lines[annotator].append(f'{wrong.get(video, video)} {k} "{text}"')
-        path = folder / "ImageSets" / "2017" / f"{name}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{video}\n" for video in videos))
-    texts = folder / "davis_text_annotations"
-    texts.mkdir()
+                    lines[annotator].append(f'{wrong.get(video, video)} {k} "{text}"\n')
     for (file, encoding), said_of in zip(ANNOTATORS, lines, strict=True):
-        (texts / file).write_text("".join(f"{line}\n" for line in said_of), encoding=encoding)
+        (texts / file).write_text("".join(said_of), encoding=encoding)
     (folder / "davis_semantics.json").write_text(json.dumps(categories))
-
-
-def _with_void(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Indices of masks (K, H, W), with void in the background just above objects."""
-    indices = index_mask(masks)
-    edge = np.zeros_like(masks[0])
-    edge[:-1] = (indices[:-1] == 0) & (indices[1:] > 0)
-    indices[edge] = VOID
-    return indices

@@ -26,12 +26,11 @@ from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
 
 SPLITS = ("train", "valid")
-ObjectId = Annotated[int, Field(ge=1, le=255)]
-"""An index of masks other than the background's."""
+COUNTS = {"train": ({"videos": 3471},), "valid": ({"videos": 202, "expressions": 834, "frames": 5486},)}
 
 
 class _Named(BaseModel, extra="allow"):
-    obj_id: ObjectId | None = None
+    obj_id: Annotated[int, Field(ge=1, le=255)] | None = None  # an index of masks other than the background's
 
 
 class _Sentence(_Named):
@@ -60,7 +59,6 @@ class RefYoutubeVosSplit(IndexMaskSplit):
     """`train` or `valid`."""
 
     def __init__(self, root: Path, split: str) -> None:
-        root = Path(root)
         if split not in SPLITS:
             raise UserError(f"{root}: Ref-YouTube-VOS has no split {split!r} here; choose from {', '.join(SPLITS)}")
         super().__init__(root / split, expressions_file(root, split))
@@ -75,9 +73,9 @@ class RefYoutubeVosSplit(IndexMaskSplit):
             for key, item in clip.expressions.items():
                 number = item.obj_id or known.expressions.get(key, _Named()).obj_id
                 ids = () if number is None else (number,)
-                category = known.objects.get(number, {}).get("category") if number else None
+                category = known.objects.get(number or 0, {}).get("category")
                 self.expressions.append(
-                    Expression(name, key, item.exp, ids, ids, category=category, extra=item.model_extra or {})
+                    Expression(name, key, item.exp, ids, ids, category, extra=item.model_extra or {})
                 )
         if not self.expressions:
             raise UserError(f"{self.listed}: holds no expression")
@@ -88,11 +86,6 @@ class RefYoutubeVosSplit(IndexMaskSplit):
 
 def expressions_file(root: Path, split: str) -> Path:
     return root / "meta_expressions" / split / "meta_expressions.json"
-
-
-# --- Checking ---
-
-COUNTS = {"train": ({"videos": 3471},), "valid": ({"videos": 202, "expressions": 834, "frames": 5486},)}
 
 
 def check(root: Path, report: CheckReport) -> None:
@@ -106,9 +99,6 @@ def check(root: Path, report: CheckReport) -> None:
             report.found(split.folder / "Annotations", "lacks masks of some frames")
 
 
-# --- A miniature ---
-
-
 def write_mini(folder: Path, seed: int) -> None:
     """Three videos to train on; a file of valid that lists three of valid, with hidden truth, and two of test.
 
@@ -117,27 +107,23 @@ def write_mini(folder: Path, seed: int) -> None:
     listed: dict[str, dict[str, Any]] = {"train": {}, "valid": {}, "test": {}}
     described: dict[str, Any] = {}
     for number, (name, count) in enumerate((("train", 3), ("valid", 3), ("test", 2))):
+        home, is_train = folder / ("valid" if name == "test" else name), name == "train"
         for i, clip in enumerate(draw_clips(count, seed + number, families=("easy", "alike", "relative"))):
             video = f"{number}{i:02d}b7f{seed:02x}"
             frames, tracks = first_frames(clip, hidden=(0, 5))
-            home = folder / ("train" if name == "train" else "valid")
             names = save_frames(home / "JPEGImages" / video, frames, step=5)
             single = [(item.text, item.meant[0] + 1) for item in clip.expressions if len(item.meant) == 1]
-            expressions = {
-                str(key): {"exp": text, "obj_id": str(object_id)} if name == "train" else {"exp": text}
-                for key, (text, object_id) in enumerate([*single, ("the one that is gone at first", 1)])
-            }
-            listed[name][video] = {"expressions": expressions, "frames": names}
-            if name == "train":
+            single.append(("the one that is gone at first", 1))
+            told = [{"exp": text} | ({"obj_id": str(meant)} if is_train else {}) for text, meant in single]
+            listed[name][video] = {"expressions": {str(k): item for k, item in enumerate(told)}, "frames": names}
+            if is_train:
                 for t, file in enumerate(names):
                     save_palette_png(home / "Annotations" / video / f"{file}.png", index_mask(tracks[:, t]))
-                described[video] = {
-                    "objects": {
-                        str(k): {"category": item.look.shape, "frames": names} for k, item in enumerate(clip.items, 1)
-                    }
-                }
+                objects = [{"category": item.look.shape, "frames": names} for item in clip.items]
+                described[video] = {"objects": {str(k): item for k, item in enumerate(objects, 1)}}
+    (folder / "train" / "meta.json").write_text(json.dumps({"videos": described}))
+    listed["valid"] |= listed["test"]
     for name, entries in listed.items():
         path = expressions_file(folder, name)
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"videos": listed["valid"] | listed["test"] if name == "valid" else entries}))
-    (folder / "train" / "meta.json").write_text(json.dumps({"videos": described}))
+        path.write_text(json.dumps({"videos": entries}))

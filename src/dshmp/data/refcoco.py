@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -35,8 +35,7 @@ SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd
     "refcoco+": {"train": 120_191, "val": 10_758, "testA": 5_726, "testB": 4_889},
     "refcocog": {"train": 80_512, "val": 4_896, "test": 9_602},
 }
-Side = Annotated[int, Field(strict=True, ge=1, le=2**15)]
-"""Pixels."""
+Side = Annotated[int, Field(strict=True, ge=1, le=2**15)]  # pixels
 
 
 class _Image(BaseModel):
@@ -44,8 +43,7 @@ class _Image(BaseModel):
     file_name: Annotated[Name, BeforeValidator(lambda name: Path(str(name)).stem)]
     height: Side
     width: Side
-    caption: Text = ""
-    """In a converted file, the sentence."""
+    caption: Text = ""  # in a converted file, the sentence
 
 
 class _Annotation(BaseModel):
@@ -53,8 +51,7 @@ class _Annotation(BaseModel):
     image_id: Id
     category_id: Id
     segmentation: Any
-    original_id: Id = 0
-    """In a converted file, the annotation's id in COCO."""
+    original_id: Id = 0  # in a converted file, the annotation's id in COCO
 
 
 class _Category(BaseModel):
@@ -73,28 +70,15 @@ class _Sentence(BaseModel):
     sent: Text
 
 
-class Reference(BaseModel):
-    """An object and what is said of it, in the pickle."""
-
+class _Reference(BaseModel):  # an object and what is said of it, in the pickle
     ann_id: Id
     image_id: Id
     split: str
     sentences: list[_Sentence]
 
 
-class Mask(NamedTuple):
-    """An annotation's mask in one of COCO's forms, and (H, W) of its image."""
-
-    segmentation: Any
-    size: tuple[int, int]
-
-
 class RefcocoSplit(ImageSplit):
-    """A split of RefCOCO, RefCOCO+ (train, val, testA, testB) or RefCOCOg (train, val, test).
-
-    All sentences of an object share its annotation id, hence their target. `annotations` holds the masks that the split
-    means, by that id, as the file `source` stores them.
-    """
+    """A split of one of the three. All sentences of an object share its annotation id, hence their target."""
 
     def __init__(self, root: Path, split: str, dataset: str = "refcoco") -> None:
         if split not in SENTENCES[dataset]:
@@ -103,11 +87,12 @@ class RefcocoSplit(ImageSplit):
         super().__init__(root, references if references.is_file() else converted)
         if not self.listed.is_file():
             raise UserError(f"{references}: missing, and so is {converted.name}; unpack {dataset} there")
-        self.annotations: dict[int, Mask] = {}
+        self.annotations: dict[
+            int, tuple[Any, tuple[int, int]]
+        ] = {}  # annotation -> one of COCO's forms, its image's size
         self.source = converted if self.listed == converted else root / dataset / "instances.json"
         coco = read_shape(self.source, _Coco)
-        # of a sentence: the image's id, the annotation's, its own, and its words
-        rows: list[tuple[int, int, int, str]]
+        rows: list[tuple[int, int, int, str]]  # of a sentence: the image's id, the annotation's, its own, and its words
         if self.listed == references:
             said = [item for item in read_references(references) if item.split == split]
             drawn = {item.id: item for item in coco.annotations}
@@ -124,7 +109,7 @@ class RefcocoSplit(ImageSplit):
                 told = f"lacks image {image_id} or its annotation {number}, which sentence {key} is about"
                 raise UserError(f"{self.source}: {told}; fetch it again")
             image, category = images[image_id], names.get(drawn[number].category_id)
-            self.annotations[number] = Mask(drawn[number].segmentation, (image.height, image.width))
+            self.annotations[number] = drawn[number].segmentation, (image.height, image.width)
             item = Expression(image.file_name, str(key), text, (number,), (number,), category)
             grouped[item.video].append(item)
         self.videos = {name: Video(name, (name,)) for name in grouped}
@@ -135,18 +120,14 @@ class RefcocoSplit(ImageSplit):
     def image_folder(self, video: str) -> Path:
         return self.folder / "train2014"
 
-    def masks(
-        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
-        for g, annotation in enumerate(annotations):
-            where, mask = f"{self.source}: annotation {annotation}", self.annotations.get(annotation)
-            if mask is None:
-                raise UserError(f"{where} is missing; fetch the file again")
-            if mask.size != tuple(size):
-                raise UserError(f"{where} is of an image of size {list(mask.size)}, {video} has {list(size)}")
-            out[g] = decode_mask(mask.segmentation, size, where)
-        return out
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+        where = f"{self.source}: annotation {annotation}"
+        if annotation not in self.annotations:
+            raise UserError(f"{where} is missing; fetch the file again")
+        codes, own = self.annotations[annotation]
+        if own != tuple(size):
+            raise UserError(f"{where} is of an image of size {list(own)}, {video} has {list(size)}")
+        return decode_mask(codes, size, where)[None]
 
 
 def reference_file(root: Path, dataset: str) -> Path:
@@ -157,12 +138,9 @@ def converted_file(root: Path, dataset: str, split: str) -> Path:
     return root / dataset / f"instances_{dataset}_{split}.json"
 
 
-def read_references(path: Path) -> list[Reference]:
+def read_references(path: Path) -> list[_Reference]:
     """The objects of a refs pickle. Raises UserError; nothing that the file names is ever run."""
-    return shaped(list[Reference], read_pickle(path, "list of references", {}), str(path))
-
-
-# Checking ---------------------------------------------------------------------------------------------------------
+    return shaped(list[_Reference], read_pickle(path, "list of references", {}), str(path))
 
 
 def check(root: Path, report: CheckReport, dataset: str = "refcoco") -> None:
@@ -176,8 +154,6 @@ def check(root: Path, report: CheckReport, dataset: str = "refcoco") -> None:
     check_splits(report, root, names, partial(RefcocoSplit, dataset=dataset), counts)
 
 
-# Miniature --------------------------------------------------------------------------------------------------------
-
 _CATEGORIES = {1: ("person", "person"), 18: ("animal", "dog"), 37: ("sports", "sports ball"), 44: ("kitchen", "bottle")}
 
 
@@ -187,56 +163,41 @@ def write_mini(folder: Path, seed: int, dataset: str = "refcoco") -> None:
     The second object of every image is a crowd in run lengths, the others are polygons. testA is all people, testB
     has none, as in RefCOCO.
     """
-    height, width = 84, 112
     names = list(SENTENCES[dataset])
     layout = [names[0]] * 4 + names[1:] + [names[1]] * (5 - len(names))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     references: list[dict[str, Any]] = []
     for number, (clip, split) in enumerate(zip(draw_clips(8, seed, families=("alike", "easy")), layout, strict=True)):
-        frames, masks = resized(clip, height, width)
+        frames, masks = resized(clip, 84, 112)
         middle = len(frames) // 2
-        image, file_name = 1000 + 7 * number, f"COCO_train2014_{1000 + 7 * number:012d}.jpg"
-        save_jpeg(folder / "train2014" / file_name, frames[middle])
-        images.append({"id": image, "file_name": file_name, "height": height, "width": width, "license": 1})
+        image = 1000 + 7 * number
+        file_name = f"COCO_train2014_{image:012d}"
+        save_jpeg(folder / "train2014" / f"{file_name}.jpg", frames[middle])
+        images.append({"id": image, "file_name": f"{file_name}.jpg", "height": 84, "width": 112, "license": 1})
         visible = [i for i in range(len(masks)) if masks[i, middle].any()]
         for place, i in enumerate(visible[:3]):
-            mask, annotation = masks[i, middle], 50_000 + 10 * number + place
-            look = clip.items[i].look
-            category = 1 if split == "testA" else list(_CATEGORIES)[1 + place % 3]
-            annotations.append(
-                {
-                    "id": annotation,
-                    "image_id": image,
-                    "category_id": category,
-                    "segmentation": _run_lengths(mask) if place == 1 else _polygons(mask),
-                    "iscrowd": int(place == 1),
-                    "area": float(mask.sum()),
-                    "bbox": [float(v) for v in cv2.boundingRect(mask.astype(np.uint8))],
-                }
+            mask, look, is_crowd = masks[i, middle], clip.items[i].look, place == 1
+            annotation, category = (
+                50_000 + 10 * number + place,
+                1 if split == "testA" else list(_CATEGORIES)[1 + place % 3],
             )
-            texts = [
+            ids = {"id": annotation, "image_id": image, "category_id": category}
+            shape = {"segmentation": _run_lengths(mask) if is_crowd else _polygons(mask), "iscrowd": int(is_crowd)}
+            box = [float(v) for v in cv2.boundingRect(mask.astype(np.uint8))]
+            annotations.append({**ids, **shape, "area": float(mask.sum()), "bbox": box})
+            texts = (
                 f"the {look.colour} {look.shape}",
                 f"{look.texture} {look.shape}",
                 f"{look.colour} {look.texture} one",
-            ]
-            texts = texts[: 1 + (number + place) % 3]
-            first = 3 * len(references)
-            references.append(
-                {
-                    "sent_ids": [first + n for n in range(len(texts))],
-                    "file_name": file_name.replace(".jpg", f"_{annotation}.jpg"),
-                    "ann_id": annotation,
-                    "ref_id": len(references),
-                    "image_id": image,
-                    "split": split,
-                    "sentences": [
-                        {"tokens": text.split(), "raw": text.capitalize(), "sent_id": first + n, "sent": text}
-                        for n, text in enumerate(texts)
-                    ],
-                    "category_id": category,
-                }
             )
+            sentences = [
+                {"tokens": text.split(), "raw": text.capitalize(), "sent_id": 3 * len(references) + n, "sent": text}
+                for n, text in enumerate(texts[: 1 + (number + place) % 3])
+            ]
+            said = {"sent_ids": [each["sent_id"] for each in sentences], "file_name": f"{file_name}_{annotation}.jpg"}
+            ids = {"ann_id": annotation, "ref_id": len(references), "image_id": image}
+            references.append({**said, **ids, "split": split, "sentences": sentences, "category_id": category})
     categories = [{"supercategory": above, "id": key, "name": name} for key, (above, name) in _CATEGORIES.items()]
     content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
     (folder / dataset).mkdir()
@@ -246,12 +207,9 @@ def write_mini(folder: Path, seed: int, dataset: str = "refcoco") -> None:
 
 def _polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
     """A rectangle per run of a row, so that polygons give the very mask (H, W)."""
-    padded = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
-    steps = np.diff(padded, axis=1)
-    starts, ends = np.argwhere(steps == 1), np.argwhere(steps == -1)
-    return [
-        [float(v) for v in (x0, y, x1, y, x1, y + 1, x0, y + 1)] for (y, x0), (_, x1) in zip(starts, ends, strict=True)
-    ]
+    steps = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
+    starts, ends = np.argwhere(steps == 1).astype(float), np.argwhere(steps == -1)[:, 1].astype(float)
+    return [[x, y, end, y, end, y + 1, x, y + 1] for (y, x), end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:

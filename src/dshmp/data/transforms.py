@@ -27,13 +27,10 @@ Masks = NDArray[np.bool_]
 AugmentedClip = tuple[Frames, Masks, tuple[str, ...]]
 
 Strength = Annotated[float, Field(ge=0, le=0.9)]
+# In degrees. With it and `path_shear`, a thing beside another stays beside it: tan(30 degrees) + 0.3 < 1.
 Angle = Annotated[float, Field(ge=0, le=30)]
-"""In degrees. With it and `path_shear`, a thing beside another stays beside it: tan(30 degrees) + 0.3 < 1."""
-
-TRIES = 10
-"""Draws before a change that would lose the target is given up."""
-KEPT = 0.1
-"""Share of the target's pixels that a crop keeps; no sentence means a sliver at the border."""
+TRIES = 10  # draws before a change that would lose the target is given up
+KEPT = 0.1  # share of the target's pixels that a crop keeps; no sentence means a sliver at the border
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,40 +38,29 @@ class Augmentation:
     """What may happen to a clip; `crop`, `flip`, `rotate` and `jitter` are probabilities per clip, and 0 is off.
 
     Frames, sizes, crop and flip are the release's; rotation and colour are ours (the release has neither for videos).
-    The `path_*` of pseudo-clips are the largest shift (as part of the sides), rotation (release: 15 degrees), zoom
-    (scales lie between 1 / (1 + this) and 1 + this) and shear (as a slope).
-
-    Raises:
-        ValueError: `crop_scales` or `crop_sizes` allow no window.
+    With a drift, the crop's window moves along a straight line, as if the camera panned (the release pans along one
+    diagonal only): motion in the image then differs from motion in the scene, and the synthetic data's sentences mean
+    the former. RefCOCO's stills are better off without a crop. The flip is of frames, masks and words (the release
+    leaves the words as they are). The `path_*` of pseudo-clips are the largest shift (as part of the sides), rotation
+    (release: 15 degrees), zoom (scales lie between 1 / (1 + this) and 1 + this) and shear (as a slope).
     """
 
     frames: Count = 8
-    reach: Count = 10
-    """Frames lie this many at most before or after a reference frame."""
-    short_sides: tuple[Count, ...] = (288, 320, 352, 384, 416, 448, 480, 512)
-    """The clip is resized to one of these; none leaves its size alone."""
-    long_side: Count = 768
-    """No longer than this after resizing (ReferFormer: 640)."""
-    crop: Share = 0.5
-    """A window is cut out before resizing; RefCOCO's stills are better off without."""
-    crop_scales: tuple[Count, ...] = (400, 500, 600)
-    """The window is measured on the clip with a short side of one of these."""
-    crop_sizes: tuple[Count, Count] = (384, 600)
-    """Range of the height and of the width of the window."""
+    reach: Count = 10  # frames lie this many at most before or after a reference frame
+    short_sides: tuple[Count, ...] = (288, 320, 352, 384, 416, 448, 480, 512)  # one of these, or none: no resizing
+    long_side: Count = 768  # no longer than this after resizing (ReferFormer: 640)
+    crop: Share = 0.5  # a window is cut out before resizing
+    crop_scales: tuple[Count, ...] = (400, 500, 600)  # it is measured on the clip with a short side of one of these
+    crop_sizes: tuple[Count, Count] = (384, 600)  # range of its height and of its width
     crop_drift: bool = True
-    """The window moves along a straight line, as if the camera panned (the release pans along one diagonal only).
-    Motion in the image then differs from motion in the scene; the synthetic data's sentences mean the former."""
     flip: Share = 0.5
-    """Left-right, of frames, masks and words (the release leaves the words as they are)."""
     rotate: Share = 0.25
     angle: Angle = 10.0
     jitter: Share = 0.5
-    brightness: Strength = 0.2
-    """Factors lie in 1 +- this; likewise contrast and saturation."""
+    brightness: Strength = 0.2  # factors lie in 1 +- this; likewise contrast and saturation
     contrast: Strength = 0.2
     saturation: Strength = 0.2
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    """Largest turn of the hue as part of the colour circle."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # largest turn as part of the colour circle
     path_shift: Strength = 0.08
     path_angle: Angle = 10.0
     path_zoom: Share = 0.15
@@ -87,8 +73,7 @@ class Augmentation:
             raise ValueError(f"crop_sizes: the smaller length comes first, found {self.crop_sizes}")
 
 
-OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)
-"""Nothing happens to a clip."""
+OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)  # nothing happens to a clip
 
 
 def augment(
@@ -99,11 +84,8 @@ def augment(
     config: Augmentation,
     parser: str = PARSER,
 ) -> AugmentedClip:
-    """Crop, resize, flip, rotation and colour in this order, each by chance; G may be 0.
-
-    Returns:
-        Frames (T, h, w, 3) and masks (G, T, h, w), new or the given arrays, and the sentences that are true of them.
-    """
+    """Crop, resize, flip, rotation and colour in this order, each by chance, of frames (T, H, W, 3) and masks
+    (G, T, H, W), G may be 0; with the sentences that are true of the result."""
     if frames.ndim != 4 or masks.shape[1:] != frames.shape[:3]:
         raise ValueError(f"frames {frames.shape} and masks {masks.shape} do not belong together")
     cropped, flipped, rotated, jittered = generator.random(4) < (config.crop, config.flip, config.rotate, config.jitter)
@@ -118,9 +100,6 @@ def augment(
     if jittered:
         frames = jitter(frames, generator, config, hue=not any(map(_COLOUR.search, sentences)))
     return frames, masks, tuple(sentences)
-
-
-# --- Which frames ---
 
 
 def sample_positions(
@@ -146,9 +125,6 @@ def _around(reference: int, length: int, generator: np.random.Generator, config:
     drawn = generator.choice(others, count, replace=False).tolist() if count else []
     again = generator.choice(near, config.frames - 1 - count).tolist()
     return sorted([reference, *drawn, *again])
-
-
-# --- Where and how large ---
 
 
 def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: Augmentation) -> tuple[Frames, Masks]:
@@ -182,11 +158,8 @@ def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tup
     if (h, w) == size:
         return frames, masks
     smooth = cv2.INTER_AREA if h < size[0] else cv2.INTER_LINEAR
-
-    def change(t: int, image: NDArray[np.uint8], is_mask: bool) -> Any:
-        return cv2.resize(image, (w, h), interpolation=cv2.INTER_NEAREST_EXACT if is_mask else smooth)
-
-    return _each(frames, masks, (h, w), change)
+    ways = smooth, cv2.INTER_NEAREST_EXACT
+    return _each(frames, masks, lambda t, image, way: cv2.resize(image, (w, h), interpolation=way), ways)
 
 
 def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = PARSER) -> AugmentedClip:
@@ -206,44 +179,34 @@ def rotate(frames: Frames, masks: Masks, angle: float) -> tuple[Frames, Masks]:
 
 def _warp(frames: Frames, masks: Masks, forward: NDArray[np.float64]) -> tuple[Frames, Masks]:
     """Frames and masks moved by one affine map (2, 3) per frame, `forward` (T, 2, 3) in pixels (x, y)."""
-    size = frames.shape[1:3]
-    mean = tuple(frames[:, ::4, ::4].mean((0, 1, 2)).tolist())
+    size = frames.shape[2], frames.shape[1]
+    mean = frames[:, ::4, ::4].mean((0, 1, 2)).tolist()
 
-    def change(t: int, image: NDArray[np.uint8], is_mask: bool) -> Any:
-        if is_mask:
-            return cv2.warpAffine(image, forward[t], size[::-1], flags=cv2.INTER_NEAREST)
-        return cv2.warpAffine(image, forward[t], size[::-1], flags=cv2.INTER_LINEAR, borderValue=mean)
+    def change(t: int, image: NDArray[np.uint8], way: int) -> Any:
+        return cv2.warpAffine(image, forward[t], size, flags=way, borderValue=mean if image.ndim == 3 else [0])
 
-    return _each(frames, masks, size, change)
+    return _each(frames, masks, change, (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
 
 
 def _each(
-    frames: Frames, masks: Masks, size: tuple[int, int], change: Callable[[int, NDArray[np.uint8], bool], Any]
+    frames: Frames, masks: Masks, change: Callable[[int, NDArray[np.uint8], int], Any], ways: tuple[int, int]
 ) -> tuple[Frames, Masks]:
-    """`change(t, image, is_mask)` for every frame and every mask that shows something, all of which get this size."""
-    images = np.empty((len(frames), *size, 3), np.uint8)
-    for t, image in enumerate(frames):
-        images[t] = change(t, np.ascontiguousarray(image), False)
-    out = np.zeros((*masks.shape[:2], *size), bool)
+    """`change(t, image, way)` of every frame, and of every mask that shows something: interpolated in two ways."""
+    images = np.stack([change(t, np.ascontiguousarray(image), ways[0]) for t, image in enumerate(frames)])
+    out = np.zeros((*masks.shape[:2], *images.shape[1:3]), bool)
     for g, t in np.argwhere(masks.any((2, 3))):
-        out[g, t] = change(t, np.ascontiguousarray(masks[g, t]).view(np.uint8), True)
+        out[g, t] = change(t, np.ascontiguousarray(masks[g, t]).view(np.uint8), ways[1])
     return images, out
-
-
-# --- Colour ---
 
 
 def jitter(frames: Frames, generator: np.random.Generator, config: Augmentation, hue: bool = True) -> Frames:
     """New brightness, contrast, saturation and, if asked, hue: one affine map of RGB for the whole clip."""
     spread = np.array([config.brightness, config.contrast, config.saturation, config.hue])
     brightness, contrast, saturation, turn = generator.uniform(-spread, spread)
-    matrix = colour_matrix(
-        1 + brightness, 1 + contrast, 1 + saturation, turn * hue, frames[:, ::4, ::4].mean((0, 1, 2))
-    )
-    length, height, width, _ = frames.shape
-    # (T, H, W, 3) -> (T*H, W, 3): one picture
-    changed: Frames = cv2.transform(np.ascontiguousarray(frames).reshape(length * height, width, 3), matrix)
-    return changed.reshape(frames.shape)
+    mean = frames[:, ::4, ::4].mean((0, 1, 2))
+    matrix = colour_matrix(1 + brightness, 1 + contrast, 1 + saturation, turn * hue, mean)
+    picture = np.ascontiguousarray(frames).reshape(-1, *frames.shape[2:])  # (T, H, W, 3) -> (T*H, W, 3)
+    return np.reshape(cv2.transform(picture, matrix), frames.shape)
 
 
 _GREY = np.array([0.299, 0.587, 0.114])
@@ -260,9 +223,6 @@ def colour_matrix(
     linear = brightness * contrast * np.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ
     offset = brightness * (1 - contrast) * (_GREY @ mean)
     return np.column_stack([linear, np.full(3, offset)])
-
-
-# --- Clips from stills ---
 
 
 def pseudo_clip(
@@ -297,14 +257,11 @@ def affine_path(size: tuple[int, int], generator: np.random.Generator, config: A
     scale = (1 + config.path_zoom) ** curve[:, 3]
     shear = config.path_shear * curve[:, 4]
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    # rotation times shear along x, (T, 2, 2)
-    linear = np.stack([np.stack([cos, cos * shear - sin], 1), np.stack([sin, sin * shear + cos], 1)], 1)
+    linear = np.stack([cos, cos * shear - sin, sin, sin * shear + cos], 1).reshape(-1, 2, 2)  # rotation times shear
     middle = (np.array(size[::-1]) - 1) / 2
     offset = np.stack([x, y], 1) + middle - linear @ middle
     return np.concatenate([linear, offset[:, :, None]], axis=2)
 
-
-# --- Words ---
 
 # Colours keep their names: no change of hue beside one of these.
 _COLOUR = re.compile(
