@@ -450,7 +450,7 @@ def test_a_failed_save_leaves_nothing_new(fresh: bool, folder: Path, monkeypatch
         segmenter.save_pretrained(target)
     assert (
         str(caught.value)
-        == f"{target / WEIGHTS}: cannot be written (I/O error: no space left on device); is the disk full?"
+        == f"{target / WEIGHTS}: cannot be written (I/O error: no space left on device); free some space there, or name another place"
     )
     assert target.exists() != fresh
     assert fresh or {path.name: path.read_bytes() for path in target.iterdir()} == before

@@ -375,7 +375,7 @@ def test_a_failed_conversion_leaves_what_was_there(
         convert(path, out, words, motion_heads=2, overwrite=not fresh)
     assert (
         str(caught.value)
-        == f"{out / EXTRA_STATE}: cannot be written (I/O error: no space left on device); is the disk full?"
+        == f"{out / EXTRA_STATE}: cannot be written (I/O error: no space left on device); free some space there, or name another place"
     )
     if fresh:
         assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]

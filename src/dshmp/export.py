@@ -19,7 +19,6 @@ import numpy as np
 
 from dshmp.errors import UserError
 from dshmp.files import (
-    disk_full,
     file_name,
     is_vacant,
     locked,
@@ -29,6 +28,7 @@ from dshmp.files import (
     regular,
     save_json,
     scratch,
+    writing,
 )
 from dshmp.predictor import EncodedClip, Progress, Segmenter, Targets
 from dshmp.result import EVIDENCE, Result
@@ -90,7 +90,7 @@ def segment_to_folder(
         )
     if pending:
         source = open_video(video, settings.frames, settings.fps)
-        with scratch(folder if folder.is_dir() else folder.parent) as work, disk_full(folder, work):
+        with scratch(folder if folder.is_dir() else folder.parent) as work, writing(folder, work):
             with segmenter().encode(source, pending, settings.threshold, settings.targets, progress) as clip:
                 found = _write(work, clip)
             facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]

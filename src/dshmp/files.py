@@ -52,8 +52,8 @@ def name_fault(name: str) -> str | None:
 
 
 def file_name(text: str, instead: str) -> str:
-    """`text` as a name that `name_fault` finds nothing wrong with: what does not do becomes `_`, a name that is too
-    long is cut and marked, and one of which nothing is left is `instead`."""
+    """`text` as a name without `name_fault`: what does not do becomes `_`, a name that is too long is cut and marked,
+    and one of which nothing is left is `instead`."""
     if name_fault(text) is None:
         return text
     kept = "".join("_" if name_fault(f"a{c}a") else c for c in text).strip(". ")
@@ -98,10 +98,11 @@ def is_vacant(folder: Path) -> bool:
 def locked(folder: Path, wait: bool = True, name: str = LOCK) -> Iterator[None]:
     """Have a folder, which is made where it is missing, to oneself; no lock is left in it. Raises UserError where
     another process has it and we do not `wait`."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     try:
-        lock.acquire(blocking=wait)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=wait)
     except Timeout:
         raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
     try:
@@ -117,7 +118,6 @@ def scratch(folder: Path) -> Iterator[Path]:
     """A hidden folder in `folder` to write in, removed in the end, as is `folder` if it was made here and is empty.
     What dead processes have left in `folder` is removed first: a living one holds the lock beside it."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]  # innermost first
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         for left in folder.glob(".dshmp-*"):
             lock = left.with_suffix(".lock").name
@@ -127,7 +127,8 @@ def scratch(folder: Path) -> Iterator[Path]:
         place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
         with locked(folder, name=place.with_suffix(".lock").name):
             try:
-                place.mkdir()
+                with writing(folder):
+                    place.mkdir()
                 yield place
             finally:
                 shutil.rmtree(place, ignore_errors=True)
@@ -141,7 +142,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to, which becomes `path` in the end; what `path` was is replaced. Raises UserError."""
     target = destination(path)
-    with disk_full(path), scratch(target.parent) as work:
+    with writing(path), scratch(target.parent) as work:
         yield work / target.name
         os.replace(work / target.name, target)
 
@@ -151,13 +152,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to write to, whose content is in the folder `path` in the end. One that is there stays itself, as
     somebody may be in it or a disk be mounted on it, and keeps all files but those that new ones replace."""
     target = destination(path)
-    with scratch(target if target.is_dir() else target.parent) as work, disk_full(path, work):
+    with scratch(target if target.is_dir() else target.parent) as work, writing(path, work):
         yield work
         move_into(work, target)
 
 
 @contextlib.contextmanager
-def disk_full(path: Path, work: Path | None = None) -> Iterator[None]:
+def writing(path: Path, work: Path | None = None) -> Iterator[None]:
     """What cannot be written, on a full disk above all, as a UserError that names `path`. Where more is done here than
     writing in `work`, which becomes `path`, other faults are passed on."""
     try:
@@ -166,10 +167,10 @@ def disk_full(path: Path, work: Path | None = None) -> Iterator[None]:
         raise UserError(str(error).replace(str(work or path), str(path))) from None
     except (OSError, RuntimeError, SafetensorError) as error:  # the latter are torch's and safetensors' ways to tell
         place, number = str(getattr(error, "filename", None)), getattr(error, "errno", None)
-        if work is not None and number not in FULL and not place.startswith(str(work)):
+        if work is not None and number not in FULL and not place.startswith((str(work), str(path))):
             raise
-        hint = "" if number else "; is the disk full?"
-        raise UserError(f"{path}: cannot be written ({reason(error)}){hint}") from None
+        hint = "free some space there, or name another place"
+        raise UserError(f"{path}: cannot be written ({reason(error)}); {hint}") from None
 
 
 def move_into(work: Path, target: Path) -> None:

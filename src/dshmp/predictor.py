@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dshmp")
 
-Progress = Callable[[str, int, int | None], None]
-"""Told (what is being done, steps done, steps in all or None where unknown), mostly frames."""
+Progress = Callable[[str, int, int | None], None]  # told what is being done, steps done, steps in all (None: unknown)
 Masks = NDArray[np.bool_]
 T = TypeVar("T")
 
@@ -72,8 +71,8 @@ class Query:
 
 
 class Quality:
-    """How sure the masks of K objects are of themselves: the mean of a mask's probabilities inside it, over all
-    frames, at the size of the network's input (as in the release)."""
+    """How sure masks of K objects are of themselves: the mean probability inside a mask, over all frames, at the size
+    of the network's input (as in the release)."""
 
     def __init__(self, objects: int) -> None:
         self.sums, self.pixels = np.zeros(objects), np.zeros(objects)
@@ -100,17 +99,9 @@ class Selection:
     scores: tuple[float, ...]  # probability that each of the chosen tokens is meant
     best: float
     threshold: float
-    evidence: NDArray[np.float64]
-    """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
+    evidence: NDArray[np.float64]  # (chosen or 1, T): share of each frame in the tokens' attention; rows sum to 1
     quality: Quality | None = None  # of the chosen tokens' masks; None where the model's scores are without
-    rles: list[list[Rle]] = field(default_factory=list)
-    """Per frame added the masks' union, then each of the chosen tokens' masks."""
-
-    @property
-    def final_scores(self) -> tuple[float, ...]:
-        """What is reported of the chosen tokens: their scores, with their masks' quality if the model scores that."""
-        means = [1.0] * len(self.scores) if self.quality is None else self.quality.means()
-        return tuple(score * mean for score, mean in zip(self.scores, means, strict=True))
+    rles: list[list[Rle]] = field(default_factory=list)  # per frame added the masks' union, then each chosen token's
 
     @property
     def mean_evidence(self) -> tuple[float, ...]:
@@ -140,10 +131,8 @@ class EncodedClip:
 
     def decode_masks(self, make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
         """Per frame the decoded picture (certain only with `pixels`) and per expression what `make` makes of its
-        objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory.
-
-        Frames are decoded again only where their pixels are wanted or perceived anew.
-        """
+        objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory. Frames are
+        decoded again only where their pixels are wanted or perceived anew."""
         seg, answers = self.segmenter, self.answers
         for answer in answers:
             answer.quality = Quality(len(answer.chosen)) if seg.config.release.score == "quality" else None
@@ -180,13 +169,14 @@ class EncodedClip:
         return output_masks(logits, size)[:, 0]
 
     def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
-        """The second pass over masks (K, H, W)."""
+        """The second pass over masks (K, H, W) bool."""
         return self.decode_masks(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
 
     def result(self, answer: Selection) -> Result:
         """An answer whose masks have been added, frame by frame."""
         union, *objects = zip(*answer.rles, strict=True)
-        rows = zip(answer.final_scores, objects, answer.evidence, strict=False)
+        means = repeat(1.0) if answer.quality is None else answer.quality.means()
+        rows = zip(answer.scores, means, objects, answer.evidence, strict=False)
         return Result(
             expression=answer.query.expression,
             words=answer.query.words,
@@ -198,23 +188,20 @@ class EncodedClip:
             fps=self.fps,
             times=tuple(self.times),
             evidence=answer.mean_evidence,
-            objects=tuple(ObjectResult(score, rles, tuple(row.tolist())) for score, rles, row in rows),
+            objects=tuple(ObjectResult(score * mean, rles, tuple(row.tolist())) for score, mean, rles, row in rows),
             rle=union,
         )
 
 
 class Segmenter(ModelHubMixin):
-    """Answers sentences about videos.
+    """Answers sentences about videos; input that cannot be answered is a UserError.
 
     >>> seg = Segmenter.from_pretrained("default")
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
-
-    Input that cannot be answered is a UserError. The hub's mixin itself would hand parts of config.json to `__init__`.
     """
 
-    extra_state: Path | None = None
-    """What the authors' checkpoint held beyond the model, where it was made of one; saved and pushed with it."""
+    extra_state: Path | None = None  # what the authors' checkpoint held beyond the model; saved and pushed with it
 
     def __init__(
         self,
@@ -257,11 +244,8 @@ class Segmenter(ModelHubMixin):
         save_model(self.model, self.tokenizer, Path(save_directory), self.card, where, self.extra_state)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, branch: str | None = None, **push: Any) -> str:
-        """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
-
-        A `name` alone is one of the token's owner. `push` is a token, and what else `HfApi.upload_folder` takes.
-        Returns the commit's address. Warns where the card does not say what people need to know.
-        """
+        """Put the model into the repository `owner/name`, or `name` of the token's owner, on the Hugging Face hub, which
+        is made if need be; `push` is a token, and what else `HfApi.upload_folder` takes. Returns the commit's address."""
         from huggingface_hub import HfApi
 
         if missing := lacks(self.card):
@@ -301,17 +285,15 @@ class Segmenter(ModelHubMixin):
         fps: float | None = None,
         progress: Progress | None = None,
     ) -> Result | list[Result]:
-        """Segment what `expression` means.
+        """Segment what `expression` means: one sentence, or several that share the decoding.
 
         Args:
             video: what `open_video` takes: a path, a uint8 array (T, H, W, 3), an iterable of frames.
-            expression: one sentence, or several that share the decoding.
             threshold: a video token is meant if its probability exceeds this. By default the model's own for
                 many targets; 0 for a single one, which is then always answered.
             frames: "A:B", only these frames.
             targets: "many" (union of all that are meant) or "single" (the best one); by default the model's own.
-            fps: frames per second of arrays and images; without it they are taken at the pace the model was
-                trained on.
+            fps: of arrays and images; without it they are taken at the pace the model was trained on.
             progress: called after every chunk of frames.
         """
         sentences = [expression] if isinstance(expression, str) else list(expression)
@@ -348,7 +330,7 @@ class Segmenter(ModelHubMixin):
             raise UserError("no expression given; say in words what to segment")
         progress = progress or (lambda phase, done, total: None)
         queries = [self._query(expression) for expression in expressions]
-        with tempfile.TemporaryFile(prefix="dshmp-") as file:
+        with tempfile.TemporaryFile(prefix="dshmp-", buffering=0) as file:
             free = shutil.disk_usage(tempfile.gettempdir()).free
             clip = EncodedClip(self, source, _Spill(file, min(SPILL_LIMIT, free // 2)), progress, source.fps)
             tokens = self._perceive(clip, queries)
@@ -458,7 +440,7 @@ class Segmenter(ModelHubMixin):
 
 
 class _Spill:
-    """Feature maps of every chunk in a file, up to `limit` bytes; plain reads and writes, so not in our memory."""
+    """Feature maps of every chunk in a file, up to `limit` bytes or a full disk."""
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
         self.file, self.limit = file, limit
@@ -470,7 +452,11 @@ class _Spill:
         self.complete = self.complete and self.ends[-1] + sum(tensor.nbytes for tensor in tensors) <= self.limit
         if self.complete:
             data = save({str(index): tensor.cpu().contiguous() for index, tensor in enumerate(tensors)})
-            self.file.write(data)
+            try:
+                self.complete = self.file.write(data) == len(data)
+            except OSError:  # the disk is full: the rest is perceived anew
+                self.complete = False
+        if self.complete:
             self.ends.append(self.ends[-1] + len(data))
 
     def read(self, chunk: int, device: torch.device) -> list[Tensor]:
@@ -488,7 +474,7 @@ def _again(source: VideoSource) -> Iterator[Frame]:
 
 
 def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
-    """The precision asked for; `auto` is the model's own on a GPU that has it, and float32 elsewhere."""
+    """The precision asked for; `auto` is the model's `own` on a GPU that has it, and float32 elsewhere."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
         able = device.type == "cuda" and (own != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False))

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from dshmp.config import ModelConfig
 from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
-from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
+from dshmp.model.motion_decoder import ABSENT, MotionDecoder, VideoTokens, pointed_masks
 from dshmp.model.pixel_decoder import PixelFeatures
-from dshmp.model.readout import readout_of
 from dshmp.model.text import LanguageEncoder, TextFeatures
 
 
@@ -30,21 +29,15 @@ class DsHmp(nn.Module):
         self.perception = StaticPerception(config)
         self.motion = MotionPerception(config)
         self.decoder = MotionDecoder(config)
-        self.readout = readout_of(self.decoder)
 
     def forward(
         self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
     ) -> list[tuple[VideoTokens, Tensor]]:
-        """Clips of any sizes and lengths, each under its own sentence; the others change no clip's answer.
+        """B clips (T_b, 3, H_b, W_b), normalised, sides multiples of `input.divisor`, and B sentences -> for each clip
+        its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4.
 
-        Args:
-            clips: B clips (T_b, 3, H_b, W_b), normalised, the sides multiples of `input.divisor`.
-            text: B sentences.
-            chunk: frames perceived at once; `input.chunk` by default.
-
-        Returns:
-            For each clip its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4.
-            Every frame counts as one step of time.
+        Clips may differ in size and length, and change no other's answer. Every frame counts as one step of time;
+        `chunk` frames (by default `input.chunk`) are perceived at once.
         """
         if not clips or len(clips) != len(text.mask):
             raise ValueError(f"{len(clips)} clips under {len(text.mask)} sentences: one each is needed, at least one")
@@ -72,16 +65,13 @@ class DsHmp(nn.Module):
         return self.perception.backbone.whole_clips(frames)
 
     def encode(self, images: Tensor, text: TextFeatures) -> Perception:
-        """Static perception of one clip's frames: images (F, 3, H, W), normalised; text of E sentences.
-
-        A longer video may be cut into such clips at multiples of `whole_clips(1)` frames.
-        Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
-        computed once where the backbone does not use the sentence.
-        """
+        """Static perception of one clip's frames (F, 3, H, W), normalised, under E sentences: of E * F frames, all
+        frames of the first sentence first. A longer video may be cut into such clips at `whole_clips`."""
         return self.perceive_clips(images[None], _zeros(text.mask), text)
 
     def perceive_clips(self, images: Tensor, clip: Tensor, text: TextFeatures) -> Perception:
-        """Static perception of B * T frames: V clips (V, T, 3, H, W) under B sentences, of clips (B,) long."""
+        """Static perception of B * T frames: V clips (V, T, 3, H, W) under B sentences, of clips (B,) long. Pixel
+        features are computed once per clip where the backbone does not use the sentence."""
         clips, length = images.shape[:2]
         images = images.flatten(0, 1)
         frames = torch.arange(len(images), device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
@@ -104,15 +94,14 @@ class DsHmp(nn.Module):
 
     def mask_pixels(self, seen: PixelFeatures | Perception) -> Tensor:
         """The one map (F, C, h, w) that `decode_masks` needs of F frames, before or after `encode_objects`."""
-        return self.readout.pixels(seen)
+        return seen.video_features if self.decoder.pointer is None else seen.mask_features
 
     def decode_motion(
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor | None = None, stride: int = 1
     ) -> VideoTokens:
-        """Motion perception and motion decoder.
+        """Motion perception and motion decoder on object tokens (B, T, N, C).
 
         Args:
-            tokens: (B, T, N, C) object tokens of every frame.
             frames: (B, T) bool, True where a frame is real (padding stands at the end).
             position: (B, T) place in time of each frame, in frames of its video, never falling; 0, 1, 2 ... by default.
             stride: a video `stride` times as fast as motion perception was trained on is read as that many
@@ -145,8 +134,22 @@ class DsHmp(nn.Module):
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
-        `pixels` (F, C, h, w) are their `mask_pixels`, `mask_embed` (F, N, C) is of `encode`."""
-        return self.readout.frame_masks(video, frames, pixels, mask_embed)
+        `pixels` (F, C, h, w) are the `mask_pixels` and `mask_embed` (F, N, C) is of `encode`."""
+        if video.pointer is None:
+            return self.clip_masks(video, pixels, pixels)[0]
+        share = video.pointer[0, :, frames].softmax(dim=-1)
+        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)  # for masks, and smaller than they
+        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
+
+    def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor) -> Tensor:
+        """Mask logits (B, N_v, T, h, w) of B whole clips, to learn from: mixed of their object tokens' masks
+        (B, T, N, h, w) or, as in the paper, products of mask embeddings with the video features (B*T, C, h, w)."""
+        if video.pointer is not None:
+            return pointed_masks(video, object_masks)
+        assert video.mask_embed is not None
+        assert self.decoder.mask_features is not None
+        features = self.decoder.mask_features(video_features).unflatten(0, (len(video.mask_embed), -1))
+        return torch.einsum("bqc,btchw->bqthw", video.mask_embed, features)
 
 
 def _zeros(frames: Tensor) -> Tensor:

@@ -21,26 +21,21 @@ LEVELS = 3
 class Prediction(NamedTuple):
     """What one prediction head says of F frames and N queries."""
 
-    tokens: Tensor
-    """(F, N, C) object tokens, normalised."""
-    logits: Tensor
-    """(F, N, 2), index 0 = object, 1 = none."""
-    mask_embed: Tensor
-    """(F, N, C); mask logits are its inner products with the pixels of `mask_features`."""
+    tokens: Tensor  # (F, N, C) object tokens, normalised
+    logits: Tensor  # (F, N, 2), index 0 = object, 1 = none
+    mask_embed: Tensor  # (F, N, C); mask logits are its inner products with the pixels of `mask_features`
 
 
 @dataclass(frozen=True)
 class Perception:
-    """Static perception of F frames: the last head's prediction, all of them, and the features of every pixel."""
+    """Static perception of F frames: the last head's `Prediction`, all of them, and two maps of `PixelFeatures`."""
 
     tokens: Tensor
     logits: Tensor
     mask_embed: Tensor
-    layers: list[Prediction]
-    """Before the first layer and after each, so the last is this prediction; for deep supervision."""
+    layers: list[Prediction]  # before the first layer and after each, for deep supervision
     mask_features: Tensor
     video_features: Tensor
-    """Both (F, C, h, w), stride 4, as in `PixelFeatures`."""
 
 
 class FrameLayer(nn.Module):
@@ -72,10 +67,8 @@ class FrameLayer(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """Mask2Former's masked-attention decoder with static queries; layer i reads level i mod 3, coarse first.
-
-    Every layer fuses the original image and words afresh (as in the release).
-    """
+    """Mask2Former's masked-attention decoder with static queries; layer i reads level i mod 3, coarse first. Every
+    layer fuses the original image and words afresh (as in the release)."""
 
     def __init__(self, config: FrameDecoderConfig, hidden: int, cues: CueSource) -> None:
         super().__init__()
@@ -92,10 +85,8 @@ class FrameDecoder(nn.Module):
         self.mask_embed = MLP(hidden, hidden, hidden, 3)
 
     def static_queries(self, cues: "Cues") -> Tensor:
-        """Eq. 1: learned queries take up the static cues, q + injection * LN(q + MHA(q, F_s, F_s)).
-
-        With `direct` cues (Table 2a) the rows of F_s are the queries, repeated or cut to N. -> (F, N, C)
-        """
+        """Eq. 1: learned queries take up the static cues, q + injection * LN(q + MHA(q, F_s, F_s)) (F, N, C); with
+        `direct` cues (Table 2a) the rows of F_s are the queries, repeated or cut to N."""
         if self.direct:
             return cycle_rows(cues.features, cues.mask, self.queries)
         queries = self.query_content.weight.expand(len(cues.features), -1, -1)
@@ -123,7 +114,6 @@ class FrameDecoder(nn.Module):
         return predictions
 
     def predict(self, queries: Tensor) -> Prediction:
-        """The prediction head: (F, N, C) -> tokens, class logits, mask embeddings."""
         tokens = self.norm(queries)
         return Prediction(tokens, self.classify(tokens), self.mask_embed(tokens))
 
@@ -146,8 +136,7 @@ class StaticPerception(nn.Module):
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
     def features(self, images: Tensor, text: "TextFeatures | None", length: int = 1) -> PixelFeatures:
-        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F sentences or copies of one; without
-        language fusion also None. Every `length` images are one video, which matters to Video-Swin only."""
+        """Backbone and pixel decoder: arguments as of `LanguageBackbone.forward`."""
         words, mask = (None, None) if text is None else (text.words, text.mask)
         return cast(PixelFeatures, self.pixel_decoder(self.backbone(images, words, mask, length)))
 
@@ -158,7 +147,6 @@ class StaticPerception(nn.Module):
         return Perception(tokens, logits, mask_embed, layers, features.mask_features, features.video_features)
 
     def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
-        """Both, one after the other."""
         return self.objects(self.features(images, text, length), text)
 
 

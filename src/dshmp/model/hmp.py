@@ -60,10 +60,10 @@ def window_layout(frames: Tensor, window: int, shift: int = 0) -> WindowLayout:
 
 
 def rolled_layout(frames: Tensor, window: int, seen: bool) -> WindowLayout:
-    """The release's shift: frames move on by W/2 and the last ones wrap round into the first window.
+    """The release's shift: frames (B, n*W) bool move on by W/2 and the last ones wrap round into the first window.
 
     A finite bias of -1000 keeps apart the two halves of the first window; it also lies on every score of a
-    padded query and, in the first and the last window, of a padded key. frames (B, n*W) bool.
+    padded query and, in the first and the last window, of a padded key.
     """
     batch, length = frames.shape
     half = -(-window // 2)
@@ -130,11 +130,8 @@ class HierarchicalCrossAttention(nn.Module):
         self.gate = closed_gate(channels)
 
     def forward(self, x: Tensor, cues: "Cues", real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weigh and merge the frames of every trajectory, inside each of n windows of W frames.
-
-        x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and the frames that take part
-        (B, n, W) bool, None for all -> (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N).
-        """
+        """x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and the frames that take part
+        (B, n, W) bool, None for all -> (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N)."""
         keys = self.key(cues.features).transpose(1, 2) * x.shape[-1] ** -0.5  # (B, C, K)
         values = self.value(cues.features)
         state = self.query(x)
@@ -174,10 +171,8 @@ class HMPBlock(nn.Module):
     def forward(
         self, x: Tensor, cues: "Cues", bias: Tensor | None = None, frames: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N).
-
-        Without stages the weights are uniform. `bias` and `frames` are as in `WindowLayout`.
-        """
+        """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N), uniform without stages; `bias`
+        and `frames` are as in `WindowLayout`."""
         shape = x.shape
         if bias is not None:
             bias = bias.flatten(0, 1)[:, None].to(x.dtype).repeat_interleave(shape[3], -1)
@@ -215,19 +210,9 @@ class MotionPerception(nn.Module):
     def forward(
         self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor, stride: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Let the motion cues read the clip.
-
-        Args:
-            tokens: (B, T, N, C) object tokens, frame by frame.
-            frames: (B, T) bool, True = real; padding stands at the end.
-            cues: motion cues, features (B, K, C) and mask (B, K) bool.
-            position: (B, T) place in time in frames of the video.
-            stride: frames of the video in a motion frame, the unit that motion perception counts time in.
-
-        Returns:
-            Motion-aware tokens (B, T, N, C), and (B, T, N) the weight of each frame in a token's trajectory within its
-            window (w of stage 1 in the last block; uniform without stages). Those of padded frames mean nothing.
-        """
+        """Object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, motion cues, places in time (B, T)
+        in frames of the video, of which `stride` are one motion frame -> motion-aware tokens (B, T, N, C), and the
+        weight of each frame in a token's trajectory within its window (w of stage 1 in the last block), (B, T, N)."""
         length = tokens.shape[1]
         window = self.config.window
         x = self.input_projection(tokens)
@@ -248,7 +233,7 @@ class MotionPerception(nn.Module):
         return x[:, :length], weights[:, :length]
 
     def _layouts(self, frames: Tensor) -> tuple[WindowLayout, WindowLayout]:
-        """The windows of even and of odd blocks. frames (B, n*W)."""
+        """The windows of even and of odd blocks; frames (B, n*W)."""
         window = self.config.window
         seen = self.release.padded_frames == "seen"
         plain = window_layout(frames, window)

@@ -76,8 +76,7 @@ class CrossAttention(nn.Module):
         need_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """query (B, Q, C), memory (B, K, C) -> (B, Q, C) or, with `need_weights`, that and the attention (B, Q, K),
-        averaged over heads. Positions are added to queries and keys, not to values.
-        """
+        averaged over heads. Positions are added to queries and keys, not to values."""
         output, weights = self.attention(query + query_pos, memory + memory_pos, memory, mask, need_weights)
         output = self.norm(query + self.dropout(output))
         return output if weights is None else (output, weights)
@@ -140,12 +139,11 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class BiAttention(nn.Module):
-    """Image and words attend to each other.
+    """Image and words attend to each other: v' = LN(v) + gamma_v * attention of v to l, and the same for l with v.
 
-    v' = LN(v) + gamma_v * attention of v to l, and the same for l with v. The residual starts from the **normalised**
-    input, as in the release; the layer scales gamma start near zero. Scores are used as they are: the release first
-    subtracts their maximum over the whole batch, which a softmax does not see. `dropout` is that of the attention's
-    weights and of whole samples of a branch.
+    The residual starts from the **normalised** input, as in the release; the layer scales gamma start near zero. The
+    release first subtracts the scores' maximum over the batch, which a softmax does not see. `dropout` is that of the
+    attention's weights and of whole samples of a branch.
     """
 
     def __init__(

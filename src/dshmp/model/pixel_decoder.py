@@ -39,12 +39,9 @@ class _SinePosition(nn.Module):
 class PixelFeatures(NamedTuple):
     """Features of every pixel of F frames."""
 
-    mask_features: Tensor
-    """(F, C, h, w) at stride 4, for the masks of a frame."""
-    video_features: Tensor
-    """(F, C, h, w) at stride 4, the map that mask_features are projected from, for the masks of the video."""
-    levels: list[Tensor]
-    """Three maps (F, C, h_i, w_i), coarse (stride 32) to fine (stride 8)."""
+    mask_features: Tensor  # (F, C, h, w) at stride 4, for the masks of a frame
+    video_features: Tensor  # likewise, the map that mask_features are projected from, for the masks of the video
+    levels: list[Tensor]  # three maps (F, C, h_i, w_i), coarse (stride 32) to fine (stride 8)
 
     def frames(self, index: Tensor) -> "PixelFeatures":
         """Those of some frames, any number of times: index (F',) long."""

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
 from dshmp.files import reason
-from dshmp.hub import check_folder, looks_local
+from dshmp.hub import looks_local
 from dshmp.model.tokenizer import TextBatch
 
 if TYPE_CHECKING:
@@ -33,16 +33,12 @@ class Cues:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What the rest of the model knows of the expressions."""
+    """What the rest of the model knows of the expressions; `words` and `tokens` are not zero at padding."""
 
-    words: Tensor
-    """(B, L, C_text), the encoder's own output, for the backbone's fusion."""
-    tokens: Tensor
-    """F_w (B, L, C)."""
-    mask: Tensor
-    """bool (B, L), True for tokens. `words` and `tokens` are not zero at padding."""
-    sentence: Tensor
-    """f_e (B, C)."""
+    words: Tensor  # (B, L, C_text), the encoder's own output, for the backbone's fusion
+    tokens: Tensor  # F_w (B, L, C)
+    mask: Tensor  # bool (B, L), True for tokens
+    sentence: Tensor  # f_e (B, C)
     static: Cues
     motion: Cues
 
@@ -126,11 +122,10 @@ def pretrained_encoder(source: str | Path) -> "RobertaModel":
     be had."""
     from transformers import RobertaModel
 
-    here = looks_local(source)
     try:
-        if here:
-            check_folder(source)
-        model = RobertaModel.from_pretrained(str(Path(source)), add_pooling_layer=True, local_files_only=here)
+        model = RobertaModel.from_pretrained(
+            str(Path(source)), add_pooling_layer=True, local_files_only=looks_local(source)
+        )
         return cast("RobertaModel", model)
     except Exception as error:  # files and hub client raise a dozen kinds
         raise UserError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, regular
-from dshmp.hub import check_folder, looks_local
+from dshmp.hub import looks_local
 from dshmp.model.words import RULES, CueGroup, Word, split_words, token_groups
 from dshmp.parser import parse, parser_version
 from dshmp.progress import track
@@ -161,11 +161,8 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE tokeniser with RoBERTa's special tokens; UserError if it cannot be read.
-
-    `source` is a `tokenizer.json`, a folder (with that, or `vocab.json` and `merges.txt`), or the id of a model on the
-    Hugging Face hub.
-    """
+    """A byte-level BPE tokeniser with RoBERTa's special tokens from a `tokenizer.json`, a folder (with that, or
+    `vocab.json` and `merges.txt`), or a model on the Hugging Face hub; UserError if it cannot be read."""
     from huggingface_hub import snapshot_download
     from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
@@ -179,7 +176,6 @@ def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
                 return PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
         if not all((path / name).exists() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
-        check_folder(path)
         tokenizer = RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True)
         return cast("PreTrainedTokenizerFast", tokenizer)
     except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot read
@@ -190,10 +186,8 @@ def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> "PreTrainedTokenizerFast":
-    """Byte-level BPE learnt from `texts`, with RoBERTa's special tokens at ids 0 (<s>) to 4 (<mask>).
-
-    Every text can be encoded, as all 256 bytes are in the vocabulary. The first word is encoded like any other.
-    """
+    """Byte-level BPE learnt from `texts`, with RoBERTa's special tokens at ids 0 (<s>) to 4 (<mask>) and all 256 bytes,
+    so that every text can be encoded. The first word is encoded like any other."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -15,11 +15,8 @@ from transformers.models.swin.modeling_swin import SwinPatchMerging
 from dshmp.config import BackboneConfig
 from dshmp.model.layers import drop_path
 
-Size = tuple[int, ...]
-"""Frames, rows, columns."""
-
-BLOCKED = -100.0
-"""Added to the score of two tokens that only the shift has brought into one window (as in Swin)."""
+Size = tuple[int, ...]  # frames, rows, columns
+BLOCKED = -100.0  # added to the score of two tokens that only the shift has brought into one window (as in Swin)
 
 
 def partition(x: Tensor, window: Size) -> Tensor:
@@ -38,10 +35,8 @@ def join(x: Tensor, window: Size, size: Size) -> Tensor:
 
 @lru_cache(maxsize=32)
 def window_groups(size: Size, window: Size, shift: Size, device: torch.device) -> list[tuple[Tensor, Tensor | None]]:
-    """The windows of a rolled clip by what is added to their scores: numbers of windows, and (N, N) or None.
-
-    Only the last windows along a shifted axis hold tokens from both ends of the clip. Shared, so never written to.
-    """
+    """The windows of a rolled clip by what is added to their scores: numbers of windows, and (N, N) or None. Only the
+    last windows along a shifted axis hold tokens from both ends of the clip. Shared, so never written to."""
     with torch.inference_mode(False):
         region = torch.zeros(size, dtype=torch.long)
         for axis, (length, step) in enumerate(zip(size, shift, strict=True)):
@@ -148,11 +143,8 @@ class VideoSwinStage(nn.Module):
 
 
 def video_swin_stages(config: BackboneConfig, temporal_window: int) -> nn.ModuleList:
-    """All stages, initialised as Swin is.
-
-    Published: T has embed_dim 96, depths 2 2 6 2, heads 3 6 12 24; B has embed_dim 128, depths 2 2 18 2, heads
-    4 8 16 32; both windows of 8 frames x 7 x 7.
-    """
+    """All stages, initialised as Swin is. Published: T has embed_dim 96, depths 2 2 6 2, heads 3 6 12 24; B has 128,
+    2 2 18 2, 4 8 16 32; both windows of 8 frames x 7 x 7."""
     window = (temporal_window, config.window_size, config.window_size)
     blocks = sum(config.depths)
     rates = iter([config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)])

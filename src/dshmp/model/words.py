@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 CueGroup = Literal["static", "motion"]
 
+# Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
+# any change of what they give: parses kept on disk are told apart by it.
 RULES = 1
-"""Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
-any change of what they give: parses kept on disk are told apart by it."""
 
 
 class Word(NamedTuple):
@@ -53,11 +53,8 @@ def split_words(text: "str | Doc", how: CueSplit, parser: str = PARSER) -> list[
 
 
 def token_groups(words: Sequence[Word], offsets: Iterable[tuple[int, int]]) -> list[CueGroup | None]:
-    """The groups of sub-word tokens, given their trimmed character spans.
-
-    A token belongs to the word that contains its whole span. An empty span (a special token) and one that
-    crosses a word's border ("don" in "don't", which the parser reads as "do" and "n't") belong to neither.
-    """
+    """The groups of sub-word tokens, given their trimmed character spans: that of the word with the whole span, none
+    for an empty span (a special token) and one across words ("don" in "don't", which is parsed as "do" and "n't")."""
     return [
         next((word.group for word in words if word.start <= start < end <= word.end), None) for start, end in offsets
     ]
@@ -237,10 +234,8 @@ def _direction_group(tokens: "list[Token]", classes: str, index: int) -> CueGrou
 
 
 def _anchored(tokens: "list[Token]", classes: str, index: int, moving: bool) -> bool:
-    """Whether the word at `index` completes a verb: one just before it, or its governor in the tree.
-
-    `moving` leaves out verbs that hold a place.
-    """
+    """Whether the word at `index` completes a verb, one just before it or its governor in the tree; `moving` leaves out
+    verbs that hold a place."""
     verbs = "VS" if moving else "VvS"
     if re.search(f"[{verbs}]{_BETWEEN}", classes[:index]):
         return True
