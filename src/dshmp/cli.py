@@ -501,12 +501,9 @@ def _settings(options: Options, frames: str | None, fps: float | None) -> "Setti
 @contextlib.contextmanager
 def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """A progress bar on stderr: one line per phase, with a spinner where it is not known how many steps there are."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from dshmp.progress import progress_bars
 
-    from dshmp.progress import columns
-
-    with Progress(*columns(), console=Console(stderr=True)) as bars:
+    with progress_bars() as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(phase: str, done: int, total: int | None) -> None:
@@ -566,7 +563,8 @@ def main() -> None:
         _tell(str(error))
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
-        _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        where = error.filename or Path.cwd()
+        _tell(f"{where}: {error.strerror or error}; see whether it may be read and written, and the disk has room")
         sys.exit(2)
     finally:
         if _received:

@@ -4,8 +4,7 @@ import os
 import re
 from pathlib import Path
 
-_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
-"""`name` or `owner/name`: no drive letter, backslash, `~`, second slash, nor a dot to begin with."""
+_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)  # `name` or `owner/name`
 _ENDINGS = (
     *(".json", ".safetensors", ".pth", ".pt", ".pkl", ".bin", ".ckpt", ".npz", ".h5", ".p", ".mat"),
     *(".yaml", ".yml", ".txt", ".csv", ".zip", ".tar", ".gz", ".mp4"),

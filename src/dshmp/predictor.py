@@ -244,8 +244,8 @@ class Segmenter(ModelHubMixin):
         save_model(self.model, self.tokenizer, Path(save_directory), self.card, where, self.extra_state)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, branch: str | None = None, **push: Any) -> str:
-        """Put the model into the repository `owner/name`, or `name` of the token's owner, on the Hugging Face hub, which
-        is made if need be; `push` is a token, and what else `HfApi.upload_folder` takes. Returns the commit's address."""
+        """Put the model into the repository `owner/name`, or the token's owner's `name`, on the Hugging Face hub. It is
+        made if need be. `push` is a token, and what else `HfApi.upload_folder` takes. Returns the commit's address."""
         from huggingface_hub import HfApi
 
         if missing := lacks(self.card):

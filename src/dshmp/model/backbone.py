@@ -98,10 +98,11 @@ class LanguageBackbone(nn.Module):
         if rest := length % clip:  # the last clips of all videos apart
             frames = torch.arange(len(images), device=images.device).view(-1, length)
             parts = [part.flatten() for part in frames.split((length - rest, rest), dim=1)]
-            texts = ((None, None) if words is None or mask is None else (words[part], mask[part]) for part in parts)
             maps = [
-                self.forward(images[part], *text, size)
-                for part, text, size in zip(parts, texts, (clip, rest), strict=True)
+                self.forward(
+                    images[part], None if words is None else words[part], None if mask is None else mask[part], size
+                )
+                for part, size in zip(parts, (clip, rest), strict=True)
             ]
             order = torch.cat(parts).argsort()
             return [torch.cat(levels)[order] for levels in zip(*maps, strict=True)]

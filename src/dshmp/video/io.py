@@ -1,10 +1,8 @@
 """Anything with frames in it, opened once and read as often as needed without ever being held in memory.
 
-`open_video` takes a file that FFmpeg reads, a folder of images, one image, an array (T, H, W, 3) or an iterator of
-frames, and gives a `VideoSource`. Frames are RGB and the right way up: the rotation or mirroring that a camera notes
-in the file is applied. Pixels count as square: a sample aspect ratio is left alone, so that masks fit the coded
-frame. Every frame keeps its own time, hence variable frame rates come out in sync. Where the size changes within a
-file, later frames are resized to the first one's.
+Frames are RGB and the right way up: the rotation or mirroring that a camera notes in the file is applied. Pixels count
+as square: a sample aspect ratio is left alone, so that masks fit the coded frame. Every frame keeps its own time, hence
+variable frame rates come out in sync. Where the size changes in a file, later frames are resized to the first one's.
 """
 
 import contextlib
@@ -24,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.errors import UserError
-from dshmp.files import reason, regular
+from dshmp.files import reason, regular, writing
 from dshmp.video.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
 
 log = logging.getLogger("dshmp")
@@ -56,8 +54,7 @@ class Frame:
 class VideoSource:
     """A video whose frames can be iterated over again and again."""
 
-    name: str
-    """What messages and folders call it: the file's stem, the folder's name, or "video"."""
+    name: str  # for messages: the file's stem, the folder's name, or "video"
     path: Path | None
     height: int
     width: int
@@ -66,16 +63,15 @@ class VideoSource:
     frames: Callable[[], Iterator[Frame]]
     start: int = 0
     stop: int | None = None
-    positions: tuple[int, ...] | None = None
-    """Places in time of the frames of a whole iteration, counted in frames, where they are not 0, 1, 2 ..."""
+    positions: tuple[int, ...] | None = None  # places in time of all frames, counted in frames; None: 0, 1, 2 ...
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the beginning; raises UserError where the range holds no frame."""
         frames = itertools.islice(self.frames(), self.start, self.stop)
         if (first := next(frames, None)) is None:
             length = f" (about {self.expected} frames)" if self.expected is not None else ""
-            chosen = f"{self.start}:{self.stop or ''}"
-            raise UserError(f"{self.name}: no frame in the range {chosen}{length}; choose an earlier one")
+            chosen = f"{self.start}:{self.stop or ''}{length}"
+            raise UserError(f"{self.name}: no frame in the range {chosen}; choose an earlier one")
         yield first
         yield from frames
 
@@ -93,7 +89,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
         video: path of a video file, an image or a folder of images (sorted naturally); uint8 array (T, H, W, 3);
             or an iterable of uint8 arrays (H, W, 3), which is copied to a temporary file first.
         frames: "A:B" or (A, B): only frames A <= t < B; either end of the text may be left out.
-        fps: how fast images, arrays and iterators are; not for video files, which know it themselves.
+        fps: of images, arrays and iterators; video files know it themselves.
     """
     start, stop = parse_range(frames)
     if fps is not None and not 0 < fps < float("inf"):
@@ -180,10 +176,9 @@ def _open_file(path: Path) -> VideoSource:
                     if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
                         matrix, size = _display_matrix(frame), None
                     image = _upright(frame.to_ndarray(format="rgb24"), matrix)
-                    size = size or (image.shape[1], image.shape[0])
-                    image = (
-                        image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-                    )
+                    size = size or image.shape[1::-1]
+                    if image.shape[1::-1] != size:
+                        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
                     count += 1
                     yield Frame(image, float(time))
             short = expected is not None and count < 0.9 * expected
@@ -285,8 +280,8 @@ def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:
 
 def _spooled(images: Iterator[Any]) -> NDArray[np.uint8]:
     """The images in a temporary file, as an array (T, H, W, 3) that is read from it."""
-    count, shape = 0, None
-    with tempfile.TemporaryFile() as file:
+    count, shape, place = 0, None, Path(tempfile.gettempdir())
+    with writing(place, place), tempfile.TemporaryFile() as file:
         for image in images:
             shape = shape or np.shape(image)
             if getattr(image, "dtype", None) != np.uint8 or image.shape != shape or image.shape[2:] != (3,):
