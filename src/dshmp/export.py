@@ -62,18 +62,13 @@ def segment_to_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, list[Result], int]:
-    """Add what was not answered with these settings to the folder `out/<name>`: all or none, whatever interrupts it.
+    """Add what was not answered with these settings to the folder `out/<name>` (by default as the video's): all or
+    none, whatever interrupts it. `segmenter` makes the model, if there is anything to answer.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
     `<NN-slug>/overlay.mp4` per sentence, and one `result.json`. Raises UserError where a sentence was answered with
-    other settings and is not to be overwritten.
-
-    Args:
-        segmenter: makes the model, if there is anything to answer.
-        name: by default as the video's.
-
-    Returns:
-        The folder, the answers in the order of the sentences, and how many of these were not answered before.
+    other settings and is not to be overwritten. Returns the folder, the answers in the order of the sentences, and how
+    many of these were not answered before.
     """
     folder, document = answer_folder(video, out, name)
     own = asdict(settings) | {VIDEO_STATE: video_state(video)}
@@ -104,8 +99,7 @@ def segment_to_folder(
 
 
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """The folder for answers about a video, and its result.json, which is empty where there is none. Raises UserError
-    where the folder holds something else."""
+    """The folder for answers about a video, and its result.json or {}. UserError where it holds something else."""
     folder = output_folder(out / (name or folder_name(video)))
     document = read_document(folder)
     if document is None and os.path.lexists(folder):
@@ -145,7 +139,7 @@ def _png(frame: int) -> str:
 
 
 def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
-    """Give what was written its place. From the one renaming on it is done, by the next run if need be. `fresh` is
+    """Give what was written its place: from the renaming on it is done, by the next run if need be. `fresh` is
     result.json where there is none yet."""
     ready = work / "ready"
     ready.mkdir()
@@ -169,8 +163,7 @@ def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict
 
 
 def _settle(folder: Path) -> None:
-    """Move what is ready to its place, and remove what only the answer before it had; other files stay. Where a process
-    was killed here, the next one goes on."""
+    """Move what is ready to its place, and remove what only the answer before it had; other files stay."""
     for ready in folder.glob(".dshmp-*.ready"):
         old, new = (
             {answer["folder"]: set(_files(answer)) for answer in (read_document(place) or {}).get("results", ())}
@@ -240,8 +233,8 @@ def folder_name(video: Path) -> str:
 
 
 def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
-    """A folder in `out` for each of these videos, whatever others there are: the one that holds its answers, else
-    the one of its name, which is marked where another video has that."""
+    """A folder in `out` for each of these videos: the one that holds its answers, else the one of its name, which is
+    marked where another video has that."""
     names: dict[Path, str] = {}
     for video in videos:
         plain, path = folder_name(video), str(video.resolve())
@@ -253,8 +246,7 @@ def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
 
 
 def video_state(path: Path) -> list[int] | None:
-    """Bytes and time of the last change of a video, of all files together where it is a folder; None where it cannot
-    be read."""
+    """Files, bytes and time of the last change of a video or a folder of frames; None where it cannot be read."""
     try:
         files = [item for item in path.iterdir() if item.is_file()] if path.is_dir() else [path]
         states = [file.stat() for file in files]

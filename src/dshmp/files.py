@@ -35,7 +35,7 @@ LONGEST_NAME = 200  # bytes of a name made of a video's or a sentence's; file sy
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line: of several the first two, as the first is often but a status."""
+    """What went wrong, as one line of the first two: the first is often but a status."""
     text = getattr(error, "strerror", None) or str(error)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     return " ".join(lines[:2])[:300] or type(error).__name__
@@ -67,7 +67,7 @@ def file_name(text: str, instead: str) -> str:
 
 def destination(path: Path) -> Path:
     """Where `path` leads, without links and dots. Raises UserError, before the long work that is to end there, where
-    nothing can be written: a file is in the way, links run in a circle, or it is not allowed."""
+    nothing can be written."""
     try:
         target = path.resolve()
         there = next(place for place in (target, *target.parents) if os.path.lexists(place))
@@ -82,7 +82,7 @@ def destination(path: Path) -> Path:
 
 
 def output_folder(path: Path) -> Path:
-    """Where a folder for results leads. Raises UserError as `destination`, and where a file is there."""
+    """As `destination`, for a folder."""
     target = destination(path)
     if target.is_file():
         raise UserError(f"{path}: is a file; name a folder")
@@ -96,15 +96,14 @@ def is_vacant(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = True, name: str = LOCK) -> Iterator[None]:
-    """Have a folder, which is made where it is missing, to oneself; no lock is left in it. Raises UserError where
-    another process has it and we do not `wait`."""
+    """Have a folder, made if need be, to oneself. Raises UserError where another process has it and we don't `wait`."""
     lock = FileLock(folder / name)
-    try:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
             lock.acquire(blocking=wait)
-    except Timeout:
-        raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
+        except Timeout:
+            raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
     try:
         yield
     finally:
@@ -159,8 +158,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path, work: Path | None = None) -> Iterator[None]:
-    """What cannot be written, on a full disk above all, as a UserError that names `path`. Where more is done here than
-    writing in `work`, which becomes `path`, other faults are passed on."""
+    """What cannot be written, on a full disk above all, as a UserError that names `path`; faults of other files than
+    these are passed on where `work`, which becomes `path`, is given."""
     try:
         yield
     except UserError as error:
@@ -169,8 +168,8 @@ def writing(path: Path, work: Path | None = None) -> Iterator[None]:
         place, number = str(getattr(error, "filename", None)), getattr(error, "errno", None)
         if work is not None and number not in FULL and not place.startswith((str(work), str(path))):
             raise
-        hint = "free some space there, or name another place"
-        raise UserError(f"{path}: cannot be written ({reason(error)}); {hint}") from None
+        fault = f"cannot be written ({reason(error)})"
+        raise UserError(f"{path}: {fault}; free some space there, or name another place") from None
 
 
 def move_into(work: Path, target: Path) -> None:
@@ -245,8 +244,7 @@ def digest(path: Path) -> str:
 
 
 def regular(path: str, flags: int) -> int:
-    """An `opener` of `open` for people's files, which refuses (OSError) a pipe, that may keep one waiting, or a device,
-    that may have no end."""
+    """An `opener` of `open` that refuses (OSError) a pipe, which may keep one waiting, or a device without an end."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder `open` tells itself

@@ -1,9 +1,8 @@
 """From a video and sentences to masks, in two passes, so that memory does not grow with the video.
 
 The first pass decodes frames in chunks and keeps their object tokens, which are small; pixel features go to a
-temporary file. Between the passes the model understands the whole clip. The second pass makes the masks chunk by
-chunk and hands them on at once. Writing and reading a chunk's features takes a twentieth of the time of perceiving
-it anew (the default model on one core: 6 ms and 107 ms); beyond `SPILL_LIMIT` bytes the rest is perceived anew.
+temporary file, as reading takes a twentieth of the time of perceiving anew; beyond `SPILL_LIMIT` bytes the rest is
+perceived anew. Then the model understands the whole clip. The second pass makes the masks chunk by chunk.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dshmp.card import HERE, Card, lacks, model_card
-from dshmp.device import find_device
+from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
@@ -85,8 +84,7 @@ class Quality:
 
     def means(self) -> list[float]:
         """One per object, 0 to 1; 0 where its mask is empty in all frames."""
-        means: list[float] = (self.sums / (self.pixels + 1e-6)).tolist()
-        return means
+        return list((self.sums / (self.pixels + 1e-6)).tolist())
 
 
 @dataclass
@@ -109,8 +107,7 @@ class Selection:
 
     def add(self, masks: Masks) -> Masks:
         """Keep the masks (K, H, W) of the next frame as run lengths; returns their union (H, W)."""
-        union: Masks = np.asarray(masks.any(axis=0))
-        rles = [encode(mask) for mask in masks]
+        union, rles = np.asarray(masks.any(axis=0)), [encode(mask) for mask in masks]
         self.rles.append([rles[0] if len(rles) == 1 else encode(union), *rles])
         return union
 
@@ -148,10 +145,13 @@ class EncodedClip:
                 perceived = seg._pixels(images, [answer.query for answer in answers])
                 features, frames = [seg.model.mask_pixels(each) for each in perceived], iter(again)
             place = slice(start, start + length)
-            logits = [
-                seg._logits(answer, place, embed[chunk], feature)
-                for answer, embed, feature in zip(answers, self.mask_embed, cycle(features), strict=False)
-            ]
+            with seg._inference():
+                logits = [  # of the chosen video tokens (K, F, h, w)
+                    seg.model.decode_masks(answer.video, place, feature, embed[chunk])[list(answer.chosen)].float()
+                    if answer.chosen
+                    else torch.empty(0, 1)
+                    for answer, embed, feature in zip(answers, self.mask_embed, cycle(features), strict=False)
+                ]
             for t, frame in enumerate(frames):
                 own = zip(answers, logits, strict=True)
                 yield frame, [make(self._at_size(answer, each[:, t : t + 1])) for answer, each in own]
@@ -222,12 +222,10 @@ class Segmenter(ModelHubMixin):
     def from_pretrained(
         cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto", **hub: Any
     ) -> Self:
-        """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
+        """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id; `hub` is what
+        huggingface_hub takes: revision, token, cache_dir, local_files_only, force_download.
 
-        Args:
-            device: "auto" (a CUDA GPU where there is one), "cpu", "cuda", "cuda:1" ...
-            precision: "auto" is the model's own on a GPU that has it, float32 elsewhere.
-            hub: revision, token, cache_dir, local_files_only, force_download, as huggingface_hub has them.
+        Device "auto" is a GPU where there is one, precision "auto" the model's own on a GPU that has it, else float32.
         """
         from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
 
@@ -352,7 +350,7 @@ class Segmenter(ModelHubMixin):
 
     def _query(self, expression: str) -> Query:
         with self._inference(exact=True):
-            text = self.model.language(self.tokenizer([expression]).to(self.device))
+            text = self.model.language(to_device(self.tokenizer([expression]), self.device))
         shown = expression
         if self.config.language.normalise:  # the words' places refer to the normalised sentence
             shown = " ".join(expression.split())
@@ -404,26 +402,10 @@ class Segmenter(ModelHubMixin):
         if not math.isfinite(best):
             raise UserError("the model's answer is not a number; try --precision float32, or another model")
         chosen = [token for token in order if scores[token] > threshold]
-        if targets == "single":
-            chosen = chosen[:1]
+        chosen = chosen[:1] if targets == "single" else chosen
         attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
-        return Selection(
-            query=query,
-            video=video,
-            chosen=tuple(chosen),
-            scores=tuple(float(scores[i]) for i in chosen),
-            best=best,
-            threshold=threshold,
-            evidence=attention / attention.sum(axis=1, keepdims=True),
-        )
-
-    def _logits(self, answer: Selection, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
-        """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""
-        if not answer.chosen:
-            return torch.empty(0, 1)
-        with self._inference():
-            logits = self.model.decode_masks(answer.video, frames, features, mask_embed)
-        return logits[list(answer.chosen)].float()
+        chances, evidence = tuple(scores[chosen].tolist()), attention / attention.sum(axis=1, keepdims=True)
+        return Selection(query, video, tuple(chosen), chances, best, threshold, evidence)
 
     @contextlib.contextmanager
     def _inference(self, exact: bool = False) -> Iterator[None]:
@@ -433,10 +415,8 @@ class Segmenter(ModelHubMixin):
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=lower):
                 yield
         except torch.OutOfMemoryError:
-            raise UserError(
-                f"not enough memory on {self.device}; use --device cpu, --precision bfloat16, a range of --frames, "
-                "or a model with a smaller input.chunk"
-            ) from None
+            ways = "--device cpu, --precision bfloat16, a range of --frames, or a model with a smaller input.chunk"
+            raise UserError(f"not enough memory on {self.device}; use {ways}") from None
 
 
 class _Spill:
@@ -474,7 +454,6 @@ def _again(source: VideoSource) -> Iterator[Frame]:
 
 
 def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
-    """The precision asked for; `auto` is the model's `own` on a GPU that has it, and float32 elsewhere."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
         able = device.type == "cuda" and (own != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False))

@@ -18,8 +18,7 @@ _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(s
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Hold the terminal's signals back. A process that is started meanwhile never gets them: not even while it
-    starts, when it could not handle them yet."""
+    """Hold the terminal's signals back. A process that is started meanwhile never gets them."""
     change = getattr(signal, "pthread_sigmask", lambda how, signals: ())
     before = change(getattr(signal, "SIG_BLOCK", 0), _TERMINAL)
     try:

@@ -90,8 +90,6 @@ class LanguageBackbone(nn.Module):
         Every `length` frames are one video, which Video-Swin reads in clips of `config.clip` frames, the last one
         shorter; Swin reads every frame by itself.
         """
-        if self.language_fusion and (words is None or mask is None):
-            raise ValueError("a language-fused backbone needs words and their mask")
         if len(images) % length:
             raise ValueError(f"{len(images)} frames are not videos of {length} frames")
         clip = min(self.clip, length)

@@ -1,6 +1,7 @@
 """DsHmp as one module: language -> static perception -> motion perception -> video tokens -> masks."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,11 @@ from dshmp.model.text import LanguageEncoder, TextFeatures
 
 
 class DsHmp(nn.Module):
-    """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and Nv motion queries.
+    """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and N_v motion queries.
 
-    `encode` works image by image (with Video-Swin clip by clip), so the caller decides how many frames it takes at
-    once; `decode_motion` needs the object tokens of the whole clip; `decode_masks` works on any slice of frames again.
-    Memory is bounded by that. Called as a function, the model does all three for clips that fit in memory. `encode` is
-    `encode_pixels`, whose features sentences share unless they read text, then `encode_objects`.
+    `encode` (`encode_pixels`, then `encode_objects`) works image by image, with Video-Swin clip by clip;
+    `decode_motion` needs the object tokens of the whole clip; `decode_masks` works on any slice of frames again. Memory
+    is bounded by that. Called as a function, the model does all three for clips that fit in memory.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -110,8 +110,7 @@ class DsHmp(nn.Module):
         if position is None:
             position = torch.arange(float(tokens.shape[1]), device=tokens.device).expand(tokens.shape[:2])
         moved, weights = self._interleaved(tokens, frames, text, position, stride)
-        result: VideoTokens = self.decoder(moved, frames, text, position / stride, weights)
-        return result
+        return cast(VideoTokens, self.decoder(moved, frames, text, position / stride, weights))
 
     def _interleaved(
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, stride: int
@@ -119,14 +118,12 @@ class DsHmp(nn.Module):
         """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
         batch, length = tokens.shape[:2]
 
-        def split(x: Tensor) -> Tensor:
+        def split(x: Tensor) -> Tensor:  # (B, T, ...) -> (B*s, T/s, ...)
             padded = torch.cat([x, x.new_zeros(batch, -length % stride, *x.shape[2:])], dim=1)
-            rows: Tensor = padded.unflatten(1, (-1, stride))
-            return rows.transpose(1, 2).flatten(0, 1)  # (B, T, ...) -> (B*s, T/s, ...)
+            return cast(Tensor, padded.unflatten(1, (-1, stride)).transpose(1, 2).flatten(0, 1))
 
-        def join(x: Tensor) -> Tensor:
-            rows: Tensor = x.unflatten(0, (batch, stride))
-            return rows.transpose(1, 2).flatten(1, 2)[:, :length]  # (B*s, T/s, ...) -> (B, T, ...)
+        def join(x: Tensor) -> Tensor:  # (B*s, T/s, ...) -> (B, T, ...)
+            return cast(Tensor, x.unflatten(0, (batch, stride)).transpose(1, 2).flatten(1, 2)[:, :length])
 
         cues = text.motion.repeat(torch.arange(batch, device=tokens.device).repeat_interleave(stride))
         moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)

@@ -1,7 +1,7 @@
 """Static perception (section 3.1): static queries (Eq. 1) become the object tokens of every frame."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,7 @@ from dshmp.config import CueSource, FrameDecoderConfig, ModelConfig
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 from dshmp.model.pixel_decoder import PixelDecoder, PixelFeatures, sine_position
-
-if TYPE_CHECKING:
-    from dshmp.model.text import Cues, TextFeatures
+from dshmp.model.text import Cues, TextFeatures
 
 LEVELS = 3
 
@@ -53,7 +51,7 @@ class FrameLayer(nn.Module):
             self.text_attention = CrossAttention(hidden, heads, dropout)
 
     def forward(
-        self, queries: Tensor, image: Tensor, text: "TextFeatures", mask: Tensor, query_pos: Tensor, image_pos: Tensor
+        self, queries: Tensor, image: Tensor, text: TextFeatures, mask: Tensor, query_pos: Tensor, image_pos: Tensor
     ) -> Tensor:
         """queries (F, N, C), image (F, S, C), one sentence per frame, mask (F, N, S) True inside -> queries."""
         tokens = text.tokens
@@ -84,7 +82,7 @@ class FrameDecoder(nn.Module):
         self.classify = nn.Linear(hidden, 2)
         self.mask_embed = MLP(hidden, hidden, hidden, 3)
 
-    def static_queries(self, cues: "Cues") -> Tensor:
+    def static_queries(self, cues: Cues) -> Tensor:
         """Eq. 1: learned queries take up the static cues, q + injection * LN(q + MHA(q, F_s, F_s)) (F, N, C); with
         `direct` cues (Table 2a) the rows of F_s are the queries, repeated or cut to N."""
         if self.direct:
@@ -93,7 +91,7 @@ class FrameDecoder(nn.Module):
         attended: Tensor = self.static_attention(queries, cues.features, cues.mask[:, None, None])
         return queries + self.injection * attended
 
-    def forward(self, levels: list[Tensor], mask_features: Tensor, text: "TextFeatures") -> list[Prediction]:
+    def forward(self, levels: list[Tensor], mask_features: Tensor, text: TextFeatures) -> list[Prediction]:
         """Maps (F, C, h_i, w_i), coarse to fine, features (F, C, h, w), each frame's sentence -> all heads."""
         images, positions, small = [], [], []
         for level, embed in zip(levels, self.level_embed.weight, strict=True):
@@ -135,18 +133,18 @@ class StaticPerception(nn.Module):
         self.pixel_decoder = PixelDecoder(config.pixel_decoder, self.backbone.channels, hidden)
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
-    def features(self, images: Tensor, text: "TextFeatures | None", length: int = 1) -> PixelFeatures:
+    def features(self, images: Tensor, text: TextFeatures | None, length: int = 1) -> PixelFeatures:
         """Backbone and pixel decoder: arguments as of `LanguageBackbone.forward`."""
         words, mask = (None, None) if text is None else (text.words, text.mask)
         return cast(PixelFeatures, self.pixel_decoder(self.backbone(images, words, mask, length)))
 
-    def objects(self, features: PixelFeatures, text: "TextFeatures") -> Perception:
+    def objects(self, features: PixelFeatures, text: TextFeatures) -> Perception:
         """Frame decoder: the object tokens of F frames, under as many sentences."""
         layers: list[Prediction] = self.frame_decoder(features.levels, features.mask_features, text)
         tokens, logits, mask_embed = layers[-1]
         return Perception(tokens, logits, mask_embed, layers, features.mask_features, features.video_features)
 
-    def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
+    def forward(self, images: Tensor, text: TextFeatures, length: int = 1) -> Perception:
         return self.objects(self.features(images, text, length), text)
 
 

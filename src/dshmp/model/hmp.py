@@ -11,7 +11,7 @@ Every second block shifts the windows by W/2. Cost and memory are linear in the 
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,8 @@ from torch.nn import functional as F
 
 from dshmp.config import ModelConfig, MotionConfig
 from dshmp.model.layers import CrossAttention, FeedForward, closed_gate
+from dshmp.model.text import Cues
 from dshmp.model.trajectories import align, displacement, gather, scatter
-
-if TYPE_CHECKING:
-    from dshmp.model.text import Cues
 
 TOKENS_AT_ONCE = 16384  # windows are processed together up to this many; bounds memory, never changes a result
 EPS = 1e-8
@@ -98,8 +96,8 @@ class TimePosition(nn.Module):
         """Positions (B, T) in units of motion frames -> (B, T, C)."""
         exponent = torch.arange(self.pairs, device=position.device) / self.pairs
         angle = position.float()[..., None] * 10000.0**-exponent
-        waves: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.linear.weight.dtype))
-        return waves
+        waves = torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.linear.weight.dtype)
+        return cast(Tensor, self.linear(waves))
 
 
 def merge(x: Tensor, share: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -129,7 +127,7 @@ class HierarchicalCrossAttention(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(channels) for _ in range(stages))
         self.gate = closed_gate(channels)
 
-    def forward(self, x: Tensor, cues: "Cues", real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, cues: Cues, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and the frames that take part
         (B, n, W) bool, None for all -> (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N)."""
         keys = self.key(cues.features).transpose(1, 2) * x.shape[-1] ** -0.5  # (B, C, K)
@@ -169,7 +167,7 @@ class HMPBlock(nn.Module):
         self.feed_forward = FeedForward(channels, config.ffn)
 
     def forward(
-        self, x: Tensor, cues: "Cues", bias: Tensor | None = None, frames: Tensor | None = None
+        self, x: Tensor, cues: Cues, bias: Tensor | None = None, frames: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N), uniform without stages; `bias`
         and `frames` are as in `WindowLayout`."""
@@ -195,11 +193,9 @@ class MotionPerception(nn.Module):
     def __init__(self, whole: ModelConfig) -> None:
         super().__init__()
         config, hidden = whole.motion, whole.hidden_size
-        if config.window < 2 or 2**config.stages > config.window:
-            raise ValueError(
-                f"motion.stages = {config.stages} needs motion.window of at least {max(2, 2**config.stages)} "
-                f"frames, not {config.window}: enlarge the window or take fewer stages"
-            )
+        if config.window < (least := max(2, 2**config.stages)):
+            fault = f"motion.stages = {config.stages} needs motion.window of at least {least} frames"
+            raise ValueError(f"{fault}, not {config.window}: enlarge the window or take fewer stages")
         self.config = config
         self.release = whole.release
         self.input_projection = nn.Linear(hidden, hidden)
@@ -208,7 +204,7 @@ class MotionPerception(nn.Module):
         self.blocks = nn.ModuleList(HMPBlock(config, hidden) for _ in range(config.blocks))
 
     def forward(
-        self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor, stride: int = 1
+        self, tokens: Tensor, frames: Tensor, cues: Cues, position: Tensor, stride: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, motion cues, places in time (B, T)
         in frames of the video, of which `stride` are one motion frame -> motion-aware tokens (B, T, N, C), and the
@@ -234,23 +230,20 @@ class MotionPerception(nn.Module):
 
     def _layouts(self, frames: Tensor) -> tuple[WindowLayout, WindowLayout]:
         """The windows of even and of odd blocks; frames (B, n*W)."""
-        window = self.config.window
-        seen = self.release.padded_frames == "seen"
+        window, seen = self.config.window, self.release.padded_frames == "seen"
         plain = window_layout(frames, window)
-        if seen:
-            plain = replace(plain, frames=None)
+        plain = replace(plain, frames=None) if seen else plain
         if self.release.window_shift == "test":
             return plain, plain if self.training else rolled_layout(frames, window, seen)
         return plain, plain if frames.shape[1] <= window else window_layout(frames, window, window // 2)
 
-    def _run(self, block: nn.Module, x: Tensor, cues: "Cues", layout: WindowLayout) -> tuple[Tensor, Tensor]:
+    def _run(self, block: nn.Module, x: Tensor, cues: Cues, layout: WindowLayout) -> tuple[Tensor, Tensor]:
         """One block on all windows of the clips, as many windows at once as memory allows: x (B, T, N, C)."""
         window = self.config.window
         windows = select_frames(x, layout.slots).unflatten(1, (-1, window))  # (B, S, N, C) -> (B, n, W, N, C)
         step = max(1, TOKENS_AT_ONCE // (len(x) * window * x.shape[2]))
         parts = []
-        for start in range(0, windows.shape[1], step):
-            part = slice(start, start + step)
+        for part in (slice(start, start + step) for start in range(0, windows.shape[1], step)):
             masks = (None if mask is None else mask[:, part] for mask in (layout.bias, layout.frames))
             parts.append(block(windows[:, part], cues, *masks))
         moved, weights = (torch.cat(items, dim=1).flatten(1, 2) for items in zip(*parts, strict=True))

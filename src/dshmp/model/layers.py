@@ -49,10 +49,9 @@ class Attention(nn.Module):
             output = F.scaled_dot_product_attention(q, k, v, mask, dropout)
             return self.out_proj(merge_heads(output)), None
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        if mask is None:
-            weights = scores.softmax(dim=-1)
-        else:
-            weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).masked_fill(~mask, 0.0)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        weights = scores.softmax(dim=-1) if mask is None else scores.softmax(dim=-1).masked_fill(~mask, 0.0)
         return self.out_proj(merge_heads(F.dropout(weights, dropout) @ v)), weights.mean(dim=1)
 
 

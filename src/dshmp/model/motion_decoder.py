@@ -5,7 +5,7 @@ the object token of every frame whose mask it takes (ours). `DsHmp.decode_masks`
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from dshmp.config import CueSource, ModelConfig, MotionConfig
 from dshmp.model.hmp import TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
-
-if TYPE_CHECKING:
-    from dshmp.model.text import Cues, TextFeatures
-
+from dshmp.model.text import Cues, TextFeatures
 
 ABSENT = -10.0  # mask logit of a frame in which a video token points at no object
 
@@ -66,7 +63,7 @@ class MotionQueries(nn.Module):
             self.content = nn.Embedding(config.queries, channels)
             self.cross_attention = CrossAttention(channels, config.heads, config.dropout)
 
-    def forward(self, cues: "Cues") -> Tensor:
+    def forward(self, cues: Cues) -> Tensor:
         """(B, N_v, C)."""
         if not self.learned:
             return cycle_rows(cues.features, cues.mask, self.count)
@@ -178,7 +175,7 @@ class MotionDecoder(nn.Module):
         self.track = TrajectoryScore(hidden) if points else None
 
     def forward(
-        self, tokens: Tensor, frames: Tensor, text: "TextFeatures", position: Tensor, weights: Tensor
+        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, weights: Tensor
     ) -> VideoTokens:
         """Motion-aware object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, B sentences, places in
         time (B, T) in motion frames; motion perception's weights (B, T, N) are handed on as evidence."""

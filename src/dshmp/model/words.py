@@ -4,9 +4,8 @@ The split runs once per expression, on the CPU; nothing here is learned. Three s
 
 - `paper`: nouns, adjectives and prepositions are static, verbs and adverbs are motion, the rest is neither;
 - `release`: verbs and adverbs are motion, every other word (punctuation and auxiliaries too) is static;
-- `dependency` (ours): as in the paper (numbers too are static), but the words that complete a verb go with it,
-  and so does its negation. A tagger calls "left" an adjective, "up" a preposition and "clockwise" a noun, so by
-  part of speech "moving left" and "moving right" have the same motion cue.
+- `dependency` (ours): as in the paper (numbers too are static), but what completes a verb goes with it, and so does
+  its negation. By part of speech "moving left" and "moving right" have the same motion cue, as "left" is an adjective.
 """
 
 import re
@@ -66,9 +65,8 @@ def _tag_group(token: "Token") -> CueGroup | None:
     return "static" if token.pos_ in ("NOUN", "PROPN", "ADJ", "ADP") else None
 
 
-# The dependency split. Every token gets a one-letter class, so that phrases are regular expressions over the
-# string of classes (one character a token). Classes rest on the word first and on its tag second, since the
-# tagger errs on just these words ("moves left slowly": a noun and a verb).
+# The dependency split. Every token gets a one-letter class, so that phrases are regular expressions over the string of
+# classes. They rest on the word first and on its tag second, as the tagger errs on just these ("moves left slowly").
 
 
 def _words(text: str) -> frozenset[str]:

@@ -37,8 +37,8 @@ CONTAINERS = (
     "png_pipe,bmp_pipe,webp_pipe,tiff_pipe,j2k_pipe,jpegxl_pipe,qoi_pipe,pbm_pipe,pgm_pipe,ppm_pipe,pam_pipe,exr_pipe,"
     "hdr_pipe,dpx_pipe"
 )
-"""FFmpeg's demuxers of single files that hold moving pictures or one still picture; no other is used. Playlists (hls,
-dash, concat), patterns of names (image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
+"""FFmpeg's demuxers of single files of moving or still pictures. Playlists (hls, dash, concat), patterns of names
+(image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
 UNKNOWN_RATE = 10.0  # frames per second at which a folder or an array is played back when nobody says how fast it is
 
 
@@ -109,9 +109,9 @@ def check_sentences(expressions: Iterable[str]) -> None:
     """Raises UserError where one of the sentences is a file: who names several videos means several runs."""
     for text in expressions:
         if os.path.isfile(text) or re.fullmatch(r"\S+\.\w{2,4}", text):
+            fault = f"{text!r} is a file, but only the first argument is a video and the rest are sentences"
             raise UserError(
-                f"{text!r} is a file, but only the first argument is a video and the rest are sentences; for several "
-                "videos write a list of video,expression and run: dshmp batch LIST.csv"
+                f"{fault}; for several videos write a list of video,expression and run: dshmp batch LIST.csv"
             )
 
 
@@ -195,8 +195,8 @@ def _open_file(path: Path) -> VideoSource:
 
 
 def open_container(path: Path) -> Any:
-    """Open a file with FFmpeg, which learns its content but no name: nothing that it holds, nor `%03d` or a colon in
-    its name, can lead to another file. Raises UserError where it cannot be read, or is none of `CONTAINERS`."""
+    """Open a file of `CONTAINERS` with FFmpeg, which learns its content but no name: nothing that it holds, nor `%03d`
+    or a colon in its name, can lead to another file. Raises UserError."""
     try:
         with open(path, "rb", opener=regular) as file:
             options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": CONTAINERS}
@@ -218,9 +218,7 @@ def _video_stream(container: Any, path: Path) -> Any:
                 raise UserError(f"{path}: the codec of its video is unknown")
             width, height = stream.codec_context.width, stream.codec_context.height
             if not 0 < height * width <= MAX_PIXELS:
-                raise UserError(
-                    f"{path}: frames of {width}x{height} pixels, the most is 8192x8192; scale it down first"
-                )
+                raise UserError(f"{path}: frames of {width}x{height} pixels, the most is 8192x8192; scale it down")
             return stream
     kinds = sorted({str(stream.type) for stream in container.streams})
     raise UserError(f"{path}: no video in this file, only {' and '.join(kinds) or 'nothing'}")
@@ -230,8 +228,7 @@ def _display_matrix(frame: Any) -> list[int]:
     """(a, b, u, c, d, ...) of the display matrix, which sends (x, y) to (a x + c y, b x + d y)."""
     with contextlib.suppress(ValueError):  # a kind of side data that PyAV does not know, as a TIFF's
         if (side := frame.side_data.get("DISPLAYMATRIX")) is not None:
-            matrix: list[int] = np.frombuffer(bytes(side), dtype=np.int32).tolist()
-            return matrix
+            return list(np.frombuffer(bytes(side), dtype=np.int32).tolist())
     return [1, 0, 0, 0, 1]
 
 
