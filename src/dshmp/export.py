@@ -17,19 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from dshmp import files as disk
 from dshmp.errors import UserError
-from dshmp.files import (
-    file_name,
-    is_vacant,
-    locked,
-    move_into,
-    name_fault,
-    output_folder,
-    regular,
-    save_json,
-    scratch,
-    writing,
-)
 from dshmp.predictor import EncodedClip, Progress, Segmenter, Targets
 from dshmp.result import EVIDENCE, Result
 from dshmp.video.io import open_video
@@ -80,12 +69,11 @@ def segment_to_folder(
         key = next(key for key in own if before.get(key) != own[key])
         how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own[key]}"
         where = folder / known[text]["folder"]
-        raise UserError(
-            f"{where}: {text!r} was answered {how}; replace the answer with --overwrite, or choose another --out"
-        )
+        fault = f"{where}: {text!r} was answered {how}"
+        raise UserError(f"{fault}; replace the answer with --overwrite, or choose another --out")
     if pending:
         source = open_video(video, settings.frames, settings.fps)
-        with scratch(folder if folder.is_dir() else folder.parent) as work, writing(folder, work):
+        with disk.scratch(folder if folder.is_dir() else folder.parent) as work, disk.writing(folder, work):
             with segmenter().encode(source, pending, settings.threshold, settings.targets, progress) as clip:
                 found = _write(work, clip)
             facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
@@ -100,7 +88,7 @@ def segment_to_folder(
 
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
     """The folder for answers about a video, and its result.json or {}. UserError where it holds something else."""
-    folder = output_folder(out / (name or folder_name(video)))
+    folder = disk.output_folder(out / (name or folder_name(video)))
     document = read_document(folder)
     if document is None and os.path.lexists(folder):
         raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")
@@ -143,7 +131,7 @@ def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict
     result.json where there is none yet."""
     ready = work / "ready"
     ready.mkdir()
-    with locked(folder):
+    with disk.locked(folder):
         _settle(folder)
         document = read_document(folder) or fresh
         known = {answer["sentence"]: answer for answer in document["results"]}
@@ -157,7 +145,7 @@ def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict
             if before:
                 _check_foreign(folder / answer["folder"], ready / answer["folder"], before)
             known[answer["sentence"]] = answer
-        save_json(ready / RESULTS, document | {"results": list(known.values())})
+        disk.save_json(ready / RESULTS, document | {"results": list(known.values())})
         os.replace(ready, folder / f".dshmp-{secrets.token_hex(6)}.ready")
         _settle(folder)
 
@@ -171,12 +159,12 @@ def _settle(folder: Path) -> None:
         )
         for name in (name for name in new.keys() & old.keys() if (ready / name).is_dir()):
             _remove(folder / name, old[name] - new[name])
-        move_into(ready, folder)
+        disk.move_into(ready, folder)
 
 
 def remove_answers(folder: Path) -> None:
     """Remove all answers in a folder of ours; other files stay."""
-    with locked(folder):
+    with disk.locked(folder):
         _settle(folder)
         answers = (read_document(folder) or {}).get("results", ())
         (folder / RESULTS).unlink(missing_ok=True)
@@ -210,13 +198,13 @@ def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
 def read_document(folder: Path) -> dict[str, Any] | None:
     """The result.json of a folder; None where there is none or it isn't ours, and `{}` where the folder is vacant."""
     try:
-        with open(folder / RESULTS, encoding="utf-8", opener=regular) as file:
+        with open(folder / RESULTS, encoding="utf-8", opener=disk.regular) as file:
             document: dict[str, Any] = json.load(file)
         # the files of an answer, which may be removed, lie where they should
-        faults = [name_fault(a["folder"]) or not isinstance(a["first_frame"], int) for a in document["results"]]
+        faults = [disk.name_fault(a["folder"]) or not isinstance(a["first_frame"], int) for a in document["results"]]
         return document if document["generator"] == GENERATOR and not any(faults) else None
     except FileNotFoundError:
-        return {} if folder.is_dir() and is_vacant(folder) else None
+        return {} if folder.is_dir() and disk.is_vacant(folder) else None
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
 
@@ -224,12 +212,12 @@ def read_document(folder: Path) -> dict[str, Any] | None:
 def slug(text: str, longest: int = 40) -> str:
     """A sentence as part of a folder's name."""
     short = "-".join(re.findall(r"\w+", text.lower()))[:longest].strip("-_")
-    return file_name(short, "expression")
+    return disk.file_name(short, "expression")
 
 
 def folder_name(video: Path) -> str:
     """A video's stem or a folder's name, as far as it can be one."""
-    return file_name(video.resolve().name if video.is_dir() else video.stem, "video")
+    return disk.file_name(video.resolve().name if video.is_dir() else video.stem, "video")
 
 
 def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:

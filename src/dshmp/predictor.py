@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice, repeat
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 import torch
@@ -50,14 +50,6 @@ Masks = NDArray[np.bool_]
 T = TypeVar("T")
 
 SPILL_LIMIT = 4 * 2**30
-
-
-class Options(TypedDict, total=False):
-    threshold: float | None
-    frames: FrameRange
-    targets: Targets | None
-    fps: float | None
-    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -223,10 +215,8 @@ class Segmenter(ModelHubMixin):
         cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto", **hub: Any
     ) -> Self:
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id; `hub` is what
-        huggingface_hub takes: revision, token, cache_dir, local_files_only, force_download.
-
-        Device "auto" is a GPU where there is one, precision "auto" the model's own on a GPU that has it, else float32.
-        """
+        huggingface_hub takes: revision, token, cache_dir, local_files_only, force_download. Device "auto" is a GPU
+        where there is one, precision "auto" the model's own on a GPU that has it, else float32."""
         from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
 
         folder = find_model(name, **hub)
@@ -265,12 +255,10 @@ class Segmenter(ModelHubMixin):
         return model_card(self.card, where)
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, video: Video, expression: str, **options: Unpack[Options]
-    ) -> Result: ...
+    def __call__(self, video: Video, expression: str, **options: Any) -> Result: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, video: Video, expression: Sequence[str], **options: Unpack[Options]) -> list[Result]: ...
+    def __call__(self, video: Video, expression: Sequence[str], **options: Any) -> list[Result]: ...
 
     def __call__(
         self,

@@ -21,11 +21,9 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class PixelWordAttention(nn.Module):
-    """Pixel-word attention module (PWAM) of LAVT, https://arxiv.org/abs/2112.02244, section 3.2.
-
-    Every pixel gathers the words it attends to (one head), which then gate the pixel's own projection:
-    GELU(W (GELU(W_vis x) * IN(W_out softmax(q k^T / sqrt(C)) v))), q = IN(W_q x), IN = instance norm.
-    """
+    """Pixel-word attention module (PWAM) of LAVT, https://arxiv.org/abs/2112.02244, section 3.2. Every pixel gathers
+    the words it attends to (one head), which then gate the pixel's own projection: GELU(W (GELU(W_vis x) * IN(W_out
+    softmax(q k^T / sqrt(C)) v))), q = IN(W_q x), IN = instance norm."""
 
     def __init__(self, channels: int, text_size: int) -> None:
         super().__init__()
@@ -45,11 +43,9 @@ class PixelWordAttention(nn.Module):
 
 
 class LanguageBackbone(nn.Module):
-    """A stage's output is LN(r), r = PWAM(x, words); x + gate(r) * r goes on to the next stage.
-
-    The stages are Swin's (transformers') or, with a `temporal_window`, Video-Swin's. Without `language_fusion` it is
-    plain: r = x, no gate. Words are fused frame by frame in either.
-    """
+    """A stage's output is LN(r), r = PWAM(x, words); x + gate(r) * r goes on to the next stage. The stages are Swin's
+    (transformers') or, with a `temporal_window`, Video-Swin's. Without `language_fusion` it is plain: r = x, no gate.
+    Words are fused frame by frame in either."""
 
     def __init__(self, config: BackboneConfig, text_size: int) -> None:
         super().__init__()
@@ -85,11 +81,9 @@ class LanguageBackbone(nn.Module):
 
     def forward(self, images: Tensor, words: Tensor | None, mask: Tensor | None, length: int) -> list[Tensor]:
         """Images (F, 3, H, W), normalised, of any size -> one map (F, C_i, h_i, w_i) per stage, strides 4 to 32 (sizes
-        rounded up); words (F, L, C_text), mask (F, L) bool, True = real, None without language fusion.
-
-        Every `length` frames are one video, which Video-Swin reads in clips of `config.clip` frames, the last one
-        shorter; Swin reads every frame by itself.
-        """
+        rounded up); words (F, L, C_text), mask (F, L) bool, True = real, None without language fusion. Every `length`
+        frames are one video, which Video-Swin reads in clips of `config.clip` frames, the last one shorter; Swin reads
+        every frame by itself."""
         if len(images) % length:
             raise ValueError(f"{len(images)} frames are not videos of {length} frames")
         clip = min(self.clip, length)

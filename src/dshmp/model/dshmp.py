@@ -16,11 +16,9 @@ from dshmp.model.text import LanguageEncoder, TextFeatures
 
 class DsHmp(nn.Module):
     """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and N_v motion queries.
-
     `encode` (`encode_pixels`, then `encode_objects`) works image by image, with Video-Swin clip by clip;
     `decode_motion` needs the object tokens of the whole clip; `decode_masks` works on any slice of frames again. Memory
-    is bounded by that. Called as a function, the model does all three for clips that fit in memory.
-    """
+    is bounded by that. Called as a function, the model does all three for clips that fit in memory."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -34,11 +32,9 @@ class DsHmp(nn.Module):
         self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
     ) -> list[tuple[VideoTokens, Tensor]]:
         """B clips (T_b, 3, H_b, W_b), normalised, sides multiples of `input.divisor`, and B sentences -> for each clip
-        its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4.
-
-        Clips may differ in size and length, and change no other's answer. Every frame counts as one step of time;
-        `chunk` frames (by default `input.chunk`) are perceived at once.
-        """
+        its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4. Clips may differ in
+        size and length, and change no other's answer. Every frame counts as one step of time; `chunk` frames (by
+        default `input.chunk`) are perceived at once."""
         if not clips or len(clips) != len(text.mask):
             raise ValueError(f"{len(clips)} clips under {len(text.mask)} sentences: one each is needed, at least one")
         step = self.whole_clips(chunk or self.config.input.chunk)

@@ -98,8 +98,7 @@ class FrameDecoder(nn.Module):
             _, c, h, w = level.shape
             images.append(level.flatten(2).transpose(1, 2) + embed)  # (F, C, h, w) -> (F, h*w, C)
             positions.append(sine_position(h, w, c, level.device, level.dtype).flatten(2).transpose(1, 2))
-            # Where a query may look is decided by its mask at the level's size. Resizing is linear, so the
-            # features are resized, once, instead of the masks of every head.
+            # resizing is linear: the features are resized, once, instead of the masks of every head
             small.append(F.interpolate(mask_features.detach(), (h, w), mode="bilinear").flatten(2))
         query_pos = self.query_position.weight
         queries = self.static_queries(text.static)

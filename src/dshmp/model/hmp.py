@@ -58,11 +58,9 @@ def window_layout(frames: Tensor, window: int, shift: int = 0) -> WindowLayout:
 
 
 def rolled_layout(frames: Tensor, window: int, seen: bool) -> WindowLayout:
-    """The release's shift: frames (B, n*W) bool move on by W/2 and the last ones wrap round into the first window.
-
-    A finite bias of -1000 keeps apart the two halves of the first window; it also lies on every score of a
-    padded query and, in the first and the last window, of a padded key.
-    """
+    """The release's shift: frames (B, n*W) bool move on by W/2 and the last ones wrap round into the first window. A
+    finite bias of -1000 keeps apart the two halves of the first window; it also lies on every score of a padded query
+    and, in the first and the last window, of a padded key."""
     batch, length = frames.shape
     half = -(-window // 2)
     time = torch.arange(length, device=frames.device)
@@ -101,11 +99,9 @@ class TimePosition(nn.Module):
 
 
 def merge(x: Tensor, share: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Eq. 6: frames 2t and 2t+1 become one token, averaged by their share; an odd last frame is repeated.
-
-    x (B, n, L, N, C), share (B, n, L, N, 1), 0 where a frame takes no part, real (B, n, L) bool, None for all ->
-    (B, n, ceil(L/2), N, C), zero where neither frame takes part, and which of its frames are real.
-    """
+    """Eq. 6: frames 2t and 2t+1 become one token, averaged by their share; an odd last frame is repeated. x (B, n, L,
+    N, C), share (B, n, L, N, 1), 0 where a frame takes no part, real (B, n, L) bool, None for all -> (B, n, ceil(L/2),
+    N, C), zero where neither frame takes part, and which of its frames are real."""
     if x.shape[2] % 2:
         x, share = (torch.cat([item, item[:, :, -1:]], dim=2) for item in (x, share))
         real = None if real is None else torch.cat([real, real[:, :, -1:]], dim=2)
@@ -139,8 +135,7 @@ class HierarchicalCrossAttention(nn.Module):
             if real is not None:  # a window of padding alone keeps finite scores; nothing reads its result
                 seen = real | ~real.any(dim=2, keepdim=True)
                 scores = scores.masked_fill(~seen[..., None, None], float("-inf"))
-            # Eq. 4 over time first, padded words afterwards: their columns would otherwise be all -inf.
-            # In float32 at least, as EPS is zero in half precision.
+            # Eq. 4 over time first, padded words afterwards; in float32 at least, as EPS is zero in half precision.
             attention = scores.softmax(dim=2, dtype=torch.promote_types(scores.dtype, torch.float32))
             attention = attention * cues.mask[:, None, None, None, :]
             weight = attention.sum(dim=-1, keepdim=True)

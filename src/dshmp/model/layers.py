@@ -138,12 +138,10 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class BiAttention(nn.Module):
-    """Image and words attend to each other: v' = LN(v) + gamma_v * attention of v to l, and the same for l with v.
-
-    The residual starts from the **normalised** input, as in the release; the layer scales gamma start near zero. The
+    """Image and words attend to each other: v' = LN(v) + gamma_v * attention of v to l, and the same for l with v. The
+    residual starts from the **normalised** input, as in the release; the layer scales gamma start near zero. The
     release first subtracts the scores' maximum over the batch, which a softmax does not see. `dropout` is that of the
-    attention's weights and of whole samples of a branch.
-    """
+    attention's weights and of whole samples of a branch."""
 
     def __init__(
         self, channels: int, text_channels: int, embed: int, heads: int, dropout: float = 0.0, scale: float = 1e-4

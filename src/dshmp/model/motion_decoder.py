@@ -20,34 +20,20 @@ ABSENT = -10.0  # mask logit of a frame in which a video token points at no obje
 
 @dataclass(frozen=True)
 class VideoTokens:
-    """What the model understood of a clip: N_v candidates for what the sentence means.
+    """What the model understood of a clip: N_v candidates for what the sentence means."""
 
-    Attributes:
-        tokens: (B, N_v, C).
-        logits: (B, N_v, 2) class scores; index 0 is "meant", 1 is "none".
-        similarity: (B, N_v, C) for the similarity loss against `frame_similarity` (B, T, N, C).
-        contrast: (B, N_v, D) for the contrastive loss (section 3.3), not normalised.
-        attention: (B, N_v, T) share of each frame in the last cross-attention, summed over its tokens.
-        motion_tokens: (B, T, N, C), the motion-aware object tokens that all this was read from.
-        frame_weights: (B, T, N) from motion perception: the words' mass on each frame of a trajectory.
-        mask_embed: (B, N_v, C); None with the read-out `trajectories`, the next two with `embedding`.
-        pointer: (B, N_v, T, N+1) logits over each frame's object tokens and "not visible".
-        track_logits: (B, T, N), is this token's object meant?
-        layers: the same after every layer in training, for deep supervision; outside it after the last only.
-    """
-
-    tokens: Tensor
-    logits: Tensor
-    similarity: Tensor
-    contrast: Tensor
-    attention: Tensor
-    motion_tokens: Tensor
-    frame_similarity: Tensor
-    frame_weights: Tensor
-    mask_embed: Tensor | None
-    pointer: Tensor | None
-    track_logits: Tensor | None
-    layers: tuple["VideoTokens", ...] = ()
+    tokens: Tensor  # (B, N_v, C)
+    logits: Tensor  # (B, N_v, 2) class scores; index 0 is "meant", 1 is "none"
+    similarity: Tensor  # (B, N_v, C) for the similarity loss against `frame_similarity`
+    contrast: Tensor  # (B, N_v, D) for the contrastive loss (section 3.3), not normalised
+    attention: Tensor  # (B, N_v, T) share of each frame in the last cross-attention, summed over its tokens
+    motion_tokens: Tensor  # (B, T, N, C), the motion-aware object tokens that all this was read from
+    frame_similarity: Tensor  # (B, T, N, C)
+    frame_weights: Tensor  # (B, T, N) from motion perception: the words' mass on each frame of a trajectory
+    mask_embed: Tensor | None  # (B, N_v, C); None with the read-out `trajectories`, the next two with `embedding`
+    pointer: Tensor | None  # (B, N_v, T, N+1) logits over each frame's object tokens and "not visible"
+    track_logits: Tensor | None  # (B, T, N), is this token's object meant?
+    layers: tuple["VideoTokens", ...] = ()  # the same after every layer in training; outside it after the last only
 
 
 class MotionQueries(nn.Module):

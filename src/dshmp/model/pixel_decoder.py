@@ -85,10 +85,8 @@ class PixelDecoder(nn.Module):
 
 @torch.no_grad()
 def _initialise(module: PixelDecoder) -> None:
-    """Start as Mask2Former does; transformers leaves the level embedding of a lone decoder undefined.
-
-    Sampling points: head h looks in direction 2 pi h / H, its p-th point p + 1 steps away, all points weighted alike.
-    """
+    """Start as Mask2Former does; transformers leaves the level embedding of a lone decoder undefined. Sampling points:
+    head h looks in direction 2 pi h / H, its p-th point p + 1 steps away, all points weighted alike."""
     for parameter in module.parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter)

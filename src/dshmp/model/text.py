@@ -80,8 +80,7 @@ class LanguageEncoder(nn.Module):
 
     def forward(self, batch: TextBatch) -> TextFeatures:
         """Encode B expressions; neither padding nor the rest of the batch changes an expression's rows."""
-        # A padded slot has a position of its own unless its id is RoBERTa's <pad> (in the release it is 0).
-        # Such slots come after the tokens and are masked as keys, so no token sees the difference.
+        # Padded slots, which the release fills with id 0, come after the tokens and are masked as keys.
         with torch.no_grad() if self.config.frozen else nullcontext():
             output = self.encoder(input_ids=batch.input_ids, attention_mask=batch.mask.long())
         words, pooled = output.last_hidden_state, output.pooler_output
@@ -119,7 +118,5 @@ def pretrained_encoder(source: str | Path) -> RobertaModel:
             raise FileNotFoundError("there is no such folder")
         return cast(RobertaModel, RobertaModel.from_pretrained(str(Path(source)), add_pooling_layer=True))
     except Exception as error:  # files and hub client raise a dozen kinds
-        raise UserError(
-            f"cannot load the text encoder {str(source)!r} ({reason(error)}); "
-            "give a folder with RoBERTa's config.json and weights, or a model id on the Hugging Face hub"
-        ) from error
+        mend = "give a folder with RoBERTa's config.json and weights, or a model id on the Hugging Face hub"
+        raise UserError(f"cannot load the text encoder {str(source)!r} ({reason(error)}); {mend}") from error

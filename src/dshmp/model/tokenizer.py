@@ -162,10 +162,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         tokenizer = RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True)
         return cast(PreTrainedTokenizerFast, tokenizer)
     except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot read
-        raise UserError(
-            f"cannot load a tokeniser from {str(source)!r} ({reason(error)}); "
-            "give a tokenizer.json, a folder with one, or a model id on the Hugging Face hub"
-        ) from error
+        mend = "give a tokenizer.json, a folder with one, or a model id on the Hugging Face hub"
+        raise UserError(f"cannot load a tokeniser from {str(source)!r} ({reason(error)}); {mend}") from error
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
@@ -180,10 +178,8 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> PreTrainedT
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    settings = {"vocab_size": vocab_size, "special_tokens": special, "initial_alphabet": alphabet}
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(**settings, show_progress=False))
     end, start = [(token, special.index(token)) for token in ("</s>", "<s>")]
     tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)

@@ -1,7 +1,5 @@
-"""Trajectories (Eq. 3): which token of a frame continues which token of the frame before.
-
-Matching chooses one index permutation per frame under `no_grad`; gradients flow through the gathered tokens.
-"""
+"""Trajectories (Eq. 3): which token of a frame continues which token of the frame before. Gradients flow through the
+gathered tokens, not through the choice."""
 
 import numpy as np
 import torch
@@ -19,9 +17,8 @@ def align(tokens: Tensor, frames: Tensor | None = None, matching: Matching = "hu
     Optimal assignments between adjacent frames, composed along time, are the chained matching of Eq. 3, since
     re-ordering the earlier frame only permutes the rows of the costs. So all costs are known at once. Tokens that are
     not finite are similar to none; padded frames, those not in `frames` (B, T) bool, keep their own order.
-
-    `hungarian` matching aligns; `inverse` applies, frame after frame, the inverse of the aligning permutation as the
-    release does; `none` keeps the order of the frame decoder's queries.
+    `hungarian` aligns; `inverse` applies, frame after frame, the inverse permutation as the release does; `none` keeps
+    the order of the frame decoder's queries.
     """
     batch, length, count, _ = tokens.shape
     identity = torch.arange(count, device=tokens.device).expand(batch, length, count)

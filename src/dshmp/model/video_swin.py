@@ -1,7 +1,6 @@
 """Video-Swin's blocks (https://arxiv.org/abs/2106.13230): Swin's windows and shifts, reaching over time too.
 
-Patches are one frame deep, so that every frame has its own features; then embedding and merging of patches are
-Swin's, frame by frame, and only the blocks differ.
+Patches are one frame deep: every frame has its own features, and embedding and merging of patches are Swin's.
 """
 
 import math
@@ -63,11 +62,9 @@ def relative_position(window: Size, device: torch.device) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, with a learned bias for every relative position.
-
-    Along an axis no longer than the window there is one window, of the axis's length, and no shift. Every other axis is
-    padded at its end to whole windows and then, if `shifted`, rolled back by half a window.
-    """
+    """Multi-head attention inside windows, with a learned bias for every relative position. Along an axis no longer
+    than the window there is one window, of the axis's length, and no shift. Every other axis is padded at its end to
+    whole windows and then, if `shifted`, rolled back by half a window."""
 
     def __init__(self, channels: int, heads: int, window: Size, shifted: bool) -> None:
         super().__init__()
@@ -89,8 +86,7 @@ class WindowAttention(nn.Module):
         x = F.pad(x.unflatten(1, size), (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
         whole = tuple(x.shape[1:4])
         x = partition(x.roll([-step for step in shift], (1, 2, 3)), window)  # (B, W, N, C)
-        # A window cut short by the clip's size still counts its places as the first N of a whole one: so the published
-        # weights were trained.
+        # As the published weights were trained, a window cut short counts its places as the first N of a whole one.
         index = relative_position(self.window, x.device)[: x.shape[2], : x.shape[2]]
         bias = self.position_bias.t()[:, index]  # (H, N, N)
         groups = window_groups(whole, window, shift, x.device)

@@ -187,8 +187,7 @@ def _open_file(path: Path) -> VideoSource:
                 whole = f" of about {expected}" if short else ""
                 log.warning("%s: damaged or cut off; took the %s frames%s that could be decoded", path, count, whole)
 
-    first = next(frames(), None)
-    if first is None:
+    if (first := next(frames(), None)) is None:
         raise UserError(f"{path}: no frame could be decoded; the file is damaged or its codec is unknown")
     height, width, _ = first.image.shape
     return VideoSource(path.stem, path, height, width, fps, expected, frames)
