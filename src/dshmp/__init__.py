@@ -1,7 +1,5 @@
-"""Referring video segmentation with decoupled static and hierarchical motion perception (DsHmp).
-
-The public names are loaded when they are first used, so that `import dshmp` is instant.
-"""
+"""Referring video segmentation with decoupled static and hierarchical motion perception (DsHmp). The public names are
+loaded when they are first used, so that `import dshmp` is instant."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,5 @@
-"""Answers as a folder, one per video: masks, overlays and result.json.
-
-Answers are added: what another sentence was answered before stays, and so does whatever people put beside it. An
-answer is written wholly or not at all.
-"""
+"""Answers as a folder, one per video: masks, overlays and result.json. They are added: what another sentence was
+answered before stays, and so does whatever people put beside it. An answer is written wholly or not at all."""
 
 import contextlib
 import hashlib

@@ -1,8 +1,7 @@
 """Files and folders of a user's: written wholly or not at all, and nothing touched that this program did not write.
 
-What is being written lies in a hidden folder of its own (`scratch`) and gets its name in the end. A process that is
-killed leaves that folder behind; the next one that writes there removes it. Results with fixed names in a folder of
-the user's choice are known again by their digests (`owned_file`).
+What is being written lies in a hidden folder (`scratch`), which the next process removes if this one is killed. Results
+with fixed names in a folder of the user's choice are known again by their digests (`owned_file`).
 """
 
 import contextlib

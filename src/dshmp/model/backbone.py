@@ -62,8 +62,7 @@ class LanguageBackbone(nn.Module):
             self.clip = 1
             self.stages = SwinEncoder(swin, self.embeddings.patch_grid).layers
             for block in self.stages.modules():
-                if isinstance(getattr(block, "drop_path", None), SwinDropPath):
-                    # transformers drops the attention branch only
+                if isinstance(getattr(block, "drop_path", None), SwinDropPath):  # of the attention branch only
                     block.mlp.register_forward_hook(partial(_drop_branch, block.drop_path.drop_prob))
         else:
             self.clip = config.clip

@@ -1,8 +1,6 @@
-"""Transformer layers shared by the frame decoder and the motion part: all post-norm, batch first.
-
-Masks are those of `F.scaled_dot_product_attention`, broadcastable to (B, heads, Q, K): bool, True where a query may
-look, or float, added to the scores. A query that may look at nothing receives zeros, never NaN.
-"""
+"""Transformer layers shared by the frame decoder and the motion part: all post-norm, batch first. Masks are those of
+`F.scaled_dot_product_attention`, broadcastable to (B, heads, Q, K): bool, True where a query may look, or float, added
+to the scores. A query that may look at nothing receives zeros, never NaN."""
 
 from itertools import pairwise
 from typing import cast

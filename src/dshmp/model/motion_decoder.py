@@ -1,8 +1,6 @@
-"""Motion decoder: N_v motion queries (Eq. 2) gather motion-aware object tokens into video tokens.
-
-Each video token says whether it is meant and where it is: by a mask embedding (the paper), or by pointing at
-the object token of every frame whose mask it takes (ours). `DsHmp.decode_masks` makes masks of that.
-"""
+"""Motion decoder: N_v motion queries (Eq. 2) gather motion-aware object tokens into video tokens. Each says whether it
+is meant and where it is: by a mask embedding (the paper), or by pointing at the object token of every frame whose mask
+it takes (ours)."""
 
 from dataclasses import dataclass, replace
 from typing import cast

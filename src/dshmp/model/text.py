@@ -25,7 +25,6 @@ class Cues:
     mask: Tensor
 
     def repeat(self, index: Tensor) -> Self:
-        """The batch entries `index` (int64), as `Tensor.index_select`."""
         return type(self)(self.features[index], self.mask[index])
 
 

@@ -1,7 +1,5 @@
-"""Video-Swin's blocks (https://arxiv.org/abs/2106.13230): Swin's windows and shifts, reaching over time too.
-
-Patches are one frame deep: every frame has its own features, and embedding and merging of patches are Swin's.
-"""
+"""Video-Swin's blocks (https://arxiv.org/abs/2106.13230): Swin's windows and shifts, reaching over time too. Patches
+are one frame deep: every frame has its own features, and embedding and merging of patches are Swin's."""
 
 import math
 from functools import lru_cache

@@ -73,8 +73,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# W: always about motion
-_WAYS = _words(
+_WAYS = _words(  # W: always about motion
     "away forth clockwise counterclockwise anticlockwise sideways upstream downstream uphill downhill aside "
     "motionless stationary"
 )
@@ -90,13 +89,11 @@ _PLACES = _words("side sides top bottom front middle center centre edge corner d
 _RELATIVE = _words("that which who")
 _DETERMINERS = _words("the a an its his her their my your our")  # t
 _DEGREES = _words("far very most more same opposite")  # a, as adjectives are
-# v: verbs that hold a place, so that "standing to the left" is a place
-_STATES = _words(
+_STATES = _words(  # v: verbs that hold a place, so that "standing to the left" is a place
     "sit sits sitting sat seated stand stands standing stood lie lies lying lay stay stays staying stayed "
     "rest rests resting rested remain remains remaining wait waits waiting located placed"
 )
-# V: verbs that the tagger often takes for nouns
-_MOVES = _words(
+_MOVES = _words(  # V: verbs that the tagger often takes for nouns
     "moves goes turns drifts spins rotates flies runs walks swims jumps hops rolls slides rises falls drops "
     "climbs comes floats bounces shakes swings shifts orbits zigzags oscillates trembles "
     "enters arrives departs stops shrinks grows"
@@ -106,8 +103,7 @@ _COMMANDS = _words("find show segment locate select highlight track")  # not abo
 _PATTERNS = _words("striped spotted dotted checked checkered chequered banded freckled patterned colored coloured")
 # after these "on the left" says which way, not where
 _PASSAGES = _words("enter enters entering entered leave leaves leaving exit exits exiting exited view sight frame")
-# nouns in -ing
-_NOT_VERBS = _words(
+_NOT_VERBS = _words(  # nouns in -ing
     "building ceiling clothing duckling gosling sibling earring painting string wing thing something "
     "anything nothing everything wedding pudding being"
 )
