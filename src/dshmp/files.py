@@ -44,9 +44,7 @@ def name_fault(name: str) -> str | None:
     """Why no file should be called so, on any system that people use; None where nothing is wrong."""
     if _NAME.fullmatch(name) and name.isprintable() and len(os.fsencode(name)) <= LONGEST_NAME:
         return None
-    faults = (
-        'holds one of / \\ < > : " | ? * or a control character, begins with a dot, ends in one or a space, is empty'
-    )
+    faults = 'holds one of / \\ < > : " | ? * or a control code, begins with a dot, ends in one or a space, is empty'
     return f"{faults}, longer than {LONGEST_NAME} bytes, or a device on Windows"
 
 

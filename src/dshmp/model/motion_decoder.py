@@ -62,10 +62,8 @@ class MotionDecoderLayer(nn.Module):
 
     def __init__(self, config: MotionConfig, channels: int) -> None:
         super().__init__()
-        heads = config.heads
-        self.fusion = BiAttention(
-            channels, channels, config.ffn // 2, max(heads // 2, 1), config.dropout, config.fusion_scale
-        )
+        heads, embed = config.heads, config.ffn // 2
+        self.fusion = BiAttention(channels, channels, embed, max(heads // 2, 1), config.dropout, config.fusion_scale)
         self.cross_attention = CrossAttention(channels, heads)
         self.text_attention = CrossAttention(channels, heads)
         self.self_attention = CrossAttention(channels, heads)

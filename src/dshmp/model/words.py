@@ -54,9 +54,7 @@ def split_words(text: "str | Doc", how: CueSplit, parser: str = PARSER) -> list[
 def token_groups(words: Sequence[Word], offsets: Iterable[tuple[int, int]]) -> list[CueGroup | None]:
     """The groups of sub-word tokens, given their trimmed character spans: that of the word with the whole span, none
     for an empty span (a special token) and one across words ("don" in "don't", which is parsed as "do" and "n't")."""
-    return [
-        next((word.group for word in words if word.start <= start < end <= word.end), None) for start, end in offsets
-    ]
+    return [next((w.group for w in words if w.start <= start < end <= w.end), None) for start, end in offsets]
 
 
 def _tag_group(token: "Token") -> CueGroup | None:

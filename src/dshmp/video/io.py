@@ -19,7 +19,9 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
+from PIL import ImageOps
 
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, writing
@@ -109,10 +111,8 @@ def check_sentences(expressions: Iterable[str]) -> None:
     """Raises UserError where one of the sentences is a file: who names several videos means several runs."""
     for text in expressions:
         if os.path.isfile(text) or re.fullmatch(r"\S+\.\w{2,4}", text):
-            fault = f"{text!r} is a file, but only the first argument is a video and the rest are sentences"
-            raise UserError(
-                f"{fault}; for several videos write a list of video,expression and run: dshmp batch LIST.csv"
-            )
+            fault = f"{text!r} is a file, but only the first argument is a video, the rest are sentences"
+            raise UserError(f"{fault}; for several videos write a list of video,expression: dshmp batch LIST.csv")
 
 
 def parse_range(frames: FrameRange) -> tuple[int, int | None]:
@@ -209,8 +209,6 @@ def open_container(path: Path) -> Any:
 
 def _video_stream(container: Any, path: Path) -> Any:
     """The first stream of moving pictures (cover art doesn't count)."""
-    from av.stream import Disposition
-
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
@@ -252,8 +250,6 @@ def _stills(
 
 
 def _read_images(files: list[Path]) -> Iterator[Pixels]:
-    from PIL import ImageOps
-
     first = None
     for file in files:
         try:
