@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice, repeat
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -50,6 +50,14 @@ Masks = NDArray[np.bool_]
 T = TypeVar("T")
 
 SPILL_LIMIT = 4 * 2**30
+
+
+class Options(TypedDict, total=False):
+    threshold: float | None
+    frames: FrameRange
+    targets: Targets | None
+    fps: float | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -255,10 +263,12 @@ class Segmenter(ModelHubMixin):
         return model_card(self.card, where)
 
     @overload
-    def __call__(self, video: Video, expression: str, **options: Any) -> Result: ...  # type: ignore[overload-overlap]
+    def __call__(  # type: ignore[overload-overlap]
+        self, video: Video, expression: str, **options: Unpack[Options]
+    ) -> Result: ...
 
     @overload
-    def __call__(self, video: Video, expression: Sequence[str], **options: Any) -> list[Result]: ...
+    def __call__(self, video: Video, expression: Sequence[str], **options: Unpack[Options]) -> list[Result]: ...
 
     def __call__(
         self,

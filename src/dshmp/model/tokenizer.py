@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -178,7 +178,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> PreTrainedT
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    settings = {"vocab_size": vocab_size, "special_tokens": special, "initial_alphabet": alphabet}
+    settings: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": special, "initial_alphabet": alphabet}
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(**settings, show_progress=False))
     end, start = [(token, special.index(token)) for token in ("</s>", "<s>")]
     tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
