@@ -448,9 +448,8 @@ def test_a_failed_save_leaves_nothing_new(fresh: bool, folder: Path, monkeypatch
     segmenter = Segmenter(tiny.model({"motion.stages": 0}), tiny.tokenizer(), "cpu", card=CARD)
     with pytest.raises(UserError) as caught:
         segmenter.save_pretrained(target)
-    assert (
-        str(caught.value)
-        == f"{target / WEIGHTS}: cannot be written (I/O error: no space left on device); is the disk full?"
+    assert str(caught.value).startswith(
+        f"{target / WEIGHTS}: cannot be written (I/O error: no space left on device); free"
     )
     assert target.exists() != fresh
     assert fresh or {path.name: path.read_bytes() for path in target.iterdir()} == before

@@ -144,8 +144,8 @@ def test_faults_are_told_of_the_place_that_people_know(tmp_path: Path) -> None:
         raise UserError(f"{work / 'x'}: cannot be written (why)")
 
     cases: dict[Callable[[Path], None], str] = {
-        full: "m: cannot be written (No space left on device)",
-        lacking: "m: cannot be written (No such file or directory)",
+        full: "m: cannot be written (No space left on device); free some space there, or name another place",
+        lacking: "m: cannot be written (No such file or directory); free some space there, or name another place",
         told: "m/x: cannot be written (why)",
     }
     for write, message in cases.items():

@@ -360,13 +360,3 @@ def test_folders_of_other_programs_are_not_sought_on_the_network(folder: str) ->
     with pytest.raises(UserError, match="cannot load the text encoder"):
         pretrained_encoder(folder)
     assert not [line for line in said if "\n" in line]
-
-
-def test_a_pipe_in_a_folder_of_another_program(endless: Path) -> None:
-    endless.rename(endless.with_name("config.json"))
-    for load in (pretrained_encoder, lambda source: initialise(tiny_model()[0], source)):
-        with pytest.raises(UserError, match=PIPE):
-            load(endless.parent)
-    (endless.parent / "config.json").rename(endless.parent / "tokenizer.json")
-    with pytest.raises(UserError, match=PIPE):
-        load_tokenizer(endless.parent)

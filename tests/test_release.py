@@ -373,9 +373,8 @@ def test_a_failed_conversion_leaves_what_was_there(
     monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(UserError) as caught:
         convert(path, out, words, motion_heads=2, overwrite=not fresh)
-    assert (
-        str(caught.value)
-        == f"{out / EXTRA_STATE}: cannot be written (I/O error: no space left on device); is the disk full?"
+    assert str(caught.value).startswith(
+        f"{out / EXTRA_STATE}: cannot be written (I/O error: no space left on device); free"
     )
     if fresh:
         assert [item.name for item in tmp_path.iterdir()] == ["a.pth"]

@@ -371,8 +371,8 @@ def test_number_of_workers_changes_nothing(source: str, root: Path, pred: Path, 
 
 
 @pytest.mark.parametrize("source", ["folder", "zip"])
-def test_forked_processes(source: str, root: Path, pred: Path, tmp_path: Path) -> None:
-    """A process without torch forks; the split is opened but once, and results.json is the same byte by byte."""
+def test_processes_of_the_command(source: str, root: Path, pred: Path, tmp_path: Path) -> None:
+    """The split is opened but once, and results.json is the same byte by byte."""
     path = pred if source == "folder" else zipped(pred, tmp_path / "p.zip")
     script = (
         "import os, sys; from dshmp.data.mevis import MevisSplit; from dshmp.evaluation import score as run\n"

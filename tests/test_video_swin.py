@@ -328,8 +328,6 @@ def test_frames_see_their_own_clip_and_no_other() -> None:
 def test_misuse_is_told() -> None:
     with pytest.raises(ValueError, match="5 frames are not videos of 2"):
         build(small())(pictures(5), *words(5), 2)
-    with pytest.raises(ValueError, match="needs words"):
-        build(small())(pictures(5), None, None, 5)
     for name in ("clip", "temporal_window"):
         with pytest.raises(UserError, match="at least 1"):
             from_dict(BackboneConfig, {name: 0})

@@ -1,7 +1,5 @@
-"""Referring video segmentation with decoupled static and hierarchical motion perception (DsHmp).
-
-The public names are loaded when they are first used, so that `import dshmp` is instant.
-"""
+"""Referring video segmentation with decoupled static and hierarchical motion perception (DsHmp). The public names are
+loaded when they are first used, so that `import dshmp` is instant."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,21 +16,14 @@ __version__ = "0.1.0"
 
 __all__ = ["DsHmp", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError", "load_model"]
 
-_HOME = {
-    "DsHmp": "dshmp.model.dshmp",
-    "ModelConfig": "dshmp.config",
-    "ObjectResult": "dshmp.result",
-    "Result": "dshmp.result",
-    "Segmenter": "dshmp.predictor",
-    "UserError": "dshmp.errors",
-    "load_model": "dshmp.checkpoint",
-}
+_HOME = {"DsHmp": "model.dshmp", "ModelConfig": "config", "ObjectResult": "result", "Result": "result"}
+_HOME |= {"Segmenter": "predictor", "UserError": "errors", "load_model": "checkpoint"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    value = globals()[name] = getattr(import_module(f"dshmp.{_HOME[name]}"), name)
     return value
 
 

@@ -461,12 +461,9 @@ def _load(options: Options) -> "Segmenter":
 @contextlib.contextmanager
 def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """A progress bar on stderr: one line per phase, with a spinner where it is not known how many steps there are."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from dshmp.progress import progress_bars
 
-    from dshmp.progress import columns
-
-    with Progress(*columns(), console=Console(stderr=True)) as bars:
+    with progress_bars() as bars:
         tasks: dict[str, Any] = {}
 
         def show(phase: str, done: int, total: int | None) -> None:
@@ -515,8 +512,12 @@ def main() -> None:
             signal.signal(getattr(signal, name), _exit_if_signalled)
     try:
         app()
-    except (UserError, OSError) as error:  # of the system's, a full disk, or a folder that may not be written
-        _tell(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error))
+    except UserError as error:
+        _tell(str(error))
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = error.filename or Path.cwd()
+        _tell(f"{where}: {error.strerror or error}; see whether it may be read and written, and the disk has room")
         sys.exit(2)
     finally:
         if _received:

@@ -2,10 +2,8 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what is wrong, where, and what to do, in one line.
-
-    The command line prints it to stderr without a traceback and exits with code 2.
-    """
+    """Something the user can mend: the message says what is wrong, where, and what to do, in one line. The command line
+    prints it to stderr without a traceback and exits with code 2."""
 
 
 def printable(text: str) -> str:

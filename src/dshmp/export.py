@@ -1,8 +1,5 @@
-"""Answers as a folder, one per video: masks, overlays and result.json.
-
-Answers are added: what another sentence was answered before stays, and so does whatever people put beside it. An
-answer is written wholly or not at all.
-"""
+"""Answers as a folder, one per video: masks, overlays and result.json. They are added: what another sentence was
+answered before stays, and so does whatever people put beside it. An answer is written wholly or not at all."""
 
 import contextlib
 import hashlib
@@ -16,19 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from dshmp import files as disk
 from dshmp.errors import UserError
-from dshmp.files import (
-    disk_full,
-    file_name,
-    is_vacant,
-    locked,
-    move_into,
-    name_fault,
-    output_folder,
-    regular,
-    save_json,
-    scratch,
-)
 from dshmp.options import Options
 from dshmp.predictor import EncodedClip, Progress, Segmenter
 from dshmp.result import EVIDENCE, Result
@@ -50,19 +36,13 @@ def segment_to_folder(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, list[Result], int]:
-    """Add what was not answered with these settings to the folder `out/<name>`: all or none, whatever interrupts it.
+    """Add what was not answered with these settings to the folder `out/<name>` (by default as the video's): all or
+    none, whatever interrupts it. `load` makes the model, if there is anything to answer.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
     `<NN-slug>/overlay.mp4` per sentence, and one `result.json`. Raises UserError where a sentence was answered with
-    other settings and is not to be overwritten.
-
-    Args:
-        load: makes the model, if there is anything to answer.
-        frames, fps: as `open_video` takes them.
-        name: by default as the video's.
-
-    Returns:
-        The folder, the answers in the order of the sentences, and how many of these were not answered before.
+    other settings and is not to be overwritten. Returns the folder, the answers in the order of the sentences, and how
+    many of these were not answered before.
     """
     folder, document = answer_folder(video, out, name)
     own: dict[str, Any] = {"model": options.model, "threshold": options.threshold, "targets": options.targets}
@@ -75,12 +55,11 @@ def segment_to_folder(
         key = next(key for key in own if before.get(key) != own[key])
         how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own[key]}"
         where = folder / known[text]["folder"]
-        raise UserError(
-            f"{where}: {text!r} was answered {how}; replace the answer with --overwrite, or choose another --out"
-        )
+        fault = f"{where}: {text!r} was answered {how}"
+        raise UserError(f"{fault}; replace the answer with --overwrite, or choose another --out")
     if pending:
         source = open_video(video, frames, fps)
-        with scratch(folder if folder.is_dir() else folder.parent) as work, disk_full(folder, work):
+        with disk.scratch(folder if folder.is_dir() else folder.parent) as work, disk.writing(folder, work):
             with load(options).encode(source, pending, options.threshold, options.targets, progress) as clip:
                 found = _write(work, clip)
             facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
@@ -94,9 +73,8 @@ def segment_to_folder(
 
 
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """The folder for answers about a video, and its result.json, which is empty where there is none. Raises UserError
-    where the folder holds something else."""
-    folder = output_folder(out / (name or folder_name(video)))
+    """The folder for answers about a video, and its result.json or {}. UserError where it holds something else."""
+    folder = disk.output_folder(out / (name or folder_name(video)))
     document = read_document(folder)
     if document is None and os.path.lexists(folder):
         raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")
@@ -135,11 +113,11 @@ def _png(frame: int) -> str:
 
 
 def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
-    """Give what was written its place. From the one renaming on it is done, by the next run if need be. `fresh` is
+    """Give what was written its place: from the renaming on it is done, by the next run if need be. `fresh` is
     result.json where there is none yet."""
     ready = work / "ready"
     ready.mkdir()
-    with locked(folder):
+    with disk.locked(folder):
         _settle(folder)
         document = read_document(folder) or fresh
         known = {answer["sentence"]: answer for answer in document["results"]}
@@ -153,14 +131,13 @@ def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict
             if before:
                 _check_foreign(folder / answer["folder"], ready / answer["folder"], before)
             known[answer["sentence"]] = answer
-        save_json(ready / RESULTS, document | {"results": list(known.values())})
+        disk.save_json(ready / RESULTS, document | {"results": list(known.values())})
         os.replace(ready, folder / f".dshmp-{secrets.token_hex(6)}.ready")
         _settle(folder)
 
 
 def _settle(folder: Path) -> None:
-    """Move what is ready to its place, and remove what only the answer before it had; other files stay. Where a process
-    was killed here, the next one goes on."""
+    """Move what is ready to its place, and remove what only the answer before it had; other files stay."""
     for ready in folder.glob(".dshmp-*.ready"):
         old, new = (
             {answer["folder"]: set(_files(answer)) for answer in (read_document(place) or {}).get("results", ())}
@@ -168,12 +145,12 @@ def _settle(folder: Path) -> None:
         )
         for name in (name for name in new.keys() & old.keys() if (ready / name).is_dir()):
             _remove(folder / name, old[name] - new[name])
-        move_into(ready, folder)
+        disk.move_into(ready, folder)
 
 
 def remove_answers(folder: Path) -> None:
     """Remove all answers in a folder of ours; other files stay."""
-    with locked(folder):
+    with disk.locked(folder):
         _settle(folder)
         answers = (read_document(folder) or {}).get("results", ())
         (folder / RESULTS).unlink(missing_ok=True)
@@ -207,13 +184,13 @@ def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
 def read_document(folder: Path) -> dict[str, Any] | None:
     """The result.json of a folder; None where there is none or it isn't ours, and `{}` where the folder is vacant."""
     try:
-        with open(folder / RESULTS, encoding="utf-8", opener=regular) as file:
+        with open(folder / RESULTS, encoding="utf-8", opener=disk.regular) as file:
             document: dict[str, Any] = json.load(file)
         # the files of an answer, which may be removed, lie where they should
-        faults = [name_fault(a["folder"]) or not isinstance(a["first_frame"], int) for a in document["results"]]
+        faults = [disk.name_fault(a["folder"]) or not isinstance(a["first_frame"], int) for a in document["results"]]
         return document if document["generator"] == GENERATOR and not any(faults) else None
     except FileNotFoundError:
-        return {} if folder.is_dir() and is_vacant(folder) else None
+        return {} if folder.is_dir() and disk.is_vacant(folder) else None
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
 
@@ -221,17 +198,17 @@ def read_document(folder: Path) -> dict[str, Any] | None:
 def slug(text: str, longest: int = 40) -> str:
     """A sentence as part of a folder's name."""
     short = "-".join(re.findall(r"\w+", text.lower()))[:longest].strip("-_")
-    return file_name(short, "expression")
+    return disk.file_name(short, "expression")
 
 
 def folder_name(video: Path) -> str:
     """A video's stem or a folder's name, as far as it can be one."""
-    return file_name(video.resolve().name if video.is_dir() else video.stem, "video")
+    return disk.file_name(video.resolve().name if video.is_dir() else video.stem, "video")
 
 
 def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
-    """A folder in `out` for each of these videos, whatever others there are: the one that holds its answers, else
-    the one of its name, which is marked where another video has that."""
+    """A folder in `out` for each of these videos: the one that holds its answers, else the one of its name, which is
+    marked where another video has that."""
     names: dict[Path, str] = {}
     for video in videos:
         plain, path = folder_name(video), str(video.resolve())
@@ -243,8 +220,7 @@ def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
 
 
 def video_state(path: Path) -> list[int] | None:
-    """Bytes and time of the last change of a video, of all files together where it is a folder; None where it cannot
-    be read."""
+    """Files, bytes and time of the last change of a video or a folder of frames; None where it cannot be read."""
     try:
         files = [item for item in path.iterdir() if item.is_file()] if path.is_dir() else [path]
         states = [file.stat() for file in files]

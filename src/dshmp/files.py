@@ -1,8 +1,7 @@
 """Files and folders of a user's: written wholly or not at all, and nothing touched that this program did not write.
 
-What is being written lies in a hidden folder of its own (`scratch`) and gets its name in the end. A process that is
-killed leaves that folder behind; the next one that writes there removes it. Results with fixed names in a folder of
-the user's choice are known again by their digests (`owned_file`).
+What is being written lies in a hidden folder (`scratch`), which the next process removes if this one is killed. Results
+with fixed names in a folder of the user's choice are known again by their digests (`owned_file`).
 """
 
 import contextlib
@@ -35,7 +34,7 @@ LONGEST_NAME = 200  # bytes of a name made of a video's or a sentence's; file sy
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line: of several the first two, as the first is often but a status."""
+    """What went wrong, as one line of the first two: the first is often but a status."""
     text = getattr(error, "strerror", None) or str(error)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     return " ".join(lines[:2])[:300] or type(error).__name__
@@ -45,15 +44,13 @@ def name_fault(name: str) -> str | None:
     """Why no file should be called so, on any system that people use; None where nothing is wrong."""
     if _NAME.fullmatch(name) and name.isprintable() and len(os.fsencode(name)) <= LONGEST_NAME:
         return None
-    return (
-        'holds one of / \\ < > : " | ? * or a control character, begins with a dot, ends in one or a space, is empty, '
-        f"longer than {LONGEST_NAME} bytes, or a device on Windows"
-    )
+    faults = 'holds one of / \\ < > : " | ? * or a control code, begins with a dot, ends in one or a space, is empty'
+    return f"{faults}, longer than {LONGEST_NAME} bytes, or a device on Windows"
 
 
 def file_name(text: str, instead: str) -> str:
-    """`text` as a name that `name_fault` finds nothing wrong with: what does not do becomes `_`, a name that is too
-    long is cut and marked, and one of which nothing is left is `instead`."""
+    """`text` as a name without `name_fault`: what does not do becomes `_`, a name that is too long is cut and marked,
+    and one of which nothing is left is `instead`."""
     if name_fault(text) is None:
         return text
     kept = "".join("_" if name_fault(f"a{c}a") else c for c in text).strip(". ")
@@ -67,7 +64,7 @@ def file_name(text: str, instead: str) -> str:
 
 def destination(path: Path) -> Path:
     """Where `path` leads, without links and dots. Raises UserError, before the long work that is to end there, where
-    nothing can be written: a file is in the way, links run in a circle, or it is not allowed."""
+    nothing can be written."""
     try:
         target = path.resolve()
         there = next(place for place in (target, *target.parents) if os.path.lexists(place))
@@ -82,7 +79,7 @@ def destination(path: Path) -> Path:
 
 
 def output_folder(path: Path) -> Path:
-    """Where a folder for results leads. Raises UserError as `destination`, and where a file is there."""
+    """As `destination`, for a folder."""
     target = destination(path)
     if target.is_file():
         raise UserError(f"{path}: is a file; name a folder")
@@ -96,14 +93,14 @@ def is_vacant(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = True, name: str = LOCK) -> Iterator[None]:
-    """Have a folder, which is made where it is missing, to oneself; no lock is left in it. Raises UserError where
-    another process has it and we do not `wait`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Have a folder, made if need be, to oneself. Raises UserError where another process has it and we don't `wait`."""
     lock = FileLock(folder / name)
-    try:
-        lock.acquire(blocking=wait)
-    except Timeout:
-        raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout:
+            raise UserError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
     try:
         yield
     finally:
@@ -117,7 +114,6 @@ def scratch(folder: Path) -> Iterator[Path]:
     """A hidden folder in `folder` to write in, removed in the end, as is `folder` if it was made here and is empty.
     What dead processes have left in `folder` is removed first: a living one holds the lock beside it."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]  # innermost first
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         for left in folder.glob(".dshmp-*"):
             lock = left.with_suffix(".lock").name
@@ -127,7 +123,8 @@ def scratch(folder: Path) -> Iterator[Path]:
         place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
         with locked(folder, name=place.with_suffix(".lock").name):
             try:
-                place.mkdir()
+                with writing(folder):
+                    place.mkdir()
                 yield place
             finally:
                 shutil.rmtree(place, ignore_errors=True)
@@ -141,7 +138,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to, which becomes `path` in the end; what `path` was is replaced. Raises UserError."""
     target = destination(path)
-    with disk_full(path), scratch(target.parent) as work:
+    with writing(path), scratch(target.parent) as work:
         yield work / target.name
         os.replace(work / target.name, target)
 
@@ -151,25 +148,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to write to, whose content is in the folder `path` in the end. One that is there stays itself, as
     somebody may be in it or a disk be mounted on it, and keeps all files but those that new ones replace."""
     target = destination(path)
-    with scratch(target if target.is_dir() else target.parent) as work, disk_full(path, work):
+    with scratch(target if target.is_dir() else target.parent) as work, writing(path, work):
         yield work
         move_into(work, target)
 
 
 @contextlib.contextmanager
-def disk_full(path: Path, work: Path | None = None) -> Iterator[None]:
-    """What cannot be written, on a full disk above all, as a UserError that names `path`. Where more is done here than
-    writing in `work`, which becomes `path`, other faults are passed on."""
+def writing(path: Path, work: Path | None = None) -> Iterator[None]:
+    """What cannot be written, on a full disk above all, as a UserError that names `path`; faults of other files than
+    these are passed on where `work`, which becomes `path`, is given."""
     try:
         yield
     except UserError as error:
         raise UserError(str(error).replace(str(work or path), str(path))) from None
     except (OSError, RuntimeError, SafetensorError) as error:  # the latter are torch's and safetensors' ways to tell
         place, number = str(getattr(error, "filename", None)), getattr(error, "errno", None)
-        if work is not None and number not in FULL and not place.startswith(str(work)):
+        if work is not None and number not in FULL and not place.startswith((str(work), str(path))):
             raise
-        hint = "" if number else "; is the disk full?"
-        raise UserError(f"{path}: cannot be written ({reason(error)}){hint}") from None
+        fault = f"cannot be written ({reason(error)})"
+        raise UserError(f"{path}: {fault}; free some space there, or name another place") from None
 
 
 def move_into(work: Path, target: Path) -> None:
@@ -244,8 +241,7 @@ def digest(path: Path) -> str:
 
 
 def regular(path: str, flags: int) -> int:
-    """An `opener` of `open` for people's files, which refuses (OSError) a pipe, that may keep one waiting, or a device,
-    that may have no end."""
+    """An `opener` of `open` that refuses (OSError) a pipe, which may keep one waiting, or a device without an end."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder `open` tells itself

@@ -4,10 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from dshmp.files import regular
-
-_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
-"""`name` or `owner/name`: no drive letter, backslash, `~`, second slash, nor a dot to begin with."""
+_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)  # `name` or `owner/name`
 _ENDINGS = (
     *(".json", ".safetensors", ".pth", ".pt", ".pkl", ".bin", ".ckpt", ".npz", ".h5", ".p", ".mat"),
     *(".yaml", ".yml", ".txt", ".csv", ".zip", ".tar", ".gz", ".mp4"),
@@ -21,11 +18,3 @@ def looks_local(source: str | Path) -> bool:
         return True
     owner, slash, _ = text.partition("/")
     return bool(slash) and os.path.lexists(owner)
-
-
-def check_folder(folder: str | Path) -> None:
-    """Before a library reads what it likes of a folder: OSError where there is none, or a pipe or device in it."""
-    for item in Path(folder).iterdir():
-        if item.exists() and not item.is_dir():
-            with open(item, "rb", opener=regular):
-                pass

@@ -14,8 +14,8 @@ COLUMNS = ("video", "expression")
 
 
 def read_list(path: Path) -> dict[Path, list[str]]:
-    """Expressions per video, in the order of the file; paths are relative to it. A video that is spelled in several
-    ways is one. Raises UserError where the file cannot be read, a row is not of two fields, or there is none."""
+    """Expressions per video, in the order of the file; paths are relative to it, and a video that is spelled in several
+    ways is one. Raises UserError."""
     spelled: dict[Path, Path] = {}
     jobs: dict[Path, dict[str, None]] = {}
     line = 0

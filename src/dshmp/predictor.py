@@ -1,9 +1,8 @@
 """From a video and sentences to masks, in two passes, so that memory does not grow with the video.
 
 The first pass decodes frames in chunks and keeps their object tokens, which are small; pixel features go to a
-temporary file. Between the passes the model understands the whole clip. The second pass makes the masks chunk by
-chunk and hands them on at once. Writing and reading a chunk's features takes a twentieth of the time of perceiving
-it anew (the default model on one core: 6 ms and 107 ms); beyond `SPILL_LIMIT` bytes the rest is perceived anew.
+temporary file, as reading takes a twentieth of the time of perceiving anew; beyond `SPILL_LIMIT` bytes the rest is
+perceived anew. Then the model understands the whole clip. The second pass makes the masks chunk by chunk.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dshmp.card import HERE, Card, lacks, model_card
-from dshmp.device import find_device
+from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
@@ -46,8 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dshmp")
 
-Progress = Callable[[str, int, int | None], None]
-"""Told (what is being done, steps done, steps in all or None where unknown), mostly frames."""
+Progress = Callable[[str, int, int | None], None]  # told what is being done, steps done, steps in all (None: unknown)
 Masks = NDArray[np.bool_]
 T = TypeVar("T")
 
@@ -72,8 +70,8 @@ class Query:
 
 
 class Quality:
-    """How sure the masks of K objects are of themselves: the mean of a mask's probabilities inside it, over all
-    frames, at the size of the network's input (as in the release)."""
+    """How sure masks of K objects are of themselves: the mean probability inside a mask, over all frames, at the size
+    of the network's input (as in the release)."""
 
     def __init__(self, objects: int) -> None:
         self.sums, self.pixels = np.zeros(objects), np.zeros(objects)
@@ -86,8 +84,7 @@ class Quality:
 
     def means(self) -> list[float]:
         """One per object, 0 to 1; 0 where its mask is empty in all frames."""
-        means: list[float] = (self.sums / (self.pixels + 1e-6)).tolist()
-        return means
+        return list((self.sums / (self.pixels + 1e-6)).tolist())
 
 
 @dataclass
@@ -100,17 +97,9 @@ class Selection:
     scores: tuple[float, ...]  # probability that each of the chosen tokens is meant
     best: float
     threshold: float
-    evidence: NDArray[np.float64]
-    """(chosen or 1, T): share of each frame in the tokens' attention, every row summing to 1."""
+    evidence: NDArray[np.float64]  # (chosen or 1, T): share of each frame in the tokens' attention; rows sum to 1
     quality: Quality | None = None  # of the chosen tokens' masks; None where the model's scores are without
-    rles: list[list[Rle]] = field(default_factory=list)
-    """Per frame added the masks' union, then each of the chosen tokens' masks."""
-
-    @property
-    def final_scores(self) -> tuple[float, ...]:
-        """What is reported of the chosen tokens: their scores, with their masks' quality if the model scores that."""
-        means = [1.0] * len(self.scores) if self.quality is None else self.quality.means()
-        return tuple(score * mean for score, mean in zip(self.scores, means, strict=True))
+    rles: list[list[Rle]] = field(default_factory=list)  # per frame added the masks' union, then each chosen token's
 
     @property
     def mean_evidence(self) -> tuple[float, ...]:
@@ -118,8 +107,7 @@ class Selection:
 
     def add(self, masks: Masks) -> Masks:
         """Keep the masks (K, H, W) of the next frame as run lengths; returns their union (H, W)."""
-        union: Masks = np.asarray(masks.any(axis=0))
-        rles = [encode(mask) for mask in masks]
+        union, rles = np.asarray(masks.any(axis=0)), [encode(mask) for mask in masks]
         self.rles.append([rles[0] if len(rles) == 1 else encode(union), *rles])
         return union
 
@@ -140,10 +128,8 @@ class EncodedClip:
 
     def decode_masks(self, make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
         """Per frame the decoded picture (certain only with `pixels`) and per expression what `make` makes of its
-        objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory.
-
-        Frames are decoded again only where their pixels are wanted or perceived anew.
-        """
+        objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory. Frames are
+        decoded again only where their pixels are wanted or perceived anew."""
         seg, answers = self.segmenter, self.answers
         for answer in answers:
             answer.quality = Quality(len(answer.chosen)) if seg.config.release.score == "quality" else None
@@ -159,10 +145,13 @@ class EncodedClip:
                 perceived = seg._pixels(images, [answer.query for answer in answers])
                 features, frames = [seg.model.mask_pixels(each) for each in perceived], iter(again)
             place = slice(start, start + length)
-            logits = [
-                seg._logits(answer, place, embed[chunk], feature)
-                for answer, embed, feature in zip(answers, self.mask_embed, cycle(features), strict=False)
-            ]
+            with seg._inference():
+                logits = [  # of the chosen video tokens (K, F, h, w)
+                    seg.model.decode_masks(answer.video, place, feature, embed[chunk])[list(answer.chosen)].float()
+                    if answer.chosen
+                    else torch.empty(0, 1)
+                    for answer, embed, feature in zip(answers, self.mask_embed, cycle(features), strict=False)
+                ]
             for t, frame in enumerate(frames):
                 own = zip(answers, logits, strict=True)
                 yield frame, [make(self._at_size(answer, each[:, t : t + 1])) for answer, each in own]
@@ -180,13 +169,14 @@ class EncodedClip:
         return output_masks(logits, size)[:, 0]
 
     def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
-        """The second pass over masks (K, H, W)."""
+        """The second pass over masks (K, H, W) bool."""
         return self.decode_masks(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
 
     def result(self, answer: Selection) -> Result:
         """An answer whose masks have been added, frame by frame."""
         union, *objects = zip(*answer.rles, strict=True)
-        rows = zip(answer.final_scores, objects, answer.evidence, strict=False)
+        means = repeat(1.0) if answer.quality is None else answer.quality.means()
+        rows = zip(answer.scores, means, objects, answer.evidence, strict=False)
         return Result(
             expression=answer.query.expression,
             words=answer.query.words,
@@ -198,23 +188,20 @@ class EncodedClip:
             fps=self.fps,
             times=tuple(self.times),
             evidence=answer.mean_evidence,
-            objects=tuple(ObjectResult(score, rles, tuple(row.tolist())) for score, rles, row in rows),
+            objects=tuple(ObjectResult(score * mean, rles, tuple(row.tolist())) for score, mean, rles, row in rows),
             rle=union,
         )
 
 
 class Segmenter(ModelHubMixin):
-    """Answers sentences about videos.
+    """Answers sentences about videos; input that cannot be answered is a UserError.
 
     >>> seg = Segmenter.from_pretrained("default")
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
-
-    Input that cannot be answered is a UserError. The hub's mixin itself would hand parts of config.json to `__init__`.
     """
 
-    extra_state: Path | None = None
-    """What the authors' checkpoint held beyond the model, where it was made of one; saved and pushed with it."""
+    extra_state: Path | None = None  # what the authors' checkpoint held beyond the model; saved and pushed with it
 
     def __init__(
         self,
@@ -235,13 +222,9 @@ class Segmenter(ModelHubMixin):
     def from_pretrained(
         cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto", **hub: Any
     ) -> Self:
-        """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id.
-
-        Args:
-            device: "auto" (a CUDA GPU where there is one), "cpu", "cuda", "cuda:1" ...
-            precision: "auto" is the model's own on a GPU that has it, float32 elsewhere.
-            hub: revision, token, cache_dir, local_files_only, force_download, as huggingface_hub has them.
-        """
+        """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id; `hub` is what
+        huggingface_hub takes: revision, token, cache_dir, local_files_only, force_download. Device "auto" is a GPU
+        where there is one, precision "auto" the model's own on a GPU that has it, else float32."""
         from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
 
         folder = find_model(name, **hub)
@@ -257,11 +240,8 @@ class Segmenter(ModelHubMixin):
         save_model(self.model, self.tokenizer, Path(save_directory), self.card, where, self.extra_state)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, branch: str | None = None, **push: Any) -> str:
-        """Put the model into the repository `owner/name` on the Hugging Face hub, which is made if need be.
-
-        A `name` alone is one of the token's owner. `push` is a token, and what else `HfApi.upload_folder` takes.
-        Returns the commit's address. Warns where the card does not say what people need to know.
-        """
+        """Put the model into the repository `owner/name`, or the token's owner's `name`, on the Hugging Face hub. It is
+        made if need be. `push` is a token, and what else `HfApi.upload_folder` takes. Returns the commit's address."""
         from huggingface_hub import HfApi
 
         if missing := lacks(self.card):
@@ -301,17 +281,15 @@ class Segmenter(ModelHubMixin):
         fps: float | None = None,
         progress: Progress | None = None,
     ) -> Result | list[Result]:
-        """Segment what `expression` means.
+        """Segment what `expression` means: one sentence, or several that share the decoding.
 
         Args:
             video: what `open_video` takes: a path, a uint8 array (T, H, W, 3), an iterable of frames.
-            expression: one sentence, or several that share the decoding.
             threshold: a video token is meant if its probability exceeds this. By default the model's own for
                 many targets; 0 for a single one, which is then always answered.
             frames: "A:B", only these frames.
             targets: "many" (union of all that are meant) or "single" (the best one); by default the model's own.
-            fps: frames per second of arrays and images; without it they are taken at the pace the model was
-                trained on.
+            fps: of arrays and images; without it they are taken at the pace the model was trained on.
             progress: called after every chunk of frames.
         """
         sentences = [expression] if isinstance(expression, str) else list(expression)
@@ -348,7 +326,7 @@ class Segmenter(ModelHubMixin):
             raise UserError("no expression given; say in words what to segment")
         progress = progress or (lambda phase, done, total: None)
         queries = [self._query(expression) for expression in expressions]
-        with tempfile.TemporaryFile(prefix="dshmp-") as file:
+        with tempfile.TemporaryFile(prefix="dshmp-", buffering=0) as file:
             free = shutil.disk_usage(tempfile.gettempdir()).free
             clip = EncodedClip(self, source, _Spill(file, min(SPILL_LIMIT, free // 2)), progress, source.fps)
             tokens = self._perceive(clip, queries)
@@ -370,7 +348,7 @@ class Segmenter(ModelHubMixin):
 
     def _query(self, expression: str) -> Query:
         with self._inference(exact=True):
-            text = self.model.language(self.tokenizer([expression]).to(self.device))
+            text = self.model.language(to_device(self.tokenizer([expression]), self.device))
         shown = expression
         if self.config.language.normalise:  # the words' places refer to the normalised sentence
             shown = " ".join(expression.split())
@@ -422,26 +400,10 @@ class Segmenter(ModelHubMixin):
         if not math.isfinite(best):
             raise UserError("the model's answer is not a number; try --precision float32, or another model")
         chosen = [token for token in order if scores[token] > threshold]
-        if targets == "single":
-            chosen = chosen[:1]
+        chosen = chosen[:1] if targets == "single" else chosen
         attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
-        return Selection(
-            query=query,
-            video=video,
-            chosen=tuple(chosen),
-            scores=tuple(float(scores[i]) for i in chosen),
-            best=best,
-            threshold=threshold,
-            evidence=attention / attention.sum(axis=1, keepdims=True),
-        )
-
-    def _logits(self, answer: Selection, frames: slice, mask_embed: Tensor, features: Tensor) -> Tensor:
-        """Mask logits (K, F, h, w) of the chosen video tokens in some frames."""
-        if not answer.chosen:
-            return torch.empty(0, 1)
-        with self._inference():
-            logits = self.model.decode_masks(answer.video, frames, features, mask_embed)
-        return logits[list(answer.chosen)].float()
+        chances, evidence = tuple(scores[chosen].tolist()), attention / attention.sum(axis=1, keepdims=True)
+        return Selection(query, video, tuple(chosen), chances, best, threshold, evidence)
 
     @contextlib.contextmanager
     def _inference(self, exact: bool = False) -> Iterator[None]:
@@ -451,14 +413,12 @@ class Segmenter(ModelHubMixin):
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=lower):
                 yield
         except torch.OutOfMemoryError:
-            raise UserError(
-                f"not enough memory on {self.device}; use --device cpu, --precision bfloat16, a range of --frames, "
-                "or a model with a smaller input.chunk"
-            ) from None
+            ways = "--device cpu, --precision bfloat16, a range of --frames, or a model with a smaller input.chunk"
+            raise UserError(f"not enough memory on {self.device}; use {ways}") from None
 
 
 class _Spill:
-    """Feature maps of every chunk in a file, up to `limit` bytes; plain reads and writes, so not in our memory."""
+    """Feature maps of every chunk in a file, up to `limit` bytes or a full disk."""
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
         self.file, self.limit = file, limit
@@ -470,7 +430,11 @@ class _Spill:
         self.complete = self.complete and self.ends[-1] + sum(tensor.nbytes for tensor in tensors) <= self.limit
         if self.complete:
             data = save({str(index): tensor.cpu().contiguous() for index, tensor in enumerate(tensors)})
-            self.file.write(data)
+            try:
+                self.complete = self.file.write(data) == len(data)
+            except OSError:  # the disk is full: the rest is perceived anew
+                self.complete = False
+        if self.complete:
             self.ends.append(self.ends[-1] + len(data))
 
     def read(self, chunk: int, device: torch.device) -> list[Tensor]:
@@ -488,7 +452,6 @@ def _again(source: VideoSource) -> Iterator[Frame]:
 
 
 def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
-    """The precision asked for; `auto` is the model's own on a GPU that has it, and float32 elsewhere."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
         able = device.type == "cuda" and (own != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False))

@@ -5,23 +5,20 @@ import copy
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, context
-from multiprocessing.process import BaseProcess
 from typing import Any
 
+# signals that a terminal sends to all processes of a command
 _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
-"""Signals that a terminal sends to all processes of a command."""
 
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Hold the terminal's signals back. A process that is started meanwhile never gets them: not even while it
-    starts, when it could not handle them yet."""
+    """Hold the terminal's signals back. A process that is started meanwhile never gets them."""
     change = getattr(signal, "pthread_sigmask", lambda how, signals: ())
     before = change(getattr(signal, "SIG_BLOCK", 0), _TERMINAL)
     try:
@@ -30,7 +27,7 @@ def _signals_blocked() -> Iterator[None]:
         change(getattr(signal, "SIG_SETMASK", 0), before)
 
 
-class _Quiet(BaseProcess):
+class _Quiet(context.SpawnProcess):
     """Never gets the terminal's signals."""
 
     def start(self) -> None:
@@ -38,31 +35,21 @@ class _Quiet(BaseProcess):
             super().start()
 
 
-class _Spawned(_Quiet, context.SpawnProcess): ...
-
-
-class _Forked(_Quiet, getattr(context, "ForkProcess", context.SpawnProcess)): ...  # type: ignore[misc]
-
-
-def spawning(fork: bool = False) -> Any:
+def spawning() -> Any:
     """The context of processes that begin afresh: a fork of one with threads, such as torch's, may hang."""
-    quiet = copy.copy(multiprocessing.get_context("fork" if fork else "spawn"))
-    quiet.Process = _Forked if fork else _Spawned  # type: ignore[attr-defined]
+    quiet = copy.copy(multiprocessing.get_context("spawn"))
+    quiet.Process = _Quiet  # type: ignore[misc]
     return quiet
 
 
 @contextlib.contextmanager
 def worker_pool(
-    workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = (), fork: bool = False
+    workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes. Where an exception passes, Ctrl-C too, they are ended, whatever they do.
-
-    With `fork` they share the memory of this process, which must have no threads; only on Linux.
-    """
+    """A pool of processes. Where an exception passes, Ctrl-C too, they are ended, whatever they do."""
     others = set(multiprocessing.active_children())
-    spawned = spawning(fork and sys.platform == "linux")
     with _signals_blocked():  # multiprocessing starts a process of its own here
-        pool = ProcessPoolExecutor(workers, mp_context=spawned, initializer=_begin, initargs=(initializer, initargs))
+        pool = ProcessPoolExecutor(workers, spawning(), _begin, (initializer, initargs))
     try:
         yield pool
     except BaseException:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
@@ -17,9 +17,11 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     yield from rich_track(items, description, total=total, console=Console(stderr=True), transient=True)
 
 
-def columns() -> "list[ProgressColumn]":
-    """Of the progress of several phases."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+def progress_bars() -> "Progress":
+    """Several on stderr, a line each."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-    return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), remaining]
+    console = Console(stderr=True)
+    return Progress("{task.description}", BarColumn(), MofNCompleteColumn(), remaining, console=console)

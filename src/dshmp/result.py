@@ -11,8 +11,7 @@ from pydantic import TypeAdapter
 
 from dshmp.model.words import Word
 
-Rle = dict[str, Any]
-"""COCO run lengths: {"size": [height, width], "counts": str}."""
+Rle = dict[str, Any]  # COCO run lengths: {"size": [height, width], "counts": str}
 EVIDENCE = (
     "attention mass that the chosen video tokens (of all objects, averaged) lay on each frame; sums to 1 over the "
     "clip, so values compare across all its frames"
@@ -23,12 +22,9 @@ EVIDENCE = (
 class ObjectResult:
     """One object meant."""
 
-    score: float
-    """Probability that its video token is meant, 0 to 1."""
-    rle: tuple[Rle, ...]
-    """Its mask in every frame."""
-    evidence: tuple[float, ...]
-    """Attention mass of its video token per frame; sums to 1."""
+    score: float  # probability that its video token is meant, 0 to 1
+    rle: tuple[Rle, ...]  # its mask in every frame
+    evidence: tuple[float, ...]  # attention mass of its video token per frame; sums to 1
 
     @property
     def masks(self) -> NDArray[np.bool_]:
@@ -41,24 +37,19 @@ class Result:
     """The answer to one expression over one video (or the chosen range of its frames)."""
 
     expression: str
-    words: tuple[Word, ...]
-    """The expression's words in order, each "static", "motion" or neither (None)."""
-    found: bool
-    """False: nothing in the video matches; all masks are empty then."""
-    score: float
-    """Probability of the best video token, whether it passed the threshold or not."""
+    words: tuple[Word, ...]  # in order, each "static", "motion" or neither (None)
+    found: bool  # False: nothing in the video matches; all masks are empty then
+    score: float  # probability of the best video token, whether it passed the threshold or not
     threshold: float
     height: int
     width: int
     fps: float | None
-    times: tuple[float, ...]
-    """Seconds of every frame."""
+    times: tuple[float, ...]  # seconds of every frame
+    # per frame, when the model saw it: the attention mass of the chosen video tokens (of the best one where nothing
+    # matches), averaged over them; sums to 1 over the clip
     evidence: tuple[float, ...]
-    """Per frame, when the model saw it: the attention mass of the chosen video tokens (of the best one where
-    nothing matches), averaged over them; sums to 1 over the clip."""
     objects: tuple[ObjectResult, ...]
-    rle: tuple[Rle, ...]
-    """The union of all objects in every frame."""
+    rle: tuple[Rle, ...]  # the union of all objects in every frame
 
     @property
     def frame_count(self) -> int:

@@ -28,7 +28,7 @@ from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.files import locked, save_json
 from dshmp.processes import after_parent, spawning
-from dshmp.progress import columns
+from dshmp.progress import progress_bars
 from dshmp.training.recipe import RECIPE, Recipe, check_run_folder, load_recipe, save_recipe
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
 
     Stopped by Ctrl-C or SIGTERM the processes save their state first.
     """
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     waiting = deque(run for run in runs if not run.finished)
     if waiting and "LOCAL_RANK" in os.environ:
@@ -140,7 +139,7 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     failures = []
     active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
     try:
-        with Progress(*columns(), console=Console(stderr=True)) as bars:
+        with progress_bars() as bars:
             finished = bars.add_task("runs", total=len(runs), completed=len(runs) - len(waiting))
             while waiting or active:
                 free = min(set(range(jobs)) - {slot for _, slot, _ in active.values()}, default=None)

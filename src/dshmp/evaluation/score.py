@@ -1,10 +1,8 @@
 """`dshmp score` and `evaluate`: predictions against a split's annotation, by the data set's own protocol."""
 
 import contextlib
-import gc
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -150,10 +148,9 @@ def _map(make_job: Callable[[], Job], videos: Mapping[str, Any], workers: int) -
     if workers == 1:
         yield from track(map(make_job(), videos), "scoring", total=len(videos))
         return
-    try:  # torch has threads, and perhaps a GPU, that do not outlive a fork
-        with worker_pool(workers, _start, (make_job,), fork="torch" not in sys.modules) as pool:
-            results = pool.map(_run, videos)  # forks here, before the progress bar starts a thread
-            yield from track(results, "scoring", total=len(videos))
+    try:
+        with worker_pool(workers, _start, (make_job,)) as pool:
+            yield from track(pool.map(_run, videos), "scoring", total=len(videos))
     except BrokenProcessPool:
         raise UserError("a scoring process died, perhaps for want of memory; take fewer --workers") from None
 
@@ -165,7 +162,6 @@ def _start(make_job: Callable[[], Job]) -> None:
     global _own_job
     import cv2
 
-    gc.freeze()  # what is shared stays so: collecting garbage would write to all of it
     cv2.setNumThreads(1)
     _own_job = make_job()
 

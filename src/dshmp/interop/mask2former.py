@@ -15,7 +15,7 @@ from dshmp.checkpoint import check_finite
 from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import reason
-from dshmp.hub import check_folder, looks_local
+from dshmp.hub import looks_local
 from dshmp.interop.keymap import NAMES, NameTable
 from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights, part
 from dshmp.interop.safe_load import read_tensors
@@ -139,8 +139,6 @@ def _read_transformers(source: str, config: ModelConfig) -> dict[str, Tensor]:
 
     here = looks_local(source)
     try:
-        if here:
-            check_folder(source)
         values, _ = Mask2FormerConfig.get_config_dict(source, local_files_only=here)
         if values.get("model_type") != "mask2former" or values["backbone_config"]["model_type"] != "swin":
             raise ValueError("its config.json is not of a Mask2Former with Swin")

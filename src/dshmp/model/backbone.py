@@ -14,21 +14,16 @@ from dshmp.model.video_swin import VideoSwinStage, video_swin_stages
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalise each channel over a sample's positions (B, S, C); a single position becomes zero.
-
-    Half precision is lifted to float32, whose squares do not overflow.
-    """
+    """Normalise channels over a sample's positions (B, S, C), in float32 at least, whose squares do not overflow."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = x - x.mean(dim=1, keepdim=True)
     return centred * (centred.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 
 class PixelWordAttention(nn.Module):
-    """Pixel-word attention module (PWAM) of LAVT, https://arxiv.org/abs/2112.02244, section 3.2.
-
-    Every pixel gathers the words it attends to (one head), which then gate the pixel's own projection:
-    GELU(W (GELU(W_vis x) * IN(W_out softmax(q k^T / sqrt(C)) v))), q = IN(W_q x), IN = instance norm.
-    """
+    """Pixel-word attention module (PWAM) of LAVT, https://arxiv.org/abs/2112.02244, section 3.2. Every pixel gathers
+    the words it attends to (one head), which then gate the pixel's own projection: GELU(W (GELU(W_vis x) * IN(W_out
+    softmax(q k^T / sqrt(C)) v))), q = IN(W_q x), IN = instance norm."""
 
     def __init__(self, channels: int, text_size: int) -> None:
         super().__init__()
@@ -48,11 +43,9 @@ class PixelWordAttention(nn.Module):
 
 
 class LanguageBackbone(nn.Module):
-    """A stage's output is LN(r), r = PWAM(x, words); x + gate(r) * r goes on to the next stage.
-
-    The stages are Swin's (transformers') or, with a `temporal_window`, Video-Swin's. Without `language_fusion` it is
-    plain: r = x, no gate. Words are fused frame by frame in either.
-    """
+    """A stage's output is LN(r), r = PWAM(x, words); x + gate(r) * r goes on to the next stage. The stages are Swin's
+    (transformers') or, with a `temporal_window`, Video-Swin's. Without `language_fusion` it is plain: r = x, no gate.
+    Words are fused frame by frame in either."""
 
     def __init__(self, config: BackboneConfig, text_size: int) -> None:
         super().__init__()
@@ -69,8 +62,7 @@ class LanguageBackbone(nn.Module):
             self.clip = 1
             self.stages = SwinEncoder(swin, self.embeddings.patch_grid).layers
             for block in self.stages.modules():
-                if isinstance(getattr(block, "drop_path", None), SwinDropPath):
-                    # transformers drops the attention branch only
+                if isinstance(getattr(block, "drop_path", None), SwinDropPath):  # of the attention branch only
                     block.mlp.register_forward_hook(partial(_drop_branch, block.drop_path.drop_prob))
         else:
             self.clip = config.clip
@@ -87,33 +79,24 @@ class LanguageBackbone(nn.Module):
         return -(-frames // self.clip) * self.clip
 
     def forward(self, images: Tensor, words: Tensor | None, mask: Tensor | None, length: int) -> list[Tensor]:
-        """One map (F, C_i, h_i, w_i) per stage, strides 4, 8, 16, 32 (sizes rounded up).
-
-        Args:
-            images: (F, 3, H, W), normalised; any size. Every `length` frames are one video.
-            words, mask: (F, L, C_text) and (F, L) bool, True = real word; None without language fusion.
-            length: Video-Swin reads each video in clips of `config.clip` frames from its start, the last one
-                shorter; Swin reads every frame by itself, whatever the length.
-        """
-        if self.language_fusion and (words is None or mask is None):
-            raise ValueError("a language-fused backbone needs words and their mask")
+        """Images (F, 3, H, W), normalised, of any size -> one map (F, C_i, h_i, w_i) per stage, strides 4 to 32 (sizes
+        rounded up); words (F, L, C_text), mask (F, L) bool, True = real, None without language fusion. Every `length`
+        frames are one video, which Video-Swin reads in clips of `config.clip` frames, the last one shorter; Swin reads
+        every frame by itself."""
         if len(images) % length:
             raise ValueError(f"{len(images)} frames are not videos of {length} frames")
         clip = min(self.clip, length)
-        rest = length % clip
-        if not rest:
-            return self._read(images, words, mask, clip)
-        frames = torch.arange(len(images), device=images.device).view(-1, length)
-        parts = [(frames[:, :-rest].flatten(), clip), (frames[:, -rest:].flatten(), rest)]
-        maps = [
-            self._read(images[part], None if words is None else words[part], None if mask is None else mask[part], size)
-            for part, size in parts
-        ]
-        order = torch.cat([part for part, _ in parts]).argsort()
-        return [torch.cat(levels)[order] for levels in zip(*maps, strict=True)]
-
-    def _read(self, images: Tensor, words: Tensor | None, mask: Tensor | None, clip: int) -> list[Tensor]:
-        """`forward` for clips of one length, `clip` frames each."""
+        if rest := length % clip:  # the last clips of all videos apart
+            frames = torch.arange(len(images), device=images.device).view(-1, length)
+            parts = [part.flatten() for part in frames.split((length - rest, rest), dim=1)]
+            maps = [
+                self.forward(
+                    images[part], None if words is None else words[part], None if mask is None else mask[part], size
+                )
+                for part, size in zip(parts, (clip, rest), strict=True)
+            ]
+            order = torch.cat(parts).argsort()
+            return [torch.cat(levels)[order] for levels in zip(*maps, strict=True)]
         outputs = []
         x, size = self.embeddings(images)
         for i, stage in enumerate(self.stages):

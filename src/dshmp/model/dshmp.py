@@ -1,6 +1,7 @@
 """DsHmp as one module: language -> static perception -> motion perception -> video tokens -> masks."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -8,20 +9,16 @@ from torch import Tensor, nn
 from dshmp.config import ModelConfig
 from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
-from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
+from dshmp.model.motion_decoder import ABSENT, MotionDecoder, VideoTokens, pointed_masks
 from dshmp.model.pixel_decoder import PixelFeatures
-from dshmp.model.readout import readout_of
 from dshmp.model.text import LanguageEncoder, TextFeatures
 
 
 class DsHmp(nn.Module):
-    """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and Nv motion queries.
-
-    `encode` works image by image (with Video-Swin clip by clip), so the caller decides how many frames it takes at
-    once; `decode_motion` needs the object tokens of the whole clip; `decode_masks` works on any slice of frames again.
-    Memory is bounded by that. Called as a function, the model does all three for clips that fit in memory. `encode` is
-    `encode_pixels`, whose features sentences share unless they read text, then `encode_objects`.
-    """
+    """Section 3 of the paper. Shapes: B clips, T frames, F frames of any clips, N static and N_v motion queries.
+    `encode` (`encode_pixels`, then `encode_objects`) works image by image, with Video-Swin clip by clip;
+    `decode_motion` needs the object tokens of the whole clip; `decode_masks` works on any slice of frames again. Memory
+    is bounded by that. Called as a function, the model does all three for clips that fit in memory."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -30,22 +27,14 @@ class DsHmp(nn.Module):
         self.perception = StaticPerception(config)
         self.motion = MotionPerception(config)
         self.decoder = MotionDecoder(config)
-        self.readout = readout_of(self.decoder)
 
     def forward(
         self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
     ) -> list[tuple[VideoTokens, Tensor]]:
-        """Clips of any sizes and lengths, each under its own sentence; the others change no clip's answer.
-
-        Args:
-            clips: B clips (T_b, 3, H_b, W_b), normalised, the sides multiples of `input.divisor`.
-            text: B sentences.
-            chunk: frames perceived at once; `input.chunk` by default.
-
-        Returns:
-            For each clip its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4.
-            Every frame counts as one step of time.
-        """
+        """B clips (T_b, 3, H_b, W_b), normalised, sides multiples of `input.divisor`, and B sentences -> for each clip
+        its video tokens (of a batch of one) and their mask logits (N_v, T_b, h, w) at stride 4. Clips may differ in
+        size and length, and change no other's answer. Every frame counts as one step of time; `chunk` frames (by
+        default `input.chunk`) are perceived at once."""
         if not clips or len(clips) != len(text.mask):
             raise ValueError(f"{len(clips)} clips under {len(text.mask)} sentences: one each is needed, at least one")
         step = self.whole_clips(chunk or self.config.input.chunk)
@@ -72,16 +61,13 @@ class DsHmp(nn.Module):
         return self.perception.backbone.whole_clips(frames)
 
     def encode(self, images: Tensor, text: TextFeatures) -> Perception:
-        """Static perception of one clip's frames: images (F, 3, H, W), normalised; text of E sentences.
-
-        A longer video may be cut into such clips at multiples of `whole_clips(1)` frames.
-        Returns the perception of E * F frames, all frames of the first sentence first. Pixel features are
-        computed once where the backbone does not use the sentence.
-        """
+        """Static perception of one clip's frames (F, 3, H, W), normalised, under E sentences: of E * F frames, all
+        frames of the first sentence first. A longer video may be cut into such clips at `whole_clips`."""
         return self.perceive_clips(images[None], _zeros(text.mask), text)
 
     def perceive_clips(self, images: Tensor, clip: Tensor, text: TextFeatures) -> Perception:
-        """Static perception of B * T frames: V clips (V, T, 3, H, W) under B sentences, of clips (B,) long."""
+        """Static perception of B * T frames: V clips (V, T, 3, H, W) under B sentences, of clips (B,) long. Pixel
+        features are computed once per clip where the backbone does not use the sentence."""
         clips, length = images.shape[:2]
         images = images.flatten(0, 1)
         frames = torch.arange(len(images), device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
@@ -104,15 +90,14 @@ class DsHmp(nn.Module):
 
     def mask_pixels(self, seen: PixelFeatures | Perception) -> Tensor:
         """The one map (F, C, h, w) that `decode_masks` needs of F frames, before or after `encode_objects`."""
-        return self.readout.pixels(seen)
+        return seen.video_features if self.decoder.pointer is None else seen.mask_features
 
     def decode_motion(
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor | None = None, stride: int = 1
     ) -> VideoTokens:
-        """Motion perception and motion decoder.
+        """Motion perception and motion decoder on object tokens (B, T, N, C).
 
         Args:
-            tokens: (B, T, N, C) object tokens of every frame.
             frames: (B, T) bool, True where a frame is real (padding stands at the end).
             position: (B, T) place in time of each frame, in frames of its video, never falling; 0, 1, 2 ... by default.
             stride: a video `stride` times as fast as motion perception was trained on is read as that many
@@ -121,8 +106,7 @@ class DsHmp(nn.Module):
         if position is None:
             position = torch.arange(float(tokens.shape[1]), device=tokens.device).expand(tokens.shape[:2])
         moved, weights = self._interleaved(tokens, frames, text, position, stride)
-        result: VideoTokens = self.decoder(moved, frames, text, position / stride, weights)
-        return result
+        return cast(VideoTokens, self.decoder(moved, frames, text, position / stride, weights))
 
     def _interleaved(
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, stride: int
@@ -130,14 +114,12 @@ class DsHmp(nn.Module):
         """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
         batch, length = tokens.shape[:2]
 
-        def split(x: Tensor) -> Tensor:
+        def split(x: Tensor) -> Tensor:  # (B, T, ...) -> (B*s, T/s, ...)
             padded = torch.cat([x, x.new_zeros(batch, -length % stride, *x.shape[2:])], dim=1)
-            rows: Tensor = padded.unflatten(1, (-1, stride))
-            return rows.transpose(1, 2).flatten(0, 1)  # (B, T, ...) -> (B*s, T/s, ...)
+            return cast(Tensor, padded.unflatten(1, (-1, stride)).transpose(1, 2).flatten(0, 1))
 
-        def join(x: Tensor) -> Tensor:
-            rows: Tensor = x.unflatten(0, (batch, stride))
-            return rows.transpose(1, 2).flatten(1, 2)[:, :length]  # (B*s, T/s, ...) -> (B, T, ...)
+        def join(x: Tensor) -> Tensor:  # (B*s, T/s, ...) -> (B, T, ...)
+            return cast(Tensor, x.unflatten(0, (batch, stride)).transpose(1, 2).flatten(1, 2)[:, :length])
 
         cues = text.motion.repeat(torch.arange(batch, device=tokens.device).repeat_interleave(stride))
         moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
@@ -145,8 +127,22 @@ class DsHmp(nn.Module):
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
-        `pixels` (F, C, h, w) are their `mask_pixels`, `mask_embed` (F, N, C) is of `encode`."""
-        return self.readout.frame_masks(video, frames, pixels, mask_embed)
+        `pixels` (F, C, h, w) are the `mask_pixels` and `mask_embed` (F, N, C) is of `encode`."""
+        if video.pointer is None:
+            return self.clip_masks(video, pixels, pixels)[0]
+        share = video.pointer[0, :, frames].softmax(dim=-1)
+        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)  # for masks, and smaller than they
+        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
+
+    def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor) -> Tensor:
+        """Mask logits (B, N_v, T, h, w) of B whole clips, to learn from: mixed of their object tokens' masks
+        (B, T, N, h, w) or, as in the paper, products of mask embeddings with the video features (B*T, C, h, w)."""
+        if video.pointer is not None:
+            return pointed_masks(video, object_masks)
+        assert video.mask_embed is not None
+        assert self.decoder.mask_features is not None
+        features = self.decoder.mask_features(video_features).unflatten(0, (len(video.mask_embed), -1))
+        return torch.einsum("bqc,btchw->bqthw", video.mask_embed, features)
 
 
 def _zeros(frames: Tensor) -> Tensor:

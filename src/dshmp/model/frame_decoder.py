@@ -1,7 +1,7 @@
 """Static perception (section 3.1): static queries (Eq. 1) become the object tokens of every frame."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,7 @@ from dshmp.config import CueSource, FrameDecoderConfig, ModelConfig
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 from dshmp.model.pixel_decoder import PixelDecoder, PixelFeatures, sine_position
-
-if TYPE_CHECKING:
-    from dshmp.model.text import Cues, TextFeatures
+from dshmp.model.text import Cues, TextFeatures
 
 LEVELS = 3
 
@@ -21,26 +19,21 @@ LEVELS = 3
 class Prediction(NamedTuple):
     """What one prediction head says of F frames and N queries."""
 
-    tokens: Tensor
-    """(F, N, C) object tokens, normalised."""
-    logits: Tensor
-    """(F, N, 2), index 0 = object, 1 = none."""
-    mask_embed: Tensor
-    """(F, N, C); mask logits are its inner products with the pixels of `mask_features`."""
+    tokens: Tensor  # (F, N, C) object tokens, normalised
+    logits: Tensor  # (F, N, 2), index 0 = object, 1 = none
+    mask_embed: Tensor  # (F, N, C); mask logits are its inner products with the pixels of `mask_features`
 
 
 @dataclass(frozen=True)
 class Perception:
-    """Static perception of F frames: the last head's prediction, all of them, and the features of every pixel."""
+    """Static perception of F frames: the last head's `Prediction`, all of them, and two maps of `PixelFeatures`."""
 
     tokens: Tensor
     logits: Tensor
     mask_embed: Tensor
-    layers: list[Prediction]
-    """Before the first layer and after each, so the last is this prediction; for deep supervision."""
+    layers: list[Prediction]  # before the first layer and after each, for deep supervision
     mask_features: Tensor
     video_features: Tensor
-    """Both (F, C, h, w), stride 4, as in `PixelFeatures`."""
 
 
 class FrameLayer(nn.Module):
@@ -58,7 +51,7 @@ class FrameLayer(nn.Module):
             self.text_attention = CrossAttention(hidden, heads, dropout)
 
     def forward(
-        self, queries: Tensor, image: Tensor, text: "TextFeatures", mask: Tensor, query_pos: Tensor, image_pos: Tensor
+        self, queries: Tensor, image: Tensor, text: TextFeatures, mask: Tensor, query_pos: Tensor, image_pos: Tensor
     ) -> Tensor:
         """queries (F, N, C), image (F, S, C), one sentence per frame, mask (F, N, S) True inside -> queries."""
         tokens = text.tokens
@@ -72,10 +65,8 @@ class FrameLayer(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """Mask2Former's masked-attention decoder with static queries; layer i reads level i mod 3, coarse first.
-
-    Every layer fuses the original image and words afresh (as in the release).
-    """
+    """Mask2Former's masked-attention decoder with static queries; layer i reads level i mod 3, coarse first. Every
+    layer fuses the original image and words afresh (as in the release)."""
 
     def __init__(self, config: FrameDecoderConfig, hidden: int, cues: CueSource) -> None:
         super().__init__()
@@ -91,26 +82,23 @@ class FrameDecoder(nn.Module):
         self.classify = nn.Linear(hidden, 2)
         self.mask_embed = MLP(hidden, hidden, hidden, 3)
 
-    def static_queries(self, cues: "Cues") -> Tensor:
-        """Eq. 1: learned queries take up the static cues, q + injection * LN(q + MHA(q, F_s, F_s)).
-
-        With `direct` cues (Table 2a) the rows of F_s are the queries, repeated or cut to N. -> (F, N, C)
-        """
+    def static_queries(self, cues: Cues) -> Tensor:
+        """Eq. 1: learned queries take up the static cues, q + injection * LN(q + MHA(q, F_s, F_s)) (F, N, C); with
+        `direct` cues (Table 2a) the rows of F_s are the queries, repeated or cut to N."""
         if self.direct:
             return cycle_rows(cues.features, cues.mask, self.queries)
         queries = self.query_content.weight.expand(len(cues.features), -1, -1)
         attended: Tensor = self.static_attention(queries, cues.features, cues.mask[:, None, None])
         return queries + self.injection * attended
 
-    def forward(self, levels: list[Tensor], mask_features: Tensor, text: "TextFeatures") -> list[Prediction]:
+    def forward(self, levels: list[Tensor], mask_features: Tensor, text: TextFeatures) -> list[Prediction]:
         """Maps (F, C, h_i, w_i), coarse to fine, features (F, C, h, w), each frame's sentence -> all heads."""
         images, positions, small = [], [], []
         for level, embed in zip(levels, self.level_embed.weight, strict=True):
             _, c, h, w = level.shape
             images.append(level.flatten(2).transpose(1, 2) + embed)  # (F, C, h, w) -> (F, h*w, C)
             positions.append(sine_position(h, w, c, level.device, level.dtype).flatten(2).transpose(1, 2))
-            # Where a query may look is decided by its mask at the level's size. Resizing is linear, so the
-            # features are resized, once, instead of the masks of every head.
+            # resizing is linear: the features are resized, once, instead of the masks of every head
             small.append(F.interpolate(mask_features.detach(), (h, w), mode="bilinear").flatten(2))
         query_pos = self.query_position.weight
         queries = self.static_queries(text.static)
@@ -123,7 +111,6 @@ class FrameDecoder(nn.Module):
         return predictions
 
     def predict(self, queries: Tensor) -> Prediction:
-        """The prediction head: (F, N, C) -> tokens, class logits, mask embeddings."""
         tokens = self.norm(queries)
         return Prediction(tokens, self.classify(tokens), self.mask_embed(tokens))
 
@@ -145,20 +132,18 @@ class StaticPerception(nn.Module):
         self.pixel_decoder = PixelDecoder(config.pixel_decoder, self.backbone.channels, hidden)
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 
-    def features(self, images: Tensor, text: "TextFeatures | None", length: int = 1) -> PixelFeatures:
-        """Backbone and pixel decoder on images (F, 3, H, W), normalised, under F sentences or copies of one; without
-        language fusion also None. Every `length` images are one video, which matters to Video-Swin only."""
+    def features(self, images: Tensor, text: TextFeatures | None, length: int = 1) -> PixelFeatures:
+        """Backbone and pixel decoder: arguments as of `LanguageBackbone.forward`."""
         words, mask = (None, None) if text is None else (text.words, text.mask)
         return cast(PixelFeatures, self.pixel_decoder(self.backbone(images, words, mask, length)))
 
-    def objects(self, features: PixelFeatures, text: "TextFeatures") -> Perception:
+    def objects(self, features: PixelFeatures, text: TextFeatures) -> Perception:
         """Frame decoder: the object tokens of F frames, under as many sentences."""
         layers: list[Prediction] = self.frame_decoder(features.levels, features.mask_features, text)
         tokens, logits, mask_embed = layers[-1]
         return Perception(tokens, logits, mask_embed, layers, features.mask_features, features.video_features)
 
-    def forward(self, images: Tensor, text: "TextFeatures", length: int = 1) -> Perception:
-        """Both, one after the other."""
+    def forward(self, images: Tensor, text: TextFeatures, length: int = 1) -> Perception:
         return self.objects(self.features(images, text, length), text)
 
 

@@ -14,7 +14,6 @@ from dshmp.video.images import scaled_size
 
 
 def input_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
-    """(H, W) of a frame -> (h, w) it is resized to."""
     return scaled_size(size, config.short_side, config.long_side)
 
 

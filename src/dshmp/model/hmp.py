@@ -11,7 +11,7 @@ Every second block shifts the windows by W/2. Cost and memory are linear in the 
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,8 @@ from torch.nn import functional as F
 
 from dshmp.config import ModelConfig, MotionConfig
 from dshmp.model.layers import CrossAttention, FeedForward, closed_gate
+from dshmp.model.text import Cues
 from dshmp.model.trajectories import align, displacement, gather, scatter
-
-if TYPE_CHECKING:
-    from dshmp.model.text import Cues
 
 TOKENS_AT_ONCE = 16384  # windows are processed together up to this many; bounds memory, never changes a result
 EPS = 1e-8
@@ -60,11 +58,9 @@ def window_layout(frames: Tensor, window: int, shift: int = 0) -> WindowLayout:
 
 
 def rolled_layout(frames: Tensor, window: int, seen: bool) -> WindowLayout:
-    """The release's shift: frames move on by W/2 and the last ones wrap round into the first window.
-
-    A finite bias of -1000 keeps apart the two halves of the first window; it also lies on every score of a
-    padded query and, in the first and the last window, of a padded key. frames (B, n*W) bool.
-    """
+    """The release's shift: frames (B, n*W) bool move on by W/2 and the last ones wrap round into the first window. A
+    finite bias of -1000 keeps apart the two halves of the first window; it also lies on every score of a padded query
+    and, in the first and the last window, of a padded key."""
     batch, length = frames.shape
     half = -(-window // 2)
     time = torch.arange(length, device=frames.device)
@@ -98,16 +94,14 @@ class TimePosition(nn.Module):
         """Positions (B, T) in units of motion frames -> (B, T, C)."""
         exponent = torch.arange(self.pairs, device=position.device) / self.pairs
         angle = position.float()[..., None] * 10000.0**-exponent
-        waves: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.linear.weight.dtype))
-        return waves
+        waves = torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.linear.weight.dtype)
+        return cast(Tensor, self.linear(waves))
 
 
 def merge(x: Tensor, share: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Eq. 6: frames 2t and 2t+1 become one token, averaged by their share; an odd last frame is repeated.
-
-    x (B, n, L, N, C), share (B, n, L, N, 1), 0 where a frame takes no part, real (B, n, L) bool, None for all ->
-    (B, n, ceil(L/2), N, C), zero where neither frame takes part, and which of its frames are real.
-    """
+    """Eq. 6: frames 2t and 2t+1 become one token, averaged by their share; an odd last frame is repeated. x (B, n, L,
+    N, C), share (B, n, L, N, 1), 0 where a frame takes no part, real (B, n, L) bool, None for all -> (B, n, ceil(L/2),
+    N, C), zero where neither frame takes part, and which of its frames are real."""
     if x.shape[2] % 2:
         x, share = (torch.cat([item, item[:, :, -1:]], dim=2) for item in (x, share))
         real = None if real is None else torch.cat([real, real[:, :, -1:]], dim=2)
@@ -129,12 +123,9 @@ class HierarchicalCrossAttention(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(channels) for _ in range(stages))
         self.gate = closed_gate(channels)
 
-    def forward(self, x: Tensor, cues: "Cues", real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weigh and merge the frames of every trajectory, inside each of n windows of W frames.
-
-        x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and the frames that take part
-        (B, n, W) bool, None for all -> (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N).
-        """
+    def forward(self, x: Tensor, cues: Cues, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and the frames that take part
+        (B, n, W) bool, None for all -> (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N)."""
         keys = self.key(cues.features).transpose(1, 2) * x.shape[-1] ** -0.5  # (B, C, K)
         values = self.value(cues.features)
         state = self.query(x)
@@ -144,8 +135,7 @@ class HierarchicalCrossAttention(nn.Module):
             if real is not None:  # a window of padding alone keeps finite scores; nothing reads its result
                 seen = real | ~real.any(dim=2, keepdim=True)
                 scores = scores.masked_fill(~seen[..., None, None], float("-inf"))
-            # Eq. 4 over time first, padded words afterwards: their columns would otherwise be all -inf.
-            # In float32 at least, as EPS is zero in half precision.
+            # Eq. 4 over time first, padded words afterwards; in float32 at least, as EPS is zero in half precision.
             attention = scores.softmax(dim=2, dtype=torch.promote_types(scores.dtype, torch.float32))
             attention = attention * cues.mask[:, None, None, None, :]
             weight = attention.sum(dim=-1, keepdim=True)
@@ -172,12 +162,10 @@ class HMPBlock(nn.Module):
         self.feed_forward = FeedForward(channels, config.ffn)
 
     def forward(
-        self, x: Tensor, cues: "Cues", bias: Tensor | None = None, frames: Tensor | None = None
+        self, x: Tensor, cues: Cues, bias: Tensor | None = None, frames: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N).
-
-        Without stages the weights are uniform. `bias` and `frames` are as in `WindowLayout`.
-        """
+        """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N), uniform without stages; `bias`
+        and `frames` are as in `WindowLayout`."""
         shape = x.shape
         if bias is not None:
             bias = bias.flatten(0, 1)[:, None].to(x.dtype).repeat_interleave(shape[3], -1)
@@ -200,11 +188,9 @@ class MotionPerception(nn.Module):
     def __init__(self, whole: ModelConfig) -> None:
         super().__init__()
         config, hidden = whole.motion, whole.hidden_size
-        if config.window < 2 or 2**config.stages > config.window:
-            raise ValueError(
-                f"motion.stages = {config.stages} needs motion.window of at least {max(2, 2**config.stages)} "
-                f"frames, not {config.window}: enlarge the window or take fewer stages"
-            )
+        if config.window < (least := max(2, 2**config.stages)):
+            fault = f"motion.stages = {config.stages} needs motion.window of at least {least} frames"
+            raise ValueError(f"{fault}, not {config.window}: enlarge the window or take fewer stages")
         self.config = config
         self.release = whole.release
         self.input_projection = nn.Linear(hidden, hidden)
@@ -213,21 +199,11 @@ class MotionPerception(nn.Module):
         self.blocks = nn.ModuleList(HMPBlock(config, hidden) for _ in range(config.blocks))
 
     def forward(
-        self, tokens: Tensor, frames: Tensor, cues: "Cues", position: Tensor, stride: int = 1
+        self, tokens: Tensor, frames: Tensor, cues: Cues, position: Tensor, stride: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Let the motion cues read the clip.
-
-        Args:
-            tokens: (B, T, N, C) object tokens, frame by frame.
-            frames: (B, T) bool, True = real; padding stands at the end.
-            cues: motion cues, features (B, K, C) and mask (B, K) bool.
-            position: (B, T) place in time in frames of the video.
-            stride: frames of the video in a motion frame, the unit that motion perception counts time in.
-
-        Returns:
-            Motion-aware tokens (B, T, N, C), and (B, T, N) the weight of each frame in a token's trajectory within its
-            window (w of stage 1 in the last block; uniform without stages). Those of padded frames mean nothing.
-        """
+        """Object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, motion cues, places in time (B, T)
+        in frames of the video, of which `stride` are one motion frame -> motion-aware tokens (B, T, N, C), and the
+        weight of each frame in a token's trajectory within its window (w of stage 1 in the last block), (B, T, N)."""
         length = tokens.shape[1]
         window = self.config.window
         x = self.input_projection(tokens)
@@ -248,24 +224,21 @@ class MotionPerception(nn.Module):
         return x[:, :length], weights[:, :length]
 
     def _layouts(self, frames: Tensor) -> tuple[WindowLayout, WindowLayout]:
-        """The windows of even and of odd blocks. frames (B, n*W)."""
-        window = self.config.window
-        seen = self.release.padded_frames == "seen"
+        """The windows of even and of odd blocks; frames (B, n*W)."""
+        window, seen = self.config.window, self.release.padded_frames == "seen"
         plain = window_layout(frames, window)
-        if seen:
-            plain = replace(plain, frames=None)
+        plain = replace(plain, frames=None) if seen else plain
         if self.release.window_shift == "test":
             return plain, plain if self.training else rolled_layout(frames, window, seen)
         return plain, plain if frames.shape[1] <= window else window_layout(frames, window, window // 2)
 
-    def _run(self, block: nn.Module, x: Tensor, cues: "Cues", layout: WindowLayout) -> tuple[Tensor, Tensor]:
+    def _run(self, block: nn.Module, x: Tensor, cues: Cues, layout: WindowLayout) -> tuple[Tensor, Tensor]:
         """One block on all windows of the clips, as many windows at once as memory allows: x (B, T, N, C)."""
         window = self.config.window
         windows = select_frames(x, layout.slots).unflatten(1, (-1, window))  # (B, S, N, C) -> (B, n, W, N, C)
         step = max(1, TOKENS_AT_ONCE // (len(x) * window * x.shape[2]))
         parts = []
-        for start in range(0, windows.shape[1], step):
-            part = slice(start, start + step)
+        for part in (slice(start, start + step) for start in range(0, windows.shape[1], step)):
             masks = (None if mask is None else mask[:, part] for mask in (layout.bias, layout.frames))
             parts.append(block(windows[:, part], cues, *masks))
         moved, weights = (torch.cat(items, dim=1).flatten(1, 2) for items in zip(*parts, strict=True))

@@ -1,8 +1,6 @@
-"""Transformer layers shared by the frame decoder and the motion part: all post-norm, batch first.
-
-Masks are those of `F.scaled_dot_product_attention`, broadcastable to (B, heads, Q, K): bool, True where a query may
-look, or float, added to the scores. A query that may look at nothing receives zeros, never NaN.
-"""
+"""Transformer layers shared by the frame decoder and the motion part: all post-norm, batch first. Masks are those of
+`F.scaled_dot_product_attention`, broadcastable to (B, heads, Q, K): bool, True where a query may look, or float, added
+to the scores. A query that may look at nothing receives zeros, never NaN."""
 
 from itertools import pairwise
 from typing import cast
@@ -49,10 +47,9 @@ class Attention(nn.Module):
             output = F.scaled_dot_product_attention(q, k, v, mask, dropout)
             return self.out_proj(merge_heads(output)), None
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        if mask is None:
-            weights = scores.softmax(dim=-1)
-        else:
-            weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).masked_fill(~mask, 0.0)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        weights = scores.softmax(dim=-1) if mask is None else scores.softmax(dim=-1).masked_fill(~mask, 0.0)
         return self.out_proj(merge_heads(F.dropout(weights, dropout) @ v)), weights.mean(dim=1)
 
 
@@ -76,8 +73,7 @@ class CrossAttention(nn.Module):
         need_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """query (B, Q, C), memory (B, K, C) -> (B, Q, C) or, with `need_weights`, that and the attention (B, Q, K),
-        averaged over heads. Positions are added to queries and keys, not to values.
-        """
+        averaged over heads. Positions are added to queries and keys, not to values."""
         output, weights = self.attention(query + query_pos, memory + memory_pos, memory, mask, need_weights)
         output = self.norm(query + self.dropout(output))
         return output if weights is None else (output, weights)
@@ -140,13 +136,10 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class BiAttention(nn.Module):
-    """Image and words attend to each other.
-
-    v' = LN(v) + gamma_v * attention of v to l, and the same for l with v. The residual starts from the **normalised**
-    input, as in the release; the layer scales gamma start near zero. Scores are used as they are: the release first
-    subtracts their maximum over the whole batch, which a softmax does not see. `dropout` is that of the attention's
-    weights and of whole samples of a branch.
-    """
+    """Image and words attend to each other: v' = LN(v) + gamma_v * attention of v to l, and the same for l with v. The
+    residual starts from the **normalised** input, as in the release; the layer scales gamma start near zero. The
+    release first subtracts the scores' maximum over the batch, which a softmax does not see. `dropout` is that of the
+    attention's weights and of whole samples of a branch."""
 
     def __init__(
         self, channels: int, text_channels: int, embed: int, heads: int, dropout: float = 0.0, scale: float = 1e-4

@@ -1,11 +1,9 @@
-"""Motion decoder: N_v motion queries (Eq. 2) gather motion-aware object tokens into video tokens.
-
-Each video token says whether it is meant and where it is: by a mask embedding (the paper), or by pointing at
-the object token of every frame whose mask it takes (ours). `readout` makes masks of that.
-"""
+"""Motion decoder: N_v motion queries (Eq. 2) gather motion-aware object tokens into video tokens. Each says whether it
+is meant and where it is: by a mask embedding (the paper), or by pointing at the object token of every frame whose mask
+it takes (ours)."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,49 +11,32 @@ from torch import Tensor, nn
 from dshmp.config import CueSource, ModelConfig, MotionConfig
 from dshmp.model.hmp import TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
+from dshmp.model.text import Cues, TextFeatures
 
-if TYPE_CHECKING:
-    from dshmp.model.text import Cues, TextFeatures
+ABSENT = -10.0  # mask logit of a frame in which a video token points at no object
 
 
 @dataclass(frozen=True)
 class VideoTokens:
-    """What the model understood of a clip: N_v candidates for what the sentence means.
+    """What the model understood of a clip: N_v candidates for what the sentence means."""
 
-    Attributes:
-        tokens: (B, N_v, C).
-        logits: (B, N_v, 2) class scores; index 0 is "meant", 1 is "none".
-        similarity: (B, N_v, C) for the similarity loss against `frame_similarity`.
-        contrast: (B, N_v, D) for the contrastive loss (section 3.3), not normalised.
-        attention: (B, N_v, T) share of each frame in the last cross-attention, summed over its tokens.
-        motion_tokens: (B, T, N, C), the motion-aware object tokens that all this was read from.
-        frame_similarity: (B, T, N, C).
-        frame_weights: (B, T, N) from motion perception: the words' mass on each frame of a trajectory.
-        mask_embed: (B, N_v, C); None with the read-out `trajectories`.
-        pointer: (B, N_v, T, N+1) logits over each frame's object tokens and "not visible"; None with `embedding`.
-        track_logits: (B, T, N), is this token's object meant? None with `embedding`.
-        layers: the same after every layer in training, for deep supervision; outside it after the last only.
-    """
-
-    tokens: Tensor
-    logits: Tensor
-    similarity: Tensor
-    contrast: Tensor
-    attention: Tensor
-    motion_tokens: Tensor
-    frame_similarity: Tensor
-    frame_weights: Tensor
-    mask_embed: Tensor | None
-    pointer: Tensor | None
-    track_logits: Tensor | None
-    layers: tuple["VideoTokens", ...] = ()
+    tokens: Tensor  # (B, N_v, C)
+    logits: Tensor  # (B, N_v, 2) class scores; index 0 is "meant", 1 is "none"
+    similarity: Tensor  # (B, N_v, C) for the similarity loss against `frame_similarity`
+    contrast: Tensor  # (B, N_v, D) for the contrastive loss (section 3.3), not normalised
+    attention: Tensor  # (B, N_v, T) share of each frame in the last cross-attention, summed over its tokens
+    motion_tokens: Tensor  # (B, T, N, C), the motion-aware object tokens that all this was read from
+    frame_similarity: Tensor  # (B, T, N, C)
+    frame_weights: Tensor  # (B, T, N) from motion perception: the words' mass on each frame of a trajectory
+    mask_embed: Tensor | None  # (B, N_v, C); None with the read-out `trajectories`, the next two with `embedding`
+    pointer: Tensor | None  # (B, N_v, T, N+1) logits over each frame's object tokens and "not visible"
+    track_logits: Tensor | None  # (B, T, N), is this token's object meant?
+    layers: tuple["VideoTokens", ...] = ()  # the same after every layer in training; outside it after the last only
 
 
 class MotionQueries(nn.Module):
-    """Eq. 2: learnable motion queries attend to the motion cues, q + injection * LN(q + MHA(q, F_m, F_m)).
-
-    With `direct` cues (Table 2a, without learnable queries) the rows of the cues are the queries.
-    """
+    """Eq. 2: learnable motion queries attend to the motion cues, q + injection * LN(q + MHA(q, F_m, F_m)); with
+    `direct` cues (Table 2a, without learnable queries) the rows of the cues are the queries."""
 
     def __init__(self, config: MotionConfig, source: CueSource, channels: int) -> None:
         super().__init__()
@@ -66,7 +47,7 @@ class MotionQueries(nn.Module):
             self.content = nn.Embedding(config.queries, channels)
             self.cross_attention = CrossAttention(channels, config.heads, config.dropout)
 
-    def forward(self, cues: "Cues") -> Tensor:
+    def forward(self, cues: Cues) -> Tensor:
         """(B, N_v, C)."""
         if not self.learned:
             return cycle_rows(cues.features, cues.mask, self.count)
@@ -76,17 +57,13 @@ class MotionQueries(nn.Module):
 
 
 class MotionDecoderLayer(nn.Module):
-    """Tokens and words fuse; the queries read the tokens, the words, each other; feed-forward.
-
-    Dropout as in the release: in the fusion alone.
-    """
+    """Tokens and words fuse; the queries read the tokens, the words, each other. As in the release, only the fusion
+    drops out."""
 
     def __init__(self, config: MotionConfig, channels: int) -> None:
         super().__init__()
-        heads = config.heads
-        self.fusion = BiAttention(
-            channels, channels, config.ffn // 2, max(heads // 2, 1), config.dropout, config.fusion_scale
-        )
+        heads, embed = config.heads, config.ffn // 2
+        self.fusion = BiAttention(channels, channels, embed, max(heads // 2, 1), config.dropout, config.fusion_scale)
         self.cross_attention = CrossAttention(channels, heads)
         self.text_attention = CrossAttention(channels, heads)
         self.self_attention = CrossAttention(channels, heads)
@@ -114,11 +91,9 @@ class MotionDecoderLayer(nn.Module):
 
 
 class Pointer(nn.Module):
-    """Which object token a video token means in every frame, or that its object is not visible. Ours.
-
-    What the trajectories say of themselves (`track_logits`) is added, so that choosing among look-alikes is
-    learned from every token and not through the few video tokens alone.
-    """
+    """Ours: which object token a video token means in every frame, or that its object is not visible. What the
+    trajectories say of themselves (`track_logits`) is added, so that choosing among look-alikes is learned from every
+    token and not through the few video tokens alone."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -136,12 +111,17 @@ class Pointer(nn.Module):
         return scores + nn.functional.pad(track_logits, (0, 1))[:, None]
 
 
-class TrajectoryScore(nn.Module):
-    """Is this token's object meant? Ours.
+def pointed_masks(video: VideoTokens, object_masks: Tensor) -> Tensor:
+    """Ours: mask logits (B, T, N, h, w) of object tokens, mixed as video tokens point at them: (B, N_v, T, h, w)."""
+    assert video.pointer is not None
+    share = video.pointer.softmax(dim=-1)
+    masks = torch.einsum("bqtn,btnhw->bqthw", share[..., :-1], object_masks)
+    return masks + ABSENT * share[..., -1, None, None]
 
-    Token and sentence meet in a product, since each alone says nothing about the answer: with a linear head on
-    text-aware tokens, choosing among objects stayed at chance for hundreds of steps.
-    """
+
+class TrajectoryScore(nn.Module):
+    """Ours: is this token's object meant? Token and sentence meet in a product, since each alone says nothing about the
+    answer: with a linear head on text-aware tokens, choosing among objects stayed at chance for hundreds of steps."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -177,17 +157,10 @@ class MotionDecoder(nn.Module):
         self.track = TrajectoryScore(hidden) if points else None
 
     def forward(
-        self, tokens: Tensor, frames: Tensor, text: "TextFeatures", position: Tensor, weights: Tensor
+        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, weights: Tensor
     ) -> VideoTokens:
-        """Gather the clip.
-
-        Args:
-            tokens: (B, T, N, C) motion-aware object tokens.
-            frames: (B, T) bool, True = real; padding stands at the end.
-            text: B sentences, of which it reads the words, f_e and the motion cues.
-            position: (B, T) place in time in units of motion frames.
-            weights: (B, T, N) frame weights of motion perception, handed on as evidence.
-        """
+        """Motion-aware object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, B sentences, places in
+        time (B, T) in motion frames; motion perception's weights (B, T, N) are handed on as evidence."""
         batch, length, count, _ = tokens.shape
         place = self.object_position.weight.expand(batch, length, -1, -1)
         if self.time_position is not None:

@@ -39,12 +39,9 @@ class _SinePosition(nn.Module):
 class PixelFeatures(NamedTuple):
     """Features of every pixel of F frames."""
 
-    mask_features: Tensor
-    """(F, C, h, w) at stride 4, for the masks of a frame."""
-    video_features: Tensor
-    """(F, C, h, w) at stride 4, the map that mask_features are projected from, for the masks of the video."""
-    levels: list[Tensor]
-    """Three maps (F, C, h_i, w_i), coarse (stride 32) to fine (stride 8)."""
+    mask_features: Tensor  # (F, C, h, w) at stride 4, for the masks of a frame
+    video_features: Tensor  # likewise, the map that mask_features are projected from, for the masks of the video
+    levels: list[Tensor]  # three maps (F, C, h_i, w_i), coarse (stride 32) to fine (stride 8)
 
     def frames(self, index: Tensor) -> "PixelFeatures":
         """Those of some frames, any number of times: index (F',) long."""
@@ -78,20 +75,18 @@ class PixelDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> PixelFeatures:
         """Backbone maps (F, C_i, h_i, w_i), strides 4 to 32 -> features of every pixel."""
-        # Sampling points need the precision: as in the release, never in half.
-        precise = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in features]
-        with torch.autocast(features[0].device.type, enabled=False):
-            output = self.decoder(precise)
+        with torch.autocast(
+            features[0].device.type, enabled=False
+        ):  # sampling points need precision, as in the release
+            output = self.decoder([x.to(torch.promote_types(x.dtype, torch.float32)) for x in features])
             mask_features = self.mask_projection(output.mask_features)
             return PixelFeatures(mask_features, output.mask_features, list(output.multi_scale_features))
 
 
 @torch.no_grad()
 def _initialise(module: PixelDecoder) -> None:
-    """Start as Mask2Former does; transformers leaves the level embedding of a lone decoder undefined.
-
-    Sampling points: head h looks in direction 2 pi h / H, its p-th point p + 1 steps away, all points weighted alike.
-    """
+    """Start as Mask2Former does; transformers leaves the level embedding of a lone decoder undefined. Sampling points:
+    head h looks in direction 2 pi h / H, its p-th point p + 1 steps away, all points weighted alike."""
     for parameter in module.parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter)

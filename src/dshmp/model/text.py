@@ -3,20 +3,18 @@
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import RobertaConfig, RobertaModel
 
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
 from dshmp.files import reason
-from dshmp.hub import check_folder, looks_local
+from dshmp.hub import looks_local
 from dshmp.model.tokenizer import TextBatch
-
-if TYPE_CHECKING:
-    from transformers import RobertaModel
 
 
 @dataclass(frozen=True)
@@ -27,22 +25,17 @@ class Cues:
     mask: Tensor
 
     def repeat(self, index: Tensor) -> Self:
-        """The batch entries `index` (int64), as `Tensor.index_select`."""
         return type(self)(self.features[index], self.mask[index])
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What the rest of the model knows of the expressions."""
+    """What the rest of the model knows of the expressions; `words` and `tokens` are not zero at padding."""
 
-    words: Tensor
-    """(B, L, C_text), the encoder's own output, for the backbone's fusion."""
-    tokens: Tensor
-    """F_w (B, L, C)."""
-    mask: Tensor
-    """bool (B, L), True for tokens. `words` and `tokens` are not zero at padding."""
-    sentence: Tensor
-    """f_e (B, C)."""
+    words: Tensor  # (B, L, C_text), the encoder's own output, for the backbone's fusion
+    tokens: Tensor  # F_w (B, L, C)
+    mask: Tensor  # bool (B, L), True for tokens
+    sentence: Tensor  # f_e (B, C)
     static: Cues
     motion: Cues
 
@@ -67,13 +60,10 @@ class FeatureResizer(nn.Module):
 
 
 class LanguageEncoder(nn.Module):
-    """RoBERTa (frozen, without gradient and dropout, if the configuration says so) and the projection of its words and
-    its pooled output to `hidden_size`."""
+    """RoBERTa, frozen if the configuration says so, and a projection of its words and pooled output."""
 
     def __init__(self, config: LanguageConfig, hidden_size: int) -> None:
         super().__init__()
-        from transformers import RobertaConfig, RobertaModel
-
         self.config = config
         self.encoder = RobertaModel(RobertaConfig(**config.encoder), add_pooling_layer=True)
         self.resizer = FeatureResizer(self.encoder.config.hidden_size, hidden_size, config.dropout)
@@ -89,8 +79,7 @@ class LanguageEncoder(nn.Module):
 
     def forward(self, batch: TextBatch) -> TextFeatures:
         """Encode B expressions; neither padding nor the rest of the batch changes an expression's rows."""
-        # A padded slot has a position of its own unless its id is RoBERTa's <pad> (in the release it is 0).
-        # Such slots come after the tokens and are masked as keys, so no token sees the difference.
+        # Padded slots, which the release fills with id 0, come after the tokens and are masked as keys.
         with torch.no_grad() if self.config.frozen else nullcontext():
             output = self.encoder(input_ids=batch.input_ids, attention_mask=batch.mask.long())
         words, pooled = output.last_hidden_state, output.pooler_output
@@ -113,7 +102,7 @@ class LanguageEncoder(nn.Module):
 
 
 def null_text(language: LanguageEncoder, count: int) -> TextFeatures:
-    """Features of no sentence at all, `count` times: one row of zeros in place of words and of cues."""
+    """No sentence at all, `count` times: one row of zeros in place of words and of cues."""
     weight = language.resizer.fc.weight  # (C, C_text)
     words, tokens = (weight.new_zeros(count, 1, size) for size in (weight.shape[1], weight.shape[0]))
     mask = torch.ones(count, 1, dtype=torch.bool, device=weight.device)
@@ -121,19 +110,12 @@ def null_text(language: LanguageEncoder, count: int) -> TextFeatures:
     return TextFeatures(words, tokens, mask, tokens[:, 0], cues, cues)
 
 
-def pretrained_encoder(source: str | Path) -> "RobertaModel":
-    """RoBERTa's published weights, from a local folder or a model id on the Hugging Face hub; UserError if they cannot
-    be had."""
-    from transformers import RobertaModel
-
-    here = looks_local(source)
+def pretrained_encoder(source: str | Path) -> RobertaModel:
+    """RoBERTa's published weights, from a folder or a model id on the Hugging Face hub; UserError where that fails."""
     try:
-        if here:
-            check_folder(source)
-        model = RobertaModel.from_pretrained(str(Path(source)), add_pooling_layer=True, local_files_only=here)
-        return cast("RobertaModel", model)
+        if looks_local(source) and not Path(source).is_dir():
+            raise FileNotFoundError("there is no such folder")
+        return cast(RobertaModel, RobertaModel.from_pretrained(str(Path(source)), add_pooling_layer=True))
     except Exception as error:  # files and hub client raise a dozen kinds
-        raise UserError(
-            f"cannot load the text encoder {str(source)!r} ({reason(error)}); "
-            "give a folder with RoBERTa's config.json and weights, or a model id on the Hugging Face hub"
-        ) from error
+        mend = "give a folder with RoBERTa's config.json and weights, or a model id on the Hugging Face hub"
+        raise UserError(f"cannot load the text encoder {str(source)!r} ({reason(error)}); {mend}") from error

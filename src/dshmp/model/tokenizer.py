@@ -7,28 +7,24 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, regular
-from dshmp.hub import check_folder, looks_local
+from dshmp.hub import looks_local
 from dshmp.model.words import RULES, CueGroup, Word, split_words, token_groups
 from dshmp.parser import parse, parser_version
 from dshmp.progress import track
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPECIAL_TOKENS |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
-
-_CACHE_SIZE = 65536  # expressions beside those that are kept
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,6 @@ class TextBatch:
     mask: Tensor  # bool (B, L), True for tokens, <s> and </s> included, False for padding
     static: Tensor  # bool (B, L), tokens of static words
     motion: Tensor  # bool (B, L), tokens of motion words
-
-    def to(self, device: torch.device | str) -> "TextBatch":
-        return TextBatch(*(tensor.to(device) for tensor in (self.input_ids, self.mask, self.static, self.motion)))
 
 
 class _Parsed(NamedTuple):
@@ -55,11 +48,10 @@ class _Parsed(NamedTuple):
 class TextTokenizer:
     """Expressions -> `TextBatch`. Each expression is parsed once; later calls take it from memory."""
 
-    def __init__(self, config: ModelConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
+    def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         self.config = config.language
         self.release = config.release
         self.tokenizer = tokenizer
-        self._kept: dict[str, _Parsed] = {}
         self._cache: dict[str, _Parsed] = {}
         self._lock = threading.Lock()  # the tokeniser may not be used by two threads at once
 
@@ -79,8 +71,8 @@ class TextTokenizer:
         return list(self._parse([expression])[0].words)
 
     def keep(self, expressions: Iterable[str], folder: Path) -> None:
-        """Parse all of these now, and never again: the parses are a file in `folder`, for later processes too, named by
-        a digest of everything that they depend on."""
+        """Parse all of these now, and never again: the parses are a file in `folder`, named by a digest of everything
+        that they depend on."""
         texts = sorted({self._text(expression) for expression in expressions})
         path = folder / f"sentences-{_digest([texts, self.identity()])[:16]}.json"
         with self._lock:
@@ -89,7 +81,7 @@ class TextTokenizer:
                 found = list(track(self._parse_new(texts), "sentences", total=len(texts)))
                 with atomic_write(path) as part:
                     part.write_text(json.dumps([_digest(found), found]), encoding="utf-8")
-            self._kept.update(zip(texts, found, strict=True))
+            self._cache.update(zip(texts, found, strict=True))
 
     def identity(self) -> str:
         """A digest of everything beside the text that a parse depends on, the rules of the split among it."""
@@ -99,20 +91,13 @@ class TextTokenizer:
         return _digest([settings, tokenizer])
 
     def _parse(self, expressions: Sequence[str]) -> list[_Parsed]:
-        if isinstance(expressions, str) or not expressions:
-            raise ValueError(f"expected a non-empty list of expressions, found {expressions!r}")
         texts = [self._text(expression) for expression in expressions]
         with self._lock:
-            new = [text for text in dict.fromkeys(texts) if text not in self._kept and text not in self._cache]
+            new = [text for text in dict.fromkeys(texts) if text not in self._cache]
             self._cache.update(zip(new, self._parse_new(new), strict=True))
-            found = [self._kept.get(text) or self._cache[text] for text in texts]
-            while len(self._cache) > _CACHE_SIZE:
-                del self._cache[next(iter(self._cache))]
-        return found
+            return [self._cache[text] for text in texts]
 
-    def _text(self, expression: object) -> str:
-        if not isinstance(expression, str):
-            raise TypeError(f"an expression must be text, found {expression!r}")
+    def _text(self, expression: str) -> str:
         if not expression.strip():
             raise UserError("the expression is empty; say in words what to segment")
         return " ".join(expression.lower().split()) if self.config.normalise else expression
@@ -149,9 +134,8 @@ def _read_parses(path: Path) -> list[_Parsed] | None:
             digest, rows = json.load(file)
     except (OSError, ValueError):
         return None
-    if digest != _digest(rows):
-        return None
-    return [_Parsed(ids, groups, [Word(*word) for word in words]) for ids, groups, words in rows]
+    parses = (_Parsed(ids, groups, [Word(*word) for word in words]) for ids, groups, words in rows)
+    return list(parses) if digest == _digest(rows) else None
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
@@ -160,14 +144,10 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(text[start:end].strip())
 
 
-def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE tokeniser with RoBERTa's special tokens; UserError if it cannot be read.
-
-    `source` is a `tokenizer.json`, a folder (with that, or `vocab.json` and `merges.txt`), or the id of a model on the
-    Hugging Face hub.
-    """
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokeniser with RoBERTa's special tokens from a `tokenizer.json`, a folder (with that, or
+    `vocab.json` and `merges.txt`), or a model on the Hugging Face hub; UserError if it cannot be read."""
     from huggingface_hub import snapshot_download
-    from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
     path = Path(source)
     try:
@@ -179,23 +159,17 @@ def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerFast":
                 return PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
         if not all((path / name).exists() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
-        check_folder(path)
         tokenizer = RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True)
-        return cast("PreTrainedTokenizerFast", tokenizer)
+        return cast(PreTrainedTokenizerFast, tokenizer)
     except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot read
-        raise UserError(
-            f"cannot load a tokeniser from {str(source)!r} ({reason(error)}); "
-            "give a tokenizer.json, a folder with one, or a model id on the Hugging Face hub"
-        ) from error
+        mend = "give a tokenizer.json, a folder with one, or a model id on the Hugging Face hub"
+        raise UserError(f"cannot load a tokeniser from {str(source)!r} ({reason(error)}); {mend}") from error
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> "PreTrainedTokenizerFast":
-    """Byte-level BPE learnt from `texts`, with RoBERTa's special tokens at ids 0 (<s>) to 4 (<mask>).
-
-    Every text can be encoded, as all 256 bytes are in the vocabulary. The first word is encoded like any other.
-    """
+def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
+    """Byte-level BPE learnt from `texts`, with RoBERTa's special tokens at ids 0 (<s>) to 4 (<mask>) and all 256 bytes,
+    so that every text can be encoded. The first word is encoded like any other."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
 
     special = list(dict.fromkeys(SPECIAL_TOKENS.values()))
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -204,15 +178,13 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> "PreTrained
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    settings: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": special, "initial_alphabet": alphabet}
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(**settings, show_progress=False))
     end, start = [(token, special.index(token)) for token in ("</s>", "<s>")]
     tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
 
 
-def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", path: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
     """Write one `tokenizer.json` that `load_tokenizer` reads back."""
     path.write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")  # its own writing hides errors

@@ -1,7 +1,5 @@
-"""Trajectories (Eq. 3): which token of a frame continues which token of the frame before.
-
-Matching chooses one index permutation per frame under `no_grad`; gradients flow through the gathered tokens.
-"""
+"""Trajectories (Eq. 3): which token of a frame continues which token of the frame before. Gradients flow through the
+gathered tokens, not through the choice."""
 
 import numpy as np
 import torch
@@ -13,20 +11,14 @@ from dshmp.config import Matching
 
 @torch.no_grad()
 def align(tokens: Tensor, frames: Tensor | None = None, matching: Matching = "hungarian") -> Tensor:
-    """Order the tokens of every frame by trajectory.
+    """Order the tokens (B, T, N, C) of every frame by trajectory: order[b, t, i], (B, T, N) long, is the token of frame
+    t that belongs to trajectory i, which is token i of the first frame.
 
     Optimal assignments between adjacent frames, composed along time, are the chained matching of Eq. 3, since
-    re-ordering the earlier frame only permutes the rows of the costs. So all costs are known at once.
-
-    Args:
-        tokens: (B, T, N, C); tokens that are not finite are similar to none.
-        frames: (B, T) bool, True = real; None = all real. A padded frame keeps its own order.
-        matching: `hungarian` aligns; `inverse` applies, frame after frame, the inverse of the aligning
-            permutation as the release does; `none` keeps the order of the frame decoder's queries.
-
-    Returns:
-        order (B, T, N) long on the device of `tokens`: order[b, t, i] is the token of frame t that belongs to
-        trajectory i, which is token i of the first frame.
+    re-ordering the earlier frame only permutes the rows of the costs. So all costs are known at once. Tokens that are
+    not finite are similar to none; padded frames, those not in `frames` (B, T) bool, keep their own order.
+    `hungarian` aligns; `inverse` applies, frame after frame, the inverse permutation as the release does; `none` keeps
+    the order of the frame decoder's queries.
     """
     batch, length, count, _ = tokens.shape
     identity = torch.arange(count, device=tokens.device).expand(batch, length, count)
@@ -64,19 +56,10 @@ def displacement(
 ) -> Tensor:
     """How each token changes along its trajectory, from `before` frames ago to `after` frames on, at its own slot.
 
-    Where the frames are not `stride` apart, the change is scaled to the time that it would have had if they were; for
-    frames that are, the factor is 1 exactly.
-
-    Args:
-        tokens: (B, T, N, C).
-        frames: (B, T) bool, True = real.
-        order: (B, T, N), from `align`.
-        before, after: the two frames compared; at the clip's ends the first or last real frame stands in.
-        position: (B, T) place in time of each frame, in frames of the video, never falling.
-        stride: frames of the video from one to the next of these.
-
-    Returns:
-        (B, T, N, C); zero in padded frames, in the first frame with `after` 0, and between frames of one time.
+    Tokens (B, T, N, C), real frames (B, T) bool, order (B, T, N) of `align`, position (B, T) of frames in the video,
+    never falling -> (B, T, N, C), zero in padded frames and between frames of one time. At the clip's ends the first or
+    last real frame stands in. Where the frames are not `stride` apart, the change is scaled to the time that it would
+    have had if they were; for frames that are, the factor is 1 exactly.
     """
     along = gather(tokens, order)
     place = torch.arange(frames.shape[1], device=frames.device)
@@ -92,10 +75,8 @@ def displacement(
 
 
 def _assign(cost: np.ndarray) -> np.ndarray:
-    """Optimal column of every row: costs (M, N, N) -> (M, N).
-
-    Where the cheapest columns of all rows differ they are the optimum; only other matrices need the solver.
-    """
+    """Optimal column of every row: costs (M, N, N) -> (M, N). Where the cheapest columns of all rows differ they are
+    the optimum; only other matrices need the solver."""
     columns: np.ndarray = cost.argmin(axis=-1)
     clash = (np.sort(columns, axis=-1) != np.arange(cost.shape[-1])).any(axis=-1)
     for index in np.flatnonzero(clash):

@@ -1,8 +1,5 @@
-"""Video-Swin's blocks (https://arxiv.org/abs/2106.13230): Swin's windows and shifts, reaching over time too.
-
-Patches are one frame deep, so that every frame has its own features; then embedding and merging of patches are
-Swin's, frame by frame, and only the blocks differ.
-"""
+"""Video-Swin's blocks (https://arxiv.org/abs/2106.13230): Swin's windows and shifts, reaching over time too. Patches
+are one frame deep: every frame has its own features, and embedding and merging of patches are Swin's."""
 
 import math
 from functools import lru_cache
@@ -15,11 +12,8 @@ from transformers.models.swin.modeling_swin import SwinPatchMerging
 from dshmp.config import BackboneConfig
 from dshmp.model.layers import drop_path
 
-Size = tuple[int, ...]
-"""Frames, rows, columns."""
-
-BLOCKED = -100.0
-"""Added to the score of two tokens that only the shift has brought into one window (as in Swin)."""
+Size = tuple[int, ...]  # frames, rows, columns
+BLOCKED = -100.0  # added to the score of two tokens that only the shift has brought into one window (as in Swin)
 
 
 def partition(x: Tensor, window: Size) -> Tensor:
@@ -38,10 +32,8 @@ def join(x: Tensor, window: Size, size: Size) -> Tensor:
 
 @lru_cache(maxsize=32)
 def window_groups(size: Size, window: Size, shift: Size, device: torch.device) -> list[tuple[Tensor, Tensor | None]]:
-    """The windows of a rolled clip by what is added to their scores: numbers of windows, and (N, N) or None.
-
-    Only the last windows along a shifted axis hold tokens from both ends of the clip. Shared, so never written to.
-    """
+    """The windows of a rolled clip by what is added to their scores: numbers of windows, and (N, N) or None. Only the
+    last windows along a shifted axis hold tokens from both ends of the clip. Shared, so never written to."""
     with torch.inference_mode(False):
         region = torch.zeros(size, dtype=torch.long)
         for axis, (length, step) in enumerate(zip(size, shift, strict=True)):
@@ -68,11 +60,9 @@ def relative_position(window: Size, device: torch.device) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, with a learned bias for every relative position.
-
-    Along an axis no longer than the window there is one window, of the axis's length, and no shift. Every other axis is
-    padded at its end to whole windows and then, if `shifted`, rolled back by half a window.
-    """
+    """Multi-head attention inside windows, with a learned bias for every relative position. Along an axis no longer
+    than the window there is one window, of the axis's length, and no shift. Every other axis is padded at its end to
+    whole windows and then, if `shifted`, rolled back by half a window."""
 
     def __init__(self, channels: int, heads: int, window: Size, shifted: bool) -> None:
         super().__init__()
@@ -94,8 +84,7 @@ class WindowAttention(nn.Module):
         x = F.pad(x.unflatten(1, size), (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
         whole = tuple(x.shape[1:4])
         x = partition(x.roll([-step for step in shift], (1, 2, 3)), window)  # (B, W, N, C)
-        # A window cut short by the clip's size still counts its places as the first N of a whole one: so the published
-        # weights were trained.
+        # As the published weights were trained, a window cut short counts its places as the first N of a whole one.
         index = relative_position(self.window, x.device)[: x.shape[2], : x.shape[2]]
         bias = self.position_bias.t()[:, index]  # (H, N, N)
         groups = window_groups(whole, window, shift, x.device)
@@ -148,11 +137,8 @@ class VideoSwinStage(nn.Module):
 
 
 def video_swin_stages(config: BackboneConfig, temporal_window: int) -> nn.ModuleList:
-    """All stages, initialised as Swin is.
-
-    Published: T has embed_dim 96, depths 2 2 6 2, heads 3 6 12 24; B has embed_dim 128, depths 2 2 18 2, heads
-    4 8 16 32; both windows of 8 frames x 7 x 7.
-    """
+    """All stages, initialised as Swin is. Published: T has embed_dim 96, depths 2 2 6 2, heads 3 6 12 24; B has 128,
+    2 2 18 2, 4 8 16 32; both windows of 8 frames x 7 x 7."""
     window = (temporal_window, config.window_size, config.window_size)
     blocks = sum(config.depths)
     rates = iter([config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)])

@@ -4,9 +4,8 @@ The split runs once per expression, on the CPU; nothing here is learned. Three s
 
 - `paper`: nouns, adjectives and prepositions are static, verbs and adverbs are motion, the rest is neither;
 - `release`: verbs and adverbs are motion, every other word (punctuation and auxiliaries too) is static;
-- `dependency` (ours): as in the paper (numbers too are static), but the words that complete a verb go with it,
-  and so does its negation. A tagger calls "left" an adjective, "up" a preposition and "clockwise" a noun, so by
-  part of speech "moving left" and "moving right" have the same motion cue.
+- `dependency` (ours): as in the paper (numbers too are static), but what completes a verb goes with it, and so does
+  its negation. By part of speech "moving left" and "moving right" have the same motion cue, as "left" is an adjective.
 """
 
 import re
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 
 CueGroup = Literal["static", "motion"]
 
+# Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
+# any change of what they give: parses kept on disk are told apart by it.
 RULES = 1
-"""Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
-any change of what they give: parses kept on disk are told apart by it."""
 
 
 class Word(NamedTuple):
@@ -53,14 +52,9 @@ def split_words(text: "str | Doc", how: CueSplit, parser: str = PARSER) -> list[
 
 
 def token_groups(words: Sequence[Word], offsets: Iterable[tuple[int, int]]) -> list[CueGroup | None]:
-    """The groups of sub-word tokens, given their trimmed character spans.
-
-    A token belongs to the word that contains its whole span. An empty span (a special token) and one that
-    crosses a word's border ("don" in "don't", which the parser reads as "do" and "n't") belong to neither.
-    """
-    return [
-        next((word.group for word in words if word.start <= start < end <= word.end), None) for start, end in offsets
-    ]
+    """The groups of sub-word tokens, given their trimmed character spans: that of the word with the whole span, none
+    for an empty span (a special token) and one across words ("don" in "don't", which is parsed as "do" and "n't")."""
+    return [next((w.group for w in words if w.start <= start < end <= w.end), None) for start, end in offsets]
 
 
 def _tag_group(token: "Token") -> CueGroup | None:
@@ -69,17 +63,15 @@ def _tag_group(token: "Token") -> CueGroup | None:
     return "static" if token.pos_ in ("NOUN", "PROPN", "ADJ", "ADP") else None
 
 
-# The dependency split. Every token gets a one-letter class, so that phrases are regular expressions over the
-# string of classes (one character a token). Classes rest on the word first and on its tag second, since the
-# tagger errs on just these words ("moves left slowly": a noun and a verb).
+# The dependency split. Every token gets a one-letter class, so that phrases are regular expressions over the string of
+# classes. They rest on the word first and on its tag second, as the tagger errs on just these ("moves left slowly").
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# W: always about motion
-_WAYS = _words(
+_WAYS = _words(  # W: always about motion
     "away forth clockwise counterclockwise anticlockwise sideways upstream downstream uphill downhill aside "
     "motionless stationary"
 )
@@ -95,13 +87,11 @@ _PLACES = _words("side sides top bottom front middle center centre edge corner d
 _RELATIVE = _words("that which who")
 _DETERMINERS = _words("the a an its his her their my your our")  # t
 _DEGREES = _words("far very most more same opposite")  # a, as adjectives are
-# v: verbs that hold a place, so that "standing to the left" is a place
-_STATES = _words(
+_STATES = _words(  # v: verbs that hold a place, so that "standing to the left" is a place
     "sit sits sitting sat seated stand stands standing stood lie lies lying lay stay stays staying stayed "
     "rest rests resting rested remain remains remaining wait waits waiting located placed"
 )
-# V: verbs that the tagger often takes for nouns
-_MOVES = _words(
+_MOVES = _words(  # V: verbs that the tagger often takes for nouns
     "moves goes turns drifts spins rotates flies runs walks swims jumps hops rolls slides rises falls drops "
     "climbs comes floats bounces shakes swings shifts orbits zigzags oscillates trembles "
     "enters arrives departs stops shrinks grows"
@@ -111,8 +101,7 @@ _COMMANDS = _words("find show segment locate select highlight track")  # not abo
 _PATTERNS = _words("striped spotted dotted checked checkered chequered banded freckled patterned colored coloured")
 # after these "on the left" says which way, not where
 _PASSAGES = _words("enter enters entering entered leave leaves leaving exit exits exiting exited view sight frame")
-# nouns in -ing
-_NOT_VERBS = _words(
+_NOT_VERBS = _words(  # nouns in -ing
     "building ceiling clothing duckling gosling sibling earring painting string wing thing something "
     "anything nothing everything wedding pudding being"
 )
@@ -237,10 +226,8 @@ def _direction_group(tokens: "list[Token]", classes: str, index: int) -> CueGrou
 
 
 def _anchored(tokens: "list[Token]", classes: str, index: int, moving: bool) -> bool:
-    """Whether the word at `index` completes a verb: one just before it, or its governor in the tree.
-
-    `moving` leaves out verbs that hold a place.
-    """
+    """Whether the word at `index` completes a verb, one just before it or its governor in the tree; `moving` leaves out
+    verbs that hold a place."""
     verbs = "VS" if moving else "VvS"
     if re.search(f"[{verbs}]{_BETWEEN}", classes[:index]):
         return True

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from dshmp.config import to_dict
 from dshmp.errors import UserError
-from dshmp.files import atomic_write, disk_full, reason, save_json
+from dshmp.files import atomic_write, reason, save_json, writing
 from dshmp.revision import revision
 from dshmp.training.recipe import Recipe
 from dshmp.training.task import Metrics
@@ -77,7 +77,7 @@ class RunLogger:
 
     def _write(self, step: int, values: Mapping[str, float], group: str) -> None:
         path = self.folder / "metrics.jsonl"
-        with disk_full(path), open(path, "a", encoding="utf-8") as file:
+        with writing(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self.accelerator.log({f"{group}/{name}": value for name, value in values.items()}, step)
 

@@ -11,8 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from dshmp.errors import UserError
 from dshmp.files import regular
 
+# what people's frames are read in, by Pillow's names; others stay shut: for PostScript Pillow starts Ghostscript
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-"""What people's frames are read in, by Pillow's names. Others stay shut: for PostScript Pillow starts Ghostscript."""
 DATA_FORMATS = ("JPEG", "PNG")  # what data sets and predictions consist of
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})  # how names of files in `FORMATS` end
 MAX_PIXELS = 8192 * 8192

@@ -1,10 +1,8 @@
 """Anything with frames in it, opened once and read as often as needed without ever being held in memory.
 
-`open_video` takes a file that FFmpeg reads, a folder of images, one image, an array (T, H, W, 3) or an iterator of
-frames, and gives a `VideoSource`. Frames are RGB and the right way up: the rotation or mirroring that a camera notes
-in the file is applied. Pixels count as square: a sample aspect ratio is left alone, so that masks fit the coded
-frame. Every frame keeps its own time, hence variable frame rates come out in sync. Where the size changes within a
-file, later frames are resized to the first one's.
+Frames are RGB and the right way up: the rotation or mirroring that a camera notes in the file is applied. Pixels count
+as square: a sample aspect ratio is left alone, so that masks fit the coded frame. Every frame keeps its own time, hence
+variable frame rates come out in sync. Where the size changes in a file, later frames are resized to the first one's.
 """
 
 import contextlib
@@ -21,10 +19,12 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
+from PIL import ImageOps
 
 from dshmp.errors import UserError
-from dshmp.files import reason, regular
+from dshmp.files import reason, regular, writing
 from dshmp.video.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
 
 log = logging.getLogger("dshmp")
@@ -39,8 +39,8 @@ CONTAINERS = (
     "png_pipe,bmp_pipe,webp_pipe,tiff_pipe,j2k_pipe,jpegxl_pipe,qoi_pipe,pbm_pipe,pgm_pipe,ppm_pipe,pam_pipe,exr_pipe,"
     "hdr_pipe,dpx_pipe"
 )
-"""FFmpeg's demuxers of single files that hold moving pictures or one still picture; no other is used. Playlists (hls,
-dash, concat), patterns of names (image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
+"""FFmpeg's demuxers of single files of moving or still pictures. Playlists (hls, dash, concat), patterns of names
+(image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
 UNKNOWN_RATE = 10.0  # frames per second at which a folder or an array is played back when nobody says how fast it is
 
 
@@ -56,8 +56,7 @@ class Frame:
 class VideoSource:
     """A video whose frames can be iterated over again and again."""
 
-    name: str
-    """What messages and folders call it: the file's stem, the folder's name, or "video"."""
+    name: str  # for messages: the file's stem, the folder's name, or "video"
     path: Path | None
     height: int
     width: int
@@ -66,16 +65,15 @@ class VideoSource:
     frames: Callable[[], Iterator[Frame]]
     start: int = 0
     stop: int | None = None
-    positions: tuple[int, ...] | None = None
-    """Places in time of the frames of a whole iteration, counted in frames, where they are not 0, 1, 2 ..."""
+    positions: tuple[int, ...] | None = None  # places in time of all frames, counted in frames; None: 0, 1, 2 ...
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the beginning; raises UserError where the range holds no frame."""
         frames = itertools.islice(self.frames(), self.start, self.stop)
         if (first := next(frames, None)) is None:
             length = f" (about {self.expected} frames)" if self.expected is not None else ""
-            chosen = f"{self.start}:{self.stop or ''}"
-            raise UserError(f"{self.name}: no frame in the range {chosen}{length}; choose an earlier one")
+            chosen = f"{self.start}:{self.stop or ''}{length}"
+            raise UserError(f"{self.name}: no frame in the range {chosen}; choose an earlier one")
         yield first
         yield from frames
 
@@ -93,7 +91,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
         video: path of a video file, an image or a folder of images (sorted naturally); uint8 array (T, H, W, 3);
             or an iterable of uint8 arrays (H, W, 3), which is copied to a temporary file first.
         frames: "A:B" or (A, B): only frames A <= t < B; either end of the text may be left out.
-        fps: how fast images, arrays and iterators are; not for video files, which know it themselves.
+        fps: of images, arrays and iterators; video files know it themselves.
     """
     start, stop = parse_range(frames)
     if fps is not None and not 0 < fps < float("inf"):
@@ -113,10 +111,8 @@ def check_sentences(expressions: Iterable[str]) -> None:
     """Raises UserError where one of the sentences is a file: who names several videos means several runs."""
     for text in expressions:
         if os.path.isfile(text) or re.fullmatch(r"\S+\.\w{2,4}", text):
-            raise UserError(
-                f"{text!r} is a file, but only the first argument is a video and the rest are sentences; for several "
-                "videos write a list of video,expression and run: dshmp batch LIST.csv"
-            )
+            fault = f"{text!r} is a file, but only the first argument is a video, the rest are sentences"
+            raise UserError(f"{fault}; for several videos write a list of video,expression: dshmp batch LIST.csv")
 
 
 def parse_range(frames: FrameRange) -> tuple[int, int | None]:
@@ -180,10 +176,9 @@ def _open_file(path: Path) -> VideoSource:
                     if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
                         matrix, size = _display_matrix(frame), None
                     image = _upright(frame.to_ndarray(format="rgb24"), matrix)
-                    size = size or (image.shape[1], image.shape[0])
-                    image = (
-                        image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-                    )
+                    size = size or image.shape[1::-1]
+                    if image.shape[1::-1] != size:
+                        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
                     count += 1
                     yield Frame(image, float(time))
             short = expected is not None and count < 0.9 * expected
@@ -192,16 +187,15 @@ def _open_file(path: Path) -> VideoSource:
                 whole = f" of about {expected}" if short else ""
                 log.warning("%s: damaged or cut off; took the %s frames%s that could be decoded", path, count, whole)
 
-    first = next(frames(), None)
-    if first is None:
+    if (first := next(frames(), None)) is None:
         raise UserError(f"{path}: no frame could be decoded; the file is damaged or its codec is unknown")
     height, width, _ = first.image.shape
     return VideoSource(path.stem, path, height, width, fps, expected, frames)
 
 
 def open_container(path: Path) -> Any:
-    """Open a file with FFmpeg, which learns its content but no name: nothing that it holds, nor `%03d` or a colon in
-    its name, can lead to another file. Raises UserError where it cannot be read, or is none of `CONTAINERS`."""
+    """Open a file of `CONTAINERS` with FFmpeg, which learns its content but no name: nothing that it holds, nor `%03d`
+    or a colon in its name, can lead to another file. Raises UserError."""
     try:
         with open(path, "rb", opener=regular) as file:
             options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": CONTAINERS}
@@ -215,17 +209,13 @@ def open_container(path: Path) -> Any:
 
 def _video_stream(container: Any, path: Path) -> Any:
     """The first stream of moving pictures (cover art doesn't count)."""
-    from av.stream import Disposition
-
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise UserError(f"{path}: the codec of its video is unknown")
             width, height = stream.codec_context.width, stream.codec_context.height
             if not 0 < height * width <= MAX_PIXELS:
-                raise UserError(
-                    f"{path}: frames of {width}x{height} pixels, the most is 8192x8192; scale it down first"
-                )
+                raise UserError(f"{path}: frames of {width}x{height} pixels, the most is 8192x8192; scale it down")
             return stream
     kinds = sorted({str(stream.type) for stream in container.streams})
     raise UserError(f"{path}: no video in this file, only {' and '.join(kinds) or 'nothing'}")
@@ -235,8 +225,7 @@ def _display_matrix(frame: Any) -> list[int]:
     """(a, b, u, c, d, ...) of the display matrix, which sends (x, y) to (a x + c y, b x + d y)."""
     with contextlib.suppress(ValueError):  # a kind of side data that PyAV does not know, as a TIFF's
         if (side := frame.side_data.get("DISPLAYMATRIX")) is not None:
-            matrix: list[int] = np.frombuffer(bytes(side), dtype=np.int32).tolist()
-            return matrix
+            return list(np.frombuffer(bytes(side), dtype=np.int32).tolist())
     return [1, 0, 0, 0, 1]
 
 
@@ -261,8 +250,6 @@ def _stills(
 
 
 def _read_images(files: list[Path]) -> Iterator[Pixels]:
-    from PIL import ImageOps
-
     first = None
     for file in files:
         try:
@@ -285,8 +272,8 @@ def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:
 
 def _spooled(images: Iterator[Any]) -> NDArray[np.uint8]:
     """The images in a temporary file, as an array (T, H, W, 3) that is read from it."""
-    count, shape = 0, None
-    with tempfile.TemporaryFile() as file:
+    count, shape, place = 0, None, Path(tempfile.gettempdir())
+    with writing(place, place), tempfile.TemporaryFile() as file:
         for image in images:
             shape = shape or np.shape(image)
             if getattr(image, "dtype", None) != np.uint8 or image.shape != shape or image.shape[2:] != (3,):

@@ -1,8 +1,4 @@
-"""Pictures for people: masks over frames, the sentence with its static and motion words told apart, and when.
-
-The frame itself stays uncovered: what is said about it stands in a panel below. Small frames are shown enlarged, so
-that text is readable at any size.
-"""
+"""Pictures for people: masks over frames, and in a panel below the sentence, its static and motion words, and when."""
 
 import heapq
 import logging
@@ -31,16 +27,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dshmp")
 
-
 Masks = NDArray[np.bool_]
 Colour = tuple[int, int, int]
 Pieces = list[tuple[str, Colour]]  # words, each in its colour
 
-OBJECTS: tuple[Colour, ...] = (
+OBJECTS: tuple[Colour, ...] = (  # one per object meant, in turn
     *((255, 82, 119), (58, 214, 176), (167, 119, 255), (255, 209, 71)),
     *((70, 178, 255), (255, 140, 66), (157, 224, 82), (240, 120, 220)),
 )
-"""One colour per object meant, in turn."""
 STATIC, MOTION, PLAIN, QUIET = (97, 190, 255), (255, 178, 64), (222, 226, 232), (128, 138, 152)
 PANEL, TRACK, WHITE = (18, 21, 27), (38, 44, 54), (255, 255, 255)
 LEGEND: Pieces = [("static", STATIC), ("motion", MOTION)]
@@ -53,8 +47,7 @@ TICKS = 90_000  # time stamps per second of an overlay video
 
 @dataclass(frozen=True)
 class Caption:
-    """What is said of one expression over one clip: its score, how many objects were found, evidence and time per
-    frame, and a note for the end, as a measured IoU."""
+    """What is said of one expression over one clip: score, objects found, evidence and time per frame, a last note."""
 
     expression: str
     words: "Sequence[Word]"
@@ -69,7 +62,7 @@ def draw_masks(
     image: Pixels, masks: Masks, truth: Masks | None = None, scale: int = 1, first: int = 0, weight: int = 1
 ) -> Pixels:
     """Tint and outline `masks` (K, H, W) on a copy of `image` (H, W, 3), `scale` times as large; `truth` (H, W) in
-    white. Colours are taken from the `first` on; outlines are `weight` times as thick."""
+    white. Colours begin with the `first`; outlines are `weight` times as thick."""
     size = (image.shape[1] * scale, image.shape[0] * scale)
     canvas = np.array(image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
 
@@ -147,11 +140,9 @@ def _bars(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], evidence: S
 
 
 class OverlayPainter:
-    """Paints one expression's answer on the frames of a clip: `painter(image, masks, index) -> picture`.
-
-    Below the frame, enlarged where it is small, stand the sentence, static words blue and motion words amber; the
-    verdict; the evidence over time with a playhead. `size` is the picture's (H, W), both even, as 4:2:0 video needs.
-    """
+    """Paints one expression's answer on the frames of a clip. Below the frame, enlarged where it is small, stand the
+    sentence, static words blue and motion words amber; the verdict; the evidence over time with a playhead. `size` is
+    the picture's (H, W), both even, as 4:2:0 video needs."""
 
     def __init__(self, height: int, width: int, caption: Caption) -> None:
         self.caption = caption
@@ -226,8 +217,8 @@ class OverlayWriter:
 
 
 def add_sound(video: Path, source: Path | None, start: float) -> None:
-    """Copy the sound of the file `source` from `start` (seconds) on into `video`, as long as that is. Where MP4 cannot
-    hold it, or it is damaged, it is left out with a line in the log."""
+    """Copy the sound of `source` from `start` (seconds) on into `video`, as long as that is; where MP4 cannot hold it,
+    or it is damaged, a warning."""
     if source is None or not source.is_file():
         return
     part = video.with_name(f"with-sound-{video.name}")
