@@ -7,8 +7,6 @@ A *claim* is what an expression says about a motion: the name of a program, or a
 expression is only used where nobody could disagree.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,22 +19,16 @@ OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 ACROSS = {a: ("up", "down") if a in ("left", "right") else ("left", "right") for a in DIRECTIONS}
 
 
-def _each(pattern: str) -> tuple[str, ...]:
-    """The programs of a pattern, for each direction {a} with its opposite {z}."""
-    return tuple(pattern.format(a=a, z=z) for a, z in OPPOSITE.items())
+def _each(*patterns: str) -> tuple[str, ...]:
+    """The programs of patterns, for each direction {a}, its opposite {z} and the two across it, {b}."""
+    names = [each.format(a=a, b=b, z=z) for a, z in OPPOSITE.items() for b in ACROSS[a] for each in patterns]
+    return tuple(dict.fromkeys(names))
 
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "steady": _each("{a}"),
-    "turn": tuple(f"{a}>{b}" for a in DIRECTIONS for b in ACROSS[a]),
-    "turn back": _each("{a}>{z}"),
-    "stop": _each("{a}>stop"),
-    "wait": _each("wait>{a}"),
-    "to and fro": _each("{a}>{z}>{a}"),
-    "three": tuple(f"{a}>{b}>{c}" for a in DIRECTIONS for b in ACROSS[a] for c in (a, OPPOSITE[a])),
-    "circle": ("clockwise", "counterclockwise"),
-    "enter": _each("enter {a}"),
-    "leave": _each("leave {a}"),
+    **{"steady": _each("{a}"), "turn": _each("{a}>{b}"), "turn back": _each("{a}>{z}"), "stop": _each("{a}>stop")},
+    **{"wait": _each("wait>{a}"), "to and fro": _each("{a}>{z}>{a}"), "three": _each("{a}>{b}>{a}", "{a}>{b}>{z}")},
+    **{"circle": ("clockwise", "counterclockwise"), "enter": _each("enter {a}"), "leave": _each("leave {a}")},
     "dash": _each("dash {a}"),
 }
 FLEETING = (*GROUPS["dash"], "hop", "twitch", "flash")
@@ -67,19 +59,18 @@ class Motion:
     other: int | None = None
 
     @property
-    def reversed(self) -> Motion:
-        """Seen backwards in time."""
+    def reversed(self) -> "Motion":
         return motion(reverse(self.name))
 
 
 def motion(name: str) -> Motion:
-    """The motion of a program that refers to no other object."""
+    """Of a program that refers to no other object."""
     words = ("up", "down") if name in ("hops", "hop") else name.replace(">", " ").split()
     return Motion(name, tuple(word for word in words if word in DIRECTIONS))
 
 
 def reverse(name: str) -> str:
-    """The name of a program seen backwards in time. ValueError for relative programs, which have none."""
+    """The program seen backwards in time. ValueError for relative ones, which have none."""
     if name in RELATIVE:
         raise ValueError(f"{name!r} has no time reverse")
     if name in MIRROR:
@@ -131,7 +122,7 @@ def reading(claim: str, motion: Motion) -> bool | None:
 
 @cache
 def claims_of(motion: Motion) -> tuple[str, ...]:
-    """All claims that are true of a motion."""
+    """True of the motion."""
     return tuple(claim for claim in CLAIMS if reading(claim, motion))
 
 
@@ -151,21 +142,20 @@ class Track:
     free: tuple[bool, bool] = (True, True)
 
     @property
-    def reversed(self) -> Track:
-        """Seen backwards in time."""
-        xy, scale, angle, shear, visible = self.xy, self.scale, self.angle, self.shear, self.visible
-        return Track(xy[::-1], scale[::-1], angle[::-1], shear[::-1], visible[::-1], self.free)
+    def reversed(self) -> "Track":
+        return Track(*(each[::-1] for each in (self.xy, self.scale, self.angle, self.shear, self.visible)))
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where a motion takes place: T frames of height x width pixels, for an object `across` pixels wide."""
+    """Where a motion takes place: T frames of height x width pixels, for an object `across` pixels wide; events come
+    `late` in the clip."""
 
     frames: int
     height: int
     width: int
     across: float
-    late: bool = False  # events come late in the clip
+    late: bool = False
 
     @property
     def short(self) -> int:
@@ -190,7 +180,7 @@ def nuisance(xy: np.ndarray, rng: np.random.Generator) -> Track:
 
 
 def around(canvas: Canvas, rng: np.random.Generator, turn: int) -> np.ndarray:
-    """One to one and a half turns around the origin, (T, 2), with radius 1; `turn` is 1 for clockwise, or -1."""
+    """One to one and a half turns around the origin, (T, 2), of radius 1; clockwise for `turn` 1, else -1."""
     whole = turn * rng.uniform(1.0, 1.5) * 2 * np.pi
     angle = rng.uniform(0, 2 * np.pi) + whole * np.linspace(0, 1, canvas.frames)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -222,7 +212,7 @@ def _event(canvas: Canvas, rng: np.random.Generator, length: int) -> int:
 
 
 def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
-    """Draws the track of a program that refers to no other object."""
+    """Of a program that refers to no other object."""
     frames, short = canvas.frames, canvas.short
     path = np.zeros((frames, 2))
     first, _, last = name.partition(" ")
@@ -231,8 +221,7 @@ def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     if name in DIRECTIONS or ">" in name:
         path = _phases(name.split(">"), canvas, rng)
     elif name in GROUPS["circle"]:
-        unit = around(canvas, rng, 1 if name == "clockwise" else -1)
-        path = rng.uniform(0.19, 0.26) * short * unit
+        path = around(canvas, rng, 1 if name == "clockwise" else -1) * (rng.uniform(0.19, 0.26) * short)
     elif name == "hops":
         count = 2 if frames <= 8 else int(rng.integers(3, 5))
         height = rng.uniform(0.22, 0.32) * short
@@ -255,9 +244,8 @@ def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     frames = canvas.frames
     base = nuisance(np.zeros((frames, 2)), rng)
     if name == "spin":
-        speed = rng.uniform(0.4, 0.6) * rng.choice((-1, 1))  # radians per frame
-        return replace(base, angle=base.angle + speed * np.arange(frames))
-    if name == "twitch":
+        base.angle[:] += rng.uniform(0.4, 0.6) * rng.choice((-1, 1)) * np.arange(frames)  # radians per frame
+    elif name == "twitch":
         start = _event(canvas, rng, 4)
         shake = np.array([1.0, -1.0, 1.0, -1.0]) * rng.choice((-1, 1))
         base.angle[start : start + 4] += 0.55 * shake

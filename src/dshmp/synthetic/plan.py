@@ -1,10 +1,8 @@
 """Plans clips of the synthetic data set: who takes part, what they do, where, and what is said about them.
 
-Nothing is drawn here; `dshmp.synthetic.make` draws a `Plan` and writes it. All chance comes from two generators that
-are seeded by the clip, so the order in which they are asked is part of the data set.
+All chance comes from two generators that are seeded by the clip, so the order in which they are asked is part of the
+data set.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
@@ -18,9 +16,9 @@ from dshmp.synthetic.motions import ACROSS, DIRECTIONS, GROUPS, OPPOSITE, Canvas
 from dshmp.synthetic.shapes import COLOURS, ROUND, SHAPES, TEXTURES, Look
 
 SPLITS = ("train", "valid_u", "test")
-SUBSETS = (
-    *("static", "motion-critical", "direction pairs", "fleeting", "long", "relative", "plural", "absent"),
-    *("held-out phrasing", "held-out words"),
+SUBSETS = tuple(
+    "static,motion-critical,direction pairs,fleeting,long,relative,plural,absent,held-out phrasing,held-out words"
+    "".split(",")
 )
 # Families of clips, in the order in which a split takes them, over and over.
 SCHEDULE = (
@@ -40,8 +38,7 @@ class Item:
     track: Track
 
     @property
-    def reversed(self) -> Item:
-        """Seen backwards in time."""
+    def reversed(self) -> "Item":
         return replace(self, motion=self.motion.reversed, track=self.track.reversed)
 
 
@@ -67,8 +64,6 @@ class Plan:
     expressions: tuple[Sentence, ...]
 
 
-# --- Looks and motions ---
-
 # Kinds of motion with their programs, and how often each is drawn.
 KINDS = {
     **{name: GROUPS[name] for name in ("steady", "turn", "turn back", "stop", "wait", "to and fro", "three", "circle")},
@@ -85,7 +80,7 @@ OF_FAMILY = {
 
 
 def _pick_look(rng: random.Random, split: str = "train", held_out: float = 0, size: str = "medium") -> Look:
-    """In the test split, in a share of `held_out`, one of the looks that training never words with some motions."""
+    """Of the test split a share of `held_out` is of looks that training never words with some motions."""
     texture = "plain" if rng.random() < 0.4 else rng.choice(TEXTURES[1:])
     look = Look(rng.choice(SHAPES), rng.choice(tuple(COLOURS)), texture, size)
     if split == "test" and rng.random() < held_out:
@@ -106,7 +101,7 @@ def _other_look(look: Look, size: str, rng: random.Random) -> Look:
 
 
 def _draw(kinds: Mapping[str, float], look: Look, rng: random.Random) -> str:
-    """A program; none that cannot be seen on such an object."""
+    """A program that can be seen on such an object."""
     name = rng.choice(KINDS[rng.choices(tuple(kinds), tuple(kinds.values()))[0]])
     unseen = look.shape in ROUND or (look.shape in ("square", "cross") and look.texture == "plain")
     return _draw(kinds, look, rng) if name == "spin" and unseen else name
@@ -181,14 +176,10 @@ def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[lis
     return looks, names, pixels
 
 
-# --- Tracks ---
-
-
 def _place(
     drawn: Track, across: float, canvas: Canvas, placed: Sequence[Item], rng: np.random.Generator, apart: float = 1
 ) -> Track:
-    """Shifts a track so that it stays in the frame and seldom covers the objects placed before it, which count as
-    `apart` times as wide."""
+    """Shifted to stay in the frame and seldom cover the objects placed before, which count as `apart` times as wide."""
     reach = np.maximum(canvas.reach, 0)
     low, high = -reach - drawn.xy.min(axis=0), reach - drawn.xy.max(axis=0)
     shift = rng.uniform(np.minimum(low, high), np.maximum(low, high), (40, 2)) * drawn.free
@@ -206,7 +197,7 @@ def _place(
 
 
 def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tuple[list[Item], Canvas]:
-    """A relative motion, the object that it refers to, look-alikes that make the same way without it."""
+    """A relative motion, the object that it refers to, and look-alikes that go the same way without it."""
     height, width = rng.randint(88, 96), rng.randint(112, 128)
     if rng.random() < 0.2:
         height, width = width, height
@@ -291,7 +282,7 @@ def _together(name: str, direction: str, canvas: Canvas, rng: np.random.Generato
 
 
 def plan_clip(seed: int, family: str | None, split: str) -> Plan:
-    """Plans a clip without drawing it: a pure function of its arguments. See `make_clip`."""
+    """A pure function of its arguments; see `make_clip`."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
     rng, noise = random.Random(f"plan {seed}"), np.random.default_rng([seed, 1])
@@ -320,23 +311,19 @@ def plan_clip(seed: int, family: str | None, split: str) -> Plan:
             track = _place(motions.track(name, canvas, noise), across, canvas, items, noise)
             items.append(Item(look, motions.motion(name), across, track))
     order = rng.sample(range(len(items)), len(items))
-    items = [_refer_to(items[i], order) for i in order]
+    items = [items[i] for i in order]
+    for i, item in enumerate(items):  # those that refer to another object, to its new place
+        if item.motion.other is not None:
+            items[i] = replace(item, motion=replace(item.motion, other=order.index(item.motion.other)))
     expressions = _expressions(items, canvas.frames, family, split, rng)
     return Plan(family, canvas.height, canvas.width, tuple(items), tuple(expressions))
 
 
-def _refer_to(item: Item, order: list[int]) -> Item:
-    """With its reference to another object, if it has any, as of a new order."""
-    other = item.motion.other
-    return item if other is None else replace(item, motion=replace(item.motion, other=order.index(other)))
-
-
-# --- Expressions ---
-
-ATTRIBUTES = [
-    *(["shape"], ["colour"], ["colour", "shape"], ["texture", "shape"], ["texture", "colour"]),
-    *(["texture", "colour", "shape"], ["texture"], ["size", "shape"], ["size", "colour", "shape"], ["size"]),
-]
+_ATTRIBUTES = """
+shape, colour, colour shape, texture shape, texture colour, texture colour shape, texture, size shape,
+size colour shape, size
+"""
+ATTRIBUTES = [names.split() for names in _ATTRIBUTES.split(",")]
 
 
 def _describe(look: Look, attributes: Sequence[str]) -> Static:
@@ -381,12 +368,12 @@ class _Writer:
         self.made[text.lower()] = Sentence(text, meaning, found.meant, found.static, tuple(subsets))
 
     def _subsets(self, meaning: Meaning, static: Sequence[int], meant: Sequence[int]) -> list[str]:
-        """The named subsets that an expression belongs to, apart from the held-out ones."""
+        """Apart from the held-out ones."""
         if not meant:
             return ["absent"]
         claim, pairs = meaning.claim, self.family == "pairs"
-        # Every object meant has a look-alike that is not, and at least half of the candidates are wrong.
         others = [self.looks[i] for i in static if i not in meant]
+        # Every object meant has a look-alike that is not, and at least half of the candidates are wrong.
         critical = len(others) >= len(meant) and all(self.looks[i] in others for i in meant)
         belongs = {
             "static": not claim,
@@ -427,9 +414,9 @@ class _Writer:
             claims = [claim for claim in motions.CLAIMS if claim not in motions.RELATIVE]
             return Meaning(self.static(index), rng.choice(claims))
         wrong = _other_look(looks[index], "medium", rng)
-        candidates = [look for look in looks if look != looks[index]] or [wrong]
+        candidates = (wrong, *([look for look in looks if look != looks[index]] or [wrong]))
         meaning = self.moving(index)
-        return replace(meaning, static=_describe(rng.choice((wrong, *candidates)), ("colour", "shape")))
+        return replace(meaning, static=_describe(rng.choice(candidates), ("colour", "shape")))
 
 
 def _expressions(items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> list[Sentence]:
