@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -66,7 +66,7 @@ def save_model(
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raises UserError where a model in `folder` would replace files that are not of a model of this program."""
+    """Refuse to put a model where it would replace files that are not of a model of this program."""
     there = [name for name in FILES if os.path.lexists(folder / name)]
     try:
         if there:
@@ -76,7 +76,6 @@ def check_model_folder(folder: Path) -> None:
 
 
 def _describe(folder: Path, config: ModelConfig, card: Card, where: str) -> None:
-    """Write config.json and README.md."""
     saved = to_dict(SavedConfig(version=VERSION, model=config, card=card))
     (folder / CONFIG).write_text(json.dumps(saved, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (folder / README).write_text(str(model_card(card, where)), encoding="utf-8", errors="replace")
@@ -134,12 +133,11 @@ def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     except Exception as error:  # transformers validates by classes of its own
         raise UserError(f"{where}: no model can be built from this config ({reason(error)})") from None
     encoder, longest = model.language.encoder.config, config.language.max_tokens
-    room = encoder.max_position_embeddings - encoder.pad_token_id - 1  # RoBERTa counts from after its <pad>
-    if room < longest:
+    needed = longest + encoder.pad_token_id + 1  # RoBERTa counts from after its <pad>
+    if needed > encoder.max_position_embeddings:
         raise UserError(
-            f"{where}: language.max_tokens is {longest}, but language.encoder.max_position_embeddings = "
-            f"{encoder.max_position_embeddings} has room for {room} tokens; it must be at least "
-            f"{longest + encoder.pad_token_id + 1}"
+            f"{where}: language.max_tokens is {longest}, for which language.encoder.max_position_embeddings must be at "
+            f"least {needed}, found {encoder.max_position_embeddings}"
         )
     return model
 
@@ -168,12 +166,11 @@ def find_model(source: str | Path, **hub: Any) -> Path:
 
 
 def load_config(path: Path) -> ModelConfig:
-    """The strict reading of a config.json."""
     return _load(path).model
 
 
 def load_card(path: Path) -> Card:
-    """The card of a config.json; an empty one where the file is of before there were any."""
+    """Empty where the file is older than cards."""
     return _load(path).card
 
 
@@ -188,33 +185,25 @@ def _load(path: Path) -> SavedConfig:
         raise UserError(f"{path}: is not a configuration of this program (the key `version` has no whole number)")
     if not 1 <= version <= VERSION:
         raise UserError(f"{path}: has version {version}, not 1 to {VERSION}; for a newer one: pip install -U dshmp")
-    for step in range(version, VERSION):
-        values = UPGRADES[step](values)
-    return from_dict(SavedConfig, values, path.name, complete=True)
+    return from_dict(SavedConfig, values if version == VERSION else upgraded(values), path.name, complete=True)
 
 
-def _from_1(values: dict[str, Any]) -> dict[str, Any]:
-    """The card and Video-Swin are new."""
+def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a config.json of version 1 or 2 as this version has it.
+
+    Since 1, the card and Video-Swin are new. Since 2, what only equality with the authors' code needs has a section of
+    its own, and one epsilon, never changed, is gone.
+    """
     model = values.get("model")
-    if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
-        model = model | {"backbone": {"temporal_window": None, "clip": 32} | model["backbone"]}
-    return {**values, "version": 2, "model": model, "card": to_dict(Card())}
-
-
-def _from_2(values: dict[str, Any]) -> dict[str, Any]:
-    """What only equality with the authors' code needs has a section of its own; one epsilon, never changed, is gone."""
-    model: Any = values.get("model")
-    release = to_dict(ReleaseConfig())
-    for name, section in model.items() if isinstance(model, dict) else ():
-        if isinstance(section, dict):
-            release |= {key: section[key] for key in release if key in section}
+    if isinstance(model, dict):
+        sections = {name: section for name, section in model.items() if isinstance(section, dict)}
+        release = to_dict(ReleaseConfig())
+        release |= {key: each[key] for each in sections.values() for key in release if key in each}
+        for name, section in sections.items():
             kept = {key: value for key, value in section.items() if key not in (*release, "resizer_norm_eps")}
-            model = model | {name: kept}
-    return {**values, "version": 3, "model": model | {"release": release} if isinstance(model, dict) else model}
-
-
-UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
-"""Version -> the content of a config.json of that version as the next version has it."""
+            model = model | {name: {"temporal_window": None, "clip": 32} | kept if name == "backbone" else kept}
+        model = model | {"release": release}
+    return {"card": to_dict(Card()), **values, "version": VERSION, "model": model}
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -231,7 +220,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_plain(path: str | Path, key: str, value: torch.Tensor) -> None:
-    """Raises UserError, naming `path`, unless it is a dense tensor of real numbers on the CPU."""
+    """UserError, naming `path`, unless it is a dense tensor of real numbers on the CPU."""
     dense = not value.is_nested and value.layout == torch.strided and value.device.type == "cpu"
     if not dense or value.dtype not in FLOATS + WHOLE:
         raise UserError(f"{path}: {key} is no plain tensor of numbers ({value.dtype}, {value.layout})")

@@ -85,20 +85,17 @@ def initialise(model: DsHmp, source: str | Path) -> tuple[LoadedPart, ...]:
             weights[key] = value
     advice = "mend the sizes of that part in the recipe's model"
     told = load_weights(model.perception, weights, kept_apart, source, advice)
-    others = {key: value for key, value in model.state_dict().items() if not key.startswith("perception.")}
-    told += [(part(key), "fresh", "no part of Mask2Former", value) for key, value in others.items()]
+    for key, value in model.state_dict().items():
+        if not key.startswith("perception."):
+            told.append((part(key), "fresh", "no part of Mask2Former", value))
     return grouped([*told, *left, *left_out(rest, NAMES, "no counterpart here")])
 
 
 def _kept_apart(key: str, config: ModelConfig, layers: int) -> str | None:
-    """Why a parameter of static perception starts fresh, and that of the file is left out, if so.
-
-    `layers` is how many decoder layers both have.
-    """
-    layer = _LAYER.match(key)
+    """Why a parameter of static perception starts fresh, if so; `layers` is how many decoder layers both have."""
+    layer, video = _LAYER.match(key), config.backbone.temporal_window is not None
     reasons = {
-        "Video-Swin takes its weights from video_swin": key.startswith("backbone.")
-        and config.backbone.temporal_window is not None,
+        "Video-Swin takes its weights from video_swin": video and key.startswith("backbone."),
         "reads the sentence": _TEXT.match(key),
         "object or none here, other classes there": key.startswith("frame_decoder.classify."),
         f"decoder layers beyond the first {layers}": layer and int(layer[1]) >= layers,
@@ -108,7 +105,7 @@ def _kept_apart(key: str, config: ModelConfig, layers: int) -> str | None:
 
 
 def _weights(source: str | Path, config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights under the names of our static perception, and the others under their own."""
+    """Those with names in our static perception, and the others under their own."""
     path = Path(source)
     if path.is_file():
         placed, rest = NAMES.to_right({_modern(key): value for key, value in read_tensors(path).items()})
@@ -134,7 +131,7 @@ def _modern(key: str) -> str:
 
 
 def _read_transformers(source: str, config: ModelConfig) -> dict[str, Tensor]:
-    """What the files hold, under the names that transformers uses now (published files have older ones)."""
+    """Under the names that transformers uses now (published files have older ones)."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
     here = looks_local(source)

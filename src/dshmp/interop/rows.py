@@ -51,12 +51,10 @@ def left_out(rest: Mapping[str, Tensor], names: NameTable, otherwise: str) -> li
 
 
 def part(name: str) -> str:
-    """The part that a name begins with."""
     return name.partition(".")[0]
 
 
 def grouped(tensors: Iterable[Told]) -> tuple[LoadedPart, ...]:
-    """A row for all that share part, fate and reason."""
     sizes: dict[tuple[str, Fate, str], list[int]] = defaultdict(list)
     for name, fate, why, tensor in tensors:
         sizes[name, fate, why].append(tensor.numel())
@@ -64,7 +62,6 @@ def grouped(tensors: Iterable[Told]) -> tuple[LoadedPart, ...]:
 
 
 def report(rows: Iterable[LoadedPart], title: str, stderr: bool = True) -> None:
-    """Print the rows as a table."""
     from rich.console import Console
     from rich.table import Table
 

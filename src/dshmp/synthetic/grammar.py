@@ -169,8 +169,9 @@ HELD_OUT_LOOKS = tuple(
     _table("red=star blue=heart yellow=ring green=arrow purple=disc orange=square cyan=cross white=crescent").items()
 )
 HELD_OUT_CLAIMS = (
-    "left,up,right>left,left>up,down>right,wait>up,right>stop,clockwise,hops,grow,dash right,left>right>left,spin"
-).split(",")
+    *("left", "up", "right>left", "left>up", "down>right", "wait>up", "right>stop", "clockwise"),
+    *("hops", "grow", "dash right", "left>right>left", "spin"),
+)
 
 
 def held_out(meaning: Meaning) -> bool:

@@ -16,9 +16,9 @@ from dshmp.synthetic.motions import ACROSS, DIRECTIONS, GROUPS, OPPOSITE, Canvas
 from dshmp.synthetic.shapes import COLOURS, ROUND, SHAPES, TEXTURES, Look
 
 SPLITS = ("train", "valid_u", "test")
-SUBSETS = tuple(
-    "static,motion-critical,direction pairs,fleeting,long,relative,plural,absent,held-out phrasing,held-out words"
-    "".split(",")
+SUBSETS = (
+    *("static", "motion-critical", "direction pairs", "fleeting", "long", "relative", "plural", "absent"),
+    *("held-out phrasing", "held-out words"),
 )
 # Families of clips, in the order in which a split takes them, over and over.
 SCHEDULE = (
