@@ -6,14 +6,14 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.ablation.results import ALL, CRITICAL, LEVEL, Results, average, minus, spread
+from dshmp.ablation.results import ALL, CRITICAL, LEVEL, Results, average, spread
 from dshmp.ablation.rows import PARTS, TABLES
-from dshmp.ablation.runs import Run
+from dshmp.ablation.runs import Run, held_out_sources
 from dshmp.data.base import Expression, Split, times_shown
 from dshmp.data.registry import open_split
 from dshmp.files import owned_file
@@ -21,32 +21,28 @@ from dshmp.predictor import Segmenter
 from dshmp.training.held_out import strip
 from dshmp.video.io import VideoSource, open_video
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+Figure = Any  # matplotlib's
 PICTURES, FILES = "pictures", ("differences.png", "tokens.png", "strips.png")
-OBJECTS = 25
-# Their products tell 25 objects apart, for the colour-blind too.
+OBJECTS = 25  # as many as these tell apart, for the colour-blind too
 COLOURS, MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), "os^DP"
 
 
 def pictures(results: Results, tables: Sequence[str], out: Path, device: str) -> list[str]:
     """Draw into out/pictures what the finished runs allow. Returns sections of the page, in Markdown."""
-    from matplotlib.figure import Figure
+    from matplotlib import figure as plots
 
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     sections = []
     for name, draw in zip(FILES, (differences, tokens, strips), strict=True):
-        figure = Figure(layout="constrained")
+        figure = plots.Figure(layout="constrained")
         if told := draw(figure, results, tables, device):
             with owned_file(out / PICTURES, name) as part:
                 figure.savefig(part, format="png", dpi=130)
-            title, text = told
-            sections.append(f"## {title}\n\n![{title}]({PICTURES}/{name})\n\n{text}")
+            sections.append(f"## {told[0]}\n\n![{told[0]}]({PICTURES}/{name})\n\n{told[1]}")
     return sections
 
 
-def differences(figure: "Figure", results: Results, tables: Sequence[str], _: str) -> tuple[str, str] | None:
+def differences(figure: Figure, results: Results, tables: Sequence[str], _: str) -> tuple[str, str] | None:
     """What each part of Table 1 brings, and every row against its table's reference; a title and a text."""
     lines: list[tuple[str, dict[str, float], list[int]]] = []
     for name in tables:
@@ -57,9 +53,8 @@ def differences(figure: "Figure", results: Results, tables: Sequence[str], _: st
         if name == "1" and table == TABLES["1"]:
             lines += [(f"{part}, mean of four settings", average(pairs), seeds) for part, pairs in PARTS.items()]
         for row, label in table.labels.items():
-            if not results.same(row, table.reference):
-                text = f"{name}: {label}, minus {table.labels[table.reference]}"
-                lines.append((text, minus(row, table.reference), seeds))
+            if weights := results.differs(row, table.reference):
+                lines.append((f"{name}: {label}, minus {table.labels[table.reference]}", weights, seeds))
     if not lines:
         return None
     subsets = [name for name in (ALL, CRITICAL) if name in results.subsets]
@@ -82,7 +77,7 @@ def differences(figure: "Figure", results: Results, tables: Sequence[str], _: st
     return "Differences at a glance", text
 
 
-def tokens(figure: "Figure", results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
+def tokens(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
     """Video tokens of objects that many sentences mean, with and without contrastive learning."""
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
@@ -140,7 +135,7 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
     return np.stack(found)
 
 
-def strips(figure: "Figure", results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
+def strips(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
     """Frames of sentences under the baseline and under the whole method."""
     names = {"none": "without DS, HMP, CL", "full": "DS + HMP + CL"}
     seeds = results.seeds(*names)
@@ -164,12 +159,8 @@ def strips(figure: "Figure", results: Results, _: Sequence[str], device: str) ->
             masks = segmenter.answer(source, [item.text])[0].masks
             dark = np.where(masks[..., None], frames, frames // 2)  # so that the answer leaps to the eye
             axis.imshow(strip(dark, masks, truth))
-            axis.set(
-                xticks=[],
-                yticks=[],
-                title=f"{why}: “{shorten(item.text, 80)}”",
-                xlabel=f"{name}: {scores[row][place]:.0f}",
-            )
+            axis.set(title=f"{why}: “{shorten(item.text, 80)}”", xlabel=f"{name}: {scores[row][place]:.0f}")
+            axis.set(xticks=[], yticks=[])
     text = (
         f"Chosen by rule, not by eye: of the {len(scores['full']):,} sentences ({subset}) the largest gain of the "
         f"whole method over the row without DS, HMP and CL, the median, and the largest loss, by {results.measure} "
@@ -195,10 +186,8 @@ def _source(split: Split, item: Expression) -> VideoSource:
 
 def held_out(run: Run) -> dict[tuple[str, str], tuple[Split, Expression]]:
     """What a run was scored on, by the videos and ids in its scores."""
-    sources = {name: source for name, source in run.recipe.data.items() if source.validation}
     found: dict[tuple[str, str], tuple[Split, Expression]] = {}
-    for name, source in sources.items():
+    for prefix, name, source in held_out_sources(run.recipe):
         split = open_split(name, Path(source.root), str(source.validation))
-        prefix = f"{name}/" if len(sources) > 1 else ""
         found |= {(f"{prefix}{item.video}", item.id): (split, item) for item in split.expressions}
     return found

@@ -29,7 +29,7 @@ from dshmp.errors import UserError
 from dshmp.files import locked, save_json
 from dshmp.processes import after_parent, spawning
 from dshmp.progress import columns
-from dshmp.training.recipe import RECIPE, Recipe, check_run_folder, load_recipe, save_recipe
+from dshmp.training.recipe import RECIPE, Recipe, Source, check_run_folder, load_recipe, save_recipe
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -50,11 +50,10 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it is trained and scored."""
         return (self.folder / SCORES).is_file()
 
     def step(self) -> int:
-        """The last step that its record tells of."""
+        """The last one in its record."""
         with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
             lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             return int(json.loads(lines[-1])["step"])
@@ -63,24 +62,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Score:
-    """How an expression of the held-out split was answered."""
+    """How an expression was answered, per cent, and whether the right one of a direction pair was chosen."""
 
     video: str
     id: str
     subsets: tuple[str, ...]
     score: float
-    """Of the run's measure, per cent."""
     right: bool | None
-    """Of a direction pair: whether the right one was chosen."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The scores of a finished run: what its scores.json holds."""
+    """What the scores.json of a finished run holds; `seconds` of training, without reading and scoring."""
 
     measure: str
     seconds: float
-    """That training took, without reading and scoring."""
     expressions: tuple[Score, ...]
 
 
@@ -96,10 +92,8 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
         for row in (each for each in rows if each.runs == each.name):
             recipe = replace(row.recipe, seed=row.recipe.seed + number)
             if recipe.task not in ("motion", "whole"):
-                raise UserError(
-                    f"{row.name}: task {recipe.task} has nothing that the rows change, only motion and whole do"
-                )
-            if not any(source.validation for source in recipe.data.values()):
+                raise UserError(f"{row.name}: task {recipe.task} has nothing that the rows change; use motion or whole")
+            if not held_out_sources(recipe):
                 raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
             if recipe.task == "motion" and recipe.run.cache is None:
                 recipe = replace(recipe, run=replace(recipe.run, cache=str(out / "cache")))
@@ -109,7 +103,10 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
     return runs
 
 
-# --- all runs ---
+def held_out_sources(recipe: Recipe) -> list[tuple[str, str, Source]]:
+    """The data that runs are scored on, with their names, which of several stand before those of the videos."""
+    sources = {name: source for name, source in recipe.data.items() if source.validation}
+    return [(f"{name}/" if len(sources) > 1 else "", name, source) for name, source in sources.items()]
 
 
 def devices(name: str) -> list[str]:
@@ -179,16 +176,13 @@ def _stop(processes: Sequence["SpawnProcess"]) -> None:
 
 
 def _why(run: Run, code: int | None) -> str:
-    """Why a run failed, in a line: the last one of its log, unless it was killed."""
+    """The last line of its log, unless it was killed."""
     reason = f"killed by signal {-code}, perhaps for want of memory" if code and code < 0 else "failed"
     with contextlib.suppress(OSError, IndexError):
         if code and code > 0:
             text = (run.folder / LOG).read_text(encoding="utf-8", errors="replace")
             reason = text.rstrip().splitlines()[-1].strip().removeprefix("dshmp: ")
     return f"{run.folder.name}: {reason} (see {run.folder / LOG})"
-
-
-# --- one run, in a process of its own ---
 
 
 def _work(folder: Path, device: str) -> None:
@@ -216,7 +210,6 @@ def _terminate() -> None:
 
 
 def train_and_score(folder: Path, device: str) -> None:
-    """Bring the run whose recipe lies in `folder` to its end."""
     from dshmp.training.train import run as train
 
     recipe = load_recipe(folder / RECIPE)
@@ -239,25 +232,20 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
     model, tokenizer = load_model(folder)
     assert source.validation is not None
     assert recipe.run.cache is not None
-    split = MevisSplit(Path(source.root), source.validation)
-    cache = Path(recipe.run.cache)
+    split, cache = MevisSplit(Path(source.root), source.validation), Path(recipe.run.cache)
     tokenizer.keep((item.text for item in split.expressions), cache)
     held_out = CachedSplit.build(model, tokenizer, split, cache)
-    found = sentence_scores(model.to(find_device(device)), held_out)
-    return "IoU on the grid", [
-        Score(item.video, item.id, item.subsets, each.iou, each.right)
-        for item, each in zip(split.expressions, found, strict=True)
-    ]
+    found = zip(split.expressions, sentence_scores(model.to(find_device(device)), held_out), strict=True)
+    scores = [Score(item.video, item.id, item.subsets, each.iou, each.right) for item, each in found]
+    return "IoU on the grid", scores
 
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
-    """With several data sets, their names stand before those of the videos."""
     from dshmp.evaluation import evaluate
 
     scores: list[Score] = []
     measures: dict[str, None] = {}
-    held_out = {name: source for name, source in recipe.data.items() if source.validation}
-    for name, source in held_out.items():
+    for prefix, name, source in held_out_sources(recipe):
         out, root, split = folder / "evaluation" / name, Path(source.root), str(source.validation)
         result = evaluate.run(name, root, split, out, model=str(folder), device=device, workers=1)
         assert result is not None
@@ -266,14 +254,13 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
             measures[figure] = None
             above, below = row.terms[figure]
             right = bool(row.terms["right of pair"][0]) if "right of pair" in row.terms else None
-            video = f"{name}/{row.video}" if len(held_out) > 1 else row.video
-            scores.append(Score(video, row.id, row.subsets, 100 * above / below, right))
+            scores.append(Score(f"{prefix}{row.video}", row.id, row.subsets, 100 * above / below, right))
         shutil.rmtree(out / evaluate.PREDICTIONS)
     return " / ".join(measures), scores
 
 
 def _seconds(folder: Path, recipe: Recipe) -> float:
-    """That training took, without what came between the steps."""
+    """Of training, without what came between the steps."""
     total, before = 0.0, 0
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
