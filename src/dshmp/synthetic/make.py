@@ -28,7 +28,7 @@ from dshmp.errors import UserError
 from dshmp.files import atomic_folder, is_vacant, output_folder
 from dshmp.processes import worker_pool
 from dshmp.synthetic.grammar import resolve
-from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Item, Sentence, plan_clip
+from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Plan, plan_clip
 from dshmp.synthetic.render import render
 
 VERSION = 1
@@ -37,14 +37,11 @@ CHUNK = 20  # clips that a process makes at a time
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A drawn clip: frames uint8 (T, H, W, 3) RGB and visible masks bool (K, T, H, W)."""
+class Clip(Plan):
+    """A plan, drawn: frames uint8 (T, H, W, 3) RGB and visible masks bool (K, T, H, W)."""
 
-    family: str
     frames: np.ndarray
     masks: np.ndarray
-    items: tuple[Item, ...]
-    expressions: tuple[Sentence, ...]
 
 
 def make_clip(seed: int, family: str | None = None, split: str = "train") -> Clip:
@@ -56,7 +53,7 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
     """
     plan = plan_clip(seed, family, split)
     frames, masks = render(plan, np.random.default_rng([seed, 2]))
-    return Clip(plan.family, frames, masks, plan.items, plan.expressions)
+    return Clip(**vars(plan), frames=frames, masks=masks)
 
 
 def time_reversed(clip: Clip) -> Clip:
@@ -64,7 +61,7 @@ def time_reversed(clip: Clip) -> Clip:
     items = tuple(item.reversed for item in clip.items)
     looks, moves = [item.look for item in items], [item.motion for item in items]
     sentences = tuple(replace(each, meant=resolve(each.meaning, looks, moves).meant) for each in clip.expressions)
-    return Clip(clip.family, clip.frames[::-1], clip.masks[:, ::-1], items, sentences)
+    return replace(clip, frames=clip.frames[::-1], masks=clip.masks[:, ::-1], items=items, expressions=sentences)
 
 
 def _rles(masks: np.ndarray) -> list[dict[str, Any] | None]:

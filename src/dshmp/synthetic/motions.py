@@ -1,10 +1,8 @@
 """What an object of the synthetic data set does: motion programs, their time reverse and what they may be called.
 
-A program is named by its phases: "left", "left>up", "left>stop", "wait>up", "left>up>right", or by a word such
-as "clockwise" or "hops". Relative programs ("follow", "pass", "meet", "part", "orbit") refer to another object.
-A *claim* is what an expression says about a motion: the name of a program, or a wider word such as "turn back".
-`reading` decides whether a claim is true of a motion, false, or something people could disagree about; an
-expression is only used where nobody could disagree.
+A program is named by its phases ("left", "left>up", "left>stop", "wait>up", "left>up>right") or by a word such as
+"clockwise"; relative ones ("follow") refer to another object. A *claim* is what an expression says about a motion: the
+name of a program, or a wider word such as "turn back". It is only used where nobody could disagree (`reading`).
 """
 
 from collections import defaultdict
@@ -130,8 +128,8 @@ def claims_of(motion: Motion) -> tuple[str, ...]:
 class Track:
     """A motion in time, arrays over T frames, in scene coordinates (pixels from the middle of the frame, y down).
 
-    xy (T, 2) position; scale (T,) relative to the object's size; angle, shear (T,) radians and slope;
-    visible (T,) bool; free: whether the whole path may still be shifted along x and y.
+    xy (T, 2) position; scale (T,) relative to the object's size; angle, shear (T,) radians and slope; visible (T,)
+    bool; free: whether the whole path may still be shifted along x and y.
     """
 
     xy: np.ndarray
@@ -143,7 +141,9 @@ class Track:
 
     @property
     def reversed(self) -> "Track":
-        return Track(*(each[::-1] for each in (self.xy, self.scale, self.angle, self.shear, self.visible)))
+        return replace(
+            self, **{name: getattr(self, name)[::-1] for name in ("xy", "scale", "angle", "shear", "visible")}
+        )
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,12 @@ class Canvas:
 
     @property
     def reach(self) -> np.ndarray:
-        """How far, (2,) x and y, the middle of the object may be from the frame's without leaving the frame."""
+        """How far, (2,) x and y, the middle of the object may be from the frame's."""
         return np.array([self.width, self.height]) / 2 - (0.5 * self.across + 0.045 * self.short)
 
 
 def nuisance(xy: np.ndarray, rng: np.random.Generator) -> Track:
-    """A track along the path xy (T, 2), with the small wobble in place, angle and form that every object has."""
+    """Along the path xy (T, 2), with the small wobble in place, angle and form that every object has."""
     frames = len(xy)
     u = np.linspace(0, 2 * np.pi, frames)
     rate, phase = rng.uniform(0.5, 1.6, 4)[:, None], rng.uniform(0, 2 * np.pi, 4)[:, None]
@@ -207,8 +207,7 @@ def _phases(names: list[str], canvas: Canvas, rng: np.random.Generator) -> np.nd
 
 def _event(canvas: Canvas, rng: np.random.Generator, length: int) -> int:
     """The first frame of a fleeting event of `length` frames; never at the very start or end."""
-    first = canvas.frames // 2 if canvas.late else 2
-    return int(rng.integers(first, canvas.frames - length - 1))
+    return int(rng.integers(canvas.frames // 2 if canvas.late else 2, canvas.frames - length - 1))
 
 
 def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
@@ -255,8 +254,7 @@ def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
         start = _event(canvas, rng, length)
         base.scale[start : start + length] = rng.uniform(1.55, 1.75)
     elif name in ("grow", "shrink"):
-        ends = (0.82, rng.uniform(1.4, 1.6))
-        knots = (rng.uniform(0, 0.2), rng.uniform(0.8, 1))
+        ends, knots = (0.82, rng.uniform(1.4, 1.6)), (rng.uniform(0, 0.2), rng.uniform(0.8, 1))
         base.scale[:] = np.interp(np.linspace(0, 1, frames), knots, ends if name == "grow" else ends[::-1])
     elif name in ("appear", "vanish"):
         shown = np.arange(frames) >= round(rng.uniform(0.3, 0.6) * frames)
@@ -265,7 +263,7 @@ def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
 
 
 def _border(kind: str, direction: str, canvas: Canvas, rng: np.random.Generator) -> Track:
-    """Enters or leaves the frame moving in `direction`: starts, or ends, wholly outside."""
+    """Starts, or ends, wholly outside of the frame."""
     axis = 0 if direction in ("left", "right") else 1
     half = (canvas.width, canvas.height)[axis] / 2
     outside = half + 0.62 * canvas.across + 0.08 * canvas.short

@@ -133,7 +133,7 @@ def _group_motions(count: int, kinds: Mapping[str, float], look: Look, rng: rand
 
 
 def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[list[Look], list[str], dict[str, float]]:
-    """Looks and motion names of the objects of a non-relative clip, and pixels per size."""
+    """Looks and programs of the objects of a clip without relative motions, and pixels per size."""
     size = "medium"
     if family in ("alike", "easy", "crowd") and rng.random() < 0.3:
         size = rng.choice(("small", "large"))
@@ -217,9 +217,9 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
         "meet": (direction, direction, f"{direction}>stop", *aside),
         "part": (back, back, f"{back}>stop", *aside),
     }.get(name, (direction, direction, f"{direction}>stop", "still", *aside))
-    for _ in range(8):
-        if len(items) == wanted:
-            break
+    tries = 8
+    while len(items) < wanted and tries:
+        tries -= 1
         extra = look if len(items) < 4 else _other_look(look, "medium", rng)
         program = rng.choice(near)
         made = _apart(motions.track(program, canvas, noise), canvas, items, lane, noise)
@@ -229,16 +229,15 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
 
 
 def _apart(drawn: Track, canvas: Canvas, items: list[Item], lane: int, rng: np.random.Generator) -> Track | None:
-    """Places a track well away from the two related objects (the first two), or not at all."""
+    """Placed well away from the two related objects (the first two), or not at all."""
     across = canvas.across
     for _ in range(4):
         made = _place(drawn, across, canvas, items, rng, apart=1.45)
         away = np.stack([item.track.xy for item in items[:2]]) - made.xy  # (2, T, 2)
-        if np.linalg.norm(away, axis=-1).min() < 1.15 * across:
-            continue
         # If it goes their way, then on another lane, so that it does not follow, pass, meet or leave them.
         beside = np.abs(away[:, :, lane].mean(axis=1)).min() > 1.2 * across
-        if beside or np.ptp(made.xy[:, 1 - lane]) < 0.3 * across:
+        clear = np.linalg.norm(away, axis=-1).min() >= 1.15 * across
+        if clear and (beside or np.ptp(made.xy[:, 1 - lane]) < 0.3 * across):
             return made
     return None
 
@@ -277,27 +276,23 @@ def _together(name: str, direction: str, canvas: Canvas, rng: np.random.Generato
         if name == "part":
             first, second = first[::-1], second[::-1]
             motion, other = replace(motion, path=other.path), replace(other, path=motion.path)
-    pair = zip((motion, other), (first, second), strict=True)
-    return [(each, motions.nuisance(xy, rng)) for each, xy in pair]
+    return [(motion, motions.nuisance(first, rng)), (other, motions.nuisance(second, rng))]
 
 
 def plan_clip(seed: int, family: str | None, split: str) -> Plan:
     """A pure function of its arguments; see `make_clip`."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
     rng, noise = random.Random(f"plan {seed}"), np.random.default_rng([seed, 1])
     family = rng.choice(SCHEDULE) if family is None else family
-    if family not in FAMILIES:
-        raise ValueError(f"family must be one of {FAMILIES}, not {family!r}")
+    if split not in SPLITS or family not in FAMILIES:
+        raise ValueError(f"split must be one of {SPLITS}, family of {FAMILIES}; not {split!r}, {family!r}")
     if family == "relative":
         items, canvas = _relative(rng, noise, split)
     else:
-        height = width = 128
+        height, width, frames = 128, 128, 16
         if family != "close":
             height, width = rng.randint(80, 96), rng.randint(100, 128)
             if rng.random() >= 0.8:
                 height, width = width, height
-        frames = 16
         if family == "long":
             frames = rng.choice((24, 32))
         elif family == "close" or (family in ("alike", "easy", "pairs") and rng.random() < 0.12):
@@ -331,7 +326,7 @@ def _describe(look: Look, attributes: Sequence[str]) -> Static:
 
 
 class _Writer:
-    """Collects the expressions of one clip; keeps only those that are true without doubt."""
+    """Collects the expressions of a clip; keeps only those that are true without doubt."""
 
     def __init__(self, items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> None:
         self.looks, self.moves = [item.look for item in items], [item.motion for item in items]
@@ -420,7 +415,7 @@ class _Writer:
 
 
 def _expressions(items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> list[Sentence]:
-    """Between four and eight expressions of a clip, each true without doubt."""
+    """Between four and eight of a clip."""
     writer = _Writer(items, frames, family, split, rng)
     made = writer.made
     if family == "pairs":

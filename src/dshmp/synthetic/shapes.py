@@ -1,10 +1,7 @@
 """What an object of the synthetic data set looks like: ten shapes, eight colours, four textures, three sizes.
 
-A `Look` names the static attributes that expressions may use. `sprite` draws it once as a small premultiplied
-RGBA picture, which `dshmp.synthetic.render` warps into every frame.
+A `Look` is drawn once as a small premultiplied RGBA picture, which `dshmp.synthetic.render` warps into every frame.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
@@ -56,7 +53,6 @@ def _crescent() -> np.ndarray:
 
 
 def _corners(text: str) -> np.ndarray:
-    """From "x y, x y, ..."."""
     return np.array([pair.split() for pair in text.split(",")], dtype=float)
 
 
