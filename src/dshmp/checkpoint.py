@@ -26,13 +26,12 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokenizer.json", "README.md"
-EXTRA_STATE = "release.safetensors"
-"""What the authors' checkpoint holds beyond the model (`dshmp.interop.release`), where it was made of one."""
+EXTRA_STATE = "release.safetensors"  # what the authors' checkpoint holds beyond the model, where it was made of one
 FILES = (CONFIG, WEIGHTS, TOKENIZER, README, EXTRA_STATE)
 VERSION = 3
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+PLAIN = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
+PLAIN |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +88,7 @@ def save_card(folder: Path, card: Card) -> None:
 
 
 def own_folder(source: str | Path) -> Path:
-    """The folder of a model or a training run whose card may be filled. UserError where it is not the user's, or
-    holds no whole model."""
+    """The user's folder of a whole model or training run, whose card may be filled; or UserError."""
     package = Path(str(resources.files("dshmp"))).resolve()
     if source == "default" or not Path(source).is_dir() or Path(source).resolve().is_relative_to(package):
         raise UserError(f"{source}: is no model's folder of yours, so there is no card to fill; save the model to one")
@@ -102,14 +100,11 @@ def own_folder(source: str | Path) -> Path:
 
 
 def load_model(source: str | Path = "default", **hub: Any) -> tuple[DsHmp, TextTokenizer]:
-    """Load a model in evaluation mode, on the CPU, float32.
+    """Load a model in evaluation mode, on the CPU, float32. UserError where it is missing, damaged, or not one of ours.
 
     Args:
         source: "default" (ships with the package), a model's folder, a training run's folder, or an id on the hub.
         hub: options of huggingface_hub's `snapshot_download`, such as `revision`.
-
-    Raises:
-        UserError: it is missing, damaged, or not a model of this program; the message names the file.
     """
     folder = find_model(source, **hub)
     config = load_config(folder / CONFIG)
@@ -222,7 +217,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 def check_plain(path: str | Path, key: str, value: torch.Tensor) -> None:
     """UserError, naming `path`, unless it is a dense tensor of real numbers on the CPU."""
     dense = not value.is_nested and value.layout == torch.strided and value.device.type == "cpu"
-    if not dense or value.dtype not in FLOATS + WHOLE:
+    if not dense or value.dtype not in PLAIN:
         raise UserError(f"{path}: {key} is no plain tensor of numbers ({value.dtype}, {value.layout})")
 
 
@@ -253,10 +248,8 @@ def check_match(
 ) -> None:
     """Raises UserError, naming `path`, unless `state` has the names and shapes that are asked for."""
     missing, extra = sorted(asked.keys() - state.keys()), sorted(state.keys() - asked.keys())
-    if missing or extra:
-        faults = [f"{kind} {some(keys)}" for kind, keys in (("lacks", missing), ("has unknown", extra)) if keys]
+    if faults := [f"{kind} {some(keys)}" for kind, keys in (("lacks", missing), ("has unknown", extra)) if keys]:
         raise UserError(f"{path}: {' and '.join(faults)}; {advice}")
     for key, value in asked.items():
-        if state[key].shape != value.shape:
-            found, right = list(state[key].shape), list(value.shape)
-            raise UserError(f"{path}: {key} has shape {found}, the config asks {right}; {advice}")
+        if (found := state[key].shape) != value.shape:
+            raise UserError(f"{path}: {key} has shape {[*found]}, the config asks {[*value.shape]}; {advice}")

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -47,8 +47,7 @@ def differences(figure: Figure, results: Results, tables: Sequence[str], _: str)
     lines: list[tuple[str, dict[str, float], list[int]]] = []
     for name in tables:
         table = results.ran(TABLES[name])
-        seeds = results.seeds(*table.labels, table.reference)
-        if not seeds:
+        if not (seeds := results.seeds(*table.labels, table.reference)):
             continue
         if name == "1" and table == TABLES["1"]:
             lines += [(f"{part}, mean of four settings", average(pairs), seeds) for part, pairs in PARTS.items()]
@@ -83,8 +82,7 @@ def tokens(figure: Figure, results: Results, _: Sequence[str], device: str) -> t
     from sklearn.metrics import silhouette_score
 
     names = {"ds_hmp": "without contrastive learning", "full": "with contrastive learning"}
-    seeds = results.seeds(*names)
-    if not seeds:
+    if not (seeds := results.seeds(*names)):
         return None
     split, _item = next(iter(held_out(results.run("full", seeds[0])).values()))
     groups = objects(split.expressions, OBJECTS)
@@ -96,10 +94,8 @@ def tokens(figure: Figure, results: Results, _: Sequence[str], device: str) -> t
     told = []
     for axis, (row, name) in zip(figure.subplots(1, 2), names.items(), strict=True):
         found = [best_tokens(results.run(row, seed), split, items, device) for seed in seeds]
-        perplexity = min(30.0, (len(items) - 1) / 3)
-        place = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(found[0])
-        for number in range(len(groups)):
-            colour, marker = COLOURS[number % 5], MARKERS[number // 5 % 5]
+        place = TSNE(perplexity=min(30, (len(items) - 1) / 3), init="pca", random_state=0).fit_transform(found[0])
+        for number, (marker, colour) in zip(range(len(groups)), product(MARKERS, COLOURS), strict=False):
             axis.scatter(*place[owner == number].T, color=colour, marker=marker, alpha=0.85)
         axis.set(title=name, xticks=[], yticks=[])
         width = spread([float(silhouette_score(each, owner, metric="cosine")) for each in found], ".2f")
@@ -138,8 +134,7 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
 def strips(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
     """Frames of sentences under the baseline and under the whole method."""
     names = {"none": "without DS, HMP, CL", "full": "DS + HMP + CL"}
-    seeds = results.seeds(*names)
-    if not seeds:
+    if not (seeds := results.seeds(*names)):
         return None
     subset = CRITICAL if CRITICAL in results.subsets else ALL
     scores = {row: results.values(row, seeds[:1], subset)[0] for row in names}
@@ -179,7 +174,6 @@ def extremes(gains: NDArray[Any]) -> dict[str, int]:
 
 
 def _source(split: Split, item: Expression) -> VideoSource:
-    """The frames that a model is shown for an expression."""
     frames = np.stack(split.frames(item.video, item.shown))
     return replace(open_video(frames), positions=times_shown(item.shown or range(len(frames))))
 

@@ -71,7 +71,6 @@ def _machine(results: Results) -> str:
 
 
 def _section(results: Results, whole: Table, parts: bool) -> list[str]:
-    """A table with what is said of it; rows without any finished run are left out and named."""
     table, lines = results.ran(whole), [f"## {whole.title}"]
     if missing := [label for row, label in whole.labels.items() if row not in table.labels]:
         lines.append(f"Without a finished run, and so left out: {', '.join(missing)}.")

@@ -87,13 +87,9 @@ class Results:
         for key, found in self.found.items():
             if [(each.video, each.id) for each in found.expressions] != asked:
                 raise UserError(f"{self.runs[key].folder}: was scored on other sentences than the runs beside it")
-        chosen = {
-            ALL: [True for _ in self.sentences],
-            CRITICAL: [CRITICAL in each.subsets for each in self.sentences],
-            PAIRS: [each.right is not None for each in self.sentences],
-        }
-        # of the subsets that the data set has, the places of their sentences
-        self.subsets = {name: np.flatnonzero(flags) for name, flags in chosen.items() if any(flags)}
+        member = [{ALL, *each.subsets, *[PAIRS] * (each.right is not None)} for each in self.sentences]
+        places = {name: np.flatnonzero([name in names for names in member]) for name in (ALL, CRITICAL, PAIRS)}
+        self.subsets = {name: each for name, each in places.items() if len(each)}  # those that the data set has
 
     def run(self, row: str, seed: int) -> Run:
         """A row's run, which may be another row's too."""

@@ -128,12 +128,9 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     waiting = deque(run for run in runs if not run.finished)
     if waiting and "LOCAL_RANK" in os.environ:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = {"threads": max(1, (os.cpu_count() or 1) // jobs)} if places[0] == "cpu" else {}
     for run in waiting:
-        recipe = run.recipe
-        if places[0] == "cpu":
-            recipe = replace(recipe, run=replace(recipe.run, threads=threads))
-        save_recipe(run.folder, recipe)
+        save_recipe(run.folder, replace(run.recipe, run=replace(run.recipe.run, **threads)))
     failures = []
     active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
     try:
@@ -186,7 +183,7 @@ def _why(run: Run, code: int | None) -> str:
 
 
 def _work(folder: Path, device: str) -> None:
-    """Train and score the run whose recipe lies in `folder`; what it says goes to its log."""
+    """Train and score the run whose recipe lies in `folder`, in a process of its own; what it says goes to its log."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     after_parent(_terminate)
     with open(folder / LOG, "a", encoding="utf-8") as file:
@@ -213,10 +210,10 @@ def train_and_score(folder: Path, device: str) -> None:
     from dshmp.training.train import run as train
 
     recipe = load_recipe(folder / RECIPE)
-    trained = False
+    steps = None
     with contextlib.suppress(UserError):
-        trained = load_card(folder / "model" / CONFIG).recipe.get("trained_steps") == recipe.steps
-    if not trained:
+        steps = load_card(folder / "model" / CONFIG).recipe.get("trained_steps")
+    if steps != recipe.steps:
         train(folder / RECIPE, [], folder, device)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     measure, scores = (_score_motion if recipe.task == "motion" else _score_whole)(recipe, folder, device)

@@ -1,7 +1,7 @@
-"""The authors' checkpoint as a model of this program, and back; sizes are read off the shapes.
+"""The authors' checkpoint as a model of this program, and back; for the names see `dshmp.interop.keymap`.
 
-For the names see `dshmp.interop.keymap`. What the release keeps beside its parameters goes to `EXTRA_STATE`, so that
-the way back gives every tensor of a float32 checkpoint bit by bit.
+What the release keeps beside its parameters goes to `EXTRA_STATE`, so that the way back gives every tensor of a float32
+checkpoint bit by bit.
 """
 
 import logging
@@ -156,10 +156,8 @@ def convert(
 
     Args:
         checkpoint: the file, in any format that `read_tensors` knows. A prefix that all its names share is left out.
-        out: the folder, new or empty, which is written wholly or not at all.
+        out: the folder, new or empty, or with `overwrite` a model's.
         tokenizer: RoBERTa's, which the checkpoint lacks: a folder, a `tokenizer.json` or an id on the hub.
-        motion_heads: as for `infer_config`.
-        overwrite: replace a model that `out` holds.
     """
     target = output_folder(out)
     if target.exists() and not is_vacant(target):
@@ -240,23 +238,19 @@ def _assumptions(config: ModelConfig, used: Mapping[str, Tensor], motion_heads: 
     return tuple(lines)
 
 
+# Switches that decide which parameters there are, or that the release's code cannot follow.
 CARRIERS = """
     language.cues backbone.language_fusion backbone.temporal_window frame_decoder.language motion.window motion.stages
     motion.position motion.displacement readout.masks
 """
-"""Switches that decide which parameters there are, or that the release's code cannot follow."""
 
 
 def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
-    """Write a model as a checkpoint that the authors' code loads: `{"model": state}` under its names.
+    """Write a model as a checkpoint that the authors' code loads: `{"model": state}` under its names; as safetensors if
+    the name of `out` ends so, else in torch's zip format.
 
     What the release keeps beside the parameters comes from the model's left-overs, if it was converted, else it is
     made as a fresh model of theirs has it. Settings that differ without weights are told in a warning.
-
-    Args:
-        source: a model as for `load_model`.
-        out: the file; safetensors if its name ends so, else torch's zip format.
-        overwrite: replace a file that this program wrote.
     """
     target = destination(out)
     if target.is_dir():

@@ -67,9 +67,8 @@ def time_reversed(clip: Clip) -> Clip:
 def _rles(masks: np.ndarray) -> list[dict[str, Any] | None]:
     """COCO RLE of masks (T, H, W), None where nothing is visible."""
     codes = coco.encode(np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0)))
-    seen = masks.any(axis=(1, 2))
     rles = ({"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes)
-    return [rle if visible else None for rle, visible in zip(rles, seen, strict=True)]
+    return [rle if mask.any() else None for rle, mask in zip(rles, masks, strict=True)]
 
 
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def _write_clip(folder: Path, split: str, seed: int, family: str, index: int) ->
     meta_expressions.json and in mask_dict.json."""
     clip, video = make_clip(clip_seed(seed, split, index), family, split), f"{split[0]}{index:06d}"
     versions = {video: clip} | ({f"{video}_r": time_reversed(clip)} if clip.family == "pairs" else {})
-    videos, masks = {}, {}
+    videos, masks = dict[str, Any](), dict[str, Any]()
     for anno, (name, version) in zip((20 * index, 20 * index + 10), versions.items(), strict=False):
         videos[name] = _entry(version, name, anno)
         masks |= {str(anno + i): _rles(of_object) for i, of_object in enumerate(version.masks)}
@@ -139,7 +138,7 @@ def make_synthetic(
         for split, count in zip(SPLITS, (train, valid, test), strict=True):
             (work / split / "JPEGImages").mkdir(parents=True)
             families = [family or SCHEDULE[index % len(SCHEDULE)] for index in range(count)]
-            videos, masks = {}, {}
+            videos, masks = dict[str, Any](), dict[str, Any]()
             make = partial(_write_clip, work / split, split, seed)
             for entries, codes in pool.map(make, families, range(count), chunksize=CHUNK):
                 videos |= entries

@@ -141,9 +141,8 @@ class Track:
 
     @property
     def reversed(self) -> "Track":
-        return replace(
-            self, **{name: getattr(self, name)[::-1] for name in ("xy", "scale", "angle", "shear", "visible")}
-        )
+        backwards = {name: value[::-1] for name, value in vars(self).items() if name != "free"}
+        return replace(self, **backwards)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,10 @@ OF_FAMILY = {
     "long": ("three", "to and fro", "wait", "turn", "turn back", "fleeting"),
     "close": tuple(kind for kind in SHORT if kind != "scale"),  # objects stay as large as they are
 }
+SIZES = {  # how many look-alikes and others there are; more in other families
+    **{"pairs": ((2, 0), (2, 1), (2, 1)), "close": ((2, 0), (2, 1))},
+    **{"easy": ((2, 0), (2, 1), (1, 1), (1, 2), (3, 0)), "crowd": ((3, 3), (3, 4), (4, 3), (4, 4), (3, 5))},
+}
 
 
 def _pick_look(rng: random.Random, split: str = "train", held_out: float = 0, size: str = "medium") -> Look:
@@ -112,8 +116,7 @@ def _rival(name: str, kinds: Mapping[str, float], look: Look, rng: random.Random
     allowed = {program for kind in kinds for program in KINDS[kind]}
     start = motions.motion(name).path[:1]
     near = {program for program in allowed if start and motions.motion(program).path[:1] == start}
-    near |= {motions.reverse(name), OPPOSITE.get(name, name)}
-    options = sorted((near & allowed) - {name})
+    options = sorted((near | allowed & {motions.reverse(name), OPPOSITE.get(name, name)}) - {name})
     return rng.choice(options) if options else _draw(kinds, look, rng)
 
 
@@ -138,12 +141,8 @@ def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[lis
     if family in ("alike", "easy", "crowd") and rng.random() < 0.3:
         size = rng.choice(("small", "large"))
     look = _pick_look(rng, split, 0.45, size)
-    if family in ("pairs", "close"):  # look-alikes, and others
-        count, extra = 2, rng.choice((0, 1, 1) if family == "pairs" else (0, 1))
-    elif family == "easy":
-        count, extra = rng.choice(((2, 0), (2, 1), (1, 1), (1, 2), (3, 0)))
-    elif family == "crowd":
-        count, extra = rng.choice(((3, 3), (3, 4), (4, 3), (4, 4), (3, 5)))
+    if family in SIZES:
+        count, extra = rng.choice(SIZES[family])
     else:
         count = rng.choices((2, 3, 4, 5), (18, 62, 16, 4))[0]
         extra = rng.choice((0, 1, 2) if count < 4 else (0, 1))
@@ -169,11 +168,9 @@ def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[lis
         else:
             names.append(_draw(kinds, looks[-1], rng))
     few = count + extra < 6
-    pixels = {"small": rng.uniform(22, 25), "large": rng.uniform(31, 36) if few else rng.uniform(28, 30)}
-    pixels["medium"] = rng.uniform(25, 31) if few else rng.uniform(22, 25)
-    if family == "close":
-        pixels["medium"] = rng.uniform(46, 50)
-    return looks, names, pixels
+    ranges = {"small": (22, 25), "large": (31, 36) if few else (28, 30), "medium": (25, 31) if few else (22, 25)}
+    pixels = {each: rng.uniform(*ends) for each, ends in ranges.items()}
+    return looks, names, pixels | ({"medium": rng.uniform(46, 50)} if family == "close" else {})
 
 
 def _place(
@@ -426,15 +423,17 @@ def _expressions(items: Sequence[Item], frames: int, family: str, split: str, rn
     absent = rng.random() < 0.42
     plain = rng.choice((1, 1, 2)) if family != "relative" else 1
     related = [i for i, item in enumerate(items) if item.motion.name in motions.RELATIVE]
+
+    def moving() -> Meaning:
+        return writer.moving(rng.choice(related) if related and rng.random() < 0.5 else rng.randrange(len(items)))
+
+    def still() -> Meaning:
+        return Meaning(_describe(rng.choice(writer.looks), rng.choice(writer.attributes)))
+
+    counts = (wanted - plain - absent, max(wanted - absent, 4), wanted if absent else 0)
     tries = 0  # doubtful ones are dropped, so each kind is tried for a while
-    while len(made) < wanted - plain - absent and tries < 60:
-        tries += 1
-        chosen = rng.choice(related) if related and rng.random() < 0.5 else rng.randrange(len(items))
-        writer.add(writer.moving(chosen))
-    while len(made) < max(wanted - absent, 4) and tries < 90:
-        tries += 1
-        writer.add(Meaning(_describe(rng.choice(writer.looks), rng.choice(writer.attributes))))
-    while absent and len(made) < wanted and tries < 110:
-        tries += 1
-        writer.add(writer.absent(), absent=True)
+    for count, until, draw in zip(counts, (60, 90, 110), (moving, still, writer.absent), strict=True):
+        while len(made) < count and tries < until:
+            tries += 1
+            writer.add(draw(), absent=draw == writer.absent)
     return list(made.values())
