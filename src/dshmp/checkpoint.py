@@ -36,8 +36,6 @@ PLAIN |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.
 
 @dataclass(frozen=True, kw_only=True)
 class SavedConfig:
-    """What config.json holds."""
-
     version: int
     model: ModelConfig
     card: Card
@@ -165,7 +163,6 @@ def load_config(path: Path) -> ModelConfig:
 
 
 def load_card(path: Path) -> Card:
-    """Empty where the file is older than cards."""
     return _load(path).card
 
 

@@ -266,7 +266,6 @@ def _line(kind: type, error: ErrorDetails, where: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What may be meant by a name that is not known."""
     near = difflib.get_close_matches(name, known, 1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
@@ -280,7 +279,6 @@ def _fields(kind: Any, path: list[str]) -> list[str]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values with dotted names."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")

@@ -77,7 +77,6 @@ def differences(figure: Figure, results: Results, tables: Sequence[str], _: str)
 
 
 def tokens(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
-    """Video tokens of objects that many sentences mean, with and without contrastive learning."""
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
@@ -132,7 +131,6 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
 
 
 def strips(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
-    """Frames of sentences under the baseline and under the whole method."""
     names = {"none": "without DS, HMP, CL", "full": "DS + HMP + CL"}
     if not (seeds := results.seeds(*names)):
         return None

@@ -101,7 +101,6 @@ def _section(results: Results, whole: Table, parts: bool) -> list[str]:
 
 
 def _contrasts(results: Results, weights: Mapping[str, float], seeds: Sequence[int]) -> list[str]:
-    """A cell for each subset, empty for no weights."""
     return [str(results.contrast(weights, seeds, name)) if weights else "" for name in results.subsets]
 
 

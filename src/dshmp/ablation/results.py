@@ -67,7 +67,6 @@ def _of_videos(values: NDArray[Any], videos: Sequence[str]) -> tuple[float, int]
 
 
 def spread(values: Sequence[float] | NDArray[Any], form: str) -> str:
-    """Mean and, of several, standard deviation."""
     mean = format(np.mean(values), form)
     return f"{mean} ± {format(np.std(values, ddof=1), form)}" if len(values) > 1 else mean
 

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,6 @@ class Run:
         return (self.folder / SCORES).is_file()
 
     def step(self) -> int:
-        """The last one in its record."""
         with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
             lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             return int(json.loads(lines[-1])["step"])
@@ -88,16 +88,15 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
     if seeds < 1:
         raise UserError(f"--seeds: must be at least 1, found {seeds}")
     runs = []
-    for number in range(seeds):
-        for row in (each for each in rows if each.runs == each.name):
-            recipe = replace(row.recipe, seed=row.recipe.seed + number)
-            if recipe.task not in ("motion", "whole"):
-                raise UserError(f"{row.name}: task {recipe.task} has nothing that the rows change; use motion or whole")
-            if not held_out_sources(recipe):
-                raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
-            if recipe.task == "motion" and recipe.run.cache is None:
-                recipe = replace(recipe, run=replace(recipe.run, cache=str(out / "cache")))
-            runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
+    for number, row in product(range(seeds), [each for each in rows if each.runs == each.name]):
+        recipe = replace(row.recipe, seed=row.recipe.seed + number)
+        if recipe.task not in ("motion", "whole"):
+            raise UserError(f"{row.name}: task {recipe.task} has nothing that the rows change; use motion or whole")
+        if not held_out_sources(recipe):
+            raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
+        if recipe.task == "motion" and recipe.run.cache is None:
+            recipe = replace(recipe, run=replace(recipe.run, cache=str(out / "cache")))
+        runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
     for run in runs:
         check_run_folder(run.folder, run.recipe)
     return runs
@@ -128,9 +127,10 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     waiting = deque(run for run in runs if not run.finished)
     if waiting and "LOCAL_RANK" in os.environ:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
-    threads = {"threads": max(1, (os.cpu_count() or 1) // jobs)} if places[0] == "cpu" else {}
     for run in waiting:
-        save_recipe(run.folder, replace(run.recipe, run=replace(run.recipe.run, **threads)))
+        how = run.recipe.run
+        threads = max(1, (os.cpu_count() or 1) // jobs) if places[0] == "cpu" else how.threads
+        save_recipe(run.folder, replace(run.recipe, run=replace(how, threads=threads)))
     failures = []
     active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
     try:
@@ -173,7 +173,6 @@ def _stop(processes: Sequence["SpawnProcess"]) -> None:
 
 
 def _why(run: Run, code: int | None) -> str:
-    """The last line of its log, unless it was killed."""
     reason = f"killed by signal {-code}, perhaps for want of memory" if code and code < 0 else "failed"
     with contextlib.suppress(OSError, IndexError):
         if code and code > 0:

@@ -116,12 +116,8 @@ def infer_config(
     }
 
     def decoder(prefix: str, layers: str) -> dict[str, int]:
-        ffn = f"{prefix}transformer_ffn_layers."
-        return {
-            "queries": size(f"{prefix}query_feat.weight"),
-            layers: count(ffn),
-            "ffn": size(f"{ffn}0.linear1.weight"),
-        }
+        ffn, queries = f"{prefix}transformer_ffn_layers.", size(f"{prefix}query_feat.weight")
+        return {"queries": queries, layers: count(ffn), "ffn": size(f"{ffn}0.linear1.weight")}
 
     motion = {"blocks": count(f"{video}enc_ffn."), "contrast_size": size(f"{video}contrastive_embed.layers.2.weight")}
     sizes = {
@@ -137,8 +133,6 @@ def infer_config(
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion found."""
-
     config: ModelConfig
     rows: tuple[LoadedPart, ...]
     assumed: tuple[str, ...]
@@ -168,8 +162,8 @@ def convert(
             raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
     state = _bare(read_tensors(checkpoint))
     if missing := [part for part, prefix in PARTS.items() if not any(key.startswith(prefix) for key in state)]:
-        names = f"it has no {', '.join(missing)}; its names begin with {some(list(state))}"
-        raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {names}")
+        why = f"it has no {', '.join(missing)}; its names begin with {some(list(state))}"
+        raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {why}")
     config = infer_config(state, motion_heads, checkpoint)
     with torch.device("meta"):  # shapes alone; the weights come from the file
         model = build_model(config, checkpoint)

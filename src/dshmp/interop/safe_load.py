@@ -54,7 +54,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a zip file that would unpack to more than it holds."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -44,7 +44,6 @@ def fits(look: Look, static: Static) -> bool:
 
 
 def resolve(meaning: Meaning, looks: Sequence[Look], motions: Sequence[Motion]) -> Resolved:
-    """The objects that a meaning picks out of a clip."""
     answers: dict[int, bool | None] = {}
     for i, (look, motion) in enumerate(zip(looks, motions, strict=True)):
         if fits(look, meaning.static):
@@ -223,7 +222,6 @@ class Wording:
         return " ".join([*(self.pick(ADJECTIVES[values[name]]) for name in order if name in values), noun])
 
     def predicate(self, claim: str, other: Static | None, plural: bool) -> str:
-        """A predicate for a claim, its verbs still marked with *."""
         entry = TOGETHER.get(claim) if plural and other is None else None
         entry = entry or PREDICATES.get(claim)
         entry = entry or next(DIRECTED[group] for group, programs in GROUPS.items() if claim in programs)
@@ -268,7 +266,6 @@ def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain
 
 @cache
 def known_words() -> frozenset[str]:
-    """All words that plain wordings are made of (the vocabulary of training)."""
     tables = (NOUNS, ADJECTIVES, SIDES, PREDICATES, TOGETHER, DIRECTED, FRAMES)
     entries = [GENERIC, *(entry for table in tables for entry in table.values())]
     plain = ";".join(entry.partition("|")[0] for entry in entries)

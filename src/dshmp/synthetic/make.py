@@ -87,7 +87,6 @@ def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
 
 
 def clip_seed(seed: int, split: str, index: int) -> int:
-    """Of the clip with this index in a split of the data set with this seed."""
     return int(np.random.SeedSequence([seed, SPLITS.index(split), index]).generate_state(1, np.uint64)[0])
 
 

@@ -62,7 +62,6 @@ class Motion:
 
 
 def motion(name: str) -> Motion:
-    """Of a program that refers to no other object."""
     words = ("up", "down") if name in ("hops", "hop") else name.replace(">", " ").split()
     return Motion(name, tuple(word for word in words if word in DIRECTIONS))
 
@@ -120,7 +119,6 @@ def reading(claim: str, motion: Motion) -> bool | None:
 
 @cache
 def claims_of(motion: Motion) -> tuple[str, ...]:
-    """True of the motion."""
     return tuple(claim for claim in CLAIMS if reading(claim, motion))
 
 
@@ -210,7 +208,6 @@ def _event(canvas: Canvas, rng: np.random.Generator, length: int) -> int:
 
 
 def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
-    """Of a program that refers to no other object."""
     frames, short = canvas.frames, canvas.short
     path = np.zeros((frames, 2))
     first, _, last = name.partition(" ")

@@ -105,7 +105,6 @@ def _other_look(look: Look, size: str, rng: random.Random) -> Look:
 
 
 def _draw(kinds: Mapping[str, float], look: Look, rng: random.Random) -> str:
-    """A program that can be seen on such an object."""
     name = rng.choice(KINDS[rng.choices(tuple(kinds), tuple(kinds.values()))[0]])
     unseen = look.shape in ROUND or (look.shape in ("square", "cross") and look.texture == "plain")
     return _draw(kinds, look, rng) if name == "spin" and unseen else name
@@ -277,7 +276,6 @@ def _together(name: str, direction: str, canvas: Canvas, rng: np.random.Generato
 
 
 def plan_clip(seed: int, family: str | None, split: str) -> Plan:
-    """A pure function of its arguments; see `make_clip`."""
     rng, noise = random.Random(f"plan {seed}"), np.random.default_rng([seed, 1])
     family = rng.choice(SCHEDULE) if family is None else family
     if split not in SPLITS or family not in FAMILIES:
@@ -360,7 +358,6 @@ class _Writer:
         self.made[text.lower()] = Sentence(text, meaning, found.meant, found.static, tuple(subsets))
 
     def _subsets(self, meaning: Meaning, static: Sequence[int], meant: Sequence[int]) -> list[str]:
-        """Apart from the held-out ones."""
         if not meant:
             return ["absent"]
         claim, pairs = meaning.claim, self.family == "pairs"
@@ -412,7 +409,6 @@ class _Writer:
 
 
 def _expressions(items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> list[Sentence]:
-    """Between four and eight of a clip."""
     writer = _Writer(items, frames, family, split, rng)
     made = writer.made
     if family == "pairs":

@@ -92,7 +92,6 @@ def outline(shape: str) -> np.ndarray:
 
 @cache
 def _relief(shape: str) -> np.ndarray:
-    """Darker towards the rim: float32 (CANVAS, CANVAS) in 0.62..1."""
     inside = (outline(shape) > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
     return np.asarray((0.62 + 0.38 * np.clip(depth / 5, 0, 1)).astype(np.float32))
