@@ -128,9 +128,8 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     if waiting and "LOCAL_RANK" in os.environ:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
     for run in waiting:
-        how = run.recipe.run
-        threads = max(1, (os.cpu_count() or 1) // jobs) if places[0] == "cpu" else how.threads
-        save_recipe(run.folder, replace(run.recipe, run=replace(how, threads=threads)))
+        threads = max(1, (os.cpu_count() or 1) // jobs) if places[0] == "cpu" else run.recipe.run.threads
+        save_recipe(run.folder, replace(run.recipe, run=replace(run.recipe.run, threads=threads)))
     failures = []
     active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
     try:

@@ -201,12 +201,12 @@ def inflect(predicate: str, form: Form) -> str:
     return re.sub(r"\*([a-z]+)", one, predicate)
 
 
+@dataclass(frozen=True)
 class Wording:
-    """Chooses words: at random, with held-out ones in every place that has them if `held_words`."""
+    """Chooses words: at random, with held-out ones in most places that have them if `held_words`."""
 
-    def __init__(self, rng: random.Random, held_words: bool) -> None:
-        self.rng = rng
-        self.held_words = held_words
+    rng: random.Random
+    held_words: bool
 
     def pick(self, entry: str, separator: str = ",") -> str:
         held = self.held_words and "|" in entry and self.rng.random() < 0.8
@@ -241,13 +241,12 @@ def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain
     """Words a meaning that picks out `count` objects (0: an absent one, worded as if one were there)."""
     wording = Wording(rng, held_words=style == "words")
     many = count > 1
-    if many:
-        frames = FRAMES["objects" if meaning.claim else "statics"]
-    elif not meaning.claim:
-        frames = FRAMES["static"]
-    else:  # without static words still now and then "the object that moves left"
-        frames = FRAMES["object" if meaning.static or rng.random() < 0.2 else "motion"]
-    choices = _options(frames, ";", held=style == "phrasing")
+    kind = "objects" if many else "object"
+    if not meaning.claim:
+        kind = "statics" if many else "static"
+    elif not many and not meaning.static and rng.random() >= 0.2:  # now and then still "the object that moves left"
+        kind = "motion"
+    choices = _options(FRAMES[kind], ";", held=style == "phrasing")
     frame = rng.choice([each for each in choices if count == 2 or "{both}" not in each])
     names = {"n": wording.noun_phrase(meaning.static), "count": COUNTS.get(count, ""), "both": "both"}
     if many:

@@ -305,8 +305,8 @@ def plan_clip(seed: int, family: str | None, split: str) -> Plan:
     for i, item in enumerate(items):  # those that refer to another object, to its new place
         if item.motion.other is not None:
             items[i] = replace(item, motion=replace(item.motion, other=order.index(item.motion.other)))
-    expressions = _expressions(items, canvas.frames, family, split, rng)
-    return Plan(family, canvas.height, canvas.width, tuple(items), tuple(expressions))
+    expressions = _Writer(items, canvas.frames, family, split, rng).write()
+    return Plan(family, canvas.height, canvas.width, tuple(items), expressions)
 
 
 _ATTRIBUTES = """
@@ -333,6 +333,24 @@ class _Writer:
         self.attributes = [names for names in ATTRIBUTES if sizes or "size" not in names]
         self.frames, self.family, self.split, self.rng = frames, family, split, rng
         self.made: dict[str, Sentence] = {}
+
+    def write(self) -> tuple[Sentence, ...]:
+        """Between four and eight expressions."""
+        rng, made = self.rng, self.made
+        if self.family == "pairs":
+            for index in (i for i, move in enumerate(self.moves) if move.name not in motions.MIRROR):
+                for _ in range(2):  # the exact motion of one of a direction pair
+                    self.add(Meaning(self.static(index) if rng.random() < 0.7 else (), self.moves[index].name))
+        wanted = rng.randint(5, 7)
+        absent = rng.random() < 0.42
+        plain = rng.choice((1, 1, 2)) if self.family != "relative" else 1
+        counts = (wanted - plain - absent, max(wanted - absent, 4), wanted if absent else 0)
+        tries = 0  # doubtful ones are dropped, so each kind is tried for a while
+        for count, until, draw in zip(counts, (60, 90, 110), (self.moving, self.still, self.absent), strict=True):
+            while len(made) < count and tries < until:
+                tries += 1
+                self.add(draw(), absent=draw == self.absent)
+        return tuple(made.values())
 
     def add(self, meaning: Meaning, absent: bool = False) -> None:
         """Words a meaning and keeps it, unless it is doubtful, held out, or said already."""
@@ -378,9 +396,15 @@ class _Writer:
     def static(self, index: int) -> Static:
         return _describe(self.looks[index], self.rng.choice(self.attributes))
 
-    def moving(self, index: int) -> Meaning:
+    def still(self) -> Meaning:
+        return Meaning(_describe(self.rng.choice(self.looks), self.rng.choice(self.attributes)))
+
+    def moving(self, index: int | None = None) -> Meaning:
         """A motion of an object: exact more often than in wider words ("turns back")."""
-        move, rng = self.moves[index], self.rng
+        rng, related = self.rng, [i for i, move in enumerate(self.moves) if move.name in motions.RELATIVE]
+        if index is None:
+            index = rng.choice(related) if related and rng.random() < 0.5 else rng.randrange(len(self.looks))
+        move = self.moves[index]
         claim = move.name if rng.random() < 0.6 else rng.choice(motions.claims_of(move))
         bare = rng.random() < (0.25 if len(self.looks) < 5 else 0.06)
         static = () if bare else self.static(index)
@@ -406,30 +430,3 @@ class _Writer:
         candidates = (wrong, *([look for look in looks if look != looks[index]] or [wrong]))
         meaning = self.moving(index)
         return replace(meaning, static=_describe(rng.choice(candidates), ("colour", "shape")))
-
-
-def _expressions(items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> list[Sentence]:
-    writer = _Writer(items, frames, family, split, rng)
-    made = writer.made
-    if family == "pairs":
-        for index in (i for i, item in enumerate(items) if item.motion.name not in motions.MIRROR):
-            for _ in range(2):  # the exact motion of one of a direction pair
-                writer.add(Meaning(writer.static(index) if rng.random() < 0.7 else (), items[index].motion.name))
-    wanted = rng.randint(5, 7)
-    absent = rng.random() < 0.42
-    plain = rng.choice((1, 1, 2)) if family != "relative" else 1
-    related = [i for i, item in enumerate(items) if item.motion.name in motions.RELATIVE]
-
-    def moving() -> Meaning:
-        return writer.moving(rng.choice(related) if related and rng.random() < 0.5 else rng.randrange(len(items)))
-
-    def still() -> Meaning:
-        return Meaning(_describe(rng.choice(writer.looks), rng.choice(writer.attributes)))
-
-    counts = (wanted - plain - absent, max(wanted - absent, 4), wanted if absent else 0)
-    tries = 0  # doubtful ones are dropped, so each kind is tried for a while
-    for count, until, draw in zip(counts, (60, 90, 110), (moving, still, writer.absent), strict=True):
-        while len(made) < count and tries < until:
-            tries += 1
-            writer.add(draw(), absent=draw == writer.absent)
-    return list(made.values())
