@@ -808,7 +808,7 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
     parity.close("contrast", video.contrast, given["vita_pred_contrastive_embed"][:, 0], 1e-4)
     features = state.video_features.repeat(layers, 1, 1, 1)
     objects = torch.einsum("ltnc,tchw->ltnhw", torch.stack([head.mask_embed for head in heads]), state.mask_features)
-    video_masks = [model.clip_masks(layer, objects, features) for layer in video.layers]
+    video_masks = [model.readout.clip_masks(layer, objects, features) for layer in video.layers]
     parity.close("video masks", video_masks[-1], given["vita_pred_masks"][:, 0], 1e-4)
 
     losses: list[Tensor] = []

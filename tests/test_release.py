@@ -36,15 +36,16 @@ from dshmp.interop.release import (
     ConversionReport,
     convert,
     infer_config,
-    relative_position_index,
     release_config,
     to_release,
 )
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import save_tokenizer
+from dshmp.model.video_swin import relative_position
 
 State = dict[str, Tensor]
 
+CPU = torch.device("cpu")
 SMALL = release_config(
     ModelConfig(
         hidden_size=32,
@@ -74,7 +75,7 @@ def beside(config: ModelConfig, generator: torch.Generator) -> State:
     index = "backbone.layers.{}.blocks.{}.attn.relative_position_index"
     return {
         **{
-            index.format(stage, block): relative_position_index(backbone.window_size).clone()
+            index.format(stage, block): relative_position((backbone.window_size,) * 2, CPU).clone()
             for stage, depth in enumerate(backbone.depths)
             for block in range(depth)
         },
@@ -163,7 +164,7 @@ def test_names_of_the_recorded_model() -> None:
 
 def test_relative_position_index_is_swins() -> None:
     arrays, info = golden.load("e_backbone")
-    index = relative_position_index(info["meta"]["window"])
+    index = relative_position((info["meta"]["window"],) * 2, CPU)
     recorded = [value for key, value in arrays.items() if key.endswith("relative_position_index")]
     assert recorded
     for value in recorded:
@@ -223,7 +224,7 @@ def test_the_full_checkpoint_there_and_back(whole: dict[str, dict[str, Any]], tm
     generator = torch.Generator().manual_seed(0)
     entries = whole["state_dict"]
     state = {
-        key: relative_position_index(7).clone()
+        key: relative_position((7, 7), CPU).clone()
         if key.endswith("relative_position_index")
         else torch.randn(entry["shape"], generator=generator)
         for key, entry in entries.items()

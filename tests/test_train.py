@@ -310,7 +310,7 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
         (
             "whole",
             {"model": tiny.with_switches(tiny.MODEL, {"language.max_tokens": 129}), "init": None},
-            "max_position_embeddings = 130 has room for 128 tokens; it must be at least 131",
+            "max_position_embeddings must be at least 131, found 130",
         ),
         ("motion", {"init": None}, "name a run of task perception or language as init"),
     ],

@@ -32,13 +32,12 @@ MEANINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What is not known stays empty, and the README says so."""
+    """Where the weights come from (`source`), what they were trained on (`data`), and so on; what is not known stays
+    empty, and the README says so."""
 
     name: str | None = None
     source: str | None = None
-    """Where the weights come from."""
     data: str | None = None
-    """What they were trained on."""
     datasets: tuple[str, ...] = ()
     """Ids of these data sets on the Hugging Face hub, where they have one."""
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +51,7 @@ class Card:
 
 
 def with_scores(card: Card, name: str, scores: Mapping[str, float]) -> Card:
-    """The card with the scores, metric -> value, on `name` (data set, split and subset) added or replaced."""
+    """With the scores, metric -> value, on `name` (data set, split and subset) added or replaced."""
     values = {metric: float(value) for metric, value in scores.items()}
     return dataclasses.replace(card, scores={**card.scores, name: values})
 
@@ -63,27 +62,17 @@ def lacks(card: Card) -> list[str]:
 
 
 def model_card(card: Card, where: str = HERE) -> "ModelCard":
-    """The README.md: YAML front matter for the Hugging Face hub, then text.
-
-    Args:
-        where: what `Segmenter.from_pretrained` and `--model` take to load this model.
-    """
+    """The README.md: YAML front matter for the Hugging Face hub, then text. `where` is what `--model` takes to load
+    this model."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     metrics = list(dict.fromkeys(metric for values in card.scores.values() for metric in values))
-    task = {"task_type": TASK, "task_name": "Referring video segmentation"}
-    results = [
-        EvalResult(
-            **task,
-            dataset_type=_slug(name),
-            dataset_name=name,
-            metric_type=_slug(metric),
-            metric_name=metric,
-            metric_value=float(value),
-        )
-        for name, values in card.scores.items()
-        for metric, value in values.items()
-    ]
+    results = []
+    for name, values in card.scores.items():
+        on = {"task_type": TASK, "task_name": "Referring video segmentation", "dataset_name": name}
+        on["dataset_type"] = _slug(name)
+        for metric, value in values.items():
+            results.append(EvalResult(**on, metric_type=_slug(metric), metric_name=metric, metric_value=float(value)))
     data = ModelCardData(
         language="en",
         license=card.licence,

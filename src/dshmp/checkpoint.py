@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,19 +26,16 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokenizer.json", "README.md"
-EXTRA_STATE = "release.safetensors"
-"""What the authors' checkpoint holds beyond the model (`dshmp.interop.release`), where it was made of one."""
+EXTRA_STATE = "release.safetensors"  # what the authors' checkpoint holds beyond the model, where it was made of one
 FILES = (CONFIG, WEIGHTS, TOKENIZER, README, EXTRA_STATE)
 VERSION = 3
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+PLAIN = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
+PLAIN |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedConfig:
-    """What config.json holds."""
-
     version: int
     model: ModelConfig
     card: Card
@@ -66,7 +63,7 @@ def save_model(
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raises UserError where a model in `folder` would replace files that are not of a model of this program."""
+    """Refuse to put a model where it would replace files that are not of a model of this program."""
     there = [name for name in FILES if os.path.lexists(folder / name)]
     try:
         if there:
@@ -76,7 +73,6 @@ def check_model_folder(folder: Path) -> None:
 
 
 def _describe(folder: Path, config: ModelConfig, card: Card, where: str) -> None:
-    """Write config.json and README.md."""
     saved = to_dict(SavedConfig(version=VERSION, model=config, card=card))
     (folder / CONFIG).write_text(json.dumps(saved, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (folder / README).write_text(str(model_card(card, where)), encoding="utf-8", errors="replace")
@@ -90,8 +86,7 @@ def save_card(folder: Path, card: Card) -> None:
 
 
 def own_folder(source: str | Path) -> Path:
-    """The folder of a model or a training run whose card may be filled. UserError where it is not the user's, or
-    holds no whole model."""
+    """The user's folder of a whole model or training run, whose card may be filled; or UserError."""
     package = Path(str(resources.files("dshmp"))).resolve()
     if source == "default" or not Path(source).is_dir() or Path(source).resolve().is_relative_to(package):
         raise UserError(f"{source}: is no model's folder of yours, so there is no card to fill; save the model to one")
@@ -103,14 +98,11 @@ def own_folder(source: str | Path) -> Path:
 
 
 def load_model(source: str | Path = "default", **hub: Any) -> tuple[DsHmp, TextTokenizer]:
-    """Load a model in evaluation mode, on the CPU, float32.
+    """Load a model in evaluation mode, on the CPU, float32. UserError where it is missing, damaged, or not one of ours.
 
     Args:
         source: "default" (ships with the package), a model's folder, a training run's folder, or an id on the hub.
         hub: options of huggingface_hub's `snapshot_download`, such as `revision`.
-
-    Raises:
-        UserError: it is missing, damaged, or not a model of this program; the message names the file.
     """
     folder = find_model(source, **hub)
     config = load_config(folder / CONFIG)
@@ -134,12 +126,11 @@ def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     except Exception as error:  # transformers validates by classes of its own
         raise UserError(f"{where}: no model can be built from this config ({reason(error)})") from None
     encoder, longest = model.language.encoder.config, config.language.max_tokens
-    room = encoder.max_position_embeddings - encoder.pad_token_id - 1  # RoBERTa counts from after its <pad>
-    if room < longest:
+    needed = longest + encoder.pad_token_id + 1  # RoBERTa counts from after its <pad>
+    if needed > encoder.max_position_embeddings:
         raise UserError(
-            f"{where}: language.max_tokens is {longest}, but language.encoder.max_position_embeddings = "
-            f"{encoder.max_position_embeddings} has room for {room} tokens; it must be at least "
-            f"{longest + encoder.pad_token_id + 1}"
+            f"{where}: language.max_tokens is {longest}, for which language.encoder.max_position_embeddings must be at "
+            f"least {needed}, found {encoder.max_position_embeddings}"
         )
     return model
 
@@ -168,12 +159,10 @@ def find_model(source: str | Path, **hub: Any) -> Path:
 
 
 def load_config(path: Path) -> ModelConfig:
-    """The strict reading of a config.json."""
     return _load(path).model
 
 
 def load_card(path: Path) -> Card:
-    """The card of a config.json; an empty one where the file is of before there were any."""
     return _load(path).card
 
 
@@ -188,33 +177,25 @@ def _load(path: Path) -> SavedConfig:
         raise UserError(f"{path}: is not a configuration of this program (the key `version` has no whole number)")
     if not 1 <= version <= VERSION:
         raise UserError(f"{path}: has version {version}, not 1 to {VERSION}; for a newer one: pip install -U dshmp")
-    for step in range(version, VERSION):
-        values = UPGRADES[step](values)
-    return from_dict(SavedConfig, values, path.name, complete=True)
+    return from_dict(SavedConfig, values if version == VERSION else upgraded(values), path.name, complete=True)
 
 
-def _from_1(values: dict[str, Any]) -> dict[str, Any]:
-    """The card and Video-Swin are new."""
+def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a config.json of version 1 or 2 as this version has it.
+
+    Since 1, the card and Video-Swin are new. Since 2, what only equality with the authors' code needs has a section of
+    its own, and one epsilon, never changed, is gone.
+    """
     model = values.get("model")
-    if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
-        model = model | {"backbone": {"temporal_window": None, "clip": 32} | model["backbone"]}
-    return {**values, "version": 2, "model": model, "card": to_dict(Card())}
-
-
-def _from_2(values: dict[str, Any]) -> dict[str, Any]:
-    """What only equality with the authors' code needs has a section of its own; one epsilon, never changed, is gone."""
-    model: Any = values.get("model")
-    release = to_dict(ReleaseConfig())
-    for name, section in model.items() if isinstance(model, dict) else ():
-        if isinstance(section, dict):
-            release |= {key: section[key] for key in release if key in section}
+    if isinstance(model, dict):
+        sections = {name: section for name, section in model.items() if isinstance(section, dict)}
+        release = to_dict(ReleaseConfig())
+        release |= {key: each[key] for each in sections.values() for key in release if key in each}
+        for name, section in sections.items():
             kept = {key: value for key, value in section.items() if key not in (*release, "resizer_norm_eps")}
-            model = model | {name: kept}
-    return {**values, "version": 3, "model": model | {"release": release} if isinstance(model, dict) else model}
-
-
-UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
-"""Version -> the content of a config.json of that version as the next version has it."""
+            model = model | {name: {"temporal_window": None, "clip": 32} | kept if name == "backbone" else kept}
+        model = model | {"release": release}
+    return {"card": to_dict(Card()), **values, "version": VERSION, "model": model}
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -231,9 +212,9 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_plain(path: str | Path, key: str, value: torch.Tensor) -> None:
-    """Raises UserError, naming `path`, unless it is a dense tensor of real numbers on the CPU."""
+    """UserError, naming `path`, unless it is a dense tensor of real numbers on the CPU."""
     dense = not value.is_nested and value.layout == torch.strided and value.device.type == "cpu"
-    if not dense or value.dtype not in FLOATS + WHOLE:
+    if not dense or value.dtype not in PLAIN:
         raise UserError(f"{path}: {key} is no plain tensor of numbers ({value.dtype}, {value.layout})")
 
 
@@ -264,10 +245,8 @@ def check_match(
 ) -> None:
     """Raises UserError, naming `path`, unless `state` has the names and shapes that are asked for."""
     missing, extra = sorted(asked.keys() - state.keys()), sorted(state.keys() - asked.keys())
-    if missing or extra:
-        faults = [f"{kind} {some(keys)}" for kind, keys in (("lacks", missing), ("has unknown", extra)) if keys]
+    if faults := [f"{kind} {some(keys)}" for kind, keys in (("lacks", missing), ("has unknown", extra)) if keys]:
         raise UserError(f"{path}: {' and '.join(faults)}; {advice}")
     for key, value in asked.items():
-        if state[key].shape != value.shape:
-            found, right = list(state[key].shape), list(value.shape)
-            raise UserError(f"{path}: {key} has shape {found}, the config asks {right}; {advice}")
+        if (found := state[key].shape) != value.shape:
+            raise UserError(f"{path}: {key} has shape {[*found]}, the config asks {[*value.shape]}; {advice}")

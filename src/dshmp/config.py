@@ -58,8 +58,7 @@ class LanguageConfig:
     """Table 2a: sentence only; words without the sentence row; rows used as queries directly; Eq. 1 and 2."""
     max_tokens: Size = 128
     """Longest sentence in sub-word tokens, <s> and </s> included."""
-    normalise: bool = True
-    """Lower-case and collapse white space first."""
+    normalise: bool = True  # lower-case and collapse white space first
     spacy_model: str = "en_core_web_sm"
     dropout: Share = 0.1
 
@@ -91,15 +90,13 @@ class PixelDecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameDecoderConfig:
-    """Masked-attention decoder that turns static queries (Eq. 1) into the object tokens of a frame."""
+    """Masked-attention decoder that turns N_s static queries (Eq. 1) into the object tokens of a frame."""
 
     queries: Size = 20
-    """N_s."""
     layers: Depth = 9
     heads: Size = 8
     ffn: Size = 2048
-    injection: Factor = 0.1
-    """Weight of the static cues in the query (Eq. 1)."""
+    injection: Factor = 0.1  # weight of the static cues in the query (Eq. 1)
     dropout: Share = 0.1
     language: bool = True
     """Every layer reads the words: image-text fusion and a text cross-attention."""
@@ -107,7 +104,7 @@ class FrameDecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig:
-    """Section 3.2: trajectories, hierarchical motion perception, motion decoder."""
+    """Section 3.2: trajectories, hierarchical motion perception, motion decoder with N_v queries."""
 
     blocks: Depth = 6
     window: Size = 8
@@ -122,7 +119,6 @@ class MotionConfig:
     displacement: bool = True
     """Each token enters the first block with its change along its trajectory. Ours."""
     queries: Size = 10
-    """N_v."""
     decoder_layers: Depth = 3
     heads: Size = 8
     ffn: Size = 2048
@@ -130,8 +126,7 @@ class MotionConfig:
     dropout: Share = 0.1
     fusion_scale: Factor = 1e-4
     """Initial layer scale of the decoder's fusion of tokens and words; learning from scratch asks for a larger one."""
-    contrast_size: Size = 256
-    """Width of the contrastive projection, and of the memory bank."""
+    contrast_size: Size = 256  # of the contrastive projection and the memory bank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,14 +214,9 @@ T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for a key that is none
 _PLAIN = {  # its other words, and ours for them
-    "Input should": "must",
-    "Tuple should": "must",
-    " after validation": "",
-    "an object": "a mapping",
-    "greater than or equal to": "at least",
-    "less than or equal to": "at most",
-    "greater than": "above",
-    "less than": "below",
+    **{"Input should": "must", "Tuple should": "must", " after validation": "", "an object": "a mapping"},
+    **{"greater than or equal to": "at least", "less than or equal to": "at most"},
+    **{"greater than": "above", "less than": "below"},
 }
 
 
@@ -252,7 +242,7 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain containers (tuples become lists), ready for JSON or YAML."""
+    """Plain containers (tuples become lists), ready for JSON or YAML."""
     plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")  # type: ignore[arg-type]
     return plain
 
@@ -263,7 +253,6 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 
 def _line(kind: type, error: ErrorDetails, where: str) -> str:
-    """One error of pydantic's in one line."""
     *path, key = where, *map(str, error["loc"])
     above, place = ".".join(path), ".".join([*path, key])
     if error["type"] == _UNKNOWN:
@@ -277,7 +266,6 @@ def _line(kind: type, error: ErrorDetails, where: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What may be meant by a name that is not known."""
     near = difflib.get_close_matches(name, known, 1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
@@ -291,7 +279,6 @@ def _fields(kind: Any, path: list[str]) -> list[str]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values with dotted names."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")

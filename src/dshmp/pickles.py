@@ -26,7 +26,7 @@ _NAMES = {ord(known.code): known.name for known in pickletools.opcodes}
 
 
 class Refused(Exception):
-    """What the file has no reason to hold."""
+    """What no such file has a reason to hold."""
 
 
 class _Dispatch(dict[int, Any]):
@@ -72,11 +72,8 @@ def read_pickle(path: Path, content: str, admitted: Mapping[str, Callable[..., A
     """What a pickle of any protocol holds: numbers, text, lists (also for tuples), mappings; UserError where it is
     missing or damaged, or asks for more.
 
-    Args:
-        content: what it should be, for messages.
-        admitted: what it may name, and what is called in its place; which must not copy what it is given, since a
-            short file may ask for that without end.
-        encoding: of Python 2's text.
+    `content` says what it should be, for messages; `encoding` is of Python 2's text; `admitted` is what it may name and
+    what is called in its place, which must not copy what it is given: a short file may ask for that without end.
     """
     try:
         with open(path, "rb", opener=regular) as file:
@@ -84,10 +81,8 @@ def read_pickle(path: Path, content: str, admitted: Mapping[str, Callable[..., A
         reader.admitted = admitted
         return reader.load()
     except Refused as refused:
-        raise UserError(
-            f"{path}: asks for {refused}, which no {content} needs; it is not loaded, since it may do harm; fetch it "
-            "again"
-        ) from None
+        why = f"which no {content} needs; it is not loaded, since it may do harm; fetch it again"
+        raise UserError(f"{path}: asks for {refused}, {why}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
     except Exception as error:  # an unpickler fails in any way on damage

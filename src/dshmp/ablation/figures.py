@@ -3,17 +3,17 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.ablation.results import ALL, CRITICAL, LEVEL, Results, average, minus, spread
+from dshmp.ablation.results import ALL, CRITICAL, LEVEL, Results, average, spread
 from dshmp.ablation.rows import PARTS, TABLES
-from dshmp.ablation.runs import Run
+from dshmp.ablation.runs import Run, held_out_sources
 from dshmp.data.base import Expression, Split, times_shown
 from dshmp.data.registry import open_split
 from dshmp.files import owned_file
@@ -21,45 +21,39 @@ from dshmp.predictor import Segmenter
 from dshmp.training.held_out import strip
 from dshmp.video.io import VideoSource, open_video
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+Figure = Any  # matplotlib's
 PICTURES, FILES = "pictures", ("differences.png", "tokens.png", "strips.png")
-OBJECTS = 25
-# Their products tell 25 objects apart, for the colour-blind too.
+OBJECTS = 25  # as many as these tell apart, for the colour-blind too
 COLOURS, MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), "os^DP"
 
 
 def pictures(results: Results, tables: Sequence[str], out: Path, device: str) -> list[str]:
     """Draw into out/pictures what the finished runs allow. Returns sections of the page, in Markdown."""
-    from matplotlib.figure import Figure
+    from matplotlib import figure as plots
 
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     sections = []
     for name, draw in zip(FILES, (differences, tokens, strips), strict=True):
-        figure = Figure(layout="constrained")
+        figure = plots.Figure(layout="constrained")
         if told := draw(figure, results, tables, device):
             with owned_file(out / PICTURES, name) as part:
                 figure.savefig(part, format="png", dpi=130)
-            title, text = told
-            sections.append(f"## {title}\n\n![{title}]({PICTURES}/{name})\n\n{text}")
+            sections.append(f"## {told[0]}\n\n![{told[0]}]({PICTURES}/{name})\n\n{told[1]}")
     return sections
 
 
-def differences(figure: "Figure", results: Results, tables: Sequence[str], _: str) -> tuple[str, str] | None:
+def differences(figure: Figure, results: Results, tables: Sequence[str], _: str) -> tuple[str, str] | None:
     """What each part of Table 1 brings, and every row against its table's reference; a title and a text."""
     lines: list[tuple[str, dict[str, float], list[int]]] = []
     for name in tables:
         table = results.ran(TABLES[name])
-        seeds = results.seeds(*table.labels, table.reference)
-        if not seeds:
+        if not (seeds := results.seeds(*table.labels, table.reference)):
             continue
         if name == "1" and table == TABLES["1"]:
             lines += [(f"{part}, mean of four settings", average(pairs), seeds) for part, pairs in PARTS.items()]
         for row, label in table.labels.items():
-            if not results.same(row, table.reference):
-                text = f"{name}: {label}, minus {table.labels[table.reference]}"
-                lines.append((text, minus(row, table.reference), seeds))
+            if weights := results.differs(row, table.reference):
+                lines.append((f"{name}: {label}, minus {table.labels[table.reference]}", weights, seeds))
     if not lines:
         return None
     subsets = [name for name in (ALL, CRITICAL) if name in results.subsets]
@@ -82,14 +76,12 @@ def differences(figure: "Figure", results: Results, tables: Sequence[str], _: st
     return "Differences at a glance", text
 
 
-def tokens(figure: "Figure", results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
-    """Video tokens of objects that many sentences mean, with and without contrastive learning."""
+def tokens(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
     names = {"ds_hmp": "without contrastive learning", "full": "with contrastive learning"}
-    seeds = results.seeds(*names)
-    if not seeds:
+    if not (seeds := results.seeds(*names)):
         return None
     split, _item = next(iter(held_out(results.run("full", seeds[0])).values()))
     groups = objects(split.expressions, OBJECTS)
@@ -101,10 +93,8 @@ def tokens(figure: "Figure", results: Results, _: Sequence[str], device: str) ->
     told = []
     for axis, (row, name) in zip(figure.subplots(1, 2), names.items(), strict=True):
         found = [best_tokens(results.run(row, seed), split, items, device) for seed in seeds]
-        perplexity = min(30.0, (len(items) - 1) / 3)
-        place = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(found[0])
-        for number in range(len(groups)):
-            colour, marker = COLOURS[number % 5], MARKERS[number // 5 % 5]
+        place = TSNE(perplexity=min(30, (len(items) - 1) / 3), init="pca", random_state=0).fit_transform(found[0])
+        for number, (marker, colour) in zip(range(len(groups)), product(MARKERS, COLOURS), strict=False):
             axis.scatter(*place[owner == number].T, color=colour, marker=marker, alpha=0.85)
         axis.set(title=name, xticks=[], yticks=[])
         width = spread([float(silhouette_score(each, owner, metric="cosine")) for each in found], ".2f")
@@ -140,11 +130,9 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
     return np.stack(found)
 
 
-def strips(figure: "Figure", results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
-    """Frames of sentences under the baseline and under the whole method."""
+def strips(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
     names = {"none": "without DS, HMP, CL", "full": "DS + HMP + CL"}
-    seeds = results.seeds(*names)
-    if not seeds:
+    if not (seeds := results.seeds(*names)):
         return None
     subset = CRITICAL if CRITICAL in results.subsets else ALL
     scores = {row: results.values(row, seeds[:1], subset)[0] for row in names}
@@ -164,12 +152,8 @@ def strips(figure: "Figure", results: Results, _: Sequence[str], device: str) ->
             masks = segmenter.answer(source, [item.text])[0].masks
             dark = np.where(masks[..., None], frames, frames // 2)  # so that the answer leaps to the eye
             axis.imshow(strip(dark, masks, truth))
-            axis.set(
-                xticks=[],
-                yticks=[],
-                title=f"{why}: “{shorten(item.text, 80)}”",
-                xlabel=f"{name}: {scores[row][place]:.0f}",
-            )
+            axis.set(title=f"{why}: “{shorten(item.text, 80)}”", xlabel=f"{name}: {scores[row][place]:.0f}")
+            axis.set(xticks=[], yticks=[])
     text = (
         f"Chosen by rule, not by eye: of the {len(scores['full']):,} sentences ({subset}) the largest gain of the "
         f"whole method over the row without DS, HMP and CL, the median, and the largest loss, by {results.measure} "
@@ -188,17 +172,14 @@ def extremes(gains: NDArray[Any]) -> dict[str, int]:
 
 
 def _source(split: Split, item: Expression) -> VideoSource:
-    """The frames that a model is shown for an expression."""
     frames = np.stack(split.frames(item.video, item.shown))
     return replace(open_video(frames), positions=times_shown(item.shown or range(len(frames))))
 
 
 def held_out(run: Run) -> dict[tuple[str, str], tuple[Split, Expression]]:
     """What a run was scored on, by the videos and ids in its scores."""
-    sources = {name: source for name, source in run.recipe.data.items() if source.validation}
     found: dict[tuple[str, str], tuple[Split, Expression]] = {}
-    for name, source in sources.items():
+    for prefix, name, source in held_out_sources(run.recipe):
         split = open_split(name, Path(source.root), str(source.validation))
-        prefix = f"{name}/" if len(sources) > 1 else ""
         found |= {(f"{prefix}{item.video}", item.id): (split, item) for item in split.expressions}
     return found

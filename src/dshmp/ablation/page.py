@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dshmp.ablation.results import ALL, LEVEL, Estimate, Results, average, minus, spread
+from dshmp.ablation.results import ALL, LEVEL, Results, average, spread
 from dshmp.ablation.rows import PARTS, TABLES, Table
 from dshmp.data.base import read_json
 from dshmp.errors import UserError
@@ -35,21 +35,19 @@ def page(results: Results, base: Path, overrides: Sequence[str], tables: Sequenc
 
 
 def _what(results: Results, base: Path, overrides: Sequence[str]) -> list[str]:
-    """What was run."""
     recipe = next(iter(results.runs.values())).recipe
     changed = f" with `{' '.join(overrides)}`" if overrides else ""
     data = []
     for name, source in recipe.data.items():
         made = " (a synthetic data set)" if Path(source.root, "synthetic.json").is_file() else ""
         data.append(f"{name}{made}, learned from {source.split}, compared on {source.validation}")
-    seeds = dict.fromkeys(str(seed) for _, seed in results.runs)
+    seeds = ", ".join(dict.fromkeys(str(seed) for _, seed in results.runs))
     subsets = [f"{len(places):,} {name}" for name, places in results.subsets.items() if name != ALL]
     videos = len({each.video for each in results.sentences})
     minutes = statistics.median(found.seconds / 60 for found in results.found.values())
     return [
         f"Base: `{recipe_name(base)}`{changed}: task `{recipe.task}`, {recipe.steps:,} steps of {recipe.batch}.",
-        f"Data: {'; '.join(data)}. Finished: {len(results.found)} of {len(results.runs)} runs, seeds "
-        f"{', '.join(seeds)}.",
+        f"Data: {'; '.join(data)}. Finished: {len(results.found)} of {len(results.runs)} runs, seeds {seeds}.",
         *[CHEAP] * (recipe.task == "motion"),
         f"Measure: {MEASURES.get(results.measure, results.measure)}. "
         f"{', '.join([f'{len(results.sentences):,} sentences of {videos:,} videos', *subsets])}.",
@@ -73,7 +71,6 @@ def _machine(results: Results) -> str:
 
 
 def _section(results: Results, whole: Table, parts: bool) -> list[str]:
-    """A table with what is said of it; rows without any finished run are left out and named."""
     table, lines = results.ran(whole), [f"## {whole.title}"]
     if missing := [label for row, label in whole.labels.items() if row not in table.labels]:
         lines.append(f"Without a finished run, and so left out: {', '.join(missing)}.")
@@ -87,9 +84,8 @@ def _section(results: Results, whole: Table, parts: bool) -> list[str]:
     body = [["row", "paper J&F", *results.subsets, *[f"{name}: minus *{against}*" for name in results.subsets]]]
     for row, label in table.labels.items():
         levels = [spread(results.values(row, seeds, name).mean(1), ".1f") for name in results.subsets]
-        same, paper = results.same(row, table.reference), results.rows[row].paper
-        weights = {} if same else minus(row, table.reference)
-        body.append([label, "" if paper is None else f"{paper:.1f}", *levels, *_contrasts(results, weights, seeds)])
+        contrasts, paper = _contrasts(results, results.differs(row, table.reference), seeds), results.rows[row].paper
+        body.append([label, "" if paper is None else f"{paper:.1f}", *levels, *contrasts])
     lines.append(_markdown(body, 1))
     if parts and not missing:
         body = [["part", "beside", "paper J&F", *results.subsets]]
@@ -105,14 +101,7 @@ def _section(results: Results, whole: Table, parts: bool) -> list[str]:
 
 
 def _contrasts(results: Results, weights: Mapping[str, float], seeds: Sequence[int]) -> list[str]:
-    """A cell for each subset, empty for no weights."""
-    return [shown(results.contrast(weights, seeds, name)) if weights else "" for name in results.subsets]
-
-
-def shown(value: Estimate) -> str:
-    """A difference with its interval; bold where 0 lies outside."""
-    text = f"{value.mean:+.1f} [{value.low:+.1f}, {value.high:+.1f}]"
-    return f"**{text}**" if value.beyond else text
+    return [str(results.contrast(weights, seeds, name)) if weights else "" for name in results.subsets]
 
 
 def _markdown(lines: Sequence[Sequence[str]], left: int) -> str:

@@ -31,18 +31,10 @@ class Estimate:
     mean: float
     half: float
 
-    @property
-    def low(self) -> float:
-        return self.mean - self.half
-
-    @property
-    def high(self) -> float:
-        return self.mean + self.half
-
-    @property
-    def beyond(self) -> bool:
-        """Whether 0 lies outside the interval."""
-        return abs(self.mean) > self.half
+    def __str__(self) -> str:
+        """Bold where 0 lies outside the interval."""
+        text = f"{self.mean:+.1f} [{self.mean - self.half:+.1f}, {self.mean + self.half:+.1f}]"
+        return f"**{text}**" if abs(self.mean) > self.half else text
 
 
 def estimate(values: NDArray[Any], videos: Sequence[str]) -> Estimate:
@@ -51,10 +43,7 @@ def estimate(values: NDArray[Any], videos: Sequence[str]) -> Estimate:
     The variance is that of the seeds' means, divided by their number, plus that of the mean over sentences, robust to
     sentences of one video going together, of the values averaged over the seeds. The degrees of freedom are Welch's
     and Satterthwaite's. (The second part still holds some of the first, so the interval is rather too wide.)
-
-    Args:
-        values: (S, E), a value per seed and sentence.
-        videos: the video of each sentence.
+    `values` are (S, E), a value per seed and sentence; `videos` the video of each sentence.
     """
     seeds, mean = len(values), float(values.mean())
     parts = [_of_videos(values.mean(0), videos)]
@@ -78,7 +67,6 @@ def _of_videos(values: NDArray[Any], videos: Sequence[str]) -> tuple[float, int]
 
 
 def spread(values: Sequence[float] | NDArray[Any], form: str) -> str:
-    """Mean and, of several, standard deviation of the seeds' values, in words."""
     mean = format(np.mean(values), form)
     return f"{mean} ± {format(np.std(values, ddof=1), form)}" if len(values) > 1 else mean
 
@@ -89,24 +77,18 @@ class Results:
     def __init__(self, rows: Mapping[str, Row], runs: Sequence[Run]) -> None:
         self.rows = rows
         self.runs = {(run.row, run.seed): run for run in runs}
-        self.found: dict[tuple[str, int], Found] = {
-            key: from_dict(Found, read_json(run.folder / SCORES), str(run.folder / SCORES))
-            for key, run in self.runs.items()
-            if run.finished
-        }
+        self.found: dict[tuple[str, int], Found] = {}
+        for key, path in ((key, run.folder / SCORES) for key, run in self.runs.items() if run.finished):
+            self.found[key] = from_dict(Found, read_json(path), str(path))
         first = next(iter(self.found.values()), Found("", 0.0, ()))
         self.measure, self.sentences = first.measure, first.expressions
         asked = [(each.video, each.id) for each in self.sentences]
         for key, found in self.found.items():
             if [(each.video, each.id) for each in found.expressions] != asked:
                 raise UserError(f"{self.runs[key].folder}: was scored on other sentences than the runs beside it")
-        chosen = {
-            ALL: [True for _ in self.sentences],
-            CRITICAL: [CRITICAL in each.subsets for each in self.sentences],
-            PAIRS: [each.right is not None for each in self.sentences],
-        }
-        # of the subsets that the data set has, the places of their sentences
-        self.subsets = {name: np.flatnonzero(flags) for name, flags in chosen.items() if any(flags)}
+        member = [{ALL, *each.subsets, *[PAIRS] * (each.right is not None)} for each in self.sentences]
+        places = {name: np.flatnonzero([name in names for names in member]) for name in (ALL, CRITICAL, PAIRS)}
+        self.subsets = {name: each for name, each in places.items() if len(each)}  # those that the data set has
 
     def run(self, row: str, seed: int) -> Run:
         """A row's run, which may be another row's too."""
@@ -119,14 +101,14 @@ class Results:
         every = dict.fromkeys(seed for _, seed in self.runs)
         return [seed for seed in every if all((self.rows[row].runs, seed) in self.found for row in rows)]
 
-    def same(self, row: str, other: str) -> bool:
-        """Whether two rows are the same runs over this base."""
-        return self.rows[row].runs == self.rows[other].runs
-
     def ran(self, table: Table) -> Table:
         """The table's rows that have any finished run."""
         known = {row for row, _ in self.found}
         return replace(table, labels={k: label for k, label in table.labels.items() if self.rows[k].runs in known})
+
+    def differs(self, row: str, other: str) -> dict[str, float]:
+        """The difference of two rows as weights of rows; none where they are the same runs over this base."""
+        return {row: 1.0, other: -1.0} if self.rows[row].runs != self.rows[other].runs else {}
 
     def values(self, row: str, seeds: Sequence[int], subset: str) -> NDArray[np.float64]:
         """(S, E) scores, per cent, of the sentences of a subset."""
@@ -135,7 +117,7 @@ class Results:
         return np.array(table, dtype=np.float64)[:, self.subsets[subset]]
 
     def contrast(self, weights: Mapping[str, float], seeds: Sequence[int], subset: str) -> Estimate:
-        """Of the sum of rows, each times its weight; paired by seed and sentence."""
+        """Of the weighted sum of rows, paired by seed and sentence."""
         total = sum(weight * self.values(row, seeds, subset) for row, weight in weights.items())
         return estimate(np.asarray(total), [self.sentences[i].video for i in self.subsets[subset]])
 
@@ -144,11 +126,6 @@ class Results:
         figures = [(weight, self.rows[row].paper) for row, weight in weights.items()]
         known = [weight * figure for weight, figure in figures if figure is not None]
         return sum(known) if len(known) == len(figures) else None
-
-
-def minus(row: str, other: str) -> dict[str, float]:
-    """The difference of two rows as weights of rows."""
-    return {row: 1.0, other: -1.0}
 
 
 def average(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:

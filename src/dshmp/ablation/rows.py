@@ -12,43 +12,36 @@ from dshmp.training.recipe import Recipe, load_recipe
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper, or of ours: rows by the names of their files, with the labels they have there."""
+    """A table of the paper, or of ours: rows by the names of their files, with the labels they have there; the others
+    are compared with the `reference`."""
 
     title: str
     labels: dict[str, str]
-    reference: str = "full"
-    """The row that the others are compared with."""
+    reference: str
 
 
-# In the order in which they are shown. A row of several tables runs once.
+_TABLES = """\
+1; Table 1: the parts; full
+none=none; ds=DS; hmp=HMP; cl=CL; ds_hmp=DS + HMP; ds_cl=DS + CL; hmp_cl=HMP + CL; full=DS + HMP + CL
+2a; Table 2a: decoupling; full
+hmp_cl=the sentence whole; cues_words=words without the sentence embedding; \
+cues_direct=without learnable queries; full=full
+2b; Table 2b: stages of HMP; full
+ds_cl=0 stages; stages_1=1 stage; stages_2=2 stages; full=3 stages
+2c; Table 2c: negatives of CL; full
+ds_hmp=0 negatives; negatives_10=10 negatives; full=100 negatives; negatives_200=200 negatives
+2d; Table 2d: matching of trajectories; full
+matching_none=none; full=Hungarian
+time; Ours: the arrow of time; time
+time_none=neither position nor displacement; time_displacement=displacement alone; \
+time=position in time and displacement
+"""  # name, title and reference, then the rows
+_LINES = [line.split("; ") for line in _TABLES.splitlines()]
 TABLES = {
-    "1": Table(
-        "Table 1: the parts",
-        {"none": "none", "ds": "DS", "hmp": "HMP", "cl": "CL"}
-        | {"ds_hmp": "DS + HMP", "ds_cl": "DS + CL", "hmp_cl": "HMP + CL", "full": "DS + HMP + CL"},
-    ),
-    "2a": Table(
-        "Table 2a: decoupling",
-        {"hmp_cl": "the sentence whole", "cues_words": "words without the sentence embedding"}
-        | {"cues_direct": "without learnable queries", "full": "full"},
-    ),
-    "2b": Table(
-        "Table 2b: stages of HMP",
-        {"ds_cl": "0 stages", "stages_1": "1 stage", "stages_2": "2 stages", "full": "3 stages"},
-    ),
-    "2c": Table(
-        "Table 2c: negatives of CL",
-        {"ds_hmp": "0 negatives", "negatives_10": "10 negatives"}
-        | {"full": "100 negatives", "negatives_200": "200 negatives"},
-    ),
-    "2d": Table("Table 2d: matching of trajectories", {"matching_none": "none", "full": "Hungarian"}),
-    "time": Table(
-        "Ours: the arrow of time",
-        {"time_none": "neither position nor displacement", "time_displacement": "displacement alone"}
-        | {"time": "position in time and displacement"},
-        reference="time",
-    ),
+    name: Table(title, dict(label.split("=") for label in labels), reference)
+    for (name, title, reference), labels in zip(_LINES[::2], _LINES[1::2], strict=True)
 }
+"""In the order in which they are shown; a row of several tables runs once."""
 # Each part of Table 1: the rows without and with it, in the four settings of the other two.
 PARTS = {
     "DS": (("none", "ds"), ("hmp", "ds_hmp"), ("cl", "ds_cl"), ("hmp_cl", "full")),
@@ -59,18 +52,16 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row over its base."""
+    """A row over its base, with J&F in the paper, per cent. Its `runs` are another row's where both say the same."""
 
     name: str
     recipe: Recipe
     paper: float | None
-    """J&F there, per cent."""
     runs: str
-    """Whose runs are its own: another row's where both say the same over this base."""
 
 
 def chosen_tables(text: str) -> list[str]:
-    """Names of tables separated by commas, in the order in which they are shown. Raises UserError."""
+    """Of names separated by commas. Raises UserError."""
     wanted = text.replace(" ", "").strip(",").split(",")
     for name in wanted:
         if name not in TABLES:

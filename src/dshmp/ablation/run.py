@@ -30,8 +30,8 @@ def run(
 ) -> tuple[Path, list[str]]:
     """Run what is not finished, then write the page from what is. Returns its path, and the failures, a line each.
 
-    `base` is a recipe's file, `rows` a folder of them, or either the name of what is packaged; `rows` is the packaged
-    folder by default. Raises UserError before anything is run where something of it is wrong.
+    `base` is a recipe's file, `rows` a folder of them, or either the name of what is packaged. Raises UserError before
+    anything is run.
     """
     out = output_folder(out)
     check_owned(out, [PAGE])

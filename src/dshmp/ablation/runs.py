@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from dshmp.errors import UserError
 from dshmp.files import locked, save_json
 from dshmp.processes import after_parent, spawning
 from dshmp.progress import progress_bars
-from dshmp.training.recipe import RECIPE, Recipe, check_run_folder, load_recipe, save_recipe
+from dshmp.training.recipe import RECIPE, Recipe, Source, check_run_folder, load_recipe, save_recipe
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -50,11 +51,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it is trained and scored."""
         return (self.folder / SCORES).is_file()
 
     def step(self) -> int:
-        """The last step that its record tells of."""
         with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
             lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             return int(json.loads(lines[-1])["step"])
@@ -63,24 +62,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Score:
-    """How an expression of the held-out split was answered."""
+    """How an expression was answered, per cent, and whether the right one of a direction pair was chosen."""
 
     video: str
     id: str
     subsets: tuple[str, ...]
     score: float
-    """Of the run's measure, per cent."""
     right: bool | None
-    """Of a direction pair: whether the right one was chosen."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The scores of a finished run: what its scores.json holds."""
+    """What the scores.json of a finished run holds; `seconds` of training, without reading and scoring."""
 
     measure: str
     seconds: float
-    """That training took, without reading and scoring."""
     expressions: tuple[Score, ...]
 
 
@@ -92,24 +88,24 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
     if seeds < 1:
         raise UserError(f"--seeds: must be at least 1, found {seeds}")
     runs = []
-    for number in range(seeds):
-        for row in (each for each in rows if each.runs == each.name):
-            recipe = replace(row.recipe, seed=row.recipe.seed + number)
-            if recipe.task not in ("motion", "whole"):
-                raise UserError(
-                    f"{row.name}: task {recipe.task} has nothing that the rows change, only motion and whole do"
-                )
-            if not any(source.validation for source in recipe.data.values()):
-                raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
-            if recipe.task == "motion" and recipe.run.cache is None:
-                recipe = replace(recipe, run=replace(recipe.run, cache=str(out / "cache")))
-            runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
+    for number, row in product(range(seeds), [each for each in rows if each.runs == each.name]):
+        recipe = replace(row.recipe, seed=row.recipe.seed + number)
+        if recipe.task not in ("motion", "whole"):
+            raise UserError(f"{row.name}: task {recipe.task} has nothing that the rows change; use motion or whole")
+        if not held_out_sources(recipe):
+            raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
+        if recipe.task == "motion" and recipe.run.cache is None:
+            recipe = replace(recipe, run=replace(recipe.run, cache=str(out / "cache")))
+        runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
     for run in runs:
         check_run_folder(run.folder, run.recipe)
     return runs
 
 
-# --- all runs ---
+def held_out_sources(recipe: Recipe) -> list[tuple[str, str, Source]]:
+    """The data that runs are scored on, with their names, which of several stand before those of the videos."""
+    sources = {name: source for name, source in recipe.data.items() if source.validation}
+    return [(f"{name}/" if len(sources) > 1 else "", name, source) for name, source in sources.items()]
 
 
 def devices(name: str) -> list[str]:
@@ -130,12 +126,9 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     waiting = deque(run for run in runs if not run.finished)
     if waiting and "LOCAL_RANK" in os.environ:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     for run in waiting:
-        recipe = run.recipe
-        if places[0] == "cpu":
-            recipe = replace(recipe, run=replace(recipe.run, threads=threads))
-        save_recipe(run.folder, recipe)
+        threads = max(1, (os.cpu_count() or 1) // jobs) if places[0] == "cpu" else run.recipe.run.threads
+        save_recipe(run.folder, replace(run.recipe, run=replace(run.recipe.run, threads=threads)))
     failures = []
     active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
     try:
@@ -178,7 +171,6 @@ def _stop(processes: Sequence["SpawnProcess"]) -> None:
 
 
 def _why(run: Run, code: int | None) -> str:
-    """Why a run failed, in a line: the last one of its log, unless it was killed."""
     reason = f"killed by signal {-code}, perhaps for want of memory" if code and code < 0 else "failed"
     with contextlib.suppress(OSError, IndexError):
         if code and code > 0:
@@ -187,11 +179,8 @@ def _why(run: Run, code: int | None) -> str:
     return f"{run.folder.name}: {reason} (see {run.folder / LOG})"
 
 
-# --- one run, in a process of its own ---
-
-
 def _work(folder: Path, device: str) -> None:
-    """Train and score the run whose recipe lies in `folder`; what it says goes to its log."""
+    """Train and score the run whose recipe lies in `folder`, in a process of its own; what it says goes to its log."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     after_parent(_terminate)
     with open(folder / LOG, "a", encoding="utf-8") as file:
@@ -215,14 +204,13 @@ def _terminate() -> None:
 
 
 def train_and_score(folder: Path, device: str) -> None:
-    """Bring the run whose recipe lies in `folder` to its end."""
     from dshmp.training.train import run as train
 
     recipe = load_recipe(folder / RECIPE)
-    trained = False
+    steps = None
     with contextlib.suppress(UserError):
-        trained = load_card(folder / "model" / CONFIG).recipe.get("trained_steps") == recipe.steps
-    if not trained:
+        steps = load_card(folder / "model" / CONFIG).recipe.get("trained_steps")
+    if steps != recipe.steps:
         train(folder / RECIPE, [], folder, device)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     measure, scores = (_score_motion if recipe.task == "motion" else _score_whole)(recipe, folder, device)
@@ -238,15 +226,12 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
     model, tokenizer = load_model(folder)
     assert source.validation is not None
     assert recipe.run.cache is not None
-    split = MevisSplit(Path(source.root), source.validation)
-    cache = Path(recipe.run.cache)
+    split, cache = MevisSplit(Path(source.root), source.validation), Path(recipe.run.cache)
     tokenizer.keep((item.text for item in split.expressions), cache)
     held_out = CachedSplit.build(model, tokenizer, split, cache)
-    found = sentence_scores(model.to(find_device(device)), held_out)
-    return "IoU on the grid", [
-        Score(item.video, item.id, item.subsets, each.iou, each.right)
-        for item, each in zip(split.expressions, found, strict=True)
-    ]
+    found = zip(split.expressions, sentence_scores(model.to(find_device(device)), held_out), strict=True)
+    scores = [Score(item.video, item.id, item.subsets, each.iou, each.right) for item, each in found]
+    return "IoU on the grid", scores
 
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
@@ -256,8 +241,7 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
 
     scores: list[Score] = []
     measures: dict[str, None] = {}
-    held_out = {name: source for name, source in recipe.data.items() if source.validation}
-    for name, source in held_out.items():
+    for prefix, name, source in held_out_sources(recipe):
         out, root, split = folder / "evaluation" / name, Path(source.root), str(source.validation)
         result = score.evaluate(name, root, split, out, Options(model=str(folder), device=device), workers=1)
         assert result is not None
@@ -266,14 +250,13 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
             measures[figure] = None
             above, below = row.terms[figure]
             right = bool(row.terms["right of pair"][0]) if "right of pair" in row.terms else None
-            video = f"{name}/{row.video}" if len(held_out) > 1 else row.video
-            scores.append(Score(video, row.id, row.subsets, 100 * above / below, right))
+            scores.append(Score(f"{prefix}{row.video}", row.id, row.subsets, 100 * above / below, right))
         shutil.rmtree(out / score.PREDICTIONS)
     return " / ".join(measures), scores
 
 
 def _seconds(folder: Path, recipe: Recipe) -> float:
-    """That training took, without what came between the steps."""
+    """Of training, without what came between the steps."""
     total, before = 0.0, 0
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)

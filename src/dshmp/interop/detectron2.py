@@ -24,8 +24,7 @@ class Dtype:
         self.code, self.order = code, "="
 
     def __setstate__(self, state: list[Any]) -> None:
-        """(version, byte order, ...)"""
-        self.order = state[1]
+        _version, self.order, *_ = state
 
 
 class Array:
@@ -35,18 +34,17 @@ class Array:
         self.__setstate__([1, shape, dtype, order == "F", raw])
 
     def __setstate__(self, state: list[Any]) -> None:
-        """(version, shape, dtype, Fortran order, bytes or Python 2's text)"""
-        _, self.shape, self.dtype, self.fortran, self.raw = state
+        _version, self.shape, self.dtype, self.fortran, self.raw = state
 
     def array(self) -> NDArray[Any]:
-        """In the machine's byte order."""
+        """In the machine's byte order; Python 2's bytes are text."""
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
         flat = np.frombuffer(raw, np.dtype(self.dtype.code).newbyteorder(self.dtype.order))
         return np.array(flat.reshape(self.shape, order="F" if self.fortran else "C"), self.dtype.code, order="C")
 
 
+# What is called in the place of numpy's functions.
 NUMPY: dict[str, Callable[..., Any]] = {"numpy.ndarray": Array, "numpy.dtype": Dtype}
-"""What is called in the place of numpy's functions."""
 for _core in ("numpy.core", "numpy._core"):
     NUMPY[f"{_core}.multiarray._reconstruct"] = lambda *_: Array()
     NUMPY[f"{_core}.multiarray.scalar"] = Array

@@ -1,8 +1,7 @@
 """Tables of names, read in both directions: another program's tensors and ours.
 
-The authors' release (https://github.com/heshuting555/DsHmp) and this program have the same parameters under other
-names. Two things are more than names: Swin's queries, keys and values are one matrix there, and the pixel-word
-attention's linear layers are convolutions of width 1.
+The authors' release (https://github.com/heshuting555/DsHmp) has the same parameters under other names, but Swin's
+queries, keys and values in one matrix, and the pixel-word attention's linear layers as convolutions of width 1.
 """
 
 import itertools
@@ -16,13 +15,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of tensor, its name there and here; `*` is a number, `**` any name, the same on both sides."""
+    """One kind of tensor, its name there and here; `*` is a number, `**` any name, the same on both sides.
+
+    Several on the right share its rows equally; none if it is not needed here, for the `reason`. A `kernel`, a matrix
+    on the right, has a last dimension of 1 more on the left.
+    """
 
     left: str
     right: tuple[str, ...]
-    """Several share its rows equally; none if it is not needed here, for the `reason`."""
     kernel: bool = False
-    """A matrix on the right has a last dimension of 1 more on the left."""
     reason: str = ""
 
 
@@ -78,19 +79,16 @@ class NameTable:
 
     def to_right(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Tensors under their names on the right, and those that have none under their own. Nothing is copied."""
-        placed: dict[str, Tensor] = {}
-        rest: dict[str, Tensor] = {}
+        placed, rest = {}, {}
         for key, value in state.items():
-            found = self.find(key, left=True)
-            if found is None or not found[0].right:
+            rule, stars = self.find(key, left=True) or (Rule(key, ()), ())
+            if not (count := len(rule.right)):
                 rest[key] = value
-                continue
-            rule, stars = found
-            if rule.kernel and value.ndim == 3:
-                value = value.squeeze(-1)  # (C_out, C_in, 1) -> (C_out, C_in)
-            count = len(rule.right)
-            parts = value.tensor_split(count) if value.ndim else (value,) * count
-            placed |= {_fill(name, stars): part for name, part in zip(rule.right, parts, strict=True)}
+            elif rule.kernel and value.ndim == 3:
+                placed[_fill(rule.right[0], stars)] = value.squeeze(-1)  # (C_out, C_in, 1) -> (C_out, C_in)
+            else:
+                parts = value.tensor_split(count) if value.ndim else (value,) * count
+                placed |= {_fill(name, stars): part for name, part in zip(rule.right, parts, strict=True)}
         return placed, rest
 
     def to_left(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -184,7 +182,7 @@ NAMES = NameTable(_RELEASE.replace("DECODER LAYERS", _DECODER_LAYERS))
 
 
 def from_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the release under our names; what has none is left out."""
+    """Under our names; what has none is left out."""
     return NAMES.to_right(state)[0]
 
 

@@ -1,8 +1,6 @@
-"""Start static perception from Mask2Former's instance segmentation weights (COCO), as the paper does.
-
-Two formats: a folder or hub id of transformers' Mask2FormerForUniversalSegmentation, and the original program's file
-(detectron2's .pkl, or the same names in a .pth or .safetensors file).
-"""
+"""Start static perception from Mask2Former's instance segmentation weights (COCO), as the paper does: those of
+transformers' Mask2FormerForUniversalSegmentation, or the original program's file (detectron2's .pkl, or the same names
+in a .pth or .safetensors file)."""
 
 import functools
 import re
@@ -17,7 +15,7 @@ from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.hub import looks_local
 from dshmp.interop.keymap import NAMES, NameTable
-from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights, part
+from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.dshmp import DsHmp
 
@@ -48,9 +46,7 @@ classify.@ = class_predictor.@
 """)
 """Our names and transformers', whose Swin and pixel decoder are the modules that ours are made of."""
 _QUERIES = ("frame_decoder.query_content.weight", "frame_decoder.query_position.weight")
-_TEXT = re.compile(
-    r"backbone\.(fusions|gates)\.|frame_decoder\.(static_attention|layers\.\d+\.(fusion|text_attention))\."
-)
+_TEXT = re.compile(r"backbone\.(fusions|gates)|frame_decoder\.(static_attention|layers\.\d+\.(fusion|text_attention))")
 _LAYER = re.compile(r"frame_decoder\.layers\.(\d+)\.")
 
 
@@ -62,11 +58,8 @@ def initialise(model: DsHmp, source: str | Path) -> tuple[LoadedPart, ...]:
     (object or none) and everything but static perception stay as they are; so does the backbone of a model with a
     `temporal_window`, and the words stand in for the queries' content where `language.cues` is `direct`.
 
-    Args:
-        source: folder or hub id of transformers' Mask2Former with a Swin backbone, or a file in the original names.
-
-    Raises:
-        UserError: it cannot be read, is no Mask2Former, or was made for other sizes than the model's config gives.
+    `source` is a folder or hub id of transformers' Mask2Former with a Swin backbone, or a file in the original names.
+    UserError where it cannot be read, is no Mask2Former, or was made for other sizes than the model's config gives.
     """
     config, count = model.config, model.config.frame_decoder.queries
     placed, rest = _weights(source, config)
@@ -77,28 +70,25 @@ def initialise(model: DsHmp, source: str | Path) -> tuple[LoadedPart, ...]:
     left: list[Told] = []
     for key, value in placed.items():
         if why := kept_apart(key):
-            left.append((part(key), "left out", why, value))
+            left.append((key, "left out", why, value))
         elif key in _QUERIES and value.ndim and len(value) > count:
             weights[key], beyond = value.tensor_split([count])
-            left.append((part(key), "left out", f"queries beyond the first {count}", beyond))
+            left.append((key, "left out", f"queries beyond the first {count}", beyond))
         else:
             weights[key] = value
     advice = "mend the sizes of that part in the recipe's model"
     told = load_weights(model.perception, weights, kept_apart, source, advice)
-    others = {key: value for key, value in model.state_dict().items() if not key.startswith("perception.")}
-    told += [(part(key), "fresh", "no part of Mask2Former", value) for key, value in others.items()]
+    for key, value in model.state_dict().items():
+        if not key.startswith("perception."):
+            told.append((key, "fresh", "no part of Mask2Former", value))
     return grouped([*told, *left, *left_out(rest, NAMES, "no counterpart here")])
 
 
 def _kept_apart(key: str, config: ModelConfig, layers: int) -> str | None:
-    """Why a parameter of static perception starts fresh, and that of the file is left out, if so.
-
-    `layers` is how many decoder layers both have.
-    """
-    layer = _LAYER.match(key)
+    """Why a parameter of static perception starts fresh, if so; `layers` is how many decoder layers both have."""
+    layer, video = _LAYER.match(key), config.backbone.temporal_window is not None
     reasons = {
-        "Video-Swin takes its weights from video_swin": key.startswith("backbone.")
-        and config.backbone.temporal_window is not None,
+        "Video-Swin takes its weights from video_swin": video and key.startswith("backbone."),
         "reads the sentence": _TEXT.match(key),
         "object or none here, other classes there": key.startswith("frame_decoder.classify."),
         f"decoder layers beyond the first {layers}": layer and int(layer[1]) >= layers,
@@ -108,7 +98,7 @@ def _kept_apart(key: str, config: ModelConfig, layers: int) -> str | None:
 
 
 def _weights(source: str | Path, config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights under the names of our static perception, and the others under their own."""
+    """Those with names in our static perception, and the others under their own."""
     path = Path(source)
     if path.is_file():
         placed, rest = NAMES.to_right({_modern(key): value for key, value in read_tensors(path).items()})
@@ -120,7 +110,7 @@ def _weights(source: str | Path, config: ModelConfig) -> tuple[dict[str, Tensor]
             f"{source}: no such file or folder; name Mask2Former's .pkl, the folder of transformers' model, or its id "
             "`owner/name` on the hub"
         )
-    if missing := {"backbone", "pixel_decoder", "frame_decoder"} - {part(key) for key in placed}:
+    if missing := {"backbone", "pixel_decoder", "frame_decoder"} - {key.partition(".")[0] for key in placed}:
         raise UserError(
             f"{source}: holds no weights of Mask2Former's {min(missing)}; name its .pkl, or transformers' folder"
         )
@@ -134,7 +124,7 @@ def _modern(key: str) -> str:
 
 
 def _read_transformers(source: str, config: ModelConfig) -> dict[str, Tensor]:
-    """What the files hold, under the names that transformers uses now (published files have older ones)."""
+    """Under the names that transformers uses now (published files have older ones)."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
     here = looks_local(source)

@@ -1,7 +1,7 @@
-"""The authors' checkpoint as a model of this program, and back; sizes are read off the shapes.
+"""The authors' checkpoint as a model of this program, and back; for the names see `dshmp.interop.keymap`.
 
-For the names see `dshmp.interop.keymap`. What the release keeps beside its parameters goes to `EXTRA_STATE`, so that
-the way back gives every tensor of a float32 checkpoint bit by bit.
+What the release keeps beside its parameters goes to `EXTRA_STATE`, so that the way back gives every tensor of a float32
+checkpoint bit by bit.
 """
 
 import logging
@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -35,20 +36,16 @@ from dshmp.interop.keymap import NAMES, STAGES, as_release, from_release
 from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
+from dshmp.model.video_swin import relative_position
 
 log = logging.getLogger("dshmp")
 
 BANK = "vita_criterion.train_memory_bank.features"
 MEMORY_ROWS = 23051
 """Expressions in MeViS' training split, for which the release's memory bank is made."""
-PARTS = {
-    "text encoder": "text_encoder.",
-    "resizer": "resizer.",
-    "backbone": "backbone.",
-    "pixel decoder": "sem_seg_head.pixel_decoder.",
-    "frame decoder": "sem_seg_head.predictor.",
-    "motion": "vita_module.",
-}
+PARTS = {"text encoder": "text_encoder.", "resizer": "resizer.", "backbone": "backbone."}
+PARTS |= {"pixel decoder": "sem_seg_head.pixel_decoder.", "frame decoder": "sem_seg_head.predictor."}
+PARTS |= {"motion": "vita_module."}
 """Parts of the model and how their names begin in the release; `motion` is perception and decoder."""
 LIMITS = (
     "It reads the first 40 sub-word tokens of a sentence; the rest is cut off.",
@@ -60,43 +57,23 @@ LIMITS = (
 """What comes with the release's switches and weights, for the card."""
 
 
+_SWITCHES: dict[str, dict[str, Any]] = {
+    "language": {"frozen": True, "split": "release", "cues": "full", "max_tokens": 40, "normalise": True},
+    "backbone": {"language_fusion": True, "temporal_window": None},
+    "frame_decoder": {"injection": 0.1, "language": True},
+    "motion": {"window": 8, "stages": STAGES, "merge": "mean", "matching": "inverse", "injection": 0.1}
+    | {"position": False, "displacement": False},
+    "readout": {"masks": "embedding", "targets": "many", "threshold": 0.5},
+    "input": {"short_side": 448, "long_side": 1333, "divisor": 32, "motion_fps": None, "chunk": 18}
+    | {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.37)},
+}
+"""What each does is told at its field in config.py."""
+
+
 def release_config(sizes: ModelConfig) -> ModelConfig:
-    """`sizes` with every switch as in the authors' release; what each does is told at its field in config.py."""
-    return replace(
-        sizes,
-        language=replace(
-            sizes.language,
-            frozen=True,
-            split="release",
-            cues="full",
-            max_tokens=40,
-            normalise=True,
-        ),
-        backbone=replace(sizes.backbone, language_fusion=True, temporal_window=None),
-        frame_decoder=replace(sizes.frame_decoder, injection=0.1, language=True),
-        motion=replace(
-            sizes.motion,
-            window=8,
-            stages=STAGES,
-            merge="mean",
-            matching="inverse",
-            position=False,
-            displacement=False,
-            injection=0.1,
-        ),
-        readout=replace(sizes.readout, masks="embedding", targets="many", threshold=0.5),
-        input=replace(
-            sizes.input,
-            short_side=448,
-            long_side=1333,
-            divisor=32,
-            mean=(123.675, 116.28, 103.53),
-            std=(58.395, 57.12, 57.37),
-            motion_fps=None,
-            chunk=18,
-        ),
-        release=RELEASE,
-    )
+    """`sizes` with every switch as in the authors' release."""
+    sections = {name: replace(getattr(sizes, name), **values) for name, values in _SWITCHES.items()}
+    return replace(sizes, **sections, release=RELEASE)
 
 
 def infer_config(
@@ -116,64 +93,50 @@ def infer_config(
     def count(prefix: str) -> int:
         return len({key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)})
 
-    def table(stage: int) -> str:
-        return f"backbone.layers.{stage}.blocks.0.attn.relative_position_bias_table"
-
     text, pixels, frames, video = (PARTS[name] for name in ("text encoder", "pixel decoder", "frame decoder", "motion"))
-    layers, words = f"{pixels}transformer.encoder.layers.", f"{text}embeddings."
-    stages = range(count("backbone.layers."))
+    layer, words = f"{pixels}transformer.encoder.layers.", f"{text}embeddings."
+    stages = [f"backbone.layers.{stage}.blocks." for stage in range(count("backbone.layers."))]
+    bias = "0.attn.relative_position_bias_table"
     width = size(f"{words}word_embeddings.weight", 1)
-    heads = size(f"{layers}0.self_attn.sampling_offsets.bias") // 24  # 3 levels x 4 points x 2 coordinates
+    heads = size(f"{layer}0.self_attn.sampling_offsets.bias") // 24  # 3 levels x 4 points x 2 coordinates
+    encoder = ROBERTA_BASE | {
+        "vocab_size": size(f"{words}word_embeddings.weight"),
+        "hidden_size": width,
+        "num_hidden_layers": count(f"{text}encoder.layer."),
+        "num_attention_heads": width // 64,  # which RoBERTa has in all sizes
+        "intermediate_size": size(f"{text}encoder.layer.0.intermediate.dense.weight"),
+        "max_position_embeddings": size(f"{words}position_embeddings.weight"),
+        "type_vocab_size": size(f"{words}token_type_embeddings.weight"),
+    }
+    backbone = {
+        "embed_dim": size("backbone.patch_embed.proj.weight"),
+        "depths": [count(stage) for stage in stages],
+        "num_heads": [size(f"{stage}{bias}", 1) for stage in stages],
+        "window_size": (math.isqrt(size(f"backbone.layers.0.blocks.{bias}")) + 1) // 2,  # (2w - 1)^2 rows
+    }
+
+    def decoder(prefix: str, layers: str) -> dict[str, int]:
+        ffn, queries = f"{prefix}transformer_ffn_layers.", size(f"{prefix}query_feat.weight")
+        return {"queries": queries, layers: count(ffn), "ffn": size(f"{ffn}0.linear1.weight")}
+
+    motion = {"blocks": count(f"{video}enc_ffn."), "contrast_size": size(f"{video}contrastive_embed.layers.2.weight")}
     sizes = {
         "hidden_size": size(f"{frames}query_feat.weight", 1),
-        "language": {
-            "encoder": {
-                **ROBERTA_BASE,
-                "vocab_size": size(f"{words}word_embeddings.weight"),
-                "hidden_size": width,
-                "num_hidden_layers": count(f"{text}encoder.layer."),
-                "num_attention_heads": width // 64,  # which RoBERTa has in all sizes
-                "intermediate_size": size(f"{text}encoder.layer.0.intermediate.dense.weight"),
-                "max_position_embeddings": size(f"{words}position_embeddings.weight"),
-                "type_vocab_size": size(f"{words}token_type_embeddings.weight"),
-            }
-        },
-        "backbone": {
-            "embed_dim": size("backbone.patch_embed.proj.weight"),
-            "depths": [count(f"backbone.layers.{stage}.blocks.") for stage in stages],
-            "num_heads": [size(table(stage), 1) for stage in stages],
-            "window_size": (math.isqrt(size(table(0))) + 1) // 2,  # (2w - 1)^2 rows
-        },
-        "pixel_decoder": {"layers": count(layers), "heads": heads, "ffn": size(f"{layers}0.linear1.weight")},
-        "frame_decoder": {
-            "queries": size(f"{frames}query_feat.weight"),
-            "layers": count(f"{frames}transformer_ffn_layers."),
-            "heads": heads,  # one value sets both in the release
-            "ffn": size(f"{frames}transformer_ffn_layers.0.linear1.weight"),
-        },
-        "motion": {
-            "blocks": count(f"{video}enc_ffn."),
-            "queries": size(f"{video}query_feat.weight"),
-            "decoder_layers": count(f"{video}transformer_ffn_layers."),
-            "heads": motion_heads or heads,
-            "ffn": size(f"{video}transformer_ffn_layers.0.linear1.weight"),
-            "contrast_size": size(f"{video}contrastive_embed.layers.2.weight"),
-        },
+        "language": {"encoder": encoder},
+        "backbone": backbone,
+        "pixel_decoder": {"layers": count(layer), "heads": heads, "ffn": size(f"{layer}0.linear1.weight")},
+        "frame_decoder": {**decoder(frames, "layers"), "heads": heads},  # one value sets both in the release
+        "motion": {**decoder(video, "decoder_layers"), "heads": motion_heads or heads, **motion},
     }
     return release_config(from_dict(ModelConfig, sizes, f"{where}: its model"))
 
 
-# --- there
-
-
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion found."""
-
     config: ModelConfig
     rows: tuple[LoadedPart, ...]
     assumed: tuple[str, ...]
-    """What the file does not say, and what was done about it; for people."""
+    """What the file does not say, and what was done about it."""
 
 
 def convert(
@@ -187,10 +150,8 @@ def convert(
 
     Args:
         checkpoint: the file, in any format that `read_tensors` knows. A prefix that all its names share is left out.
-        out: the folder, new or empty, which is written wholly or not at all.
+        out: the folder, new or empty, or with `overwrite` a model's.
         tokenizer: RoBERTa's, which the checkpoint lacks: a folder, a `tokenizer.json` or an id on the hub.
-        motion_heads: as for `infer_config`.
-        overwrite: replace a model that `out` holds.
     """
     target = output_folder(out)
     if target.exists() and not is_vacant(target):
@@ -201,8 +162,8 @@ def convert(
             raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
     state = _bare(read_tensors(checkpoint))
     if missing := [part for part, prefix in PARTS.items() if not any(key.startswith(prefix) for key in state)]:
-        names = f"it has no {', '.join(missing)}; its names begin with {some(list(state))}"
-        raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {names}")
+        why = f"it has no {', '.join(missing)}; its names begin with {some(list(state))}"
+        raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {why}")
     config = infer_config(state, motion_heads, checkpoint)
     with torch.device("meta"):  # shapes alone; the weights come from the file
         model = build_model(config, checkpoint)
@@ -221,15 +182,13 @@ def convert(
     with atomic_folder(out) as work:
         save_model(model, words, work, card)
         save_tensors(rest, work / EXTRA_STATE)
-    told: list[Told] = [
-        (part, "loaded", "", used[key]) for part, prefix in PARTS.items() for key in used if key.startswith(prefix)
-    ]
+    parts = [(part, key) for part, prefix in PARTS.items() for key in used if key.startswith(prefix)]
+    told: list[Told] = [(part, "loaded", "", used[key]) for part, key in parts]
     rows = grouped([*told, *left_out(rest, NAMES, "")])
     return ConversionReport(config, rows, _assumptions(config, used, motion_heads))
 
 
 def print_report(found: ConversionReport) -> None:
-    """A table and lines below it, to stdout."""
     report(found.rows, "", stderr=False)
     sizes = (f"{key} = {value}" for key, value in flat(to_dict(found.config)) if type(value) in (int, list))
     print("sizes:", ", ".join(sizes))
@@ -238,8 +197,7 @@ def print_report(found: ConversionReport) -> None:
 
 
 def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without a prefix that all names share, as data-parallel training leaves; as it is if no name of the release
-    comes out."""
+    """Without a prefix that all names share, as data-parallel training leaves, if a name of the release comes out."""
     own = {rule.left.partition(".")[0] for rule in NAMES.rules}
     bare = state
     while len(first := {key.partition(".")[0] for key in bare}) == 1 and not first <= own and "" not in first:
@@ -248,8 +206,7 @@ def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _is_left_over(key: str) -> bool:
-    found = NAMES.find(key, left=True)
-    return found is not None and not found[0].right
+    return (found := NAMES.find(key, left=True)) is not None and not found[0].right
 
 
 def _tokenizer(source: str | Path, config: ModelConfig) -> TextTokenizer:
@@ -275,25 +232,19 @@ def _assumptions(config: ModelConfig, used: Mapping[str, Tensor], motion_heads: 
     return tuple(lines)
 
 
-# --- and back
-
+# Switches that decide which parameters there are, or that the release's code cannot follow.
 CARRIERS = """
     language.cues backbone.language_fusion backbone.temporal_window frame_decoder.language motion.window motion.stages
     motion.position motion.displacement readout.masks
 """
-"""Switches that decide which parameters there are, or that the release's code cannot follow."""
 
 
 def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
-    """Write a model as a checkpoint that the authors' code loads: `{"model": state}` under its names.
+    """Write a model as a checkpoint that the authors' code loads: `{"model": state}` under its names; as safetensors if
+    the name of `out` ends so, else in torch's zip format.
 
     What the release keeps beside the parameters comes from the model's left-overs, if it was converted, else it is
     made as a fresh model of theirs has it. Settings that differ without weights are told in a warning.
-
-    Args:
-        source: a model as for `load_model`.
-        out: the file; safetensors if its name ends so, else torch's zip format.
-        overwrite: replace a file that this program wrote.
     """
     target = destination(out)
     if target.is_dir():
@@ -316,7 +267,7 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
 
 
 def _check_fit(folder: Path, config: ModelConfig) -> None:
-    """Refuse what the authors' code has no place for, and warn of what it will do otherwise."""
+    """Refuse what the authors' code has no place for; warn of what it does otherwise."""
     told = _differing(config, release_config(config))
     blocked = [text for key, text in told.items() if key in CARRIERS.split()]
     heads, pixel_heads = config.frame_decoder.heads, config.pixel_decoder.heads
@@ -335,26 +286,17 @@ def _check_fit(folder: Path, config: ModelConfig) -> None:
 
 def _differing(ours: ModelConfig, theirs: ModelConfig) -> dict[str, str]:
     """The values that differ, in words, by their names."""
-    there = dict(flat(to_dict(theirs)))
-    return {
-        key: f"{key} = {value} (there {there[key]})"
-        for key, value in flat(to_dict(ours))
-        if key in there and there[key] != value
-    }
-
-
-def relative_position_index(window: int) -> Tensor:
-    """The row of Swin's bias table for each pair of a window's pixels: int64 (w*w, w*w)."""
-    y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    rows, columns = (axis.flatten()[:, None] - axis.flatten() + window - 1 for axis in (y, x))
-    return rows * (2 * window - 1) + columns
+    here, there = dict(flat(to_dict(ours))), dict(flat(to_dict(theirs)))
+    changed = [key for key in here if key in there and there[key] != here[key]]
+    return {key: f"{key} = {here[key]} (there {there[key]})" for key in changed}
 
 
 def _fresh(config: ModelConfig) -> dict[str, Tensor]:
     """What the release keeps beside its parameters, as a fresh model of theirs has it."""
-    window, depths = config.backbone.window_size, config.backbone.depths
-    blocks = [f"backbone.layers.{stage}.blocks.{i}" for stage, depth in enumerate(depths) for i in range(depth)]
-    fresh = {f"{block}.attn.relative_position_index": relative_position_index(window) for block in blocks}
+    index = relative_position((config.backbone.window_size,) * 2, torch.device("cpu"))
+    depths = enumerate(config.backbone.depths)
+    blocks = [f"backbone.layers.{stage}.blocks.{i}" for stage, depth in depths for i in range(depth)]
+    fresh = {f"{block}.attn.relative_position_index": index.clone() for block in blocks}
     fresh |= {f"{name}.empty_weight": torch.tensor([1.0, 0.1]) for name in ("criterion", "vita_criterion")}
     generator = torch.Generator().manual_seed(0)
     return fresh | {BANK: torch.randn(MEMORY_ROWS, config.motion.contrast_size, generator=generator)}

@@ -12,16 +12,13 @@ from dshmp.checkpoint import check_match
 from dshmp.interop.keymap import NameTable
 
 Fate = Literal["loaded", "fresh", "left out"]
-Told = tuple[str, Fate, str, Tensor]
-"""A tensor with its part, fate and reason."""
+Told = tuple[str, Fate, str, Tensor]  # a tensor with its name or part, fate and reason
 
 
 @dataclass(frozen=True)
 class LoadedPart:
-    """Parameters of one part that share a fate for the same reason.
-
-    Loaded and fresh add up to the model, loaded and left out to the file, which may hold them split or packed.
-    """
+    """Parameters of one part that share a fate for the same reason. Loaded and fresh add up to the model, loaded and
+    left out to the file, which may hold them split or packed."""
 
     part: str
     tensors: int
@@ -33,38 +30,30 @@ class LoadedPart:
 def load_weights(
     module: nn.Module, weights: Mapping[str, Tensor], fresh: Callable[[str], str | None], path: str | Path, advice: str
 ) -> list[Told]:
-    """Load the weights; UserError, with `path` and `advice`, and nothing changed where they do not fit.
-
-    `fresh` says why a tensor of this name starts fresh; None where it must be among the weights.
-    """
+    """Load the weights; UserError, with `path` and `advice`, and nothing changed where they do not fit. `fresh` says
+    why a tensor of this name starts fresh; None where it must be among the weights."""
     own = module.state_dict()
     whys = {key: fresh(key) for key in own}
     check_match(path, weights, {key: own[key] for key, why in whys.items() if why is None}, advice)
     module.load_state_dict(weights, strict=False)
-    return [(part(key), "fresh" if why else "loaded", why or "", own[key]) for key, why in whys.items()]
+    return [(key, "fresh" if why else "loaded", why or "", own[key]) for key, why in whys.items()]
 
 
 def left_out(rest: Mapping[str, Tensor], names: NameTable, otherwise: str) -> list[Told]:
     """What has no place here, with the table's reason or the one given."""
     found = {key: names.find(key, left=True) for key in rest}
-    return [(part(key), "left out", rule[0].reason if rule else otherwise, rest[key]) for key, rule in found.items()]
-
-
-def part(name: str) -> str:
-    """The part that a name begins with."""
-    return name.partition(".")[0]
+    return [(key, "left out", rule[0].reason if rule else otherwise, rest[key]) for key, rule in found.items()]
 
 
 def grouped(tensors: Iterable[Told]) -> tuple[LoadedPart, ...]:
-    """A row for all that share part, fate and reason."""
+    """A row for all that share part (what a name begins with), fate and reason."""
     sizes: dict[tuple[str, Fate, str], list[int]] = defaultdict(list)
     for name, fate, why, tensor in tensors:
-        sizes[name, fate, why].append(tensor.numel())
+        sizes[name.partition(".")[0], fate, why].append(tensor.numel())
     return tuple(LoadedPart(name, len(found), sum(found), fate, why) for (name, fate, why), found in sizes.items())
 
 
 def report(rows: Iterable[LoadedPart], title: str, stderr: bool = True) -> None:
-    """Print the rows as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -16,21 +16,18 @@ from dshmp.errors import UserError
 from dshmp.files import reason, regular
 from dshmp.interop.detectron2 import NUMPY, read_arrays
 
-WRAPPERS = ("model", "state_dict")
-"""Entries under which training programs keep the weights, beside optimiser, iteration and the like."""
+WRAPPERS = ("model", "state_dict")  # under which training programs keep the weights, beside optimiser and the like
 ZIP = b"PK\x03\x04"
+# How `torch.save` began before it wrote zip files: a pickled magic number.
 LEGACY = re.compile(rb"\x80[\2-\5](\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
-"""How `torch.save` began before it wrote zip files: a pickled magic number."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint: torch's zip format, its older pickle format, safetensors or detectron2's pickle.
 
-    A state dict nested under one of `WRAPPERS` is taken out; what lies beside it is ignored. Tensors are on the CPU in
-    the file's own dtypes; those of a zip file are mapped from it, so it must stay as it is while they are used.
-
-    Raises:
-        UserError: it is no checkpoint, asks to run code, claims more than it holds, or holds other than finite tensors.
+    A state dict nested under one of `WRAPPERS` is taken out. Tensors are on the CPU in the file's own dtypes; those of
+    a zip file are mapped from it, so it must stay as it is while they are used. UserError where it is no checkpoint,
+    asks to run code, claims more than it holds, or holds other than finite tensors.
     """
     try:
         with open(path, "rb", opener=regular) as file:
@@ -57,7 +54,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a zip file that unpacks to more than it holds, before torch reads it."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -89,7 +85,6 @@ def _load(path: Path, mapped: bool) -> object:
 
 
 def _checked(path: Path, found: object) -> dict[str, Tensor]:
-    """The state dict, if it consists of finite tensors that are really there."""
     if isinstance(found, Mapping):
         found = next((found[name] for name in WRAPPERS if isinstance(found.get(name), Mapping)), found)
     if not isinstance(found, Mapping) or not found:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dshmp.errors import UserError
 from dshmp.interop.keymap import NameTable
-from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights, part
+from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.video_swin import VideoSwinStage
@@ -25,11 +25,8 @@ mlp.fc{1,2}.@ = mlp.{0,2}.@
 norm.@ ! the norm before the classifier
 """)
 _PATCH = "patch_embed.proj.weight"
-_FRESH = {
-    "norms": "Video-Swin has no norm after every stage",
-    "fusions": "Video-Swin reads no words",
-    "gates": "Video-Swin reads no words",
-}
+_FRESH = {"norms": "Video-Swin has no norm after every stage"}
+_FRESH |= dict.fromkeys(("fusions", "gates"), "Video-Swin reads no words")
 _SIZES = (
     "set the backbone's embed_dim, depths and num_heads: Video-Swin-T has 96, [2, 2, 6, 2], [3, 6, 12, 24], S depths "
     "[2, 2, 18, 2], B 128, [2, 2, 18, 2], [4, 8, 16, 32]; published weights have window_size 7, temporal_window 8"
@@ -50,6 +47,6 @@ def load_kinetics(backbone: LanguageBackbone, path: Path) -> tuple[LoadedPart, .
         raise UserError(f"{path}: is not a Video-Swin checkpoint (no {_PATCH} with an axis of time)")
     theirs[_PATCH] = theirs[_PATCH].sum(dim=2)
     weights, rest = _NAMES.to_right(theirs)
-    told = load_weights(backbone, weights, lambda key: _FRESH.get(part(key)), path, _SIZES)
+    told = load_weights(backbone, weights, lambda key: _FRESH.get(key.partition(".")[0]), path, _SIZES)
     ours: list[Told] = [("backbone", fate, why, value) for _, fate, why, value in told]
     return grouped([*ours, *left_out(rest, _NAMES, "not of the backbone")])

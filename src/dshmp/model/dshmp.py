@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from dshmp.config import ModelConfig
 from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
-from dshmp.model.motion_decoder import ABSENT, MotionDecoder, VideoTokens, pointed_masks
+from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
 from dshmp.model.pixel_decoder import PixelFeatures
+from dshmp.model.readout import readout_of
 from dshmp.model.text import LanguageEncoder, TextFeatures
 
 
@@ -27,6 +28,7 @@ class DsHmp(nn.Module):
         self.perception = StaticPerception(config)
         self.motion = MotionPerception(config)
         self.decoder = MotionDecoder(config)
+        self.readout = readout_of(self.decoder)
 
     def forward(
         self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
@@ -90,7 +92,7 @@ class DsHmp(nn.Module):
 
     def mask_pixels(self, seen: PixelFeatures | Perception) -> Tensor:
         """The one map (F, C, h, w) that `decode_masks` needs of F frames, before or after `encode_objects`."""
-        return seen.video_features if self.decoder.pointer is None else seen.mask_features
+        return self.readout.pixels(seen)
 
     def decode_motion(
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor | None = None, stride: int = 1
@@ -128,21 +130,7 @@ class DsHmp(nn.Module):
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
         `pixels` (F, C, h, w) are the `mask_pixels` and `mask_embed` (F, N, C) is of `encode`."""
-        if video.pointer is None:
-            return self.clip_masks(video, pixels, pixels)[0]
-        share = video.pointer[0, :, frames].softmax(dim=-1)
-        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)  # for masks, and smaller than they
-        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
-
-    def clip_masks(self, video: VideoTokens, object_masks: Tensor, video_features: Tensor) -> Tensor:
-        """Mask logits (B, N_v, T, h, w) of B whole clips, to learn from: mixed of their object tokens' masks
-        (B, T, N, h, w) or, as in the paper, products of mask embeddings with the video features (B*T, C, h, w)."""
-        if video.pointer is not None:
-            return pointed_masks(video, object_masks)
-        assert video.mask_embed is not None
-        assert self.decoder.mask_features is not None
-        features = self.decoder.mask_features(video_features).unflatten(0, (len(video.mask_embed), -1))
-        return torch.einsum("bqc,btchw->bqthw", video.mask_embed, features)
+        return self.readout.frame_masks(video, frames, pixels, mask_embed)
 
 
 def _zeros(frames: Tensor) -> Tensor:

@@ -13,8 +13,6 @@ from dshmp.model.hmp import TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 from dshmp.model.text import Cues, TextFeatures
 
-ABSENT = -10.0  # mask logit of a frame in which a video token points at no object
-
 
 @dataclass(frozen=True)
 class VideoTokens:
@@ -109,14 +107,6 @@ class Pointer(nn.Module):
         scores: Tensor = self.query(video) @ keys.flatten(1, 2).transpose(1, 2) * video.shape[-1] ** -0.5
         scores = scores.view(*scores.shape[:2], *keys.shape[1:3])  # (B, N_v, T*(N+1)) -> (B, N_v, T, N+1)
         return scores + nn.functional.pad(track_logits, (0, 1))[:, None]
-
-
-def pointed_masks(video: VideoTokens, object_masks: Tensor) -> Tensor:
-    """Ours: mask logits (B, T, N, h, w) of object tokens, mixed as video tokens point at them: (B, N_v, T, h, w)."""
-    assert video.pointer is not None
-    share = video.pointer.softmax(dim=-1)
-    masks = torch.einsum("bqtn,btnhw->bqthw", share[..., :-1], object_masks)
-    return masks + ABSENT * share[..., -1, None, None]
 
 
 class TrajectoryScore(nn.Module):

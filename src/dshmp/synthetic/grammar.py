@@ -1,13 +1,8 @@
 """Expressions of the synthetic data set: what they mean, which objects they mean, and how they are worded.
 
-A `Meaning` is a static description (attributes such as colour=red), a claim about a motion (see
-`dshmp.synthetic.motions`) and, for relative motions, the description of the other object. `resolve` gives the
-objects that fit. `word` chooses one of many wordings. Three styles of wording exist: "plain" is used everywhere;
-"phrasing" (sentence frames that training never shows, from known words) and "words" (synonyms that training never
-shows) only in the test split.
+Three styles of wording exist: "plain" is used everywhere; "phrasing" (sentence frames that training never shows, from
+known words) and "words" (synonyms that training never shows) only in the test split.
 """
-
-from __future__ import annotations
 
 import random
 import re
@@ -27,7 +22,8 @@ Static = tuple[tuple[str, str], ...]  # (attribute, value) pairs, e.g. (("colour
 
 @dataclass(frozen=True)
 class Meaning:
-    """What an expression says: static description, claim ("" for none), description of the other object."""
+    """What an expression says: static description, claim on the motion ("" for none), description of the other object
+    of a relative motion."""
 
     static: Static
     claim: str = ""
@@ -44,12 +40,10 @@ class Resolved:
 
 
 def fits(look: Look, static: Static) -> bool:
-    """Whether a look has every attribute of a static description."""
     return all(getattr(look, attribute) == value for attribute, value in static)
 
 
 def resolve(meaning: Meaning, looks: Sequence[Look], motions: Sequence[Motion]) -> Resolved:
-    """Finds the objects that a meaning picks out of a clip."""
     answers: dict[int, bool | None] = {}
     for i, (look, motion) in enumerate(zip(looks, motions, strict=True)):
         if fits(look, meaning.static):
@@ -60,13 +54,11 @@ def resolve(meaning: Meaning, looks: Sequence[Look], motions: Sequence[Motion]) 
     return Resolved(tuple(answers), meant, doubtful)
 
 
-# --- Words. In each entry the words after the bar are held out of training. ---
-
-
 def _table(text: str) -> dict[str, str]:
     return dict(entry.split("=") for entry in text.split())
 
 
+# In each entry below, the words after the bar are held out of training.
 NOUNS = _table("""
     disc=disc,circle,ball|orb square=square,box|block triangle=triangle|wedge star=star|asterisk
     heart=heart|valentine crescent=crescent,moon|sickle arrow=arrow,pointer|dart cross=cross,plus|crucifix
@@ -172,9 +164,8 @@ FRAMES = {
 COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 
 # Combinations of colour, shape and claim that training never words together.
-HELD_OUT_LOOKS = (
-    *(("red", "star"), ("blue", "heart"), ("yellow", "ring"), ("green", "arrow")),
-    *(("purple", "disc"), ("orange", "square"), ("cyan", "cross"), ("white", "crescent")),
+HELD_OUT_LOOKS = tuple(
+    _table("red=star blue=heart yellow=ring green=arrow purple=disc orange=square cyan=cross white=crescent").items()
 )
 HELD_OUT_CLAIMS = (
     *("left", "up", "right>left", "left>up", "down>right", "wait>up", "right>stop", "clockwise"),
@@ -183,7 +174,6 @@ HELD_OUT_CLAIMS = (
 
 
 def held_out(meaning: Meaning) -> bool:
-    """Whether training never words this combination of colour, shape and claim."""
     values = dict(meaning.static)
     return meaning.claim in HELD_OUT_CLAIMS and (values.get("colour"), values.get("shape")) in HELD_OUT_LOOKS
 
@@ -193,9 +183,10 @@ def _options(entry: str, separator: str, held: bool) -> list[str]:
     return (new if held else plain).split(separator)
 
 
-_GERUNDS = _table("stop=stopping spin=spinning hop=hopping get=getting run=running drop=dropping zip=zipping")
-_GERUNDS |= _table("flee=fleeing sit=sitting")
-_PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses"}
+_GERUNDS = _table("""
+    stop=stopping spin=spinning hop=hopping get=getting run=running drop=dropping zip=zipping flee=fleeing sit=sitting
+""")
+_PLURALS = _table("box=boxes cross=crosses plus=pluses")
 
 
 def inflect(predicate: str, form: Form) -> str:
@@ -203,28 +194,26 @@ def inflect(predicate: str, form: Form) -> str:
 
     def one(match: re.Match[str]) -> str:
         verb = match.group(1)
-        if form == "base":
-            return verb
-        if form == "third":
-            return verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "z", "o")) else "s")
-        return _GERUNDS.get(verb) or verb.removesuffix("e") + "ing"
+        third = verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "z", "o")) else "s")
+        gerund = _GERUNDS.get(verb) or verb.removesuffix("e") + "ing"
+        return {"base": verb, "third": third, "gerund": gerund}[form]
 
     return re.sub(r"\*([a-z]+)", one, predicate)
 
 
+@dataclass(frozen=True)
 class Wording:
-    """Chooses words: at random, with held-out ones in every place that has them if `held_words`."""
+    """Chooses words: at random, with held-out ones in most places that have them if `held_words`."""
 
-    def __init__(self, rng: random.Random, held_words: bool) -> None:
-        self.rng = rng
-        self.held_words = held_words
+    rng: random.Random
+    held_words: bool
 
     def pick(self, entry: str, separator: str = ",") -> str:
         held = self.held_words and "|" in entry and self.rng.random() < 0.8
         return self.rng.choice(_options(entry, separator, held))
 
     def noun_phrase(self, static: Static, plural: bool = False) -> str:
-        """ "small red striped disc", without article."""
+        """Such as "small red striped disc", without article."""
         values = dict(static)
         noun = self.pick(NOUNS[values["shape"]] if "shape" in values else GENERIC)
         if plural:
@@ -233,7 +222,6 @@ class Wording:
         return " ".join([*(self.pick(ADJECTIVES[values[name]]) for name in order if name in values), noun])
 
     def predicate(self, claim: str, other: Static | None, plural: bool) -> str:
-        """A predicate for a claim, its verbs still marked with *."""
         entry = TOGETHER.get(claim) if plural and other is None else None
         entry = entry or PREDICATES.get(claim)
         entry = entry or next(DIRECTED[group] for group, programs in GROUPS.items() if claim in programs)
@@ -253,13 +241,12 @@ def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain
     """Words a meaning that picks out `count` objects (0: an absent one, worded as if one were there)."""
     wording = Wording(rng, held_words=style == "words")
     many = count > 1
-    if many:
-        frames = FRAMES["objects" if meaning.claim else "statics"]
-    elif not meaning.claim:
-        frames = FRAMES["static"]
-    else:  # without static words still now and then "the object that moves left"
-        frames = FRAMES["object" if meaning.static or rng.random() < 0.2 else "motion"]
-    choices = _options(frames, ";", held=style == "phrasing")
+    kind = "objects" if many else "object"
+    if not meaning.claim:
+        kind = "statics" if many else "static"
+    elif not many and not meaning.static and rng.random() >= 0.2:  # now and then still "the object that moves left"
+        kind = "motion"
+    choices = _options(FRAMES[kind], ";", held=style == "phrasing")
     frame = rng.choice([each for each in choices if count == 2 or "{both}" not in each])
     names = {"n": wording.noun_phrase(meaning.static), "count": COUNTS.get(count, ""), "both": "both"}
     if many:
@@ -278,7 +265,6 @@ def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain
 
 @cache
 def known_words() -> frozenset[str]:
-    """All words that plain wordings are made of (the vocabulary of training)."""
     tables = (NOUNS, ADJECTIVES, SIDES, PREDICATES, TOGETHER, DIRECTED, FRAMES)
     entries = [GENERIC, *(entry for table in tables for entry in table.values())]
     plain = ";".join(entry.partition("|")[0] for entry in entries)

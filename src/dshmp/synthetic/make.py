@@ -10,8 +10,6 @@ the static words alone), "motion" (what it claims) and "pair" (shared by the two
 video has "objects", "size" (height, width) and "family". mask_dict.json covers all objects, meant or not.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter
@@ -25,11 +23,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from dshmp.data.base import read_json
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, is_vacant, output_folder, regular
+from dshmp.files import atomic_folder, is_vacant, output_folder
 from dshmp.processes import worker_pool
 from dshmp.synthetic.grammar import resolve
-from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Item, Sentence, plan_clip
+from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Plan, plan_clip
 from dshmp.synthetic.render import render
 
 VERSION = 1
@@ -38,17 +37,11 @@ CHUNK = 20  # clips that a process makes at a time
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A drawn clip: frames uint8 (T, H, W, 3) RGB and visible masks bool (K, T, H, W)."""
+class Clip(Plan):
+    """A plan, drawn: frames uint8 (T, H, W, 3) RGB and visible masks bool (K, T, H, W)."""
 
-    family: str
     frames: np.ndarray
     masks: np.ndarray
-    items: tuple[Item, ...]
-    expressions: tuple[Sentence, ...]
-
-
-# --- Drawing ---
 
 
 def make_clip(seed: int, family: str | None = None, split: str = "train") -> Clip:
@@ -60,7 +53,7 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
     """
     plan = plan_clip(seed, family, split)
     frames, masks = render(plan, np.random.default_rng([seed, 2]))
-    return Clip(plan.family, frames, masks, plan.items, plan.expressions)
+    return Clip(**vars(plan), frames=frames, masks=masks)
 
 
 def time_reversed(clip: Clip) -> Clip:
@@ -68,49 +61,42 @@ def time_reversed(clip: Clip) -> Clip:
     items = tuple(item.reversed for item in clip.items)
     looks, moves = [item.look for item in items], [item.motion for item in items]
     sentences = tuple(replace(each, meant=resolve(each.meaning, looks, moves).meant) for each in clip.expressions)
-    return Clip(clip.family, clip.frames[::-1], clip.masks[:, ::-1], items, sentences)
-
-
-# --- Writing ---
+    return replace(clip, frames=clip.frames[::-1], masks=clip.masks[:, ::-1], items=items, expressions=sentences)
 
 
 def _rles(masks: np.ndarray) -> list[dict[str, Any] | None]:
     """COCO RLE of masks (T, H, W), None where nothing is visible."""
     codes = coco.encode(np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0)))
-    rles = [{"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes]
-    return [rle if seen else None for rle, seen in zip(rles, np.any(masks, axis=(1, 2)), strict=True)]
+    rles = ({"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes)
+    return [rle if mask.any() else None for rle, mask in zip(rles, masks, strict=True)]
 
 
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
     """The video's entry in meta_expressions.json; its first object has annotation id `anno`."""
-    objects = {
-        i: {"anno_id": anno + i, **asdict(item.look), "motion": item.motion.name} for i, item in enumerate(clip.items)
-    }
+    objects: dict[int, dict[str, Any]] = {}
+    for i, item in enumerate(clip.items):
+        objects[i] = {"anno_id": anno + i, **asdict(item.look), "motion": item.motion.name}
     expressions: dict[int, dict[str, Any]] = {}
-    for number, sentence in enumerate(clip.expressions):
-        meant = {"obj_id": sentence.meant, "anno_id": [anno + i for i in sentence.meant]}
+    for i, sentence in enumerate(clip.expressions):
+        meant = {"obj_id": sentence.meant, "anno_id": [anno + k for k in sentence.meant]}
         told = {"subsets": sentence.subsets, "static_ids": sentence.static, "motion": sentence.meaning.claim}
-        expressions[number] = {"exp": sentence.text, **meant, **told}
-        if "direction pairs" in sentence.subsets:
-            expressions[number]["pair"] = f"{video.removesuffix('_r')}-{number}"
+        pair = {"pair": f"{video.removesuffix('_r')}-{i}"} if "direction pairs" in sentence.subsets else {}
+        expressions[i] = {"exp": sentence.text, **meant, **told, **pair}
     frames, size = [f"{t:05d}" for t in range(len(clip.frames))], clip.frames.shape[1:3]
     return {"frames": frames, "expressions": expressions, "objects": objects, "size": size, "family": clip.family}
 
 
 def clip_seed(seed: int, split: str, index: int) -> int:
-    """The seed of the clip with this index in a split of the synthetic data set with this seed."""
     return int(np.random.SeedSequence([seed, SPLITS.index(split), index]).generate_state(1, np.uint64)[0])
 
 
 def _write_clip(folder: Path, split: str, seed: int, family: str, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Draws a clip and writes its frames, and those of its time reversal where it has one; returns their entries in
+    """Writes the frames of a clip, and of its time reversal where it has one; returns their entries in
     meta_expressions.json and in mask_dict.json."""
     clip, video = make_clip(clip_seed(seed, split, index), family, split), f"{split[0]}{index:06d}"
     versions = {video: clip} | ({f"{video}_r": time_reversed(clip)} if clip.family == "pairs" else {})
-    videos: dict[str, Any] = {}
-    masks: dict[str, Any] = {}
-    for number, (name, version) in enumerate(versions.items()):
-        anno = (2 * index + number) * 10
+    videos, masks = dict[str, Any](), dict[str, Any]()
+    for anno, (name, version) in zip((20 * index, 20 * index + 10), versions.items(), strict=False):
         videos[name] = _entry(version, name, anno)
         masks |= {str(anno + i): _rles(of_object) for i, of_object in enumerate(version.masks)}
         target = folder / "JPEGImages" / name
@@ -133,13 +119,10 @@ def make_synthetic(
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
     """Writes a synthetic data set of `train` + `valid` + `test` clips (and the time reversals of the direction pairs,
-    15 % more).
+    15 % more); 6,600 clips take about 570 MB. Returns False, having done nothing, where `root` holds the same already.
 
-    A clip of about 88 x 112 pixels takes about 85 kB on disk, 6,600 clips 570 MB. family: of all clips, one of
-    FAMILIES, or None for those of SCHEDULE in turn. progress(done, total) is called as clips are done. Returns False,
-    having done nothing, if `root` is a complete synthetic data set with the same settings.
-
-    Raises UserError if there is no such family, or if `root` exists and is anything else but an empty folder.
+    family: of all clips, one of FAMILIES, or None for those of SCHEDULE in turn. progress(done, total) is called as
+    clips are done. Raises UserError if there is no such family, or if `root` is anything else but an empty folder.
     """
     if family is not None and family not in FAMILIES:
         raise UserError(f"{family!r} is no family of clips; choose from {', '.join(FAMILIES)}")
@@ -154,8 +137,7 @@ def make_synthetic(
         for split, count in zip(SPLITS, (train, valid, test), strict=True):
             (work / split / "JPEGImages").mkdir(parents=True)
             families = [family or SCHEDULE[index % len(SCHEDULE)] for index in range(count)]
-            videos: dict[str, Any] = {}
-            masks: dict[str, Any] = {}
+            videos, masks = dict[str, Any](), dict[str, Any]()
             make = partial(_write_clip, work / split, split, seed)
             for entries, codes in pool.map(make, families, range(count), chunksize=CHUNK):
                 videos |= entries
@@ -165,10 +147,10 @@ def make_synthetic(
                     progress(done, total)
             (work / split / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
             (work / split / "mask_dict.json").write_text(json.dumps(masks))
-            subsets = [each["subsets"] for video in videos.values() for each in video["expressions"].values()]
-            found = Counter(subset for names in subsets for subset in names)
+            sentences = [each for video in videos.values() for each in video["expressions"].values()]
+            found = Counter(subset for each in sentences for subset in each["subsets"])
             of_subsets = {subset: found[subset] for subset in SUBSETS}
-            counts[split] = {"videos": len(videos), "expressions": len(subsets), "subsets": of_subsets}
+            counts[split] = {"videos": len(videos), "expressions": len(sentences), "subsets": of_subsets}
         (work / "synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
     return True
 
@@ -176,11 +158,9 @@ def make_synthetic(
 def _check_same(root: Path, settings: dict[str, Any]) -> None:
     advice = "remove it or choose another folder"
     try:
-        with open(root / "synthetic.json", encoding="utf-8", opener=regular) as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        found = read_json(root / "synthetic.json")
+    except UserError:
         raise UserError(f"{root} exists and is not a complete synthetic data set: {advice}") from None
     for name, value in settings.items():
-        if found.get(name) != value:
-            told = f"{name} {found.get(name)}, not {value}"
-            raise UserError(f"{root} holds a synthetic data set with {told}: {advice}")
+        if (there := found.get(name)) != value:
+            raise UserError(f"{root} holds a synthetic data set with {name} {there}, not {value}: {advice}")

@@ -1,13 +1,9 @@
 """What an object of the synthetic data set does: motion programs, their time reverse and what they may be called.
 
-A program is named by its phases: "left", "left>up", "left>stop", "wait>up", "left>up>right", or by a word such
-as "clockwise" or "hops". Relative programs ("follow", "pass", "meet", "part", "orbit") refer to another object.
-A *claim* is what an expression says about a motion: the name of a program, or a wider word such as "turn back".
-`reading` decides whether a claim is true of a motion, false, or something people could disagree about; an
-expression is only used where nobody could disagree.
+A program is named by its phases ("left", "left>up", "left>stop", "wait>up", "left>up>right") or by a word such as
+"clockwise"; relative ones ("follow") refer to another object. A *claim* is what an expression says about a motion: the
+name of a program, or a wider word such as "turn back". It is only used where nobody could disagree (`reading`).
 """
-
-from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -21,22 +17,16 @@ OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 ACROSS = {a: ("up", "down") if a in ("left", "right") else ("left", "right") for a in DIRECTIONS}
 
 
-def _each(pattern: str) -> tuple[str, ...]:
-    """The programs of a pattern, for each direction {a} with its opposite {z}."""
-    return tuple(pattern.format(a=a, z=z) for a, z in OPPOSITE.items())
+def _each(*patterns: str) -> tuple[str, ...]:
+    """The programs of patterns, for each direction {a}, its opposite {z} and the two across it, {b}."""
+    names = [each.format(a=a, b=b, z=z) for a, z in OPPOSITE.items() for b in ACROSS[a] for each in patterns]
+    return tuple(dict.fromkeys(names))
 
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "steady": _each("{a}"),
-    "turn": tuple(f"{a}>{b}" for a in DIRECTIONS for b in ACROSS[a]),
-    "turn back": _each("{a}>{z}"),
-    "stop": _each("{a}>stop"),
-    "wait": _each("wait>{a}"),
-    "to and fro": _each("{a}>{z}>{a}"),
-    "three": tuple(f"{a}>{b}>{c}" for a in DIRECTIONS for b in ACROSS[a] for c in (a, OPPOSITE[a])),
-    "circle": ("clockwise", "counterclockwise"),
-    "enter": _each("enter {a}"),
-    "leave": _each("leave {a}"),
+    **{"steady": _each("{a}"), "turn": _each("{a}>{b}"), "turn back": _each("{a}>{z}"), "stop": _each("{a}>stop")},
+    **{"wait": _each("wait>{a}"), "to and fro": _each("{a}>{z}>{a}"), "three": _each("{a}>{b}>{a}", "{a}>{b}>{z}")},
+    **{"circle": ("clockwise", "counterclockwise"), "enter": _each("enter {a}"), "leave": _each("leave {a}")},
     "dash": _each("dash {a}"),
 }
 FLEETING = (*GROUPS["dash"], "hop", "twitch", "flash")
@@ -67,19 +57,17 @@ class Motion:
     other: int | None = None
 
     @property
-    def reversed(self) -> Motion:
-        """Seen backwards in time."""
+    def reversed(self) -> "Motion":
         return motion(reverse(self.name))
 
 
 def motion(name: str) -> Motion:
-    """The motion of a program that refers to no other object."""
     words = ("up", "down") if name in ("hops", "hop") else name.replace(">", " ").split()
     return Motion(name, tuple(word for word in words if word in DIRECTIONS))
 
 
 def reverse(name: str) -> str:
-    """The name of a program seen backwards in time. ValueError for relative programs, which have none."""
+    """The program seen backwards in time. ValueError for relative ones, which have none."""
     if name in RELATIVE:
         raise ValueError(f"{name!r} has no time reverse")
     if name in MIRROR:
@@ -131,7 +119,6 @@ def reading(claim: str, motion: Motion) -> bool | None:
 
 @cache
 def claims_of(motion: Motion) -> tuple[str, ...]:
-    """All claims that are true of a motion."""
     return tuple(claim for claim in CLAIMS if reading(claim, motion))
 
 
@@ -139,8 +126,8 @@ def claims_of(motion: Motion) -> tuple[str, ...]:
 class Track:
     """A motion in time, arrays over T frames, in scene coordinates (pixels from the middle of the frame, y down).
 
-    xy (T, 2) position; scale (T,) relative to the object's size; angle, shear (T,) radians and slope;
-    visible (T,) bool; free: whether the whole path may still be shifted along x and y.
+    xy (T, 2) position; scale (T,) relative to the object's size; angle, shear (T,) radians and slope; visible (T,)
+    bool; free: whether the whole path may still be shifted along x and y.
     """
 
     xy: np.ndarray
@@ -151,21 +138,21 @@ class Track:
     free: tuple[bool, bool] = (True, True)
 
     @property
-    def reversed(self) -> Track:
-        """Seen backwards in time."""
-        xy, scale, angle, shear, visible = self.xy, self.scale, self.angle, self.shear, self.visible
-        return Track(xy[::-1], scale[::-1], angle[::-1], shear[::-1], visible[::-1], self.free)
+    def reversed(self) -> "Track":
+        backwards = {name: value[::-1] for name, value in vars(self).items() if name != "free"}
+        return replace(self, **backwards)
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where a motion takes place: T frames of height x width pixels, for an object `across` pixels wide."""
+    """Where a motion takes place: T frames of height x width pixels, for an object `across` pixels wide; events come
+    `late` in the clip."""
 
     frames: int
     height: int
     width: int
     across: float
-    late: bool = False  # events come late in the clip
+    late: bool = False
 
     @property
     def short(self) -> int:
@@ -173,12 +160,12 @@ class Canvas:
 
     @property
     def reach(self) -> np.ndarray:
-        """How far, (2,) x and y, the middle of the object may be from the frame's without leaving the frame."""
+        """How far, (2,) x and y, the middle of the object may be from the frame's."""
         return np.array([self.width, self.height]) / 2 - (0.5 * self.across + 0.045 * self.short)
 
 
 def nuisance(xy: np.ndarray, rng: np.random.Generator) -> Track:
-    """A track along the path xy (T, 2), with the small wobble in place, angle and form that every object has."""
+    """Along the path xy (T, 2), with the small wobble in place, angle and form that every object has."""
     frames = len(xy)
     u = np.linspace(0, 2 * np.pi, frames)
     rate, phase = rng.uniform(0.5, 1.6, 4)[:, None], rng.uniform(0, 2 * np.pi, 4)[:, None]
@@ -190,7 +177,7 @@ def nuisance(xy: np.ndarray, rng: np.random.Generator) -> Track:
 
 
 def around(canvas: Canvas, rng: np.random.Generator, turn: int) -> np.ndarray:
-    """One to one and a half turns around the origin, (T, 2), with radius 1; `turn` is 1 for clockwise, or -1."""
+    """One to one and a half turns around the origin, (T, 2), of radius 1; clockwise for `turn` 1, else -1."""
     whole = turn * rng.uniform(1.0, 1.5) * 2 * np.pi
     angle = rng.uniform(0, 2 * np.pi) + whole * np.linspace(0, 1, canvas.frames)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -217,12 +204,10 @@ def _phases(names: list[str], canvas: Canvas, rng: np.random.Generator) -> np.nd
 
 def _event(canvas: Canvas, rng: np.random.Generator, length: int) -> int:
     """The first frame of a fleeting event of `length` frames; never at the very start or end."""
-    first = canvas.frames // 2 if canvas.late else 2
-    return int(rng.integers(first, canvas.frames - length - 1))
+    return int(rng.integers(canvas.frames // 2 if canvas.late else 2, canvas.frames - length - 1))
 
 
 def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
-    """Draws the track of a program that refers to no other object."""
     frames, short = canvas.frames, canvas.short
     path = np.zeros((frames, 2))
     first, _, last = name.partition(" ")
@@ -231,8 +216,7 @@ def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     if name in DIRECTIONS or ">" in name:
         path = _phases(name.split(">"), canvas, rng)
     elif name in GROUPS["circle"]:
-        unit = around(canvas, rng, 1 if name == "clockwise" else -1)
-        path = rng.uniform(0.19, 0.26) * short * unit
+        path = around(canvas, rng, 1 if name == "clockwise" else -1) * (rng.uniform(0.19, 0.26) * short)
     elif name == "hops":
         count = 2 if frames <= 8 else int(rng.integers(3, 5))
         height = rng.uniform(0.22, 0.32) * short
@@ -255,9 +239,8 @@ def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     frames = canvas.frames
     base = nuisance(np.zeros((frames, 2)), rng)
     if name == "spin":
-        speed = rng.uniform(0.4, 0.6) * rng.choice((-1, 1))  # radians per frame
-        return replace(base, angle=base.angle + speed * np.arange(frames))
-    if name == "twitch":
+        base.angle[:] += rng.uniform(0.4, 0.6) * rng.choice((-1, 1)) * np.arange(frames)  # radians per frame
+    elif name == "twitch":
         start = _event(canvas, rng, 4)
         shake = np.array([1.0, -1.0, 1.0, -1.0]) * rng.choice((-1, 1))
         base.angle[start : start + 4] += 0.55 * shake
@@ -267,8 +250,7 @@ def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
         start = _event(canvas, rng, length)
         base.scale[start : start + length] = rng.uniform(1.55, 1.75)
     elif name in ("grow", "shrink"):
-        ends = (0.82, rng.uniform(1.4, 1.6))
-        knots = (rng.uniform(0, 0.2), rng.uniform(0.8, 1))
+        ends, knots = (0.82, rng.uniform(1.4, 1.6)), (rng.uniform(0, 0.2), rng.uniform(0.8, 1))
         base.scale[:] = np.interp(np.linspace(0, 1, frames), knots, ends if name == "grow" else ends[::-1])
     elif name in ("appear", "vanish"):
         shown = np.arange(frames) >= round(rng.uniform(0.3, 0.6) * frames)
@@ -277,7 +259,7 @@ def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
 
 
 def _border(kind: str, direction: str, canvas: Canvas, rng: np.random.Generator) -> Track:
-    """Enters or leaves the frame moving in `direction`: starts, or ends, wholly outside."""
+    """Starts, or ends, wholly outside of the frame."""
     axis = 0 if direction in ("left", "right") else 1
     half = (canvas.width, canvas.height)[axis] / 2
     outside = half + 0.62 * canvas.across + 0.08 * canvas.short

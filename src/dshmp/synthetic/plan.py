@@ -1,10 +1,8 @@
 """Plans clips of the synthetic data set: who takes part, what they do, where, and what is said about them.
 
-Nothing is drawn here; `dshmp.synthetic.make` draws a `Plan` and writes it. All chance comes from two generators that
-are seeded by the clip, so the order in which they are asked is part of the data set.
+All chance comes from two generators that are seeded by the clip, so the order in which they are asked is part of the
+data set.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
@@ -40,8 +38,7 @@ class Item:
     track: Track
 
     @property
-    def reversed(self) -> Item:
-        """Seen backwards in time."""
+    def reversed(self) -> "Item":
         return replace(self, motion=self.motion.reversed, track=self.track.reversed)
 
 
@@ -67,8 +64,6 @@ class Plan:
     expressions: tuple[Sentence, ...]
 
 
-# --- Looks and motions ---
-
 # Kinds of motion with their programs, and how often each is drawn.
 KINDS = {
     **{name: GROUPS[name] for name in ("steady", "turn", "turn back", "stop", "wait", "to and fro", "three", "circle")},
@@ -82,10 +77,14 @@ OF_FAMILY = {
     "long": ("three", "to and fro", "wait", "turn", "turn back", "fleeting"),
     "close": tuple(kind for kind in SHORT if kind != "scale"),  # objects stay as large as they are
 }
+SIZES = {  # how many look-alikes and others there are; more in other families
+    **{"pairs": ((2, 0), (2, 1), (2, 1)), "close": ((2, 0), (2, 1))},
+    **{"easy": ((2, 0), (2, 1), (1, 1), (1, 2), (3, 0)), "crowd": ((3, 3), (3, 4), (4, 3), (4, 4), (3, 5))},
+}
 
 
 def _pick_look(rng: random.Random, split: str = "train", held_out: float = 0, size: str = "medium") -> Look:
-    """In the test split, in a share of `held_out`, one of the looks that training never words with some motions."""
+    """Of the test split a share of `held_out` is of looks that training never words with some motions."""
     texture = "plain" if rng.random() < 0.4 else rng.choice(TEXTURES[1:])
     look = Look(rng.choice(SHAPES), rng.choice(tuple(COLOURS)), texture, size)
     if split == "test" and rng.random() < held_out:
@@ -106,7 +105,6 @@ def _other_look(look: Look, size: str, rng: random.Random) -> Look:
 
 
 def _draw(kinds: Mapping[str, float], look: Look, rng: random.Random) -> str:
-    """A program; none that cannot be seen on such an object."""
     name = rng.choice(KINDS[rng.choices(tuple(kinds), tuple(kinds.values()))[0]])
     unseen = look.shape in ROUND or (look.shape in ("square", "cross") and look.texture == "plain")
     return _draw(kinds, look, rng) if name == "spin" and unseen else name
@@ -117,8 +115,7 @@ def _rival(name: str, kinds: Mapping[str, float], look: Look, rng: random.Random
     allowed = {program for kind in kinds for program in KINDS[kind]}
     start = motions.motion(name).path[:1]
     near = {program for program in allowed if start and motions.motion(program).path[:1] == start}
-    near |= {motions.reverse(name), OPPOSITE.get(name, name)}
-    options = sorted((near & allowed) - {name})
+    options = sorted((near | allowed & {motions.reverse(name), OPPOSITE.get(name, name)}) - {name})
     return rng.choice(options) if options else _draw(kinds, look, rng)
 
 
@@ -138,17 +135,13 @@ def _group_motions(count: int, kinds: Mapping[str, float], look: Look, rng: rand
 
 
 def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[list[Look], list[str], dict[str, float]]:
-    """Looks and motion names of the objects of a non-relative clip, and pixels per size."""
+    """Looks and programs of the objects of a clip without relative motions, and pixels per size."""
     size = "medium"
     if family in ("alike", "easy", "crowd") and rng.random() < 0.3:
         size = rng.choice(("small", "large"))
     look = _pick_look(rng, split, 0.45, size)
-    if family in ("pairs", "close"):  # look-alikes, and others
-        count, extra = 2, rng.choice((0, 1, 1) if family == "pairs" else (0, 1))
-    elif family == "easy":
-        count, extra = rng.choice(((2, 0), (2, 1), (1, 1), (1, 2), (3, 0)))
-    elif family == "crowd":
-        count, extra = rng.choice(((3, 3), (3, 4), (4, 3), (4, 4), (3, 5)))
+    if family in SIZES:
+        count, extra = rng.choice(SIZES[family])
     else:
         count = rng.choices((2, 3, 4, 5), (18, 62, 16, 4))[0]
         extra = rng.choice((0, 1, 2) if count < 4 else (0, 1))
@@ -174,21 +167,15 @@ def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[lis
         else:
             names.append(_draw(kinds, looks[-1], rng))
     few = count + extra < 6
-    pixels = {"small": rng.uniform(22, 25), "large": rng.uniform(31, 36) if few else rng.uniform(28, 30)}
-    pixels["medium"] = rng.uniform(25, 31) if few else rng.uniform(22, 25)
-    if family == "close":
-        pixels["medium"] = rng.uniform(46, 50)
-    return looks, names, pixels
-
-
-# --- Tracks ---
+    ranges = {"small": (22, 25), "large": (31, 36) if few else (28, 30), "medium": (25, 31) if few else (22, 25)}
+    pixels = {each: rng.uniform(*ends) for each, ends in ranges.items()}
+    return looks, names, pixels | ({"medium": rng.uniform(46, 50)} if family == "close" else {})
 
 
 def _place(
     drawn: Track, across: float, canvas: Canvas, placed: Sequence[Item], rng: np.random.Generator, apart: float = 1
 ) -> Track:
-    """Shifts a track so that it stays in the frame and seldom covers the objects placed before it, which count as
-    `apart` times as wide."""
+    """Shifted to stay in the frame and seldom cover the objects placed before, which count as `apart` times as wide."""
     reach = np.maximum(canvas.reach, 0)
     low, high = -reach - drawn.xy.min(axis=0), reach - drawn.xy.max(axis=0)
     shift = rng.uniform(np.minimum(low, high), np.maximum(low, high), (40, 2)) * drawn.free
@@ -206,7 +193,7 @@ def _place(
 
 
 def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tuple[list[Item], Canvas]:
-    """A relative motion, the object that it refers to, look-alikes that make the same way without it."""
+    """A relative motion, the object that it refers to, and look-alikes that go the same way without it."""
     height, width = rng.randint(88, 96), rng.randint(112, 128)
     if rng.random() < 0.2:
         height, width = width, height
@@ -226,9 +213,9 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
         "meet": (direction, direction, f"{direction}>stop", *aside),
         "part": (back, back, f"{back}>stop", *aside),
     }.get(name, (direction, direction, f"{direction}>stop", "still", *aside))
-    for _ in range(8):
-        if len(items) == wanted:
-            break
+    tries = 8
+    while len(items) < wanted and tries:
+        tries -= 1
         extra = look if len(items) < 4 else _other_look(look, "medium", rng)
         program = rng.choice(near)
         made = _apart(motions.track(program, canvas, noise), canvas, items, lane, noise)
@@ -238,16 +225,15 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
 
 
 def _apart(drawn: Track, canvas: Canvas, items: list[Item], lane: int, rng: np.random.Generator) -> Track | None:
-    """Places a track well away from the two related objects (the first two), or not at all."""
+    """Placed well away from the two related objects (the first two), or not at all."""
     across = canvas.across
     for _ in range(4):
         made = _place(drawn, across, canvas, items, rng, apart=1.45)
         away = np.stack([item.track.xy for item in items[:2]]) - made.xy  # (2, T, 2)
-        if np.linalg.norm(away, axis=-1).min() < 1.15 * across:
-            continue
         # If it goes their way, then on another lane, so that it does not follow, pass, meet or leave them.
         beside = np.abs(away[:, :, lane].mean(axis=1)).min() > 1.2 * across
-        if beside or np.ptp(made.xy[:, 1 - lane]) < 0.3 * across:
+        clear = np.linalg.norm(away, axis=-1).min() >= 1.15 * across
+        if clear and (beside or np.ptp(made.xy[:, 1 - lane]) < 0.3 * across):
             return made
     return None
 
@@ -286,27 +272,22 @@ def _together(name: str, direction: str, canvas: Canvas, rng: np.random.Generato
         if name == "part":
             first, second = first[::-1], second[::-1]
             motion, other = replace(motion, path=other.path), replace(other, path=motion.path)
-    pair = zip((motion, other), (first, second), strict=True)
-    return [(each, motions.nuisance(xy, rng)) for each, xy in pair]
+    return [(motion, motions.nuisance(first, rng)), (other, motions.nuisance(second, rng))]
 
 
 def plan_clip(seed: int, family: str | None, split: str) -> Plan:
-    """Plans a clip without drawing it: a pure function of its arguments. See `make_clip`."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
     rng, noise = random.Random(f"plan {seed}"), np.random.default_rng([seed, 1])
     family = rng.choice(SCHEDULE) if family is None else family
-    if family not in FAMILIES:
-        raise ValueError(f"family must be one of {FAMILIES}, not {family!r}")
+    if split not in SPLITS or family not in FAMILIES:
+        raise ValueError(f"split must be one of {SPLITS}, family of {FAMILIES}; not {split!r}, {family!r}")
     if family == "relative":
         items, canvas = _relative(rng, noise, split)
     else:
-        height = width = 128
+        height, width, frames = 128, 128, 16
         if family != "close":
             height, width = rng.randint(80, 96), rng.randint(100, 128)
             if rng.random() >= 0.8:
                 height, width = width, height
-        frames = 16
         if family == "long":
             frames = rng.choice((24, 32))
         elif family == "close" or (family in ("alike", "easy", "pairs") and rng.random() < 0.12):
@@ -320,23 +301,19 @@ def plan_clip(seed: int, family: str | None, split: str) -> Plan:
             track = _place(motions.track(name, canvas, noise), across, canvas, items, noise)
             items.append(Item(look, motions.motion(name), across, track))
     order = rng.sample(range(len(items)), len(items))
-    items = [_refer_to(items[i], order) for i in order]
-    expressions = _expressions(items, canvas.frames, family, split, rng)
-    return Plan(family, canvas.height, canvas.width, tuple(items), tuple(expressions))
+    items = [items[i] for i in order]
+    for i, item in enumerate(items):  # those that refer to another object, to its new place
+        if item.motion.other is not None:
+            items[i] = replace(item, motion=replace(item.motion, other=order.index(item.motion.other)))
+    expressions = _Writer(items, canvas.frames, family, split, rng).write()
+    return Plan(family, canvas.height, canvas.width, tuple(items), expressions)
 
 
-def _refer_to(item: Item, order: list[int]) -> Item:
-    """With its reference to another object, if it has any, as of a new order."""
-    other = item.motion.other
-    return item if other is None else replace(item, motion=replace(item.motion, other=order.index(other)))
-
-
-# --- Expressions ---
-
-ATTRIBUTES = [
-    *(["shape"], ["colour"], ["colour", "shape"], ["texture", "shape"], ["texture", "colour"]),
-    *(["texture", "colour", "shape"], ["texture"], ["size", "shape"], ["size", "colour", "shape"], ["size"]),
-]
+_ATTRIBUTES = """
+shape, colour, colour shape, texture shape, texture colour, texture colour shape, texture, size shape,
+size colour shape, size
+"""
+ATTRIBUTES = [names.split() for names in _ATTRIBUTES.split(",")]
 
 
 def _describe(look: Look, attributes: Sequence[str]) -> Static:
@@ -344,7 +321,7 @@ def _describe(look: Look, attributes: Sequence[str]) -> Static:
 
 
 class _Writer:
-    """Collects the expressions of one clip; keeps only those that are true without doubt."""
+    """Collects the expressions of a clip; keeps only those that are true without doubt."""
 
     def __init__(self, items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> None:
         self.looks, self.moves = [item.look for item in items], [item.motion for item in items]
@@ -356,6 +333,24 @@ class _Writer:
         self.attributes = [names for names in ATTRIBUTES if sizes or "size" not in names]
         self.frames, self.family, self.split, self.rng = frames, family, split, rng
         self.made: dict[str, Sentence] = {}
+
+    def write(self) -> tuple[Sentence, ...]:
+        """Between four and eight expressions."""
+        rng, made = self.rng, self.made
+        if self.family == "pairs":
+            for index in (i for i, move in enumerate(self.moves) if move.name not in motions.MIRROR):
+                for _ in range(2):  # the exact motion of one of a direction pair
+                    self.add(Meaning(self.static(index) if rng.random() < 0.7 else (), self.moves[index].name))
+        wanted = rng.randint(5, 7)
+        absent = rng.random() < 0.42
+        plain = rng.choice((1, 1, 2)) if self.family != "relative" else 1
+        counts = (wanted - plain - absent, max(wanted - absent, 4), wanted if absent else 0)
+        tries = 0  # doubtful ones are dropped, so each kind is tried for a while
+        for count, until, draw in zip(counts, (60, 90, 110), (self.moving, self.still, self.absent), strict=True):
+            while len(made) < count and tries < until:
+                tries += 1
+                self.add(draw(), absent=draw == self.absent)
+        return tuple(made.values())
 
     def add(self, meaning: Meaning, absent: bool = False) -> None:
         """Words a meaning and keeps it, unless it is doubtful, held out, or said already."""
@@ -381,12 +376,11 @@ class _Writer:
         self.made[text.lower()] = Sentence(text, meaning, found.meant, found.static, tuple(subsets))
 
     def _subsets(self, meaning: Meaning, static: Sequence[int], meant: Sequence[int]) -> list[str]:
-        """The named subsets that an expression belongs to, apart from the held-out ones."""
         if not meant:
             return ["absent"]
         claim, pairs = meaning.claim, self.family == "pairs"
-        # Every object meant has a look-alike that is not, and at least half of the candidates are wrong.
         others = [self.looks[i] for i in static if i not in meant]
+        # Every object meant has a look-alike that is not, and at least half of the candidates are wrong.
         critical = len(others) >= len(meant) and all(self.looks[i] in others for i in meant)
         belongs = {
             "static": not claim,
@@ -402,9 +396,15 @@ class _Writer:
     def static(self, index: int) -> Static:
         return _describe(self.looks[index], self.rng.choice(self.attributes))
 
-    def moving(self, index: int) -> Meaning:
+    def still(self) -> Meaning:
+        return Meaning(_describe(self.rng.choice(self.looks), self.rng.choice(self.attributes)))
+
+    def moving(self, index: int | None = None) -> Meaning:
         """A motion of an object: exact more often than in wider words ("turns back")."""
-        move, rng = self.moves[index], self.rng
+        rng, related = self.rng, [i for i, move in enumerate(self.moves) if move.name in motions.RELATIVE]
+        if index is None:
+            index = rng.choice(related) if related and rng.random() < 0.5 else rng.randrange(len(self.looks))
+        move = self.moves[index]
         claim = move.name if rng.random() < 0.6 else rng.choice(motions.claims_of(move))
         bare = rng.random() < (0.25 if len(self.looks) < 5 else 0.06)
         static = () if bare else self.static(index)
@@ -427,32 +427,6 @@ class _Writer:
             claims = [claim for claim in motions.CLAIMS if claim not in motions.RELATIVE]
             return Meaning(self.static(index), rng.choice(claims))
         wrong = _other_look(looks[index], "medium", rng)
-        candidates = [look for look in looks if look != looks[index]] or [wrong]
+        candidates = (wrong, *([look for look in looks if look != looks[index]] or [wrong]))
         meaning = self.moving(index)
-        return replace(meaning, static=_describe(rng.choice((wrong, *candidates)), ("colour", "shape")))
-
-
-def _expressions(items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> list[Sentence]:
-    """Between four and eight expressions of a clip, each true without doubt."""
-    writer = _Writer(items, frames, family, split, rng)
-    made = writer.made
-    if family == "pairs":
-        for index in (i for i, item in enumerate(items) if item.motion.name not in motions.MIRROR):
-            for _ in range(2):  # the exact motion of one of a direction pair
-                writer.add(Meaning(writer.static(index) if rng.random() < 0.7 else (), items[index].motion.name))
-    wanted = rng.randint(5, 7)
-    absent = rng.random() < 0.42
-    plain = rng.choice((1, 1, 2)) if family != "relative" else 1
-    related = [i for i, item in enumerate(items) if item.motion.name in motions.RELATIVE]
-    tries = 0  # doubtful ones are dropped, so each kind is tried for a while
-    while len(made) < wanted - plain - absent and tries < 60:
-        tries += 1
-        chosen = rng.choice(related) if related and rng.random() < 0.5 else rng.randrange(len(items))
-        writer.add(writer.moving(chosen))
-    while len(made) < max(wanted - absent, 4) and tries < 90:
-        tries += 1
-        writer.add(Meaning(_describe(rng.choice(writer.looks), rng.choice(writer.attributes))))
-    while absent and len(made) < wanted and tries < 110:
-        tries += 1
-        writer.add(writer.absent(), absent=True)
-    return list(made.values())
+        return replace(meaning, static=_describe(rng.choice(candidates), ("colour", "shape")))

@@ -1,7 +1,5 @@
 """From tracks to pixels: cluttered background, moving camera, occlusion, light, blur and sensor noise."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import cv2
@@ -14,7 +12,7 @@ BORDER = 24  # the background reaches this many pixels beyond the frame on each 
 
 
 def background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A cluttered textured picture, uint8 RGB, BORDER pixels larger than the frame on each side."""
+    """A cluttered picture, uint8 RGB, BORDER pixels larger than the frame on each side."""
     h, w = height + 2 * BORDER, width + 2 * BORDER
     middle = rng.uniform(60, 180, 3)
     picture = np.empty((h, w, 3), np.float32)
@@ -63,11 +61,8 @@ def camera(frames: int, short: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def render(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a clip of K objects, the last one in front.
-
-    Returns frames uint8 (T, height, width, 3) RGB and visible masks bool (K, T, height, width): pixels of an
-    object that another one hides are not in its mask.
-    """
+    """Frames uint8 (T, height, width, 3) RGB and visible masks bool (K, T, height, width) of the K objects, the last
+    one in front: pixels of an object that another one hides are not in its mask."""
     height, width, frames = plan.height, plan.width, len(plan.items[0].track.xy)
     view = camera(frames, min(height, width), rng)
     scene = background(height, width, rng)

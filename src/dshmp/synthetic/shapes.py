@@ -1,10 +1,7 @@
 """What an object of the synthetic data set looks like: ten shapes, eight colours, four textures, three sizes.
 
-A `Look` names the static attributes that expressions may use. `sprite` draws it once as a small premultiplied
-RGBA picture, which `dshmp.synthetic.render` warps into every frame.
+A `Look` is drawn once as a small premultiplied RGBA picture, which `dshmp.synthetic.render` warps into every frame.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
@@ -56,7 +53,6 @@ def _crescent() -> np.ndarray:
 
 
 def _corners(text: str) -> np.ndarray:
-    """From "x y, x y, ..."."""
     return np.array([pair.split() for pair in text.split(",")], dtype=float)
 
 
@@ -96,7 +92,6 @@ def outline(shape: str) -> np.ndarray:
 
 @cache
 def _relief(shape: str) -> np.ndarray:
-    """Darker towards the rim: float32 (CANVAS, CANVAS) in 0.62..1."""
     inside = (outline(shape) > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
     return np.asarray((0.62 + 0.38 * np.clip(depth / 5, 0, 1)).astype(np.float32))
