@@ -29,7 +29,7 @@ reference: $(INSTALLED)  ## compare with the release's recorded arrays, or DSHMP
 	$(BIN)/python -m pytest tests/test_golden.py
 
 overfit: $(INSTALLED)  ## learn four clips by heart from random weights, J&F above 95 (ten minutes on two cores)
-	$(BIN)/python -m pytest -m slow tests/test_overfit.py
+	$(BIN)/python -m pytest -m slow tests/training/test_overfit.py
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(BIN)/ruff check

@@ -24,7 +24,7 @@ from dshmp.evaluation.metrics import jf_frames
 from dshmp.evaluation.predictions import Predictions
 from dshmp.evaluation.protocols import score_expressions, target
 from dshmp.evaluation.score import score_split
-from dshmp.result import encode
+from dshmp.rle import encode
 
 HEIGHT, WIDTH = 480, 854
 VIDEOS, EXPRESSIONS, FRAMES = 10, 4, 20

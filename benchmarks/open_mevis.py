@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dshmp.data.mevis_index import open_index
-from dshmp.result import decode, encode
+from dshmp.rle import decode, encode
 
 FRAMES, SIZE = 80, (480, 854)
 

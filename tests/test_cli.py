@@ -277,9 +277,8 @@ def test_a_message_is_one_printable_line(
     assert one_line(capsys) == r"dshmp: warning: a\nb"
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_leaves_nothing(tmp_path: Path, model: str, number: int, code: int) -> None:
     video = write_clip(tmp_path / "clip.mp4", 1500)
     out = tmp_path / "out"

@@ -55,6 +55,7 @@ def test_what_is_taken_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         find_device("abacus")
 
 
+@pytest.mark.slow
 def test_modules_that_windows_lacks(tmp_path: Path) -> None:
     """All of the package is imported without them."""
     script = """

@@ -912,6 +912,7 @@ def test_golden(name: str, parity: Parity, monkeypatch: pytest.MonkeyPatch) -> N
     assert not left, f"{name}: no check knows the arrays {left}"
 
 
+@pytest.mark.slow
 def test_recorded_masks_come_out_of_a_converted_checkpoint(tmp_path: Path) -> None:
     """The whole way: the release's file -> `convert` -> `Segmenter` on frames and a sentence -> masks and scores."""
     base, info = golden.load("i_full_inference")

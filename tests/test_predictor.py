@@ -18,7 +18,8 @@ from dshmp.errors import UserError
 from dshmp.export import folder_names, segment_to_folder, slug
 from dshmp.options import Options
 from dshmp.predictor import Progress, Segmenter
-from dshmp.result import Result, decode
+from dshmp.result import Result
+from dshmp.rle import decode
 from dshmp.video.overlay import Caption, OverlayPainter
 
 SENTENCES = ("the red star moving left", "The one that turns  back")
@@ -285,6 +286,7 @@ def test_a_file_of_the_users_is_in_the_way(segmenter: Segmenter, tmp_path: Path)
     assert files(folder) == before
 
 
+@pytest.mark.slow
 def test_an_addition_that_was_killed_goes_on(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from dshmp.files import save_json
 from dshmp.model.words import Word
-from dshmp.result import ObjectResult, Result, decode, encode
+from dshmp.result import ObjectResult, Result
+from dshmp.rle import decode, encode
 
 
 def make(masks: np.ndarray) -> Result:

@@ -133,13 +133,8 @@ def call(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
     return caught.value.code
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in ("demo", "evaluate", "predict zip") else name
-        for name in NAMES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", NAMES)
 def test_a_users_files_stay(
     command: str,
     ours: Ours,

@@ -30,7 +30,8 @@ from dshmp.files import reason
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
 from dshmp.options import Precision as Precision
 from dshmp.options import Targets as Targets
-from dshmp.result import ObjectResult, Result, Rle, encode
+from dshmp.result import ObjectResult, Result
+from dshmp.rle import Rle, encode
 from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video
 
 if TYPE_CHECKING:

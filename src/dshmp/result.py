@@ -1,17 +1,15 @@
 """What a question to a video answers: scores, masks as run lengths, and when the model saw it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 from pydantic import TypeAdapter
 
 from dshmp.model.words import Word
+from dshmp.rle import Rle, decode
 
-Rle = dict[str, Any]  # COCO run lengths: {"size": [height, width], "counts": str}
 EVIDENCE = (
     "attention mass that the chosen video tokens (of all objects, averaged) lay on each frame; sums to 1 over the "
     "clip, so values compare across all its frames"
@@ -87,14 +85,3 @@ class Result:
     def from_json(cls, values: dict[str, Any], height: int, width: int) -> "Result":
         """What `to_json` gave, of a video with frames of this size."""
         return TypeAdapter(cls).validate_python(values | {"height": height, "width": width})
-
-
-def encode(mask: NDArray[np.bool_]) -> Rle:
-    """(H, W) bool -> run lengths."""
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def decode(rles: Sequence[Rle]) -> NDArray[np.bool_]:
-    """T run lengths -> (T, H, W) bool."""
-    return np.stack([coco.decode(rle).astype(bool) for rle in rles])

@@ -27,7 +27,7 @@ from dshmp.data.mevis_index import MaskIndex, open_index
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
 from dshmp.files import digest
-from dshmp.result import encode
+from dshmp.rle import encode
 
 SPLITS = ("train", "valid_u", "valid", "test")
 COUNTS = {  # of version 1, and of version 2 where they are published

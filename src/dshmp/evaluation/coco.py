@@ -27,7 +27,7 @@ from dshmp.data.masks import rle_fault
 from dshmp.errors import UserError
 from dshmp.evaluation.predictions import Predictions, Problem
 from dshmp.evaluation.protocols import SampleScore, target
-from dshmp.result import Rle, encode
+from dshmp.rle import Rle, encode
 
 FILE = "predictions.json"
 TENTHS = (5, 6, 7, 8, 9)  # of P@K

@@ -94,6 +94,7 @@ def test_every_data_set_can_be_learned(name: str, augmentation: Any, folder: Pat
 DRAWN = {**AUGMENTATION, "crop": 0, "flip": 0, "rotate": 0, "jitter": 0, "short_sides": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", [None, DRAWN], ids=["plain", "drawn"])
 @pytest.mark.parametrize("name", ["mevis", "a2d", "refcoco"])
 def test_the_model_learns_with_the_true_times(

@@ -264,6 +264,7 @@ def test_without_left_overs_they_start_as_in_the_release(small: State, words: Pa
     assert all(torch.equal(back[key], value) for key, value in small.items() if key not in changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_float32_and_are_told(
     dtype: torch.dtype, small: State, words: Path, tmp_path: Path

@@ -261,6 +261,7 @@ def watch(model: DsHmp, split: MevisSplit, name: str, texts: list[str]) -> list[
     return model([images] * len(texts), model.language(tiny.tokenizer()(texts)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", ["trajectories", "embedding"])
 @pytest.mark.parametrize("switches", [NO_TIME, {"motion.position": True}, {"motion.position": False}], ids=str)
 def test_only_a_model_without_temporal_position_answers_alike_both_ways(

@@ -39,7 +39,7 @@ from dshmp.files import locked
 from dshmp.model.dshmp import DsHmp
 from dshmp.options import Options
 from dshmp.predictor import Segmenter
-from dshmp.result import decode
+from dshmp.rle import decode
 from dshmp.training.held_out import score_videos
 from dshmp.video.io import open_video
 
@@ -369,6 +369,7 @@ def test_damaged_masks_are_made_anew(home: Path, tmp_path: Path, name: str, dama
     assert {path: path.stat().st_mtime_ns for path in others} == others  # not touched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mevis", "jhmdb"])
 def test_what_is_the_users_stays(name: str, home: Path, tmp_path: Path) -> None:
     """Whether the run goes on or begins anew; what a killed one left goes."""
@@ -387,6 +388,7 @@ def test_what_is_the_users_stays(name: str, home: Path, tmp_path: Path) -> None:
         assert not list(out.glob(".dshmp*"))
 
 
+@pytest.mark.slow
 def test_damaged_detections_are_made_anew(home: Path, tmp_path: Path) -> None:
     whole = undisturbed(home, "jhmdb")
     entries = json.loads(whole["predictions.json"])
@@ -400,6 +402,7 @@ def test_damaged_detections_are_made_anew(home: Path, tmp_path: Path) -> None:
     assert predict(home, "jhmdb", out).skipped == done.facts["counts"]["expressions"]
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(home: Path, tmp_path: Path) -> None:
     whole = undisturbed(home, "mevis")
     out = shutil.copytree(home / "undisturbed/mevis", tmp_path / "out")
@@ -667,6 +670,7 @@ def test_killed_runs_go_on(home: Path, tmp_path: Path, name: str) -> None:
     assert tree(tmp_path / "out") == whole
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPLITS)
 def test_runs_killed_often_go_on(home: Path, tmp_path: Path, name: str) -> None:
@@ -687,6 +691,7 @@ def rank(number: int, port: int, home: Path, name: str, out: Path) -> None:
     assert PartialState().num_processes == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mevis", "a2d"])
 def test_two_processes_equal_one(home: Path, tmp_path: Path, name: str) -> None:
     whole = undisturbed(home, name)

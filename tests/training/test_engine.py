@@ -80,6 +80,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "more"),
     [
@@ -183,6 +184,7 @@ def test_more_processes_than_samples(mini: Path, tmp_path: Path) -> None:
     same(one, tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_the_memory_bank_on_the_host(mini: Path, tmp_path: Path) -> None:
     """Changes nothing, in the middle of a run either, nor in two processes."""
     more = WHOLE | {"negatives": 5, "data": {"mevis": {"root": str(mini)}}, "checkpoint_every": 2}
@@ -265,7 +267,7 @@ def identical(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_killed_at_any_moment(kills: int, mini: Path, tmp_path: Path) -> None:
     """SIGKILL, while it starts, learns, looks at the held-out split or writes: in the end nothing differs. Dropout is
     on, losses are logged more rarely than checkpoints are written."""
@@ -327,6 +329,7 @@ def test_told_to_stop(mini: Path, tmp_path: Path) -> None:
     identical(run(path, [], tmp_path / "straight", "cpu"), tmp_path / "stopped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["save_file", "metrics"])
 def test_a_full_disk(where: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = recipe(tmp_path, "language", mini, steps=6, checkpoint_every=2)
@@ -413,6 +416,7 @@ def test_recomputed_activations_are_not_kept(mini: Path, tmp_path: Path) -> None
     assert kept[1] < 0.7 * kept[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["whole", "perception", "language"])
 def test_bfloat16(task: str, mini: Path, tmp_path: Path) -> None:
     """Near to single precision, and master weights and checkpoints are in it."""

@@ -20,7 +20,7 @@ from dshmp.data.masks import read_index_mask, save_palette_png
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset, open_split
 from dshmp.errors import UserError
-from dshmp.result import encode
+from dshmp.rle import encode
 
 OURS = ("mevis", "ref-youtube-vos", "ref-davis17")
 SQUARE = np.zeros((6, 7), bool)

@@ -14,7 +14,7 @@ from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer, save
 from dshmp.model.words import Word, split_words, token_groups
 from dshmp.parser import load_parser
 
-ROBERTA_BPE = Path(__file__).resolve().parents[2] / "shared" / "roberta_bpe"
+ROBERTA_BPE = Path(__file__).resolve().parents[3] / "shared" / "roberta_bpe"
 TINY = {
     "vocab_size": 400,
     "hidden_size": 32,

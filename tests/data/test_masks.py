@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dshmp.data.masks import decode_mask, mask_fault, rle_fault
 from dshmp.errors import UserError
-from dshmp.result import encode
+from dshmp.rle import encode
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31), st.floats(0, 1))

@@ -31,7 +31,7 @@ from dshmp.evaluation.predictions import LARGEST, Predictions
 from dshmp.evaluation.protocols import SampleScore
 from dshmp.evaluation.report import differences, figures, intervals
 from dshmp.evaluation.score import run, score_split
-from dshmp.result import encode
+from dshmp.rle import encode
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 H, W, T = 24, 31, 11  # more frames than are held at once
@@ -360,6 +360,7 @@ def test_a_bomb_is_not_unpacked(root: Path, pred: Path, tmp_path: Path) -> None:
     assert problem.reason == "is far too large for a mask"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["folder", "zip"])
 def test_number_of_workers_changes_nothing(source: str, root: Path, pred: Path, tmp_path: Path) -> None:
     for i, (video, key) in enumerate(TARGETS):

@@ -14,7 +14,7 @@ from dshmp.data.mini import draw_clips, first_frames
 from dshmp.data.ref_davis import VOID, RefDavisSplit
 from dshmp.errors import UserError
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "davis_mini"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "davis_mini"
 
 
 @pytest.fixture(scope="module")

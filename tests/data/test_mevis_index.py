@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dshmp.data.mevis_index import find_spans, open_index
 from dshmp.errors import UserError
-from dshmp.result import encode
+from dshmp.rle import encode
 
 
 def write_masks(path: Path, count: int = 40, seed: int = 0) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def test_the_list() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes(name: str) -> None:
     """At full size, on the meta device."""
@@ -249,6 +250,7 @@ def test_a_model_that_cannot_be_is_told() -> None:
         needs(wrong)
 
 
+@pytest.mark.slow
 def test_estimates_are_below_24_gb() -> None:
     """That of the release's larger frames is above in float32, which it does not use."""
     for name, recipe in RECIPES.items():

@@ -131,6 +131,7 @@ def test_validation_stands_in_the_record(chain: Path) -> None:
     assert {"iou static", "right of pair", "present rejected"} <= last.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", STAGES)
 def test_a_resumed_run_is_the_undisturbed_one(
     task: str, chain: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +200,7 @@ def test_killed_before_the_first_checkpoint(mini: Path, tmp_path: Path, monkeypa
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", flip_a_bit])
 def test_a_damaged_checkpoint_is_made_up_for(
     damage: Callable[[bytes], bytes], mini: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -221,6 +223,7 @@ def test_a_damaged_checkpoint_is_made_up_for(
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_steps_whose_gradient_is_not_finite(
     mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,6 +264,7 @@ def scaled(start: float) -> Any:
     return begin
 
 
+@pytest.mark.slow
 def test_float16_finds_its_scale(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Overflows on the way are left out and counted, and are no divergence, however little patience there is."""
     monkeypatch.setattr("dshmp.training.train.processes", scaled(2.0**24))
@@ -620,6 +624,7 @@ def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
         assert (clip.owner < len(video.objects)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 def test_perception_that_hears_is_cached_by_expression(mini: Path, tmp_path: Path, fused: bool) -> None:
     split, model, tokenizer = (

@@ -19,6 +19,7 @@ def dshmp(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "dshmp", *map(str, arguments)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_four_clips_are_learned_by_heart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     synthetic, run, scores = tmp_path / "synthetic", tmp_path / "run", tmp_path / "scores"

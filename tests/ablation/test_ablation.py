@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from scipy.stats import t as student
+from test_configs import ROWS, changes
 
 import tiny
 from dshmp import cli
@@ -33,7 +34,6 @@ from dshmp.files import save_json
 from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.training.logging import describe
 from dshmp.training.recipe import dump_recipe, load_recipe, same_run, save_recipe, trained_card
-from test_configs import ROWS, changes
 
 BASE, FOLDER = CONFIGS / "synthetic" / "ablation.yaml", CONFIGS / "ablations"
 
@@ -345,6 +345,7 @@ def wait_for(there: Callable[[], Any], process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_ablation_survives_kills(mini: Path, tmp_path: Path) -> None:
     """A child is killed: the others go on. The command is told to stop: its children save. Killed: they stop too. The

@@ -1,0 +1,21 @@
+"""Masks as COCO's run lengths."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
+
+
+def encode(mask: NDArray[np.bool_]) -> Rle:
+    """(H, W) bool -> run lengths."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode(rles: Sequence[Rle]) -> NDArray[np.bool_]:
+    """T run lengths -> (T, H, W) bool."""
+    return np.stack([coco.decode(rle).astype(bool) for rle in rles])
