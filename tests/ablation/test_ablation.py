@@ -17,7 +17,6 @@ import numpy as np
 import psutil
 import pytest
 from scipy.stats import t as student
-from test_configs import ROWS, changes
 
 import tiny
 from dshmp import cli
@@ -34,6 +33,7 @@ from dshmp.files import save_json
 from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.training.logging import describe
 from dshmp.training.recipe import dump_recipe, load_recipe, same_run, save_recipe, trained_card
+from recipe_rows import ROWS, changes
 
 BASE, FOLDER = CONFIGS / "synthetic" / "ablation.yaml", CONFIGS / "ablations"
 

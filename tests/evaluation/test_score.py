@@ -376,12 +376,13 @@ def test_processes_of_the_command(source: str, root: Path, pred: Path, tmp_path:
     """The split is opened but once, and results.json is the same byte by byte."""
     path = pred if source == "folder" else zipped(pred, tmp_path / "p.zip")
     script = (
-        "import os, sys; from dshmp.data.mevis import MevisSplit; from dshmp.evaluation import score as run\n"
+        "import sys; from pathlib import Path\n"
+        "from dshmp.data.mevis import MevisSplit; from dshmp.evaluation import score as run\n"
         "opened = MevisSplit.__init__\n"
         "def once(*a): open(sys.argv[4], 'a').write('.'); opened(*a)\n"
         "MevisSplit.__init__ = once\n"
         "assert 'torch' not in sys.modules\n"
-        "run.run('mevis', sys.argv[1], 'valid_u', sys.argv[2], __import__('pathlib').Path(sys.argv[3]), 2)"
+        "run.run('mevis', Path(sys.argv[1]), 'valid_u', Path(sys.argv[2]), Path(sys.argv[3]), 2)"
     )
     arguments = [sys.executable, "-c", script, str(root), str(path), str(tmp_path / "out"), str(tmp_path / "count")]
     subprocess.run(arguments, check=True, capture_output=True, timeout=60)

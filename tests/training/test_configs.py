@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 import tiny
 from dshmp import cli
 from dshmp.checkpoint import load_model
-from dshmp.config import ModelConfig, from_dict, to_dict
+from dshmp.config import ModelConfig, flat, from_dict
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
 from dshmp.errors import UserError
@@ -29,8 +28,9 @@ from dshmp.options import Options
 from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.recipes import find_recipe
 from dshmp.training.configs import needs
-from dshmp.training.recipe import Recipe, load_recipe, recipes
+from dshmp.training.recipe import load_recipe, recipes
 from dshmp.training.train import run
+from recipe_rows import ROWS, changes
 
 SWIN_T, VIDEO_SWIN_T, VIDEO_SWIN_B = (92_398_398, 217_044_030), (92_724_906, 217_370_538), (156_113_548, 280_759_180)
 """Parameters that learn, and all; those with Swin-T are the release's."""
@@ -72,19 +72,6 @@ def name_of(path: Path) -> str:
 
 
 RECIPES = {name_of(path): recipe for path, recipe in recipes(CONFIGS).items()}
-
-
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested plain values with dotted keys."""
-    if not isinstance(values, Mapping):
-        return {prefix: values}
-    return {key: item for name, value in values.items() for key, item in flat(value, f"{prefix}.{name}").items()}
-
-
-def changes(one: Recipe, other: Recipe) -> dict[str, Any]:
-    """What differs in `other`."""
-    before, after = (flat(to_dict(recipe)) for recipe in (one, other))
-    return {key[1:]: after[key] for key in after if not key.startswith(".about") and before.get(key, ...) != after[key]}
 
 
 # --- what they say
@@ -176,28 +163,6 @@ def test_ours_are_the_defaults() -> None:
 
     assert RECIPES["ours/mevis"].model == ModelConfig()
     assert RECIPES["ours/mevis"].data == RECIPES["paper/mevis"].data
-
-
-ROWS: dict[str, dict[str, Any]] = {
-    "none": {"model.language.cues": "sentence", "model.motion.stages": 0, "negatives": 0},
-    "ds": {"model.motion.stages": 0, "negatives": 0},
-    "hmp": {"model.language.cues": "sentence", "negatives": 0},
-    "cl": {"model.language.cues": "sentence", "model.motion.stages": 0},
-    "ds_hmp": {"negatives": 0},
-    "ds_cl": {"model.motion.stages": 0},
-    "hmp_cl": {"model.language.cues": "sentence"},
-    "full": {},
-    "cues_words": {"model.language.cues": "words"},
-    "cues_direct": {"model.language.cues": "direct"},
-    "stages_1": {"model.motion.stages": 1},
-    "stages_2": {"model.motion.stages": 2},
-    "negatives_10": {"negatives": 10},
-    "negatives_200": {"negatives": 200},
-    "matching_none": {"model.motion.matching": "none"},
-    "time_none": {},  # as in the paper
-    "time_displacement": {"model.motion.displacement": True},
-    "time": {"model.motion.position": True, "model.motion.displacement": True},
-}
 
 
 def test_a_row_of_the_ablations_differs_in_its_switches_alone() -> None:
@@ -374,7 +339,7 @@ def live(name: str, runs: Path, weights: Path, data: Path, monkeypatch: pytest.M
             values[key] = str(weights / stand_in)
     if recipe.init is not None:
         values["init"] = str(runs / Path(recipe.init).name)
-    overrides = [f"{key[1:]}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in flat(values).items()]
+    overrides = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in flat(values)]
     steps = 0
     update = torch.optim.AdamW.step
 
