@@ -288,6 +288,7 @@ def test_only_a_model_without_temporal_position_answers_alike_both_ways(
         assert turned > 1e-3
 
 
+@pytest.mark.slow
 def test_the_baseline_is_right_of_a_pair_at_most_every_second_time(mini: Path, tmp_path: Path) -> None:
     """Whatever it answers fits one of the two versions better, unless it fits neither."""
     save_model(tiny.model(NO_TIME | {"readout.masks": "embedding"}), tiny.tokenizer(), tmp_path / "m")

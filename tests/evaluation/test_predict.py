@@ -100,6 +100,7 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
+@pytest.mark.slow
 def test_the_model_is_told_when_its_frames_are(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in training: a window that repeats an end of its video says so, others are regular."""
     told: dict[tuple[int, ...], None] = {}
@@ -228,6 +229,7 @@ def test_facts(home: Path, tmp_path: Path) -> None:
     assert facts["counts"]["expressions"] == len(split.expressions)
 
 
+@pytest.mark.slow
 def test_nothing_meant_is_black(home: Path, tmp_path: Path) -> None:
     for name in ("mevis", "ref-davis17"):
         predict(home, name, tmp_path / name, threshold=1.0, single=False)
@@ -236,6 +238,7 @@ def test_nothing_meant_is_black(home: Path, tmp_path: Path) -> None:
         assert not any(read(path).any() for path in paths)
 
 
+@pytest.mark.slow
 def test_words_in_the_pixel_features(home: Path, tmp_path: Path) -> None:
     """Expressions are then asked one by one, and still share the decoding."""
     predict(home, "mevis", tmp_path / "out", "fused", zipped=False)
@@ -481,6 +484,7 @@ def edited(home: Path, tmp_path: Path, change: Callable[[list[dict[str, Any]]], 
     return root
 
 
+@pytest.mark.slow
 def test_odd_sentences_are_answered(home: Path, tmp_path: Path) -> None:
     whole = undisturbed(home, "mevis")
 
@@ -528,6 +532,7 @@ def test_nothing_is_the_answer_to_nothing(
         assert not any(read(path).any() for path in pictures)
 
 
+@pytest.mark.slow
 def test_groups_change_nothing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {name: undisturbed(home, name) for name in ("mevis", "refcoco")}
     monkeypatch.setattr("dshmp.evaluation.predict.BATCH", 2)
@@ -536,6 +541,7 @@ def test_groups_change_nothing(home: Path, tmp_path: Path, monkeypatch: pytest.M
         assert tree(tmp_path / name) == whole[name]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_in_a_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, picture: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))

@@ -371,6 +371,7 @@ def test_number_of_workers_changes_nothing(source: str, root: Path, pred: Path, 
     assert (one.rows, one.figures, one.intervals, one.problems) == (two.rows, two.figures, two.intervals, two.problems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["folder", "zip"])
 def test_processes_of_the_command(source: str, root: Path, pred: Path, tmp_path: Path) -> None:
     """The split is opened but once, and results.json is the same byte by byte."""
@@ -405,6 +406,7 @@ class Deadly(MevisSplit):
         return super().masks(*arguments)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_annotation_crosses_processes(root: Path, pred: Path) -> None:
     path = root / "valid_u" / "mask_dict.json"
     masks = json.loads(path.read_text())
@@ -707,6 +709,7 @@ def test_coco_without_detections(tmp_path: Path) -> None:
     assert len(scores.problems) == 6
 
 
+@pytest.mark.slow
 def test_coco_in_processes(tmp_path: Path) -> None:
     detections = [detection(i, box(3 * i + i % 3), 0.1 * i) for i in range(6)]
     one, two = (score_coco(tmp_path, detections, workers) for workers in (1, 2))
@@ -796,6 +799,7 @@ def test_command(root: Path, pred: Path, caplog: pytest.LogCaptureFixture) -> No
         assert any(message.startswith(f"cat/0/{FRAMES[4]}.png: is no PNG") for message in caplog.messages)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("named")
 def test_comparison(root: Path, pred: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run("mevis", root, "valid_u", pred, tmp_path / "one")
@@ -811,6 +815,7 @@ def test_comparison(root: Path, pred: Path, tmp_path: Path, caplog: pytest.LogCa
         run("mevis", root, "valid_u", pred, compare=tmp_path / "other.json")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("named")
 def test_what_is_wrong_beside_is_told_before_scoring(
     root: Path, pred: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -843,6 +848,7 @@ def test_what_is_wrong_beside_is_told_before_scoring(
     assert "100.0" in printed
 
 
+@pytest.mark.slow
 def test_frames_of_ones_own_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry = registry.dataset("a2d")
     (tmp_path / "root").mkdir()

@@ -294,6 +294,7 @@ def test_heads_of_motion(small: State, words: Path, tmp_path: Path) -> None:
 # --- the folder
 
 
+@pytest.mark.slow
 def test_a_model_is_replaced_where_asked_and_nothing_else(small: State, words: Path, tmp_path: Path) -> None:
     path, out = save(small, tmp_path / "a.pth"), tmp_path / "deep" / "out"
     convert(path, out, words)

@@ -176,6 +176,7 @@ def test_a_row_of_the_ablations_differs_in_its_switches_alone() -> None:
 # --- the command
 
 
+@pytest.mark.slow
 def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["dshmp", "configs", str(CONFIGS / "paper")])
     monkeypatch.setenv("COLUMNS", "200")
@@ -189,6 +190,7 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert all(float(cell) > 1 for cell in cells[6:])
 
 
+@pytest.mark.slow
 def test_estimates() -> None:
     """The hours are those of the authors' own training for their own recipe; what is learned at once takes memory."""
     release = RECIPES["paper/mevis_release"]

@@ -298,6 +298,7 @@ def test_killed_at_any_moment(kills: int, mini: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("killed/**/*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["whole", "language"])
 def test_a_restart_parses_no_sentence_again(
     task: str, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -347,6 +347,7 @@ def test_perception_that_hears_the_sentence(gate: str) -> None:
     assert uses_language(perception)
 
 
+@pytest.mark.slow
 def test_motion_on_tokens_that_hear_the_sentence(chain: Path, mini: Path, tmp_path: Path) -> None:
     """The whole task opens the gates: perception and the language that it uses stay as they are."""
     folder = train(tmp_path, "motion", mini, init=str(chain / "whole"))
@@ -657,6 +658,7 @@ def test_a_cache_is_of_one_parser_and_one_architecture(mini: Path, monkeypatch: 
     assert cache._identity(agnostic(), tokenizer, split) == own_agnostic
 
 
+@pytest.mark.slow
 def test_settings_that_reach_the_static_queries_have_caches_of_their_own(mini: Path, tmp_path: Path) -> None:
     split = MevisSplit(mini, "valid_u")
     state = tiny.model().state_dict()
