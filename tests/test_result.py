@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dshmp.files import save_json
-from dshmp.model.words import Word
+from dshmp.parser import Word
 from dshmp.result import ObjectResult, Result
 from dshmp.rle import decode, encode
 

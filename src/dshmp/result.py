@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from dshmp.model.words import Word
+from dshmp.parser import Word
 from dshmp.rle import Rle, decode
 
 EVIDENCE = (

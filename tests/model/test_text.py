@@ -11,8 +11,8 @@ from dshmp.device import to_device
 from dshmp.errors import UserError
 from dshmp.model.text import LanguageEncoder, TextFeatures, pretrained_encoder
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from dshmp.model.words import Word, split_words, token_groups
-from dshmp.parser import load_parser
+from dshmp.model.words import split_words, token_groups
+from dshmp.parser import Word, load_parser
 
 ROBERTA_BPE = Path(__file__).resolve().parents[3] / "shared" / "roberta_bpe"
 TINY = {

@@ -17,8 +17,8 @@ from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, regular
 from dshmp.hub import looks_local
-from dshmp.model.words import RULES, CueGroup, Word, split_words, token_groups
-from dshmp.parser import parse, parser_version
+from dshmp.model.words import RULES, split_words, token_groups
+from dshmp.parser import CueGroup, Word, parse, parser_version
 from dshmp.progress import track
 
 log = logging.getLogger(__name__)

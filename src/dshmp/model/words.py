@@ -10,28 +10,18 @@ The split runs once per expression, on the CPU; nothing here is learned. Three s
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from dshmp.config import CueSplit
-from dshmp.parser import PARSER, parse
+from dshmp.parser import PARSER, CueGroup, Word, parse
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
 
-CueGroup = Literal["static", "motion"]
 
 # Version of the rules by which a sentence becomes words, groups and tokens, here and in `TextTokenizer`. Raise it with
 # any change of what they give: parses kept on disk are told apart by it.
 RULES = 1
-
-
-class Word(NamedTuple):
-    """A word, its characters `[start, end)` in the expression, and the cues it belongs to (None: neither)."""
-
-    text: str
-    start: int
-    end: int
-    group: CueGroup | None
 
 
 def split_words(text: "str | Doc", how: CueSplit, parser: str = PARSER) -> list[Word]:

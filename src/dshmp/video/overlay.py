@@ -23,7 +23,7 @@ from dshmp.files import reason
 from dshmp.video.io import UNKNOWN_RATE, Pixels, open_container
 
 if TYPE_CHECKING:
-    from dshmp.model.words import Word
+    from dshmp.parser import Word
 
 log = logging.getLogger("dshmp")
 
