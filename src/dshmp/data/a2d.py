@@ -128,16 +128,19 @@ class A2dSplit(DataSplit):
             self._kept = (video, known)  # at once, as another thread may be reading
         return [known[position] for position in wanted]
 
-    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Masks (T, H, W) in annotated frames; those drawn at another size than the frames' are resized."""
-        out = np.zeros((len(positions), *size), dtype=bool)
-        for t, position in enumerate(positions):
+    def masks(
+        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """As `Split.masks`, in annotated frames, each read once; masks of another size than the frames' are resized."""
+        out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
+        for t, position in enumerate(positions if annotations else ()):
             path = self.folder / INSTANCES / video / f"{position + 1:05d}.h5"
             instances, masks = read_masks(path)
-            if annotation not in instances:
-                raise UserError(f"{path}: has no instance {annotation}; fetch the annotations again")
-            mask = masks[instances.index(annotation)].astype(np.uint8)
-            out[t] = cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+            for g, annotation in enumerate(annotations):
+                if annotation not in instances:
+                    raise UserError(f"{path}: has no instance {annotation}; fetch the annotations again")
+                mask = masks[instances.index(annotation)].astype(np.uint8)
+                out[g, t] = cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
         return out
 
 

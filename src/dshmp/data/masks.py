@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dshmp.data.base import Size
 from dshmp.data.images import ImageSplit, open_data_image
 from dshmp.errors import UserError
 
@@ -122,8 +123,9 @@ class IndexMaskSplit(ImageSplit):
     def mask_files(self, video: str) -> list[Path]:
         return [self.mask_folder(video) / f"{frame}.png" for frame in self.videos[video].frames]
 
-    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-        out = np.zeros((len(positions), *size), dtype=bool)
-        for t, position in enumerate(positions):
-            out[t] = read_index_mask(self.mask_files(video)[position], size) == annotation
+    def masks(self, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
+        """As `Split.masks`; a frame's file, which holds all objects, is read once."""
+        out, files = np.zeros((len(annotations), len(positions), *size), dtype=bool), self.mask_files(video)
+        for t, position in enumerate(positions if annotations else ()):
+            out[:, t] = read_index_mask(files[position], size) == np.array(annotations)[:, None, None]
         return out
