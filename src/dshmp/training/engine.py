@@ -129,7 +129,7 @@ class Trainer:
                 log.warning("%s: stopped by SIGTERM after step %d; the same command goes on", self.folder, self.step)
             raise SystemExit(128 + signal.SIGTERM)
 
-    def _train(self, watch: RunLogger | None) -> None:
+    def _train(self, logger: RunLogger | None) -> None:
         run = self.run
         self.model.train()
         for batches, waited in self._batches():
@@ -139,12 +139,12 @@ class Trainer:
             last = self.step == self.recipe.steps
             self.record.seconds += waited + time.monotonic() - started
             self.record.waited += waited
-            if watch:
-                watch.tick(self.step)
+            if logger:
+                logger.tick(self.step)
             if self.step % run.log_every == 0:
-                self._log(watch)
+                self._log(logger)
             if self.step % run.validate_every == 0 or last:
-                self._validate(watch)
+                self._validate(logger)
             if self.step % run.checkpoint_every == 0 or last or stop:
                 self.save()
             if stop:
@@ -246,22 +246,22 @@ class Trainer:
     def _losses(self) -> dict[str, float]:
         return {name: float(value) for name, value in self._sum(self.record.losses).items() if name != NOTHING}
 
-    def _log(self, watch: RunLogger | None) -> None:
+    def _log(self, logger: RunLogger | None) -> None:
         losses, record = self._losses(), self.record
-        if watch:
+        if logger:
             steps = max(record.steps, 1)
             figures = {"seconds_per_step": round(record.seconds / steps, 4)}
             figures["waited"] = round(record.waited / max(record.seconds, 1e-9), 4)
             figures |= {"skipped": record.skipped} if record.skipped else {}
-            watch.log(self.step, figures | {name: value / steps for name, value in losses.items()})
+            logger.log(self.step, figures | {name: value / steps for name, value in losses.items()})
         self.record = Record(skipped=record.skipped, in_a_row=record.in_a_row, best=record.best)
 
-    def _validate(self, watch: RunLogger | None) -> None:
-        if watch:
+    def _validate(self, logger: RunLogger | None) -> None:
+        if logger:
             self.model.eval()
             figures = self.task.validate()
             self.model.train()
-            watch.validated(self.step, figures)
+            logger.validated(self.step, figures)
             best = figures.values.get(self.run.best or "")
             if best is not None and best > self.record.best:
                 self.record.best = best
