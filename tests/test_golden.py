@@ -49,7 +49,7 @@ from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception
 from dshmp.model.layers import BiAttention
 from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
 from dshmp.model.pixel_decoder import PixelDecoder, sine_position
-from dshmp.model.text import Cues, FeatureResizer, TextFeatures
+from dshmp.model.text import Cues, TextFeatures, feature_resizer
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer
 from dshmp.model.trajectories import align, gather, scatter
 from dshmp.predictor import Quality, Segmenter
@@ -438,7 +438,7 @@ def check_biattention(arrays: Arrays, info: dict[str, Any], parity: Parity) -> N
 
 def check_resizer(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     meta = info["meta"]
-    resizer = FeatureResizer(meta["in_dim"], meta["out_dim"])
+    resizer = feature_resizer(meta["in_dim"], meta["out_dim"])
     assert resizer.layer_norm.eps == meta["layer_norm_eps"]
     fit(resizer, arrays, "resizer.", "language.resizer.")
     parity.close("out", resizer(torch.from_numpy(arrays["x"])), arrays["out"])

@@ -149,12 +149,11 @@ def test_interleaving(tokenizer: TextTokenizer) -> None:
     for name, value in understood(model.decode_motion(tokens, frames, text, position), 0, 9).items():
         close(value, expected[name])
     moved, weights = model.motion(tokens, frames, text.motion, position)
-    same = model._interleaved(tokens, frames, text, position, 1)
-    close(same[0], moved)
-    close(same[1], weights)
+    close(plain.motion_tokens, moved)
+    close(plain.frame_weights, weights)
     # twice as fast: what motion perception says of the even frames is what it says of them alone
     double = tokens.repeat_interleave(2, dim=1)[:, :17]
-    fast, _ = model._interleaved(double, torch.ones(1, 17, dtype=torch.bool), text, torch.arange(17.0)[None], 2)
+    fast = model.decode_motion(double, torch.ones(1, 17, dtype=torch.bool), text, stride=2).motion_tokens
     close(fast[:, ::2], moved)
     short = model.decode_motion(tokens[:, :2], frames[:, :2], text, stride=5)  # fewer frames than sequences
     assert short.logits.isfinite().all()

@@ -105,18 +105,11 @@ class DsHmp(nn.Module):
             stride: a video `stride` times as fast as motion perception was trained on is read as that many
                 interleaved sequences, each at the right pace.
         """
-        if position is None:
-            position = torch.arange(float(tokens.shape[1]), device=tokens.device).expand(tokens.shape[:2])
-        moved, weights = self._interleaved(tokens, frames, text, position, stride)
-        return cast(VideoTokens, self.decoder(moved, frames, text, position / stride, weights))
-
-    def _interleaved(
-        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, stride: int
-    ) -> tuple[Tensor, Tensor]:
-        """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
         batch, length = tokens.shape[:2]
+        if position is None:
+            position = torch.arange(float(length), device=tokens.device).expand(batch, length)
 
-        def split(x: Tensor) -> Tensor:  # (B, T, ...) -> (B*s, T/s, ...)
+        def split(x: Tensor) -> Tensor:  # (B, T, ...) -> (B*s, T/s, ...): frames 0, s, 2s ..., then 1, s+1 ...
             padded = torch.cat([x, x.new_zeros(batch, -length % stride, *x.shape[2:])], dim=1)
             return cast(Tensor, padded.unflatten(1, (-1, stride)).transpose(1, 2).flatten(0, 1))
 
@@ -125,7 +118,7 @@ class DsHmp(nn.Module):
 
         cues = text.motion.repeat(torch.arange(batch, device=tokens.device).repeat_interleave(stride))
         moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
-        return join(moved), join(weights)
+        return cast(VideoTokens, self.decoder(join(moved), frames, text, position / stride, join(weights)))
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
