@@ -80,7 +80,7 @@ def _describe(folder: Path, config: ModelConfig, card: Card, where: str) -> None
 
 def save_card(folder: Path, card: Card) -> None:
     """Remake config.json and README.md of a model's folder with another card, both or none."""
-    config = load_config(folder / CONFIG)
+    config = load_config(folder / CONFIG).model
     with atomic_folder(folder) as work:
         _describe(work, config, card, HERE)
 
@@ -105,7 +105,7 @@ def load_model(source: str | Path = "default", **hub: Any) -> tuple[DsHmp, TextT
         hub: options of huggingface_hub's `snapshot_download`, such as `revision`.
     """
     folder = find_model(source, **hub)
-    config = load_config(folder / CONFIG)
+    config = load_config(folder / CONFIG).model
     with torch.device("meta"):  # a config may claim any size: nothing is allocated before the weights bear it out
         shapes = build_model(config, folder / CONFIG).state_dict()
     state = load_tensors(folder / WEIGHTS)
@@ -158,15 +158,8 @@ def find_model(source: str | Path, **hub: Any) -> Path:
     return folder
 
 
-def load_config(path: Path) -> ModelConfig:
-    return _load(path).model
-
-
-def load_card(path: Path) -> Card:
-    return _load(path).card
-
-
-def _load(path: Path) -> SavedConfig:
+def load_config(path: Path) -> SavedConfig:
+    """What a config.json holds. Raises UserError where it is missing or damaged, or not one of ours."""
     try:
         with open(path, encoding="utf-8", opener=regular) as file:
             values = json.load(file)

@@ -16,7 +16,7 @@ import numpy as np
 from dshmp import files as disk
 from dshmp.errors import UserError
 from dshmp.options import Options
-from dshmp.predictor import EncodedClip, Progress, Segmenter
+from dshmp.predictor import Asked, EncodedClip, Progress, Segmenter
 from dshmp.result import EVIDENCE, Result
 from dshmp.video.io import open_video
 
@@ -60,7 +60,8 @@ def segment_to_folder(
     if pending:
         source = open_video(video, frames, fps)
         with disk.scratch(folder if folder.is_dir() else folder.parent) as work, disk.writing(folder, work):
-            with load(options).encode(source, pending, options.threshold, options.targets, progress) as clip:
+            asked = Asked(threshold=options.threshold, targets=options.targets, progress=progress)
+            with load(options).encode(source, pending, **asked) as clip:
                 found = _write(work, clip)
             facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
             fresh: dict[str, Any] = {"generator": GENERATOR, "video": str(video.resolve()), "height": source.height}
@@ -85,7 +86,7 @@ def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path
 
 def _write(work: Path, clip: EncodedClip) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
-    from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, add_sound, save_png
+    from dshmp.video.overlay import Caption, OverlayPainter, add_sound, overlay_writer, save_png
 
     source = clip.source
     outputs = []
@@ -96,13 +97,13 @@ def _write(work: Path, clip: EncodedClip) -> list[Result]:
             query, count = answer.query, len(answer.chosen)
             caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
             painter = OverlayPainter(source.height, source.width, caption)
-            writer = stack.enter_context(OverlayWriter(folder / OVERLAY, *painter.size, clip.fps))
-            outputs.append((answer, folder, painter, writer))
+            write = stack.enter_context(overlay_writer(folder / OVERLAY, *painter.size, clip.fps))
+            outputs.append((answer, folder, painter, write))
         for index, (frame, masks) in enumerate(clip.frames(pixels=True)):
             assert frame is not None
-            for (answer, folder, painter, writer), mask in zip(outputs, masks, strict=True):
+            for (answer, folder, painter, write), mask in zip(outputs, masks, strict=True):
                 save_png(folder / MASKS / _png(source.start + index), answer.add(mask).astype(np.uint8) * 255)
-                writer.write(painter(frame.image, mask, index), frame.time)
+                write(painter(frame.image, mask, index), frame.time)
     for _, folder, *_ in outputs:
         add_sound(folder / OVERLAY, source.path, clip.times[0])
     return [clip.result(answer) for answer in clip.answers]

@@ -53,12 +53,15 @@ T = TypeVar("T")
 SPILL_LIMIT = 4 * 2**30
 
 
-class Options(TypedDict, total=False):
+class Asked(TypedDict, total=False):
     threshold: float | None
-    frames: FrameRange
     targets: Targets | None
-    fps: float | None
     progress: Progress | None
+
+
+class Options(Asked, total=False):
+    frames: FrameRange
+    fps: float | None
 
 
 @dataclass(frozen=True)
@@ -226,10 +229,10 @@ class Segmenter(ModelHubMixin):
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id; `hub` is what
         huggingface_hub takes: revision, token, cache_dir, local_files_only, force_download. Device "auto" is a GPU
         where there is one, precision "auto" the model's own on a GPU that has it, else float32."""
-        from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
+        from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_config, load_model
 
         folder = find_model(name, **hub)
-        segmenter = cls(*load_model(folder), device, precision, load_card(folder / CONFIG))
+        segmenter = cls(*load_model(folder), device, precision, load_config(folder / CONFIG).card)
         if (folder / EXTRA_STATE).is_file():
             segmenter.extra_state = folder / EXTRA_STATE
         return segmenter
@@ -276,11 +279,9 @@ class Segmenter(ModelHubMixin):
         video: Video,
         expression: str | Sequence[str],
         *,
-        threshold: float | None = None,
         frames: FrameRange = None,
-        targets: Targets | None = None,
         fps: float | None = None,
-        progress: Progress | None = None,
+        **asked: Unpack[Asked],
     ) -> Result | list[Result]:
         """Segment what `expression` means: one sentence, or several that share the decoding.
 
@@ -294,38 +295,24 @@ class Segmenter(ModelHubMixin):
             progress: called after every chunk of frames.
         """
         sentences = [expression] if isinstance(expression, str) else list(expression)
-        results = self.answer(open_video(video, frames, fps), sentences, threshold, targets, progress)
+        results = self.answer(open_video(video, frames, fps), sentences, **asked)
         return results[0] if isinstance(expression, str) else results
 
-    def answer(
-        self,
-        source: VideoSource,
-        expressions: Sequence[str],
-        threshold: float | None = None,
-        targets: Targets | None = None,
-        progress: Progress | None = None,
-    ) -> list[Result]:
+    def answer(self, source: VideoSource, expressions: Sequence[str], **asked: Unpack[Asked]) -> list[Result]:
         """As a call with several sentences, of a video that is open."""
-        with self.encode(source, expressions, threshold, targets, progress) as clip:
+        with self.encode(source, expressions, **asked) as clip:
             for _, masks in clip.frames(False):
                 for answer, mask in zip(clip.answers, masks, strict=True):
                     answer.add(mask)
             return [clip.result(answer) for answer in clip.answers]
 
     @contextlib.contextmanager
-    def encode(
-        self,
-        source: VideoSource,
-        expressions: Sequence[str],
-        threshold: float | None = None,
-        targets: Targets | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[EncodedClip]:
+    def encode(self, source: VideoSource, expressions: Sequence[str], **asked: Unpack[Asked]) -> Iterator[EncodedClip]:
         """First pass and understanding; the second pass is the clip's `decode_masks`. Leaves no temporary file."""
-        threshold, targets = self.readout(threshold, targets)
+        threshold, targets = self.readout(asked.get("threshold"), asked.get("targets"))
         if not expressions:
             raise UserError("no expression given; say in words what to segment")
-        progress = progress or (lambda phase, done, total: None)
+        progress = asked.get("progress") or (lambda phase, done, total: None)
         queries = [self._query(expression) for expression in expressions]
         with tempfile.TemporaryFile(prefix="dshmp-", buffering=0) as file:
             free = shutil.disk_usage(tempfile.gettempdir()).free

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dshmp.ablation.rows import Row
-from dshmp.checkpoint import CONFIG, load_card
+from dshmp.checkpoint import CONFIG, load_config
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
 from dshmp.errors import UserError
@@ -209,7 +209,7 @@ def train_and_score(folder: Path, device: str) -> None:
     recipe = load_recipe(folder / RECIPE)
     steps = None
     with contextlib.suppress(UserError):
-        steps = load_card(folder / "model" / CONFIG).recipe.get("trained_steps")
+        steps = load_config(folder / "model" / CONFIG).card.recipe.get("trained_steps")
     if steps != recipe.steps:
         train(folder / RECIPE, [], folder, device)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -246,7 +246,7 @@ class Predictor:
                 save(work / piece.path / f"{name}.png", np.zeros((source.height, source.width), np.uint8))
         for group in self._groups([piece for piece in plan if asked[piece.path]]):
             texts = [item.text for piece in group for item in asked[piece.path]]
-            with self.segmenter.encode(source, texts, self.threshold, self.targets) as clip:
+            with self.segmenter.encode(source, texts, threshold=self.threshold, targets=self.targets) as clip:
                 decoded: Iterator[Any] = clip.decode_masks(probability if davis else _cover, False)
                 for name, (_, answers) in zip(names, decoded, strict=True):
                     rest = iter(answers)
@@ -270,7 +270,7 @@ class Predictor:
             source = replace(open_video(np.stack([frames[t] for t in shown])), positions=times_shown(shown))
             for group in self._groups(together):
                 texts = [item.text for item in group]
-                answers = self.segmenter.answer(source, texts, self.threshold, self.targets)
+                answers = self.segmenter.answer(source, texts, threshold=self.threshold, targets=self.targets)
                 for item, answer in zip(group, answers, strict=True):
                     place = scored_place(shown, item.scored[0] if item.scored else 0)
                     entries[image_id(item)] = [

@@ -48,7 +48,7 @@ class MotionTask(Task):
             raise UserError(f"{keeps}: name a run of task perception or language as init")
         if uses_language(perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
             raise UserError(f"{recipe.init}: {keeps}, and the language it uses: take both, or a run of task perception")
-        cues = load_config(find_model(recipe.init) / CONFIG).language.cues
+        cues = load_config(find_model(recipe.init) / CONFIG).model.language.cues
         if perception.frame_decoder.direct and cues != "direct":
             raise UserError(f"{recipe.init}: {keeps}; language.cues: direct needs an init trained so, or task: whole")
 

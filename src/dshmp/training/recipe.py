@@ -168,7 +168,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
         values["about"] = None
         _merge(values, {key: value for key, value in _own(row).items() if key != "base"})
     if not described and isinstance(values.get("init"), str):
-        values["model"] = _merge(to_dict(load_config(find_model(values["init"]) / CONFIG)), values.get("model", {}))
+        first = load_config(find_model(values["init"]) / CONFIG).model
+        values["model"] = _merge(to_dict(first), values.get("model", {}))
     return from_dict(Recipe, values, where)
 
 
