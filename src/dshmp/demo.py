@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dshmp.errors import UserError
 from dshmp.export import answer_folder, remove_answers, segment_to_folder
-from dshmp.files import check_owned, output_folder, owned_file
+from dshmp.files import check_owned, destination, owned_file
 from dshmp.options import Options
 from dshmp.predictor import Progress, Segmenter
 from dshmp.synthetic import motions
@@ -28,7 +28,7 @@ def run(
 ) -> tuple[Path, list[tuple[str, float]]]:
     """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`; those of an earlier demo are replaced,
     other files of these names a UserError. Returns the sheet, and per sentence the IoU with the truth over the clip."""
-    place = output_folder(out)
+    place = destination(out, folder=True)
     check_owned(place, (VIDEO, SHEET))
     video = place / VIDEO
     frames, sentences, truths = make_demo(seed)

@@ -75,7 +75,7 @@ def segment_to_folder(
 
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
     """The folder for answers about a video, and its result.json or {}. UserError where it holds something else."""
-    folder = disk.output_folder(out / (name or folder_name(video)))
+    folder = disk.destination(out / (name or folder_name(video)), folder=True)
     document = read_document(folder)
     if document is None and os.path.lexists(folder):
         raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")

@@ -28,8 +28,7 @@ from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
-from dshmp.options import Precision as Precision
-from dshmp.options import Targets as Targets
+from dshmp.options import Precision, Targets
 from dshmp.result import ObjectResult, Result
 from dshmp.rle import Rle, encode
 from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video
@@ -267,9 +266,7 @@ class Segmenter(ModelHubMixin):
         return model_card(self.card, where)
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, video: Video, expression: str, **options: Unpack[Options]
-    ) -> Result: ...
+    def __call__(self, video: Video, expression: str, **options: Unpack[Options]) -> Result: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(self, video: Video, expression: Sequence[str], **options: Unpack[Options]) -> list[Result]: ...

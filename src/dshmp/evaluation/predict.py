@@ -36,7 +36,7 @@ from dshmp.data.registry import dataset
 from dshmp.errors import UserError
 from dshmp.evaluation.coco import FILE, frame_list, image_id
 from dshmp.evaluation.predictions import TOPS, Predictions, packed, zip_of
-from dshmp.files import atomic_write, digest, is_vacant, locked, move_into, output_folder, save_json, scratch
+from dshmp.files import atomic_write, destination, digest, is_vacant, locked, move_into, save_json, scratch
 from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
 from dshmp.video.images import DECODER_ERRORS
@@ -95,7 +95,7 @@ def run(
         raise UserError(f"{name}: all candidates are written; leave out --threshold, --single and --many")
     if data.layout not in TOPS and zip_path is not None:
         raise UserError(f"{name}: no server takes a zip file of this data set; leave out --zip")
-    out = output_folder(out)
+    out = destination(out, folder=True)
     split = data.open(Path(root), split_name)
     plan = pieces(split, data.layout)
     archive = zip_of(out, zip_path) if zipped and data.layout in TOPS else None
