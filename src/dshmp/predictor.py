@@ -146,7 +146,8 @@ class EncodedClip:
                 again = [frame for frame in frames if frame is not None]
                 images = [prepare_frames([frame.image], seg.config.input) for frame in again]
                 perceived = seg._pixels(images, [answer.query for answer in answers])
-                features, frames = [seg.model.mask_pixels(each) for each in perceived], iter(again)
+                with seg._inference():
+                    features, frames = [seg.model.mask_pixels(each) for each in perceived], iter(again)
             place = slice(start, start + length)
             with seg._inference():
                 logits = [  # of the chosen video tokens (K, F, h, w)
@@ -352,12 +353,13 @@ class Segmenter(ModelHubMixin):
             clip.times += times
             clip.chunks.append(len(times))
             pixels = self._pixels(images, queries)
-            for index, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
-                with self._inference():
+            with self._inference():
+                for index, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
                     seen = self.model.encode_objects(features, query.text)
-                tokens[index].append(seen.tokens.float())
-                clip.mask_embed[index].append(seen.mask_embed)
-            clip.spill.write([self.model.mask_pixels(features) for features in pixels])
+                    tokens[index].append(seen.tokens.float())
+                    clip.mask_embed[index].append(seen.mask_embed)
+                maps = [self.model.mask_pixels(features) for features in pixels]
+            clip.spill.write(maps)
             clip.progress("frames", len(clip.times), clip.source.count)
         clip.progress("frames", len(clip.times), len(clip.times))  # the header only estimates how many there are
         if clip.fps is not None and len(clip.times) > 1:  # nor does it know the rate where that varies

@@ -43,13 +43,12 @@ def spawning() -> Any:
 
 
 @contextlib.contextmanager
-def worker_pool(
-    workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes. Where an exception passes, Ctrl-C too, they are ended, whatever they do."""
+def worker_pool(workers: int, begin: Callable[..., None] | None = None, *args: Any) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes, each of which first does `begin(*args)`. Where an exception passes, Ctrl-C too, they are
+    ended, whatever they do."""
     others = set(multiprocessing.active_children())
     with _signals_blocked():  # multiprocessing starts a process of its own here
-        pool = ProcessPoolExecutor(workers, spawning(), _begin, (initializer, initargs))
+        pool = ProcessPoolExecutor(workers, spawning(), _begin, (begin, *args))
     try:
         yield pool
     except BaseException:
@@ -65,10 +64,10 @@ def worker_pool(
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+def _begin(begin: Callable[..., None] | None, *args: Any) -> None:
     after_parent(lambda: os._exit(1))
-    if initializer is not None:
-        initializer(*initargs)
+    if begin is not None:
+        begin(*args)
 
 
 def after_parent(end: Callable[[], None]) -> None:

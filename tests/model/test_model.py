@@ -35,7 +35,8 @@ def tokenizer() -> TextTokenizer:
 def clip_masks(model: DsHmp, video: VideoTokens, state: Perception) -> Tensor:
     """Mask logits (B, Nv, T, h, w) of B whole clips, made of masks where the model mixes their embeddings."""
     logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed, state.mask_features)
-    return model.readout.clip_masks(video, logits.unflatten(0, (len(video.tokens), -1)), state.video_features)
+    clips = (len(video.tokens), -1)
+    return video.clip_masks(logits.unflatten(0, clips), model.mask_pixels(state).unflatten(0, clips))
 
 
 def images(count: int, seed: int = 0, size: tuple[int, int] = (40, 56)) -> Tensor:

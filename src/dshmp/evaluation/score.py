@@ -149,7 +149,7 @@ def _map(make_job: Callable[[], Job], videos: Mapping[str, Any], workers: int) -
         yield from track(map(make_job(), videos), "scoring", total=len(videos))
         return
     try:
-        with worker_pool(workers, _start, (make_job,)) as pool:
+        with worker_pool(workers, _start, make_job) as pool:
             yield from track(pool.map(_run, videos), "scoring", total=len(videos))
     except BrokenProcessPool:
         raise UserError("a scoring process died, perhaps for want of memory; take fewer --workers") from None

@@ -89,12 +89,10 @@ class LanguageBackbone(nn.Module):
         if rest := length % clip:  # the last clips of all videos apart
             frames = torch.arange(len(images), device=images.device).view(-1, length)
             parts = [part.flatten() for part in frames.split((length - rest, rest), dim=1)]
-            maps = [
-                self.forward(
-                    images[part], None if words is None else words[part], None if mask is None else mask[part], size
-                )
-                for part, size in zip(parts, (clip, rest), strict=True)
-            ]
+            maps = []
+            for part, frames_each in zip(parts, (clip, rest), strict=True):
+                text = (None if each is None else each[part] for each in (words, mask))
+                maps.append(self(images[part], *text, frames_each))
             order = torch.cat(parts).argsort()
             return [torch.cat(levels)[order] for levels in zip(*maps, strict=True)]
         outputs = []

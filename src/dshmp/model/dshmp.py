@@ -11,7 +11,6 @@ from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
 from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
 from dshmp.model.pixel_decoder import PixelFeatures
-from dshmp.model.readout import readout_of
 from dshmp.model.text import LanguageEncoder, TextFeatures
 
 
@@ -28,7 +27,6 @@ class DsHmp(nn.Module):
         self.perception = StaticPerception(config)
         self.motion = MotionPerception(config)
         self.decoder = MotionDecoder(config)
-        self.readout = readout_of(self.decoder)
 
     def forward(
         self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
@@ -92,7 +90,8 @@ class DsHmp(nn.Module):
 
     def mask_pixels(self, seen: PixelFeatures | Perception) -> Tensor:
         """The one map (F, C, h, w) that `decode_masks` needs of F frames, before or after `encode_objects`."""
-        return self.readout.pixels(seen)
+        project = self.decoder.mask_features
+        return seen.mask_features if project is None else project(seen.video_features)
 
     def decode_motion(
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor | None = None, stride: int = 1
@@ -123,7 +122,7 @@ class DsHmp(nn.Module):
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
         `pixels` (F, C, h, w) are the `mask_pixels` and `mask_embed` (F, N, C) is of `encode`."""
-        return self.readout.frame_masks(video, frames, pixels, mask_embed)
+        return video.frame_masks(frames, pixels, mask_embed)
 
 
 def _zeros(frames: Tensor) -> Tensor:
