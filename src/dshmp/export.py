@@ -2,6 +2,7 @@
 answered before stays, and so does whatever people put beside it. An answer is written wholly or not at all."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,12 @@ from dshmp.video.io import open_video
 RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE = "video_state"  # among the settings
+
+
+@functools.cache
+def load(options: Options) -> Segmenter:
+    """The model that the options name, loaded once for all videos."""
+    return Segmenter.from_pretrained(options.model, options.device, options.precision)
 
 
 def segment_to_folder(

@@ -370,7 +370,7 @@ class Segmenter(ModelHubMixin):
         """Pixel features of a chunk: one for all queries where they don't depend on the words, or one each."""
         clip = torch.cat(tuple(images)).to(self.device)
         with self._inference():
-            readers = queries if self.model.features_read_text else queries[:1]
+            readers = queries if self.config.backbone.language_fusion else queries[:1]
             return [self.model.encode_pixels(clip, query.text) for query in readers]
 
     def _select(self, query: Query, tokens: Tensor, clip: EncodedClip, threshold: float, targets: Targets) -> Selection:

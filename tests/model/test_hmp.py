@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tiny
 from dshmp.config import (
     RELEASE,
     CueSource,
@@ -566,5 +567,5 @@ def test_mixing_embeddings_is_mixing_masks() -> None:
     embed, features, frames = torch.randn(3, 6, C), torch.randn(3, C, 4, 5), slice(1, 4)
     there = pointing(video.pointer[:, :, frames])
     wanted = there.clip_masks(torch.einsum("tnc,tchw->tnhw", embed, features)[None], None)[0]
-    streamed = video.frame_masks(frames, features, embed)
+    streamed = tiny.model().decode_masks(video, frames, features, embed)
     torch.testing.assert_close(streamed, wanted, atol=1e-4, rtol=1e-4)

@@ -229,7 +229,7 @@ class Predictor:
 
     def _groups(self, items: Sequence[T]) -> list[Sequence[T]]:
         """What is answered together. Where pixel features read the words, only the decoding is shared."""
-        size = 1 if self.segmenter.model.features_read_text else BATCH
+        size = 1 if self.segmenter.config.backbone.language_fusion else BATCH
         return [items[start : start + size] for start in range(0, len(items), size)]
 
     def _write_masks(self, plan: Sequence[Piece], work: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dshmp.config import ModelConfig
 from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
-from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
+from dshmp.model.motion_decoder import ABSENT, MotionDecoder, VideoTokens
 from dshmp.model.pixel_decoder import PixelFeatures
 from dshmp.model.text import LanguageEncoder, TextFeatures
 
@@ -51,11 +51,6 @@ class DsHmp(nn.Module):
             answers.append((video, torch.cat(masks, dim=1)))
         return answers
 
-    @property
-    def features_read_text(self) -> bool:
-        """Whether pixel features depend on the sentence; if not, expressions of one video share them."""
-        return self.config.backbone.language_fusion
-
     def whole_clips(self, frames: int) -> int:
         """`frames` rounded up to a multiple of what the backbone reads at once; a long video may be cut there."""
         return self.perception.backbone.whole_clips(frames)
@@ -72,7 +67,7 @@ class DsHmp(nn.Module):
         images = images.flatten(0, 1)
         frames = torch.arange(len(images), device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
         frame_text = text.repeat(torch.arange(len(clip), device=clip.device).repeat_interleave(length))
-        if self.features_read_text:
+        if self.config.backbone.language_fusion:
             features = self.perception.features(images[frames], frame_text, length)
         else:
             features = self.perception.features(images, None, length)
@@ -122,7 +117,11 @@ class DsHmp(nn.Module):
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
         `pixels` (F, C, h, w) are the `mask_pixels` and `mask_embed` (F, N, C) is of `encode`."""
-        return video.frame_masks(frames, pixels, mask_embed)
+        if video.pointer is None:
+            return video.clip_masks(None, pixels[None])[0]
+        share = video.pointer[0, :, frames].softmax(dim=-1)
+        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)  # for masks, and smaller than they
+        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
 
 
 def _zeros(frames: Tensor) -> Tensor:

@@ -42,14 +42,6 @@ class VideoTokens:
         masks = torch.einsum("bqtn,btnhw->bqthw", share[..., :-1], object_masks)
         return masks + ABSENT * share[..., -1, None, None]
 
-    def frame_masks(self, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
-        """As `DsHmp.decode_masks`: the same, of one clip's frames."""
-        if self.pointer is None:
-            return self.clip_masks(None, pixels[None])[0]
-        share = self.pointer[0, :, frames].softmax(dim=-1)
-        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)  # for masks, and smaller than they
-        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
-
 
 class MotionQueries(nn.Module):
     """Eq. 2: learnable motion queries attend to the motion cues, q + injection * LN(q + MHA(q, F_m, F_m)); with
