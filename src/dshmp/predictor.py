@@ -145,9 +145,8 @@ class EncodedClip:
             if not features:
                 again = [frame for frame in frames if frame is not None]
                 images = [prepare_frames([frame.image], seg.config.input) for frame in again]
-                perceived = seg._pixels(images, [answer.query for answer in answers])
-                with seg._inference():
-                    features, frames = [seg.model.mask_pixels(each) for each in perceived], iter(again)
+                _, features = seg._pixels(images, [answer.query for answer in answers])
+                frames = iter(again)
             place = slice(start, start + length)
             with seg._inference():
                 logits = [  # of the chosen video tokens (K, F, h, w)
@@ -352,13 +351,12 @@ class Segmenter(ModelHubMixin):
             times, images = zip(*chunk, strict=True)
             clip.times += times
             clip.chunks.append(len(times))
-            pixels = self._pixels(images, queries)
-            with self._inference():
-                for index, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
+            pixels, maps = self._pixels(images, queries)
+            for index, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
+                with self._inference():
                     seen = self.model.encode_objects(features, query.text)
-                    tokens[index].append(seen.tokens.float())
-                    clip.mask_embed[index].append(seen.mask_embed)
-                maps = [self.model.mask_pixels(features) for features in pixels]
+                tokens[index].append(seen.tokens.float())
+                clip.mask_embed[index].append(seen.mask_embed)
             clip.spill.write(maps)
             clip.progress("frames", len(clip.times), clip.source.count)
         clip.progress("frames", len(clip.times), len(clip.times))  # the header only estimates how many there are
@@ -366,12 +364,14 @@ class Segmenter(ModelHubMixin):
             clip.fps = (len(clip.times) - 1) / (clip.times[-1] - clip.times[0])
         return [torch.cat(each) for each in tokens]
 
-    def _pixels(self, images: Sequence[Tensor], queries: Sequence[Query]) -> list["PixelFeatures"]:
-        """Pixel features of a chunk: one for all queries where they don't depend on the words, or one each."""
+    def _pixels(self, images: Sequence[Tensor], queries: Sequence[Query]) -> tuple[list["PixelFeatures"], list[Tensor]]:
+        """Pixel features of a chunk, and the maps that masks need: one for all queries where they don't depend on the
+        words, or one each."""
         clip = torch.cat(tuple(images)).to(self.device)
         with self._inference():
             readers = queries if self.config.backbone.language_fusion else queries[:1]
-            return [self.model.encode_pixels(clip, query.text) for query in readers]
+            pixels = [self.model.encode_pixels(clip, query.text) for query in readers]
+            return pixels, [self.model.mask_pixels(features) for features in pixels]
 
     def _select(self, query: Query, tokens: Tensor, clip: EncodedClip, threshold: float, targets: Targets) -> Selection:
         """Motion perception over the whole clip, of which tokens (T, N, C) are given, then who is meant."""
