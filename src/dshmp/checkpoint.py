@@ -128,10 +128,8 @@ def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     encoder, longest = model.language.encoder.config, config.language.max_tokens
     needed = longest + encoder.pad_token_id + 1  # RoBERTa counts from after its <pad>
     if needed > encoder.max_position_embeddings:
-        raise UserError(
-            f"{where}: language.max_tokens is {longest}, for which language.encoder.max_position_embeddings must be at "
-            f"least {needed}, found {encoder.max_position_embeddings}"
-        )
+        fault = f"language.max_tokens is {longest}, for which language.encoder.max_position_embeddings must be at least"
+        raise UserError(f"{where}: {fault} {needed}, found {encoder.max_position_embeddings}")
     return model
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dshmp import __version__
 from dshmp.errors import UserError, printable
 from dshmp.options import Device, Model, Options
 
@@ -432,8 +433,6 @@ def data_mini(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from dshmp import __version__
-
         typer.echo(f"dshmp {__version__}")
         raise typer.Exit
 

@@ -243,8 +243,7 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain containers (tuples become lists), ready for JSON or YAML."""
-    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")  # type: ignore[arg-type]
-    return plain
+    return typing.cast(dict[str, Any], _adapter(type(config)).dump_python(config, mode="json"))  # type: ignore[arg-type]
 
 
 @functools.cache

@@ -109,15 +109,11 @@ def _write(work: Path, clip: EncodedClip) -> list[Result]:
         for index, (frame, masks) in enumerate(clip.frames(pixels=True)):
             assert frame is not None
             for (answer, folder, painter, write), mask in zip(outputs, masks, strict=True):
-                save_png(folder / MASKS / _png(source.start + index), answer.add(mask).astype(np.uint8) * 255)
+                save_png(folder / MASKS / f"{source.start + index:05d}.png", answer.add(mask).astype(np.uint8) * 255)
                 write(painter(frame.image, mask, index), frame.time)
     for _, folder, *_ in outputs:
         add_sound(folder / OVERLAY, source.path, clip.times[0])
     return [clip.result(answer) for answer in clip.answers]
-
-
-def _png(frame: int) -> str:
-    return f"{frame:05d}.png"
 
 
 def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
@@ -177,7 +173,7 @@ def _remove(own: Path, names: Iterable[str]) -> None:
 def _files(answer: dict[str, Any]) -> list[str]:
     """What was written for an answer, below its folder."""
     frames = range(answer["first_frame"], answer["first_frame"] + len(answer["times"]))
-    return [OVERLAY, *(f"{MASKS}/{_png(frame)}" for frame in frames)]
+    return [OVERLAY, *(f"{MASKS}/{frame:05d}.png" for frame in frames)]
 
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:

@@ -386,8 +386,7 @@ class Segmenter(ModelHubMixin):
         best = float(scores[order[0]])
         if not math.isfinite(best):
             raise UserError("the model's answer is not a number; try --precision float32, or another model")
-        chosen = [token for token in order if scores[token] > threshold]
-        chosen = chosen[:1] if targets == "single" else chosen
+        chosen = [token for token in (order[:1] if targets == "single" else order) if scores[token] > threshold]
         attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
         chances, evidence = tuple(scores[chosen].tolist()), attention / attention.sum(axis=1, keepdims=True)
         return Selection(query, video, tuple(chosen), chances, best, threshold, evidence)

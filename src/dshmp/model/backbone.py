@@ -58,14 +58,13 @@ class LanguageBackbone(nn.Module):
             attn_implementation="sdpa",
         )
         self.embeddings = SwinEmbeddings(swin)
+        self.clip = 1 if config.temporal_window is None else config.clip
         if config.temporal_window is None:
-            self.clip = 1
             self.stages = SwinEncoder(swin, self.embeddings.patch_grid).layers
             for block in self.stages.modules():
                 if isinstance(getattr(block, "drop_path", None), SwinDropPath):  # of the attention branch only
                     block.mlp.register_forward_hook(partial(_drop_branch, block.drop_path.drop_prob))
         else:
-            self.clip = config.clip
             self.stages = video_swin_stages(config, config.temporal_window)
         self.channels = [config.embed_dim * 2**i for i in range(len(config.depths))]
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)

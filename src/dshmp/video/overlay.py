@@ -160,15 +160,14 @@ class OverlayPainter:
         self.track = (pad, below + 2 * size, full - 5 * size, below + 3 * size)
         rows = self.top + below + 3 * size + pad
         self.size = (rows + rows % 2, full)
-        panel = Image.new("RGB", (full, self.size[0] - self.top), PANEL)
-        draw = ImageDraw.Draw(panel)
+        self.panel = Image.new("RGB", (full, self.size[0] - self.top), PANEL)
+        draw = ImageDraw.Draw(self.panel)
         for row, pieces in enumerate(lines):
             _text(draw, pad, pad // 2 + row * line, pieces, large)
         verdict = _verdict(caption)
         _text(draw, pad, below + size // 3, LEGEND, self.font)
         _text(draw, full - pad - _length(verdict, self.font), below + size // 3, verdict, self.font)
         _bars(draw, self.track, caption.evidence)
-        self.panel = panel
 
     def __call__(self, image: Pixels, masks: Masks, index: int) -> Pixels:
         """image (H, W, 3) uint8, masks (K, H, W) bool, number of the frame in the clip -> (H', W', 3) uint8."""
