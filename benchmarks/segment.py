@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from dshmp import Segmenter
-from dshmp.export import Settings, segment_to_folder
-from dshmp.video.overlay import OverlayWriter
+from dshmp.export import segment_to_folder
+from dshmp.options import Options
+from dshmp.video.overlay import overlay_writer
 
 HEIGHT, WIDTH, FPS, SECONDS = 240, 320, 25, 10
 EXPRESSIONS = ("the one that moves to the left", "the red disc that turns back", "everything that is moving")
@@ -22,12 +23,12 @@ def write_clip(path: Path) -> None:
     """Squares that drift over noise."""
     rng = np.random.default_rng(0)
     background = rng.integers(60, 120, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    with OverlayWriter(path, HEIGHT, WIDTH, FPS) as writer:
+    with overlay_writer(path, HEIGHT, WIDTH, FPS) as write:
         for index in range(FPS * SECONDS):
             frame = background.copy()
             frame[100:140, index : index + 40] = (220, 40, 40)
             frame[20:60, 270 - index : 310 - index] = (220, 40, 40)
-            writer.write(frame, index / FPS)
+            write(frame, index / FPS)
 
 
 def main() -> None:
@@ -41,8 +42,8 @@ def main() -> None:
         print(f"{time.perf_counter() - start:5.1f} s  loading {model}")
         for count in (1, len(EXPRESSIONS)):
             start = time.perf_counter()
-            out, settings = Path(folder, f"out{count}"), Settings(model=model)
-            segment_to_folder(clip, EXPRESSIONS[:count], out, settings, lambda: segmenter)
+            out = Path(folder, f"out{count}")
+            segment_to_folder(clip, EXPRESSIONS[:count], out, Options(model=model), lambda _: segmenter)
             frames = FPS * SECONDS
             print(f"{time.perf_counter() - start:5.1f} s  {frames} frames of {WIDTH}x{HEIGHT}, expressions: {count}")
 

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 import tiny
 from dshmp.card import Card, lacks, model_card, with_scores
-from dshmp.checkpoint import CONFIG, README, find_model, load_card
+from dshmp.checkpoint import CONFIG, README, find_model, load_config
 from dshmp.config import from_dict, to_dict
 from dshmp.training.recipe import Recipe, trained_card
 
@@ -139,7 +139,7 @@ def test_training_fills_the_card(tmp_path: Path) -> None:
 
 def test_the_default_models_card() -> None:
     folder = find_model("default")
-    card = load_card(folder / CONFIG)
+    card = load_config(folder / CONFIG).card
     assert lacks(card) == []
     assert card.licence == "apache-2.0"
     assert (folder / README).read_text(encoding="utf-8") == str(model_card(card, "default"))

@@ -25,7 +25,6 @@ from dshmp.checkpoint import (
     WEIGHTS,
     build_model,
     find_model,
-    load_card,
     load_config,
     load_model,
     load_tensors,
@@ -68,7 +67,7 @@ def test_round_trip(folder: Path) -> None:
 def test_the_card_survives(tmp_path: Path) -> None:
     Segmenter(tiny.model(), tiny.tokenizer(), "cpu", card=CARD).save_pretrained(tmp_path / "m")
     segmenter = Segmenter.from_pretrained(tmp_path / "m", "cpu")
-    assert segmenter.card == load_card(tmp_path / "m" / CONFIG) == CARD
+    assert segmenter.card == load_config(tmp_path / "m" / CONFIG).card == CARD
     segmenter.save_pretrained(str(tmp_path / "again"))
     for name in (CONFIG, README, TOKENIZER, WEIGHTS):
         assert (tmp_path / "m" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

@@ -49,7 +49,7 @@ from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception
 from dshmp.model.layers import BiAttention
 from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
 from dshmp.model.pixel_decoder import PixelDecoder, sine_position
-from dshmp.model.text import Cues, FeatureResizer, TextFeatures
+from dshmp.model.text import Cues, TextFeatures, feature_resizer
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer
 from dshmp.model.trajectories import align, gather, scatter
 from dshmp.predictor import Quality, Segmenter
@@ -438,7 +438,7 @@ def check_biattention(arrays: Arrays, info: dict[str, Any], parity: Parity) -> N
 
 def check_resizer(arrays: Arrays, info: dict[str, Any], parity: Parity) -> None:
     meta = info["meta"]
-    resizer = FeatureResizer(meta["in_dim"], meta["out_dim"])
+    resizer = feature_resizer(meta["in_dim"], meta["out_dim"])
     assert resizer.layer_norm.eps == meta["layer_norm_eps"]
     fit(resizer, arrays, "resizer.", "language.resizer.")
     parity.close("out", resizer(torch.from_numpy(arrays["x"])), arrays["out"])
@@ -701,7 +701,7 @@ def check_inference(arrays: Arrays, info: dict[str, Any], parity: Parity, monkey
         recorded = {
             "frame_queries": torch.cat([part.tokens for part in seen]),
             "frame_pred_logits": torch.cat([part.logits for part in seen]),
-            "mask_features": torch.cat([model.decoder.mask_features(part.video_features) for part in seen]),
+            "mask_features": torch.cat([model.mask_pixels(part) for part in seen]),
         }
         for key in recorded.keys() & given.keys():
             parity.close(f"{case} {key}", recorded[key], given[key], 1e-4)
@@ -806,9 +806,9 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
     video = model.decode_motion(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), text.repeat(rows))
     parity.close("video logits", video.logits, given["vita_pred_logits"][:, 0], 1e-4)
     parity.close("contrast", video.contrast, given["vita_pred_contrastive_embed"][:, 0], 1e-4)
-    features = state.video_features.repeat(layers, 1, 1, 1)
+    features = model.mask_pixels(state).expand(layers, -1, -1, -1, -1)
     objects = torch.einsum("ltnc,tchw->ltnhw", torch.stack([head.mask_embed for head in heads]), state.mask_features)
-    video_masks = [model.readout.clip_masks(layer, objects, features) for layer in video.layers]
+    video_masks = [layer.clip_masks(objects, features) for layer in video.layers]
     parity.close("video masks", video_masks[-1], given["vita_pred_masks"][:, 0], 1e-4)
 
     losses: list[Tensor] = []

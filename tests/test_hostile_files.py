@@ -32,7 +32,7 @@ from dshmp.model.tokenizer import load_tokenizer
 from dshmp.training.recipe import load_recipe
 from dshmp.video.images import FORMATS, SUFFIXES
 from dshmp.video.io import open_container, open_video
-from dshmp.video.overlay import OverlayWriter
+from dshmp.video.overlay import overlay_writer
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\nshowpage\n%%EOF\n"
 HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n"
@@ -151,8 +151,8 @@ def test_a_name_that_is_written_means_one_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     for folder in ("http:a", "%03d"):
         Path(folder).mkdir()
-        with OverlayWriter(Path(folder, "a:b%d.mp4"), 48, 64, 25) as writer:
-            writer.write(picture(0), 0.0)
+        with overlay_writer(Path(folder, "a:b%d.mp4"), 48, 64, 25) as write:
+            write(picture(0), 0.0)
         assert len(list(open_video(Path(folder, "a:b%d.mp4")))) == 1
 
 

@@ -52,8 +52,7 @@ class Card:
 
 def with_scores(card: Card, name: str, scores: Mapping[str, float]) -> Card:
     """With the scores, metric -> value, on `name` (data set, split and subset) added or replaced."""
-    values = {metric: float(value) for metric, value in scores.items()}
-    return dataclasses.replace(card, scores={**card.scores, name: values})
+    return dataclasses.replace(card, scores={**card.scores, name: {key: float(value) for key, value in scores.items()}})
 
 
 def lacks(card: Card) -> list[str]:

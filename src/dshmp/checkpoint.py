@@ -80,7 +80,7 @@ def _describe(folder: Path, config: ModelConfig, card: Card, where: str) -> None
 
 def save_card(folder: Path, card: Card) -> None:
     """Remake config.json and README.md of a model's folder with another card, both or none."""
-    config = load_config(folder / CONFIG)
+    config = load_config(folder / CONFIG).model
     with atomic_folder(folder) as work:
         _describe(work, config, card, HERE)
 
@@ -105,7 +105,7 @@ def load_model(source: str | Path = "default", **hub: Any) -> tuple[DsHmp, TextT
         hub: options of huggingface_hub's `snapshot_download`, such as `revision`.
     """
     folder = find_model(source, **hub)
-    config = load_config(folder / CONFIG)
+    config = load_config(folder / CONFIG).model
     with torch.device("meta"):  # a config may claim any size: nothing is allocated before the weights bear it out
         shapes = build_model(config, folder / CONFIG).state_dict()
     state = load_tensors(folder / WEIGHTS)
@@ -128,10 +128,8 @@ def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     encoder, longest = model.language.encoder.config, config.language.max_tokens
     needed = longest + encoder.pad_token_id + 1  # RoBERTa counts from after its <pad>
     if needed > encoder.max_position_embeddings:
-        raise UserError(
-            f"{where}: language.max_tokens is {longest}, for which language.encoder.max_position_embeddings must be at "
-            f"least {needed}, found {encoder.max_position_embeddings}"
-        )
+        fault = f"language.max_tokens is {longest}, for which language.encoder.max_position_embeddings must be at least"
+        raise UserError(f"{where}: {fault} {needed}, found {encoder.max_position_embeddings}")
     return model
 
 
@@ -158,15 +156,8 @@ def find_model(source: str | Path, **hub: Any) -> Path:
     return folder
 
 
-def load_config(path: Path) -> ModelConfig:
-    return _load(path).model
-
-
-def load_card(path: Path) -> Card:
-    return _load(path).card
-
-
-def _load(path: Path) -> SavedConfig:
+def load_config(path: Path) -> SavedConfig:
+    """What a config.json holds. Raises UserError where it is missing or damaged, or not one of ours."""
     try:
         with open(path, encoding="utf-8", opener=regular) as file:
             values = json.load(file)

@@ -9,15 +9,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from dshmp import __version__
 from dshmp.errors import UserError, printable
 from dshmp.options import Device, Model, Options
-
-if TYPE_CHECKING:
-    from dshmp.predictor import Segmenter
 
 plain: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 helped = {"help_option_names": ["-h", "--help"]}
@@ -74,10 +72,10 @@ def segment(
     check_sentences(expressions)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
-    from dshmp.export import segment_to_folder
+    from dshmp.export import load, segment_to_folder
 
     with _progress(video.name) as progress:
-        folder, results, new = segment_to_folder(video, expressions, out, options, _load, frames, fps, None, progress)
+        folder, results, new = segment_to_folder(video, expressions, out, options, load, frames, fps, None, progress)
     for result in results:
         count = len(result.objects)
         found = "nothing matches" if not result.found else "1 object" if count == 1 else f"{count} objects"
@@ -102,7 +100,7 @@ def batch(
 
     Example: dshmp batch clips.csv --out results
     """
-    from dshmp.export import folder_names, segment_to_folder
+    from dshmp.export import folder_names, load, segment_to_folder
     from dshmp.lists import read_list
 
     jobs = read_list(videos)
@@ -113,7 +111,7 @@ def batch(
         try:
             with _progress(video.name) as progress:
                 name = names[video]
-                folder, _, new = segment_to_folder(video, sentences, out, options, _load, frames, fps, name, progress)
+                folder, _, new = segment_to_folder(video, sentences, out, options, load, frames, fps, name, progress)
             done += not new
             if new:
                 typer.echo(f"wrote {folder}")
@@ -435,8 +433,6 @@ def data_mini(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from dshmp import __version__
-
         typer.echo(f"dshmp {__version__}")
         raise typer.Exit
 
@@ -449,13 +445,6 @@ def _dshmp(
 
     Example: dshmp segment clip.mp4 "the one that turns back"
     """
-
-
-@functools.cache
-def _load(options: Options) -> "Segmenter":
-    from dshmp.predictor import Segmenter
-
-    return Segmenter.from_pretrained(options.model, options.device, options.precision)
 
 
 @contextlib.contextmanager

@@ -215,7 +215,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's word for a key that is none
 _PLAIN = {  # its other words, and ours for them
     **{"Input should": "must", "Tuple should": "must", " after validation": "", "an object": "a mapping"},
-    **{"greater than or equal to": "at least", "less than or equal to": "at most"},
+    **{"valid tuple": "valid list", "greater than or equal to": "at least", "less than or equal to": "at most"},
     **{"greater than": "above", "less than": "below"},
 }
 
@@ -243,8 +243,7 @@ def from_dict(kind: type[T], values: object, where: str = "config", complete: bo
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain containers (tuples become lists), ready for JSON or YAML."""
-    plain: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")  # type: ignore[arg-type]
-    return plain
+    return typing.cast(dict[str, Any], _adapter(type(config)).dump_python(config, mode="json"))  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -257,12 +256,17 @@ def _line(kind: type, error: ErrorDetails, where: str) -> str:
     above, place = ".".join(path), ".".join([*path, key])
     if error["type"] == _UNKNOWN:
         return f"{above}: unknown key {key!r}; {nearest(key, _fields(kind, path[1:]))}"
+    return f"{place}: {told(error)}"
+
+
+def told(error: ErrorDetails) -> str:
+    """What pydantic says of a value, in our words."""
     if error["type"] in ("missing", "value_error"):
-        return f"{place}: {error.get('ctx', {}).get('error', 'is missing')}"
-    message = error["msg"]
+        return str(error.get("ctx", {}).get("error", "is missing"))
+    message = error["msg"].split(" or instance")[0]
     for theirs, ours in _PLAIN.items():
         message = message.replace(theirs, ours)
-    return f"{place}: {message}, found {reprlib.repr(error['input'])}"
+    return f"{message}, found {reprlib.repr(error['input'])}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,7 +1,6 @@
 """A clip of look-alikes, three sentences that differ in motion only, and one picture that shows the answers."""
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,14 @@ from numpy.typing import NDArray
 
 from dshmp.errors import UserError
 from dshmp.export import answer_folder, remove_answers, segment_to_folder
-from dshmp.files import check_owned, output_folder, owned_file
+from dshmp.files import check_owned, destination, owned_file
 from dshmp.options import Options
 from dshmp.predictor import Progress, Segmenter
 from dshmp.synthetic import motions
 from dshmp.synthetic.grammar import Meaning, Static, Wording, inflect, resolve
 from dshmp.synthetic.make import make_clip
 from dshmp.synthetic.plan import Plan, plan_clip
-from dshmp.video.overlay import Caption, OverlayWriter, contact_sheet
+from dshmp.video.overlay import Caption, contact_sheet, overlay_writer
 
 VIDEO, SHEET = "look-alikes.mp4", "contact-sheet.png"
 FPS = 8  # the pace of the synthetic data's clips
@@ -24,35 +23,26 @@ ENLARGED = 3
 SENTENCES = 3
 
 
-@dataclass(frozen=True)
-class Demo:
-    """The clip, enlarged: frames uint8 (T, H, W, 3); three sentences and the true masks (T, H, W) of each."""
-
-    frames: NDArray[np.uint8]
-    sentences: tuple[str, ...]
-    truth: tuple[NDArray[np.bool_], ...]
-
-
 def run(
     out: Path, model: str = "default", device: str = "auto", seed: int = 14, progress: Progress | None = None
 ) -> tuple[Path, list[tuple[str, float]]]:
     """Write `look-alikes.mp4`, the answers beside it, and `contact-sheet.png`; those of an earlier demo are replaced,
     other files of these names a UserError. Returns the sheet, and per sentence the IoU with the truth over the clip."""
-    place = output_folder(out)
+    place = destination(out, folder=True)
     check_owned(place, (VIDEO, SHEET))
     video = place / VIDEO
-    demo = make_demo(seed)
+    frames, sentences, truths = make_demo(seed)
     earlier, _ = answer_folder(video, place)  # where it is not ours, nothing is written
     segmenter = Segmenter.from_pretrained(model, device)
     remove_answers(earlier)
-    height, width = demo.frames.shape[1:3]
-    with owned_file(place, VIDEO) as part, OverlayWriter(part, height + height % 2, width + width % 2, FPS) as writer:
-        for index, frame in enumerate(demo.frames):
-            writer.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
+    height, width = frames.shape[1:3]
+    with owned_file(place, VIDEO) as part, overlay_writer(part, height + height % 2, width + width % 2, FPS) as write:
+        for index, frame in enumerate(frames):
+            write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
     options = Options(model=model)
-    _, results, _ = segment_to_folder(video, demo.sentences, place, options, lambda _: segmenter, progress=progress)
+    _, results, _ = segment_to_folder(video, sentences, place, options, lambda _: segmenter, progress=progress)
     rows, scores = [], []
-    for result, truth in zip(results, demo.truth, strict=True):
+    for result, truth in zip(results, truths, strict=True):
         masks = np.stack([item.masks for item in result.objects] or [result.masks], axis=1)[..., :height, :width]
         union = masks.any(axis=1)
         iou = float((union & truth).sum() / max((union | truth).sum(), 1))
@@ -61,12 +51,13 @@ def run(
         caption = Caption(result.expression, result.words, result.score, count, result.evidence, result.times, note)
         rows.append((caption, masks, truth))
     with owned_file(place, SHEET) as part:
-        contact_sheet(part, demo.frames, rows, "Three look-alikes, told apart by their motion")
+        contact_sheet(part, frames, rows, "Three look-alikes, told apart by their motion")
     return out / SHEET, scores
 
 
-def make_demo(seed: int = 14) -> Demo:
-    """The first validation clip from `seed` on with three look-alikes that a sentence each picks out by motion."""
+def make_demo(seed: int) -> tuple[NDArray[np.uint8], list[str], list[NDArray[np.bool_]]]:
+    """The first validation clip from `seed` on with three look-alikes that a sentence each picks out by motion: its
+    frames (T, H, W, 3), enlarged, the sentences and the true masks (T, H, W) of each."""
     for number in range(seed * 1000, seed * 1000 + 1000):
         plan = plan_clip(number, "alike", "valid_u")
         if (chosen := _look_alikes(plan)) is not None:
@@ -77,8 +68,8 @@ def make_demo(seed: int = 14) -> Demo:
             moves = [wording.predicate(plan.items[i].motion.name, None, False) for i in meant]
             frames = clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
             truth = clip.masks.repeat(ENLARGED, axis=2).repeat(ENLARGED, axis=3)
-            sentences = tuple(f"the {noun} that {inflect(move, 'third')}" for move in moves)
-            return Demo(frames, sentences, tuple(truth[i] for i in meant))
+            sentences = [f"the {noun} that {inflect(move, 'third')}" for move in moves]
+            return frames, sentences, [truth[i] for i in meant]
     raise UserError(f"no clip with three look-alikes near seed {seed}; try another --seed")
 
 

@@ -2,6 +2,7 @@
 answered before stays, and so does whatever people put beside it. An answer is written wholly or not at all."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -16,13 +17,19 @@ import numpy as np
 from dshmp import files as disk
 from dshmp.errors import UserError
 from dshmp.options import Options
-from dshmp.predictor import EncodedClip, Progress, Segmenter
+from dshmp.predictor import Asked, EncodedClip, Progress, Segmenter
 from dshmp.result import EVIDENCE, Result
 from dshmp.video.io import open_video
 
 RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE = "video_state"  # among the settings
+
+
+@functools.cache
+def load(options: Options) -> Segmenter:
+    """The model that the options name, loaded once for all videos."""
+    return Segmenter.from_pretrained(options.model, options.device, options.precision)
 
 
 def segment_to_folder(
@@ -60,7 +67,8 @@ def segment_to_folder(
     if pending:
         source = open_video(video, frames, fps)
         with disk.scratch(folder if folder.is_dir() else folder.parent) as work, disk.writing(folder, work):
-            with load(options).encode(source, pending, options.threshold, options.targets, progress) as clip:
+            asked = Asked(threshold=options.threshold, targets=options.targets, progress=progress)
+            with load(options).encode(source, pending, **asked) as clip:
                 found = _write(work, clip)
             facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
             fresh: dict[str, Any] = {"generator": GENERATOR, "video": str(video.resolve()), "height": source.height}
@@ -74,7 +82,7 @@ def segment_to_folder(
 
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
     """The folder for answers about a video, and its result.json or {}. UserError where it holds something else."""
-    folder = disk.output_folder(out / (name or folder_name(video)))
+    folder = disk.destination(out / (name or folder_name(video)), folder=True)
     document = read_document(folder)
     if document is None and os.path.lexists(folder):
         raise UserError(f"{folder}: exists and is not a result of dshmp; choose another --out")
@@ -85,7 +93,7 @@ def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path
 
 def _write(work: Path, clip: EncodedClip) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
-    from dshmp.video.overlay import Caption, OverlayPainter, OverlayWriter, add_sound, save_png
+    from dshmp.video.overlay import Caption, OverlayPainter, add_sound, overlay_writer, save_png
 
     source = clip.source
     outputs = []
@@ -96,20 +104,16 @@ def _write(work: Path, clip: EncodedClip) -> list[Result]:
             query, count = answer.query, len(answer.chosen)
             caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
             painter = OverlayPainter(source.height, source.width, caption)
-            writer = stack.enter_context(OverlayWriter(folder / OVERLAY, *painter.size, clip.fps))
-            outputs.append((answer, folder, painter, writer))
+            write = stack.enter_context(overlay_writer(folder / OVERLAY, *painter.size, clip.fps))
+            outputs.append((answer, folder, painter, write))
         for index, (frame, masks) in enumerate(clip.frames(pixels=True)):
             assert frame is not None
-            for (answer, folder, painter, writer), mask in zip(outputs, masks, strict=True):
-                save_png(folder / MASKS / _png(source.start + index), answer.add(mask).astype(np.uint8) * 255)
-                writer.write(painter(frame.image, mask, index), frame.time)
+            for (answer, folder, painter, write), mask in zip(outputs, masks, strict=True):
+                save_png(folder / MASKS / f"{source.start + index:05d}.png", answer.add(mask).astype(np.uint8) * 255)
+                write(painter(frame.image, mask, index), frame.time)
     for _, folder, *_ in outputs:
         add_sound(folder / OVERLAY, source.path, clip.times[0])
     return [clip.result(answer) for answer in clip.answers]
-
-
-def _png(frame: int) -> str:
-    return f"{frame:05d}.png"
 
 
 def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
@@ -169,7 +173,7 @@ def _remove(own: Path, names: Iterable[str]) -> None:
 def _files(answer: dict[str, Any]) -> list[str]:
     """What was written for an answer, below its folder."""
     frames = range(answer["first_frame"], answer["first_frame"] + len(answer["times"]))
-    return [OVERLAY, *(f"{MASKS}/{_png(frame)}" for frame in frames)]
+    return [OVERLAY, *(f"{MASKS}/{frame:05d}.png" for frame in frames)]
 
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:

@@ -62,9 +62,9 @@ def file_name(text: str, instead: str) -> str:
     return kept if kept.strip("_") else instead
 
 
-def destination(path: Path) -> Path:
+def destination(path: Path, folder: bool = False) -> Path:
     """Where `path` leads, without links and dots. Raises UserError, before the long work that is to end there, where
-    nothing can be written."""
+    nothing can be written, or it is a file and should be a `folder`."""
     try:
         target = path.resolve()
         there = next(place for place in (target, *target.parents) if os.path.lexists(place))
@@ -72,16 +72,9 @@ def destination(path: Path) -> Path:
         raise UserError(f"{path}: leads nowhere ({reason(error)}); name another place") from None
     if not there.is_dir() and not (there == target and target.is_file()):
         raise UserError(f"{path}: {there} is a file, not a folder; name another place")
-    folder = there if there.is_dir() else there.parent
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: {folder} may not be written; name another place")
-    return target
-
-
-def output_folder(path: Path) -> Path:
-    """As `destination`, for a folder."""
-    target = destination(path)
-    if target.is_file():
+    if not os.access(holder := there if there.is_dir() else there.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: {holder} may not be written; name another place")
+    if folder and target.is_file():
         raise UserError(f"{path}: is a file; name a folder")
     return target
 

@@ -16,8 +16,7 @@ COLUMNS = ("video", "expression")
 def read_list(path: Path) -> dict[Path, list[str]]:
     """Expressions per video, in the order of the file; paths are relative to it, and a video that is spelled in several
     ways is one. Raises UserError."""
-    spelled: dict[Path, Path] = {}
-    jobs: dict[Path, dict[str, None]] = {}
+    jobs: dict[Path, tuple[Path, dict[str, None]]] = {}  # by where the video's path leads
     line = 0
     try:
         with open(path, encoding="utf-8-sig", newline="", opener=regular) as file:
@@ -27,14 +26,14 @@ def read_list(path: Path) -> dict[Path, list[str]]:
                 if not isinstance(name, str) or not isinstance(expression, str) or not name or not expression.strip():
                     raise ValueError("needs a video and an expression")
                 video = path.parent / name
-                video = spelled.setdefault(video.resolve(), video)
-                jobs.setdefault(video, {})[re.sub(r"\s*[\r\n]\s*", " ", expression.strip("\r\n"))] = None
+                _, expressions = jobs.setdefault(video.resolve(), (video, {}))
+                expressions[re.sub(r"\s*[\r\n]\s*", " ", expression.strip("\r\n"))] = None
     except (OSError, ValueError, RuntimeError) as error:
         where = f"{path}, line {line}" if line else path
         raise UserError(f"{where}: cannot be read as a list ({reason(error)})") from None
     if not jobs:
         raise UserError(f"{path}: the list is empty; give rows of video,expression")
-    return {video: list(expressions) for video, expressions in jobs.items()}
+    return {video: list(expressions) for video, expressions in jobs.values()}
 
 
 def _rows(file: TextIO, json_lines: bool) -> Iterator[tuple[int, dict[str, Any] | str]]:

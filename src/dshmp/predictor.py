@@ -28,8 +28,7 @@ from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
-from dshmp.options import Precision as Precision
-from dshmp.options import Targets as Targets
+from dshmp.options import Precision, Targets
 from dshmp.result import ObjectResult, Result
 from dshmp.rle import Rle, encode
 from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video
@@ -53,12 +52,15 @@ T = TypeVar("T")
 SPILL_LIMIT = 4 * 2**30
 
 
-class Options(TypedDict, total=False):
+class Asked(TypedDict, total=False):
     threshold: float | None
-    frames: FrameRange
     targets: Targets | None
-    fps: float | None
     progress: Progress | None
+
+
+class Options(Asked, total=False):
+    frames: FrameRange
+    fps: float | None
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ class EncodedClip:
             if not features:
                 again = [frame for frame in frames if frame is not None]
                 images = [prepare_frames([frame.image], seg.config.input) for frame in again]
-                perceived = seg._pixels(images, [answer.query for answer in answers])
-                features, frames = [seg.model.mask_pixels(each) for each in perceived], iter(again)
+                _, features = seg._pixels(images, [answer.query for answer in answers])
+                frames = iter(again)
             place = slice(start, start + length)
             with seg._inference():
                 logits = [  # of the chosen video tokens (K, F, h, w)
@@ -226,10 +228,10 @@ class Segmenter(ModelHubMixin):
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id; `hub` is what
         huggingface_hub takes: revision, token, cache_dir, local_files_only, force_download. Device "auto" is a GPU
         where there is one, precision "auto" the model's own on a GPU that has it, else float32."""
-        from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_card, load_model
+        from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_config, load_model
 
         folder = find_model(name, **hub)
-        segmenter = cls(*load_model(folder), device, precision, load_card(folder / CONFIG))
+        segmenter = cls(*load_model(folder), device, precision, load_config(folder / CONFIG).card)
         if (folder / EXTRA_STATE).is_file():
             segmenter.extra_state = folder / EXTRA_STATE
         return segmenter
@@ -264,9 +266,7 @@ class Segmenter(ModelHubMixin):
         return model_card(self.card, where)
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, video: Video, expression: str, **options: Unpack[Options]
-    ) -> Result: ...
+    def __call__(self, video: Video, expression: str, **options: Unpack[Options]) -> Result: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(self, video: Video, expression: Sequence[str], **options: Unpack[Options]) -> list[Result]: ...
@@ -276,11 +276,9 @@ class Segmenter(ModelHubMixin):
         video: Video,
         expression: str | Sequence[str],
         *,
-        threshold: float | None = None,
         frames: FrameRange = None,
-        targets: Targets | None = None,
         fps: float | None = None,
-        progress: Progress | None = None,
+        **asked: Unpack[Asked],
     ) -> Result | list[Result]:
         """Segment what `expression` means: one sentence, or several that share the decoding.
 
@@ -294,38 +292,24 @@ class Segmenter(ModelHubMixin):
             progress: called after every chunk of frames.
         """
         sentences = [expression] if isinstance(expression, str) else list(expression)
-        results = self.answer(open_video(video, frames, fps), sentences, threshold, targets, progress)
+        results = self.answer(open_video(video, frames, fps), sentences, **asked)
         return results[0] if isinstance(expression, str) else results
 
-    def answer(
-        self,
-        source: VideoSource,
-        expressions: Sequence[str],
-        threshold: float | None = None,
-        targets: Targets | None = None,
-        progress: Progress | None = None,
-    ) -> list[Result]:
+    def answer(self, source: VideoSource, expressions: Sequence[str], **asked: Unpack[Asked]) -> list[Result]:
         """As a call with several sentences, of a video that is open."""
-        with self.encode(source, expressions, threshold, targets, progress) as clip:
+        with self.encode(source, expressions, **asked) as clip:
             for _, masks in clip.frames(False):
                 for answer, mask in zip(clip.answers, masks, strict=True):
                     answer.add(mask)
             return [clip.result(answer) for answer in clip.answers]
 
     @contextlib.contextmanager
-    def encode(
-        self,
-        source: VideoSource,
-        expressions: Sequence[str],
-        threshold: float | None = None,
-        targets: Targets | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[EncodedClip]:
+    def encode(self, source: VideoSource, expressions: Sequence[str], **asked: Unpack[Asked]) -> Iterator[EncodedClip]:
         """First pass and understanding; the second pass is the clip's `decode_masks`. Leaves no temporary file."""
-        threshold, targets = self.readout(threshold, targets)
+        threshold, targets = self.readout(asked.get("threshold"), asked.get("targets"))
         if not expressions:
             raise UserError("no expression given; say in words what to segment")
-        progress = progress or (lambda phase, done, total: None)
+        progress = asked.get("progress") or (lambda phase, done, total: None)
         queries = [self._query(expression) for expression in expressions]
         with tempfile.TemporaryFile(prefix="dshmp-", buffering=0) as file:
             free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -367,25 +351,27 @@ class Segmenter(ModelHubMixin):
             times, images = zip(*chunk, strict=True)
             clip.times += times
             clip.chunks.append(len(times))
-            pixels = self._pixels(images, queries)
+            pixels, maps = self._pixels(images, queries)
             for index, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
                 with self._inference():
                     seen = self.model.encode_objects(features, query.text)
                 tokens[index].append(seen.tokens.float())
                 clip.mask_embed[index].append(seen.mask_embed)
-            clip.spill.write([self.model.mask_pixels(features) for features in pixels])
+            clip.spill.write(maps)
             clip.progress("frames", len(clip.times), clip.source.count)
         clip.progress("frames", len(clip.times), len(clip.times))  # the header only estimates how many there are
         if clip.fps is not None and len(clip.times) > 1:  # nor does it know the rate where that varies
             clip.fps = (len(clip.times) - 1) / (clip.times[-1] - clip.times[0])
         return [torch.cat(each) for each in tokens]
 
-    def _pixels(self, images: Sequence[Tensor], queries: Sequence[Query]) -> list["PixelFeatures"]:
-        """Pixel features of a chunk: one for all queries where they don't depend on the words, or one each."""
+    def _pixels(self, images: Sequence[Tensor], queries: Sequence[Query]) -> tuple[list["PixelFeatures"], list[Tensor]]:
+        """Pixel features of a chunk, and the maps that masks need: one for all queries where they don't depend on the
+        words, or one each."""
         clip = torch.cat(tuple(images)).to(self.device)
         with self._inference():
-            readers = queries if self.model.features_read_text else queries[:1]
-            return [self.model.encode_pixels(clip, query.text) for query in readers]
+            readers = queries if self.config.backbone.language_fusion else queries[:1]
+            pixels = [self.model.encode_pixels(clip, query.text) for query in readers]
+            return pixels, [self.model.mask_pixels(features) for features in pixels]
 
     def _select(self, query: Query, tokens: Tensor, clip: EncodedClip, threshold: float, targets: Targets) -> Selection:
         """Motion perception over the whole clip, of which tokens (T, N, C) are given, then who is meant."""
@@ -400,8 +386,7 @@ class Segmenter(ModelHubMixin):
         best = float(scores[order[0]])
         if not math.isfinite(best):
             raise UserError("the model's answer is not a number; try --precision float32, or another model")
-        chosen = [token for token in order if scores[token] > threshold]
-        chosen = chosen[:1] if targets == "single" else chosen
+        chosen = [token for token in (order[:1] if targets == "single" else order) if scores[token] > threshold]
         attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
         chances, evidence = tuple(scores[chosen].tolist()), attention / attention.sum(axis=1, keepdims=True)
         return Selection(query, video, tuple(chosen), chances, best, threshold, evidence)

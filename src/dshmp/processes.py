@@ -1,7 +1,6 @@
 """Processes that share the work: they leave Ctrl-C to the one that started them, and never outlive it."""
 
 import contextlib
-import copy
 import multiprocessing
 import os
 import signal
@@ -27,29 +26,25 @@ def _signals_blocked() -> Iterator[None]:
         change(getattr(signal, "SIG_SETMASK", 0), before)
 
 
-class _Quiet(context.SpawnProcess):
-    """Never gets the terminal's signals."""
+class QuietProcess(context.SpawnProcess):
+    """Never gets the terminal's signals. It begins afresh: a fork of one with threads, such as torch's, may hang."""
 
     def start(self) -> None:
         with _signals_blocked():
             super().start()
 
 
-def spawning() -> Any:
-    """The context of processes that begin afresh: a fork of one with threads, such as torch's, may hang."""
-    quiet = copy.copy(multiprocessing.get_context("spawn"))
-    quiet.Process = _Quiet  # type: ignore[misc]
-    return quiet
+class _Quiet(context.SpawnContext):
+    Process = QuietProcess
 
 
 @contextlib.contextmanager
-def worker_pool(
-    workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes. Where an exception passes, Ctrl-C too, they are ended, whatever they do."""
+def worker_pool(workers: int, begin: Callable[..., None] | None = None, *args: Any) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes, each of which first does `begin(*args)`. Where an exception passes, Ctrl-C too, they are
+    ended, whatever they do."""
     others = set(multiprocessing.active_children())
     with _signals_blocked():  # multiprocessing starts a process of its own here
-        pool = ProcessPoolExecutor(workers, spawning(), _begin, (initializer, initargs))
+        pool = ProcessPoolExecutor(workers, _Quiet(), _begin, (begin, *args))
     try:
         yield pool
     except BaseException:
@@ -65,10 +60,10 @@ def worker_pool(
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+def _begin(begin: Callable[..., None] | None, *args: Any) -> None:
     after_parent(lambda: os._exit(1))
-    if initializer is not None:
-        initializer(*initargs)
+    if begin is not None:
+        begin(*args)
 
 
 def after_parent(end: Callable[[], None]) -> None:

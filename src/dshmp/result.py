@@ -64,13 +64,10 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers: everything but the size of the frames."""
-        return {
-            "expression": self.expression,
+        plain = {key: value for key, value in vars(self).items() if key not in ("height", "width")}
+        return plain | {
             "words": [word._asdict() for word in self.words],
-            "found": self.found,
             "score": round(self.score, 6),
-            "threshold": self.threshold,
-            "fps": self.fps,
             "frame_count": self.frame_count,
             "times": [round(time, 6) for time in self.times],
             "evidence": [round(value, 7) for value in self.evidence],

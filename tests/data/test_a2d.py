@@ -222,7 +222,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a column too few": (edit(VIDEOSET, lambda v: v[2].pop()), "Release/videoset.csv: line 3 has 8 columns, not 9; "),
     "subset 2": (
         edit(VIDEOSET, lambda v: v[1].__setitem__(8, "2")),
-        "videoset.csv: line 2: subset: must be less than or",
+        "videoset.csv: line 2: subset: must be at most",
     ),
     "videoset is binary": (
         lambda r: (r / VIDEOSET).write_bytes(b"\xff\x00"),

@@ -329,7 +329,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         "ref-youtube-vos",
         edit(YTVOS, lambda v: first_expression(v).update(obj_id="0")),
         YTVOS,
-        "expressions.0.obj_id: must be greater than or equal to 1",
+        "expressions.0.obj_id: must be at least 1",
     ),
     "object in no mask": (
         "ref-youtube-vos",

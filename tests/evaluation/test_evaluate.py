@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import tiny
 from dshmp.card import Card, lacks, model_card
-from dshmp.checkpoint import CONFIG, README, find_model, load_card, save_card, save_model
+from dshmp.checkpoint import CONFIG, README, find_model, load_config, save_card, save_model
 from dshmp.cli import app
 from dshmp.data.base import Expression
 from dshmp.data.mevis import MevisSplit
@@ -158,7 +158,7 @@ def test_the_card_takes_the_scores_on_request(mini: Path, tmp_path: Path, caplog
     scores = run("mevis", mini, "valid_u", out, Options(model=model), workers=1, update_card=True)
     assert scores is not None
     assert changed() == {CONFIG, README}
-    card = load_card(folder / CONFIG)
+    card = load_config(folder / CONFIG).card
     name = f"mevis ({mini.name}), valid_u"
     assert card.scores["mine"] == {"J&F": 1.0}
     rounded = {key: round(value, 4) for key, value in scores.figures.items()}
@@ -179,7 +179,7 @@ def test_the_card_takes_the_scores_on_request(mini: Path, tmp_path: Path, caplog
     assert not changed()  # the same figures again
     save_model(tiny.model(), tiny.tokenizer(), tmp_path / "copy")  # the same weights elsewhere
     score("mevis", mini, "valid_u", predictions, card=tmp_path / "copy")
-    assert load_card(tmp_path / "copy" / CONFIG).scores == {k: v for k, v in card.scores.items() if k != "mine"}
+    assert load_config(tmp_path / "copy" / CONFIG).card.scores == {k: v for k, v in card.scores.items() if k != "mine"}
     next(predictions.rglob("*.png")).unlink()
     score("mevis", mini, "valid_u", predictions, card=folder)
     assert "its card stays as it is, since predictions are missing" in caplog.text

@@ -200,7 +200,7 @@ def test_detections_of_every_sample(home: Path, tmp_path: Path, name: str) -> No
         scored = 0 if item.shown is None else len(item.shown) // 2  # windows are centred
         video = open_video(np.stack(split.frames(item.video, item.shown)))
         source = replace(video, positions=times_shown(item.shown or (0,)))
-        (answer,) = segmenter.answer(source, [item.text], 0.0, "many")
+        (answer,) = segmenter.answer(source, [item.text], threshold=0.0, targets="many")
         own = [entry for entry in entries if entry["image_id"] == key]
         assert [entry["score"] for entry in own] == [found.score for found in answer.objects]
         assert [entry["segmentation"] for entry in own] == [found.rle[scored] for found in answer.objects]

@@ -18,7 +18,7 @@ import golden
 import tiny
 from dshmp import cli
 from dshmp.card import lacks
-from dshmp.checkpoint import CONFIG, EXTRA_STATE, load_card, load_model, save_model
+from dshmp.checkpoint import CONFIG, EXTRA_STATE, load_config, load_model, save_model
 from dshmp.config import (
     ROBERTA_BASE,
     BackboneConfig,
@@ -344,7 +344,7 @@ def test_the_folder_that_one_is_in(small: State, words: Path, tmp_path: Path, mo
     convert(path, Path(), words)
     convert(path, Path(), words, overwrite=True)
     assert Path().stat().st_ino == here.stat().st_ino == number
-    assert load_card(Path(CONFIG)).name == "here"
+    assert load_config(Path(CONFIG)).card.name == "here"
     assert load_model(here)[0].config == SMALL
 
 
@@ -611,7 +611,7 @@ def test_sizes_unlike_the_published_ones_are_told(small: State, words: Path, tmp
 
 def test_the_converted_models_card(small: State, words: Path, tmp_path: Path) -> None:
     convert(save(small, tmp_path / "a.pth"), tmp_path / "m", words)
-    card = load_card(tmp_path / "m" / CONFIG)
+    card = load_config(tmp_path / "m" / CONFIG).card
     assert card.data is None
     assert card.licence is None
     for part in ("40 sub-word tokens", "arrow", "inverse", "shifted", "licence"):
@@ -619,7 +619,7 @@ def test_the_converted_models_card(small: State, words: Path, tmp_path: Path) ->
     assert "does not know its arrow" in (tmp_path / "m" / "README.md").read_text()
     bank = {BANK: torch.zeros(MEMORY_ROWS, 16)}
     convert(save(small | bank, tmp_path / "b.pth"), tmp_path / "n", words)
-    card = load_card(tmp_path / "n" / CONFIG)
+    card = load_config(tmp_path / "n" / CONFIG).card
     assert card.data == "MeViS, split train"
     assert lacks(card) == ["recipe", "scores"]
 

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.config import InputConfig
-from dshmp.model.frames import input_size, prepare_frames, restore_masks
+from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
 
 RELEASE = InputConfig(short_side=448, long_side=1333)
 SMALL = InputConfig(short_side=40, long_side=64, divisor=8)
+
+
+def restore_masks(masks: Tensor, size: tuple[int, int], config: InputConfig) -> Tensor:
+    return output_masks(input_masks(masks, size, config), size)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tiny
 from dshmp.config import (
     RELEASE,
     CueSource,
@@ -19,8 +20,7 @@ from dshmp.config import (
 )
 from dshmp.model import hmp
 from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception, merge
-from dshmp.model.motion_decoder import MotionDecoder, TrajectoryScore, VideoTokens
-from dshmp.model.readout import ABSENT, TrajectoryReadout, readout_of
+from dshmp.model.motion_decoder import ABSENT, MotionDecoder, TrajectoryScore, VideoTokens
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
 C = 32
@@ -457,9 +457,8 @@ def test_gradients_reach_every_parameter_from_scratch(masks: str, cues: CueSourc
         video = model(tokens, frames, text)
         terms = [*outputs(video).values(), *(t for layer in video.layers for t in outputs(layer).values())]
         if masks == "embedding":
-            terms.append(
-                readout_of(model.decoder).clip_masks(video, torch.randn(2, 11, 6, 2, 3), torch.randn(22, C, 2, 3))
-            )
+            pixels = model.decoder.mask_features(torch.randn(22, C, 2, 3)).unflatten(0, (2, 11))
+            terms.append(video.clip_masks(None, pixels))
         generator = torch.Generator().manual_seed(1)
         sum((t * torch.randn(t.shape, generator=generator)).sum() for t in terms).backward()
         optimiser.step()
@@ -558,7 +557,7 @@ def test_trajectory_masks_take_the_mask_pointed_at() -> None:
     pointer = torch.full((1, 2, 3, 7), -100.0)
     pointer[0, 0, :, 2] = 100.0
     pointer[0, 1, :, 6] = 100.0  # not visible
-    masks = TrajectoryReadout().clip_masks(pointing(pointer), frame_masks)
+    masks = pointing(pointer).clip_masks(frame_masks, None)
     torch.testing.assert_close(masks[0, 0], frame_masks[0, :, 2])
     torch.testing.assert_close(masks[0, 1], torch.full((3, 4, 5), ABSENT))
 
@@ -567,6 +566,6 @@ def test_mixing_embeddings_is_mixing_masks() -> None:
     video = pointing(torch.randn(1, 4, 5, 7))
     embed, features, frames = torch.randn(3, 6, C), torch.randn(3, C, 4, 5), slice(1, 4)
     there = pointing(video.pointer[:, :, frames])
-    wanted = TrajectoryReadout().clip_masks(there, torch.einsum("tnc,tchw->tnhw", embed, features)[None])[0]
-    streamed = TrajectoryReadout().frame_masks(video, frames, features, embed)
+    wanted = there.clip_masks(torch.einsum("tnc,tchw->tnhw", embed, features)[None], None)[0]
+    streamed = tiny.model().decode_masks(video, frames, features, embed)
     torch.testing.assert_close(streamed, wanted, atol=1e-4, rtol=1e-4)

@@ -35,7 +35,8 @@ def tokenizer() -> TextTokenizer:
 def clip_masks(model: DsHmp, video: VideoTokens, state: Perception) -> Tensor:
     """Mask logits (B, Nv, T, h, w) of B whole clips, made of masks where the model mixes their embeddings."""
     logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed, state.mask_features)
-    return model.readout.clip_masks(video, logits.unflatten(0, (len(video.tokens), -1)), state.video_features)
+    clips = (len(video.tokens), -1)
+    return video.clip_masks(logits.unflatten(0, clips), model.mask_pixels(state).unflatten(0, clips))
 
 
 def images(count: int, seed: int = 0, size: tuple[int, int] = (40, 56)) -> Tensor:
@@ -149,12 +150,11 @@ def test_interleaving(tokenizer: TextTokenizer) -> None:
     for name, value in understood(model.decode_motion(tokens, frames, text, position), 0, 9).items():
         close(value, expected[name])
     moved, weights = model.motion(tokens, frames, text.motion, position)
-    same = model._interleaved(tokens, frames, text, position, 1)
-    close(same[0], moved)
-    close(same[1], weights)
+    close(plain.motion_tokens, moved)
+    close(plain.frame_weights, weights)
     # twice as fast: what motion perception says of the even frames is what it says of them alone
     double = tokens.repeat_interleave(2, dim=1)[:, :17]
-    fast, _ = model._interleaved(double, torch.ones(1, 17, dtype=torch.bool), text, torch.arange(17.0)[None], 2)
+    fast = model.decode_motion(double, torch.ones(1, 17, dtype=torch.bool), text, stride=2).motion_tokens
     close(fast[:, ::2], moved)
     short = model.decode_motion(tokens[:, :2], frames[:, :2], text, stride=5)  # fewer frames than sequences
     assert short.logits.isfinite().all()

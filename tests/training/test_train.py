@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 import tiny
 from dshmp import cli
-from dshmp.checkpoint import load_card, load_model, load_tensors, save_model
+from dshmp.checkpoint import load_config, load_model, load_tensors, save_model
 from dshmp.config import from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
@@ -702,9 +702,9 @@ def test_a_model_is_trained_on_at_the_first_try(
     assert "warmup: 20 steps are more than the run has (2)" in capsys.readouterr().err
     out = tmp_path / "runs" / "finetune"
     assert load_recipe(out / "recipe.yaml").model == tiny.model().config
-    assert load_card(out / "model" / "config.json").recipe["trained_steps"] == 2
+    assert load_config(out / "model" / "config.json").card.recipe["trained_steps"] == 2
     assert train("steps=3") == 0
-    assert load_card(out / "model" / "config.json").recipe["trained_steps"] == 3
+    assert load_config(out / "model" / "config.json").card.recipe["trained_steps"] == 3
     assert train("steps=2") == 2  # not shorter
     assert train("steps=3", "model.release.window_shift=test", "--out", "other") == 0
     assert load_recipe(Path("other/recipe.yaml")).model.release.window_shift == "test"

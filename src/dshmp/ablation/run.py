@@ -10,7 +10,7 @@ from dshmp.ablation.results import Results
 from dshmp.ablation.rows import chosen_tables, resolve
 from dshmp.ablation.runs import devices, plan, run_all
 from dshmp.errors import UserError
-from dshmp.files import check_owned, output_folder, owned_file
+from dshmp.files import check_owned, destination, owned_file
 from dshmp.recipes import FOLDER, find_folder, find_recipe
 
 PAGE = "README.md"
@@ -33,7 +33,7 @@ def run(
     `base` is a recipe's file, `rows` a folder of them, or either the name of what is packaged. Raises UserError before
     anything is run.
     """
-    out = output_folder(out)
+    out = destination(out, folder=True)
     check_owned(out, [PAGE])
     check_owned(out / PICTURES, FILES)
     names = chosen_tables(tables)

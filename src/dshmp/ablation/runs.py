@@ -18,22 +18,18 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from dshmp.ablation.rows import Row
-from dshmp.checkpoint import CONFIG, load_card
+from dshmp.checkpoint import CONFIG, load_config
 from dshmp.data.mevis import MevisSplit
 from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.files import locked, save_json
-from dshmp.processes import after_parent, spawning
+from dshmp.processes import QuietProcess, after_parent
 from dshmp.progress import progress_bars
 from dshmp.training.recipe import RECIPE, Recipe, Source, check_run_folder, load_recipe, save_recipe
-
-if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
 
 log = logging.getLogger("dshmp")
 
@@ -130,7 +126,7 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
         threads = max(1, (os.cpu_count() or 1) // jobs) if places[0] == "cpu" else run.recipe.run.threads
         save_recipe(run.folder, replace(run.recipe, run=replace(run.recipe.run, threads=threads)))
     failures = []
-    active: dict[SpawnProcess, tuple[Run, int, TaskID]] = {}
+    active: dict[QuietProcess, tuple[Run, int, TaskID]] = {}
     try:
         with progress_bars() as bars:
             finished = bars.add_task("runs", total=len(runs), completed=len(runs) - len(waiting))
@@ -140,7 +136,7 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
                 begun = all((run.folder / "run.json").exists() for run, _, _ in active.values())
                 if waiting and begun and free is not None:
                     run = waiting.popleft()
-                    process = spawning().Process(target=_work, args=(run.folder, places[free % len(places)]))
+                    process = QuietProcess(target=_work, args=(run.folder, places[free % len(places)]))
                     process.start()
                     active[process] = run, free, bars.add_task(run.folder.name, total=run.recipe.steps)
                 connection.wait([process.sentinel for process in active], timeout=1)
@@ -162,7 +158,7 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     return failures
 
 
-def _stop(processes: Sequence["SpawnProcess"]) -> None:
+def _stop(processes: Sequence[QuietProcess]) -> None:
     """By SIGTERM, again and again: a run that has just learned its last step takes none for its scoring."""
     while processes := [process for process in processes if process.is_alive()]:
         for process in processes:
@@ -209,7 +205,7 @@ def train_and_score(folder: Path, device: str) -> None:
     recipe = load_recipe(folder / RECIPE)
     steps = None
     with contextlib.suppress(UserError):
-        steps = load_card(folder / "model" / CONFIG).recipe.get("trained_steps")
+        steps = load_config(folder / "model" / CONFIG).card.recipe.get("trained_steps")
     if steps != recipe.steps:
         train(folder / RECIPE, [], folder, device)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -6,7 +6,6 @@ One file per data set turns its own layout into a `Split`; training, prediction 
 import csv
 import io
 import json
-import reprlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from dshmp.config import told
 from dshmp.errors import UserError, printable
 from dshmp.files import name_fault, reason, regular
 
@@ -226,9 +226,5 @@ def shaped(kind: type[T], value: object, where: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    told = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].split(" or instance")[0]
-    for theirs, ours in (("Input should", "must"), ("Field required", "is missing"), ("tuple", "list")):
-        told = told.replace(theirs, ours)
-    if first["type"] not in ("value_error", "missing"):
-        told += f", found {reprlib.repr(first['input'])}"
-    raise UserError(printable(f"{where}: {place}{': ' * bool(place)}{told}; mend it, or fetch the file again"))
+    fault = ": ".join(filter(None, (where, place, told(first))))
+    raise UserError(printable(f"{fault}; mend it, or fetch the file again"))

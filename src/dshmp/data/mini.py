@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dshmp.data.images import save_jpeg
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, is_vacant, output_folder
+from dshmp.files import atomic_folder, destination, is_vacant
 from dshmp.synthetic.make import Clip, clip_seed, make_clip
 
 MARK = "mini.json"
@@ -26,7 +26,7 @@ def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: in
 
     Raises UserError where `out` is there and not an empty folder.
     """
-    target = output_folder(out)
+    target = destination(out, folder=True)
     if target.exists() and not is_vacant(target):
         raise UserError(f"{out}: is there already; remove it or choose another folder")
     with atomic_folder(out) as folder:

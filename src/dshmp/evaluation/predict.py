@@ -36,7 +36,7 @@ from dshmp.data.registry import dataset
 from dshmp.errors import UserError
 from dshmp.evaluation.coco import FILE, frame_list, image_id
 from dshmp.evaluation.predictions import TOPS, Predictions, packed, zip_of
-from dshmp.files import atomic_write, digest, is_vacant, locked, move_into, output_folder, save_json, scratch
+from dshmp.files import atomic_write, destination, digest, is_vacant, locked, move_into, save_json, scratch
 from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
 from dshmp.video.images import DECODER_ERRORS
@@ -95,7 +95,7 @@ def run(
         raise UserError(f"{name}: all candidates are written; leave out --threshold, --single and --many")
     if data.layout not in TOPS and zip_path is not None:
         raise UserError(f"{name}: no server takes a zip file of this data set; leave out --zip")
-    out = output_folder(out)
+    out = destination(out, folder=True)
     split = data.open(Path(root), split_name)
     plan = pieces(split, data.layout)
     archive = zip_of(out, zip_path) if zipped and data.layout in TOPS else None
@@ -229,7 +229,7 @@ class Predictor:
 
     def _groups(self, items: Sequence[T]) -> list[Sequence[T]]:
         """What is answered together. Where pixel features read the words, only the decoding is shared."""
-        size = 1 if self.segmenter.model.features_read_text else BATCH
+        size = 1 if self.segmenter.config.backbone.language_fusion else BATCH
         return [items[start : start + size] for start in range(0, len(items), size)]
 
     def _write_masks(self, plan: Sequence[Piece], work: Path) -> None:
@@ -246,7 +246,7 @@ class Predictor:
                 save(work / piece.path / f"{name}.png", np.zeros((source.height, source.width), np.uint8))
         for group in self._groups([piece for piece in plan if asked[piece.path]]):
             texts = [item.text for piece in group for item in asked[piece.path]]
-            with self.segmenter.encode(source, texts, self.threshold, self.targets) as clip:
+            with self.segmenter.encode(source, texts, threshold=self.threshold, targets=self.targets) as clip:
                 decoded: Iterator[Any] = clip.decode_masks(probability if davis else _cover, False)
                 for name, (_, answers) in zip(names, decoded, strict=True):
                     rest = iter(answers)
@@ -270,7 +270,7 @@ class Predictor:
             source = replace(open_video(np.stack([frames[t] for t in shown])), positions=times_shown(shown))
             for group in self._groups(together):
                 texts = [item.text for item in group]
-                answers = self.segmenter.answer(source, texts, self.threshold, self.targets)
+                answers = self.segmenter.answer(source, texts, threshold=self.threshold, targets=self.targets)
                 for item, answer in zip(group, answers, strict=True):
                     place = scored_place(shown, item.scored[0] if item.scored else 0)
                     entries[image_id(item)] = [

@@ -237,7 +237,7 @@ def fill_card(folder: Path, scores: Scores, report: dict[str, Any], root: Path, 
     """Figures over all expressions and over each subset into the card, in config.json and README.md; not where
     predictions are missing or damaged, as the figures are not the model's then."""
     from dshmp.card import with_scores
-    from dshmp.checkpoint import CONFIG, load_card, save_card
+    from dshmp.checkpoint import CONFIG, load_config, save_card
 
     if scores.problems:
         log.warning("%s: its card stays as it is, since predictions are missing or damaged", folder)
@@ -247,7 +247,7 @@ def fill_card(folder: Path, scores: Scores, report: dict[str, Any], root: Path, 
         title += ", the best object only"
     found = {f"all ({len(scores.rows)})": scores.figures}
     found |= {f"{key} ({values.pop('expressions')})": values for key, values in by_subset(scores.rows).items()}
-    card = load_card(folder / CONFIG)
+    card = load_config(folder / CONFIG).card
     for subset, values in found.items():
         card = with_scores(card, f"{title}, {subset}", {key: round(value, 4) for key, value in values.items()})
     save_card(folder, card)

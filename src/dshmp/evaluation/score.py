@@ -16,7 +16,7 @@ from dshmp.evaluation import coco, report
 from dshmp.evaluation.predictions import TOPS, Predictions
 from dshmp.evaluation.protocols import score_expressions, score_objects
 from dshmp.evaluation.report import Scores, figures, intervals
-from dshmp.files import check_owned, output_folder
+from dshmp.files import check_owned, destination
 from dshmp.options import Options
 from dshmp.processes import worker_pool
 from dshmp.progress import track
@@ -44,7 +44,7 @@ def run(
     model that predicted, in the folder `card`, takes the figures."""
     other = read_shape(compare, report.Results).model_dump() if compare else None
     if out is not None:
-        out = output_folder(out)
+        out = destination(out, folder=True)
         check_owned(out, report.FILES)
     facts = Predictions(pred).read_json("predict.json")
     if not isinstance(facts, dict | None):
@@ -84,7 +84,7 @@ def evaluate(
     from dshmp.evaluation import predict
 
     card = own_folder(options.model) if update_card else None
-    out = output_folder(out)
+    out = destination(out, folder=True)
     check_owned(out, report.FILES)
     _open(dataset(name), root, split_name)
     pred = out / PREDICTIONS
@@ -149,7 +149,7 @@ def _map(make_job: Callable[[], Job], videos: Mapping[str, Any], workers: int) -
         yield from track(map(make_job(), videos), "scoring", total=len(videos))
         return
     try:
-        with worker_pool(workers, _start, (make_job,)) as pool:
+        with worker_pool(workers, _start, make_job) as pool:
             yield from track(pool.map(_run, videos), "scoring", total=len(videos))
     except BrokenProcessPool:
         raise UserError("a scoring process died, perhaps for want of memory; take fewer --workers") from None

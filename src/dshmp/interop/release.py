@@ -31,7 +31,7 @@ from dshmp.checkpoint import (
 )
 from dshmp.config import RELEASE, ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, check_owned, destination, is_vacant, output_folder, owned_file, save_tensors
+from dshmp.files import atomic_folder, check_owned, destination, is_vacant, owned_file, save_tensors
 from dshmp.interop.keymap import NAMES, STAGES, as_release, from_release
 from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
@@ -153,7 +153,7 @@ def convert(
         out: the folder, new or empty, or with `overwrite` a model's.
         tokenizer: RoBERTa's, which the checkpoint lacks: a folder, a `tokenizer.json` or an id on the hub.
     """
-    target = output_folder(out)
+    target = destination(out, folder=True)
     if target.exists() and not is_vacant(target):
         if not (target / CONFIG).is_file():
             raise UserError(f"{out}: is not empty and holds no model; name a new folder")

@@ -58,14 +58,13 @@ class LanguageBackbone(nn.Module):
             attn_implementation="sdpa",
         )
         self.embeddings = SwinEmbeddings(swin)
+        self.clip = 1 if config.temporal_window is None else config.clip
         if config.temporal_window is None:
-            self.clip = 1
             self.stages = SwinEncoder(swin, self.embeddings.patch_grid).layers
             for block in self.stages.modules():
                 if isinstance(getattr(block, "drop_path", None), SwinDropPath):  # of the attention branch only
                     block.mlp.register_forward_hook(partial(_drop_branch, block.drop_path.drop_prob))
         else:
-            self.clip = config.clip
             self.stages = video_swin_stages(config, config.temporal_window)
         self.channels = [config.embed_dim * 2**i for i in range(len(config.depths))]
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
@@ -89,12 +88,10 @@ class LanguageBackbone(nn.Module):
         if rest := length % clip:  # the last clips of all videos apart
             frames = torch.arange(len(images), device=images.device).view(-1, length)
             parts = [part.flatten() for part in frames.split((length - rest, rest), dim=1)]
-            maps = [
-                self.forward(
-                    images[part], None if words is None else words[part], None if mask is None else mask[part], size
-                )
-                for part, size in zip(parts, (clip, rest), strict=True)
-            ]
+            maps = []
+            for part, frames_each in zip(parts, (clip, rest), strict=True):
+                text = (None if each is None else each[part] for each in (words, mask))
+                maps.append(self(images[part], *text, frames_each))
             order = torch.cat(parts).argsort()
             return [torch.cat(levels)[order] for levels in zip(*maps, strict=True)]
         outputs = []

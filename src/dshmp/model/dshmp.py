@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from dshmp.config import ModelConfig
 from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
-from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
+from dshmp.model.motion_decoder import ABSENT, MotionDecoder, VideoTokens
 from dshmp.model.pixel_decoder import PixelFeatures
-from dshmp.model.readout import readout_of
 from dshmp.model.text import LanguageEncoder, TextFeatures
 
 
@@ -28,7 +27,6 @@ class DsHmp(nn.Module):
         self.perception = StaticPerception(config)
         self.motion = MotionPerception(config)
         self.decoder = MotionDecoder(config)
-        self.readout = readout_of(self.decoder)
 
     def forward(
         self, clips: Sequence[Tensor], text: TextFeatures, chunk: int | None = None
@@ -53,11 +51,6 @@ class DsHmp(nn.Module):
             answers.append((video, torch.cat(masks, dim=1)))
         return answers
 
-    @property
-    def features_read_text(self) -> bool:
-        """Whether pixel features depend on the sentence; if not, expressions of one video share them."""
-        return self.config.backbone.language_fusion
-
     def whole_clips(self, frames: int) -> int:
         """`frames` rounded up to a multiple of what the backbone reads at once; a long video may be cut there."""
         return self.perception.backbone.whole_clips(frames)
@@ -74,7 +67,7 @@ class DsHmp(nn.Module):
         images = images.flatten(0, 1)
         frames = torch.arange(len(images), device=clip.device).view(clips, length)[clip].flatten()  # (B*T)
         frame_text = text.repeat(torch.arange(len(clip), device=clip.device).repeat_interleave(length))
-        if self.features_read_text:
+        if self.config.backbone.language_fusion:
             features = self.perception.features(images[frames], frame_text, length)
         else:
             features = self.perception.features(images, None, length)
@@ -92,7 +85,8 @@ class DsHmp(nn.Module):
 
     def mask_pixels(self, seen: PixelFeatures | Perception) -> Tensor:
         """The one map (F, C, h, w) that `decode_masks` needs of F frames, before or after `encode_objects`."""
-        return self.readout.pixels(seen)
+        project = self.decoder.mask_features
+        return seen.mask_features if project is None else project(seen.video_features)
 
     def decode_motion(
         self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor | None = None, stride: int = 1
@@ -105,18 +99,11 @@ class DsHmp(nn.Module):
             stride: a video `stride` times as fast as motion perception was trained on is read as that many
                 interleaved sequences, each at the right pace.
         """
-        if position is None:
-            position = torch.arange(float(tokens.shape[1]), device=tokens.device).expand(tokens.shape[:2])
-        moved, weights = self._interleaved(tokens, frames, text, position, stride)
-        return cast(VideoTokens, self.decoder(moved, frames, text, position / stride, weights))
-
-    def _interleaved(
-        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, stride: int
-    ) -> tuple[Tensor, Tensor]:
-        """Motion perception on frames 0, s, 2s ..., on 1, s+1 ..., and so on, put back in order."""
         batch, length = tokens.shape[:2]
+        if position is None:
+            position = torch.arange(float(length), device=tokens.device).expand(batch, length)
 
-        def split(x: Tensor) -> Tensor:  # (B, T, ...) -> (B*s, T/s, ...)
+        def split(x: Tensor) -> Tensor:  # (B, T, ...) -> (B*s, T/s, ...): frames 0, s, 2s ..., then 1, s+1 ...
             padded = torch.cat([x, x.new_zeros(batch, -length % stride, *x.shape[2:])], dim=1)
             return cast(Tensor, padded.unflatten(1, (-1, stride)).transpose(1, 2).flatten(0, 1))
 
@@ -125,12 +112,16 @@ class DsHmp(nn.Module):
 
         cues = text.motion.repeat(torch.arange(batch, device=tokens.device).repeat_interleave(stride))
         moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
-        return join(moved), join(weights)
+        return cast(VideoTokens, self.decoder(join(moved), frames, text, position / stride, join(weights)))
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
         `pixels` (F, C, h, w) are the `mask_pixels` and `mask_embed` (F, N, C) is of `encode`."""
-        return self.readout.frame_masks(video, frames, pixels, mask_embed)
+        if video.pointer is None:
+            return video.clip_masks(None, pixels[None])[0]
+        share = video.pointer[0, :, frames].softmax(dim=-1)
+        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)  # for masks, and smaller than they
+        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
 
 
 def _zeros(frames: Tensor) -> Tensor:

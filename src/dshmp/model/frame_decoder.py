@@ -140,8 +140,7 @@ class StaticPerception(nn.Module):
     def objects(self, features: PixelFeatures, text: TextFeatures) -> Perception:
         """Frame decoder: the object tokens of F frames, under as many sentences."""
         layers: list[Prediction] = self.frame_decoder(features.levels, features.mask_features, text)
-        tokens, logits, mask_embed = layers[-1]
-        return Perception(tokens, logits, mask_embed, layers, features.mask_features, features.video_features)
+        return Perception(*layers[-1], layers, features.mask_features, features.video_features)
 
     def forward(self, images: Tensor, text: TextFeatures, length: int = 1) -> Perception:
         return self.objects(self.features(images, text, length), text)

@@ -37,10 +37,5 @@ def input_masks(masks: Tensor, size: tuple[int, int], config: InputConfig) -> Te
 
 
 def output_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mask logits (Q, F, h, w) -> (Q, F, *size), bilinear."""
+    """Mask logits (Q, F, h, w) of `input_masks` -> (Q, F, *size), the frames' own: bilinear (the release's order)."""
     return masks if masks.shape[-2:] == size else F.interpolate(masks, size, mode="bilinear", align_corners=False)
-
-
-def restore_masks(masks: Tensor, size: tuple[int, int], config: InputConfig) -> Tensor:
-    """Mask logits (Q, F, h/4, w/4) -> (Q, F, H, W) logits at the frames' own `size` (the release's order)."""
-    return output_masks(input_masks(masks, size, config), size)

@@ -106,10 +106,9 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layers[0](x)
-        for layer in self.layers[1:]:
-            x = layer(F.relu(x))
-        return x
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return cast(Tensor, self.layers[-1](x))
 
 
 def cycle_rows(rows: Tensor, mask: Tensor, count: int) -> Tensor:

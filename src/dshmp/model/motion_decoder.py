@@ -13,6 +13,8 @@ from dshmp.model.hmp import TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 from dshmp.model.text import Cues, TextFeatures
 
+ABSENT = -10.0  # mask logit of a frame in which a video token points at no object
+
 
 @dataclass(frozen=True)
 class VideoTokens:
@@ -30,6 +32,15 @@ class VideoTokens:
     pointer: Tensor | None  # (B, N_v, T, N+1) logits over each frame's object tokens and "not visible"
     track_logits: Tensor | None  # (B, T, N), is this token's object meant?
     layers: tuple["VideoTokens", ...] = ()  # the same after every layer in training; outside it after the last only
+
+    def clip_masks(self, object_masks: Tensor | None, pixels: Tensor | None) -> Tensor:
+        """Mask logits (B, N_v, T, h, w) of whole clips. Ours are the masks (B, T, N, h, w) of the object tokens pointed
+        at, mixed; the paper's the products of the mask embedding with pixels (B, T, C, h, w), `DsHmp.mask_pixels`."""
+        if self.pointer is None:
+            return torch.einsum("bqc,btchw->bqthw", self.mask_embed, pixels)
+        share = self.pointer.softmax(dim=-1)
+        masks = torch.einsum("bqtn,btnhw->bqthw", share[..., :-1], object_masks)
+        return masks + ABSENT * share[..., -1, None, None]
 
 
 class MotionQueries(nn.Module):
@@ -167,11 +178,8 @@ class MotionDecoder(nn.Module):
             if not self.training and number < len(self.layers):
                 continue
             video = self.norm(query)
-            pointer, track_logits = None, None
-            if self.pointer is not None and self.track is not None:
-                objects = memory.unflatten(1, (length, count))
-                track_logits = self.track(objects, text.sentence)
-                pointer = self.pointer(video, objects, track_logits)
+            objects = memory.unflatten(1, (length, count))
+            track_logits = None if self.track is None else self.track(objects, text.sentence)
             reading = VideoTokens(
                 tokens=video,
                 logits=self.class_embed(video),
@@ -182,7 +190,7 @@ class MotionDecoder(nn.Module):
                 frame_similarity=frame_similarity,
                 frame_weights=weights,
                 mask_embed=None if self.mask_embed is None else self.mask_embed(video),
-                pointer=pointer,
+                pointer=None if self.pointer is None else self.pointer(video, objects, track_logits),
                 track_logits=track_logits,
             )
             readings.append(reading)

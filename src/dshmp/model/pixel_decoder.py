@@ -75,9 +75,7 @@ class PixelDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> PixelFeatures:
         """Backbone maps (F, C_i, h_i, w_i), strides 4 to 32 -> features of every pixel."""
-        with torch.autocast(
-            features[0].device.type, enabled=False
-        ):  # sampling points need precision, as in the release
+        with torch.autocast(features[0].device.type, enabled=False):  # sampling points need precision
             output = self.decoder([x.to(torch.promote_types(x.dtype, torch.float32)) for x in features])
             mask_features = self.mask_projection(output.mask_features)
             return PixelFeatures(mask_features, output.mask_features, list(output.multi_scale_features))

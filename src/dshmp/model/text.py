@@ -1,5 +1,6 @@
 """Section 3.1, sentence -> word features F_w, sentence embedding f_e, static cues F_s and motion cues F_m."""
 
+from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +46,10 @@ class TextFeatures:
         return type(self)(words, tokens, mask, sentence, self.static.repeat(index), self.motion.repeat(index))
 
 
-class FeatureResizer(nn.Module):
-    """Text width -> model width, for words and sentence alike: linear, LayerNorm, dropout."""
-
-    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.fc = nn.Linear(in_channels, out_channels)
-        self.layer_norm = nn.LayerNorm(out_channels, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(..., C_text) -> (..., C)."""
-        return cast(Tensor, self.dropout(self.layer_norm(self.fc(features))))
+def feature_resizer(inputs: int, outputs: int, dropout: float = 0.1) -> nn.Sequential:
+    """Text width -> model width, for words and sentence alike: (..., inputs) -> (..., outputs)."""
+    norm = nn.LayerNorm(outputs, eps=1e-12)
+    return nn.Sequential(OrderedDict(fc=nn.Linear(inputs, outputs), layer_norm=norm, dropout=nn.Dropout(dropout)))
 
 
 class LanguageEncoder(nn.Module):
@@ -66,7 +59,7 @@ class LanguageEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = RobertaModel(RobertaConfig(**config.encoder), add_pooling_layer=True)
-        self.resizer = FeatureResizer(self.encoder.config.hidden_size, hidden_size, config.dropout)
+        self.resizer = feature_resizer(self.encoder.config.hidden_size, hidden_size, config.dropout)
         if config.frozen:
             self.encoder.requires_grad_(False)
 
@@ -103,7 +96,7 @@ class LanguageEncoder(nn.Module):
 
 def null_text(language: LanguageEncoder, count: int) -> TextFeatures:
     """No sentence at all, `count` times: one row of zeros in place of words and of cues."""
-    weight = language.resizer.fc.weight  # (C, C_text)
+    weight = language.resizer.get_parameter("fc.weight")  # (C, C_text)
     words, tokens = (weight.new_zeros(count, 1, size) for size in (weight.shape[1], weight.shape[0]))
     mask = torch.ones(count, 1, dtype=torch.bool, device=weight.device)
     cues = Cues(tokens, mask)

@@ -1,6 +1,6 @@
 """The recipes that ship with the package, by name: `mevis`, `paper/mevis`, `paper/mevis.yaml`.
 
-Without its folder, a name is looked up in `paper` first, then `ours`, `ablations` and the others by name.
+Without its folder, a name is looked up in one folder after the other (`FOLDERS`).
 """
 
 import difflib
@@ -9,29 +9,24 @@ from pathlib import Path
 from dshmp.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent
-FIRST = ("paper", "ours", "ablations")
-"""Folders that are searched before the others."""
+FOLDERS = ("paper", "ours", "ablations", "synthetic")
+"""In the order in which they are searched."""
 
 
 def find_recipe(name: str | Path) -> Path:
-    """The file of a recipe: one that exists is taken as it is, else it is the name of a packaged one.
-
-    Raises:
-        UserError: neither; the nearest names are told.
-    """
+    """The file of a recipe: one that exists is taken as it is, else it is the name of a packaged one. Raises UserError,
+    which tells the nearest names, where it is neither."""
     path = Path(name)
     if path.is_absolute() or (path.exists() and not path.is_dir()):
         return path
-    named = recipe_names()
-    short = path.with_suffix("") if path.suffix == ".yaml" else path
+    wanted, named = path.as_posix().removesuffix(".yaml"), recipe_names()
     for known, file in named.items():
-        if short.as_posix() in (known, Path(known).name):
+        if wanted in (known, file.stem):
             return file
     if path.is_dir():
         return path
-    wanted = short.as_posix()
     near = difflib.get_close_matches(wanted, named, 3)
-    near += [known for known in named if difflib.get_close_matches(wanted, [Path(known).name], 1) and known not in near]
+    near += [name for name in named if difflib.get_close_matches(wanted, [Path(name).name], 1) and name not in near]
     hint = f"the nearest packaged ones are {', '.join(near[:3])}" if near else "`dshmp configs` lists the packaged ones"
     raise UserError(f"{name}: no such recipe, neither a file nor a packaged one; {hint}")
 
@@ -46,13 +41,8 @@ def find_folder(name: str | Path) -> Path:
 
 def recipe_names() -> dict[str, Path]:
     """Every packaged recipe by folder and name, in the order in which names without a folder are looked up."""
-
-    def order(path: Path) -> tuple[int, Path]:
-        folder = path.parent.name
-        return FIRST.index(folder) if folder in FIRST else len(FIRST), path
-
-    files = sorted(FOLDER.glob("*/*.yaml"), key=order)
-    return {file.relative_to(FOLDER).with_suffix("").as_posix(): file for file in files}
+    files = [file for folder in FOLDERS for file in sorted((FOLDER / folder).glob("*.yaml"))]
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 
 def recipe_name(path: Path) -> str:

@@ -25,7 +25,7 @@ from pycocotools import mask as coco
 
 from dshmp.data.base import read_json
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, is_vacant, output_folder
+from dshmp.files import atomic_folder, destination, is_vacant
 from dshmp.processes import worker_pool
 from dshmp.synthetic.grammar import resolve
 from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Plan, plan_clip
@@ -127,7 +127,7 @@ def make_synthetic(
     if family is not None and family not in FAMILIES:
         raise UserError(f"{family!r} is no family of clips; choose from {', '.join(FAMILIES)}")
     settings = {"version": VERSION, "seed": seed, "train": train, "valid": valid, "test": test, "family": family}
-    target = output_folder(root)
+    target = destination(root, folder=True)
     if os.path.lexists(target) and not is_vacant(target):
         _check_same(root, settings)
         return False

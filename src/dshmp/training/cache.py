@@ -25,7 +25,7 @@ from dshmp.errors import UserError
 from dshmp.files import digest, reason, save_tensors
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import uses_language
-from dshmp.model.frames import prepare_frames, restore_masks
+from dshmp.model.frames import input_masks, output_masks, prepare_frames
 from dshmp.model.text import TextFeatures, null_text
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.progress import track
@@ -126,7 +126,8 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
     size, length = frames[0].shape[:2], len(frames)
     state = model.encode(prepare_frames(frames, model.config.input), text)
     logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
-    logits = F.adaptive_avg_pool2d(restore_masks(logits, size, model.config.input), GRID).transpose(0, 1)
+    logits = output_masks(input_masks(logits, size, model.config.input), size)
+    logits = F.adaptive_avg_pool2d(logits, GRID).transpose(0, 1)
     annotations = [item["anno_id"] for item in video.objects.values()]
     truth = torch.from_numpy(split.masks(video.name, annotations, range(length), size)).float()
     share = F.adaptive_avg_pool2d(truth, GRID)  # (G, T, H, W) -> (G, T, *GRID), the share of each cell

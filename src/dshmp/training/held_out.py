@@ -15,7 +15,6 @@ from dshmp.data.base import Expression, Split, by_video, times_shown
 from dshmp.device import to_device
 from dshmp.evaluation.metrics import jf
 from dshmp.model.dshmp import DsHmp
-from dshmp.model.readout import TrajectoryReadout
 from dshmp.predictor import Segmenter
 from dshmp.training.cache import CachedSplit
 from dshmp.training.task import Metrics
@@ -112,7 +111,7 @@ def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
         batch = to_device(held_out.batch(chosen), next(model.parameters()).device)
         text = model.language(batch.texts)
         video = model.decode_motion(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
-        masks = TrajectoryReadout().clip_masks(video, batch.mask_logits) > 0
+        masks = video.clip_masks(batch.mask_logits, None) > 0
         meant = video.logits.softmax(2)[..., 0]
         passed = meant > model.config.readout.threshold
         union = (masks & passed[:, :, None, None, None]).any(1)

@@ -10,7 +10,6 @@ from dshmp.checkpoint import CONFIG, find_model, load_config
 from dshmp.device import exactly
 from dshmp.errors import UserError
 from dshmp.model.frame_decoder import uses_language
-from dshmp.model.readout import TrajectoryReadout
 from dshmp.training.cache import CachedSplit, ClipBatch
 from dshmp.training.held_out import score_tokens
 from dshmp.training.losses import Counts
@@ -48,7 +47,7 @@ class MotionTask(Task):
             raise UserError(f"{keeps}: name a run of task perception or language as init")
         if uses_language(perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
             raise UserError(f"{recipe.init}: {keeps}, and the language it uses: take both, or a run of task perception")
-        cues = load_config(find_model(recipe.init) / CONFIG).language.cues
+        cues = load_config(find_model(recipe.init) / CONFIG).model.language.cues
         if perception.frame_decoder.direct and cues != "direct":
             raise UserError(f"{recipe.init}: {keeps}; language.cues: direct needs an init trained so, or task: whole")
 
@@ -76,7 +75,7 @@ class MotionTask(Task):
         with exactly(self.model.config.release, batch.tokens.device):
             text = self.model.language(batch.texts)
             video = self.model.decode_motion(batch.tokens, frames, text)
-        masks = [TrajectoryReadout().clip_masks(layer, batch.mask_logits) for layer in video.layers]
+        masks = [layer.clip_masks(batch.mask_logits, None) for layer in video.layers]
         level = video_level(video, masks, frames, targets)
         indices = self.criterion.sets.match(level, generators)
         losses = self.criterion.losses(video, level, indices, batch.owner, targets, step, generators, counts)

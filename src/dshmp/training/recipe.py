@@ -14,7 +14,7 @@ from dshmp.config import Count, ModelConfig, Positive, from_dict, nearest, to_di
 from dshmp.data.registry import DATASETS
 from dshmp.data.transforms import Augmentation
 from dshmp.errors import UserError
-from dshmp.files import atomic_write, is_vacant, output_folder, reason, regular
+from dshmp.files import atomic_write, destination, is_vacant, reason, regular
 from dshmp.recipes import find_recipe
 
 Whole = Annotated[int, Field(ge=0)]
@@ -168,7 +168,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
         values["about"] = None
         _merge(values, {key: value for key, value in _own(row).items() if key != "base"})
     if not described and isinstance(values.get("init"), str):
-        values["model"] = _merge(to_dict(load_config(find_model(values["init"]) / CONFIG)), values.get("model", {}))
+        first = load_config(find_model(values["init"]) / CONFIG).model
+        values["model"] = _merge(to_dict(first), values.get("model", {}))
     return from_dict(Recipe, values, where)
 
 
@@ -197,7 +198,7 @@ def same_run(one: Recipe, other: Recipe) -> bool:
 def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None:
     """Raises UserError unless `folder` is new, empty, or of a run that may go on with this recipe; if it may become
     `longer`, also with more steps, by whose number the learning rate falls from then on."""
-    stored = output_folder(folder) / RECIPE
+    stored = destination(folder, folder=True) / RECIPE
     if not stored.parent.exists() or is_vacant(stored.parent):
         return
     if not stored.is_file() or not stored.read_text(encoding="utf-8", errors="replace").startswith(MARK):

@@ -136,8 +136,7 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
                 raise UserError(f"{path}: a folder without frames; put images in it, or name a video file")
             files.sort(key=lambda f: re.sub(r"\d+", lambda number: number[0].zfill(20), f.name.lower()))  # 2 before 10
             return _stills(path.resolve().name, path, lambda: _read_images(files), len(files), fps)
-        with open(path, "rb", opener=regular):
-            pass
+        open(path, "rb", opener=regular).close()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
     if path.suffix.lower() in SUFFIXES:

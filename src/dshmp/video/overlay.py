@@ -1,16 +1,17 @@
 """Pictures for people: masks over frames, and in a panel below the sentence, its static and motion words, and when."""
 
+import contextlib
 import heapq
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import av
 import cv2
@@ -159,15 +160,14 @@ class OverlayPainter:
         self.track = (pad, below + 2 * size, full - 5 * size, below + 3 * size)
         rows = self.top + below + 3 * size + pad
         self.size = (rows + rows % 2, full)
-        panel = Image.new("RGB", (full, self.size[0] - self.top), PANEL)
-        draw = ImageDraw.Draw(panel)
+        self.panel = Image.new("RGB", (full, self.size[0] - self.top), PANEL)
+        draw = ImageDraw.Draw(self.panel)
         for row, pieces in enumerate(lines):
             _text(draw, pad, pad // 2 + row * line, pieces, large)
         verdict = _verdict(caption)
         _text(draw, pad, below + size // 3, LEGEND, self.font)
         _text(draw, full - pad - _length(verdict, self.font), below + size // 3, verdict, self.font)
         _bars(draw, self.track, caption.evidence)
-        self.panel = panel
 
     def __call__(self, image: Pixels, masks: Masks, index: int) -> Pixels:
         """image (H, W, 3) uint8, masks (K, H, W) bool, number of the frame in the clip -> (H', W', 3) uint8."""
@@ -184,36 +184,30 @@ class OverlayPainter:
         return np.asarray(picture)
 
 
-class OverlayWriter:
-    """Writes pictures with their own times as H.264 in MP4, as a context manager."""
-
-    def __init__(self, path: Path, height: int, width: int, fps: float | None) -> None:
-        self.start: float | None = None
-        self.last = -1
-        self.container = av.open(f"file:{path}", "w", **MP4)
+@contextlib.contextmanager
+def overlay_writer(path: Path, height: int, width: int, fps: float | None) -> Iterator[Callable[[Pixels, float], None]]:
+    """Writes H.264 in MP4. Gives a function that adds a picture (H, W, 3) uint8, shown from `time` on (seconds; must
+    grow)."""
+    start, last = None, -1
+    with av.open(f"file:{path}", "w", **MP4) as container:
         rate = Fraction(fps or UNKNOWN_RATE).limit_denominator(60_000)
-        self.stream: Any = self.container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "19"})
-        self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
-        self.stream.codec_context.time_base = Fraction(1, TICKS)
-        self.stream.codec_context.colorspace = 1  # BT.709, what players assume of untagged files too
-        self.stream.codec_context.color_range = 1
+        stream: Any = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "19"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, TICKS)
+        stream.codec_context.colorspace = 1  # BT.709, what players assume of untagged files too
+        stream.codec_context.color_range = 1
 
-    def write(self, picture: Pixels, time: float) -> None:
-        """Add a picture (H, W, 3) uint8 shown from `time` on (seconds; must grow)."""
-        self.start = time if self.start is None else self.start
-        self.last = max(round((time - self.start) * TICKS), self.last + 1)
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-        frame.pts, frame.time_base = self.last, Fraction(1, TICKS)
-        self.container.mux(self.stream.encode(frame))
+        def write(picture: Pixels, time: float) -> None:
+            nonlocal start, last
+            start = time if start is None else start
+            last = max(round((time - start) * TICKS), last + 1)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.time_base = last, Fraction(1, TICKS)
+            container.mux(stream.encode(frame))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self.container:
-            if kind is None:
-                self.container.mux(self.stream.encode(None))
+        yield write
+        container.mux(stream.encode(None))
 
 
 def add_sound(video: Path, source: Path | None, start: float) -> None:
