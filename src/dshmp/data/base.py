@@ -8,7 +8,7 @@ import io
 import json
 import reprlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -104,6 +104,13 @@ class DataSplit:
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []
 
+    def keep(self, expressions: Iterable[Expression], none: str) -> None:
+        """Keep the expressions, in the order of their videos. UserError, which says `none`, if there are none."""
+        places = {video: place for place, video in enumerate(self.videos)}
+        self.expressions = sorted(expressions, key=lambda item: places[item.video])
+        if not self.expressions:
+            raise UserError(none)
+
     def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         """Masks (T, H, W) of one annotation."""
         raise NotImplementedError
@@ -133,12 +140,6 @@ def frame_size(split: Split, video: str, position: int = 0) -> Size:
 def times_shown(shown: Sequence[int]) -> tuple[int, ...]:
     """The place in time of each frame that a model is shown, in frames from the first one of them."""
     return tuple(position - shown[0] for position in shown)
-
-
-def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
-    """Positions of `width` frames around `centre` in a video of `count`; the ends are repeated."""
-    start = centre - width // 2
-    return tuple(min(max(t, 0), count - 1) for t in range(start, start + width))
 
 
 T = TypeVar("T")

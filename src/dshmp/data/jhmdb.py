@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.a2d import LARGEST, WINDOW, FrameNumber
-from dshmp.data.base import Expression, Name, Text, Video, centred_window, read_rows, read_shape
+from dshmp.data.a2d import LARGEST, WINDOW, FrameNumber, centred_window, frame_names
+from dshmp.data.base import Expression, Name, Size, Text, Video, read_rows, read_shape
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit
 from dshmp.data.mini import draw_clips, resized, short_texts
@@ -76,18 +76,17 @@ class JhmdbSplit(ImageSplit):
             self.frame_list = f"three frames per video drawn with seed {SEED}, as {LIST} is not at the root"
             rows = read_rows(self.listed, Sentence, header=True)
             samples = [sample for row in rows for sample in self._drawn_samples(row)]
-        places = {video: place for place, video in enumerate(dict.fromkeys(item.video for item in samples))}
-        for video, frame, _, length, query in sorted(samples, key=lambda item: places[item.video]):
-            names = tuple(f"{t + 1:05d}" for t in range(length))
+        found = []
+        for video, frame, _, length, query in samples:
+            names = frame_names(length)
             if video not in self._actions or frame > length:
                 raise UserError(f"{self.listed}: frame {frame} of {length} of {video} is not there")
             if self.videos.setdefault(video, Video(video, names)).frames != names:
                 raise UserError(f"{self.listed}: counts the frames of {video} differently; fetch it again")
             shown = centred_window(frame - 1, length, window)
             extra = {"image_id": f"v_{video}_f_{frame}", "action": self._actions[video]}
-            self.expressions.append(Expression(video, str(frame), query, (1,), (1,), None, shown, (frame - 1,), extra))
-        if not self.expressions:
-            raise UserError(f"{self.listed}: holds no sentence")
+            found.append(Expression(video, str(frame), query, (1,), (1,), None, shown, (frame - 1,), extra))
+        self.keep(found, f"{self.listed}: holds no sentence")
 
     def _drawn_samples(self, row: Sentence) -> list[ListedSample]:
         if row.video not in self._actions:
@@ -102,7 +101,7 @@ class JhmdbSplit(ImageSplit):
     def image_folder(self, video: str) -> Path:
         return self.folder / "Rename_Images" / self._actions[video] / video
 
-    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         path = _mask_file(self.folder, self._actions[video], video)
         masks = _read_part_mask(path)
         if masks.shape[1:] != tuple(size):

@@ -15,7 +15,7 @@ from dshmp.errors import UserError
 _COLOURS = "000000 800000 008000 808000 000080 800080 008080 808080"  # DAVIS's palette, for the first object ids
 
 
-def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
+def mask_fault(codes: object, size: Size) -> str | None:
     """What is wrong with a mask of this size (H, W), run lengths or polygons, or None.
 
     Found without decoding, as decoders read and write beyond their memory, or never end, where a mask is damaged.
@@ -31,7 +31,7 @@ def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
     own = codes.get("size")
     if own != list(size) or any(type(side) is not int for side in own):
         return f"has size {str(own)[:50]}, its frames have {list(size)}"
-    runs = _runs(counts) if isinstance(counts, str) else counts
+    runs = run_lengths(counts) if isinstance(counts, str) else counts
     if not runs or not all(type(run) is int and run >= 0 for run in runs):
         return "has run lengths that are damaged"
     if sum(runs) != size[0] * size[1]:
@@ -39,13 +39,13 @@ def mask_fault(codes: object, size: tuple[int, int]) -> str | None:
     return None
 
 
-def rle_fault(rle: object, size: tuple[int, int]) -> str | None:
+def rle_fault(rle: object, size: Size) -> str | None:
     """What is wrong with COCO's compressed run lengths of a mask of this size (H, W), or None."""
     is_compressed = isinstance(rle, dict) and isinstance(rle.get("counts"), str)
     return mask_fault(rle, size) if is_compressed else "is no COCO run lengths"
 
 
-def decode_mask(codes: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+def decode_mask(codes: Any, size: Size, where: str) -> NDArray[np.bool_]:
     """(H, W) bool of COCO's run lengths, compressed or not, or polygons.
 
     Raises UserError, whose message begins with `where`, for what is no mask of this size.
@@ -65,7 +65,7 @@ def decode_mask(codes: Any, size: tuple[int, int], where: str) -> NDArray[np.boo
     raise UserError(f"{where} {fault}; mend it, or fetch the file again")
 
 
-def _runs(counts: str) -> list[int]:
+def run_lengths(counts: str) -> list[int]:
     """The numbers of compressed run lengths; none where they are no run lengths.
 
     A number is written in digits of 5 bits, lowest first, as characters from "0" on; bit 5 says that more follow and
@@ -88,7 +88,7 @@ def _runs(counts: str) -> list[int]:
     return list(runs.tolist())
 
 
-def read_index_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def read_index_mask(path: Path, size: Size | None = None) -> NDArray[np.uint8]:
     """(H, W) uint8, the raw indices of a palette or grey PNG. Raises UserError, also where they are not of `size`."""
     with open_data_image(path, "mask") as image:
         if image.mode not in ("P", "L", "1"):

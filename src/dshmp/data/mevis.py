@@ -160,7 +160,7 @@ class MevisSplit(ImageSplit):
             known = ", ".join(split_names(root))
             hint = f"splits there: {known}" if known else "make one with `dshmp synthetic make`"
             raise UserError(f"{self.folder}: no such data set split; {hint}")
-        hidden = []
+        found, hidden = [], []
         for name, clip in read_shape(self.listed, _Meta).videos.items():
             objects = {key: item.model_dump(exclude_unset=True) for key, item in clip.objects.items()}
             self.videos[name] = Video(name, clip.frames, objects)
@@ -175,9 +175,8 @@ class MevisSplit(ImageSplit):
                 if objects and not drawn >= set(item.static_ids):
                     raise UserError(f"{where} has static_ids that are no objects with an anno_id; {MEND}")
                 extra = item.model_dump(exclude={"exp", "obj_id", "anno_id"}, exclude_unset=True)
-                self.expressions.append(Expression(name, key, item.exp, ids, annotations, extra=extra))
-        if not self.expressions:
-            raise UserError(f"{self.listed}: holds no expression")
+                found.append(Expression(name, key, item.exp, ids, annotations, extra=extra))
+        self.keep(found, f"{self.listed}: holds no expression")
         self.has_truth = not hidden
         if 0 < len(hidden) < len(self.expressions):
             raise UserError(f"{hidden[0]} has no anno_id, as {len(hidden)} of all, while others have; {MEND}")

@@ -6,7 +6,6 @@ Here stands what all layouts share; each data set's own file writes its layout.
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -62,20 +61,6 @@ def save_frames(folder: Path, frames: NDArray[np.uint8], step: int = 1) -> list[
     for name, frame in zip(names, frames, strict=True):
         save_jpeg(folder / f"{name}.jpg", frame)
     return names
-
-
-def save_video(path: Path, frames: NDArray[np.uint8], rate: int) -> None:
-    """Write frames (T, H, W, 3) as H.264 in MP4."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(f"file:{path}", "w", format="mp4") as output:
-        stream: Any = output.add_stream("libx264", rate=rate)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        output.mux(stream.encode(None))
 
 
 def short_texts(clip: Clip) -> dict[int, str]:

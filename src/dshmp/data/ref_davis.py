@@ -48,6 +48,7 @@ class RefDavisSplit(IndexMaskSplit):
         texts = [read_texts(self.folder, annotator) for annotator in range(len(ANNOTATORS))]
         semantics = self.folder / "davis_semantics.json"
         categories = read_shape(semantics, dict[str, dict[str, Any]]) if semantics.is_file() else {}
+        found = []
         sets = root / "ImageSets" / "2017" / f"{split}.txt"
         for name in shaped(list[Name], list(dict.fromkeys(read_text(sets).split())), str(sets)):
             ids = sorted({number for said in texts for video, number in said if video == name})
@@ -59,9 +60,8 @@ class RefDavisSplit(IndexMaskSplit):
                 for annotator, said in enumerate(texts):
                     if (text := said.get((name, number))) is not None:
                         key, extra = str(len(ANNOTATORS) * k + annotator), {"annotator": annotator}
-                        self.expressions.append(Expression(name, key, text, meant, meant, category, extra=extra))
-        if not self.expressions:
-            raise UserError(f"{self.listed}: holds no expression of the split {split!r}")
+                        found.append(Expression(name, key, text, meant, meant, category, extra=extra))
+        self.keep(found, f"{self.listed}: holds no expression of the split {split!r}")
 
     def image_folder(self, video: str) -> Path:
         return self.folder / "JPEGImages" / "480p" / video

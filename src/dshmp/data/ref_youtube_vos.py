@@ -65,6 +65,7 @@ class RefYoutubeVosSplit(IndexMaskSplit):
         left_out = read_shape(expressions_file(root, "test"), _Meta).videos if split == "valid" else {}
         path = self.folder / "meta.json"
         described = read_shape(path, _Descriptions) if split == "train" or path.is_file() else _Descriptions()
+        found = []
         for name, clip in read_shape(self.listed, _Meta).videos.items():
             if name in left_out:
                 continue
@@ -74,11 +75,8 @@ class RefYoutubeVosSplit(IndexMaskSplit):
                 number = item.obj_id or known.expressions.get(key, _Named()).obj_id
                 ids = () if number is None else (number,)
                 category = known.objects.get(number or 0, {}).get("category")
-                self.expressions.append(
-                    Expression(name, key, item.exp, ids, ids, category, extra=item.model_extra or {})
-                )
-        if not self.expressions:
-            raise UserError(f"{self.listed}: holds no expression")
+                found.append(Expression(name, key, item.exp, ids, ids, category, extra=item.model_extra or {}))
+        self.keep(found, f"{self.listed}: holds no expression")
         self.has_truth = all(item.objects for item in self.expressions)
         if split == "valid":
             self.has_truth &= all(path.is_file() for name in self.videos for path in self.mask_files(name))
