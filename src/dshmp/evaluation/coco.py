@@ -20,13 +20,11 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
-
 from dshmp.data.base import Expression, Split, frame_size
 from dshmp.data.masks import rle_fault
 from dshmp.errors import UserError
 from dshmp.evaluation.predictions import Predictions, Problem
-from dshmp.evaluation.protocols import SampleScore, target
+from dshmp.evaluation.protocols import SampleScore, Terms, target
 from dshmp.rle import Rle, encode
 
 FILE = "predictions.json"
@@ -104,7 +102,7 @@ def score_samples(
             problems.append(Problem("expression", key, "has no detection"))
         agree = bool(found) and not union
         iou = 1.0 if agree else intersection / max(union, 1)
-        terms: dict[str, tuple[float, float]] = {"oIoU": (intersection, union), "mIoU": (iou, 1.0)}
+        terms: Terms = {"oIoU": (intersection, union), "mIoU": (iou, 1.0)}
         terms |= {f"P@{k / 10}": (float(agree or 10 * intersection > k * union), 1.0) for k in TENTHS}
         rows.append(SampleScore(item.video, key, item.text, item.subsets, terms, bool(found)))
     return rows, problems
@@ -127,7 +125,7 @@ def mean_average_precision(truth: Mapping[str, Rle], detections: Mapping[str, Se
             "images": [{"id": key, "height": rle["size"][0], "width": rle["size"][1]} for _, (key, rle) in rles],
             "annotations": [
                 {"id": index, "image_id": key, "category_id": 1, "segmentation": rle, "iscrowd": 0}
-                | {"area": int(coco.area(rle)), "bbox": coco.toBbox(rle).tolist()}
+                | {"area": int(coco.area(rle))}
                 for index, (key, rle) in rles
             ],
             "categories": [{"id": 1, "name": "target"}],
@@ -137,7 +135,5 @@ def mean_average_precision(truth: Mapping[str, Rle], detections: Mapping[str, Se
         evaluation.params.useCats = 0
         evaluation.evaluate()
         evaluation.accumulate()
-        precision = np.asarray(evaluation.eval["precision"])  # (IoUs, recalls, categories, areas, limits)
-    values = precision[:, :, :, 0, -1]
-    known = values[values > -1]
-    return float(known.mean()) if known.size else 0.0
+        evaluation.summarize()
+    return float(evaluation.stats[0])  # at all areas, at most 100 detections

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dshmp.data.base import Split, frame_size
+from dshmp.data.base import Size, Split, frame_size
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, destination, digest, reason, regular
 from dshmp.progress import track
@@ -169,31 +169,29 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
     the layout has no submission, or a frame of the split cannot be read."""
     wanted = _wanted(split, layout)
     try:
-        with open(path, "rb", opener=regular):
-            file = zipfile.ZipFile(path)
+        with open(path, "rb", opener=regular), zipfile.ZipFile(path) as file:
+            names = Counter(file.namelist())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UNREADABLE as error:
         return [f"is no readable zip file ({error}); it may be cut off"]
     faults: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    with file:
-        if wanted.keys().isdisjoint(file.namelist()):
-            return [f"holds no mask of this split, such as {next(iter(wanted), '')}; mind the folders above"]
-        for name, fault in _faults(file, wanted, cache(partial(frame_size, split))):
-            faults[str(PurePosixPath(name).parent), fault].append(name)
+    if wanted.keys().isdisjoint(names):
+        return [f"holds no mask of this split, such as {next(iter(wanted), '')}; mind the folders above"]
+    for name, fault in _faults(Predictions(path), names, wanted, cache(partial(frame_size, split))):
+        faults[str(PurePosixPath(name).parent), fault].append(name)
     more = {key: f" (and {len(found) - 1} more of this folder)" for key, found in faults.items() if len(found) > 1}
     return [f"{found[0]}: {key[1]}{more.get(key, '')}" for key, found in faults.items()]
 
 
 def _faults(
-    file: zipfile.ZipFile, wanted: dict[str, str], size: Callable[[str], tuple[int, int]]
+    predictions: Predictions, names: Counter[str], wanted: dict[str, str], size: Callable[[str], Size]
 ) -> Iterator[tuple[str, str]]:
     """Names in a zip file and what is wrong with each; `size` is (H, W) of a video's frames."""
-    names = Counter(file.namelist())
     for name, video in track(wanted.items(), "validating", total=len(wanted)):
         if name not in names:
             yield name, "is missing"
-        elif fault := _fault(file, name, size(video)):
+        elif fault := _fault(predictions.image(name, size(video))):
             yield name, fault
     folders = {f"{parent}/" for name in wanted for parent in PurePosixPath(name).parents}
     for name, times in names.items():
@@ -214,15 +212,10 @@ def _wanted(split: Split, layout: str) -> dict[str, str]:
     }
 
 
-def _fault(file: zipfile.ZipFile, name: str, size: tuple[int, int]) -> str | None:
-    """What is wrong with a mask of a frame of `size` (H, W)."""
-    try:
-        with file.open(name) as stream:
-            image = open_png(stream.read(LARGEST + 1), size)
-    except UNREADABLE as error:
-        return f"cannot be read ({error})"
-    if isinstance(image, str):
-        return image
+def _fault(image: Image.Image | Problem) -> str | None:
+    """What is wrong with a mask in a submission."""
+    if isinstance(image, Problem):
+        return image.reason
     if image.mode != "L":
         return f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
     other = [value for value, count in enumerate(image.histogram()) if count and value not in (0, 255)]
