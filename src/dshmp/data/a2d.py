@@ -83,10 +83,8 @@ class A2dSplit(DataSplit):
     """
 
     def __init__(self, root: Path, split: str, window: int = WINDOW) -> None:
-        if split not in SPLITS:
-            raise UserError(f"{root}: A2D-Sentences has no split {split!r}; choose from {', '.join(SPLITS)}")
         mttr = root / f"a2d_sentences_single_frame_{split}_annotations.json"
-        super().__init__(root, mttr if mttr.is_file() else root / ANNOTATION)
+        super().__init__(root, mttr if mttr.is_file() else root / ANNOTATION, "A2D-Sentences", split, SPLITS)
         self.clips = next((root / "Release").glob("CLIPS320"), root / "Release" / "clips320H")
         if not self.clips.is_dir():
             raise UserError(f"{self.clips}: missing; A2D's clips belong there")
@@ -190,7 +188,7 @@ def _derived_samples(root: Path, clips: dict[str, Clip]) -> list[ListedSample]:
     rows = _said(read_rows(root / ANNOTATION, Sentence, header=True), clips, read_text(root / MISSED).split())
     annotated: dict[str, list[tuple[int, NDArray[Any]]]] = {row.video: [] for row in rows}
     for video, found in annotated.items():
-        for path in _h5_files(root, video):
+        for path in sorted((root / INSTANCES / video).glob("*.h5")):
             if not path.stem.isdecimal() or not 1 <= int(path.stem) <= 99_999:
                 raise UserError(f"{path}: its name is no frame number of five digits counted from 1; remove it")
             found.append((int(path.stem), _read_h5(path, "instance")[0]))
@@ -200,10 +198,6 @@ def _derived_samples(root: Path, clips: dict[str, Clip]) -> list[ListedSample]:
         for frame, instances in annotated[row.video]
         if row.instance in instances
     ]
-
-
-def _h5_files(root: Path, video: str) -> list[Path]:
-    return sorted((root / INSTANCES / video).glob("*.h5"))
 
 
 def _decode(path: Path, positions: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
@@ -233,7 +227,8 @@ def check(root: Path, report: CheckReport) -> None:
         report.found(root / ANNOTATION, f"has sentences of {video}, which {VIDEOSET.name} does not list")
     rows = _said(rows, clips, missed)
     decoded = report.sample(dict.fromkeys(row.video for row in rows))
-    for file in report.each("HDF5 files", [file for video in decoded for file in _h5_files(root, video)]):
+    files = [file for video in decoded for file in sorted((root / INSTANCES / video).glob("*.h5"))]
+    for file in report.each("HDF5 files", files):
         report.attempt(read_masks, file)
     for name, split in check_splits(report, root, SPLITS, A2dSplit, {}):
         said = [row for row in rows if SPLITS[clips[row.video].subset] == name]
@@ -241,12 +236,12 @@ def check(root: Path, report: CheckReport) -> None:
             path = split.clips / f"{video}.mp4"
             if not path.is_file():
                 report.found(path, "missing")
-            source = report.attempt(open_video, path) if video in decoded else None
-            count = clips[video].frames if source is None else sum(1 for _ in source)
-            if source is not None and count < (source.expected or 0):
-                report.found(path, f"only {count} of its {source.expected} frames can be decoded")
-            elif count != clips[video].frames:
-                report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {clips[video].frames}")
+            if video in decoded and (source := report.attempt(open_video, path)) is not None:
+                count = sum(1 for _ in source)
+                if count < (source.expected or 0):
+                    report.found(path, f"only {count} of its {source.expected} frames can be decoded")
+                elif count != clips[video].frames:
+                    report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {clips[video].frames}")
         meant = {(item.video, item.objects[0]) for item in split.expressions}
         for row in said if split.listed == root / ANNOTATION else ():
             if (row.video, row.instance) not in meant:

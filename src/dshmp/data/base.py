@@ -8,7 +8,7 @@ import io
 import json
 import reprlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -95,11 +95,18 @@ class Split(Protocol):
 
 
 class DataSplit:
-    """What the splits here have in common: the file or folder `listed` lists their sentences."""
+    """What the splits here have in common: the file or folder `listed` lists their sentences.
+
+    Raises UserError where `splits`, those of the data set `title`, do not have this one; empty stands for any.
+    """
 
     has_truth = True
 
-    def __init__(self, folder: Path, listed: Path) -> None:
+    def __init__(
+        self, folder: Path, listed: Path, title: str = "", split: str = "", splits: Collection[str] = ()
+    ) -> None:
+        if splits and split not in splits:
+            raise UserError(f"{folder}: {title} has no split {split!r}; choose from {', '.join(splits)}")
         self.folder, self.listed = folder, listed
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []

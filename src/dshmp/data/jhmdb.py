@@ -13,9 +13,8 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +35,6 @@ SPLITS = ("test",)
 FRAMES_PER_VIDEO = 3
 COUNTS = {"test": ({"videos": 928, "expressions": 928 * FRAMES_PER_VIDEO},)}
 SEED = 0  # of `drawn_frames`
-T = TypeVar("T")
 
 
 class Sentence(BaseModel):
@@ -65,9 +63,8 @@ class JhmdbSplit(ImageSplit):
     suffix = ".png"
 
     def __init__(self, root: Path, split: str = "test", window: int = WINDOW) -> None:
-        if split not in SPLITS:
-            raise UserError(f"{root}: JHMDB-Sentences has no split {split!r}, only test")
-        super().__init__(root, root / LIST if (root / LIST).is_file() else root / ANNOTATION)
+        listed = root / LIST if (root / LIST).is_file() else root / ANNOTATION
+        super().__init__(root, listed, "JHMDB-Sentences", split, SPLITS)
         self._actions = _find_actions(root)
         if self.listed == root / LIST:
             self.frame_list = f"MTTR's list ({LIST})"
@@ -102,8 +99,13 @@ class JhmdbSplit(ImageSplit):
         return self.folder / "Rename_Images" / self._actions[video] / video
 
     def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
+        import scipy.io
+
         path = _mask_file(self.folder, self._actions[video], video)
-        masks = _read_part_mask(path)
+        _count_masks(path)
+        stored = _read_mat(scipy.io.loadmat, path, variable_names=["part_mask"])["part_mask"]
+        volume = stored if stored.ndim == 3 else stored[..., None]  # MATLAB drops a last axis of one
+        masks: NDArray[np.bool_] = volume.transpose(2, 0, 1) != 0  # (H, W, T) -> (T, H, W)
         if masks.shape[1:] != tuple(size):
             raise UserError(f"{path}: masks of size {list(masks.shape[1:])}, its frames have {list(size)}")
         if positions and max(positions) >= len(masks):
@@ -128,21 +130,11 @@ def _mask_file(root: Path, action: str, video: str) -> Path:
     return root / "puppet_mask" / action / video / "puppet_mask.mat"
 
 
-def _read_part_mask(path: Path) -> NDArray[np.bool_]:
-    """Masks (T, H, W) of a puppet_mask.mat."""
-    import scipy.io
-
-    _count_masks(path)
-    stored = _read_mat(path, partial(scipy.io.loadmat, path, variable_names=["part_mask"]))["part_mask"]
-    volume = stored if stored.ndim == 3 else stored[..., None]  # MATLAB drops a last axis of one
-    return np.asarray(volume.transpose(2, 0, 1) != 0)  # (H, W, T) -> (T, H, W)
-
-
 def _count_masks(path: Path) -> int:
     """How many masks a puppet_mask.mat says it has, without reading them."""
     import scipy.io
 
-    stored = {name: (tuple(shape), kind) for name, shape, kind in _read_mat(path, partial(scipy.io.whosmat, path))}
+    stored = {name: (tuple(shape), kind) for name, shape, kind in _read_mat(scipy.io.whosmat, path)}
     shape, kind = stored.get("part_mask", ((), "nothing"))
     is_number = re.fullmatch(r"logical|single|double|u?int\d+", kind)
     if is_number is None or len(shape) not in (2, 3) or not 0 < math.prod(shape) <= LARGEST:
@@ -150,12 +142,12 @@ def _count_masks(path: Path) -> int:
     return shape[2] if len(shape) == 3 else 1
 
 
-def _read_mat(path: Path, read: Callable[[], T]) -> T:
+def _read_mat(read: Callable[..., Any], path: Path, **options: Any) -> Any:
     """What scipy reads; it has no one error for damage."""
     if not path.is_file():
         raise UserError(f"{path}: masks are missing; the data set is not complete")
     try:
-        return read()
+        return read(path, **options)
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a MATLAB file ({reason(error)}); fetch it again") from None
 

@@ -23,8 +23,7 @@ from pydantic import BaseModel
 
 from dshmp.data.base import Expression, Id, Name, Size, Text, Video, read_shape
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.images import ImageSplit
-from dshmp.data.masks import decode_mask
+from dshmp.data.images import ImageSplit, decode_mask
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
 from dshmp.files import digest, reason, regular
@@ -118,11 +117,9 @@ def find_spans(chunks: Iterable[bytes]) -> dict[str, Span]:
         text += chunk
         if not offset and text.lstrip()[:1] != b"{":
             raise ValueError("expected a JSON object at the top")
-        done = 0
-        for match in KEY.finditer(text):
-            keys.append((match[1].decode(), offset + match.start(), offset + match.end()))
-            done = match.end()
-        done = max(done, len(text) - LONGEST_KEY)
+        found = list(KEY.finditer(text))
+        keys += [(match[1].decode(), offset + match.start(), offset + match.end()) for match in found]
+        done = max(len(text) - LONGEST_KEY, *(match.end() for match in found[-1:]), 0)
         text, offset = text[done:], offset + done
     if not END.search(text):
         raise ValueError(f"is not valid JSON (cut off at {offset + len(text):,} bytes)")
@@ -241,9 +238,8 @@ def write_mini(folder: Path, seed: int) -> None:
             for item, (_, ids) in zip(told.values(), meant if name != "valid" else (), strict=False):
                 item |= {"obj_id": list(ids), "anno_id": [annotation + k for k in ids]}
             videos[video] = {"frames": names, "expressions": told}
-            masks |= {
-                str(annotation + k): [encode(m) if m.any() else None for m in track] for k, track in enumerate(tracks)
-            }
+            for k, track in enumerate(tracks, annotation):
+                masks[str(k)] = [encode(mask) if mask.any() else None for mask in track]
             annotation += len(tracks)
         (folder / name / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
         if name != "valid":

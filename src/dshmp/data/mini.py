@@ -41,9 +41,9 @@ def draw_clips(count: int, seed: int, families: Sequence[str]) -> list[Clip]:
 def resized(clip: Clip, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Frames (T, height, width, 3) and masks (K, T, height, width) of a clip."""
     frames = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in clip.frames])
-    flat = clip.masks.reshape(-1, *clip.masks.shape[2:]).astype(np.uint8)
-    small = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) for mask in flat]
-    return frames, np.stack(small).reshape(*clip.masks.shape[:2], height, width).astype(bool)
+    tracks = clip.masks.astype(np.uint8)
+    small = [[cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) for mask in track] for track in tracks]
+    return frames, np.array(small, dtype=bool)
 
 
 def first_frames(clip: Clip, hidden: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

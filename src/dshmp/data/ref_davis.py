@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dshmp.data.base import Expression, Name, Video, read_shape, read_text, shaped
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.masks import IndexMaskSplit, index_mask, read_index_mask, save_palette_png
+from dshmp.data.images import IndexMaskSplit, index_mask, read_index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
 
@@ -42,9 +42,7 @@ class RefDavisSplit(IndexMaskSplit):
     """`train` or `val`. An expression's `extra` holds {"annotator": 0 to 3}."""
 
     def __init__(self, root: Path, split: str) -> None:
-        super().__init__(root, root / "davis_text_annotations")
-        if split not in SPLITS:
-            raise UserError(f"{root}: Ref-DAVIS17 has no split {split!r}; choose from {', '.join(SPLITS)}")
+        super().__init__(root, root / "davis_text_annotations", "Ref-DAVIS17", split, SPLITS)
         texts = [read_texts(self.folder, annotator) for annotator in range(len(ANNOTATORS))]
         semantics = self.folder / "davis_semantics.json"
         categories = read_shape(semantics, dict[str, dict[str, Any]]) if semantics.is_file() else {}

@@ -21,9 +21,8 @@ from pydantic import BaseModel, Field
 
 from dshmp.data.base import Expression, Name, Text, Video, read_shape
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.masks import IndexMaskSplit, index_mask, save_palette_png
+from dshmp.data.images import IndexMaskSplit, index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
-from dshmp.errors import UserError
 
 SPLITS = ("train", "valid")
 COUNTS = {"train": ({"videos": 3471},), "valid": ({"videos": 202, "expressions": 834, "frames": 5486},)}
@@ -59,9 +58,7 @@ class RefYoutubeVosSplit(IndexMaskSplit):
     """`train` or `valid`."""
 
     def __init__(self, root: Path, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"{root}: Ref-YouTube-VOS has no split {split!r} here; choose from {', '.join(SPLITS)}")
-        super().__init__(root / split, expressions_file(root, split))
+        super().__init__(root / split, expressions_file(root, split), "Ref-YouTube-VOS", split, SPLITS)
         left_out = read_shape(expressions_file(root, "test"), _Meta).videos if split == "valid" else {}
         path = self.folder / "meta.json"
         described = read_shape(path, _Descriptions) if split == "train" or path.is_file() else _Descriptions()

@@ -22,8 +22,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from dshmp.data.base import Expression, Id, Name, Size, Text, Video, read_shape, shaped
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.images import ImageSplit, save_jpeg
-from dshmp.data.masks import decode_mask, run_lengths
+from dshmp.data.images import ImageSplit, decode_mask, run_lengths, save_jpeg
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
 from dshmp.pickles import read_pickle
@@ -81,10 +80,9 @@ class RefcocoSplit(ImageSplit):
     """A split of one of the three. All sentences of an object share its annotation id, hence their target."""
 
     def __init__(self, root: Path, split: str, dataset: str = "refcoco") -> None:
-        if split not in SENTENCES[dataset]:
-            raise UserError(f"{root}: {dataset} has no split {split!r}; choose from {', '.join(SENTENCES[dataset])}")
         references, converted = reference_file(root, dataset), converted_file(root, dataset, split)
-        super().__init__(root, references if references.is_file() else converted)
+        listed = references if references.is_file() else converted
+        super().__init__(root, listed, dataset, split, SENTENCES[dataset])
         if not self.listed.is_file():
             raise UserError(f"{references}: missing, and so is {converted.name}; unpack {dataset} there")
         self.annotations: dict[int, tuple[Any, Size]] = {}  # one of COCO's forms, and its image's size

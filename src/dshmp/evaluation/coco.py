@@ -16,15 +16,15 @@ import contextlib
 import io
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
 from dshmp.data.base import Expression, Split, frame_size
-from dshmp.data.masks import rle_fault
+from dshmp.data.images import rle_fault
 from dshmp.errors import UserError
 from dshmp.evaluation.predictions import Predictions, Problem
-from dshmp.evaluation.protocols import SampleScore, Terms, target
+from dshmp.evaluation.protocols import SampleScore, Terms, VideoScores, target
 from dshmp.rle import Rle, encode
 
 FILE = "predictions.json"
@@ -59,7 +59,7 @@ def truths(split: Split, video: str, items: Sequence[Expression]) -> Truths:
     return found
 
 
-def read_detections(predictions: Predictions, truth: Mapping[str, Rle]) -> tuple[Detections, list[Problem]]:
+def read_detections(predictions: Predictions, truth: Truths) -> tuple[Detections, list[Problem]]:
     """Readable detections, and those that are no mask of their frame. Raises UserError where the file is not
     COCO's results or speaks of other samples."""
     path = predictions.path / FILE
@@ -85,9 +85,7 @@ def read_detections(predictions: Predictions, truth: Mapping[str, Rle]) -> tuple
     return detections, problems
 
 
-def score_samples(
-    items: Sequence[Expression], truth: Mapping[str, Rle], detections: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> tuple[list[SampleScore], list[Problem]]:
+def score_samples(items: Sequence[Expression], truth: Truths, detections: Detections) -> VideoScores:
     """P@K, oIoU and mIoU of each sample's best detection."""
     from pycocotools import mask as coco
 
@@ -108,7 +106,7 @@ def score_samples(
     return rows, problems
 
 
-def mean_average_precision(truth: Mapping[str, Rle], detections: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
+def mean_average_precision(truth: Truths, detections: Detections) -> float:
     """AP@[.5:.95] of pycocotools, 0 to 1."""
     from pycocotools import mask as coco
     from pycocotools.coco import COCO
@@ -117,16 +115,15 @@ def mean_average_precision(truth: Mapping[str, Rle], detections: Mapping[str, Se
     entries = [dict(entry) for group in detections.values() for entry in group]  # pycocotools adds to them
     if not entries:
         return 0.0
-    rles = list(enumerate(truth.items(), 1))
     with contextlib.redirect_stdout(io.StringIO()):  # it tells its steps
         ground = COCO()
         ground.dataset = {
             "info": {},
-            "images": [{"id": key, "height": rle["size"][0], "width": rle["size"][1]} for _, (key, rle) in rles],
+            "images": [{"id": key, "height": rle["size"][0], "width": rle["size"][1]} for key, rle in truth.items()],
             "annotations": [
-                {"id": index, "image_id": key, "category_id": 1, "segmentation": rle, "iscrowd": 0}
-                | {"area": int(coco.area(rle))}
-                for index, (key, rle) in rles
+                {"id": i, "image_id": key, "category_id": 1, "iscrowd": 0}
+                | {"segmentation": rle, "area": int(coco.area(rle))}
+                for i, (key, rle) in enumerate(truth.items(), 1)
             ],
             "categories": [{"id": 1, "name": "target"}],
         }

@@ -12,7 +12,7 @@ import lzma
 import os
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dshmp.data.base import Size, Split, frame_size
+from dshmp.data.base import Split, frame_size
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, destination, digest, reason, regular
 from dshmp.progress import track
@@ -97,37 +97,31 @@ class Predictions:
         return ids
 
     def image(self, name: str, size: tuple[int, ...]) -> Image.Image | Problem:
-        """A PNG of `size` (H, W)."""
+        """A decoded PNG of `size` (H, W)."""
         try:
-            image = open_png(_read(self._masks / name, LARGEST), size)
+            content = _read(self._masks / name, LARGEST)
+            if len(content) > LARGEST:
+                return Problem("damaged", name, "is far too large for a mask")
+            image = Image.open(io.BytesIO(content), formats=("PNG",))
+            if image.size != size[::-1]:
+                told = f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}"
+                return Problem("damaged", name, told)
+            image.verify()  # all checksums up to the end, as decoders forgive what is cut off
+            image = Image.open(io.BytesIO(content), formats=("PNG",))
+            image.load()
+            return image
         except FileNotFoundError:
             return Problem("frame", name)
+        except UnidentifiedImageError:
+            return Problem("damaged", name, "is no PNG")
         except UNREADABLE as error:
-            image = f"cannot be read ({reason(error)})"
-        return Problem("damaged", name, image) if isinstance(image, str) else image
+            return Problem("damaged", name, f"cannot be read ({reason(error)})")
 
 
 def _read(path: Path | zipfile.Path, limit: int) -> bytes:
     """A file's content up to the first byte beyond the limit. Raises FileNotFoundError and others of `UNREADABLE`."""
     with path.open("rb") if isinstance(path, zipfile.Path) else open(path, "rb", opener=regular) as file:
-        content: bytes = file.read(limit + 1)
-    return content
-
-
-def open_png(content: bytes, size: tuple[int, ...]) -> Image.Image | str:
-    """A decoded PNG of `size` (H, W), or what is wrong with it. Raises `UNREADABLE`."""
-    if len(content) > LARGEST:
-        return "is far too large for a mask"
-    try:
-        image = Image.open(io.BytesIO(content), formats=("PNG",))
-    except UnidentifiedImageError:
-        return "is no PNG"
-    if image.size != size[::-1]:
-        return f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}"
-    image.verify()  # all checksums up to the end, as decoders forgive what is cut off
-    image = Image.open(io.BytesIO(content), formats=("PNG",))
-    image.load()
-    return image
+        return bytes(file.read(limit + 1))
 
 
 def zip_of(out: Path, path: Path | None = None) -> Path:
@@ -178,21 +172,26 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
     faults: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     if wanted.keys().isdisjoint(names):
         return [f"holds no mask of this split, such as {next(iter(wanted), '')}; mind the folders above"]
-    for name, fault in _faults(Predictions(path), names, wanted, cache(partial(frame_size, split))):
+    for name, fault in _faults(Predictions(path), names, wanted, split):
         faults[str(PurePosixPath(name).parent), fault].append(name)
     more = {key: f" (and {len(found) - 1} more of this folder)" for key, found in faults.items() if len(found) > 1}
     return [f"{found[0]}: {key[1]}{more.get(key, '')}" for key, found in faults.items()]
 
 
-def _faults(
-    predictions: Predictions, names: Counter[str], wanted: dict[str, str], size: Callable[[str], Size]
-) -> Iterator[tuple[str, str]]:
-    """Names in a zip file and what is wrong with each; `size` is (H, W) of a video's frames."""
+def _faults(files: Predictions, names: Counter[str], wanted: dict[str, str], split: Split) -> Iterator[tuple[str, str]]:
+    """Names in a zip file and what is wrong with each."""
+    size = cache(partial(frame_size, split))
     for name, video in track(wanted.items(), "validating", total=len(wanted)):
         if name not in names:
             yield name, "is missing"
-        elif fault := _fault(predictions.image(name, size(video))):
-            yield name, fault
+            continue
+        image = files.image(name, size(video))
+        if isinstance(image, Problem):
+            yield name, image.reason
+        elif image.mode != "L":
+            yield name, f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
+        elif other := [value for value, count in enumerate(image.histogram()) if count and value not in (0, 255)]:
+            yield name, f"holds the value {other[0]}; only 0 and 255 are allowed"
     folders = {f"{parent}/" for name in wanted for parent in PurePosixPath(name).parents}
     for name, times in names.items():
         if name not in wanted and name not in folders:
@@ -210,13 +209,3 @@ def _wanted(split: Split, layout: str) -> dict[str, str]:
         for item in split.expressions
         for frame in split.videos[item.video].frames
     }
-
-
-def _fault(image: Image.Image | Problem) -> str | None:
-    """What is wrong with a mask in a submission."""
-    if isinstance(image, Problem):
-        return image.reason
-    if image.mode != "L":
-        return f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
-    other = [value for value, count in enumerate(image.histogram()) if count and value not in (0, 255)]
-    return f"holds the value {other[0]}; only 0 and 255 are allowed" if other else None

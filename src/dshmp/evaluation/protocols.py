@@ -38,7 +38,7 @@ class SampleScore:
     complete: bool = True  # whether the prediction was there and readable in full
 
 
-VideoScores = tuple[list[SampleScore], list[Problem]]  # the rows of one video and what stood in the way
+VideoScores = tuple[list[SampleScore], list[Problem]]  # rows, as of one video, and what stood in the way
 
 
 def target(split: Split, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> Masks:

@@ -208,15 +208,12 @@ def write(out: Path, scores: Scores, report: dict[str, Any]) -> None:
     columns = list(dict.fromkeys(name for row in scores.rows for name in row.terms))
     expressions = [{"video": r.video, "expression": r.id, "text": r.text, **figures([r])} for r in scores.rows]
     videos = [{"video": video, **values} for video, values in report["videos"].items()]
-    for name, first, rows in (
-        (EXPRESSIONS, ("video", "expression", "text"), expressions),
-        (VIDEOS, ("video", "expressions"), videos),
-    ):
+    for name, rows in ((EXPRESSIONS, expressions), (VIDEOS, videos)):
+        first = [key for key in rows[0] if key not in columns]
         with owned_file(out, name) as part, open(part, "w", encoding="utf-8", errors=ESCAPED, newline="") as file:
             writer = csv.DictWriter(file, [*first, *columns], lineterminator="\n")
             writer.writeheader()
-            for row in rows:
-                writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
+            writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     with owned_file(out, RESULTS) as part:
         part.write_text(to_json(report), encoding="utf-8")
 

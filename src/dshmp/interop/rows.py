@@ -55,11 +55,10 @@ def grouped(tensors: Iterable[Told]) -> tuple[LoadedPart, ...]:
 
 def report(rows: Iterable[LoadedPart], title: str, stderr: bool = True) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("part", "tensors", "parameters", "fate", "reason", title=title, title_justify="left", title_style="")
-    for column in table.columns[1:3]:
-        column.justify = "right"
+    counts = (Column(name, justify="right") for name in ("tensors", "parameters"))
+    table = Table("part", *counts, "fate", "reason", title=title, title_justify="left", title_style="")
     for item in rows:
         table.add_row(item.part, f"{item.tensors:,}", f"{item.parameters:,}", item.fate, item.reason)
     Console(stderr=stderr, markup=False, highlight=False).print(table)
