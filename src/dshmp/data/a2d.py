@@ -28,7 +28,6 @@ from dshmp.data.mini import draw_clips, resized, short_texts
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
 from dshmp.video.io import open_video
-from dshmp.video.overlay import OverlayWriter
 
 SPLITS = ("train", "test")
 WINDOW = 8  # frames that a model is shown around the annotated one, as MTTR's loader does by default
@@ -101,7 +100,8 @@ class A2dSplit(DataSplit):
             if video not in clips:
                 raise UserError(f"{mttr}: entry {number} is no frame of a video of this split in {VIDEOSET.name}")
             lengths[video] = max(lengths.get(video, clips[video].frames), frame)
-        self.videos = {video: Video(video, frame_names(count)) for video, count in lengths.items()}
+        for video, count in lengths.items():
+            self.videos[video] = Video(video, tuple(f"{t + 1:05d}" for t in range(count)))
         found = []
         for query, video, frame, instance in samples:
             shown, meant = centred_window(frame - 1, lengths[video], window), (instance,)
@@ -134,11 +134,6 @@ class A2dSplit(DataSplit):
                 mask = masks[instances.index(annotation)].astype(np.uint8)
                 out[g, t] = cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
         return out
-
-
-def frame_names(count: int) -> tuple[str, ...]:
-    """Names of the frames of a clip, counted from 1."""
-    return tuple(f"{t:05d}" for t in range(1, count + 1))
 
 
 def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
@@ -256,6 +251,8 @@ def write_mini(folder: Path, seed: int) -> None:
     an instance, and the fourth masks of twice its frames' size.
     """
     import h5py
+
+    from dshmp.video.overlay import OverlayWriter
 
     clips = folder / "Release" / "clips320H"
     clips.mkdir(parents=True)

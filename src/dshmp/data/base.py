@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +172,12 @@ def _text(text: str) -> str:
 Name = Annotated[str, BeforeValidator(checked_name)]
 Text = Annotated[str, AfterValidator(_text)]
 Id = Annotated[int, Field(strict=True, ge=0)]  # a number that JSON gives as such, not as text
+
+
+class Videos(BaseModel, Generic[T]):
+    """A JSON file that says something of each video, beside other things."""
+
+    videos: dict[Name, T]
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:

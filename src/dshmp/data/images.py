@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco
 
 from dshmp.data.base import DataSplit, Size
 from dshmp.errors import UserError
@@ -85,8 +86,6 @@ def decode_mask(codes: Any, size: Size, where: str) -> NDArray[np.bool_]:
 
     Raises UserError, whose message begins with `where`, for what is no mask of this size.
     """
-    from pycocotools import mask as coco
-
     fault = mask_fault(codes, size)
     if fault is None:
         try:

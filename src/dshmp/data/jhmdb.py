@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.a2d import LARGEST, WINDOW, FrameNumber, centred_window, frame_names
+from dshmp.data.a2d import LARGEST, WINDOW, FrameNumber, centred_window
 from dshmp.data.base import Expression, Name, Size, Text, Video, read_rows, read_shape
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit
@@ -75,7 +75,7 @@ class JhmdbSplit(ImageSplit):
             samples = [sample for row in rows for sample in self._drawn_samples(row)]
         found = []
         for video, frame, _, length, query in samples:
-            names = frame_names(length)
+            names = tuple(f"{t + 1:05d}" for t in range(length))
             if video not in self._actions or frame > length:
                 raise UserError(f"{self.listed}: frame {frame} of {length} of {video} is not there")
             if self.videos.setdefault(video, Video(video, names)).frames != names:
@@ -88,9 +88,8 @@ class JhmdbSplit(ImageSplit):
     def _drawn_samples(self, row: Sentence) -> list[ListedSample]:
         if row.video not in self._actions:
             raise UserError(f"{self.listed}: names {row.video}, which is not in Rename_Images; fetch the frames")
-        frames = len(list(self.image_folder(row.video).glob("*.png")))
         path = _mask_file(self.folder, self._actions[row.video], row.video)
-        count = min(frames, _count_masks(path))
+        count = min(len(list(self.image_folder(row.video).glob("*.png"))), _count_masks(path))
         if not count:
             raise UserError(f"{self.image_folder(row.video)}: holds no frames")
         return [ListedSample(row.video, frame, str(path), count, row.query) for frame in drawn_frames(row.video, count)]
@@ -179,7 +178,6 @@ def write_mini(folder: Path, seed: int) -> None:
         path.parent.mkdir(parents=True)
         for t, frame in enumerate(frames, 1):
             Image.fromarray(frame).save(images / f"{t:05d}.png")
-        covered = masks[0] if number != 1 else masks[0, :-3]
-        volume = covered.transpose(1, 2, 0).astype(np.uint8)  # (T, H, W) -> (H, W, T)
+        volume = masks[0, : -3 if number == 1 else None].transpose(1, 2, 0).astype(np.uint8)  # (T, H, W) -> (H, W, T)
         scipy.io.savemat(path, {"part_mask": volume}, do_compression=True)
     (folder / ANNOTATION).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from dshmp.data.base import Expression, Id, Name, Size, Text, Video, read_shape
+from dshmp.data.base import Expression, Id, Name, Size, Text, Video, Videos, read_shape
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit, decode_mask
 from dshmp.data.mini import draw_clips, first_frames, save_frames
@@ -65,10 +65,6 @@ class _Clip(BaseModel):
     frames: tuple[Name, ...]
     objects: dict[int, _Object] = {}
     expressions: dict[Name, _Sentence]
-
-
-class _Meta(BaseModel):
-    videos: dict[Name, _Clip]
 
 
 class MaskIndex:
@@ -158,7 +154,7 @@ class MevisSplit(ImageSplit):
             hint = f"splits there: {known}" if known else "make one with `dshmp synthetic make`"
             raise UserError(f"{self.folder}: no such data set split; {hint}")
         found, hidden = [], []
-        for name, clip in read_shape(self.listed, _Meta).videos.items():
+        for name, clip in read_shape(self.listed, Videos[_Clip]).videos.items():
             objects = {key: item.model_dump(exclude_unset=True) for key, item in clip.objects.items()}
             self.videos[name] = Video(name, clip.frames, objects)
             drawn = {key for key, item in clip.objects.items() if item.anno_id is not None}

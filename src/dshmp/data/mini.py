@@ -1,7 +1,4 @@
-"""Miniature data sets in the exact layouts of the real ones, drawn from the synthetic data set.
-
-Here stands what all layouts share; each data set's own file writes its layout.
-"""
+"""Miniature data sets in the layouts of the real ones, from the synthetic data set: what all of these layouts share."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from dshmp.data.base import Expression, Name, Text, Video, read_shape
+from dshmp.data.base import Expression, Name, Text, Video, Videos, read_shape
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import IndexMaskSplit, index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
@@ -41,10 +41,6 @@ class _Clip(BaseModel):
     expressions: dict[Name, _Sentence]
 
 
-class _Meta(BaseModel):
-    videos: dict[Name, _Clip]
-
-
 class _Description(BaseModel):
     objects: dict[int, dict[str, Any]] = {}
     expressions: dict[str, _Named] = {}
@@ -59,11 +55,11 @@ class RefYoutubeVosSplit(IndexMaskSplit):
 
     def __init__(self, root: Path, split: str) -> None:
         super().__init__(root / split, expressions_file(root, split), "Ref-YouTube-VOS", split, SPLITS)
-        left_out = read_shape(expressions_file(root, "test"), _Meta).videos if split == "valid" else {}
+        left_out = read_shape(expressions_file(root, "test"), Videos[_Clip]).videos if split == "valid" else {}
         path = self.folder / "meta.json"
         described = read_shape(path, _Descriptions) if split == "train" or path.is_file() else _Descriptions()
         found = []
-        for name, clip in read_shape(self.listed, _Meta).videos.items():
+        for name, clip in read_shape(self.listed, Videos[_Clip]).videos.items():
             if name in left_out:
                 continue
             known = described.videos.get(name, _Description())

@@ -25,6 +25,7 @@ from dshmp.video.images import scaled_size
 
 Frames = NDArray[np.uint8]  # or one of them
 Masks = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 Clip = tuple[Frames, Masks]
 AugmentedClip = tuple[Frames, Masks, tuple[str, ...]]
 
@@ -100,7 +101,7 @@ def augment(
 
 
 def sample_positions(
-    length: int, generator: Generator, config: Augmentation, visible: NDArray[np.bool_] | None = None
+    length: int, generator: Generator, config: Augmentation, visible: Masks | None = None
 ) -> list[int]:
     """Positions of the frames of a clip in a video of `length` frames, in order of time.
 
@@ -174,7 +175,7 @@ def rotate(frames: Frames, masks: Masks, angle: float) -> Clip:
     return _warp(frames, masks, np.broadcast_to(turn, (len(frames), 2, 3)))
 
 
-def _warp(frames: Frames, masks: Masks, forward: NDArray[np.float64]) -> Clip:
+def _warp(frames: Frames, masks: Masks, forward: Floats) -> Clip:
     """Frames and masks moved by one affine map (2, 3) per frame, `forward` (T, 2, 3) in pixels (x, y)."""
     size = frames.shape[2], frames.shape[1]
     mean = frames[:, ::4, ::4].mean((0, 1, 2)).tolist()
@@ -208,9 +209,7 @@ _GREY = np.array([0.299, 0.587, 0.114])
 _TO_YIQ = np.array([_GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
-def colour_matrix(
-    brightness: float, contrast: float, saturation: float, hue: float, mean: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float, mean: Floats) -> Floats:
     """(3, 4) affine map of RGB: hue turned by a part of the circle, distance from grey and then from the grey of
     `mean` (3,) scaled, all scaled by the brightness. Grey stays grey."""
     cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
@@ -237,7 +236,7 @@ def pseudo_clip(image: Frames, masks: Masks, generator: Generator, config: Augme
     return frames, repeated
 
 
-def affine_path(size: tuple[int, int], generator: Generator, config: Augmentation) -> NDArray[np.float64]:
+def affine_path(size: tuple[int, int], generator: Generator, config: Augmentation) -> Floats:
     """One affine map about the middle per frame, (T, 2, 3) in pixels (x, y), for images of `size` (H, W).
 
     Shift, angle, scale and shear follow quadratic Bezier curves, which never leave the range of their ends.

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
+from pycocotools import mask as coco
+
 from dshmp.data.base import Expression, Split, frame_size
 from dshmp.data.images import rle_fault
 from dshmp.errors import UserError
@@ -39,11 +41,9 @@ def image_id(item: Expression) -> str:
     return str(item.extra.get("image_id", item.id))
 
 
-def frame_list(split: Split) -> tuple[str | None, bool]:
-    """Where a split's frames are named, for a data set that leaves it open, and whether that is in MTTR's list, as in
-    published figures."""
-    source: str | None = getattr(split, "frame_list", None)
-    return source, source is None or source.startswith("MTTR's list")
+def frame_list(split: Split) -> str | None:
+    """Where a split's frames are named, for a data set that leaves it open."""
+    return getattr(split, "frame_list", None)
 
 
 def truths(split: Split, video: str, items: Sequence[Expression]) -> Truths:
@@ -87,8 +87,6 @@ def read_detections(predictions: Predictions, truth: Truths) -> tuple[Detections
 
 def score_samples(items: Sequence[Expression], truth: Truths, detections: Detections) -> VideoScores:
     """P@K, oIoU and mIoU of each sample's best detection."""
-    from pycocotools import mask as coco
-
     rows, problems = [], []
     for item in items:
         key = image_id(item)
@@ -108,7 +106,6 @@ def score_samples(items: Sequence[Expression], truth: Truths, detections: Detect
 
 def mean_average_precision(truth: Truths, detections: Detections) -> float:
     """AP@[.5:.95] of pycocotools, 0 to 1."""
-    from pycocotools import mask as coco
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -346,7 +346,7 @@ def _facts(segmenter: Segmenter, split: Split) -> dict[str, Any]:
         "resolution": f"short side {size.short_side}, long side at most {size.long_side}",
         "precision": str(segmenter.precision).removeprefix("torch."),
         "code": __version__,
-        "frame_list": frame_list(split)[0],
+        "frame_list": frame_list(split),
         "expressions": asked.hexdigest(),
         "counts": {
             "videos": len({item.video for item in split.expressions}),

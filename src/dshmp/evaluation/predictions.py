@@ -104,8 +104,7 @@ class Predictions:
                 return Problem("damaged", name, "is far too large for a mask")
             image = Image.open(io.BytesIO(content), formats=("PNG",))
             if image.size != size[::-1]:
-                told = f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}"
-                return Problem("damaged", name, told)
+                return Problem("damaged", name, f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}")
             image.verify()  # all checksums up to the end, as decoders forgive what is cut off
             image = Image.open(io.BytesIO(content), formats=("PNG",))
             image.load()

@@ -121,7 +121,7 @@ def document(scores: Scores, name: str, split_name: str, pred: Path, facts: dict
             "frames": len({(video, frame) for video, _, frame in scored}),
             "expression frames": len(scored),
         },
-        "frame_list": {"sha256": hashlib.sha256(lines.encode()).hexdigest(), "source": frame_list(scores.split)[0]},
+        "frame_list": {"sha256": hashlib.sha256(lines.encode()).hexdigest(), "source": frame_list(scores.split)},
         "prediction": facts,
         "code": {"version": __version__, "revision": revision()},
         "subsets": by_subset(scores.rows),
@@ -192,8 +192,8 @@ def warn(scores: Scores, layout: str) -> None:
         log.warning("%s: %s; it counts 0", problem.path, problem.reason)
     if len(scores.damaged) > SHOWN:
         log.warning("and %d more damaged files", len(scores.damaged) - SHOWN)
-    source, published = frame_list(scores.split)
-    if not published:
+    source = frame_list(scores.split)
+    if source is not None and not source.startswith("MTTR's list"):
         log.warning("the frames are %s: these are not the frames of published figures", source)
     missing = {problem.path for problem in scores.problems if problem.kind == "video"}
     kept = [row for row in scores.rows if row.complete or row.video in missing]

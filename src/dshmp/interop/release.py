@@ -20,8 +20,7 @@ from dshmp.card import Card
 from dshmp.config import RELEASE, ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_owned, destination, is_vacant, output_folder, owned_file, save_tensors
-from dshmp.interop.keymap import NAMES, STAGES, as_release, from_release
-from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, report
+from dshmp.interop.keymap import NAMES, STAGES, LoadedPart, Told, as_release, from_release, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
 from dshmp.model.video_swin import relative_position
@@ -173,8 +172,8 @@ def convert(
         save_tensors(rest, work / disk.EXTRA_STATE)
     parts = [(part, key) for part, prefix in PARTS.items() for key in used if key.startswith(prefix)]
     told: list[Told] = [(part, "loaded", "", used[key]) for part, key in parts]
-    rows = grouped([*told, *left_out(rest, NAMES, "")])
-    return ConversionReport(config, rows, _assumptions(config, used, motion_heads))
+    told += left_out(rest, NAMES, "")
+    return ConversionReport(config, grouped(told), _assumptions(config, used, motion_heads))
 
 
 def print_report(found: ConversionReport) -> None:
