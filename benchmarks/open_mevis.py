@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dshmp.data.mevis_index import open_index
+from dshmp.data.mevis import MaskIndex
 from dshmp.rle import decode, encode
 
 FRAMES, SIZE = 80, (480, 854)
@@ -50,7 +50,7 @@ def measure(way: str, path: Path) -> None:
         with open(path, encoding="utf-8") as file:
             track = json.load(file)["0"]
     else:
-        found = open_index(path).track(0)
+        found = MaskIndex(path).track(0)
         assert found is not None
         track = found
     assert decode(track[:1]).any()

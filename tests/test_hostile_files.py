@@ -23,9 +23,8 @@ from dshmp.data.refcoco import read_references
 from dshmp.errors import UserError
 from dshmp.evaluation.predictions import Predictions
 from dshmp.hub import looks_local
-from dshmp.interop.detectron2 import read_arrays
 from dshmp.interop.mask2former import initialise
-from dshmp.interop.safe_load import read_tensors
+from dshmp.interop.safe_load import read_arrays, read_tensors
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.text import pretrained_encoder
 from dshmp.model.tokenizer import load_tokenizer

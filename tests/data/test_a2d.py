@@ -18,11 +18,11 @@ from dshmp.data.a2d import (
     SPLITS,
     VIDEOSET,
     A2dSplit,
+    centred_window,
     check,
     read_masks,
     write_mini,
 )
-from dshmp.data.base import centred_window
 from dshmp.data.check import examine
 from dshmp.data.mini import draw_clips, make_mini, resized
 from dshmp.errors import UserError

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from dshmp.cli import app
 from dshmp.data import mevis
 from dshmp.data.check import CheckReport, examine
-from dshmp.data.images import save_jpeg
-from dshmp.data.masks import read_index_mask, save_palette_png
+from dshmp.data.images import read_index_mask, save_jpeg, save_palette_png
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset, open_split
 from dshmp.errors import UserError

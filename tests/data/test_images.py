@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dshmp.data.images import read_frame, read_frames, save_jpeg
-from dshmp.data.masks import read_index_mask, save_palette_png
+from dshmp.data.images import read_frame, read_frames, read_index_mask, save_jpeg, save_palette_png
 from dshmp.errors import UserError
 
 

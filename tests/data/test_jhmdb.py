@@ -193,7 +193,7 @@ def test_damage_is_named(kind: str, root: Path) -> None:
 
 
 def test_reading_damage(root: Path) -> None:
-    with pytest.raises(UserError, match="has no split 'train', only test"):
+    with pytest.raises(UserError, match="has no split 'train'; choose from test"):
         JhmdbSplit(root, "train")
     split = JhmdbSplit(root)
     with pytest.raises(UserError, match=r"masks of size \[48, 64\], its frames have \[9, 9\]"):

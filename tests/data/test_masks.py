@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dshmp.data.masks import decode_mask, mask_fault, rle_fault
+from dshmp.data.images import decode_mask, mask_fault, rle_fault
 from dshmp.errors import UserError
 from dshmp.rle import encode
 

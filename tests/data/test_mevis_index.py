@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dshmp.data.mevis_index import find_spans, open_index
+from dshmp.data.mevis import MaskIndex, find_spans
 from dshmp.errors import UserError
 from dshmp.rle import encode
 
@@ -58,7 +58,7 @@ def test_no_object(text: bytes) -> None:
 def test_a_damaged_entry_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "mask_dict.json").write_text(text)
     with pytest.raises(UserError, match=r"mask_dict.json: annotation 1 is no"):
-        open_index(tmp_path / "mask_dict.json").track(1)
+        MaskIndex(tmp_path / "mask_dict.json").track(1)
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 def test_tracks_are_those_written(tmp_path: Path) -> None:
     path = tmp_path / "mask_dict.json"
     masks = write_masks(path)
-    index = open_index(path)
+    index = MaskIndex(path)
     assert {key: index.track(int(key)) for key in masks} == masks
     assert index.track(999) is None
 
@@ -85,13 +85,13 @@ def test_tracks_are_those_written(tmp_path: Path) -> None:
 def test_a_changed_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "mask_dict.json"
     write_masks(path)
-    old = open_index(path)
+    old = MaskIndex(path)
     masks = write_masks(path, seed=1)
     changed = path.stat().st_mtime_ns
     os.utime(path, ns=(changed, changed + 1))
     with pytest.raises(UserError, match="changed while it was in use"):
         old.track(0)
-    new = open_index(path)
+    new = MaskIndex(path)
     assert {key: new.track(int(key)) for key in masks} == masks
 
 
@@ -99,4 +99,4 @@ def test_an_annotation_twice(tmp_path: Path) -> None:
     path = tmp_path / "mask_dict.json"
     path.write_text('{"7": [null], "8": [null], "7": []}')
     with pytest.raises(UserError, match="holds annotation '7' twice"):
-        open_index(path)
+        MaskIndex(path)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dshmp.data import ref_youtube_vos
-from dshmp.data.masks import index_mask, save_palette_png
+from dshmp.data.images import index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames
 from dshmp.data.ref_youtube_vos import RefYoutubeVosSplit, expressions_file
 from dshmp.errors import UserError
@@ -144,5 +144,5 @@ def test_what_is_broken_is_named(kind: str, root: Path) -> None:
 
 
 def test_an_unknown_split(made: Path) -> None:
-    with pytest.raises(UserError, match="no split 'val' here; choose from train, valid"):
+    with pytest.raises(UserError, match="no split 'val'; choose from train, valid"):
         RefYoutubeVosSplit(made, "val")

@@ -20,10 +20,9 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 import tiny
 from dshmp.checkpoint import load_model
 from dshmp.errors import UserError
-from dshmp.interop.detectron2 import read_arrays
+from dshmp.interop.keymap import LoadedPart, report
 from dshmp.interop.mask2former import initialise
-from dshmp.interop.rows import LoadedPart, report
-from dshmp.interop.safe_load import read_tensors
+from dshmp.interop.safe_load import read_arrays, read_tensors
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.training.train import run

@@ -13,7 +13,6 @@ A sample is a sentence in one annotated frame. Which ones, MTTR's list decides i
 """
 
 import csv
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -23,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.base import DataSplit, Expression, Name, Text, Video, centred_window, read_rows, read_shape, read_text
+from dshmp.data.base import DataSplit, Expression, Name, Size, Text, Video, read_rows, read_shape, read_text
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.mini import draw_clips, resized, save_video, short_texts
+from dshmp.data.mini import draw_clips, resized, short_texts
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
 from dshmp.video.io import open_video
@@ -83,10 +82,8 @@ class A2dSplit(DataSplit):
     """
 
     def __init__(self, root: Path, split: str, window: int = WINDOW) -> None:
-        if split not in SPLITS:
-            raise UserError(f"{root}: A2D-Sentences has no split {split!r}; choose from {', '.join(SPLITS)}")
         mttr = root / f"a2d_sentences_single_frame_{split}_annotations.json"
-        super().__init__(root, mttr if mttr.is_file() else root / ANNOTATION)
+        super().__init__(root, mttr if mttr.is_file() else root / ANNOTATION, "A2D-Sentences", split, SPLITS)
         self.clips = next((root / "Release").glob("CLIPS320"), root / "Release" / "clips320H")
         if not self.clips.is_dir():
             raise UserError(f"{self.clips}: missing; A2D's clips belong there")
@@ -98,23 +95,20 @@ class A2dSplit(DataSplit):
         else:
             self.frame_list = f"all annotated frames, as {mttr.name} is not at the root"
             samples = _derived_samples(root, clips)
-        grouped: dict[str, list[ListedSample]] = defaultdict(list)
-        for number, item in enumerate(samples):
-            if item.video not in clips:
+        lengths: dict[str, int] = {}
+        for number, (_, video, frame, _) in enumerate(samples):
+            if video not in clips:
                 raise UserError(f"{mttr}: entry {number} is no frame of a video of this split in {VIDEOSET.name}")
-            grouped[item.video].append(item)
-        for video, here in grouped.items():
-            count = max(clips[video].frames, *(item.frame for item in here))
+            lengths[video] = max(lengths.get(video, clips[video].frames), frame)
+        for video, count in lengths.items():
             self.videos[video] = Video(video, tuple(f"{t + 1:05d}" for t in range(count)))
+        found = []
+        for query, video, frame, instance in samples:
+            shown, meant = centred_window(frame - 1, lengths[video], window), (instance,)
+            extra, name = {"image_id": f"v_{video}_f_{frame}_i_{instance}"}, f"{frame}_{instance}"
             category = ACTORS.get(clips[video].label // 10)
-            for query, _, frame, instance in here:
-                shown, meant = centred_window(frame - 1, count, window), (instance,)
-                extra, name = {"image_id": f"v_{video}_f_{frame}_i_{instance}"}, f"{frame}_{instance}"
-                self.expressions.append(
-                    Expression(video, name, query, meant, meant, category, shown, (frame - 1,), extra)
-                )
-        if not self.expressions:
-            raise UserError(f"{root / INSTANCES}: holds no annotated frame of the split {split!r}")
+            found.append(Expression(video, name, query, meant, meant, category, shown, (frame - 1,), extra))
+        self.keep(found, f"{root / INSTANCES}: holds no annotated frame of the split {split!r}")
 
     def frames(self, video: str, positions: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
         """As `Split.frames`; a clip that ends before videoset.csv says repeats its last frame.
@@ -128,9 +122,7 @@ class A2dSplit(DataSplit):
             self._kept = (video, known)  # at once, as another thread may be reading
         return [known[position] for position in wanted]
 
-    def masks(
-        self, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
+    def masks(self, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         """As `Split.masks`, in annotated frames, each read once; masks of another size than the frames' are resized."""
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for t, position in enumerate(positions if annotations else ()):
@@ -142,6 +134,12 @@ class A2dSplit(DataSplit):
                 mask = masks[instances.index(annotation)].astype(np.uint8)
                 out[g, t] = cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
         return out
+
+
+def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
+    """Positions of `width` frames around `centre` in a video of `count`; the ends are repeated."""
+    start = centre - width // 2
+    return tuple(min(max(t, 0), count - 1) for t in range(start, start + width))
 
 
 def read_masks(path: Path) -> tuple[list[int], NDArray[np.bool_]]:
@@ -185,7 +183,7 @@ def _derived_samples(root: Path, clips: dict[str, Clip]) -> list[ListedSample]:
     rows = _said(read_rows(root / ANNOTATION, Sentence, header=True), clips, read_text(root / MISSED).split())
     annotated: dict[str, list[tuple[int, NDArray[Any]]]] = {row.video: [] for row in rows}
     for video, found in annotated.items():
-        for path in _h5_files(root, video):
+        for path in sorted((root / INSTANCES / video).glob("*.h5")):
             if not path.stem.isdecimal() or not 1 <= int(path.stem) <= 99_999:
                 raise UserError(f"{path}: its name is no frame number of five digits counted from 1; remove it")
             found.append((int(path.stem), _read_h5(path, "instance")[0]))
@@ -195,10 +193,6 @@ def _derived_samples(root: Path, clips: dict[str, Clip]) -> list[ListedSample]:
         for frame, instances in annotated[row.video]
         if row.instance in instances
     ]
-
-
-def _h5_files(root: Path, video: str) -> list[Path]:
-    return sorted((root / INSTANCES / video).glob("*.h5"))
 
 
 def _decode(path: Path, positions: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
@@ -228,7 +222,8 @@ def check(root: Path, report: CheckReport) -> None:
         report.found(root / ANNOTATION, f"has sentences of {video}, which {VIDEOSET.name} does not list")
     rows = _said(rows, clips, missed)
     decoded = report.sample(dict.fromkeys(row.video for row in rows))
-    for file in report.each("HDF5 files", [file for video in decoded for file in _h5_files(root, video)]):
+    files = [file for video in decoded for file in sorted((root / INSTANCES / video).glob("*.h5"))]
+    for file in report.each("HDF5 files", files):
         report.attempt(read_masks, file)
     for name, split in check_splits(report, root, SPLITS, A2dSplit, {}):
         said = [row for row in rows if SPLITS[clips[row.video].subset] == name]
@@ -236,12 +231,12 @@ def check(root: Path, report: CheckReport) -> None:
             path = split.clips / f"{video}.mp4"
             if not path.is_file():
                 report.found(path, "missing")
-            source = report.attempt(open_video, path) if video in decoded else None
-            count = clips[video].frames if source is None else sum(1 for _ in source)
-            if source is not None and count < (source.expected or 0):
-                report.found(path, f"only {count} of its {source.expected} frames can be decoded")
-            elif count != clips[video].frames:
-                report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {clips[video].frames}")
+            if video in decoded and (source := report.attempt(open_video, path)) is not None:
+                count = sum(1 for _ in source)
+                if count < (source.expected or 0):
+                    report.found(path, f"only {count} of its {source.expected} frames can be decoded")
+                elif count != clips[video].frames:
+                    report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {clips[video].frames}")
         meant = {(item.video, item.objects[0]) for item in split.expressions}
         for row in said if split.listed == root / ANNOTATION else ():
             if (row.video, row.instance) not in meant:
@@ -257,6 +252,10 @@ def write_mini(folder: Path, seed: int) -> None:
     """
     import h5py
 
+    from dshmp.video.overlay import overlay_writer
+
+    clips = folder / "Release" / "clips320H"
+    clips.mkdir(parents=True)
     videoset: list[list[object]] = []
     sentences: list[list[object]] = [["video_id", "instance_id", "query"]]
     for number, clip in enumerate(draw_clips(8, seed, families=("alike", "easy"))):
@@ -271,16 +270,18 @@ def write_mini(folder: Path, seed: int) -> None:
         sentences += [[video, i + 1, texts[i]] for i in objects]
         if number == 0:
             sentences.append([video, COPY, texts[0]])
-        save_video(folder / "Release" / "clips320H" / f"{video}.mp4", frames, rate=8)
-        for frame in annotated if number != 7 else ():
-            lost = 1 if number == 2 and frame == annotated[1] else None
-            present = [i for i in objects if masks[i, frame - 1].any() and i != lost]
-            here = masks[present, frame - 1].astype(np.uint8)
+        with overlay_writer(clips / f"{video}.mp4", 80, 112, fps=8) as write:
+            for t, frame in enumerate(frames):
+                write(frame, t / 8)
+        for t in annotated if number != 7 else ():
+            lost = 1 if number == 2 and t == annotated[1] else None
+            present = [i for i in objects if masks[i, t - 1].any() and i != lost]
+            here = masks[present, t - 1].astype(np.uint8)
             boxes = np.array([cv2.boundingRect(mask) for mask in here], dtype=np.float64).reshape(-1, 4).T
             boxes[2:] += boxes[:2] - 1  # x, y, width, height -> x1, y1, x2, y2
             one = 0 if len(present) == 1 else slice(None)
             stored = here.transpose(0, 2, 1)[one]  # (N, H, W) -> (N, W, H)
-            path = folder / INSTANCES / video / f"{frame:05d}.h5"
+            path = folder / INSTANCES / video / f"{t:05d}.h5"
             path.parent.mkdir(parents=True, exist_ok=True)
             with h5py.File(path, "w") as file:
                 file.create_dataset("instance", data=np.array(present, dtype=np.uint8) + 1)

@@ -7,11 +7,11 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,14 +95,28 @@ class Split(Protocol):
 
 
 class DataSplit:
-    """What the splits here have in common: the file or folder `listed` lists their sentences."""
+    """What the splits here have in common: the file or folder `listed` lists their sentences.
+
+    Raises UserError where `splits`, those of the data set `title`, do not have this one; empty stands for any.
+    """
 
     has_truth = True
 
-    def __init__(self, folder: Path, listed: Path) -> None:
+    def __init__(
+        self, folder: Path, listed: Path, title: str = "", split: str = "", splits: Collection[str] = ()
+    ) -> None:
+        if splits and split not in splits:
+            raise UserError(f"{folder}: {title} has no split {split!r}; choose from {', '.join(splits)}")
         self.folder, self.listed = folder, listed
         self.videos: dict[str, Video] = {}
         self.expressions: list[Expression] = []
+
+    def keep(self, expressions: Iterable[Expression], none: str) -> None:
+        """Keep the expressions, in the order of their videos. UserError, which says `none`, if there are none."""
+        places = {video: place for place, video in enumerate(self.videos)}
+        self.expressions = sorted(expressions, key=lambda item: places[item.video])
+        if not self.expressions:
+            raise UserError(none)
 
     def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         """Masks (T, H, W) of one annotation."""
@@ -135,12 +149,6 @@ def times_shown(shown: Sequence[int]) -> tuple[int, ...]:
     return tuple(position - shown[0] for position in shown)
 
 
-def centred_window(centre: int, count: int, width: int) -> tuple[int, ...]:
-    """Positions of `width` frames around `centre` in a video of `count`; the ends are repeated."""
-    start = centre - width // 2
-    return tuple(min(max(t, 0), count - 1) for t in range(start, start + width))
-
-
 T = TypeVar("T")
 Row = TypeVar("Row", bound=BaseModel)
 RESERVED = ("Annotations", "predict.json")  # names that folders of predictions use themselves
@@ -164,6 +172,12 @@ def _text(text: str) -> str:
 Name = Annotated[str, BeforeValidator(checked_name)]
 Text = Annotated[str, AfterValidator(_text)]
 Id = Annotated[int, Field(strict=True, ge=0)]  # a number that JSON gives as such, not as text
+
+
+class Videos(BaseModel, Generic[T]):
+    """A JSON file that says something of each video, beside other things."""
+
+    videos: dict[Name, T]
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:

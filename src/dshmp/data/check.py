@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dshmp.data.base import Split, frame_size
-from dshmp.data.images import ImageSplit, open_data_image, read_frame
-from dshmp.data.masks import IndexMaskSplit, read_index_mask
+from dshmp.data.images import ImageSplit, IndexMaskSplit, open_data_image, read_frame, read_index_mask
 from dshmp.data.mini import MARK
 from dshmp.errors import UserError, printable
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Split)
+Counts = Mapping[str, Sequence[Mapping[str, int]]]  # of each split what its authors count, in each of its versions
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,8 @@ class CheckReport:
     def sample(self, items: Iterable[T], most: int = 50) -> list[T]:
         """All items of a full check, else at most `most`, spread evenly."""
         known = list(items)
-        if self.full or len(known) <= most:
-            return known
-        return [known[i * len(known) // most] for i in range(most)]
+        count = len(known) if self.full else min(most, len(known))
+        return [known[i * len(known) // count] for i in range(count)]
 
 
 def examine(check: Callable[[Path, CheckReport], None], root: Path, **options: Any) -> CheckReport:
@@ -119,11 +118,7 @@ def examine(check: Callable[[Path, CheckReport], None], root: Path, **options: A
 
 
 def check_splits(
-    report: CheckReport,
-    root: Path,
-    names: Iterable[str],
-    opened: Callable[[Path, str], S],
-    counts: Mapping[str, Sequence[Mapping[str, int]]],
+    report: CheckReport, root: Path, names: Iterable[str], opened: Callable[[Path, str], S], counts: Counts
 ) -> list[tuple[str, S]]:
     """Compares splits with the published numbers, looks at their sentences and reads frames and masks; gives those that
     can be opened."""
@@ -179,9 +174,8 @@ def _check_files(report: CheckReport, what: str, files: Mapping[str, list[Path]]
 def _check_frames(report: CheckReport, name: str, split: ImageSplit) -> None:
     """Frames are whole, and those of a video of one size."""
     sizes: dict[str, tuple[int, ...]] = {}
-    for video, path in _check_files(
-        report, f"{name} frame", {video: split.frame_files(video) for video in split.videos}
-    ):
+    files = {video: split.frame_files(video) for video in split.videos}
+    for video, path in _check_files(report, f"{name} frame", files):
         frame = report.attempt(read_frame, path)
         if frame is not None and frame.shape != (first := sizes.setdefault(video, frame.shape)):
             height, width = frame.shape[:2]

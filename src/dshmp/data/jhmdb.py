@@ -13,17 +13,16 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.a2d import LARGEST, WINDOW, FrameNumber
-from dshmp.data.base import Expression, Name, Text, Video, centred_window, read_rows, read_shape
+from dshmp.data.a2d import LARGEST, WINDOW, FrameNumber, centred_window
+from dshmp.data.base import Expression, Name, Size, Text, Video, read_rows, read_shape
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit
 from dshmp.data.mini import draw_clips, resized, short_texts
@@ -36,7 +35,6 @@ SPLITS = ("test",)
 FRAMES_PER_VIDEO = 3
 COUNTS = {"test": ({"videos": 928, "expressions": 928 * FRAMES_PER_VIDEO},)}
 SEED = 0  # of `drawn_frames`
-T = TypeVar("T")
 
 
 class Sentence(BaseModel):
@@ -65,9 +63,8 @@ class JhmdbSplit(ImageSplit):
     suffix = ".png"
 
     def __init__(self, root: Path, split: str = "test", window: int = WINDOW) -> None:
-        if split not in SPLITS:
-            raise UserError(f"{root}: JHMDB-Sentences has no split {split!r}, only test")
-        super().__init__(root, root / LIST if (root / LIST).is_file() else root / ANNOTATION)
+        listed = root / LIST if (root / LIST).is_file() else root / ANNOTATION
+        super().__init__(root, listed, "JHMDB-Sentences", split, SPLITS)
         self._actions = _find_actions(root)
         if self.listed == root / LIST:
             self.frame_list = f"MTTR's list ({LIST})"
@@ -76,8 +73,8 @@ class JhmdbSplit(ImageSplit):
             self.frame_list = f"three frames per video drawn with seed {SEED}, as {LIST} is not at the root"
             rows = read_rows(self.listed, Sentence, header=True)
             samples = [sample for row in rows for sample in self._drawn_samples(row)]
-        places = {video: place for place, video in enumerate(dict.fromkeys(item.video for item in samples))}
-        for video, frame, _, length, query in sorted(samples, key=lambda item: places[item.video]):
+        found = []
+        for video, frame, _, length, query in samples:
             names = tuple(f"{t + 1:05d}" for t in range(length))
             if video not in self._actions or frame > length:
                 raise UserError(f"{self.listed}: frame {frame} of {length} of {video} is not there")
@@ -85,16 +82,14 @@ class JhmdbSplit(ImageSplit):
                 raise UserError(f"{self.listed}: counts the frames of {video} differently; fetch it again")
             shown = centred_window(frame - 1, length, window)
             extra = {"image_id": f"v_{video}_f_{frame}", "action": self._actions[video]}
-            self.expressions.append(Expression(video, str(frame), query, (1,), (1,), None, shown, (frame - 1,), extra))
-        if not self.expressions:
-            raise UserError(f"{self.listed}: holds no sentence")
+            found.append(Expression(video, str(frame), query, (1,), (1,), None, shown, (frame - 1,), extra))
+        self.keep(found, f"{self.listed}: holds no sentence")
 
     def _drawn_samples(self, row: Sentence) -> list[ListedSample]:
         if row.video not in self._actions:
             raise UserError(f"{self.listed}: names {row.video}, which is not in Rename_Images; fetch the frames")
-        frames = len(list(self.image_folder(row.video).glob("*.png")))
         path = _mask_file(self.folder, self._actions[row.video], row.video)
-        count = min(frames, _count_masks(path))
+        count = min(len(list(self.image_folder(row.video).glob("*.png"))), _count_masks(path))
         if not count:
             raise UserError(f"{self.image_folder(row.video)}: holds no frames")
         return [ListedSample(row.video, frame, str(path), count, row.query) for frame in drawn_frames(row.video, count)]
@@ -102,9 +97,14 @@ class JhmdbSplit(ImageSplit):
     def image_folder(self, video: str) -> Path:
         return self.folder / "Rename_Images" / self._actions[video] / video
 
-    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
+        import scipy.io
+
         path = _mask_file(self.folder, self._actions[video], video)
-        masks = _read_part_mask(path)
+        _count_masks(path)
+        stored = _read_mat(scipy.io.loadmat, path, variable_names=["part_mask"])["part_mask"]
+        volume = stored if stored.ndim == 3 else stored[..., None]  # MATLAB drops a last axis of one
+        masks: NDArray[np.bool_] = volume.transpose(2, 0, 1) != 0  # (H, W, T) -> (T, H, W)
         if masks.shape[1:] != tuple(size):
             raise UserError(f"{path}: masks of size {list(masks.shape[1:])}, its frames have {list(size)}")
         if positions and max(positions) >= len(masks):
@@ -129,21 +129,11 @@ def _mask_file(root: Path, action: str, video: str) -> Path:
     return root / "puppet_mask" / action / video / "puppet_mask.mat"
 
 
-def _read_part_mask(path: Path) -> NDArray[np.bool_]:
-    """Masks (T, H, W) of a puppet_mask.mat."""
-    import scipy.io
-
-    _count_masks(path)
-    stored = _read_mat(path, partial(scipy.io.loadmat, path, variable_names=["part_mask"]))["part_mask"]
-    volume = stored if stored.ndim == 3 else stored[..., None]  # MATLAB drops a last axis of one
-    return np.asarray(volume.transpose(2, 0, 1) != 0)  # (H, W, T) -> (T, H, W)
-
-
 def _count_masks(path: Path) -> int:
     """How many masks a puppet_mask.mat says it has, without reading them."""
     import scipy.io
 
-    stored = {name: (tuple(shape), kind) for name, shape, kind in _read_mat(path, partial(scipy.io.whosmat, path))}
+    stored = {name: (tuple(shape), kind) for name, shape, kind in _read_mat(scipy.io.whosmat, path)}
     shape, kind = stored.get("part_mask", ((), "nothing"))
     is_number = re.fullmatch(r"logical|single|double|u?int\d+", kind)
     if is_number is None or len(shape) not in (2, 3) or not 0 < math.prod(shape) <= LARGEST:
@@ -151,12 +141,12 @@ def _count_masks(path: Path) -> int:
     return shape[2] if len(shape) == 3 else 1
 
 
-def _read_mat(path: Path, read: Callable[[], T]) -> T:
+def _read_mat(read: Callable[..., Any], path: Path, **options: Any) -> Any:
     """What scipy reads; it has no one error for damage."""
     if not path.is_file():
         raise UserError(f"{path}: masks are missing; the data set is not complete")
     try:
-        return read()
+        return read(path, **options)
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a MATLAB file ({reason(error)}); fetch it again") from None
 
@@ -188,7 +178,6 @@ def write_mini(folder: Path, seed: int) -> None:
         path.parent.mkdir(parents=True)
         for t, frame in enumerate(frames, 1):
             Image.fromarray(frame).save(images / f"{t:05d}.png")
-        covered = masks[0] if number != 1 else masks[0, :-3]
-        volume = covered.transpose(1, 2, 0).astype(np.uint8)  # (T, H, W) -> (H, W, T)
+        volume = masks[0, : -3 if number == 1 else None].transpose(1, 2, 0).astype(np.uint8)  # (T, H, W) -> (H, W, T)
         scipy.io.savemat(path, {"part_mask": volume}, do_compression=True)
     (folder / ANNOTATION).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -10,23 +10,23 @@ hidden there is no `anno_id` and no mask_dict.json; the same holds for one's own
 """
 
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from dshmp.data.base import Expression, Id, Name, Text, Video, read_shape
+from dshmp.data.base import Expression, Id, Name, Size, Text, Video, Videos, read_shape
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.images import ImageSplit
-from dshmp.data.masks import decode_mask
-from dshmp.data.mevis_index import MaskIndex, open_index
+from dshmp.data.images import ImageSplit, decode_mask
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
-from dshmp.files import digest
+from dshmp.files import digest, reason, regular
 from dshmp.rle import encode
 
 SPLITS = ("train", "valid_u", "valid", "test")
@@ -41,6 +41,12 @@ SHA256 = {  # of version 1's mask_dict.json
     "valid_u": "6e711a3f713cd95a825f536323e434b4d80f85a8e4e66d0cd662408e8779db50",
 }
 MEND = "mend it, or fetch the file again"
+CHUNK = 2**20  # bytes of mask_dict.json that are read at once
+# An annotation's id. Nothing else in the file looks so: no other key is a number, and no string holds a quote.
+KEY = re.compile(rb'"(-?\d{1,20})"[ \t\r\n]{0,9}:')
+LONGEST_KEY = 40
+END = re.compile(rb"[]{]\s*\}\s*$")
+Span = tuple[int, int]  # first byte of an annotation's value, and the one after the last
 
 
 class _Sentence(BaseModel, extra="allow"):
@@ -61,8 +67,80 @@ class _Clip(BaseModel):
     expressions: dict[Name, _Sentence]
 
 
-class _Meta(BaseModel):
-    videos: dict[Name, _Clip]
+class MaskIndex:
+    """Where each annotation stands in a mask_dict.json: masks are read by seeking, as parsing all takes gigabytes.
+
+    Nothing is held open, so processes share it freely; `stamp` tells if the file has changed. Raises UserError where it
+    is missing, cut off or no JSON object, or holds an annotation twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _open(path) as file:
+            self.stamp = _stamp(file)
+            try:
+                self.spans = find_spans(iter(lambda: file.read(CHUNK), b""))
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: {reason(error)}; it may be cut off, fetch it again") from None
+
+    def track(self, annotation: int) -> list[Any] | None:
+        """Per frame the mask of an annotation or None; None where the file lacks it. Raises UserError."""
+        if str(annotation) not in self.spans:
+            return None
+        start, stop = self.spans[str(annotation)]
+        with _open(self.path) as file:
+            if _stamp(file) != self.stamp:
+                raise UserError(f"{self.path}: changed while it was in use; start again")
+            file.seek(start)
+            data = file.read(stop - start).rstrip(b", \t\r\n")  # of the comma before the next one
+        try:
+            track = json.loads(data)
+        except (ValueError, RecursionError):
+            track = None
+        if not isinstance(track, list):
+            raise UserError(f"{self.path}: annotation {annotation} is no JSON list; {MEND}")
+        return track
+
+
+def find_spans(chunks: Iterable[bytes]) -> dict[str, Span]:
+    """The bytes of every annotation in the JSON object that the chunks make up; what they hold is not looked at.
+
+    Memory: a chunk and the spans. Raises ValueError where the object does not begin or end, or has a key twice.
+    """
+    keys: list[tuple[str, int, int]] = []
+    text, offset = b"", 0
+    for chunk in chunks:
+        text += chunk
+        if not offset and text.lstrip()[:1] != b"{":
+            raise ValueError("expected a JSON object at the top")
+        found = list(KEY.finditer(text))
+        keys += [(match[1].decode(), offset + match.start(), offset + match.end()) for match in found]
+        done = max(len(text) - LONGEST_KEY, *(match.end() for match in found[-1:]), 0)
+        text, offset = text[done:], offset + done
+    if not END.search(text):
+        raise ValueError(f"is not valid JSON (cut off at {offset + len(text):,} bytes)")
+    ends = [start for _, start, _ in keys[1:]] + [offset + text.rindex(b"}")]
+    spans: dict[str, Span] = {}
+    for (key, _, begin), end in zip(keys, ends, strict=False):
+        if key in spans:
+            raise ValueError(f"holds annotation {key!r} twice")
+        spans[key] = begin, end
+    return spans
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb", opener=regular)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the data set's layout needs it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def _stamp(file: BinaryIO) -> tuple[int, int]:
+    """Size and time of change."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 class MevisSplit(ImageSplit):
@@ -75,8 +153,8 @@ class MevisSplit(ImageSplit):
             known = ", ".join(split_names(root))
             hint = f"splits there: {known}" if known else "make one with `dshmp synthetic make`"
             raise UserError(f"{self.folder}: no such data set split; {hint}")
-        hidden = []
-        for name, clip in read_shape(self.listed, _Meta).videos.items():
+        found, hidden = [], []
+        for name, clip in read_shape(self.listed, Videos[_Clip]).videos.items():
             objects = {key: item.model_dump(exclude_unset=True) for key, item in clip.objects.items()}
             self.videos[name] = Video(name, clip.frames, objects)
             drawn = {key for key, item in clip.objects.items() if item.anno_id is not None}
@@ -90,18 +168,17 @@ class MevisSplit(ImageSplit):
                 if objects and not drawn >= set(item.static_ids):
                     raise UserError(f"{where} has static_ids that are no objects with an anno_id; {MEND}")
                 extra = item.model_dump(exclude={"exp", "obj_id", "anno_id"}, exclude_unset=True)
-                self.expressions.append(Expression(name, key, item.exp, ids, annotations, extra=extra))
-        if not self.expressions:
-            raise UserError(f"{self.listed}: holds no expression")
+                found.append(Expression(name, key, item.exp, ids, annotations, extra=extra))
+        self.keep(found, f"{self.listed}: holds no expression")
         self.has_truth = not hidden
         if 0 < len(hidden) < len(self.expressions):
             raise UserError(f"{hidden[0]} has no anno_id, as {len(hidden)} of all, while others have; {MEND}")
 
     @cached_property
     def _index(self) -> MaskIndex:
-        return open_index(self.mask_file)
+        return MaskIndex(self.mask_file)
 
-    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         where, count = f"{self.mask_file}: annotation {annotation}", len(self.videos[video].frames)
         track = self._index.track(annotation)
         if track is None:
@@ -157,9 +234,8 @@ def write_mini(folder: Path, seed: int) -> None:
             for item, (_, ids) in zip(told.values(), meant if name != "valid" else (), strict=False):
                 item |= {"obj_id": list(ids), "anno_id": [annotation + k for k in ids]}
             videos[video] = {"frames": names, "expressions": told}
-            masks |= {
-                str(annotation + k): [encode(m) if m.any() else None for m in track] for k, track in enumerate(tracks)
-            }
+            for k, track in enumerate(tracks, annotation):
+                masks[str(k)] = [encode(mask) if mask.any() else None for mask in track]
             annotation += len(tracks)
         (folder / name / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
         if name != "valid":

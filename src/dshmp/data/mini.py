@@ -1,12 +1,8 @@
-"""Miniature data sets in the exact layouts of the real ones, drawn from the synthetic data set.
-
-Here stands what all layouts share; each data set's own file writes its layout.
-"""
+"""Miniature data sets in the layouts of the real ones, from the synthetic data set: what all of these layouts share."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -42,9 +38,9 @@ def draw_clips(count: int, seed: int, families: Sequence[str]) -> list[Clip]:
 def resized(clip: Clip, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Frames (T, height, width, 3) and masks (K, T, height, width) of a clip."""
     frames = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in clip.frames])
-    flat = clip.masks.reshape(-1, *clip.masks.shape[2:]).astype(np.uint8)
-    small = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) for mask in flat]
-    return frames, np.stack(small).reshape(*clip.masks.shape[:2], height, width).astype(bool)
+    tracks = clip.masks.astype(np.uint8)
+    small = [[cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) for mask in track] for track in tracks]
+    return frames, np.array(small, dtype=bool)
 
 
 def first_frames(clip: Clip, hidden: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -62,20 +58,6 @@ def save_frames(folder: Path, frames: NDArray[np.uint8], step: int = 1) -> list[
     for name, frame in zip(names, frames, strict=True):
         save_jpeg(folder / f"{name}.jpg", frame)
     return names
-
-
-def save_video(path: Path, frames: NDArray[np.uint8], rate: int) -> None:
-    """Write frames (T, H, W, 3) as H.264 in MP4."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(f"file:{path}", "w", format="mp4") as output:
-        stream: Any = output.add_stream("libx264", rate=rate)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        output.mux(stream.encode(None))
 
 
 def short_texts(clip: Clip) -> dict[int, str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dshmp.data.base import Expression, Name, Video, read_shape, read_text, shaped
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.masks import IndexMaskSplit, index_mask, read_index_mask, save_palette_png
+from dshmp.data.images import IndexMaskSplit, index_mask, read_index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
 from dshmp.errors import UserError
 
@@ -42,12 +42,11 @@ class RefDavisSplit(IndexMaskSplit):
     """`train` or `val`. An expression's `extra` holds {"annotator": 0 to 3}."""
 
     def __init__(self, root: Path, split: str) -> None:
-        super().__init__(root, root / "davis_text_annotations")
-        if split not in SPLITS:
-            raise UserError(f"{root}: Ref-DAVIS17 has no split {split!r}; choose from {', '.join(SPLITS)}")
+        super().__init__(root, root / "davis_text_annotations", "Ref-DAVIS17", split, SPLITS)
         texts = [read_texts(self.folder, annotator) for annotator in range(len(ANNOTATORS))]
         semantics = self.folder / "davis_semantics.json"
         categories = read_shape(semantics, dict[str, dict[str, Any]]) if semantics.is_file() else {}
+        found = []
         sets = root / "ImageSets" / "2017" / f"{split}.txt"
         for name in shaped(list[Name], list(dict.fromkeys(read_text(sets).split())), str(sets)):
             ids = sorted({number for said in texts for video, number in said if video == name})
@@ -59,9 +58,8 @@ class RefDavisSplit(IndexMaskSplit):
                 for annotator, said in enumerate(texts):
                     if (text := said.get((name, number))) is not None:
                         key, extra = str(len(ANNOTATORS) * k + annotator), {"annotator": annotator}
-                        self.expressions.append(Expression(name, key, text, meant, meant, category, extra=extra))
-        if not self.expressions:
-            raise UserError(f"{self.listed}: holds no expression of the split {split!r}")
+                        found.append(Expression(name, key, text, meant, meant, category, extra=extra))
+        self.keep(found, f"{self.listed}: holds no expression of the split {split!r}")
 
     def image_folder(self, video: str) -> Path:
         return self.folder / "JPEGImages" / "480p" / video

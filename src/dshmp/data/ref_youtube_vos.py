@@ -19,11 +19,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from dshmp.data.base import Expression, Name, Text, Video, read_shape
+from dshmp.data.base import Expression, Name, Text, Video, Videos, read_shape
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.masks import IndexMaskSplit, index_mask, save_palette_png
+from dshmp.data.images import IndexMaskSplit, index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
-from dshmp.errors import UserError
 
 SPLITS = ("train", "valid")
 COUNTS = {"train": ({"videos": 3471},), "valid": ({"videos": 202, "expressions": 834, "frames": 5486},)}
@@ -42,10 +41,6 @@ class _Clip(BaseModel):
     expressions: dict[Name, _Sentence]
 
 
-class _Meta(BaseModel):
-    videos: dict[Name, _Clip]
-
-
 class _Description(BaseModel):
     objects: dict[int, dict[str, Any]] = {}
     expressions: dict[str, _Named] = {}
@@ -59,13 +54,12 @@ class RefYoutubeVosSplit(IndexMaskSplit):
     """`train` or `valid`."""
 
     def __init__(self, root: Path, split: str) -> None:
-        if split not in SPLITS:
-            raise UserError(f"{root}: Ref-YouTube-VOS has no split {split!r} here; choose from {', '.join(SPLITS)}")
-        super().__init__(root / split, expressions_file(root, split))
-        left_out = read_shape(expressions_file(root, "test"), _Meta).videos if split == "valid" else {}
+        super().__init__(root / split, expressions_file(root, split), "Ref-YouTube-VOS", split, SPLITS)
+        left_out = read_shape(expressions_file(root, "test"), Videos[_Clip]).videos if split == "valid" else {}
         path = self.folder / "meta.json"
         described = read_shape(path, _Descriptions) if split == "train" or path.is_file() else _Descriptions()
-        for name, clip in read_shape(self.listed, _Meta).videos.items():
+        found = []
+        for name, clip in read_shape(self.listed, Videos[_Clip]).videos.items():
             if name in left_out:
                 continue
             known = described.videos.get(name, _Description())
@@ -74,11 +68,8 @@ class RefYoutubeVosSplit(IndexMaskSplit):
                 number = item.obj_id or known.expressions.get(key, _Named()).obj_id
                 ids = () if number is None else (number,)
                 category = known.objects.get(number or 0, {}).get("category")
-                self.expressions.append(
-                    Expression(name, key, item.exp, ids, ids, category, extra=item.model_extra or {})
-                )
-        if not self.expressions:
-            raise UserError(f"{self.listed}: holds no expression")
+                found.append(Expression(name, key, item.exp, ids, ids, category, extra=item.model_extra or {}))
+        self.keep(found, f"{self.listed}: holds no expression")
         self.has_truth = all(item.objects for item in self.expressions)
         if split == "valid":
             self.has_truth &= all(path.is_file() for name in self.videos for path in self.mask_files(name))

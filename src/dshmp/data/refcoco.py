@@ -10,7 +10,6 @@
 
 import json
 import pickle
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.base import Expression, Id, Name, Text, Video, read_shape, shaped
+from dshmp.data.base import Expression, Id, Name, Size, Text, Video, read_shape, shaped
 from dshmp.data.check import CheckReport, check_splits
-from dshmp.data.images import ImageSplit, save_jpeg
-from dshmp.data.masks import decode_mask
+from dshmp.data.images import ImageSplit, decode_mask, run_lengths, save_jpeg
 from dshmp.data.mini import draw_clips, resized
 from dshmp.errors import UserError
 from dshmp.pickles import read_pickle
+from dshmp.rle import encode
 
 DATASETS = ("refcoco", "refcoco+", "refcocog")
 SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd
@@ -81,15 +80,12 @@ class RefcocoSplit(ImageSplit):
     """A split of one of the three. All sentences of an object share its annotation id, hence their target."""
 
     def __init__(self, root: Path, split: str, dataset: str = "refcoco") -> None:
-        if split not in SENTENCES[dataset]:
-            raise UserError(f"{root}: {dataset} has no split {split!r}; choose from {', '.join(SENTENCES[dataset])}")
         references, converted = reference_file(root, dataset), converted_file(root, dataset, split)
-        super().__init__(root, references if references.is_file() else converted)
+        listed = references if references.is_file() else converted
+        super().__init__(root, listed, dataset, split, SENTENCES[dataset])
         if not self.listed.is_file():
             raise UserError(f"{references}: missing, and so is {converted.name}; unpack {dataset} there")
-        self.annotations: dict[
-            int, tuple[Any, tuple[int, int]]
-        ] = {}  # annotation -> one of COCO's forms, its image's size
+        self.annotations: dict[int, tuple[Any, Size]] = {}  # one of COCO's forms, and its image's size
         self.source = converted if self.listed == converted else root / dataset / "instances.json"
         coco = read_shape(self.source, _Coco)
         rows: list[tuple[int, int, int, str]]  # of a sentence: the image's id, the annotation's, its own, and its words
@@ -103,24 +99,21 @@ class RefcocoSplit(ImageSplit):
             rows = [(item.id, meant.get(item.id, -1), item.id, item.caption) for item in coco.images]
         names = {item.id: item.name for item in coco.categories}
         images = {item.id: item for item in coco.images}
-        grouped: dict[str, list[Expression]] = defaultdict(list)
+        found = []
         for image_id, number, key, text in rows:
             if image_id not in images or number not in drawn:
                 told = f"lacks image {image_id} or its annotation {number}, which sentence {key} is about"
                 raise UserError(f"{self.source}: {told}; fetch it again")
             image, category = images[image_id], names.get(drawn[number].category_id)
             self.annotations[number] = drawn[number].segmentation, (image.height, image.width)
-            item = Expression(image.file_name, str(key), text, (number,), (number,), category)
-            grouped[item.video].append(item)
-        self.videos = {name: Video(name, (name,)) for name in grouped}
-        self.expressions = [item for items in grouped.values() for item in items]
-        if not self.expressions:
-            raise UserError(f"{references}: holds no sentence of the split {split!r}")
+            self.videos[image.file_name] = Video(image.file_name, (image.file_name,))
+            found.append(Expression(image.file_name, str(key), text, (number,), (number,), category))
+        self.keep(found, f"{references}: holds no sentence of the split {split!r}")
 
     def image_folder(self, video: str) -> Path:
         return self.folder / "train2014"
 
-    def track(self, video: str, annotation: int, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+    def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         where = f"{self.source}: annotation {annotation}"
         if annotation not in self.annotations:
             raise UserError(f"{where} is missing; fetch the file again")
@@ -178,19 +171,15 @@ def write_mini(folder: Path, seed: int, dataset: str = "refcoco") -> None:
         visible = [i for i in range(len(masks)) if masks[i, middle].any()]
         for place, i in enumerate(visible[:3]):
             mask, look, is_crowd = masks[i, middle], clip.items[i].look, place == 1
-            annotation, category = (
-                50_000 + 10 * number + place,
-                1 if split == "testA" else list(_CATEGORIES)[1 + place % 3],
-            )
+            annotation = 50_000 + 10 * number + place
+            category = 1 if split == "testA" else list(_CATEGORIES)[1 + place % 3]
             ids = {"id": annotation, "image_id": image, "category_id": category}
-            shape = {"segmentation": _run_lengths(mask) if is_crowd else _polygons(mask), "iscrowd": int(is_crowd)}
+            uncompressed = {"counts": run_lengths(encode(mask)["counts"]), "size": list(mask.shape)}
+            shape = {"segmentation": uncompressed if is_crowd else _polygons(mask), "iscrowd": int(is_crowd)}
             box = [float(v) for v in cv2.boundingRect(mask.astype(np.uint8))]
             annotations.append({**ids, **shape, "area": float(mask.sum()), "bbox": box})
-            texts = (
-                f"the {look.colour} {look.shape}",
-                f"{look.texture} {look.shape}",
-                f"{look.colour} {look.texture} one",
-            )
+            thing = f"{look.texture} {look.shape}"
+            texts = (f"the {look.colour} {look.shape}", thing, f"{look.colour} {look.texture} one")
             sentences = [
                 {"tokens": text.split(), "raw": text.capitalize(), "sent_id": 3 * len(references) + n, "sent": text}
                 for n, text in enumerate(texts[: 1 + (number + place) % 3])
@@ -210,9 +199,3 @@ def _polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
     steps = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
     starts, ends = np.argwhere(steps == 1).astype(float), np.argwhere(steps == -1)[:, 1].astype(float)
     return [[x, y, end, y, end, y + 1, x, y + 1] for (y, x), end in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-
-def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Uncompressed run lengths of a mask (H, W), column by column, beginning with what is not covered."""
-    edges = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=False))
-    return {"counts": np.diff([0, *edges, mask.size]).tolist(), "size": list(mask.shape)}

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -22,8 +23,10 @@ from dshmp.data.mirror import mirror_sentence
 from dshmp.parser import PARSER
 from dshmp.video.images import scaled_size
 
-Frames = NDArray[np.uint8]
+Frames = NDArray[np.uint8]  # or one of them
 Masks = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Clip = tuple[Frames, Masks]
 AugmentedClip = tuple[Frames, Masks, tuple[str, ...]]
 
 Strength = Annotated[float, Field(ge=0, le=0.9)]
@@ -77,33 +80,28 @@ OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)  # nothin
 
 
 def augment(
-    frames: Frames,
-    masks: Masks,
-    sentences: Sequence[str],
-    generator: np.random.Generator,
-    config: Augmentation,
-    parser: str = PARSER,
+    frames: Frames, masks: Masks, texts: Sequence[str], generator: Generator, config: Augmentation, parser: str = PARSER
 ) -> AugmentedClip:
     """Crop, resize, flip, rotation and colour in this order, each by chance, of frames (T, H, W, 3) and masks
     (G, T, H, W), G may be 0; with the sentences that are true of the result."""
     if frames.ndim != 4 or masks.shape[1:] != frames.shape[:3]:
         raise ValueError(f"frames {frames.shape} and masks {masks.shape} do not belong together")
     cropped, flipped, rotated, jittered = generator.random(4) < (config.crop, config.flip, config.rotate, config.jitter)
-    if cropped and not any(map(_BORDER.search, sentences)):
+    if cropped and not any(map(_BORDER.search, texts)):
         frames, masks = crop(frames, masks, generator, config)
     if config.short_sides:
         frames, masks = resize(frames, masks, int(generator.choice(config.short_sides)), config.long_side)
     if flipped:
-        frames, masks, sentences = flip(frames, masks, sentences, parser)
+        frames, masks, texts = flip(frames, masks, texts, parser)
     if rotated:
         frames, masks = rotate(frames, masks, generator.uniform(-config.angle, config.angle))
     if jittered:
-        frames = jitter(frames, generator, config, hue=not any(map(_COLOUR.search, sentences)))
-    return frames, masks, tuple(sentences)
+        frames = jitter(frames, generator, config, hue=not any(map(_COLOUR.search, texts)))
+    return frames, masks, tuple(texts)
 
 
 def sample_positions(
-    length: int, generator: np.random.Generator, config: Augmentation, visible: NDArray[np.bool_] | None = None
+    length: int, generator: Generator, config: Augmentation, visible: Masks | None = None
 ) -> list[int]:
     """Positions of the frames of a clip in a video of `length` frames, in order of time.
 
@@ -118,7 +116,7 @@ def sample_positions(
     return _around(int(generator.choice(seen)), length, generator, config)
 
 
-def _around(reference: int, length: int, generator: np.random.Generator, config: Augmentation) -> list[int]:
+def _around(reference: int, length: int, generator: Generator, config: Augmentation) -> list[int]:
     near = range(max(reference - config.reach, 0), min(reference + config.reach + 1, length))
     others = [position for position in near if position != reference]
     count = min(config.frames - 1, len(others))
@@ -127,7 +125,7 @@ def _around(reference: int, length: int, generator: np.random.Generator, config:
     return sorted([reference, *drawn, *again])
 
 
-def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: Augmentation) -> tuple[Frames, Masks]:
+def crop(frames: Frames, masks: Masks, generator: Generator, config: Augmentation) -> Clip:
     """Cuts a window out of every frame, drifting if so configured.
 
     The windows are the release's, which first scales the clip and then cuts; here the window is scaled instead, so
@@ -151,7 +149,7 @@ def crop(frames: Frames, masks: Masks, generator: np.random.Generator, config: A
     return frames, masks
 
 
-def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> tuple[Frames, Masks]:
+def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> Clip:
     """Resizes to a short side, less where the long side would then exceed `long_side`."""
     size = frames.shape[1:3]
     h, w = scaled_size(size, short_side, long_side)
@@ -170,27 +168,25 @@ def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = P
     return np.ascontiguousarray(frames[:, :, ::-1]), np.ascontiguousarray(masks[..., ::-1]), tuple(mirrored)
 
 
-def rotate(frames: Frames, masks: Masks, angle: float) -> tuple[Frames, Masks]:
+def rotate(frames: Frames, masks: Masks, angle: float) -> Clip:
     """Rotates about the middle by `angle` degrees; what comes in from outside has the clip's mean colour."""
     height, width = frames.shape[1:3]
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
     return _warp(frames, masks, np.broadcast_to(turn, (len(frames), 2, 3)))
 
 
-def _warp(frames: Frames, masks: Masks, forward: NDArray[np.float64]) -> tuple[Frames, Masks]:
+def _warp(frames: Frames, masks: Masks, forward: Floats) -> Clip:
     """Frames and masks moved by one affine map (2, 3) per frame, `forward` (T, 2, 3) in pixels (x, y)."""
     size = frames.shape[2], frames.shape[1]
     mean = frames[:, ::4, ::4].mean((0, 1, 2)).tolist()
 
-    def change(t: int, image: NDArray[np.uint8], way: int) -> Any:
+    def change(t: int, image: Frames, way: int) -> Any:
         return cv2.warpAffine(image, forward[t], size, flags=way, borderValue=mean if image.ndim == 3 else [0])
 
     return _each(frames, masks, change, (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
 
 
-def _each(
-    frames: Frames, masks: Masks, change: Callable[[int, NDArray[np.uint8], int], Any], ways: tuple[int, int]
-) -> tuple[Frames, Masks]:
+def _each(frames: Frames, masks: Masks, change: Callable[[int, Frames, int], Any], ways: tuple[int, int]) -> Clip:
     """`change(t, image, way)` of every frame, and of every mask that shows something: interpolated in two ways."""
     images = np.stack([change(t, np.ascontiguousarray(image), ways[0]) for t, image in enumerate(frames)])
     out = np.zeros((*masks.shape[:2], *images.shape[1:3]), bool)
@@ -199,7 +195,7 @@ def _each(
     return images, out
 
 
-def jitter(frames: Frames, generator: np.random.Generator, config: Augmentation, hue: bool = True) -> Frames:
+def jitter(frames: Frames, generator: Generator, config: Augmentation, hue: bool = True) -> Frames:
     """New brightness, contrast, saturation and, if asked, hue: one affine map of RGB for the whole clip."""
     spread = np.array([config.brightness, config.contrast, config.saturation, config.hue])
     brightness, contrast, saturation, turn = generator.uniform(-spread, spread)
@@ -213,9 +209,7 @@ _GREY = np.array([0.299, 0.587, 0.114])
 _TO_YIQ = np.array([_GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
-def colour_matrix(
-    brightness: float, contrast: float, saturation: float, hue: float, mean: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float, mean: Floats) -> Floats:
     """(3, 4) affine map of RGB: hue turned by a part of the circle, distance from grey and then from the grey of
     `mean` (3,) scaled, all scaled by the brightness. Grey stays grey."""
     cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
@@ -225,9 +219,7 @@ def colour_matrix(
     return np.column_stack([linear, np.full(3, offset)])
 
 
-def pseudo_clip(
-    image: NDArray[np.uint8], masks: Masks, generator: np.random.Generator, config: Augmentation
-) -> tuple[Frames, Masks]:
+def pseudo_clip(image: Frames, masks: Masks, generator: Generator, config: Augmentation) -> Clip:
     """A clip of `config.frames` frames from a still (H, W, 3), which moves, turns, grows and shears a little, smoothly.
 
     Every map is applied to the whole image and so small that what stands beside (above) something else still does;
@@ -244,7 +236,7 @@ def pseudo_clip(
     return frames, repeated
 
 
-def affine_path(size: tuple[int, int], generator: np.random.Generator, config: Augmentation) -> NDArray[np.float64]:
+def affine_path(size: tuple[int, int], generator: Generator, config: Augmentation) -> Floats:
     """One affine map about the middle per frame, (T, 2, 3) in pixels (x, y), for images of `size` (H, W).
 
     Shift, angle, scale and shear follow quadratic Bezier curves, which never leave the range of their ends.

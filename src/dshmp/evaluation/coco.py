@@ -16,17 +16,17 @@ import contextlib
 import io
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
+from pycocotools import mask as coco
 
 from dshmp.data.base import Expression, Split, frame_size
-from dshmp.data.masks import rle_fault
+from dshmp.data.images import rle_fault
 from dshmp.errors import UserError
 from dshmp.evaluation.predictions import Predictions, Problem
-from dshmp.evaluation.protocols import SampleScore, target
+from dshmp.evaluation.protocols import SampleScore, Terms, VideoScores, target
 from dshmp.rle import Rle, encode
 
 FILE = "predictions.json"
@@ -41,11 +41,9 @@ def image_id(item: Expression) -> str:
     return str(item.extra.get("image_id", item.id))
 
 
-def frame_list(split: Split) -> tuple[str | None, bool]:
-    """Where a split's frames are named, for a data set that leaves it open, and whether that is in MTTR's list, as in
-    published figures."""
-    source: str | None = getattr(split, "frame_list", None)
-    return source, source is None or source.startswith("MTTR's list")
+def frame_list(split: Split) -> str | None:
+    """Where a split's frames are named, for a data set that leaves it open."""
+    return getattr(split, "frame_list", None)
 
 
 def truths(split: Split, video: str, items: Sequence[Expression]) -> Truths:
@@ -61,7 +59,7 @@ def truths(split: Split, video: str, items: Sequence[Expression]) -> Truths:
     return found
 
 
-def read_detections(predictions: Predictions, truth: Mapping[str, Rle]) -> tuple[Detections, list[Problem]]:
+def read_detections(predictions: Predictions, truth: Truths) -> tuple[Detections, list[Problem]]:
     """Readable detections, and those that are no mask of their frame. Raises UserError where the file is not
     COCO's results or speaks of other samples."""
     path = predictions.path / FILE
@@ -87,12 +85,8 @@ def read_detections(predictions: Predictions, truth: Mapping[str, Rle]) -> tuple
     return detections, problems
 
 
-def score_samples(
-    items: Sequence[Expression], truth: Mapping[str, Rle], detections: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> tuple[list[SampleScore], list[Problem]]:
+def score_samples(items: Sequence[Expression], truth: Truths, detections: Detections) -> VideoScores:
     """P@K, oIoU and mIoU of each sample's best detection."""
-    from pycocotools import mask as coco
-
     rows, problems = [], []
     for item in items:
         key = image_id(item)
@@ -104,31 +98,29 @@ def score_samples(
             problems.append(Problem("expression", key, "has no detection"))
         agree = bool(found) and not union
         iou = 1.0 if agree else intersection / max(union, 1)
-        terms: dict[str, tuple[float, float]] = {"oIoU": (intersection, union), "mIoU": (iou, 1.0)}
+        terms: Terms = {"oIoU": (intersection, union), "mIoU": (iou, 1.0)}
         terms |= {f"P@{k / 10}": (float(agree or 10 * intersection > k * union), 1.0) for k in TENTHS}
         rows.append(SampleScore(item.video, key, item.text, item.subsets, terms, bool(found)))
     return rows, problems
 
 
-def mean_average_precision(truth: Mapping[str, Rle], detections: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
+def mean_average_precision(truth: Truths, detections: Detections) -> float:
     """AP@[.5:.95] of pycocotools, 0 to 1."""
-    from pycocotools import mask as coco
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     entries = [dict(entry) for group in detections.values() for entry in group]  # pycocotools adds to them
     if not entries:
         return 0.0
-    rles = list(enumerate(truth.items(), 1))
     with contextlib.redirect_stdout(io.StringIO()):  # it tells its steps
         ground = COCO()
         ground.dataset = {
             "info": {},
-            "images": [{"id": key, "height": rle["size"][0], "width": rle["size"][1]} for _, (key, rle) in rles],
+            "images": [{"id": key, "height": rle["size"][0], "width": rle["size"][1]} for key, rle in truth.items()],
             "annotations": [
-                {"id": index, "image_id": key, "category_id": 1, "segmentation": rle, "iscrowd": 0}
-                | {"area": int(coco.area(rle)), "bbox": coco.toBbox(rle).tolist()}
-                for index, (key, rle) in rles
+                {"id": i, "image_id": key, "category_id": 1, "iscrowd": 0}
+                | {"segmentation": rle, "area": int(coco.area(rle))}
+                for i, (key, rle) in enumerate(truth.items(), 1)
             ],
             "categories": [{"id": 1, "name": "target"}],
         }
@@ -137,7 +129,5 @@ def mean_average_precision(truth: Mapping[str, Rle], detections: Mapping[str, Se
         evaluation.params.useCats = 0
         evaluation.evaluate()
         evaluation.accumulate()
-        precision = np.asarray(evaluation.eval["precision"])  # (IoUs, recalls, categories, areas, limits)
-    values = precision[:, :, :, 0, -1]
-    known = values[values > -1]
-    return float(known.mean()) if known.size else 0.0
+        evaluation.summarize()
+    return float(evaluation.stats[0])  # at all areas, at most 100 detections

@@ -45,8 +45,7 @@ def jf_frames(pred: NDArray, truth: NDArray, void: NDArray | None = None) -> tup
 
 
 def _binary(masks: NDArray) -> Mask:
-    binary: Mask = np.ascontiguousarray(masks if masks.dtype == np.bool_ else masks != 0).view(np.uint8)
-    return binary
+    return np.ascontiguousarray(masks if masks.dtype == np.bool_ else masks != 0).view(np.uint8)
 
 
 def _jf_frame(pred: Mask, truth: Mask, radius: int) -> tuple[float, float]:
@@ -72,12 +71,10 @@ def _boundary(pred: Mask, truth: Mask, radius: int) -> float:
 
 def _boundary_map(mask: Mask) -> Mask:
     """Pixels that differ from their right, lower or lower right neighbour, as far as the image has one."""
-    line: Mask = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8), anchor=(0, 0))
-    return line
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8), anchor=(0, 0)), np.uint8)
 
 
 @lru_cache
 def _disk(radius: int) -> Mask:
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    disk: Mask = (x**2 + y**2 <= radius**2).astype(np.uint8)
-    return disk
+    return np.asarray(x**2 + y**2 <= radius**2, np.uint8)

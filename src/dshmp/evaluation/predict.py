@@ -31,7 +31,7 @@ from torch import Tensor
 from dshmp import __version__
 from dshmp.config import to_dict
 from dshmp.data.base import Expression, Split, frame_size, read_json, times_shown
-from dshmp.data.masks import rle_fault, save_palette_png
+from dshmp.data.images import rle_fault, save_palette_png
 from dshmp.data.registry import dataset
 from dshmp.errors import UserError
 from dshmp.evaluation.coco import FILE, frame_list, image_id
@@ -293,8 +293,7 @@ def scored_place(shown: Sequence[int], scored: int) -> int:
 
 def _cover(logits: Tensor) -> Pixels:
     """Mask logits (K, H, W) -> (H, W) uint8, 255 where any of the masks is."""
-    covered: Pixels = (logits > 0).any(0).cpu().numpy() * np.uint8(255)
-    return covered
+    return np.asarray((logits > 0).any(0).cpu().numpy() * np.uint8(255))
 
 
 def probability(logits: Tensor) -> Tensor:
@@ -307,8 +306,7 @@ def merge_objects(probabilities: Sequence[Tensor], ids: Sequence[int]) -> NDArra
     background has 0.1, and the greatest one wins; of equals, the first. (H, W) uint8 object ids, 0 is background."""
     known = [item.float().cpu() for item in probabilities]
     stack = torch.stack([torch.full_like(known[0], BACKGROUND), *(item * (item >= 0.5) for item in known)])
-    indices: NDArray[np.uint8] = np.array([0, *ids], np.uint8)[stack.argmax(0).numpy()]
-    return indices
+    return np.asarray(np.array([0, *ids], np.uint8)[stack.argmax(0).numpy()])
 
 
 def _are_detections(predictions: Predictions, name: str, items: Sequence[Expression]) -> bool:
@@ -348,7 +346,7 @@ def _facts(segmenter: Segmenter, split: Split) -> dict[str, Any]:
         "resolution": f"short side {size.short_side}, long side at most {size.long_side}",
         "precision": str(segmenter.precision).removeprefix("torch."),
         "code": __version__,
-        "frame_list": frame_list(split)[0],
+        "frame_list": frame_list(split),
         "expressions": asked.hexdigest(),
         "counts": {
             "videos": len({item.video for item in split.expressions}),

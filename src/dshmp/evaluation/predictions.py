@@ -12,7 +12,7 @@ import lzma
 import os
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
@@ -97,37 +97,30 @@ class Predictions:
         return ids
 
     def image(self, name: str, size: tuple[int, ...]) -> Image.Image | Problem:
-        """A PNG of `size` (H, W)."""
+        """A decoded PNG of `size` (H, W)."""
         try:
-            image = open_png(_read(self._masks / name, LARGEST), size)
+            content = _read(self._masks / name, LARGEST)
+            if len(content) > LARGEST:
+                return Problem("damaged", name, "is far too large for a mask")
+            image = Image.open(io.BytesIO(content), formats=("PNG",))
+            if image.size != size[::-1]:
+                return Problem("damaged", name, f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}")
+            image.verify()  # all checksums up to the end, as decoders forgive what is cut off
+            image = Image.open(io.BytesIO(content), formats=("PNG",))
+            image.load()
+            return image
         except FileNotFoundError:
             return Problem("frame", name)
+        except UnidentifiedImageError:
+            return Problem("damaged", name, "is no PNG")
         except UNREADABLE as error:
-            image = f"cannot be read ({reason(error)})"
-        return Problem("damaged", name, image) if isinstance(image, str) else image
+            return Problem("damaged", name, f"cannot be read ({reason(error)})")
 
 
 def _read(path: Path | zipfile.Path, limit: int) -> bytes:
     """A file's content up to the first byte beyond the limit. Raises FileNotFoundError and others of `UNREADABLE`."""
     with path.open("rb") if isinstance(path, zipfile.Path) else open(path, "rb", opener=regular) as file:
-        content: bytes = file.read(limit + 1)
-    return content
-
-
-def open_png(content: bytes, size: tuple[int, ...]) -> Image.Image | str:
-    """A decoded PNG of `size` (H, W), or what is wrong with it. Raises `UNREADABLE`."""
-    if len(content) > LARGEST:
-        return "is far too large for a mask"
-    try:
-        image = Image.open(io.BytesIO(content), formats=("PNG",))
-    except UnidentifiedImageError:
-        return "is no PNG"
-    if image.size != size[::-1]:
-        return f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}"
-    image.verify()  # all checksums up to the end, as decoders forgive what is cut off
-    image = Image.open(io.BytesIO(content), formats=("PNG",))
-    image.load()
-    return image
+        return bytes(file.read(limit + 1))
 
 
 def zip_of(out: Path, path: Path | None = None) -> Path:
@@ -169,32 +162,35 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
     the layout has no submission, or a frame of the split cannot be read."""
     wanted = _wanted(split, layout)
     try:
-        with open(path, "rb", opener=regular):
-            file = zipfile.ZipFile(path)
+        with open(path, "rb", opener=regular), zipfile.ZipFile(path) as file:
+            names = Counter(file.namelist())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UNREADABLE as error:
         return [f"is no readable zip file ({error}); it may be cut off"]
     faults: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    with file:
-        if wanted.keys().isdisjoint(file.namelist()):
-            return [f"holds no mask of this split, such as {next(iter(wanted), '')}; mind the folders above"]
-        for name, fault in _faults(file, wanted, cache(partial(frame_size, split))):
-            faults[str(PurePosixPath(name).parent), fault].append(name)
+    if wanted.keys().isdisjoint(names):
+        return [f"holds no mask of this split, such as {next(iter(wanted), '')}; mind the folders above"]
+    for name, fault in _faults(Predictions(path), names, wanted, split):
+        faults[str(PurePosixPath(name).parent), fault].append(name)
     more = {key: f" (and {len(found) - 1} more of this folder)" for key, found in faults.items() if len(found) > 1}
     return [f"{found[0]}: {key[1]}{more.get(key, '')}" for key, found in faults.items()]
 
 
-def _faults(
-    file: zipfile.ZipFile, wanted: dict[str, str], size: Callable[[str], tuple[int, int]]
-) -> Iterator[tuple[str, str]]:
-    """Names in a zip file and what is wrong with each; `size` is (H, W) of a video's frames."""
-    names = Counter(file.namelist())
+def _faults(files: Predictions, names: Counter[str], wanted: dict[str, str], split: Split) -> Iterator[tuple[str, str]]:
+    """Names in a zip file and what is wrong with each."""
+    size = cache(partial(frame_size, split))
     for name, video in track(wanted.items(), "validating", total=len(wanted)):
         if name not in names:
             yield name, "is missing"
-        elif fault := _fault(file, name, size(video)):
-            yield name, fault
+            continue
+        image = files.image(name, size(video))
+        if isinstance(image, Problem):
+            yield name, image.reason
+        elif image.mode != "L":
+            yield name, f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
+        elif other := [value for value, count in enumerate(image.histogram()) if count and value not in (0, 255)]:
+            yield name, f"holds the value {other[0]}; only 0 and 255 are allowed"
     folders = {f"{parent}/" for name in wanted for parent in PurePosixPath(name).parents}
     for name, times in names.items():
         if name not in wanted and name not in folders:
@@ -212,18 +208,3 @@ def _wanted(split: Split, layout: str) -> dict[str, str]:
         for item in split.expressions
         for frame in split.videos[item.video].frames
     }
-
-
-def _fault(file: zipfile.ZipFile, name: str, size: tuple[int, int]) -> str | None:
-    """What is wrong with a mask of a frame of `size` (H, W)."""
-    try:
-        with file.open(name) as stream:
-            image = open_png(stream.read(LARGEST + 1), size)
-    except UNREADABLE as error:
-        return f"cannot be read ({error})"
-    if isinstance(image, str):
-        return image
-    if image.mode != "L":
-        return f"is a PNG of mode {image.mode}, not L (grey, 8 bits)"
-    other = [value for value, count in enumerate(image.histogram()) if count and value not in (0, 255)]
-    return f"holds the value {other[0]}; only 0 and 255 are allowed" if other else None

@@ -7,7 +7,7 @@ What is missing or damaged counts 0, also in frames where nothing is to be found
 video's folder is missing; at a missing expression or frame it stops and leaves the expression out of the mean.)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from dshmp.data.base import Expression, Split, frame_size
+from dshmp.data.base import Expression, Size, Split, frame_size
 from dshmp.data.ref_davis import ANNOTATORS, VOID
 from dshmp.evaluation.metrics import MaskScores, jf, jf_frames
 from dshmp.evaluation.predictions import Predictions, Problem
 
 CHUNK = 8  # frames of all of a video's targets in memory
+Masks = NDArray[np.bool_]
+# figure -> (numerator, denominator): the figure over many rows is the ratio of their sums
+Terms = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,16 @@ class SampleScore:
     id: str
     text: str
     subsets: tuple[str, ...]
-    terms: Mapping[str, tuple[float, float]]
-    """Figure -> (numerator, denominator): the figure over many rows is the ratio of their sums."""
+    terms: Terms
     complete: bool = True  # whether the prediction was there and readable in full
 
 
-VideoScores = tuple[list[SampleScore], list[Problem]]  # the rows of one video and what stood in the way
+VideoScores = tuple[list[SampleScore], list[Problem]]  # rows, as of one video, and what stood in the way
 
 
-def target(
-    split: Split, video: str, annotations: Sequence[int], positions: Sequence[int], size: tuple[int, int]
-) -> NDArray[np.bool_]:
+def target(split: Split, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> Masks:
     """(T, H, W): what any of the annotated masks covers; nothing where there are none."""
-    union: NDArray[np.bool_] = np.asarray(split.masks(video, annotations, positions, size).any(0))
-    return union
+    return np.asarray(split.masks(video, annotations, positions, size).any(0))
 
 
 def score_expressions(split: Split, predictions: Predictions, video: str, items: Sequence[Expression]) -> VideoScores:
@@ -64,7 +63,7 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
         problems = [Problem("video", video)]
     size = frame_size(split, video)
     for start in range(0, len(names), CHUNK):
-        truths: dict[tuple[int, ...], NDArray[np.bool_]] = {}  # expressions share targets
+        truths: dict[tuple[int, ...], Masks] = {}  # expressions share targets
         positions = range(start, min(start + CHUNK, len(names)))
         for e in answered:
             annotations = items[e].annotations
@@ -91,9 +90,7 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
     return rows, problems
 
 
-def synthetic_terms(
-    split: Split, predictions: Predictions, video: str, item: Expression, size: tuple[int, int]
-) -> dict[str, tuple[float, float]]:
+def synthetic_terms(split: Split, predictions: Predictions, video: str, item: Expression, size: Size) -> Terms:
     """Two more figures where a split names all objects of its videos, as the synthetic data set does.
 
     The *static oracle* is what perfect masks of all objects that fit the static words would score: a model that sees
@@ -158,6 +155,6 @@ def score_objects(split: Split, predictions: Predictions, video: str, items: Seq
     return rows, problems
 
 
-def _means(j: MaskScores, f: MaskScores) -> dict[str, tuple[float, float]]:
+def _means(j: MaskScores, f: MaskScores) -> Terms:
     mean_j, mean_f = float(j.mean()), float(f.mean())
     return {"J&F": ((mean_j + mean_f) / 2, 1.0), "J": (mean_j, 1.0), "F": (mean_f, 1.0)}

@@ -121,7 +121,7 @@ def document(scores: Scores, name: str, split_name: str, pred: Path, facts: dict
             "frames": len({(video, frame) for video, _, frame in scored}),
             "expression frames": len(scored),
         },
-        "frame_list": {"sha256": hashlib.sha256(lines.encode()).hexdigest(), "source": frame_list(scores.split)[0]},
+        "frame_list": {"sha256": hashlib.sha256(lines.encode()).hexdigest(), "source": frame_list(scores.split)},
         "prediction": facts,
         "code": {"version": __version__, "revision": revision()},
         "subsets": by_subset(scores.rows),
@@ -192,8 +192,8 @@ def warn(scores: Scores, layout: str) -> None:
         log.warning("%s: %s; it counts 0", problem.path, problem.reason)
     if len(scores.damaged) > SHOWN:
         log.warning("and %d more damaged files", len(scores.damaged) - SHOWN)
-    source, published = frame_list(scores.split)
-    if not published:
+    source = frame_list(scores.split)
+    if source is not None and not source.startswith("MTTR's list"):
         log.warning("the frames are %s: these are not the frames of published figures", source)
     missing = {problem.path for problem in scores.problems if problem.kind == "video"}
     kept = [row for row in scores.rows if row.complete or row.video in missing]
@@ -208,15 +208,12 @@ def write(out: Path, scores: Scores, report: dict[str, Any]) -> None:
     columns = list(dict.fromkeys(name for row in scores.rows for name in row.terms))
     expressions = [{"video": r.video, "expression": r.id, "text": r.text, **figures([r])} for r in scores.rows]
     videos = [{"video": video, **values} for video, values in report["videos"].items()]
-    for name, first, rows in (
-        (EXPRESSIONS, ("video", "expression", "text"), expressions),
-        (VIDEOS, ("video", "expressions"), videos),
-    ):
+    for name, rows in ((EXPRESSIONS, expressions), (VIDEOS, videos)):
+        first = [key for key in rows[0] if key not in columns]
         with owned_file(out, name) as part, open(part, "w", encoding="utf-8", errors=ESCAPED, newline="") as file:
             writer = csv.DictWriter(file, [*first, *columns], lineterminator="\n")
             writer.writeheader()
-            for row in rows:
-                writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
+            writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     with owned_file(out, RESULTS) as part:
         part.write_text(to_json(report), encoding="utf-8")
 

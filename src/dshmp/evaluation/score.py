@@ -155,7 +155,7 @@ def _map(make_job: Callable[[], Job], videos: Mapping[str, Any], workers: int) -
         raise UserError("a scoring process died, perhaps for want of memory; take fewer --workers") from None
 
 
-_own_job: Job | None = None  # of this process
+_own_job: Job  # of this process
 
 
 def _start(make_job: Callable[[], Job]) -> None:
@@ -167,5 +167,4 @@ def _start(make_job: Callable[[], Job]) -> None:
 
 
 def _run(video: str) -> Any:
-    assert _own_job is not None
     return _own_job(video)

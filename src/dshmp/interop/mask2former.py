@@ -14,8 +14,7 @@ from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.hub import looks_local
-from dshmp.interop.keymap import NAMES, NameTable
-from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights
+from dshmp.interop.keymap import NAMES, LoadedPart, NameTable, Told, grouped, left_out, load_weights
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.dshmp import DsHmp
 

@@ -15,25 +15,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from dshmp import checkpoint as disk
 from dshmp.card import Card
-from dshmp.checkpoint import (
-    CONFIG,
-    EXTRA_STATE,
-    as_float32,
-    build_model,
-    check_match,
-    check_model_folder,
-    find_model,
-    load_model,
-    load_tensors,
-    save_model,
-    some,
-)
 from dshmp.config import RELEASE, ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_owned, destination, is_vacant, owned_file, save_tensors
-from dshmp.interop.keymap import NAMES, STAGES, as_release, from_release
-from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, report
+from dshmp.interop.keymap import NAMES, STAGES, LoadedPart, Told, as_release, from_release, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
 from dshmp.model.video_swin import relative_position
@@ -155,22 +142,23 @@ def convert(
     """
     target = destination(out, folder=True)
     if target.exists() and not is_vacant(target):
-        if not (target / CONFIG).is_file():
+        if not (target / disk.CONFIG).is_file():
             raise UserError(f"{out}: is not empty and holds no model; name a new folder")
-        check_model_folder(target)
+        disk.check_model_folder(target)
         if not overwrite:
             raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
     state = _bare(read_tensors(checkpoint))
     if missing := [part for part, prefix in PARTS.items() if not any(key.startswith(prefix) for key in state)]:
-        why = f"it has no {', '.join(missing)}; its names begin with {some(list(state))}"
+        why = f"it has no {', '.join(missing)}; its names begin with {disk.some(list(state))}"
         raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {why}")
     config = infer_config(state, motion_heads, checkpoint)
     with torch.device("meta"):  # shapes alone; the weights come from the file
-        model = build_model(config, checkpoint)
+        model = disk.build_model(config, checkpoint)
     rest = {key: value for key, value in state.items() if _is_left_over(key)}
     used = {key: value for key, value in state.items() if key not in rest}
-    check_match(checkpoint, used, as_release(model.state_dict()), "the checkpoint is not whole, or of another model")
-    model.load_state_dict(from_release(as_float32(checkpoint, used)), assign=True)
+    asked = as_release(model.state_dict())
+    disk.check_match(checkpoint, used, asked, "the checkpoint is not whole, or of another model")
+    model.load_state_dict(from_release(disk.as_float32(checkpoint, used)), assign=True)
     words = _tokenizer(tokenizer, config)
     bank = rest.get(BANK, torch.empty(0))
     card = Card(
@@ -180,12 +168,12 @@ def convert(
         limits=LIMITS,
     )
     with atomic_folder(out) as work:
-        save_model(model, words, work, card)
-        save_tensors(rest, work / EXTRA_STATE)
+        disk.save_model(model, words, work, card)
+        save_tensors(rest, work / disk.EXTRA_STATE)
     parts = [(part, key) for part, prefix in PARTS.items() for key in used if key.startswith(prefix)]
     told: list[Told] = [(part, "loaded", "", used[key]) for part, key in parts]
-    rows = grouped([*told, *left_out(rest, NAMES, "")])
-    return ConversionReport(config, rows, _assumptions(config, used, motion_heads))
+    told += left_out(rest, NAMES, "")
+    return ConversionReport(config, grouped(told), _assumptions(config, used, motion_heads))
 
 
 def print_report(found: ConversionReport) -> None:
@@ -252,12 +240,12 @@ def to_release(source: str | Path, out: Path, overwrite: bool = False) -> None:
     check_owned(target.parent, [target.name])
     if target.exists() and not overwrite:
         raise UserError(f"{out}: exists already; name a new file, or replace it with --overwrite")
-    folder = find_model(source)
-    model, _ = load_model(folder)
+    folder = disk.find_model(source)
+    model, _ = disk.load_model(folder)
     _check_fit(folder, model.config)
-    kept = load_tensors(folder / EXTRA_STATE) if (folder / EXTRA_STATE).exists() else {}
+    kept = disk.load_tensors(folder / disk.EXTRA_STATE) if (folder / disk.EXTRA_STATE).exists() else {}
     if foreign := [key for key in kept if not _is_left_over(key)]:
-        raise UserError(f"{folder / EXTRA_STATE}: {foreign[0]} is no left-over of the release; delete the file")
+        raise UserError(f"{folder / disk.EXTRA_STATE}: {foreign[0]} is no left-over of the release; delete the file")
     state = as_release(model.state_dict()) | _fresh(model.config) | kept
     with owned_file(target.parent, target.name) as part:
         if out.suffix == ".safetensors":

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from dshmp.errors import UserError
-from dshmp.interop.keymap import NameTable
-from dshmp.interop.rows import LoadedPart, Told, grouped, left_out, load_weights
+from dshmp.interop.keymap import LoadedPart, NameTable, Told, grouped, left_out, load_weights
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.video_swin import VideoSwinStage

@@ -16,8 +16,8 @@ from dshmp.data.base import Split
 from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.files import destination, reason
+from dshmp.interop.keymap import report
 from dshmp.interop.mask2former import initialise
-from dshmp.interop.rows import report
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.text import pretrained_encoder
