@@ -1,4 +1,4 @@
-"""The spaCy pipeline that reads sentences: for the model their words, for augmentation their left and right.
+"""The spaCy pipeline that reads sentences.
 
 All functions raise UserError where the pipeline is not installed.
 """

@@ -2,22 +2,11 @@
 
 import random
 import re
-import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pytest
 
-import tiny
-from dshmp import parser as words
-from dshmp.data import mirror as module
 from dshmp.data.mirror import mirror_sentence
-from dshmp.data.transforms import flip
-from dshmp.model.tokenizer import TextTokenizer
 from dshmp.synthetic.grammar import Meaning, Style, resolve, word
 from dshmp.synthetic.motions import CLAIMS, Motion
 from dshmp.synthetic.plan import SCHEDULE, plan_clip
@@ -430,44 +419,6 @@ def test_uncertain_sentences_have_no_mirror_image(text: str) -> None:
 @pytest.mark.parametrize("text", ["counter-clockwise", "anticlockwise", "anti-clockwise", "counter clockwise"])
 def test_spellings_of_counterclockwise(text: str) -> None:
     assert mirror_sentence(f"circling {text}") == "circling clockwise"
-
-
-def test_no_parse_without_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "parse", lambda *_: pytest.fail("parsed"))
-    for text in ["the red star", "the one on the left", "the dog left the room", "circling clockwise"]:
-        assert mirror_sentence(text) is not None
-
-
-def test_threads_take_turns_at_the_configured_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mirroring and tokenising in the loader's threads."""
-    parser, asked, inside = words.load_parser(), set(), []
-    config = tiny.config({"language.spacy_model": "another"})
-    tokenizer = TextTokenizer(config, tiny.tokenizer().tokenizer)
-
-    class Watched:
-        def pipe(self, texts: list[str]) -> Iterator[Any]:
-            inside.append(threading.get_ident())
-            time.sleep(0.01)
-            documents = list(parser.pipe(texts))
-            assert inside == [threading.get_ident()]
-            inside.clear()
-            yield from documents
-
-    def load(name: str) -> Watched:
-        asked.add(name)
-        return Watched()
-
-    monkeypatch.setattr(words, "load_parser", load)
-    frames, masks = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 1, 4, 4), bool)
-
-    def work(number: int) -> tuple[Any, Any]:
-        word = tokenizer.split(f"the dog number {number}")[-1].text
-        return flip(frames, masks, ["a small left dog"], "another")[2], word
-
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(work, range(12)))
-    assert found == [(("a small right dog",), str(number)) for number in range(12)]
-    assert asked == {"another"}
 
 
 # --- The synthetic data set ---

@@ -1,11 +1,16 @@
 """Section 3.1: words, tokens, cues and the text encoder."""
 
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import tiny
 from dshmp.config import LanguageConfig, ModelConfig, ReleaseConfig
 from dshmp.device import to_device
 from dshmp.errors import UserError
@@ -284,6 +289,31 @@ def test_an_expression_is_parsed_once(bpe: Any, monkeypatch: pytest.MonkeyPatch)
 
 def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dshmp.model.tokenizer.parse", lambda *_: pytest.fail("parsed again"))
+
+
+def test_threads_take_turns_at_the_configured_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenising in the loader's threads."""
+    parser, asked, inside = load_parser(), set(), []
+    tokenizer = TextTokenizer(tiny.config({"language.spacy_model": "another"}), tiny.tokenizer().tokenizer)
+
+    class Watched:
+        def pipe(self, texts: list[str]) -> Iterator[Any]:
+            inside.append(threading.get_ident())
+            time.sleep(0.01)
+            documents = list(parser.pipe(texts))
+            assert inside == [threading.get_ident()]
+            inside.clear()
+            yield from documents
+
+    def load(name: str) -> Watched:
+        asked.add(name)
+        return Watched()
+
+    monkeypatch.setattr("dshmp.parser.load_parser", load)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: tokenizer.split(f"the dog number {number}")[-1].text, range(12)))
+    assert found == [str(number) for number in range(12)]
+    assert asked == {"another"}
 
 
 def test_kept_expressions_are_parsed_once_for_all_processes(

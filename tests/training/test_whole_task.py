@@ -15,7 +15,6 @@ import tiny
 from dshmp.config import from_dict
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
-from dshmp.data.transforms import augment
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.training.recipe import Recipe
@@ -122,20 +121,6 @@ def test_the_model_learns_with_the_true_times(
                 config = dataclasses.replace(config, short_side=min(height, width), long_side=max(height, width))
             assert torch.equal(prepare_frames(frames, config), batch.images[clip])
     assert (gaps <= {1.0}) == (name == "refcoco" or (name, augmentation) == ("mevis", None))
-
-
-def test_mirroring_is_by_the_configured_parser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learned = task(folder, ["mevis"], augmentation=DRAWN)
-    learned.model.config = tiny.config({"language.spacy_model": "another"})
-    asked = set()
-
-    def remember(*given: Any) -> Any:
-        asked.add(given[-1])
-        return augment(*given)
-
-    monkeypatch.setattr("dshmp.training.whole_task.augment", remember)
-    learned.batches(0)
-    assert asked == {"another"}
 
 
 def test_unlabelled_frames_teach_nothing(folder: Path) -> None:

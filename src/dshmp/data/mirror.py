@@ -5,10 +5,8 @@ does not. Both are therefore read by rules that need proof, and whatever has non
 """
 
 import re
-from string import ascii_lowercase
+from difflib import get_close_matches
 from typing import Literal
-
-from dshmp.parser import PARSER, parse
 
 Reading = Literal["side", "other", "unsure"]
 
@@ -41,18 +39,17 @@ _OPPOSITE = {"left": "right", "right": "left"}
 _CIRCLES = "clockwise", "counterclockwise"
 
 
-def mirror_sentence(text: str, parser: str = PARSER) -> str | None:
+def mirror_sentence(text: str) -> str | None:
     """The sentence that is true of the mirror image: left and right change places, and so does the sense of circling.
 
     "Left" as a verb or a remainder ("the dog left the room", "was left behind") and "right" in the sense of exactly
     or correct ("the cat right behind the dog", "a right angle") are kept, and so is case. Mirrored twice a sentence
-    is itself again, but for the spelling of "clockwise" and "anticlockwise". Where no rule decides, the spaCy pipeline
-    `parser` does; threads may call this at once.
-    It is None where the sentence or its mirror image can be read in two ways ("dog left", "walking right after it"),
-    speaks of sides in other words ("starboard", "at 3 o'clock") or misspells them ("rigth").
+    is itself again, but for the spelling of "clockwise" and "anticlockwise". It is None where the sentence or its
+    mirror image can be read in two ways ("dog left", "walking right after it"), speaks of sides in other words
+    ("starboard", "at 3 o'clock") or misspells them ("rigth").
     """
-    mirrored = _mirror(text, parser)
-    back = None if mirrored is None else _mirror(mirrored, parser)
+    mirrored = _mirror(text)
+    back = None if mirrored is None else _mirror(mirrored)
     return mirrored if back is not None and _one_spelling(back) == _one_spelling(text) else None
 
 
@@ -60,7 +57,7 @@ def _one_spelling(text: str) -> str:
     return re.sub(_CIRCLING, lambda match: _CIRCLES[not match[0].startswith("cl")], text.lower())
 
 
-def _mirror(text: str, parser: str) -> str | None:
+def _mirror(text: str) -> str | None:
     if _NO_MIRROR.search(text):
         return None
     tokens = list(_TOKEN.finditer(text))
@@ -72,7 +69,7 @@ def _mirror(text: str, parser: str) -> str | None:
             if _suspect(word):
                 return None
             continue
-        reading = _reading(words, index, parser) if word in _OPPOSITE else "side"
+        reading = _reading(words, index) if word in _OPPOSITE else "side"
         if reading == "unsure":
             return None
         if reading == "side":
@@ -89,22 +86,12 @@ def _mirror_word(word: str) -> str | None:
     return f"{match[1] or ''}{_OPPOSITE[match[2]]}{match[3] or ''}" if match else None
 
 
-def _near(word: str) -> set[str]:
-    """What one letter less, more or other, or two neighbours in the wrong order, make of a word."""
-    cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
-    return {
-        *(head + tail[1:] for head, tail in cuts),
-        *(head + tail[1::-1] + tail[2:] for head, tail in cuts),
-        *(head + letter + tail[skip:] for head, tail in cuts for letter in ascii_lowercase for skip in (0, 1)),
-    }
-
-
 # The sides themselves, and English words that are near too.
 _ENGLISH = _any(
-    "left cleft deft eft heft lect lefts lent lest let lett lift loft weft "
-    "right aright bight bright dight eight fight fright hight light might night righto rights sight tight wight"
+    "left clef cleft deft eft heft leaf lect lefts lent lest let lets lett lift loft theft weft "
+    "right aright bight bright dight eight fight freight fright hight light might night rig righto rights sight "
+    "straight tight wight"
 )
-_MISSPELT = {word for word in _near("left") | _near("right") if not re.fullmatch(_ENGLISH, word)}
 _AFFIXED = re.compile(rf"({_CORNER})?([a-z]+?)({_LONG_END})?")
 
 
@@ -113,11 +100,13 @@ def _suspect(word: str) -> bool:
     if "left" in word or "right" in word:
         return not _UNSIDED.fullmatch(word)
     match = _AFFIXED.fullmatch(word)
-    return ("clockw" in word and word != "clockwork") or (match is not None and match[2] in _MISSPELT)
+    if "clockw" in word or match is None or re.fullmatch(_ENGLISH, match[2]):
+        return "clockw" in word and word != "clockwork"
+    return bool(get_close_matches(match[2], _OPPOSITE, cutoff=0.75))
 
 
-# The words around decide how "left" and "right" are read, as the tagger errs on just these two ("moving left": a verb);
-# it is asked only where they do not. First what the rules are made of.
+# The words around decide how "left" and "right" are read; a tagger errs on just these two ("moving left": a verb).
+# First what the rules are made of.
 _TRAVELS = "(?:go|goes|going|(?:mov|slid|glid)(?:e|es|ing)|(?:head|drift|travel|proceed)(?:s|ing)?)"
 _STANDS = "(?:(?:stand|stay|wait|rest|perch|hang|crouch|kneel)(?:s|ing)?|sits?|sitting|lies?|lying|lays?|laying|parked)"
 _MOVES = _any(
@@ -252,20 +241,8 @@ _RULES = {
 }
 
 
-def _reading(words: list[str], index: int, parser: str) -> Reading:
-    """How the "left" or "right" at `index` is read: the first rule that fits, else by its tag."""
+def _reading(words: list[str], index: int) -> Reading:
+    """How the "left" or "right" at `index` is read: by the first rule that fits."""
     before, after = " ".join(words[:index]), " ".join(words[index + 1 :])
-    for reading, ends, begins in _RULES[words[index]]:
-        if ends.match(before) and begins.match(after):
-            return reading
-    place = len(before) + bool(before)
-    (document,) = parse([" ".join(words)], parser)
-    token = next((token for token in document if token.idx == place), None)
-    if token is None or token.i == 0:
-        return "unsure"
-    if token.dep_ == "amod" and token.head.i == token.i + 1 and token.head.pos_ in ("NOUN", "PROPN"):
-        # "that left guy"; but "dog left food": nobody knows
-        return "side" if token.nbor(-1).pos_ in ("DET", "ADJ", "NUM", "ADP", "CCONJ", "PUNCT") else "unsure"
-    if token.pos_ == "VERB" and token.dep_ == "relcl" and words[index - 1] in ("that", "which"):
-        return "other"  # "the one that left quickly"
-    return "unsure"
+    fits = (reading for reading, ends, begins in _RULES[words[index]] if ends.match(before) and begins.match(after))
+    return next(fits, "unsure")

@@ -20,7 +20,6 @@ from pydantic import Field
 
 from dshmp.config import Count, Share
 from dshmp.data.mirror import mirror_sentence
-from dshmp.parser import PARSER
 from dshmp.video.images import scaled_size
 
 Frames = NDArray[np.uint8]  # or one of them
@@ -80,7 +79,7 @@ OFF = Augmentation(short_sides=(), crop=0, flip=0, rotate=0, jitter=0)  # nothin
 
 
 def augment(
-    frames: Frames, masks: Masks, texts: Sequence[str], generator: Generator, config: Augmentation, parser: str = PARSER
+    frames: Frames, masks: Masks, texts: Sequence[str], generator: Generator, config: Augmentation
 ) -> AugmentedClip:
     """Crop, resize, flip, rotation and colour in this order, each by chance, of frames (T, H, W, 3) and masks
     (G, T, H, W), G may be 0; with the sentences that are true of the result."""
@@ -92,7 +91,7 @@ def augment(
     if config.short_sides:
         frames, masks = resize(frames, masks, int(generator.choice(config.short_sides)), config.long_side)
     if flipped:
-        frames, masks, texts = flip(frames, masks, texts, parser)
+        frames, masks, texts = flip(frames, masks, texts)
     if rotated:
         frames, masks = rotate(frames, masks, generator.uniform(-config.angle, config.angle))
     if jittered:
@@ -160,9 +159,9 @@ def resize(frames: Frames, masks: Masks, short_side: int, long_side: int) -> Cli
     return _each(frames, masks, lambda t, image, way: cv2.resize(image, (w, h), interpolation=way), ways)
 
 
-def flip(frames: Frames, masks: Masks, sentences: Sequence[str], parser: str = PARSER) -> AugmentedClip:
+def flip(frames: Frames, masks: Masks, sentences: Sequence[str]) -> AugmentedClip:
     """Flips left and right in pixels and words, or nothing at all where the words are not certain."""
-    mirrored = [text for sentence in sentences if (text := mirror_sentence(sentence, parser)) is not None]
+    mirrored = [text for sentence in sentences if (text := mirror_sentence(sentence)) is not None]
     if len(mirrored) < len(sentences):
         return frames, masks, tuple(sentences)
     return np.ascontiguousarray(frames[:, :, ::-1]), np.ascontiguousarray(masks[..., ::-1]), tuple(mirrored)

@@ -130,8 +130,7 @@ class WholeTask(Task):
             if len(frames) < self._length(group):  # a still
                 frames, masks = pseudo_clip(frames[0], masks[:, 0], rng, augmentation)
                 labelled, position = np.ones(len(frames), bool), torch.arange(len(frames), dtype=torch.float32)
-            parser = self.model.config.language.spacy_model
-            frames, masks, texts = augment(frames, masks, texts, rng, augmentation, parser)
+            frames, masks, texts = augment(frames, masks, texts, rng, augmentation)
             short, long = sorted(frames.shape[1:3])
             config = replace(config, short_side=short, long_side=long)
         images = prepare_frames(list(frames), config)
