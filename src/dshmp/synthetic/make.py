@@ -21,12 +21,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco
 
 from dshmp.data.base import read_json
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, is_vacant, output_folder
 from dshmp.processes import worker_pool
+from dshmp.rle import encode
 from dshmp.synthetic.grammar import resolve
 from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Plan, plan_clip
 from dshmp.synthetic.render import render
@@ -64,13 +64,6 @@ def time_reversed(clip: Clip) -> Clip:
     return replace(clip, frames=clip.frames[::-1], masks=clip.masks[:, ::-1], items=items, expressions=sentences)
 
 
-def _rles(masks: np.ndarray) -> list[dict[str, Any] | None]:
-    """COCO RLE of masks (T, H, W), None where nothing is visible."""
-    codes = coco.encode(np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0)))
-    rles = ({"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes)
-    return [rle if mask.any() else None for rle, mask in zip(rles, masks, strict=True)]
-
-
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
     """The video's entry in meta_expressions.json; its first object has annotation id `anno`."""
     objects: dict[int, dict[str, Any]] = {}
@@ -98,7 +91,8 @@ def _write_clip(folder: Path, split: str, seed: int, family: str, index: int) ->
     videos, masks = dict[str, Any](), dict[str, Any]()
     for anno, (name, version) in zip((20 * index, 20 * index + 10), versions.items(), strict=False):
         videos[name] = _entry(version, name, anno)
-        masks |= {str(anno + i): _rles(of_object) for i, of_object in enumerate(version.masks)}
+        for i, of_object in enumerate(version.masks):
+            masks[str(anno + i)] = [encode(mask) if mask.any() else None for mask in of_object]
         target = folder / "JPEGImages" / name
         target.mkdir()
         for t, frame in enumerate(version.frames):
