@@ -17,23 +17,26 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from rich.progress import TaskID
 
 from dshmp.ablation.rows import Row
-from dshmp.checkpoint import CONFIG, load_card
-from dshmp.data.mevis import MevisSplit
+from dshmp.checkpoint import CONFIG, load_card, load_model
 from dshmp.device import find_device
 from dshmp.errors import UserError
+from dshmp.evaluation import score
 from dshmp.files import locked, save_json
+from dshmp.options import Options
 from dshmp.processes import after_parent, spawning
 from dshmp.progress import progress_bars
+from dshmp.training.cache import CachedSplit
+from dshmp.training.held_out import sentence_scores
 from dshmp.training.recipe import RECIPE, Recipe, Source, check_run_folder, load_recipe, save_recipe
-
-if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
+from dshmp.training.task import open_splits
+from dshmp.training.train import run as train
 
 log = logging.getLogger("dshmp")
 
@@ -121,8 +124,6 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
 
     Stopped by Ctrl-C or SIGTERM the processes save their state first.
     """
-    from rich.progress import TaskID
-
     waiting = deque(run for run in runs if not run.finished)
     if waiting and "LOCAL_RANK" in os.environ:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
@@ -162,7 +163,7 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
     return failures
 
 
-def _stop(processes: Sequence["SpawnProcess"]) -> None:
+def _stop(processes: Sequence[SpawnProcess]) -> None:
     """By SIGTERM, again and again: a run that has just learned its last step takes none for its scoring."""
     while processes := [process for process in processes if process.is_alive()]:
         for process in processes:
@@ -204,8 +205,6 @@ def _terminate() -> None:
 
 
 def train_and_score(folder: Path, device: str) -> None:
-    from dshmp.training.train import run as train
-
     recipe = load_recipe(folder / RECIPE)
     steps = None
     with contextlib.suppress(UserError):
@@ -218,15 +217,8 @@ def train_and_score(folder: Path, device: str) -> None:
 
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
-    from dshmp.checkpoint import load_model
-    from dshmp.training.cache import CachedSplit
-    from dshmp.training.held_out import sentence_scores
-
-    (source,) = recipe.data.values()
+    (split,), cache = open_splits(recipe, held_out=True).values(), Path(str(recipe.run.cache))
     model, tokenizer = load_model(folder)
-    assert source.validation is not None
-    assert recipe.run.cache is not None
-    split, cache = MevisSplit(Path(source.root), source.validation), Path(recipe.run.cache)
     tokenizer.keep((item.text for item in split.expressions), cache)
     held_out = CachedSplit.build(model, tokenizer, split, cache)
     found = zip(split.expressions, sentence_scores(model.to(find_device(device)), held_out), strict=True)
@@ -236,9 +228,6 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
     """With several data sets, their names stand before those of the videos."""
-    from dshmp.evaluation import score
-    from dshmp.options import Options
-
     scores: list[Score] = []
     measures: dict[str, None] = {}
     for prefix, name, source in held_out_sources(recipe):
