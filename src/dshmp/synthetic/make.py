@@ -58,7 +58,7 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
 
 def time_reversed(clip: Clip) -> Clip:
     """The same clip backwards in time: same pixels, same sentences, now meaning the objects that they fit."""
-    items = tuple(item.reversed for item in clip.items)
+    items = tuple(replace(item, motion=item.motion.reversed, track=item.track.reversed) for item in clip.items)
     looks, moves = [item.look for item in items], [item.motion for item in items]
     sentences = tuple(replace(each, meant=resolve(each.meaning, looks, moves).meant) for each in clip.expressions)
     return replace(clip, frames=clip.frames[::-1], masks=clip.masks[:, ::-1], items=items, expressions=sentences)
@@ -123,7 +123,14 @@ def make_synthetic(
     settings = {"version": VERSION, "seed": seed, "train": train, "valid": valid, "test": test, "family": family}
     target = output_folder(root)
     if os.path.lexists(target) and not is_vacant(target):
-        _check_same(root, settings)
+        advice = "remove it or choose another folder"
+        try:
+            found = read_json(root / "synthetic.json")
+        except UserError:
+            raise UserError(f"{root} exists and is not a complete synthetic data set: {advice}") from None
+        for name, value in settings.items():
+            if (there := found.get(name)) != value:
+                raise UserError(f"{root} holds a synthetic data set with {name} {there}, not {value}: {advice}")
         return False
     counts: dict[str, Any] = {}
     done, total = 0, train + valid + test
@@ -142,19 +149,8 @@ def make_synthetic(
             (work / split / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
             (work / split / "mask_dict.json").write_text(json.dumps(masks))
             sentences = [each for video in videos.values() for each in video["expressions"].values()]
-            found = Counter(subset for each in sentences for subset in each["subsets"])
-            of_subsets = {subset: found[subset] for subset in SUBSETS}
+            belonging = Counter(subset for each in sentences for subset in each["subsets"])
+            of_subsets = {subset: belonging[subset] for subset in SUBSETS}
             counts[split] = {"videos": len(videos), "expressions": len(sentences), "subsets": of_subsets}
         (work / "synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
     return True
-
-
-def _check_same(root: Path, settings: dict[str, Any]) -> None:
-    advice = "remove it or choose another folder"
-    try:
-        found = read_json(root / "synthetic.json")
-    except UserError:
-        raise UserError(f"{root} exists and is not a complete synthetic data set: {advice}") from None
-    for name, value in settings.items():
-        if (there := found.get(name)) != value:
-            raise UserError(f"{root} holds a synthetic data set with {name} {there}, not {value}: {advice}")

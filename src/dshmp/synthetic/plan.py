@@ -36,10 +36,6 @@ class Item:
     across: float
     track: Track
 
-    @property
-    def reversed(self) -> "Item":
-        return replace(self, motion=self.motion.reversed, track=self.track.reversed)
-
 
 @dataclass(frozen=True)
 class Sentence:
