@@ -14,7 +14,7 @@ from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.recipes import FOLDER as CONFIGS
-from dshmp.training.recipe import About, LossWeights, Recipe, Source, dump_recipe, load_recipe
+from dshmp.training.recipe import About, LossWeights, Recipe, Source, load_recipe, save_recipe
 
 
 def test_round_trip_through_json() -> None:
@@ -79,8 +79,8 @@ def test_numbers_that_do_not_fit_together(switches: dict[str, Any]) -> None:
 def test_recipe_round_trip(tmp_path: Path) -> None:
     data = {"mevis": Source(root="x", weight=2.0)}
     recipe = Recipe(task="whole", data=data, weights=LossWeights(probe=0.0), model=tiny.config())
-    (tmp_path / "a.yaml").write_text(dump_recipe(recipe))
-    assert load_recipe(tmp_path / "a.yaml") == recipe
+    save_recipe(tmp_path, recipe)
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.e-4", "1.0e-4", "0.0001", "+1E-4"])

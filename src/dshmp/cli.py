@@ -197,7 +197,7 @@ def ablate(
 
     Example: dshmp ablate synthetic/ablation --seeds 3 --out runs/ablation
     """
-    from dshmp.ablation.run import run
+    from dshmp.ablation.page import run
 
     written, failures = run(
         base, overrides or [], out, rows=rows, tables=tables, seeds=seeds, jobs=jobs, device=device, page_only=page_only

@@ -32,7 +32,7 @@ from dshmp.errors import UserError
 from dshmp.files import save_json
 from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.training.logging import describe
-from dshmp.training.recipe import dump_recipe, load_recipe, same_run, save_recipe, trained_card
+from dshmp.training.recipe import check_run_folder, load_recipe, save_recipe, trained_card
 from recipe_rows import ROWS, changes
 
 BASE, FOLDER = CONFIGS / "synthetic" / "ablation.yaml", CONFIGS / "ablations"
@@ -124,10 +124,7 @@ def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
         (name, seed) for seed in (1, 2) for name in ("matching_none", "full", "time_none", "time_displacement")
     ]
     assert all(run.recipe.seed == run.seed and run.recipe.run.cache == str(tmp_path / "cache") for run in planned)
-    planned[0].folder.mkdir(parents=True)
-    (planned[0].folder / "recipe.yaml").write_text(
-        dump_recipe(replace(planned[0].recipe, steps=7, warmup=1, contrast_start=1))
-    )
+    save_recipe(planned[0].folder, replace(planned[0].recipe, steps=7, warmup=1, contrast_start=1))
     with pytest.raises(UserError, match="matching_none-1: holds a run of another recipe"):
         plan(list(rows.values()), 2, tmp_path)
 
@@ -135,8 +132,7 @@ def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
 def test_a_folder_named_in_another_way_holds_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(resolve(BASE, ["run.cache=null"], FOLDER, ["2d"]).values())
     for run in plan(rows, 1, tmp_path / "out"):
-        run.folder.mkdir(parents=True)
-        (run.folder / "recipe.yaml").write_text(dump_recipe(run.recipe))
+        save_recipe(run.folder, run.recipe)
     monkeypatch.chdir(tmp_path)
     assert plan(rows, 1, Path("out"))[0].folder == Path("out/runs/matching_none-1")
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -144,11 +140,13 @@ def test_a_folder_named_in_another_way_holds_the_same_runs(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("change", [{"cache": "elsewhere"}, {"checkpointing": True}], ids=str)
-def test_what_changes_no_result_may_change(change: dict[str, Any]) -> None:
+def test_what_changes_no_result_may_change(change: dict[str, Any], tmp_path: Path) -> None:
     recipe = load_recipe(BASE)
+    save_recipe(tmp_path, recipe)
     changed = replace(recipe, run=replace(recipe.run, **change))
-    assert same_run(recipe, changed)
-    assert not same_run(recipe, replace(changed, seed=recipe.seed + 1))
+    check_run_folder(tmp_path, changed)
+    with pytest.raises(UserError, match="holds a run of another recipe"):
+        check_run_folder(tmp_path, replace(changed, seed=recipe.seed + 1))
 
 
 # --- the page
@@ -257,7 +255,7 @@ def test_scores_that_are_removed_are_made_again_without_training(
     steps = recipe.steps if left == "model" else 1
     save_model(tiny.model(), tiny.tokenizer(), tmp_path / "model", trained_card(recipe, "run", steps))
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "seconds_per_step": 2.0}\n')
-    monkeypatch.setattr("dshmp.training.train.run", lambda *_: trained.append(1))
+    monkeypatch.setattr(runs, "train", lambda *_: trained.append(1))
     monkeypatch.setattr(runs, "_score_motion", lambda *_: ("J&F", []))
     runs.train_and_score(tmp_path, "cpu")
     assert json.loads((tmp_path / SCORES).read_text()) == {"measure": "J&F", "seconds": 6.0, "expressions": []}
@@ -394,8 +392,9 @@ def test_an_ablation_survives_kills(mini: Path, tmp_path: Path) -> None:
             assert np.mean([each["score"] for each in scores]) == pytest.approx(lines[-1]["iou all"], abs=0.006)
             rights = [100.0 * each["right"] for each in scores if each["right"] is not None]
             assert np.mean(rights) == pytest.approx(lines[-1]["right of pair"], abs=0.006)
-    assert "Over 2 seeds (0, 1)." in (out / "README.md").read_text()
-    assert (out / "pictures" / "differences.png").is_file()
+    text = (out / "README.md").read_text()
+    assert "Over 2 seeds (0, 1)." in text
+    assert "](pictures/" not in text  # these compare rows of Table 1
     log = (first / "log.txt").read_bytes()
     process = start(base, out, *options)
     process.communicate(timeout=PATIENCE)

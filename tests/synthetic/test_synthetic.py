@@ -17,6 +17,8 @@ from dshmp.synthetic.grammar import (
     FRAMES,
     HELD_OUT_CLAIMS,
     HELD_OUT_LOOKS,
+    SHAPES,
+    Look,
     Meaning,
     inflect,
     known_words,
@@ -26,7 +28,7 @@ from dshmp.synthetic.grammar import (
 from dshmp.synthetic.make import clip_seed
 from dshmp.synthetic.motions import CLAIMS, MIRROR, OPPOSITE, PROGRAMS, RELATIVE, motion, reading, reverse
 from dshmp.synthetic.plan import FAMILIES, SCHEDULE, Plan, plan_clip
-from dshmp.synthetic.shapes import SHAPES, Look, outline
+from dshmp.synthetic.render import outline
 
 
 def plans(split: str, count: int) -> list[Plan]:

@@ -1,8 +1,7 @@
-"""The pictures of an ablation's page: differences with their intervals, video tokens (Fig. 4), strips (Fig. 5)."""
+"""The pictures of an ablation's page: video tokens (the paper's Fig. 4) and strips (Fig. 5)."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby, product
 from pathlib import Path
 from textwrap import shorten
@@ -11,72 +10,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.ablation.results import ALL, CRITICAL, LEVEL, Results, average, spread
-from dshmp.ablation.rows import PARTS, TABLES
+from dshmp.ablation.results import ALL, CRITICAL, Results, spread
 from dshmp.ablation.runs import Run, held_out_sources
-from dshmp.data.base import Expression, Split, times_shown
+from dshmp.data.base import Expression, Split
 from dshmp.data.registry import open_split
 from dshmp.files import owned_file
 from dshmp.predictor import Segmenter
-from dshmp.training.held_out import strip
-from dshmp.video.io import VideoSource, open_video
+from dshmp.training.held_out import shown_video, strip
 
 Figure = Any  # matplotlib's
-PICTURES, FILES = "pictures", ("differences.png", "tokens.png", "strips.png")
+PICTURES, FILES = "pictures", ("tokens.png", "strips.png")
 OBJECTS = 25  # as many as these tell apart, for the colour-blind too
 COLOURS, MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), "os^DP"
 
 
-def pictures(results: Results, tables: Sequence[str], out: Path, device: str) -> list[str]:
+def pictures(results: Results, out: Path, device: str) -> list[str]:
     """Draw into out/pictures what the finished runs allow. Returns sections of the page, in Markdown."""
     from matplotlib import figure as plots
 
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     sections = []
-    for name, draw in zip(FILES, (differences, tokens, strips), strict=True):
+    for name, draw in zip(FILES, (tokens, strips), strict=True):
         figure = plots.Figure(layout="constrained")
-        if told := draw(figure, results, tables, device):
+        if told := draw(figure, results, device):
             with owned_file(out / PICTURES, name) as part:
                 figure.savefig(part, format="png", dpi=130)
             sections.append(f"## {told[0]}\n\n![{told[0]}]({PICTURES}/{name})\n\n{told[1]}")
     return sections
 
 
-def differences(figure: Figure, results: Results, tables: Sequence[str], _: str) -> tuple[str, str] | None:
-    """What each part of Table 1 brings, and every row against its table's reference; a title and a text."""
-    lines: list[tuple[str, dict[str, float], list[int]]] = []
-    for name in tables:
-        table = results.ran(TABLES[name])
-        if not (seeds := results.seeds(*table.labels, table.reference)):
-            continue
-        if name == "1" and table == TABLES["1"]:
-            lines += [(f"{part}, mean of four settings", average(pairs), seeds) for part, pairs in PARTS.items()]
-        for row, label in table.labels.items():
-            if weights := results.differs(row, table.reference):
-                lines.append((f"{name}: {label}, minus {table.labels[table.reference]}", weights, seeds))
-    if not lines:
-        return None
-    subsets = [name for name in (ALL, CRITICAL) if name in results.subsets]
-    figure.set_size_inches(5 + 3.6 * len(subsets), 1.3 + 0.29 * len(lines))
-    panels = figure.subplots(1, len(subsets), sharex=True, sharey=True, squeeze=False)[0]
-    places = range(len(lines))
-    theirs = [results.paper(weights) for _, weights, _ in lines]
-    for subset, axis in zip(subsets, panels, strict=True):
-        ours = [results.contrast(weights, seeds, subset) for _, weights, seeds in lines]
-        half = [each.half if np.isfinite(each.half) else 0 for each in ours]
-        label = f"ours, {100 * LEVEL:.0f} % interval"
-        axis.errorbar([each.mean for each in ours], places, xerr=half, fmt="o", label=label)
-        axis.plot(np.array(theirs, dtype=float), places, "D", mfc="none", label="the paper, all")
-        axis.axvline(0, color="grey", linewidth=1)
-        axis.grid(axis="x", alpha=0.4)
-        axis.set(title=subset, xlabel="difference, points", yticks=places, yticklabels=[line[0] for line in lines])
-    panels[0].invert_yaxis()
-    panels[0].legend()
-    text = "Paired differences in points, as in the tables above; the paper's are of J&F on all of MeViS's sentences."
-    return "Differences at a glance", text
-
-
-def tokens(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
+def tokens(figure: Figure, results: Results, device: str) -> tuple[str, str] | None:
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
@@ -123,14 +86,15 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
     found = []
     for _, alike in groupby(items, lambda item: (item.video, item.shown)):
         group = list(alike)
-        with segmenter.encode(_source(split, group[0]), [item.text for item in group]) as clip:
+        _, source = shown_video(split, group[0].video, group[0].shown)
+        with segmenter.encode(source, [item.text for item in group]) as clip:
             for video in (answer.video for answer in clip.answers):
                 token = video.tokens[0, video.logits[0].softmax(1)[:, 0].argmax()].float().cpu().numpy()
                 found.append(token / np.linalg.norm(token))
     return np.stack(found)
 
 
-def strips(figure: Figure, results: Results, _: Sequence[str], device: str) -> tuple[str, str] | None:
+def strips(figure: Figure, results: Results, device: str) -> tuple[str, str] | None:
     names = {"none": "without DS, HMP, CL", "full": "DS + HMP + CL"}
     if not (seeds := results.seeds(*names)):
         return None
@@ -145,8 +109,7 @@ def strips(figure: Figure, results: Results, _: Sequence[str], device: str) -> t
         for (why, place), axis in zip(chosen.items(), column, strict=True):
             asked = results.sentences[results.subsets[subset][place]]
             split, item = items[asked.video, asked.id]
-            source = _source(split, item)
-            frames = np.stack([frame.image for frame in source])
+            frames, source = shown_video(split, item.video, item.shown)
             shown, size = item.shown or range(len(frames)), (frames.shape[1], frames.shape[2])
             truth = np.asarray(split.masks(item.video, item.annotations, shown, size).any(0))
             masks = segmenter.answer(source, [item.text])[0].masks
@@ -169,11 +132,6 @@ def extremes(gains: NDArray[Any]) -> dict[str, int]:
     places = {"largest gain": order[0], "median": order[len(order) // 2], "largest loss": np.argmin(gains)}
     first = {int(place): why for why, place in reversed(places.items())}
     return {why: int(place) for why, place in places.items() if first[int(place)] == why}
-
-
-def _source(split: Split, item: Expression) -> VideoSource:
-    frames = np.stack(split.frames(item.video, item.shown))
-    return replace(open_video(frames), positions=times_shown(item.shown or range(len(frames))))
 
 
 def held_out(run: Run) -> dict[tuple[str, str], tuple[Split, Expression]]:

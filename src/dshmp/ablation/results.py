@@ -6,14 +6,14 @@ which videos the held-out split happens to hold, whose sentences are about the s
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from dshmp.ablation.rows import Row, Table
+from dshmp.ablation.rows import Row
 from dshmp.ablation.runs import SCORES, Found, Run
 from dshmp.config import from_dict
 from dshmp.data.base import read_json
@@ -100,11 +100,6 @@ class Results:
             return []
         every = dict.fromkeys(seed for _, seed in self.runs)
         return [seed for seed in every if all((self.rows[row].runs, seed) in self.found for row in rows)]
-
-    def ran(self, table: Table) -> Table:
-        """The table's rows that have any finished run."""
-        known = {row for row, _ in self.found}
-        return replace(table, labels={k: label for k, label in table.labels.items() if self.rows[k].runs in known})
 
     def differs(self, row: str, other: str) -> dict[str, float]:
         """The difference of two rows as weights of rows; none where they are the same runs over this base."""

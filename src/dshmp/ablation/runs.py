@@ -20,16 +20,22 @@ from multiprocessing import connection
 from pathlib import Path
 
 import torch
+from rich.progress import TaskID
 
 from dshmp.ablation.rows import Row
-from dshmp.checkpoint import CONFIG, load_config
-from dshmp.data.mevis import MevisSplit
+from dshmp.checkpoint import CONFIG, load_config, load_model
 from dshmp.device import find_device
 from dshmp.errors import UserError
+from dshmp.evaluation import score
 from dshmp.files import locked, save_json
+from dshmp.options import Options
 from dshmp.processes import QuietProcess, after_parent
 from dshmp.progress import progress_bars
+from dshmp.training.cache import CachedSplit
+from dshmp.training.held_out import sentence_scores
 from dshmp.training.recipe import RECIPE, Recipe, Source, check_run_folder, load_recipe, save_recipe
+from dshmp.training.task import open_splits
+from dshmp.training.train import run as train
 
 log = logging.getLogger("dshmp")
 
@@ -117,8 +123,6 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
 
     Stopped by Ctrl-C or SIGTERM the processes save their state first.
     """
-    from rich.progress import TaskID
-
     waiting = deque(run for run in runs if not run.finished)
     if waiting and "LOCAL_RANK" in os.environ:
         raise UserError("dshmp ablate starts its own processes; run it without accelerate or torchrun")
@@ -200,8 +204,6 @@ def _terminate() -> None:
 
 
 def train_and_score(folder: Path, device: str) -> None:
-    from dshmp.training.train import run as train
-
     recipe = load_recipe(folder / RECIPE)
     steps = None
     with contextlib.suppress(UserError):
@@ -214,15 +216,8 @@ def train_and_score(folder: Path, device: str) -> None:
 
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
-    from dshmp.checkpoint import load_model
-    from dshmp.training.cache import CachedSplit
-    from dshmp.training.held_out import sentence_scores
-
-    (source,) = recipe.data.values()
+    (split,), cache = open_splits(recipe, held_out=True).values(), Path(str(recipe.run.cache))
     model, tokenizer = load_model(folder)
-    assert source.validation is not None
-    assert recipe.run.cache is not None
-    split, cache = MevisSplit(Path(source.root), source.validation), Path(recipe.run.cache)
     tokenizer.keep((item.text for item in split.expressions), cache)
     held_out = CachedSplit.build(model, tokenizer, split, cache)
     found = zip(split.expressions, sentence_scores(model.to(find_device(device)), held_out), strict=True)
@@ -232,9 +227,6 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
     """With several data sets, their names stand before those of the videos."""
-    from dshmp.evaluation import score
-    from dshmp.options import Options
-
     scores: list[Score] = []
     measures: dict[str, None] = {}
     for prefix, name, source in held_out_sources(recipe):

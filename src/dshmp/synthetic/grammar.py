@@ -12,12 +12,21 @@ from functools import cache
 from typing import Literal
 
 from dshmp.synthetic.motions import DIRECTIONS, GROUPS, OPPOSITE, Motion, reading
-from dshmp.synthetic.shapes import Look
 
 Style = Literal["plain", "phrasing", "words"]
 Form = Literal["base", "third", "gerund"]
 FORMS: tuple[Form, ...] = ("base", "third", "gerund")
 Static = tuple[tuple[str, str], ...]  # (attribute, value) pairs, e.g. (("colour", "red"), ("shape", "disc"))
+
+
+@dataclass(frozen=True)
+class Look:
+    """The static attributes of an object; of sizes there are small, medium and large. Equal ones are drawn alike."""
+
+    shape: str
+    colour: str
+    texture: str
+    size: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,10 @@ ADJECTIVES = _table("""
     blue=blue|navy purple=purple,violet|lilac white=white,pale|ivory plain=plain|unpatterned striped=striped|banded
     spotted=spotted,dotted|freckled checked=checked,checkered|chequered small=small,little|tiny large=big,large|huge
 """)
+SHAPES = tuple(NOUNS)
+ROUND = ("disc", "ring", "hexagon")  # spinning can hardly be seen on these
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
+TEXTURES = ("plain", "striped", "spotted", "checked")
 GENERIC = "object,thing,one,shape|item"
 SIDES = {
     "left": "left,to the left,leftwards,towards the left|leftward",

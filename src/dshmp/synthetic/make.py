@@ -21,12 +21,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco
 
 from dshmp.data.base import read_json
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, destination, is_vacant
 from dshmp.processes import worker_pool
+from dshmp.rle import encode
 from dshmp.synthetic.grammar import resolve
 from dshmp.synthetic.plan import FAMILIES, SCHEDULE, SPLITS, SUBSETS, Plan, plan_clip
 from dshmp.synthetic.render import render
@@ -58,17 +58,10 @@ def make_clip(seed: int, family: str | None = None, split: str = "train") -> Cli
 
 def time_reversed(clip: Clip) -> Clip:
     """The same clip backwards in time: same pixels, same sentences, now meaning the objects that they fit."""
-    items = tuple(item.reversed for item in clip.items)
+    items = tuple(replace(item, motion=item.motion.reversed, track=item.track.reversed) for item in clip.items)
     looks, moves = [item.look for item in items], [item.motion for item in items]
     sentences = tuple(replace(each, meant=resolve(each.meaning, looks, moves).meant) for each in clip.expressions)
     return replace(clip, frames=clip.frames[::-1], masks=clip.masks[:, ::-1], items=items, expressions=sentences)
-
-
-def _rles(masks: np.ndarray) -> list[dict[str, Any] | None]:
-    """COCO RLE of masks (T, H, W), None where nothing is visible."""
-    codes = coco.encode(np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0)))
-    rles = ({"size": [int(v) for v in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes)
-    return [rle if mask.any() else None for rle, mask in zip(rles, masks, strict=True)]
 
 
 def _entry(clip: Clip, video: str, anno: int) -> dict[str, Any]:
@@ -98,7 +91,8 @@ def _write_clip(folder: Path, split: str, seed: int, family: str, index: int) ->
     videos, masks = dict[str, Any](), dict[str, Any]()
     for anno, (name, version) in zip((20 * index, 20 * index + 10), versions.items(), strict=False):
         videos[name] = _entry(version, name, anno)
-        masks |= {str(anno + i): _rles(of_object) for i, of_object in enumerate(version.masks)}
+        for i, of_object in enumerate(version.masks):
+            masks[str(anno + i)] = [encode(mask) if mask.any() else None for mask in of_object]
         target = folder / "JPEGImages" / name
         target.mkdir()
         for t, frame in enumerate(version.frames):
@@ -129,7 +123,14 @@ def make_synthetic(
     settings = {"version": VERSION, "seed": seed, "train": train, "valid": valid, "test": test, "family": family}
     target = destination(root, folder=True)
     if os.path.lexists(target) and not is_vacant(target):
-        _check_same(root, settings)
+        advice = "remove it or choose another folder"
+        try:
+            found = read_json(root / "synthetic.json")
+        except UserError:
+            raise UserError(f"{root} exists and is not a complete synthetic data set: {advice}") from None
+        for name, value in settings.items():
+            if (there := found.get(name)) != value:
+                raise UserError(f"{root} holds a synthetic data set with {name} {there}, not {value}: {advice}")
         return False
     counts: dict[str, Any] = {}
     done, total = 0, train + valid + test
@@ -148,19 +149,8 @@ def make_synthetic(
             (work / split / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
             (work / split / "mask_dict.json").write_text(json.dumps(masks))
             sentences = [each for video in videos.values() for each in video["expressions"].values()]
-            found = Counter(subset for each in sentences for subset in each["subsets"])
-            of_subsets = {subset: found[subset] for subset in SUBSETS}
+            belonging = Counter(subset for each in sentences for subset in each["subsets"])
+            of_subsets = {subset: belonging[subset] for subset in SUBSETS}
             counts[split] = {"videos": len(videos), "expressions": len(sentences), "subsets": of_subsets}
         (work / "synthetic.json").write_text(json.dumps({**settings, "splits": counts}, indent=1) + "\n")
     return True
-
-
-def _check_same(root: Path, settings: dict[str, Any]) -> None:
-    advice = "remove it or choose another folder"
-    try:
-        found = read_json(root / "synthetic.json")
-    except UserError:
-        raise UserError(f"{root} exists and is not a complete synthetic data set: {advice}") from None
-    for name, value in settings.items():
-        if (there := found.get(name)) != value:
-            raise UserError(f"{root} holds a synthetic data set with {name} {there}, not {value}: {advice}")

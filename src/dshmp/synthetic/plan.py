@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dshmp.synthetic import grammar, motions
-from dshmp.synthetic.grammar import Meaning, Static, Style, resolve
+from dshmp.synthetic.grammar import COLOURS, ROUND, SHAPES, TEXTURES, Look, Meaning, Static, Style, resolve
 from dshmp.synthetic.motions import ACROSS, DIRECTIONS, GROUPS, OPPOSITE, Canvas, Motion, Track
-from dshmp.synthetic.shapes import COLOURS, ROUND, SHAPES, TEXTURES, Look
 
 SPLITS = ("train", "valid_u", "test")
 SUBSETS = (
@@ -36,10 +35,6 @@ class Item:
     motion: Motion
     across: float
     track: Track
-
-    @property
-    def reversed(self) -> "Item":
-        return replace(self, motion=self.motion.reversed, track=self.track.reversed)
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ SIZES = {  # how many look-alikes and others there are; more in other families
 def _pick_look(rng: random.Random, split: str = "train", held_out: float = 0, size: str = "medium") -> Look:
     """Of the test split a share of `held_out` is of looks that training never words with some motions."""
     texture = "plain" if rng.random() < 0.4 else rng.choice(TEXTURES[1:])
-    look = Look(rng.choice(SHAPES), rng.choice(tuple(COLOURS)), texture, size)
+    look = Look(rng.choice(SHAPES), rng.choice(COLOURS), texture, size)
     if split == "test" and rng.random() < held_out:
         colour, shape = rng.choice(grammar.HELD_OUT_LOOKS)
         look = replace(look, colour=colour, shape=shape)

@@ -40,7 +40,6 @@ from dshmp.training.recipe import Recipe, trained_card
 from dshmp.training.task import Share, Task
 
 log = logging.getLogger("dshmp")
-NOTHING = "nothing"  # the loss of a process without samples
 STOP = "stop"  # beside the counts: how many processes shall stop
 
 
@@ -54,7 +53,7 @@ class Learner(nn.Module):
 
     def forward(self, batch: Any, step: int, counts: Counts) -> dict[str, Tensor]:
         if batch is None:  # no samples for this process; of one parameter, as those nobody uses get no gradient
-            return {NOTHING: next(p for p in self.parameters() if p.requires_grad).sum() * 0}
+            return {"nothing": next(p for p in self.parameters() if p.requires_grad).sum() * 0}
         return self.task.losses(batch, step, counts)
 
 
@@ -182,7 +181,7 @@ class Trainer:
                 losses = self.learner(part, self.step, counts)
                 total = torch.stack([value.float() for value in losses.values()]).sum()
                 accelerator.backward(total * self.share.processes)  # their gradients are averaged
-            for name, value in losses.items():
+            for name, value in losses.items() if part is not None else ():
                 found[name] = found.get(name, 0.0) + value.detach().float()
         norm = accelerator.clip_grad_norm_(self.trained, recipe.clip_norm)
         finite, scaler = bool(torch.isfinite(norm)), accelerator.scaler
@@ -208,13 +207,11 @@ class Trainer:
                 own[name] = own.get(name, 0) + value.to(widest(self.device))
         sums = self._sum(own)
         stop = bool(sums.pop(STOP))
-        return {name: torch.as_tensor(value, device=self.device).float() for name, value in sums.items()}, stop
+        return {name: torch.tensor(value, device=self.device) for name, value in sums.items()}, stop
 
-    def _sum(self, own: dict[str, Any]) -> dict[str, Any]:
+    def _sum(self, own: dict[str, Any]) -> dict[str, float]:
         """Over the processes, by name."""
-        if self.share.processes == 1:
-            return own
-        sums: dict[str, Any] = {}
+        sums: dict[str, float] = {}
         for each in gather_object([{name: float(value) for name, value in own.items()}]):
             for name, value in each.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -222,8 +219,6 @@ class Trainer:
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows of all processes, however many each has, in the order of the processes."""
-        if self.share.processes == 1:
-            return rows
         return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
 
     def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
@@ -243,11 +238,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             log.warning("step %d is left out, its gradient is not finite: %s", self.step, where)
 
-    def _losses(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self._sum(self.record.losses).items() if name != NOTHING}
-
     def _log(self, logger: RunLogger | None) -> None:
-        losses, record = self._losses(), self.record
+        losses, record = self._sum(self.record.losses), self.record
         if logger:
             steps = max(record.steps, 1)
             figures = {"seconds_per_step": round(record.seconds / steps, 4)}
@@ -274,7 +266,7 @@ class Trainer:
 
     def save(self) -> None:
         """The model first, as a run with a checkpoint of its last step never saves again."""
-        record = asdict(replace(self.record, losses=self._losses()))
+        record = asdict(replace(self.record, losses=self._sum(self.record.losses)))
         if self.accelerator.is_main_process:
             self._save_model("model")
             state = {f"model/{name}": value for name, value in self.model.state_dict().items()}

@@ -1,7 +1,7 @@
 """Scores on held-out data: J and F of a few videos, answered as for users, or IoU on cached object tokens."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.predictor import Segmenter
 from dshmp.training.cache import CachedSplit
 from dshmp.training.task import Metrics
-from dshmp.video.io import open_video
+from dshmp.video.io import VideoSource, open_video
 from dshmp.video.overlay import draw_masks, sheet_frames
 
 SENTENCES = 4  # of each video
@@ -60,14 +60,19 @@ def _answers(segmenter: Segmenter, split: Split, videos: int) -> Iterator[tuple[
         for item in _spread(items, SENTENCES):
             alike[item.shown or tuple(range(len(split.videos[name].frames)))].append(item)
         for shown, together in alike.items():
-            frames = np.stack(split.frames(name, shown))
-            source = replace(open_video(frames), positions=times_shown(shown))
+            frames, source = shown_video(split, name, shown)
             results = segmenter.answer(source, [item.text for item in together])
             for item, result in zip(together, results, strict=True):
                 scored = [shown.index(position) for position in item.scored or shown]
                 positions = [shown[t] for t in scored]
                 truth = split.masks(name, item.annotations, positions, (frames.shape[1], frames.shape[2]))
                 yield name, frames[scored], result.masks[scored], np.asarray(truth.any(0))
+
+
+def shown_video(split: Split, name: str, shown: Sequence[int] | None) -> tuple[Pixels, VideoSource]:
+    """The frames of a video at these positions, by default all, (T, H, W, 3), and as what is segmented."""
+    frames = np.stack(split.frames(name, shown))
+    return frames, replace(open_video(frames), positions=times_shown(shown or range(len(frames))))
 
 
 def _spread(items: list[Any], wanted: int) -> list[Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from dshmp import __version__
 from dshmp.config import to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, save_json, writing
@@ -27,7 +28,7 @@ from dshmp.training.recipe import Recipe
 from dshmp.training.task import Metrics
 from dshmp.video.overlay import save_png
 
-PACKAGES = ("dshmp", "torch", "accelerate", "transformers", "numpy", "spacy")
+PACKAGES = ("torch", "accelerate", "transformers", "numpy", "spacy")
 MEASURED = ("seconds_per_step", "waited", "memory_gib")  # of the machine, not of what is learned
 
 
@@ -122,10 +123,6 @@ def describe(path: Path, step: int) -> str:
     known: dict[str, Any] = {"id": secrets.token_hex(4), "starts": []}
     with suppress(OSError, ValueError, TypeError):
         known |= json.loads(path.read_text(encoding="utf-8"))
-    packages: dict[str, str | None] = dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            packages[name] = version(name)
     git = revision()
     start = {
         "step": step,
@@ -138,7 +135,7 @@ def describe(path: Path, step: int) -> str:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "packages": packages,
+        "packages": {"dshmp": __version__} | {name: version(name) for name in PACKAGES},
         "git": git and {"commit": git.rstrip("+"), "changed": git.endswith("+")},
     }
     save_json(path, {"id": known["id"], "starts": [*known["starts"], start]})

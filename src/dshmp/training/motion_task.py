@@ -13,7 +13,7 @@ from dshmp.model.frame_decoder import uses_language
 from dshmp.training.cache import CachedSplit, ClipBatch
 from dshmp.training.held_out import score_tokens
 from dshmp.training.losses import Counts
-from dshmp.training.probe import MotionProbe
+from dshmp.training.pretraining import MotionProbe
 from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, open_splits, torch_generators
 from dshmp.training.video_losses import VideoTargets, video_level
 
@@ -31,8 +31,6 @@ class MotionTask(Task):
         model.perception.requires_grad_(False)
         if uses_language(model.perception):  # the language in the cached tokens stays as it was
             model.language.requires_grad_(False)
-        lengths = [len(self.split.videos[item.video].frames) for item in self.split.expressions]
-        self.sampler = EpochSampler(lengths, recipe.batch, recipe.seed)
         self.criterion = self.video_criterion()
         self.probe = MotionProbe(model.config.hidden_size, self.split)
         self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank, "probe": self.probe})
@@ -55,6 +53,7 @@ class MotionTask(Task):
         super().prepare(cache)
         splits = self.split, self.one_split(self.held_out)
         self.training, self.valid = (CachedSplit.build(self.model, self.tokenizer, split, cache) for split in splits)
+        self.sampler = EpochSampler(self.training.lengths, self.recipe.batch, self.recipe.seed)
 
     def batches(self, step: int, share: Share = ALL) -> list[ClipBatch]:
         chosen = self.sampler(step).tolist()

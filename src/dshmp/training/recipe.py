@@ -35,7 +35,7 @@ class LossWeights:
     similarity: Weight = 1.0
     contrast: Weight = 0.5  # lambda of Eq. 9's term
     trajectory: Weight = 2.0  # does every object token belong to an object that is meant?
-    probe: Weight = 1.0  # linear heads name what the data set knows of objects and sentences (`dshmp.training.probe`)
+    probe: Weight = 1.0  # linear heads name what the data set knows of objects and sentences (`training.pretraining`)
     link: Weight = 0.0
     """Perception task only: tokens of one object in neighbouring frames, drawn in pairs where this is above 0, shall be
     the most similar, which is what Eq. 3 relies on."""
@@ -190,11 +190,6 @@ def never_reached(recipe: Recipe) -> list[str]:
     return [f"{key} steps are more than the run has ({recipe.steps})" for key in late]
 
 
-def same_run(one: Recipe, other: Recipe) -> bool:
-    """Whether a run begun with one recipe may go on with the other."""
-    return replace(one, run=other.run) == other
-
-
 def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None:
     """Raises UserError unless `folder` is new, empty, or of a run that may go on with this recipe; if it may become
     `longer`, also with more steps, by whose number the learning rate falls from then on."""
@@ -204,9 +199,8 @@ def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None
     if not stored.is_file() or not stored.read_text(encoding="utf-8", errors="replace").startswith(MARK):
         raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
     known = load_recipe(stored)
-    if longer and recipe.steps > known.steps:
-        known = replace(known, steps=recipe.steps)
-    if not same_run(known, recipe):
+    steps = max(known.steps, recipe.steps) if longer else known.steps
+    if replace(known, run=recipe.run, steps=steps) != recipe:
         raise UserError(f"{folder}: holds a run of another recipe; name another folder with --out or remove it")
 
 
@@ -215,11 +209,7 @@ def save_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
     if not path.is_file() or load_recipe(path) != recipe:
         with atomic_write(path) as part:
-            part.write_text(dump_recipe(recipe), encoding="utf-8")
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    return MARK + yaml.safe_dump(to_dict(recipe), sort_keys=False)
+            part.write_text(MARK + yaml.safe_dump(to_dict(recipe), sort_keys=False), encoding="utf-8")
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

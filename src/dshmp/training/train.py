@@ -5,17 +5,16 @@ A run's folder holds recipe.yaml (resolved), run.json (what it was made with), m
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_tensors
+from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, check_match, find_model, load_config, load_tensors
 from dshmp.data.base import Split
 from dshmp.device import find_device
 from dshmp.errors import UserError
-from dshmp.files import destination, reason
+from dshmp.files import destination
 from dshmp.interop.keymap import report
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.video_swin import load_kinetics
@@ -24,9 +23,8 @@ from dshmp.model.text import pretrained_encoder
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from dshmp.recipes import find_recipe
 from dshmp.training.engine import Trainer, processes
-from dshmp.training.language_task import LanguageTask
 from dshmp.training.motion_task import MotionTask
-from dshmp.training.perception_task import PerceptionTask
+from dshmp.training.pretraining import LanguageTask, PerceptionTask
 from dshmp.training.recipe import ORIGINS, Recipe, check_run_folder, load_recipe, never_reached, save_recipe
 from dshmp.training.task import Task, open_splits
 from dshmp.training.whole_task import WholeTask
@@ -76,7 +74,8 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
     if recipe.text_encoder is not None:
         encoder, state = model.language.encoder, pretrained_encoder(recipe.text_encoder).state_dict()
         state = {key: value for key, value in state.items() if key in encoder.state_dict()}
-        _load(encoder, state, f"{recipe.text_encoder}: is no such encoder as model.language.encoder says")
+        check_match(recipe.text_encoder, state, encoder.state_dict(), "it is no encoder as model.language.encoder says")
+        encoder.load_state_dict(state)
         return model, TextTokenizer(recipe.model, load_tokenizer(recipe.text_encoder))
     if language.frozen:
         missing = "keeps the text encoder as it is, but nothing gives its weights"
@@ -101,13 +100,7 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
         raise UserError(f"take: {unknown[0]!r} is no part of the model; known: {', '.join(parts)}")
     taken = tuple(f"{part}." for part in recipe.take or parts)
     state = load_tensors(folder / WEIGHTS)
-    state = {key: value for key, value in state.items() if key.startswith(taken) and key in own}
-    _load(model, own | state, f"{folder}: does not fit the recipe's model")
+    state = own | {key: value for key, value in state.items() if key.startswith(taken) and key in own}
+    check_match(folder / WEIGHTS, state, own, "it does not fit the recipe's model")
+    model.load_state_dict(state)
     return model, tokenizer
-
-
-def _load(module: nn.Module, state: Mapping[str, Tensor], fault: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{fault} ({reason(error)})") from None

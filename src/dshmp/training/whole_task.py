@@ -20,7 +20,7 @@ from dshmp.model.tokenizer import TextBatch
 from dshmp.predictor import Segmenter
 from dshmp.training.held_out import score_videos
 from dshmp.training.losses import Counts, Level, SetTargets
-from dshmp.training.perception_task import frame_prediction
+from dshmp.training.pretraining import frame_prediction
 from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, open_splits, sample_generator, torch_generators
 from dshmp.training.video_losses import VideoTargets, video_level, video_targets
 
