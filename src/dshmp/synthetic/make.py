@@ -22,9 +22,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dshmp.data.base import read_json
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, destination, is_vacant
+from dshmp.files import atomic_folder, destination, is_vacant, regular
 from dshmp.processes import worker_pool
 from dshmp.rle import encode
 from dshmp.synthetic.grammar import resolve
@@ -125,8 +124,9 @@ def make_synthetic(
     if os.path.lexists(target) and not is_vacant(target):
         advice = "remove it or choose another folder"
         try:
-            found = read_json(root / "synthetic.json")
-        except UserError:
+            with open(root / "synthetic.json", encoding="utf-8", opener=regular) as file:
+                found = dict(json.load(file))
+        except (OSError, ValueError, TypeError, RecursionError):
             raise UserError(f"{root} exists and is not a complete synthetic data set: {advice}") from None
         for name, value in settings.items():
             if (there := found.get(name)) != value:
