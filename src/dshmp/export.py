@@ -18,10 +18,10 @@ from dshmp import files as disk
 from dshmp.errors import UserError
 from dshmp.options import Options
 from dshmp.predictor import Asked, EncodedClip, Progress, Segmenter
-from dshmp.result import EVIDENCE, Result
+from dshmp.result import EVIDENCE, RESULTS, Result
 from dshmp.video.io import open_video
 
-RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
+OVERLAY, MASKS = "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE = "video_state"  # among the settings
 
