@@ -34,6 +34,8 @@ class Options:
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was answered before.")] = False
 
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no warnings.")] = False
+
     @property
     def targets(self) -> Targets | None:
         """None is the data set's or, without one, the model's own."""
