@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import dshmp
+import tiny
 from clips import tiny_model, write_clip
 from dshmp import cli
 from dshmp.checkpoint import save_model
@@ -295,3 +296,66 @@ def test_interruption_leaves_nothing(tmp_path: Path, model: str, number: int, co
         process.communicate(timeout=30)
     assert process.returncode == code
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
+
+
+def test_an_overlong_sentence_fails_alone_and_its_video_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    for name in ("a", "b"):
+        write_clip(tmp_path / f"{name}.mp4", 3)
+    table = tmp_path / "list.csv"
+    table.write_text(f"video,expression\na.mp4,a cat\na.mp4,{'dog ' * 300}\nb.mp4,{'cat ' * 20_000}\n")
+    assert call(monkeypatch, "batch", table, "--out", tmp_path / "out", "--model", model) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dshmp: ")]
+    assert [part in line for part, line in zip(("a.mp4: the ex", "b.mp4: the ex", "2 of 2"), told, strict=True)] == [
+        True
+    ] * 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+    assert [answer["sentence"] for answer in json.loads((tmp_path / "out/a/result.json").read_text())["results"]] == [
+        "a cat"
+    ]
+
+
+def test_json_is_all_of_stdout_and_quiet_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 3)
+    options = ("--model", model, "--out", tmp_path / "out", "--json")
+    choice = ("--threshold", "1", "--all-objects")
+    assert call(monkeypatch, "segment", video, "a cat", *options, *choice) == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert "wrote" in said.err
+    assert answer["folder"] == str(tmp_path / "out" / "clip")
+    assert answer["results"][0]["objects"] == []
+    assert len(answer["results"][0]["others"]) == 4
+    assert answer["results"] == [item.to_json() for item in dshmp.load_results(tmp_path / "out" / "clip")]
+    assert call(monkeypatch, "segment", video, "a cat", *options) == 2  # other settings
+    capsys.readouterr()
+    (tmp_path / "list.csv").write_text("video,expression\nclip.mp4,a cat\nclip.mp4,a dog\n")
+    assert call(monkeypatch, "batch", tmp_path / "list.csv", *options, *choice, "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert [json.loads(line)["video"] for line in said.out.splitlines()] == [str(video)]
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    "default": {},
+    "release": {
+        **{"release.overlong": "cut", "release.pad_to_max": True, "release.pad_token_id": 0, "release.exact": False},
+        **{"release.window_shift": "test", "release.padded_frames": "seen", "release.score": "quality"},
+        **{"release.autocast": "float16", "motion.matching": "inverse"},
+    },
+    "video-swin": {"backbone.temporal_window": 2, "backbone.clip": 4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, preset: str, precision: str) -> None:
+    save_model(tiny.model(PRESETS[preset]), tiny.tokenizer(PRESETS[preset]), tmp_path / "model")
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    options = ("--model", tmp_path / "model", "--out", tmp_path / "out", "--precision", precision, "--threshold", "0")
+    assert call(monkeypatch, "segment", video, "the red star", *options) == 0
+    assert dshmp.load_results(tmp_path / "out" / "clip")[0].found

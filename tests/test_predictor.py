@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 from PIL import Image
 
 import dshmp.predictor as module
+import tiny
 from clips import picture, tiny_model, write_clip
 from dshmp.errors import UserError
 from dshmp.export import folder_names, segment_to_folder, slug
-from dshmp.options import Options
+from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
 from dshmp.result import Result
 from dshmp.rle import decode
@@ -388,3 +390,99 @@ def test_overlay_never_covers_the_frame(height: int, width: int) -> None:
 def test_gpu(clip: np.ndarray, precision: str) -> None:
     result = Segmenter(*tiny_model(), device="cuda", precision=precision)(clip, SENTENCES[0])  # type: ignore[arg-type]
     assert result.masks.shape == (11, 50, 70)
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+WRONG: list[Any] = [None, True, 3, -1, 10**400, 2.5, float("nan"), float("inf"), -1e300, 1e-9, 1e300, b"x", "", "1-5"]
+WRONG += ["\ud800", "x" * 5000, "9" * 20 + ":", "9" * 5000 + ":", [], [[1, [2]]], {}, {"a": 1}, (1,), (1, 2, 3), (5, 2)]
+WRONG += [("a", "b"), (0, 10**30), (-1, 2), (None, 2), object(), np.float32("nan"), np.int64(-5), np.zeros(3), 1j]
+WRONG += [torch.zeros(2), Path("none"), np.bool_(True), np.str_("some"), ["\udfff"], [None], [3], [b"a"], [" "], "\0"]
+ARGUMENTS = ("expression", "frames", "fps", "threshold", "targets", "progress", "all_objects", "video")
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_wrong_arguments_are_one_line(segmenter: Segmenter, clip: np.ndarray, name: str) -> None:
+    for wrong in WRONG:
+        given = {"video": clip[:1], "expression": "a cat", name: wrong}
+        told = ""
+        try:
+            segmenter(given.pop("video"), given.pop("expression"), **given)
+        except (TypeError, UserError) as error:
+            told = str(error)
+        assert "\n" not in told, (wrong, told)
+        assert len(told) < 300 or name == "video", (wrong, told)  # a path is named whole
+        assert not told or name in ("video", "expression") or name in told, (wrong, told)
+
+
+@pytest.mark.parametrize(
+    ("error", "wrong"),
+    [
+        (TypeError, {"threshold": "0.5"}),
+        (TypeError, {"threshold": True}),
+        (TypeError, {"fps": "8"}),
+        (TypeError, {"targets": 3}),
+        (TypeError, {"frames": 3}),
+        (TypeError, {"expression": 3}),
+        (TypeError, {"expression": b"a cat"}),
+        (TypeError, {"expression": ["a cat", None]}),
+        (TypeError, {"progress": 3}),
+        (TypeError, {"video": 3}),
+        (UserError, {"threshold": np.float32(1.5)}),
+        (UserError, {"fps": 1e300}),
+        (UserError, {"fps": 1e-9}),
+        (UserError, {"frames": "9" * 5000 + ":"}),
+        (UserError, {"frames": (0, 10**30)}),
+        (UserError, {"expression": "a \ud800 cat"}),
+        (UserError, {"expression": "cat " * 1_000_000}),
+    ],
+)
+def test_which_error(segmenter: Segmenter, clip: np.ndarray, error: type[Exception], wrong: dict[str, Any]) -> None:
+    given = {"video": clip[:1], "expression": "a cat"} | wrong
+    with pytest.raises(error):
+        segmenter(given.pop("video"), given.pop("expression"), **given)
+    segmenter(clip[:1], "a cat", threshold=np.float32(0.5), fps=np.int64(8), frames=(0, 1))
+
+
+def test_a_sentence_that_is_cut_is_cut_before_it_is_read() -> None:
+    words = tiny.tokenizer({"release.overlong": "cut", "language.max_tokens": 20})
+    assert words(["cat " * 1_000_000]).input_ids.shape == (1, 20)
+
+
+def test_videos_of_every_kind_are_one(segmenter: Segmenter, clip: np.ndarray, tmp_path: Path) -> None:
+    frames, tensor = clip[:3], torch.from_numpy(clip[:3])
+    pictures = [Image.fromarray(image) for image in frames]
+    paths = [tmp_path / f"{name}.png" for name in "bca"]
+    for path, image in zip(paths, pictures, strict=True):
+        image.save(path)
+    expected = segmenter(frames, "a cat")
+    videos: list[Any] = [tensor, tensor.permute(0, 3, 1, 2), list(tensor), pictures, iter(pictures), paths, iter(paths)]
+    for video in [*videos, [str(path) for path in paths]]:
+        assert segmenter(video, "a cat") == expected
+    assert segmenter(pictures[0], "a cat") == segmenter(frames[:1], "a cat")
+    with pytest.raises(UserError, match="uint8"):
+        segmenter(tensor.float(), "a cat")  # type: ignore[call-overload]
+    with pytest.raises(UserError, match=r"none\.png"):
+        segmenter([paths[0], tmp_path / "none.png"], "a cat")
+
+
+def test_whatever_a_decoder_raises_is_the_videos_fault(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("31 is not a valid Type")
+
+    monkeypatch.setattr("dshmp.video.io._display_matrix", fail)
+    with pytest.raises(UserError, match=r"clip\.mp4: cannot be decoded \(RuntimeError: 31"):
+        segmenter(write_clip(tmp_path / "clip.mp4", 2), "a cat")
+
+
+@pytest.mark.parametrize("targets", ["many", "single"])
+def test_candidates_that_are_not_meant(segmenter: Segmenter, clip: np.ndarray, targets: Targets) -> None:
+    threshold = segmenter(clip, "a cat").objects[2].score
+    for value in (threshold, 1.0):
+        plain = segmenter(clip, "a cat", threshold=value, targets=targets)
+        result = segmenter(clip, "a cat", threshold=value, targets=targets, all_objects=True)
+        assert replace(result, others=()) == plain
+        assert len(result.objects) + len(result.others) == 4
+        assert all(item.score <= result.score and item.masks.shape == (11, 50, 70) for item in result.others)

@@ -1,14 +1,16 @@
 """Results: run lengths decode to what was put in, and files are written wholly or not at all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dshmp.errors import UserError
 from dshmp.files import save_json
 from dshmp.parser import Word
-from dshmp.result import ObjectResult, Result
+from dshmp.result import ObjectResult, Result, load_results
 from dshmp.rle import decode, encode
 
 
@@ -69,3 +71,28 @@ def test_failed_writing_keeps_the_old_file(tmp_path: Path) -> None:
         save_json(path, {"new": object()})
     assert json.loads(path.read_text()) == {"old": True}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_repr_is_a_line() -> None:
+    result = replace(make(np.ones((2, 300, 9, 11), bool)), expression="red\nstar " * 100)
+    assert len(repr(result)) < 160
+    assert "\n" not in repr(result)
+    assert "found=True, score=0.800, objects=2, frames=300, size=11x9" in repr(result)
+    assert len(repr(result.objects)) < 160
+
+
+def test_results_are_read_back(tmp_path: Path) -> None:
+    result = make(np.random.default_rng(2).random((2, 3, 9, 11)) > 0.5)
+    result = replace(result, others=result.objects[:1])
+    old = result.to_json()
+    del old["others"]  # as an earlier version wrote it
+    save_json(tmp_path / "result.json", {"height": 9, "width": 11, "results": [result.to_json(), old]})
+    for path in (tmp_path, tmp_path / "result.json", str(tmp_path)):
+        first, second = load_results(path)
+        assert first.to_json() == result.to_json()
+        assert (first.masks == result.masks).all()
+        assert second == replace(first, others=())
+    for text in ("", "[]", "{}", "[" * 100_000, '{"height": 9, "width": 11, "results": [{"found": 3}]}'):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(UserError, match=r"result\.json: cannot be read"):
+            load_results(tmp_path)

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from dshmp.errors import UserError
     from dshmp.model.dshmp import DsHmp
     from dshmp.predictor import Segmenter
-    from dshmp.result import ObjectResult, Result
+    from dshmp.result import ObjectResult, Result, load_results
 
 __version__ = "0.1.0"
 
-__all__ = ["DsHmp", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError", "load_model"]
+__all__ = ["DsHmp", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError", "load_model", "load_results"]
 
 _HOME = {"DsHmp": "model.dshmp", "ModelConfig": "config", "ObjectResult": "result", "Result": "result"}
-_HOME |= {"Segmenter": "predictor", "UserError": "errors", "load_model": "checkpoint"}
+_HOME |= {"Segmenter": "predictor", "UserError": "errors", "load_model": "checkpoint", "load_results": "result"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,19 +3,23 @@
 import contextlib
 import functools
 import inspect
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dshmp import __version__
 from dshmp.errors import UserError, printable
 from dshmp.options import Device, Model, Options
+
+if TYPE_CHECKING:
+    from dshmp.result import Result
 
 plain: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 helped = {"help_option_names": ["-h", "--help"]}
@@ -27,6 +31,8 @@ app.add_typer(data, name="data")
 
 Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
+Everything = Annotated[bool, typer.Option("--all-objects", help="Keep candidates that are not meant, as `others`.")]
+Json = Annotated[bool, typer.Option("--json", help="Answers as JSON on stdout, all else on stderr.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
 Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
 Root = Annotated[Path, typer.Argument(help="Folder of the data set.")]
@@ -43,6 +49,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         options = Options(**{name: given.pop(name) for name in shared})
+        if options.quiet:
+            logging.getLogger("dshmp").setLevel(logging.ERROR)
         command(**given, options=options)
 
     parameters = [*(parameter for name, parameter in own.items() if name != "options"), *shared.values()]
@@ -58,6 +66,8 @@ def segment(
     out: Out = Path("results"),
     frames: Frames = None,
     fps: Fps = None,
+    all_objects: Everything = False,
+    as_json: Json = False,
     *,
     options: Options,
 ) -> None:
@@ -75,13 +85,17 @@ def segment(
     from dshmp.export import load, segment_to_folder
 
     with _progress(video.name) as progress:
-        folder, results, new = segment_to_folder(video, expressions, out, options, load, frames, fps, None, progress)
-    for result in results:
+        given = video, expressions, out, options, load, frames, fps, None, progress, all_objects
+        folder, results, new = segment_to_folder(*given)
+    if as_json:
+        typer.echo(_json(video, folder, results))
+    for result in () if as_json else results:
         count = len(result.objects)
         found = "nothing matches" if not result.found else "1 object" if count == 1 else f"{count} objects"
         typer.echo(f"{result.score:.2f}  {found}: {result.expression}")
     before = len(results) - new
-    typer.echo(f"wrote {folder}" + (f" ({before} of {len(results)} answered before)" if before else ""))
+    told = f" ({before} of {len(results)} answered before)" if before else ""
+    typer.echo(f"wrote {folder}{told}", err=as_json)
 
 
 @app.command()
@@ -91,12 +105,15 @@ def batch(
     out: Out = Path("results"),
     frames: Frames = None,
     fps: Fps = None,
+    all_objects: Everything = False,
+    as_json: Json = False,
     *,
     options: Options,
 ) -> None:
     """Segment many videos; started again, it goes on where it stopped.
 
-    LIST has one video and expression per row; paths are relative to it. A video that fails doesn't stop the rest.
+    LIST has one video and expression per row; paths are relative to it. A video or a sentence that
+    fails doesn't stop the rest.
 
     Example: dshmp batch clips.csv --out results
     """
@@ -106,22 +123,34 @@ def batch(
     jobs = read_list(videos)
     names = folder_names(list(jobs), out)
     failures: list[str] = []
-    done = 0
+    done = failed = 0
     for video, sentences in jobs.items():
+        faults: list[str] = []
         try:
             with _progress(video.name) as progress:
                 name = names[video]
-                folder, _, new = segment_to_folder(video, sentences, out, options, load, frames, fps, name, progress)
-            done += not new
-            if new:
+                given = video, sentences, out, options, load, frames, fps, name, progress, all_objects, faults
+                folder, results, new = segment_to_folder(*given)
+            done += not (new or faults)
+            if as_json:
+                typer.echo(_json(video, folder, results))
+            elif new:
                 typer.echo(f"wrote {folder}")
         except UserError as error:
-            failures.append(str(error))
+            faults.append(str(error))
+        failed += bool(faults)
+        failures += faults
     if done:
-        typer.echo(f"{done} of {len(jobs)} videos were finished before")
+        typer.echo(f"{done} of {len(jobs)} videos were finished before", err=as_json)
     _tell(*failures)
-    if failures:
-        raise UserError(f"{len(failures)} of {len(jobs)} videos failed; see above")
+    if failed:
+        raise UserError(f"{failed} of {len(jobs)} videos failed; see above")
+
+
+def _json(video: Path, folder: Path, results: Iterable["Result"]) -> str:
+    """A video's answers, as one line."""
+    answers = [result.to_json() for result in results]
+    return json.dumps({"video": str(video), "folder": str(folder), "results": answers})
 
 
 @app.command()
@@ -449,7 +478,11 @@ def _dshmp(
 
 @contextlib.contextmanager
 def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress bar on stderr: one line per phase, with a spinner where it is not known how many steps there are."""
+    """A progress bar on stderr: one line per phase, with a spinner where it is not known how many steps there are. None
+    where warnings are not wanted either."""
+    if not logging.getLogger("dshmp").isEnabledFor(logging.WARNING):
+        yield lambda phase, done, total: _exit_if_signalled()
+        return
     from dshmp.progress import progress_bars
 
     with progress_bars() as bars:
@@ -496,6 +529,7 @@ def main() -> None:
     for Ctrl-C, 143 for SIGTERM and 129 for a terminal that was closed."""
     log = logging.getLogger("dshmp")
     log.handlers, log.propagate = [_WarningLines()], False
+    log.setLevel(logging.WARNING)
     for name in _SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _exit_if_signalled)

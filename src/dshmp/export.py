@@ -18,10 +18,10 @@ from dshmp import files as disk
 from dshmp.errors import UserError
 from dshmp.options import Options
 from dshmp.predictor import Asked, EncodedClip, Progress, Segmenter
-from dshmp.result import EVIDENCE, Result
+from dshmp.result import EVIDENCE, RESULTS, Result
 from dshmp.video.io import open_video
 
-RESULTS, OVERLAY, MASKS = "result.json", "overlay.mp4", "masks"
+OVERLAY, MASKS = "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE = "video_state"  # among the settings
 
@@ -42,32 +42,49 @@ def segment_to_folder(
     fps: float | None = None,
     name: str | None = None,
     progress: Progress | None = None,
+    all_objects: bool = False,
+    faults: list[str] | None = None,
 ) -> tuple[Path, list[Result], int]:
     """Add what was not answered with these settings to the folder `out/<name>` (by default as the video's): all or
     none, whatever interrupts it. `load` makes the model, if there is anything to answer.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
     `<NN-slug>/overlay.mp4` per sentence, and one `result.json`. Raises UserError where a sentence was answered with
-    other settings and is not to be overwritten. Returns the folder, the answers in the order of the sentences, and how
+    other settings and is not to be overwritten, or cannot be read by the model; with `faults` that is added there, and
+    the other sentences are answered. Returns the folder, the answers in the order of the sentences, and how
     many of these were not answered before.
     """
     folder, document = answer_folder(video, out, name)
     own: dict[str, Any] = {"model": options.model, "threshold": options.threshold, "targets": options.targets}
     own |= {"frames": frames, "fps": fps, "precision": options.precision, VIDEO_STATE: video_state(video)}
+    own |= {"all_objects": True} if all_objects else {}  # settings of earlier versions are without
     sentences = list(dict.fromkeys(sentences))
     known = {answer["sentence"]: answer for answer in document.get("results", ())}
     pending = [text for text in sentences if options.overwrite or text not in known or known[text]["settings"] != own]
     for text in () if options.overwrite else known.keys() & set(pending):
         before = known[text]["settings"]
-        key = next(key for key in own if before.get(key) != own[key])
-        how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own[key]}"
+        key = next(key for key in own | before if before.get(key) != own.get(key))
+        how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own.get(key)}"
         where = folder / known[text]["folder"]
         fault = f"{where}: {text!r} was answered {how}"
         raise UserError(f"{fault}; replace the answer with --overwrite, or choose another --out")
+    for text in tuple(pending):
+        try:
+            load(options).tokenizer.check(text)
+        except UserError as error:
+            if faults is None:
+                raise UserError(f"{video}: {error}") from None
+            faults.append(f"{video}: {error}")
+            pending.remove(text)
+            sentences.remove(text)
+    if not sentences:
+        return folder, [], 0
     if pending:
         source = open_video(video, frames, fps)
         with disk.scratch(folder if folder.is_dir() else folder.parent) as work, disk.writing(folder, work):
-            asked = Asked(threshold=options.threshold, targets=options.targets, progress=progress)
+            asked = Asked(
+                threshold=options.threshold, targets=options.targets, progress=progress, all_objects=all_objects
+            )
             with load(options).encode(source, pending, **asked) as clip:
                 found = _write(work, clip)
             facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]

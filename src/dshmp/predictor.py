@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice, repeat
 from pathlib import Path
@@ -28,7 +28,7 @@ from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
-from dshmp.options import Precision, Targets
+from dshmp.options import Precision, Targets, Threshold, checked
 from dshmp.result import ObjectResult, Result
 from dshmp.rle import Rle, encode
 from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video
@@ -56,6 +56,7 @@ class Asked(TypedDict, total=False):
     threshold: float | None
     targets: Targets | None
     progress: Progress | None
+    all_objects: bool
 
 
 class Options(Asked, total=False):
@@ -97,21 +98,22 @@ class Selection:
     query: Query
     video: "VideoTokens"  # of this expression alone (B = 1)
     chosen: tuple[int, ...]  # video tokens meant, best first; empty where nothing matches
-    scores: tuple[float, ...]  # probability that each of the chosen tokens is meant
+    scores: tuple[float, ...]  # probability that each of the kept tokens is meant
     best: float
     threshold: float
-    evidence: NDArray[np.float64]  # (chosen or 1, T): share of each frame in the tokens' attention; rows sum to 1
-    quality: Quality | None = None  # of the chosen tokens' masks; None where the model's scores are without
-    rles: list[list[Rle]] = field(default_factory=list)  # per frame added the masks' union, then each chosen token's
+    kept: tuple[int, ...]  # video tokens whose masks are made: the chosen ones, then, if asked for, all others
+    evidence: NDArray[np.float64]  # (kept or 1, T): share of each frame in the tokens' attention; rows sum to 1
+    quality: Quality | None = None  # of the kept tokens' masks; None where the model's scores are without
+    rles: list[list[Rle]] = field(default_factory=list)  # per frame added the masks' union, then each kept token's
 
     @property
     def mean_evidence(self) -> tuple[float, ...]:
-        return tuple(self.evidence.mean(axis=0).tolist())
+        return tuple(self.evidence[: max(1, len(self.chosen))].mean(axis=0).tolist())
 
     def add(self, masks: Masks) -> Masks:
         """Keep the masks (K, H, W) of the next frame as run lengths; returns their union (H, W)."""
-        union, rles = np.asarray(masks.any(axis=0)), [encode(mask) for mask in masks]
-        self.rles.append([rles[0] if len(rles) == 1 else encode(union), *rles])
+        union, rles = np.asarray(masks[: len(self.chosen)].any(axis=0)), [encode(mask) for mask in masks]
+        self.rles.append([rles[0] if len(rles) == len(self.chosen) == 1 else encode(union), *rles])
         return union
 
 
@@ -135,8 +137,8 @@ class EncodedClip:
         decoded again only where their pixels are wanted or perceived anew."""
         seg, answers = self.segmenter, self.answers
         for answer in answers:
-            answer.quality = Quality(len(answer.chosen)) if seg.config.release.score == "quality" else None
-        wanted = any(answer.chosen for answer in answers)
+            answer.quality = Quality(len(answer.kept)) if seg.config.release.score == "quality" else None
+        wanted = any(answer.kept for answer in answers)
         decoded = _again(self.source) if pixels or (wanted and not self.spill.complete) else repeat(None)
         start = 0
         for chunk, length in enumerate(self.chunks):
@@ -149,9 +151,9 @@ class EncodedClip:
                 frames = iter(again)
             place = slice(start, start + length)
             with seg._inference():
-                logits = [  # of the chosen video tokens (K, F, h, w)
-                    seg.model.decode_masks(answer.video, place, feature, embed[chunk])[list(answer.chosen)].float()
-                    if answer.chosen
+                logits = [  # of the kept video tokens (K, F, h, w)
+                    seg.model.decode_masks(answer.video, place, feature, embed[chunk])[list(answer.kept)].float()
+                    if answer.kept
                     else torch.empty(0, 1)
                     for answer, embed, feature in zip(answers, self.mask_embed, cycle(features), strict=False)
                 ]
@@ -164,7 +166,7 @@ class EncodedClip:
     def _at_size(self, answer: Selection, logits: Tensor) -> Tensor:
         """One frame's mask logits (K, 1, h, w) -> (K, H, W) at the frame's own size."""
         size = (self.source.height, self.source.width)
-        if not answer.chosen:
+        if not answer.kept:
             return torch.zeros(0, *size)
         logits = input_masks(logits, size, self.segmenter.config.input)
         if answer.quality is not None:
@@ -180,6 +182,7 @@ class EncodedClip:
         union, *objects = zip(*answer.rles, strict=True)
         means = repeat(1.0) if answer.quality is None else answer.quality.means()
         rows = zip(answer.scores, means, objects, answer.evidence, strict=False)
+        items = [ObjectResult(score * mean, rles, tuple(row.tolist())) for score, mean, rles, row in rows]
         return Result(
             expression=answer.query.expression,
             words=answer.query.words,
@@ -191,8 +194,9 @@ class EncodedClip:
             fps=self.fps,
             times=tuple(self.times),
             evidence=answer.mean_evidence,
-            objects=tuple(ObjectResult(score * mean, rles, tuple(row.tolist())) for score, mean, rles, row in rows),
+            objects=tuple(items[: len(answer.chosen)]),
             rle=union,
+            others=tuple(items[len(answer.chosen) :]),
         )
 
 
@@ -290,8 +294,16 @@ class Segmenter(ModelHubMixin):
             targets: "many" (union of all that are meant) or "single" (the best one); by default the model's own.
             fps: of arrays and images; without it they are taken at the pace the model was trained on.
             progress: called after every chunk of frames.
+            all_objects: keep the candidates that are not meant, too: the result's `others`.
+
+        Raises TypeError for an argument of another type, UserError for a wrong value; nothing is decoded then.
         """
+        if not isinstance(expression, str) and (isinstance(expression, bytes) or not isinstance(expression, Iterable)):
+            raise TypeError(f"an expression must be a text, or several, not {type(expression).__name__}")
         sentences = [expression] if isinstance(expression, str) else list(expression)
+        self.readout(asked.get("threshold"), asked.get("targets"))
+        for text in sentences:
+            self.tokenizer.check(text)
         results = self.answer(open_video(video, frames, fps), sentences, **asked)
         return results[0] if isinstance(expression, str) else results
 
@@ -309,27 +321,31 @@ class Segmenter(ModelHubMixin):
         threshold, targets = self.readout(asked.get("threshold"), asked.get("targets"))
         if not expressions:
             raise UserError("no expression given; say in words what to segment")
-        progress = asked.get("progress") or (lambda phase, done, total: None)
+        progress = asked.get("progress")
+        if progress is None:
+            progress = lambda phase, done, total: None  # noqa: E731
+        if not callable(progress):
+            raise TypeError(f"progress must be a function, not {type(progress).__name__}")
+        keep_all = checked("all_objects", asked.get("all_objects", False), bool, "True or False")
         queries = [self._query(expression) for expression in expressions]
         with tempfile.TemporaryFile(prefix="dshmp-", buffering=0) as file:
             free = shutil.disk_usage(tempfile.gettempdir()).free
             clip = EncodedClip(self, source, _Spill(file, min(SPILL_LIMIT, free // 2)), progress, source.fps)
             tokens = self._perceive(clip, queries)
             progress("motion", 0, None)
-            clip.answers = tuple(self._select(query, tokens.pop(0), clip, threshold, targets) for query in queries)
+            how = threshold, targets, keep_all
+            clip.answers = tuple(self._select(query, tokens.pop(0), clip, *how) for query in queries)
             progress("motion", 1, 1)
             yield clip
 
     def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
         """The threshold and targets that a query is answered with; the model's own where they are not given."""
-        targets = targets or self.config.readout.targets
-        if targets not in ("many", "single"):
-            raise UserError(f"targets must be many or single, not {targets!r}")
+        asked: Targets = self.config.readout.targets
+        if targets is not None:
+            asked = checked("targets", targets, Targets, "many or single")
         if threshold is None:
-            threshold = self.config.readout.threshold if targets == "many" else 0.0
-        if not 0 <= threshold <= 1:
-            raise UserError(f"the threshold must lie between 0 and 1, not {threshold}")
-        return threshold, targets
+            return self.config.readout.threshold if asked == "many" else 0.0, asked
+        return checked("the threshold", threshold, Threshold, "a number between 0 and 1"), asked
 
     def _query(self, expression: str) -> Query:
         with self._inference(exact=True):
@@ -373,7 +389,9 @@ class Segmenter(ModelHubMixin):
             pixels = [self.model.encode_pixels(clip, query.text) for query in readers]
             return pixels, [self.model.mask_pixels(features) for features in pixels]
 
-    def _select(self, query: Query, tokens: Tensor, clip: EncodedClip, threshold: float, targets: Targets) -> Selection:
+    def _select(
+        self, query: Query, tokens: Tensor, clip: EncodedClip, threshold: float, targets: Targets, keep_all: bool
+    ) -> Selection:
         """Motion perception over the whole clip, of which tokens (T, N, C) are given, then who is meant."""
         positions, rate = clip.source.positions, self.config.input.motion_fps
         place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
@@ -387,9 +405,10 @@ class Segmenter(ModelHubMixin):
         if not math.isfinite(best):
             raise UserError("the model's answer is not a number; try --precision float32, or another model")
         chosen = [token for token in (order[:1] if targets == "single" else order) if scores[token] > threshold]
-        attention = video.attention[0].float()[chosen or order[:1]].cpu().double().numpy()
-        chances, evidence = tuple(scores[chosen].tolist()), attention / attention.sum(axis=1, keepdims=True)
-        return Selection(query, video, tuple(chosen), chances, best, threshold, evidence)
+        kept = order if keep_all else chosen  # the chosen ones come first in both
+        attention = video.attention[0].float()[kept or order[:1]].cpu().double().numpy()
+        chances, evidence = tuple(scores[kept].tolist()), attention / attention.sum(axis=1, keepdims=True)
+        return Selection(query, video, tuple(chosen), chances, best, threshold, tuple(kept), evidence)
 
     @contextlib.contextmanager
     def _inference(self, exact: bool = False) -> Iterator[None]:
@@ -438,10 +457,9 @@ def _again(source: VideoSource) -> Iterator[Frame]:
 
 
 def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
+    checked("precision", name, Precision, "auto, float32, bfloat16 or float16")
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
         able = device.type == "cuda" and (own != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False))
         return known[own] if able else torch.float32
-    if name not in known:
-        raise UserError(f"precision {name!r} is not one of auto, {', '.join(known)}")
     return known[name]

@@ -1,36 +1,48 @@
 """What a question to a video answers: scores, masks as run lengths, and when the model saw it."""
 
+import json
+import reprlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from dshmp.errors import UserError
+from dshmp.files import reason, regular
 from dshmp.parser import Word
 from dshmp.rle import Rle, decode
 
+RESULTS = "result.json"
 EVIDENCE = (
     "attention mass that the chosen video tokens (of all objects, averaged) lay on each frame; sums to 1 over the "
     "clip, so values compare across all its frames"
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ObjectResult:
-    """One object meant."""
+    """One object: of those meant, or of the candidates that were not."""
 
     score: float  # probability that its video token is meant, 0 to 1
     rle: tuple[Rle, ...]  # its mask in every frame
     evidence: tuple[float, ...]  # attention mass of its video token per frame; sums to 1
+
+    def __repr__(self) -> str:
+        return f"ObjectResult(score={self.score:.3f}, frames={len(self.rle)})"
 
     @property
     def masks(self) -> NDArray[np.bool_]:
         """(T, H, W) bool, decoded on every call."""
         return decode(self.rle)
 
+    def to_json(self) -> dict[str, Any]:
+        return {"score": round(self.score, 6), "evidence": [round(v, 7) for v in self.evidence], "rle": list(self.rle)}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Result:
     """The answer to one expression over one video (or the chosen range of its frames)."""
 
@@ -48,6 +60,12 @@ class Result:
     evidence: tuple[float, ...]
     objects: tuple[ObjectResult, ...]
     rle: tuple[Rle, ...]  # the union of all objects in every frame
+    others: tuple[ObjectResult, ...] = ()  # candidates that are not meant, best first; only where they were asked for
+
+    def __repr__(self) -> str:
+        size = f"frames={self.frame_count}, size={self.width}x{self.height}"
+        found = f"found={self.found}, score={self.score:.3f}, objects={len(self.objects)}"
+        return f"Result({reprlib.repr(self.expression)}, {found}, {size})"
 
     @property
     def frame_count(self) -> int:
@@ -71,14 +89,27 @@ class Result:
             "frame_count": self.frame_count,
             "times": [round(time, 6) for time in self.times],
             "evidence": [round(value, 7) for value in self.evidence],
-            "objects": [
-                {"score": round(o.score, 6), "evidence": [round(v, 7) for v in o.evidence], "rle": list(o.rle)}
-                for o in self.objects
-            ],
+            "objects": [item.to_json() for item in self.objects],
             "rle": list(self.rle),
+            "others": [item.to_json() for item in self.others],
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any], height: int, width: int) -> "Result":
         """What `to_json` gave, of a video with frames of this size."""
         return TypeAdapter(cls).validate_python(values | {"height": height, "width": width})
+
+
+def load_results(path: str | Path) -> list[Result]:
+    """The answers that a `result.json` holds, by it or its folder. They equal those saved, but for rounding: scores
+    and times to 6 decimals, evidence to 7. Raises UserError where it cannot be read."""
+    file = Path(path)
+    try:
+        file = file / RESULTS if file.is_dir() else file
+        with open(file, encoding="utf-8", opener=regular) as opened:
+            document = json.load(opened)
+        size = document["height"], document["width"]
+        return [Result.from_json(answer, *size) for answer in document["results"]]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        fault = f"cannot be read as a result of dshmp ({reason(error)})"
+        raise UserError(f"{file}: {fault}; give a result.json or its folder") from None

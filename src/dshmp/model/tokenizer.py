@@ -23,6 +23,8 @@ from dshmp.progress import track
 
 log = logging.getLogger(__name__)
 
+LONGEST = 10_000  # characters of a sentence: far beyond what any model reads, and looked at before memory is taken
+
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPECIAL_TOKENS |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
 
@@ -90,6 +92,10 @@ class TextTokenizer:
         tokenizer = self.tokenizer.backend_tokenizer.to_str(), sorted(self.tokenizer.all_special_ids)
         return _digest([settings, tokenizer])
 
+    def check(self, expression: str) -> None:
+        """UserError where the model cannot read this sentence; TypeError where it is no text."""
+        self._parse([expression])
+
     def _parse(self, expressions: Sequence[str]) -> list[_Parsed]:
         texts = [self._text(expression) for expression in expressions]
         with self._lock:
@@ -98,6 +104,15 @@ class TextTokenizer:
             return [self._cache[text] for text in texts]
 
     def _text(self, expression: str) -> str:
+        if not isinstance(expression, str):
+            raise TypeError(f"an expression must be a text, not {type(expression).__name__}")
+        if len(expression) > LONGEST:
+            if self.release.overlong == "error":
+                fault = f"the expression has {len(expression):,} characters, the limit is {LONGEST:,}"
+                raise UserError(f"{fault}; shorten it: {expression[:60]!r}")
+            expression = expression[:LONGEST]
+        if any("\ud800" <= letter <= "\udfff" for letter in expression):
+            raise UserError(f"the expression holds half a character (a lone surrogate): {expression[:60]!r}")
         if not expression.strip():
             raise UserError("the expression is empty; say in words what to segment")
         return " ".join(expression.lower().split()) if self.config.normalise else expression

@@ -6,31 +6,38 @@ variable frame rates come out in sync. Where the size changes in a file, later f
 """
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
 import re
+import reprlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import av
 import cv2
 import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
-from PIL import ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, writing
+from dshmp.options import Place, Rate, checked
 from dshmp.video.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("dshmp")
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) uint8, RGB
-Video = str | Path | NDArray[np.uint8] | Iterable[Pixels]
+Video = Union[str, Path, NDArray[np.uint8], "Tensor", Image.Image, Iterable["Picture"]]
+Picture = Union[Pixels, "Tensor", Image.Image, str, Path]
 FrameRange = str | tuple[int, int | None] | None
 
 CONTAINERS = (
@@ -88,23 +95,68 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
     """Open `video` and look at its first frame.
 
     Args:
-        video: path of a video file, an image or a folder of images (sorted naturally); uint8 array (T, H, W, 3);
-            or an iterable of uint8 arrays (H, W, 3), which is copied to a temporary file first.
+        video: path of a video file, an image or a folder of images (sorted naturally); uint8 array or tensor
+            (T, H, W, 3), a tensor also (T, 3, H, W); picture of Pillow; paths of images, in their order; or an iterable
+            of pictures, arrays (H, W, 3) or tensors, which is copied to a temporary file first.
         frames: "A:B" or (A, B): only frames A <= t < B; either end of the text may be left out.
         fps: of images, arrays and iterators; video files know it themselves.
+
+    Raises TypeError for an argument of another type, UserError for a wrong value or a video that cannot be read.
     """
     start, stop = parse_range(frames)
-    if fps is not None and not 0 < fps < float("inf"):
-        raise UserError(f"fps must be a positive number, not {fps}")
+    if fps is not None:
+        fps = checked("fps", fps, Rate, "a number of frames per second, 0.001 to 10,000")
+    if isinstance(video, Image.Image):
+        video = ImageSequence.Iterator(video)
     if isinstance(video, str | Path):
-        source = _open_path(Path(video), fps)
-    elif isinstance(video, np.ndarray):
-        source = _open_array(video, fps)
-    elif isinstance(video, Iterable):
-        source = _open_array(_spooled(itertools.islice(video, stop)), fps)
+        path = Path(video)
+        with _decoding(path):
+            source = _open_path(path, fps)
+        source = replace(source, frames=functools.partial(_guarded, path, source.frames))
+    elif isinstance(video, np.ndarray) or hasattr(video, "detach"):
+        source = _open_array(_as_array(video), fps)
+    elif isinstance(video, Iterable) and not isinstance(video, bytes | bytearray | Mapping):
+        images = iter(video)
+        first = next(images, None)
+        if isinstance(first, str | Path):
+            files = [Path(item) for item in (first, *images)]
+            source = _stills("video", None, lambda: _read_images(files), len(files), fps)
+        else:
+            given = () if first is None else itertools.chain([first], images)
+            source = _open_array(_spooled(map(_as_array, itertools.islice(given, stop))), fps)
     else:
-        raise UserError(f"cannot read a video from {type(video).__name__}; give a path, an array or frames")
+        raise TypeError(f"cannot read a video from {type(video).__name__}; give a path, an array, or frames or paths")
     return replace(source, start=start, stop=stop)
+
+
+def _as_array(image: Any) -> Any:
+    """A picture of Pillow, upright, or a uint8 tensor, whose colours may come before its sides, as an array; other
+    things as they are."""
+    if isinstance(image, Image.Image):
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if hasattr(image, "detach"):
+        if str(image.dtype) != "torch.uint8":
+            raise UserError(f"a tensor of frames must be uint8, 0 to 255, not {image.dtype}")
+        array = np.asarray(image.detach().cpu().numpy())
+        first = array.ndim > 2 and array.shape[-3] == 3 and array.shape[-1] != 3
+        return np.ascontiguousarray(np.moveaxis(array, -3, -1)) if first else array
+    return image
+
+
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """What a decoder raises is a fault of this video: UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot be decoded ({type(error).__name__}: {reason(error)}); convert it") from error
+
+
+def _guarded(path: Path, frames: Callable[[], Iterator[Frame]]) -> Iterator[Frame]:
+    with _decoding(path):
+        yield from frames()
 
 
 def check_sentences(expressions: Iterable[str]) -> None:
@@ -118,12 +170,15 @@ def check_sentences(expressions: Iterable[str]) -> None:
 def parse_range(frames: FrameRange) -> tuple[int, int | None]:
     """ "A:B" -> (A, B); None, ":" -> (0, None). Raises UserError where it is no range."""
     if isinstance(frames, str):
-        match = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", frames)
+        match = re.fullmatch(r"\s*(\d{0,20})\s*:\s*(\d{0,20})\s*", frames)
         if match is None:
-            raise UserError(f"frames {frames!r} is not a range; write A:B, for instance 0:100 or 50:")
+            raise UserError(f"frames {reprlib.repr(frames)} is not a range; write A:B, for instance 0:100 or 50:")
         frames = int(match[1] or 0), int(match[2]) if match[2] else None
-    start, stop = frames or (0, None)
-    if start < 0 or (stop is not None and stop <= start):
+    if frames is None:
+        return 0, None
+    known = "A:B or (A, B), with A and B up to a billion"
+    start, stop = checked("frames", frames, tuple[Place, Place | None], known)
+    if stop is not None and stop <= start:
         raise UserError(f"frames {start}:{stop} is empty; the end must come after the start")
     return start, stop
 
@@ -274,8 +329,9 @@ def _spooled(images: Iterator[Any]) -> NDArray[np.uint8]:
     count, shape, place = 0, None, Path(tempfile.gettempdir())
     with writing(place, place), tempfile.TemporaryFile() as file:
         for image in images:
-            shape = shape or np.shape(image)
-            if getattr(image, "dtype", None) != np.uint8 or image.shape != shape or image.shape[2:] != (3,):
+            dtype, size = (image.dtype, image.shape) if isinstance(image, np.ndarray) else (None, ())
+            shape = shape or size
+            if dtype != np.uint8 or size != shape or size[2:] != (3,):
                 raise UserError(f"frame {count} must be a uint8 array (H, W, 3), and all frames of one size")
             file.write(image.tobytes())
             count += 1
