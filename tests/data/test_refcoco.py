@@ -72,7 +72,7 @@ def test_frames_and_masks_are_those_drawn(dataset: str, tmp_path: Path) -> None:
         images |= set(split.videos)
         objects += len(split.annotations)
     assert len(images) == 8
-    assert objects == sum(min(len(masks), 3) for _, masks in truth)
+    assert objects == sum(min(len(masks), 3) - (len(masks) > 1) for _, masks in truth)  # nothing is said of crowds
     assert sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()) < 3e6
 
 
@@ -89,8 +89,11 @@ def test_sentences_of_an_object_share_its_target(whole: Path) -> None:
 
 
 def test_crowds_are_run_lengths_and_the_rest_polygons(whole: Path) -> None:
+    """The readers of RefCOCO know polygons only."""
+    content = json.loads((whole / "refcoco" / "instances.json").read_text())
+    assert {(each["iscrowd"], type(each["segmentation"])) for each in content["annotations"]} == {(0, list), (1, dict)}
     kinds = {type(codes) for codes, _ in RefcocoSplit(whole, "train").annotations.values()}
-    assert kinds == {list, dict}
+    assert kinds == {list}
 
 
 def test_only_annotations_of_the_split_are_kept(whole: Path) -> None:
@@ -259,13 +262,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no polygon": (segmentation([]), "annotation 50000 is no list of polygons"),
     "no mask": (segmentation(None), "annotation 50000 is no COCO run lengths"),
     "run lengths too short": (
-        segmentation({"counts": [4, 4], "size": list(SIZE)}, 1),
-        "annotation 50001 has run lengths that cover 8 of 9,408 pixels",
+        segmentation({"counts": [4, 4], "size": list(SIZE)}),
+        "annotation 50000 has run lengths that cover 8 of 9,408 pixels",
     ),
-    "run lengths of text": (segmentation({"counts": "", "size": list(SIZE)}, 1), "annotation 50001 has run lengths"),
+    "run lengths of text": (segmentation({"counts": "", "size": list(SIZE)}), "annotation 50000 has run lengths"),
     "run lengths of another size": (
-        segmentation({"counts": [4, 4], "size": [2, 4]}, 1),
-        "annotation 50001 has size [2, 4], its frames have [84, 112]",
+        segmentation({"counts": [4, 4], "size": [2, 4]}),
+        "annotation 50000 has size [2, 4], its frames have [84, 112]",
     ),
     "another image size": (
         instances(lambda v: v["images"][0].update(height=85)),
@@ -302,10 +305,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         f"{PICKLE}: 0.sentences.0.sent: ",
     ),
     "run lengths that decoders hang on": (
-        segmentation({"counts": "\u0100\u0100", "size": list(SIZE)}, 1),
-        "annotation 50001 has run lengths that are damaged",
+        segmentation({"counts": "\u0100\u0100", "size": list(SIZE)}),
+        "annotation 50000 has run lengths that are damaged",
     ),
-    "converted without a mask": (converted, "instances_refcoco_train.json: lacks image 23 or its annotation"),
+    "converted without a mask": (converted, "instances_refcoco_train.json: lacks image 15 or its annotation"),
 }
 
 

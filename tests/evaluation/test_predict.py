@@ -193,7 +193,7 @@ def test_detections_of_every_sample(home: Path, tmp_path: Path, name: str) -> No
     assert tree(tmp_path / "out").keys() == {"predictions.json", "predict.json"}
     entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
     split = open_split(name, home / name, SPLITS[name])
-    samples = {str(item.extra.get("image_id", item.id)): item for item in split.expressions}
+    samples = {item.extra.get("image_id", item.id): item for item in split.expressions}
     assert Counter(entry["image_id"] for entry in entries) == Counter(dict.fromkeys(samples, 4))  # 4 video tokens
     segmenter = Segmenter.from_pretrained(home / "tiny", "cpu")
     for key, item in list(samples.items())[:4]:

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -25,11 +26,11 @@ from dshmp.data.base import Expression, Video
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.registry import Dataset
 from dshmp.errors import UserError
-from dshmp.evaluation.coco import frame_list
+from dshmp.evaluation.coco import frame_list, mean_average_precision
 from dshmp.evaluation.metrics import jf
 from dshmp.evaluation.predictions import LARGEST, Predictions
 from dshmp.evaluation.protocols import SampleScore
-from dshmp.evaluation.report import differences, figures, intervals
+from dshmp.evaluation.report import differences, figures, intervals, warn
 from dshmp.evaluation.score import run, score_split
 from dshmp.rle import encode
 
@@ -203,8 +204,8 @@ def test_any_pixel_that_is_not_zero_is_foreground(kind: str, root: Path, pred: P
             "one": lambda v: Image.fromarray(v),
             "bit": lambda v: Image.fromarray(v * 255).convert("1"),
             "palette": lambda v: with_palette(v * 3),
-            "rgb": lambda v: Image.fromarray(np.stack([v * 0, v * 0, v], 2)),
-            "rgba": lambda v: Image.fromarray(np.stack([v, v * 0, v, v * 0 + 255], 2)),
+            "rgb": lambda v: Image.fromarray(np.stack([v * 0, v * 0, v * 9], 2)),
+            "rgba": lambda v: Image.fromarray(np.stack([v * 9, v * 0, v, v * 0 + 255], 2)),
             "sixteen": lambda v: Image.fromarray(v.astype(np.uint16) * 256),
         }[kind](values)
         image.save(pred / "cat" / "0" / f"{name}.png")
@@ -922,6 +923,91 @@ def test_perfect_predictions_of_every_data_set(name: str, split_name: str, tmp_p
     figure = "mIoU" if entry.layout == "coco" else "J&F"
     assert scores.figures[figure] == pytest.approx(100)
     assert {row.video for row in scores.rows} == {item.video for item in split.expressions}
+    for pattern in ("JPEGImages", "*/JPEGImages", "Release/clips320H", "Rename_Images", "train2014"):
+        for folder in (tmp_path / "root").glob(pattern):
+            shutil.rmtree(folder)
+    assert score_split(entry, tmp_path / "root", split_name, tmp_path / "pred").figures == scores.figures
+
+
+def test_official_readers_take_our_refcoco_results(tmp_path: Path) -> None:
+    """COCO's own loadRes reads the file, and where all scores tie its figure is ours."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    entry = registry.dataset("refcoco")
+    entry.mini(tmp_path, 0)
+    split = entry.open(tmp_path, "train")
+    entries, images, annotations = [], [], []
+    for n, item in enumerate(split.expressions):
+        number, (height, width) = item.extra["image_id"], split.annotations[item.annotations[0]][1]
+        truth = split.masks(item.video, item.annotations, [0], (height, width))[0, 0]
+        answer = encode(np.roll(truth, n % 3 * 2, axis=1))
+        entries.append({"image_id": number, "category_id": 1, "segmentation": answer, "score": 0.5})
+        images.append({"id": number, "height": height, "width": width})
+        area, known = int(truth.sum()), {"id": n + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
+        annotations.append(known | {"segmentation": encode(truth), "area": area})
+    (tmp_path / "predictions.json").write_text(json.dumps(entries))
+    ground = COCO()
+    ground.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1}]}
+    ground.createIndex()
+    evaluation = COCOeval(ground, ground.loadRes(str(tmp_path / "predictions.json")), "segm")
+    evaluation.params.useCats = 0
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert len(images) > 10  # as text, 10 comes before 2
+    found = score_split(entry, tmp_path, "train", tmp_path).figures["mAP"]
+    assert found == pytest.approx(100 * evaluation.stats[0], abs=1e-9)
+
+
+def test_a_crowd_is_no_target_of_map() -> None:
+    truth = {1: encode(box(1)), 2: encode(box(9))}
+    right = {1: [{"image_id": 1, "category_id": 1, "segmentation": truth[1], "score": 0.5}]}
+    assert mean_average_precision(truth, right) < 0.6
+    assert mean_average_precision(truth, right, {2}) == pytest.approx(1)
+    assert mean_average_precision(truth, right, {1, 2}) == 0
+
+
+def test_detections_at_the_size_of_the_mask_or_of_the_frame(tmp_path: Path) -> None:
+    """A2D's masks may be a pixel off their clips."""
+
+    class Odd(FakeCoco):
+        def mask_size(self, video: str, annotations: Sequence[int], position: int) -> tuple[int, int]:
+            return H, W + 1
+
+        def masks(self, video: str, annotations: Sequence[int], positions: Sequence[int], size: Any) -> np.ndarray:
+            assert size == (H, W + 1)
+            return np.pad(super().masks(video, annotations, positions, size), [(0, 0)] * 3 + [(0, 1)])
+
+    for wide in (0, 1):
+        found = [detection(i, np.pad(coco_truth(i), [(0, 0), (0, wide)]), 0.5) for i in range(6)]
+        (tmp_path / "predictions.json").write_text(json.dumps(found))
+        scores = score_split(data("coco", Odd), tmp_path, "test", tmp_path)
+        assert scores.problems == ()
+        assert scores.figures["mIoU"] > (99.9 if wide else 80)
+
+
+def test_masks_are_read_as_opencv_reads_them(root: Path, pred: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = pred / "bird" / "0"
+    masks = truth("bird", "0").astype(np.uint8) * 255
+    reverse = Image.fromarray(255 - masks[0])
+    reverse = reverse.point(lambda v: v // 255)
+    reverse.putpalette([255, 255, 255, 0, 0, 0])  # white has the index 0
+    reverse.save(folder / f"{FRAMES[0]}.png")
+    with open(folder / f"{FRAMES[1]}.png", "ab") as file:
+        file.write(b"x")
+    turned = Image.Exif()
+    turned[0x112] = 3
+    Image.fromarray(masks[2]).rotate(180).save(folder / f"{FRAMES[2]}.png", exif=turned)
+    Image.new("L", (W, H)).save(folder / f"{FRAMES[3]}.png", "JPEG")
+    scores = score(root, pred)
+    assert by_key(scores)["bird", "0"].terms["J"][0] == pytest.approx((T - 1) / T)
+    assert [(p.kind, p.path) for p in scores.problems] == [("palette", f"bird/0/{FRAMES[0]}.png")]
+    warn(scores, "mevis")
+    assert "1 masks are read as grey" in caplog.text
+    turned[0x112] = 6
+    Image.fromarray(masks[2]).save(folder / f"{FRAMES[2]}.png", exif=turned)
+    assert "turned by its EXIF" in score(root, pred).damaged[0].reason
 
 
 def write_truth(split: Any, layout: str, folder: Path) -> None:

@@ -85,8 +85,6 @@ class A2dSplit(DataSplit):
         mttr = root / f"a2d_sentences_single_frame_{split}_annotations.json"
         super().__init__(root, mttr if mttr.is_file() else root / ANNOTATION, "A2D-Sentences", split, SPLITS)
         self.clips = next((root / "Release").glob("CLIPS320"), root / "Release" / "clips320H")
-        if not self.clips.is_dir():
-            raise UserError(f"{self.clips}: missing; A2D's clips belong there")
         self._kept: tuple[str, dict[int, NDArray[np.uint8]]] = ("", {})
         clips = {clip.video: clip for clip in read_rows(root / VIDEOSET, Clip) if SPLITS[clip.subset] == split}
         if self.listed == mttr:
@@ -116,17 +114,27 @@ class A2dSplit(DataSplit):
         The clip is decoded up to the last position; what has been asked of the video last read stays in memory.
         """
         wanted = range(len(self.videos[video].frames)) if positions is None else positions
+        if not self.clips.is_dir():
+            raise UserError(f"{self.clips}: missing; A2D's clips belong there")
         name, known = self._kept
         if name != video or not known.keys() >= set(wanted):
             known = _decode(self.clips / f"{video}.mp4", wanted) | (known if name == video else {})
             self._kept = (video, known)  # at once, as another thread may be reading
         return [known[position] for position in wanted]
 
+    def mask_size(self, video: str, annotations: Sequence[int], position: int) -> Size:
+        """(H, W) of the masks of an annotated frame, which may be a pixel off the clip's, as published."""
+        height, width = read_masks(self._mask_file(video, position))[1].shape[1:]
+        return height, width
+
+    def _mask_file(self, video: str, position: int) -> Path:
+        return self.folder / INSTANCES / video / f"{position + 1:05d}.h5"
+
     def masks(self, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         """As `Split.masks`, in annotated frames, each read once; masks of another size than the frames' are resized."""
         out = np.zeros((len(annotations), len(positions), *size), dtype=bool)
         for t, position in enumerate(positions if annotations else ()):
-            path = self.folder / INSTANCES / video / f"{position + 1:05d}.h5"
+            path = self._mask_file(video, position)
             instances, masks = read_masks(path)
             for g, annotation in enumerate(annotations):
                 if annotation not in instances:

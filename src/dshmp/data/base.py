@@ -144,6 +144,13 @@ def frame_size(split: Split, video: str, position: int = 0) -> Size:
     return height, width
 
 
+def mask_size(split: Split, video: str, annotations: Sequence[int], position: int = 0) -> Size:
+    """(H, W) of the masks, which a split may know without a picture; of the frame where nothing is annotated."""
+    known = getattr(split, "mask_size", None)
+    told = known(video, annotations, position) if known is not None and annotations else None
+    return told or frame_size(split, video, position)
+
+
 def times_shown(shown: Sequence[int]) -> tuple[int, ...]:
     """The place in time of each frame that a model is shown, in frames from the first one of them."""
     return tuple(position - shown[0] for position in shown)
@@ -172,6 +179,8 @@ def _text(text: str) -> str:
 Name = Annotated[str, BeforeValidator(checked_name)]
 Text = Annotated[str, AfterValidator(_text)]
 Id = Annotated[int, Field(strict=True, ge=0)]  # a number that JSON gives as such, not as text
+
+Side = Annotated[int, Field(strict=True, ge=1, le=2**15)]  # pixels
 
 
 class Videos(BaseModel, Generic[T]):

@@ -169,6 +169,11 @@ class IndexMaskSplit(ImageSplit):
     def mask_files(self, video: str) -> list[Path]:
         return [self.mask_folder(video) / f"{frame}.png" for frame in self.videos[video].frames]
 
+    def mask_size(self, video: str, annotations: Sequence[int], position: int) -> Size:
+        """(H, W) of masks, without their frame."""
+        with open_data_image(self.mask_files(video)[position], "mask") as image:
+            return image.height, image.width
+
     def masks(self, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         """As `Split.masks`; a frame's file, which holds all objects, is read once."""
         out, files = np.zeros((len(annotations), len(positions), *size), dtype=bool), self.mask_files(video)

@@ -89,13 +89,20 @@ class JhmdbSplit(ImageSplit):
         if row.video not in self._actions:
             raise UserError(f"{self.listed}: names {row.video}, which is not in Rename_Images; fetch the frames")
         path = _mask_file(self.folder, self._actions[row.video], row.video)
-        count = min(len(list(self.image_folder(row.video).glob("*.png"))), _count_masks(path))
+        count = _count_masks(path)
+        if (self.folder / "Rename_Images").is_dir():
+            count = min(len(list(self.image_folder(row.video).glob("*.png"))), count)
         if not count:
             raise UserError(f"{self.image_folder(row.video)}: holds no frames")
         return [ListedSample(row.video, frame, str(path), count, row.query) for frame in drawn_frames(row.video, count)]
 
     def image_folder(self, video: str) -> Path:
         return self.folder / "Rename_Images" / self._actions[video] / video
+
+    def mask_size(self, video: str, annotations: Sequence[int], position: int) -> Size:
+        """(H, W) of masks, without their frames."""
+        height, width = _mask_shape(_mask_file(self.folder, self._actions[video], video))[:2]
+        return height, width
 
     def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         import scipy.io
@@ -118,8 +125,9 @@ def drawn_frames(video: str, count: int) -> list[int]:
 
 
 def _find_actions(root: Path) -> dict[str, str]:
-    """Video -> action, the folder that it lies in."""
-    actions = {folder.name: folder.parent.name for folder in sorted((root / "Rename_Images").glob("*/*"))}
+    """Video -> action, the folder that it lies in; of masks, which are all that scoring needs, without frames."""
+    there = next(filter(Path.is_dir, (root / "Rename_Images", root / "puppet_mask")), root / "Rename_Images")
+    actions = {folder.name: folder.parent.name for folder in sorted(there.glob("*/*"))}
     if not actions:
         raise UserError(f"{root / 'Rename_Images'}: missing or without videos; the frames of JHMDB belong there")
     return actions
@@ -130,7 +138,11 @@ def _mask_file(root: Path, action: str, video: str) -> Path:
 
 
 def _count_masks(path: Path) -> int:
-    """How many masks a puppet_mask.mat says it has, without reading them."""
+    return _mask_shape(path)[2]
+
+
+def _mask_shape(path: Path) -> tuple[int, int, int]:
+    """The shape (H, W, T) of masks as a puppet_mask.mat says, without reading them."""
     import scipy.io
 
     stored = {name: (tuple(shape), kind) for name, shape, kind in _read_mat(scipy.io.whosmat, path)}
@@ -138,7 +150,7 @@ def _count_masks(path: Path) -> int:
     is_number = re.fullmatch(r"logical|single|double|u?int\d+", kind)
     if is_number is None or len(shape) not in (2, 3) or not 0 < math.prod(shape) <= LARGEST:
         raise UserError(f"{path}: part_mask is {kind} of shape {shape}, not numbers (H, W, T); fetch it again")
-    return shape[2] if len(shape) == 3 else 1
+    return shape[0], shape[1], shape[2] if len(shape) == 3 else 1
 
 
 def _read_mat(read: Callable[..., Any], path: Path, **options: Any) -> Any:
@@ -154,6 +166,8 @@ def _read_mat(read: Callable[..., Any], path: Path, **options: Any) -> Any:
 def check(root: Path, report: CheckReport) -> None:
     """Layout, published counts, that every video has frames and masks, and that they can be decoded."""
     report.mend = "fetch JHMDB's Rename_Images and puppet_mask, or A2D-Sentences' jhmdb_annotation.txt, again"
+    if not (root / "Rename_Images").is_dir():
+        report.found(root / "Rename_Images", "missing or without videos")
     actions = report.attempt(_find_actions, root) or {}
     for row in report.each("masks", report.attempt(read_rows, root / ANNOTATION, Sentence, True) or []):
         if row.video in actions:

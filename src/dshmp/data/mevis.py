@@ -15,13 +15,13 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
-from dshmp.data.base import Expression, Id, Name, Size, Text, Video, Videos, read_shape
+from dshmp.data.base import Expression, Id, Name, Side, Size, Text, Video, Videos, read_shape, shaped
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit, decode_mask
 from dshmp.data.mini import draw_clips, first_frames, save_frames
@@ -49,10 +49,14 @@ END = re.compile(rb"[]{]\s*\}\s*$")
 Span = tuple[int, int]  # first byte of an annotation's value, and the one after the last
 
 
+# as a number, or as the text that mask_dict.json has
+AnyId = Annotated[Id, BeforeValidator(lambda v: int(v) if isinstance(v, str) and re.fullmatch("[0-9]{1,18}", v) else v)]
+
+
 class _Sentence(BaseModel, extra="allow"):
     exp: Text
-    obj_id: tuple[Id, ...] = ()
-    anno_id: tuple[Id, ...] | None = None  # where the truth is hidden
+    obj_id: tuple[AnyId, ...] = ()
+    anno_id: tuple[AnyId, ...] | None = None  # where the truth is hidden
     subsets: list[str] = []
     static_ids: list[int] = []
 
@@ -65,6 +69,10 @@ class _Clip(BaseModel):
     frames: tuple[Name, ...]
     objects: dict[int, _Object] = {}
     expressions: dict[Name, _Sentence]
+
+
+class _Mask(BaseModel):
+    size: tuple[Side, Side]
 
 
 class MaskIndex:
@@ -163,8 +171,6 @@ class MevisSplit(ImageSplit):
                 ids, annotations = item.obj_id, item.anno_id or ()
                 if item.anno_id is None:
                     hidden.append(where)
-                if len(ids) != len(annotations):
-                    raise UserError(f"{where} has {len(ids)} obj_id and {len(annotations)} anno_id, not pairs; {MEND}")
                 if objects and not drawn >= set(item.static_ids):
                     raise UserError(f"{where} has static_ids that are no objects with an anno_id; {MEND}")
                 extra = item.model_dump(exclude={"exp", "obj_id", "anno_id"}, exclude_unset=True)
@@ -177,6 +183,14 @@ class MevisSplit(ImageSplit):
     @cached_property
     def _index(self) -> MaskIndex:
         return MaskIndex(self.mask_file)
+
+    def mask_size(self, video: str, annotations: Sequence[int], position: int) -> Size | None:
+        """(H, W) of masks as their run lengths say, where the frame is not there."""
+        frame = self.frame_files(video)[position]
+        for annotation in annotations if not frame.exists() else ():
+            for mask in filter(None, self._index.track(annotation) or ()):
+                return shaped(_Mask, mask, f"{self.mask_file}: annotation {annotation}").size
+        return None
 
     def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         where, count = f"{self.mask_file}: annotation {annotation}", len(self.videos[video].frames)
@@ -205,7 +219,11 @@ def check(root: Path, report: CheckReport) -> None:
     for name, split in check_splits(report, root, there or SPLITS[:1], MevisSplit, COUNTS):
         known: dict[tuple[str, int], int] = {}
         for item in split.expressions:
-            for number, annotation in zip(item.objects, item.annotations, strict=True):
+            ids, annotations = item.objects, item.annotations
+            if len(ids) != len(annotations):
+                told = f"has {len(ids)} obj_id and {len(annotations)} anno_id, not pairs"
+                report.found(split.listed, f"video {item.video!r}, expression {item.id!r} {told}")
+            for number, annotation in zip(ids, annotations, strict=False):
                 if (first := known.setdefault((item.video, number), annotation)) != annotation:
                     told = f"has anno_id {annotation} for object {number}, elsewhere {first}"
                     report.found(split.listed, f"video {item.video!r}, expression {item.id!r} {told}")

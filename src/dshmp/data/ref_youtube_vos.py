@@ -20,12 +20,18 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from dshmp.data.base import Expression, Name, Text, Video, Videos, read_shape
-from dshmp.data.check import CheckReport, check_splits
+from dshmp.data.check import CheckReport, Finding, check_splits
 from dshmp.data.images import IndexMaskSplit, index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
+from dshmp.errors import UserError
 
 SPLITS = ("train", "valid")
 COUNTS = {"train": ({"videos": 3471},), "valid": ({"videos": 202, "expressions": 834, "frames": 5486},)}
+
+NO_TESTS = (
+    "it is no longer published, and names the videos that valid's file has too many: take a colleague's copy, or if "
+    'valid\'s file lists no video of test, write {"videos": {}} there'
+)
 
 
 class _Named(BaseModel, extra="allow"):
@@ -55,7 +61,10 @@ class RefYoutubeVosSplit(IndexMaskSplit):
 
     def __init__(self, root: Path, split: str) -> None:
         super().__init__(root / split, expressions_file(root, split), "Ref-YouTube-VOS", split, SPLITS)
-        left_out = read_shape(expressions_file(root, "test"), Videos[_Clip]).videos if split == "valid" else {}
+        tests = expressions_file(root, "test")
+        if split == "valid" and not tests.is_file():
+            raise UserError(f"{tests}: missing; {NO_TESTS}")
+        left_out = read_shape(tests, Videos[_Clip]).videos if split == "valid" else {}
         path = self.folder / "meta.json"
         described = read_shape(path, _Descriptions) if split == "train" or path.is_file() else _Descriptions()
         found = []
@@ -82,12 +91,17 @@ def expressions_file(root: Path, split: str) -> Path:
 def check(root: Path, report: CheckReport) -> None:
     """Every split whose expressions or frames are there."""
     there = [name for name in SPLITS if (root / name).is_dir() or expressions_file(root, name).parent.is_dir()]
+    tests = expressions_file(root, "test")
     for name, split in check_splits(report, root, there or SPLITS, RefYoutubeVosSplit, COUNTS):
         named = all(item.objects for item in split.expressions)
         if name == "train" and not named:
             report.found(split.listed, "has expressions without obj_id, which this split has")
         elif not split.has_truth and named and (split.folder / "Annotations").is_dir():
             report.found(split.folder / "Annotations", "lacks masks of some frames")
+    report.findings = [
+        Finding(tests, "missing", NO_TESTS) if item.path == tests and not tests.exists() else item
+        for item in report.findings
+    ]
 
 
 def write_mini(folder: Path, seed: int) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.base import Expression, Id, Name, Size, Text, Video, read_shape, shaped
+from dshmp.data.base import Expression, Id, Name, Side, Size, Text, Video, read_shape, shaped
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit, decode_mask, run_lengths, save_jpeg
 from dshmp.data.mini import draw_clips, resized
@@ -34,7 +34,6 @@ SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd
     "refcoco+": {"train": 120_191, "val": 10_758, "testA": 5_726, "testB": 4_889},
     "refcocog": {"train": 80_512, "val": 4_896, "test": 9_602},
 }
-Side = Annotated[int, Field(strict=True, ge=1, le=2**15)]  # pixels
 
 
 class _Image(BaseModel):
@@ -50,6 +49,7 @@ class _Annotation(BaseModel):
     image_id: Id
     category_id: Id
     segmentation: Any
+    iscrowd: Annotated[int, Field(ge=0, le=1)] = 0
     original_id: Id = 0  # in a converted file, the annotation's id in COCO
 
 
@@ -77,7 +77,11 @@ class _Reference(BaseModel):  # an object and what is said of it, in the pickle
 
 
 class RefcocoSplit(ImageSplit):
-    """A split of one of the three. All sentences of an object share its annotation id, hence their target."""
+    """A split of one of the three. All sentences of an object share its annotation id, hence their target.
+
+    `extra["image_id"]` is the sentence's number, as which COCO's results know it; `extra["iscrowd"]` says whether its
+    target is a crowd, which COCO's mAP leaves out.
+    """
 
     def __init__(self, root: Path, split: str, dataset: str = "refcoco") -> None:
         references, converted = reference_file(root, dataset), converted_file(root, dataset, split)
@@ -107,11 +111,16 @@ class RefcocoSplit(ImageSplit):
             image, category = images[image_id], names.get(drawn[number].category_id)
             self.annotations[number] = drawn[number].segmentation, (image.height, image.width)
             self.videos[image.file_name] = Video(image.file_name, (image.file_name,))
-            found.append(Expression(image.file_name, str(key), text, (number,), (number,), category))
+            extra = {"image_id": key, "iscrowd": drawn[number].iscrowd}
+            found.append(Expression(image.file_name, str(key), text, (number,), (number,), category, extra=extra))
         self.keep(found, f"{references}: holds no sentence of the split {split!r}")
 
     def image_folder(self, video: str) -> Path:
         return self.folder / "train2014"
+
+    def mask_size(self, video: str, annotations: Sequence[int], position: int) -> Size:
+        """(H, W) of masks, without their image."""
+        return self.annotations[annotations[0]][1]
 
     def track(self, video: str, annotation: int, positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         where = f"{self.source}: annotation {annotation}"
@@ -153,8 +162,8 @@ _CATEGORIES = {1: ("person", "person"), 18: ("animal", "dog"), 37: ("sports", "s
 def write_mini(folder: Path, seed: int, dataset: str = "refcoco") -> None:
     """Eight images with two or three objects each, up to three sentences per object.
 
-    The second object of every image is a crowd in run lengths, the others are polygons. testA is all people, testB
-    has none, as in RefCOCO.
+    The second object of every image is a crowd in run lengths, of which nothing is said, as the readers of RefCOCO
+    know polygons only; the others are polygons. testA is all people, testB has none, as in RefCOCO.
     """
     names = list(SENTENCES[dataset])
     layout = [names[0]] * 4 + names[1:] + [names[1]] * (5 - len(names))
@@ -178,6 +187,8 @@ def write_mini(folder: Path, seed: int, dataset: str = "refcoco") -> None:
             shape = {"segmentation": uncompressed if is_crowd else _polygons(mask), "iscrowd": int(is_crowd)}
             box = [float(v) for v in cv2.boundingRect(mask.astype(np.uint8))]
             annotations.append({**ids, **shape, "area": float(mask.sum()), "bbox": box})
+            if is_crowd:
+                continue
             thing = f"{look.texture} {look.shape}"
             texts = (f"the {look.colour} {look.shape}", thing, f"{look.colour} {look.texture} one")
             sentences = [

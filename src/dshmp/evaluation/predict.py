@@ -34,7 +34,7 @@ from dshmp.data.base import Expression, Split, frame_size, read_json, times_show
 from dshmp.data.images import rle_fault, save_palette_png
 from dshmp.data.registry import dataset
 from dshmp.errors import UserError
-from dshmp.evaluation.coco import FILE, frame_list, image_id
+from dshmp.evaluation.coco import FILE, ImageId, frame_list, image_id
 from dshmp.evaluation.predictions import TOPS, Predictions, packed, zip_of
 from dshmp.files import atomic_write, destination, digest, is_vacant, locked, move_into, save_json, scratch
 from dshmp.options import Options, Targets
@@ -265,7 +265,7 @@ class Predictor:
         positions = sorted(set().union(*windows))
         images = self.split.frames(piece.video, positions) if positions else []
         frames = dict(zip(positions, images, strict=True))
-        entries: dict[str, list[dict[str, Any]]] = {}
+        entries: dict[ImageId, list[dict[str, Any]]] = {}
         for shown, together in windows.items():
             source = replace(open_video(np.stack([frames[t] for t in shown])), positions=times_shown(shown))
             for group in self._groups(together):

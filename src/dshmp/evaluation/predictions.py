@@ -18,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -26,7 +27,7 @@ from dshmp.data.base import Split, frame_size
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, destination, digest, reason, regular
 from dshmp.progress import track
-from dshmp.video.images import DECODER_ERRORS
+from dshmp.video.images import DATA_FORMATS, DECODER_ERRORS
 
 TOPS = {"mevis": "", "youtube_vos": "Annotations/"}  # layouts that have a submission, and what its paths begin with
 LARGEST = 64 * 2**20  # bytes of a mask
@@ -38,9 +39,10 @@ UNREADABLE = (*DECODER_ERRORS, lzma.LZMAError, zipfile.BadZipFile)  # what decod
 
 @dataclass(frozen=True)
 class Problem:
-    """What is missing of a prediction, or there and no mask of its frame (`damaged`), and therefore counts 0."""
+    """What is missing of a prediction, or there and no mask of its frame (`damaged`), and therefore counts 0; or read,
+    and surely not as it was meant (`palette`)."""
 
-    kind: Literal["video", "expression", "frame", "damaged"]
+    kind: Literal["video", "expression", "frame", "damaged", "palette"]
     path: str
     reason: str = "missing"
 
@@ -76,13 +78,24 @@ class Predictions:
         except UNREADABLE as error:
             raise UserError(f"{self.path / name}: is not valid JSON ({reason(error)}); write it again") from None
 
-    def mask(self, name: str, size: tuple[int, ...]) -> NDArray[np.bool_] | Problem:
-        """Any PNG as a mask (H, W) bool: a pixel is foreground where any channel but alpha is not 0."""
-        image = self.image(name, size)
+    def mask(self, name: str, size: tuple[int, ...], problems: list[Problem]) -> NDArray[np.bool_] | None:
+        """A PNG or JPEG as a mask (H, W) bool, foreground where its grey is not 0; or None, and a problem more.
+
+        Grey is what OpenCV makes of it, as MeViS's script reads masks: of a palette its colours, of 16 bits the upper
+        ones, turned as EXIF says. A palette whose index 0 is not its black is a problem too.
+        """
+        image = self.image(name, size, DATA_FORMATS)
         if isinstance(image, Problem):
-            return image
-        values = np.atleast_3d(np.asarray(image))
-        return np.asarray(values[..., : 1 if image.mode == "LA" else 3].any(-1))
+            problems.append(image)
+            return None
+        grey = cv2.imdecode(np.frombuffer(_read(self._masks / name, LARGEST), np.uint8), cv2.IMREAD_GRAYSCALE)
+        if grey is None or grey.shape != tuple(size):
+            told = "cannot be read by OpenCV" if grey is None else "is of its frame's size, and turned by its EXIF"
+            problems.append(Problem("damaged", name, told))
+            return None
+        if image.mode == "P" and np.any((np.asarray(image) > 0) != (grey > 0)):
+            problems.append(Problem("palette", name, "is read as grey, and black is not the index 0 of its palette"))
+        return np.asarray(grey > 0)
 
     def object_ids(self, name: str, size: tuple[int, ...]) -> NDArray[np.uint8] | Problem:
         """A palette or grey PNG as object ids (H, W) uint8, the raw values."""
@@ -96,17 +109,17 @@ class Predictions:
             return Problem("damaged", name, f"holds object id {most}; the DAVIS evaluation takes at most {PROPOSALS}")
         return ids
 
-    def image(self, name: str, size: tuple[int, ...]) -> Image.Image | Problem:
-        """A decoded PNG of `size` (H, W)."""
+    def image(self, name: str, size: tuple[int, ...], formats: tuple[str, ...] = ("PNG",)) -> Image.Image | Problem:
+        """A decoded PNG, or image of other formats, of `size` (H, W)."""
         try:
             content = _read(self._masks / name, LARGEST)
             if len(content) > LARGEST:
                 return Problem("damaged", name, "is far too large for a mask")
-            image = Image.open(io.BytesIO(content), formats=("PNG",))
+            image = Image.open(io.BytesIO(content), formats=formats)
             if image.size != size[::-1]:
                 return Problem("damaged", name, f"is {image.width}x{image.height}, its frame is {size[1]}x{size[0]}")
             image.verify()  # all checksums up to the end, as decoders forgive what is cut off
-            image = Image.open(io.BytesIO(content), formats=("PNG",))
+            image = Image.open(io.BytesIO(content), formats=formats)
             image.load()
             return image
         except FileNotFoundError:

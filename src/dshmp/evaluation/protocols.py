@@ -1,6 +1,6 @@
 """The benchmarks' protocols for masks on disk, one video at a time.
 
-    mevis, youtube_vos   <video>/<expression>/<frame>.png, any pixel that is not 0 is foreground
+    mevis, youtube_vos   <video>/<expression>/<frame>.png, foreground is what is not black when read as grey
     davis                anno_<a>/<video>/<frame>.png, pixel values are object ids; a = 0 ... 3
 
 What is missing or damaged counts 0, also in frames where nothing is to be found. (MeViS's script gives 0 where a
@@ -15,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from dshmp.data.base import Expression, Size, Split, frame_size
+from dshmp.data.base import Expression, Size, Split, mask_size
 from dshmp.data.ref_davis import ANNOTATORS, VOID
 from dshmp.evaluation.metrics import MaskScores, jf, jf_frames
 from dshmp.evaluation.predictions import Predictions, Problem
 
+PROTOCOLS = {  # by layout: what a figure is, for results.json
+    "mevis": "MeViS: J and F, mean over all frames, then over expressions; masks read as grey",
+    "youtube_vos": "Ref-YouTube-VOS: J and F, mean over all frames, then over expressions; masks read as grey",
+    "davis": "DAVIS 2017 unsupervised: objects matched, mean over objects and four annotators",
+    "coco": "MTTR: COCO's AP without crowds; P@K is an IoU above K, compared exactly; of the best detection",
+}
 CHUNK = 8  # frames of all of a video's targets in memory
 Masks = NDArray[np.bool_]
 # figure -> (numerator, denominator): the figure over many rows is the ratio of their sums
@@ -61,16 +67,15 @@ def score_expressions(split: Split, predictions: Predictions, video: str, items:
     problems = [Problem("expression", folder) for e, folder in enumerate(folders) if e not in answered]
     if not predictions.holds(video):
         problems = [Problem("video", video)]
-    size = frame_size(split, video)
+    size = mask_size(split, video, [annotation for item in items for annotation in item.annotations])
     for start in range(0, len(names), CHUNK):
         truths: dict[tuple[int, ...], Masks] = {}  # expressions share targets
         positions = range(start, min(start + CHUNK, len(names)))
         for e in answered:
             annotations = items[e].annotations
             for t in (t for t in positions if wanted[e, t]):
-                mask = predictions.mask(f"{folders[e]}/{names[t]}.png", size)
-                if isinstance(mask, Problem):
-                    problems.append(mask)
+                mask = predictions.mask(f"{folders[e]}/{names[t]}.png", size, problems)
+                if mask is None:
                     continue
                 if annotations not in truths:
                     truths[annotations] = target(split, video, annotations, positions, size)
@@ -105,8 +110,8 @@ def synthetic_terms(split: Split, predictions: Predictions, video: str, item: Ex
     static = [objects[each]["anno_id"] for each in item.extra["static_ids"]]
     terms = {"static oracle": (sum(jf(target(split, video, static, positions, size), truth)) / 2, 1.0)}
     if "direction pairs" in item.subsets and len(item.objects) == 1:
-        masks = [predictions.mask(f"{video}/{item.id}/{name}.png", size) for name in names]
-        answer = np.stack([np.zeros(size, bool) if isinstance(mask, Problem) else mask for mask in masks])
+        masks = [predictions.mask(f"{video}/{item.id}/{name}.png", size, []) for name in names]
+        answer = np.stack([np.zeros(size, bool) if mask is None else mask for mask in masks])
         rest = [entry["anno_id"] for key, entry in objects.items() if key not in item.objects]
         rivals = split.masks(video, rest, positions, size)
         first, *others = ((answer & mask).sum() / max((answer | mask).sum(), 1) for mask in (truth, *rivals))

@@ -192,6 +192,10 @@ def warn(scores: Scores, layout: str) -> None:
         log.warning("%s: %s; it counts 0", problem.path, problem.reason)
     if len(scores.damaged) > SHOWN:
         log.warning("and %d more damaged files", len(scores.damaged) - SHOWN)
+    palettes = [problem for problem in scores.problems if problem.kind == "palette"]
+    if palettes:
+        told = "masks are read as grey, as MeViS's script does, though their palette's index 0 is not black"
+        log.warning("%d %s, the first is %s", len(palettes), told, palettes[0].path)
     source = frame_list(scores.split)
     if source is not None and not source.startswith("MTTR's list"):
         log.warning("the frames are %s: these are not the frames of published figures", source)

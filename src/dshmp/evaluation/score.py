@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dshmp.data.base import Expression, Split, by_video, expression_name, frame_size, read_shape, shaped
+from dshmp.data.base import Expression, Split, by_video, expression_name, mask_size, read_shape, shaped
 from dshmp.data.registry import Dataset, dataset
 from dshmp.errors import UserError
 from dshmp.evaluation import coco, report
 from dshmp.evaluation.predictions import TOPS, Predictions
-from dshmp.evaluation.protocols import score_expressions, score_objects
+from dshmp.evaluation.protocols import PROTOCOLS, score_expressions, score_objects
 from dshmp.evaluation.report import Scores, figures, intervals
 from dshmp.files import check_owned, destination
 from dshmp.options import Options
@@ -54,7 +54,7 @@ def run(
         card = report.own_card(card, pred, facts)
     data = dataset(name)
     scores = score_split(data, root, split_name, pred, workers or os.cpu_count() or 1)
-    results = report.document(scores, name, split_name, pred, facts)
+    results = report.document(scores, name, split_name, pred, facts) | {"protocol": PROTOCOLS[data.layout]}
     report.warn(scores, data.layout)
     report.print_table(results, other, str(compare))
     for difference in report.differences(results, other) if other else ():
@@ -106,14 +106,15 @@ def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers:
     if workers > 1:  # a split may index its masks at the first one: not in every process
         with contextlib.suppress(UserError, StopIteration):
             item = next(item for item in split.expressions if item.annotations)
-            split.masks(item.video, item.annotations[:1], [0], frame_size(split, item.video))
+            split.masks(item.video, item.annotations[:1], [0], mask_size(split, item.video, item.annotations))
     parts = _map(partial(_job, data.layout, pred, split, items), items, workers)
     if data.layout == "coco":
         truth: coco.Truths = dict(pair for part in parts for pair in part.items())
-        detections, damaged = coco.read_detections(predictions, truth)
+        detections, damaged = coco.read_detections(predictions, truth, split)
+        crowds = {coco.image_id(item) for item in split.expressions if item.extra.get("iscrowd")}
         rows, missing = coco.score_samples([item for group in items.values() for item in group], truth, detections)
         problems = [*damaged, *missing]
-        known = {"mAP": 100 * coco.mean_average_precision(truth, detections)} | figures(rows)
+        known = {"mAP": 100 * coco.mean_average_precision(truth, detections, crowds)} | figures(rows)
     else:
         top, below = ("anno_0/", "") if data.layout == "davis" else ("", "/<expression>")
         if not any(predictions.holds(top + video) for video in items):
