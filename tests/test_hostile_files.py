@@ -92,7 +92,7 @@ def test_postscript_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("subprocess.Popen", lambda *arguments, **_: pytest.fail(f"started {arguments}"))
     alone = tmp_path / f"1{suffix}"
     alone.write_bytes(POSTSCRIPT)
-    assert refusal(alone) == f"{alone}: not an image, or damaged (it is no JPEG or PNG or BMP or WEBP)"
+    assert refusal(alone) == f"{alone}: not an image, or damaged (it is no JPEG or PNG or BMP or WEBP or TIFF or AVIF)"
     Image.fromarray(picture(0)).save(tmp_path / "0.png")
     assert refusal(tmp_path).startswith(f"{alone}: not an image")
 
