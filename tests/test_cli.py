@@ -248,6 +248,15 @@ def test_lists(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_dialects_of_lists(tmp_path: Path, separator: str, encoding: str) -> None:
+    rows = ["video,expression", 'ä.mp4,"a dog, then; a cat"', "b.mp4,a cat"]
+    text = "\n".join([*(row.replace(",", separator, 1) for row in rows), ""])
+    (tmp_path / "a.csv").write_text(text, encoding=encoding)
+    assert list(read_list(tmp_path / "a.csv").values()) == [["a dog, then; a cat"], ["a cat"]]
+
+
 def test_a_second_video_is_no_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:

@@ -183,7 +183,7 @@ def test_folder_of_a_rotated_odd_variable_rate_file(segmenter: Segmenter, tmp_pa
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip"]
 
 
-@pytest.mark.parametrize(("codec", "kept"), [("aac", True), ("pcm_s16le", False)])
+@pytest.mark.parametrize(("codec", "kept"), [("aac", True), ("mp3", True), ("pcm_s16le", False)])
 def test_sound_goes_along_where_it_can(
     segmenter: Segmenter, tmp_path: Path, caplog: pytest.LogCaptureFixture, codec: str, kept: bool
 ) -> None:

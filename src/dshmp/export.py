@@ -129,7 +129,7 @@ def _write(work: Path, clip: EncodedClip) -> list[Result]:
                 save_png(folder / MASKS / f"{source.start + index:05d}.png", answer.add(mask).astype(np.uint8) * 255)
                 write(painter(frame.image, mask, index), frame.time)
     for _, folder, *_ in outputs:
-        add_sound(folder / OVERLAY, source.path, clip.times[0])
+        add_sound(folder / OVERLAY, source.path, source.begin + clip.times[0])
     return [clip.result(answer) for answer in clip.answers]
 
 

@@ -1,6 +1,8 @@
-"""The list of `dshmp batch`: a video and an expression per row, as CSV or JSON lines."""
+"""The list of `dshmp batch`: a video and an expression per row, as CSV (commas, semicolons or tabs) or JSON lines."""
 
+import codecs
 import csv
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -19,7 +21,9 @@ def read_list(path: Path) -> dict[Path, list[str]]:
     jobs: dict[Path, tuple[Path, dict[str, None]]] = {}  # by where the video's path leads
     line = 0
     try:
-        with open(path, encoding="utf-8-sig", newline="", opener=regular) as file:
+        with open(path, "rb", opener=regular) as start:  # as spreadsheets save "Unicode text"
+            utf16 = start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        with open(path, encoding="utf-16" if utf16 else "utf-8-sig", newline="", opener=regular) as file:
             for line, content in _rows(file, json_lines=path.suffix.lower() in (".jsonl", ".ndjson")):  # noqa: B007
                 row = json.loads(content) if isinstance(content, str) else content
                 name, expression = (row.get(column) if isinstance(row, dict) else None for column in COLUMNS)
@@ -41,7 +45,11 @@ def _rows(file: TextIO, json_lines: bool) -> Iterator[tuple[int, dict[str, Any] 
     if json_lines:
         yield from ((line, text) for line, text in enumerate(file, 1) if text.strip())
         return
-    reader = csv.DictReader(file, restkey="", skipinitialspace=True, strict=True)
+    head = file.readline()
+    separator = max(",;\t", key=head.count)  # the first of equals
+    reader = csv.DictReader(
+        itertools.chain([head], file), None, "", delimiter=separator, skipinitialspace=True, strict=True
+    )
     try:
         reader.fieldnames = header = [name.strip() for name in reader.fieldnames or ()]
         if any(header.count(column) != 1 for column in COLUMNS):

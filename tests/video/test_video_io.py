@@ -1,9 +1,11 @@
 """Reading videos: every kind comes out right, and what is none is told in one line."""
 
+import io
 import logging
 import os
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -198,3 +200,85 @@ def test_iterator_can_be_read_twice() -> None:
 def test_wrong_rate() -> None:
     with pytest.raises(UserError, match="fps"):
         open_video(np.zeros((1, 8, 8, 3), np.uint8), fps=0)
+
+
+def jpeg(orientation: int) -> bytes:
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[0x112] = orientation
+    Image.fromarray(picture(40)).save(data, "JPEG", exif=exif, quality=95)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["avi", "mov", "mkv"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_camera_pictures_in_a_video_are_upright(tmp_path: Path, kind: str, orientation: int) -> None:
+    """As Pillow turns the same picture, in a folder."""
+    data = jpeg(orientation)
+    with av.open(str(tmp_path / f"a.{kind}"), "w") as output:
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        for index in range(3):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = index
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, True
+            output.mux(packet)
+    (tmp_path / "a.jpg").write_bytes(data)
+    (still,) = open_video(tmp_path / "a.jpg")
+    frames = list(open_video(tmp_path / f"a.{kind}"))
+    assert len(frames) == 3
+    assert frames[2].image.shape == still.image.shape
+    assert np.abs(frames[2].image.astype(int) - still.image).mean() < 12
+
+
+def test_times_begin_at_zero(tmp_path: Path) -> None:
+    """MPEG-TS begins later on its own clock, which its sound keeps to."""
+    source = open_video(write_clip(tmp_path / "clip.ts"))
+    assert [frame.time for frame in source] == pytest.approx([i / 25 for i in range(12)])
+    assert source.begin > 0
+
+
+def test_sixteen_bit_grey(tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    for name in ("a.png", "a.tiff"):
+        Image.fromarray(grey).save(tmp_path / name)
+        (frame,) = open_video(tmp_path / name)
+        assert (frame.image == (grey / 257).round().astype(np.uint8)[..., None]).all()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.apng", "a.webp"])
+def test_animated_pictures(tmp_path: Path, name: str) -> None:
+    images = [Image.fromarray(picture(8 * i)) for i in range(4)]
+    options = {"append_images": images[1:], "duration": [40, 80, 200, 40], "lossless": True}
+    images[0].save(tmp_path / name, "WEBP" if name.endswith("webp") else "PNG", save_all=True, **options)
+    source = open_video(tmp_path / name)
+    frames = list(source)
+    assert all((frame.image == picture(8 * i)).all() for i, frame in enumerate(frames))
+    assert ([frame.time for frame in frames], source.count) == (pytest.approx([0, 0.04, 0.12, 0.32]), 4)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "tiff", "avif", "jfif"])
+def test_folders_of_other_pictures(tmp_path: Path, suffix: str) -> None:
+    for index in range(2):
+        image = Image.fromarray(picture(index))
+        image.save(tmp_path / f"{index}.{suffix}", {"tif": "TIFF", "jfif": "JPEG"}.get(suffix))
+    assert len(list(open_video(tmp_path))) == 2
+
+
+def test_image_and_mask_side_by_side(tmp_path: Path) -> None:
+    for name in ("00000.jpg", "00000.png"):
+        Image.fromarray(picture(0)).save(tmp_path / name)
+    refused(tmp_path, "00000.png and 00000.jpg are both the frame 00000; keep frames of one kind there")
+
+
+def test_numbers_beyond_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for digits in (20, 5000):
+        with pytest.raises(UserError, match="not a range") as caught:
+            parse_range(f"0:{'9' * digits}")
+        assert len(str(caught.value)) < 200
+    for fps in (1e-9, 1e300, float("nan")):
+        with pytest.raises(UserError, match="fps must be"):
+            open_video(np.zeros((1, 8, 8, 3), np.uint8), fps=fps)
+    Image.new("L", (1, 1_000_000)).save(tmp_path / "a.png")
+    refused(tmp_path / "a.png", "1x1000000 pixels")
+    open_video(write_clip(tmp_path / "a.mp4"), fps=5)
+    assert "fps is ignored" in caplog.text

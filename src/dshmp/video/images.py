@@ -12,9 +12,11 @@ from dshmp.errors import UserError
 from dshmp.files import regular
 
 # what people's frames are read in, by Pillow's names; others stay shut: for PostScript Pillow starts Ghostscript
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "AVIF")
 DATA_FORMATS = ("JPEG", "PNG")  # what data sets and predictions consist of
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})  # how names of files in `FORMATS` end
+# how names of files in `FORMATS` end
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".avif"})
+MAX_SIDE = 65_536
 MAX_PIXELS = 8192 * 8192
 DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
@@ -33,8 +35,9 @@ def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image
         except UnidentifiedImageError:
             raise ValueError(f"it is no {' or '.join(formats)}") from None
         with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: larger than 8192x8192 pixels; scale it down first")
+            if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+                most = f"8192x8192 pixels, and {MAX_SIDE} on a side"
+                raise UserError(f"{path}: {image.width}x{image.height} pixels, the most is {most}; scale it down first")
             yield image
 
 

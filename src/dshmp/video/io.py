@@ -7,6 +7,7 @@ variable frame rates come out in sync. Where the size changes in a file, later f
 
 import contextlib
 import functools
+import io
 import itertools
 import logging
 import os
@@ -23,12 +24,12 @@ import cv2
 import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence
+from PIL import ExifTags, Image, ImageOps, ImageSequence
 
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, writing
 from dshmp.options import Place, Rate, checked
-from dshmp.video.images import DECODER_ERRORS, MAX_PIXELS, SUFFIXES, open_image
+from dshmp.video.images import DECODER_ERRORS, FORMATS, MAX_PIXELS, MAX_SIDE, SUFFIXES, open_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,11 @@ CONTAINERS = (
 )
 """FFmpeg's demuxers of single files of moving or still pictures. Playlists (hls, dash, concat), patterns of names
 (image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
+# (a, b, u, c, d) of the display matrix of each EXIF orientation
+ORIENTATIONS = {
+    **{2: [-1, 0, 0, 0, 1], 3: [-1, 0, 0, 0, -1], 4: [1, 0, 0, 0, -1]},
+    **{5: [0, 1, 0, 1, 0], 6: [0, 1, 0, -1, 0], 7: [0, -1, 0, -1, 0], 8: [0, -1, 0, 1, 0]},
+}
 UNKNOWN_RATE = 10.0  # frames per second at which a folder or an array is played back when nobody says how fast it is
 
 
@@ -70,6 +76,7 @@ class VideoSource:
     fps: float | None  # average frames per second; None where it isn't known (images, arrays)
     expected: int | None  # frames that an iteration will give, as far as the header tells; only an estimate
     frames: Callable[[], Iterator[Frame]]
+    begin: float = 0.0  # seconds on the file's own clock, as of its sound, at which the first frame is shown
     start: int = 0
     stop: int | None = None
     positions: tuple[int, ...] | None = None  # places in time of all frames, counted in frames; None: 0, 1, 2 ...
@@ -99,7 +106,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
             (T, H, W, 3), a tensor also (T, 3, H, W); picture of Pillow; paths of images, in their order; or an iterable
             of pictures, arrays (H, W, 3) or tensors, which is copied to a temporary file first.
         frames: "A:B" or (A, B): only frames A <= t < B; either end of the text may be left out.
-        fps: of images, arrays and iterators; video files know it themselves.
+        fps: of images, arrays and iterators; a video file knows its own, and a warning says so.
 
     Raises TypeError for an argument of another type, UserError for a wrong value or a video that cannot be read.
     """
@@ -189,14 +196,28 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
             files = [f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
             if not files:
                 raise UserError(f"{path}: a folder without frames; put images in it, or name a video file")
+            _check_pattern(path, files)
             files.sort(key=lambda f: re.sub(r"\d+", lambda number: number[0].zfill(20), f.name.lower()))  # 2 before 10
             return _stills(path.resolve().name, path, lambda: _read_images(files), len(files), fps)
         open(path, "rb", opener=regular).close()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
     if path.suffix.lower() in SUFFIXES:
+        if (animation := _open_animation(path, fps)) is not None:
+            return animation
         return _stills(path.stem, path, lambda: _read_images([path]), 1, fps)
+    if fps is not None:
+        log.warning("%s: fps is ignored, since a video file knows its own; it is for images and arrays", path)
     return _open_file(path)
+
+
+def _check_pattern(folder: Path, files: list[Path]) -> None:
+    """Raises UserError where two files are called alike but for the suffix: an image and its mask, most likely."""
+    stems: dict[str, Path] = {}
+    for file in sorted(files):
+        if (other := stems.setdefault(file.stem, file)) is not file:
+            fault = f"{file.name} and {other.name} are both the frame {file.stem}"
+            raise UserError(f"{folder}: {fault}; keep frames of one kind there, and masks in another folder")
 
 
 def _open_file(path: Path) -> VideoSource:
@@ -205,20 +226,24 @@ def _open_file(path: Path) -> VideoSource:
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else None
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
-        expected = int(stream.frames) or round(seconds * (fps or 0)) or None
-    told = False
+        left = sum(not entry.is_discard for entry in stream.index_entries)  # by an edit list
+        expected = min(int(stream.frames), left or int(stream.frames)) or round(seconds * (fps or 0)) or None
+    told, begin = False, 0.0
 
     def frames() -> Iterator[Frame]:
         """All that decode; damaged packets are passed over, with one warning."""
-        nonlocal told
+        nonlocal told, begin
         with open_container(path) as container:
             stream = _video_stream(container, path)
             stream.thread_type = "AUTO"
             packets = container.demux(stream)
-            count, damaged, time, step = 0, 0, -1.0, 1 / (fps or UNKNOWN_RATE)
+            count, damaged, time, step = 0, 0, float("-inf"), 1 / (fps or UNKNOWN_RATE)
+            head = None
             while True:
                 try:
-                    decoded = next(packets).decode()
+                    packet = next(packets)
+                    head = head or packet
+                    decoded = packet.decode()
                 except (StopIteration, av.error.EOFError):
                     break
                 except av.error.FFmpegError:
@@ -226,15 +251,19 @@ def _open_file(path: Path) -> VideoSource:
                     continue
                 for frame in decoded:
                     # where time stamps are missing or broken, the order of decoding counts
-                    time = frame.time if frame.time is not None and frame.time > time else time + step
-                    if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
-                        matrix, size = _display_matrix(frame), None
-                    image = _upright(frame.to_ndarray(format="rgb24"), matrix)
-                    size = size or image.shape[1::-1]
-                    if image.shape[1::-1] != size:
-                        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                    known = frame.time is not None and frame.time > time
+                    time = frame.time if known else time + step if count else 0.0
+                    try:
+                        if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
+                            matrix, size, begin = _display_matrix(frame, head), None, float(time)
+                        image = _upright(frame.to_ndarray(format="rgb24"), matrix)
+                        size = size or image.shape[1::-1]
+                        if image.shape[1::-1] != size:
+                            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                    except DECODER_ERRORS as error:
+                        raise UserError(f"{path}: frame {count} cannot be read ({reason(error)})") from None
                     count += 1
-                    yield Frame(image, float(time))
+                    yield Frame(image, float(time) - begin)
             short = expected is not None and count < 0.9 * expected
             if count and (damaged or short) and not told:
                 told = True
@@ -244,7 +273,7 @@ def _open_file(path: Path) -> VideoSource:
     if (first := next(frames(), None)) is None:
         raise UserError(f"{path}: no frame could be decoded; the file is damaged or its codec is unknown")
     height, width, _ = first.image.shape
-    return VideoSource(path.stem, path, height, width, fps, expected, frames)
+    return VideoSource(path.stem, path, height, width, fps, expected, frames, begin)
 
 
 def open_container(path: Path) -> Any:
@@ -268,18 +297,21 @@ def _video_stream(container: Any, path: Path) -> Any:
             if stream.codec_context is None:
                 raise UserError(f"{path}: the codec of its video is unknown")
             width, height = stream.codec_context.width, stream.codec_context.height
-            if not 0 < height * width <= MAX_PIXELS:
+            if not 0 < height * width <= MAX_PIXELS or max(height, width) > MAX_SIDE:
                 raise UserError(f"{path}: frames of {width}x{height} pixels, the most is 8192x8192; scale it down")
             return stream
     kinds = sorted({str(stream.type) for stream in container.streams})
     raise UserError(f"{path}: no video in this file, only {' and '.join(kinds) or 'nothing'}")
 
 
-def _display_matrix(frame: Any) -> list[int]:
+def _display_matrix(frame: Any, packet: Any) -> list[int]:
     """(a, b, u, c, d, ...) of the display matrix, which sends (x, y) to (a x + c y, b x + d y)."""
-    with contextlib.suppress(ValueError):  # a kind of side data that PyAV does not know, as a TIFF's
+    try:
         if (side := frame.side_data.get("DISPLAYMATRIX")) is not None:
             return list(np.frombuffer(bytes(side), dtype=np.int32).tolist())
+    except ValueError:  # EXIF, which PyAV does not know; such a packet is a picture's file, whose EXIF Pillow reads
+        with contextlib.suppress(*DECODER_ERRORS), Image.open(io.BytesIO(bytes(packet)), formats=FORMATS) as image:
+            return ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1), [1, 0, 0, 0, 1])
     return [1, 0, 0, 0, 1]
 
 
@@ -308,7 +340,7 @@ def _read_images(files: list[Path]) -> Iterator[Pixels]:
     for file in files:
         try:
             with open_image(file) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
+                image = _eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
         except DECODER_ERRORS as error:
             raise UserError(f"{file}: not an image, or damaged ({reason(error)})") from None
         first = first or image
@@ -316,6 +348,39 @@ def _read_images(files: list[Path]) -> Iterator[Pixels]:
             sizes = f"{image.width}x{image.height}, but the first frame is {first.width}x{first.height}"
             raise UserError(f"{file}: {sizes}; all frames must be of one size")
         yield np.asarray(image)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits, which Pillow's own conversion would clip to white; others as they are."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.float64).clip(0, 65535) / 257).round().astype(np.uint8))
+    return image
+
+
+def _open_animation(path: Path, fps: float | None) -> VideoSource | None:
+    """The frames of an animated picture, each with its time; None where it is but one."""
+    try:
+        with open_image(path) as opened:
+            count = getattr(opened, "n_frames", 1)
+            if count == 1 or opened.format == "TIFF":  # its further pictures are pages
+                return None
+            width, height = opened.size
+    except DECODER_ERRORS:  # the still reader says what is wrong
+        return None
+
+    def frames() -> Iterator[Frame]:
+        time, index = 0.0, 0
+        try:
+            with open_image(path) as opened:
+                for index, shown in enumerate(ImageSequence.Iterator(opened)):
+                    image = np.asarray(shown.convert("RGB"))
+                    yield Frame(image, index / fps if fps else time)
+                    time += (shown.info.get("duration") or 1000 / UNKNOWN_RATE) / 1000
+        except DECODER_ERRORS as error:
+            raise UserError(f"{path}: frame {index} cannot be read ({reason(error)})") from None
+
+    next(frames())
+    return VideoSource(path.stem, path, height, width, fps, count, frames)
 
 
 def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:

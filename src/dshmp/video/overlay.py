@@ -192,6 +192,7 @@ def overlay_writer(path: Path, height: int, width: int, fps: float | None) -> It
     with av.open(f"file:{path}", "w", **MP4) as container:
         rate = Fraction(fps or UNKNOWN_RATE).limit_denominator(60_000)
         stream: Any = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "19"})
+        stream.codec_context.thread_count = 1  # the same input, the same bytes
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.time_base = Fraction(1, TICKS)
         stream.codec_context.colorspace = 1  # BT.709, what players assume of untagged files too
