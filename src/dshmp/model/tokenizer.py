@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPECIAL_TOKENS |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
 
+# RoBERTa's parts; others fail on some texts, or make them longer without end
+_KINDS = {"normalizer": ["NoneType"], "pre_tokenizer": ["ByteLevel"], "model": ["BPE"]}
+_KINDS |= {"post_processor": ["RobertaProcessing", "TemplateProcessing"]}
+
 
 @dataclass(frozen=True)
 class TextBatch:
@@ -156,7 +160,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         file = path / "tokenizer.json" if path.is_dir() else path
         if file == path or file.exists():
             with open(file, "rb", opener=regular):
-                return PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
+                tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
+            for part, kinds in _KINDS.items():
+                if (kind := type(getattr(tokenizer.backend_tokenizer, part)).__name__) not in kinds:
+                    raise ValueError(f"its {part} is a {kind}, not {' or '.join(kinds)}")
+            return tokenizer
         if not all((path / name).exists() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
         return cast(PreTrainedTokenizerFast, RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True))
