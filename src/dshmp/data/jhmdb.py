@@ -28,7 +28,7 @@ from dshmp.data.images import ImageSplit
 from dshmp.data.mini import draw_clips, resized, short_texts
 from dshmp.errors import UserError
 from dshmp.files import reason
-from dshmp.limits import VALUES
+from dshmp.limits import FRAMES, VALUES
 
 ANNOTATION = "jhmdb_annotation.txt"
 LIST = "jhmdb_sentences_samples_metadata.json"
@@ -51,7 +51,7 @@ class ListedSample(NamedTuple):
     video: str
     frame: Annotated[FrameNumber, BeforeValidator(lambda path: Path(str(path)).stem)]  # of its image
     masks: str
-    length: Annotated[FrameNumber, Field(strict=True)]  # frames of the video that have masks
+    length: Annotated[FrameNumber, Field(strict=True, le=FRAMES)]  # frames of the video that have masks
     query: Text
 
 

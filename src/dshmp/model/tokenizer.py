@@ -102,6 +102,8 @@ class TextTokenizer:
             return [self._cache[text] for text in texts]
 
     def _text(self, expression: str) -> str:
+        if not isinstance(expression, str):
+            raise TypeError(f"an expression is text, not {type(expression).__name__}")
         if not expression.strip():
             raise UserError("the expression is empty; say in words what to segment")
         return " ".join(expression.lower().split()) if self.config.normalise else expression

@@ -33,7 +33,7 @@ class Checkpoints:
     keep: int
 
     def paths(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.safetensors"))
+        return sorted(path for path in self.folder.glob("step-*.safetensors") if not path.is_dir())
 
     def save(self, saved: Saved) -> None:
         """Write one; then remove those that are too old. Raises UserError where it cannot be written."""
