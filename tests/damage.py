@@ -1,8 +1,8 @@
 """Files damaged by chance, and what becomes of them: the means of `test_damage.py`.
 
 A kind of input is a function that makes a good one and a function that reads it as the commands do. A case is one
-damage, which follows from the kind and a number alone. `python tests/damage.py GOOD KIND FIRST COUNT` tries cases in
-this process and tells of each in a line of JSON, so that a crash of the process is told apart too.
+damage, which follows from the kind and a number alone. `python tests/damage.py GOOD` tries the cases that stdin names
+in this process, and tells of each in a line of JSON, so that a crash of the process is told apart too.
 """
 
 import io
@@ -335,12 +335,12 @@ def attempt(
     return {"outcome": outcome, "told": told[-2500:], "seconds": seconds, "memory": taken, "changed": changed[:5]}
 
 
-def cases(good: Path, kind: str, first: int, count: int) -> Iterator[dict[str, Any]]:
+def cases(good: Path, wanted: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
     """Damage copies of `good / kind`, and read them."""
     from test_damage import KINDS
 
     work = Path(f"{good}-{os.getpid()}")
-    for number in range(first, first + count):
+    for kind, number in wanted:
         chance = random.Random(f"{kind} {number}")
         folder = work / kind
         shutil.copytree(good / kind, folder)
@@ -349,7 +349,7 @@ def cases(good: Path, kind: str, first: int, count: int) -> Iterator[dict[str, A
         shutil.rmtree(work, ignore_errors=True)
 
 
-def main(good: Path, kind: str, first: str, count: str) -> None:
+def main(good: Path) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (6 * 2**30,) * 2)  # rather than that the machine stands still
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -359,9 +359,9 @@ def main(good: Path, kind: str, first: str, count: str) -> None:
     signal.signal(signal.SIGALRM, late)
     log = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for found in cases(good, kind, int(first), int(count)):
+    for found in cases(good, json.load(sys.stdin)):
         print(json.dumps(found), file=log, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]))

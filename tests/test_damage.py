@@ -24,7 +24,7 @@ import tiny
 from clips import picture, tiny_model, write_clip
 from damage import RAW, VALUES
 from dshmp.checkpoint import load_config, load_model, save_model
-from dshmp.data.base import by_video, frame_size, read_shape
+from dshmp.data.base import Expression, by_video, frame_size, read_shape
 from dshmp.data.check import examine
 from dshmp.data.images import save_palette_png
 from dshmp.data.mini import make_mini
@@ -114,7 +114,8 @@ def make_predictions(folder: Path, name: str, split_name: str) -> None:
     """The truth as predictions; the data set lies beside."""
     chosen = dataset(name)
     root = folder.parent / f"{name} mini"
-    make_mini(name, chosen.mini, root)
+    if not root.exists():
+        make_mini(name, chosen.mini, root)
     split = chosen.open(root, split_name)
     pred = folder / "pred"
     found = []
@@ -317,7 +318,7 @@ KINDS = {
     "videos": Kind(make_videos, read_pictures),
     "zip": Kind(make_zip, functools.partial(read_predictions, name="mevis", split="valid_u")),
 }
-for _name, _split in {"mevis": "valid_u", "ref-davis17": "valid", "jhmdb": "test", "refcoco": "val"}.items():
+for _name, _split in {"mevis": "valid_u", "ref-davis17": "val", "jhmdb": "test", "refcoco": "val"}.items():
     KINDS[f"predictions of {_name}"] = Kind(
         functools.partial(make_predictions, name=_name, split_name=_split),
         functools.partial(read_predictions, name=_name, split=_split),
@@ -329,29 +330,48 @@ for _name, _data in DATASETS.items():
     )
 
 
-def try_cases(good: Path, kind: str, first: int, count: int) -> list[dict[str, Any]]:
+def make_list(folder: Path, name: str, path: str, row: Callable[[Expression, int], list[Any]]) -> None:
+    """A data set with MTTR's list of the samples of its test split."""
+    chosen = dataset(name)
+    chosen.mini(folder, 0)
+    split = chosen.open(folder, "test")
+    rows = [row(item, len(split.videos[item.video].frames)) for item in split.expressions]
+    (folder / path).write_text(json.dumps(rows))
+
+
+KINDS["jhmdb's list"] = Kind(
+    functools.partial(
+        make_list,
+        name="jhmdb",
+        path="jhmdb_sentences_samples_metadata.json",
+        row=lambda item, length: [item.video, f"{int(item.id):05d}.png", "", length, item.text],
+    ),
+    functools.partial(read_data, name="jhmdb"),
+)
+KINDS["a2d's list"] = Kind(
+    functools.partial(
+        make_list,
+        name="a2d",
+        path="a2d_sentences_single_frame_test_annotations.json",
+        row=lambda item, _: [item.text, item.video, *map(int, item.id.split("_"))],
+    ),
+    functools.partial(read_data, name="a2d"),
+)
+
+
+def try_cases(good: Path, wanted: list[tuple[str, int]]) -> list[dict[str, Any]]:
     """Cases in a process of their own; the case at which that dies is told, and another one goes on."""
     found: list[dict[str, Any]] = []
     environment = {**os.environ, "DSHMP_GOOD": str(good), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    while len(found) < count:
-        number = first + len(found)
-        command = [sys.executable, HERE / "damage.py", good, kind, str(number), str(count - len(found))]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    while len(found) < len(wanted):
+        command, asked = [sys.executable, HERE / "damage.py", good], json.dumps(wanted[len(found) :])
+        options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "env": environment}
+        done = subprocess.run(command, input=asked, **options)
         found += [json.loads(line) for line in done.stdout.splitlines()]
-        if len(found) < count:
-            number = first + len(found)
-            told = done.stderr[-1000:]
-            found.append(
-                {
-                    "kind": kind,
-                    "number": number,
-                    "outcome": f"died ({done.returncode})",
-                    "told": told,
-                    "what": "",
-                    "seconds": 0,
-                    "memory": 0,
-                }
-            )
+        if len(found) < len(wanted):
+            kind, number = wanted[len(found)]
+            told = {"outcome": f"died ({done.returncode})", "told": done.stderr[-1000:], "what": ""}
+            found.append({"kind": kind, "number": number, "seconds": 0, "memory": 0} | told)
     return found
 
 
@@ -371,11 +391,13 @@ def test_damaged_input(tmp_path: Path) -> None:
     good = tmp_path / "good"
     only, first = os.environ.get("DSHMP_DAMAGE_KIND"), int(os.environ.get("DSHMP_DAMAGE_FIRST", "0"))
     chosen = [kind for kind in KINDS if only in (None, kind)]
-    found = []
-    for index, kind in enumerate(chosen):
+    for kind in chosen:
         (good / kind).mkdir(parents=True)
         KINDS[kind].make(good / kind)
-        found += try_cases(good, kind, first, COUNT // len(chosen) + (index < COUNT % len(chosen)))
+    counts = [COUNT // len(chosen) + (index < COUNT % len(chosen)) for index in range(len(chosen))]
+    found = try_cases(
+        good, [(kind, first + i) for kind, count in zip(chosen, counts, strict=True) for i in range(count)]
+    )
     print(table(found))
     wrong = [each for each in found if each["outcome"] not in ("read", "refused")]
     if record := os.environ.get("DSHMP_DAMAGE_RECORD"):

@@ -216,8 +216,8 @@ def test_none_lives_on(command: str, inputs: Path, tmp_path: Path) -> None:
         (tmp_path / "new.pth").unlink(missing_ok=True)
     wrong, done = [], Counter[str]()
     for number in (*CODES,) if not MOMENTS else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        for moment in range(MOMENTS or 3):
-            delay = 0.1 + (longest - 0.1) * moment / (MOMENTS or 3)
+        for moment in range(MOMENTS or 2):
+            delay = 0.1 + (longest - 0.1) * moment / (MOMENTS or 2)
             place = tmp_path / f"{number.name} {moment}"
             place.mkdir()
             code, told, left, seconds = interrupted(words, place, number, delay)
