@@ -120,7 +120,7 @@ def motion_decoder(batch: int, frames: int) -> Part:
         position = torch.arange(real.shape[1], device=real.device).expand(real.shape)
         video = module(tokens, real, text, position, tokens[..., 0])
         for layer in video.layers:
-            yield from (layer.logits, layer.similarity, layer.contrast, layer.pointer, layer.track_logits)
+            yield from (layer.logits, layer.similarity, layer.contrast, layer.readout.pointer, layer.track_logits)
 
     module = MotionDecoder(config)
     real = torch.ones(batch, frames, dtype=torch.bool)

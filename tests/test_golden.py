@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ RELEASE_MOTION = MotionConfig(
 )
 VIDEO_OUTPUTS = {
     "pred_logits": "logits",
-    "pred_mask_embed": "mask_embed",
+    "pred_mask_embed": "readout.mask_embed",
     "pred_cq_embed": "similarity",
     "pred_contrastive_embed": "contrast",
     "pred_fq_embed": "frame_similarity",
@@ -274,10 +275,10 @@ def check_motion(arrays: Arrays, info: dict[str, Any], parity: Parity, monkeypat
                 watch_matching(patch, parity, case, steps_by_block(given, settings.blocks), tied)
             video = model(tokens, motion_text(given, len(tokens)))
         for theirs, name in VIDEO_OUTPUTS.items():
-            parity.close(f"{case} {theirs}", getattr(video, name), given[theirs][:, 0])
+            parity.close(f"{case} {theirs}", attrgetter(name)(video), given[theirs][:, 0])
         for theirs in ("pred_logits", "pred_mask_embed", "pred_cq_embed"):
             for layer in range(len(video.layers) - 1):
-                got = getattr(video.layers[layer], VIDEO_OUTPUTS[theirs])
+                got = attrgetter(VIDEO_OUTPUTS[theirs])(video.layers[layer])
                 parity.close(f"{case} layer {layer} {theirs}", got, given[f"aux{layer}/{theirs}"][:, 0])
         if f"cotangent/{next(iter(VIDEO_OUTPUTS))}" in given:
             check_motion_gradients(model, given, parity, case)
@@ -293,7 +294,7 @@ def check_motion_gradients(model: Motion, given: dict[str, Tensor], parity: Pari
     )
     video = model(tokens, text)
     loss = sum(
-        (getattr(video, name) * given[f"cotangent/{theirs}"][:, 0]).sum() for theirs, name in VIDEO_OUTPUTS.items()
+        (attrgetter(name)(video) * given[f"cotangent/{theirs}"][:, 0]).sum() for theirs, name in VIDEO_OUTPUTS.items()
     )
     model.zero_grad()
     loss.backward()
@@ -707,7 +708,7 @@ def check_inference(arrays: Arrays, info: dict[str, Any], parity: Parity, monkey
             parity.close(f"{case} {key}", recorded[key], given[key], 1e-4)
         for theirs, ours in VIDEO_OUTPUTS.items():
             if f"vita_{theirs}" in given:
-                parity.close(f"{case} {theirs}", getattr(video, ours), given[f"vita_{theirs}"][:, 0], 1e-4)
+                parity.close(f"{case} {theirs}", attrgetter(ours)(video), given[f"vita_{theirs}"][:, 0], 1e-4)
         for readout in ("mevis", "top1"):
             if f"{case}_{readout}/pred_masks" in arrays:
                 check_readout(
@@ -808,7 +809,7 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
     parity.close("contrast", video.contrast, given["vita_pred_contrastive_embed"][:, 0], 1e-4)
     features = model.mask_pixels(state).expand(layers, -1, -1, -1, -1)
     objects = torch.einsum("ltnc,tchw->ltnhw", torch.stack([head.mask_embed for head in heads]), state.mask_features)
-    video_masks = [layer.clip_masks(objects, features) for layer in video.layers]
+    video_masks = [layer.readout.clip_masks(objects, features) for layer in video.layers]
     parity.close("video masks", video_masks[-1], given["vita_pred_masks"][:, 0], 1e-4)
 
     losses: list[Tensor] = []

@@ -17,6 +17,7 @@ from dshmp.data.mevis import MevisSplit
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import Perception
 from dshmp.model.motion_decoder import VideoTokens
+from dshmp.model.readout import TrajectoryReadout
 from dshmp.model.tokenizer import TextTokenizer
 from dshmp.training.contrastive import Contrast, MemoryBank
 from dshmp.training.recipe import Recipe
@@ -36,7 +37,7 @@ def clip_masks(model: DsHmp, video: VideoTokens, state: Perception) -> Tensor:
     """Mask logits (B, Nv, T, h, w) of B whole clips, made of masks where the model mixes their embeddings."""
     logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed, state.mask_features)
     clips = (len(video.tokens), -1)
-    return video.clip_masks(logits.unflatten(0, clips), model.mask_pixels(state).unflatten(0, clips))
+    return video.readout.clip_masks(logits.unflatten(0, clips), model.mask_pixels(state).unflatten(0, clips))
 
 
 def images(count: int, seed: int = 0, size: tuple[int, int] = (40, 56)) -> Tensor:
@@ -63,13 +64,12 @@ def understood(video: VideoTokens, clip: int, length: int) -> dict[str, Tensor]:
     found = {name: getattr(video, name)[clip] for name in ("tokens", "logits", "similarity", "contrast")}
     found["attention"] = video.attention[clip, :, :length]
     found["frame_weights"] = video.frame_weights[clip, :length]
-    if video.pointer is not None:
+    if isinstance(video.readout, TrajectoryReadout):
         assert video.track_logits is not None
-        found["pointer"] = video.pointer[clip, :, :length]
+        found["pointer"] = video.readout.pointer[clip, :, :length]
         found["track_logits"] = video.track_logits[clip, :length]
     else:
-        assert video.mask_embed is not None
-        found["mask_embed"] = video.mask_embed[clip]
+        found["mask_embed"] = video.readout.mask_embed[clip]
     return found
 
 

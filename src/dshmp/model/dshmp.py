@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dshmp.config import ModelConfig
 from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
-from dshmp.model.motion_decoder import ABSENT, MotionDecoder, VideoTokens
+from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
 from dshmp.model.pixel_decoder import PixelFeatures
 from dshmp.model.text import LanguageEncoder, TextFeatures
 
@@ -117,11 +117,7 @@ class DsHmp(nn.Module):
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which
         `pixels` (F, C, h, w) are the `mask_pixels` and `mask_embed` (F, N, C) is of `encode`."""
-        if video.pointer is None:
-            return video.clip_masks(None, pixels[None])[0]
-        share = video.pointer[0, :, frames].softmax(dim=-1)
-        mixed = torch.einsum("qfn,fnc->qfc", share[..., :-1], mask_embed)  # for masks, and smaller than they
-        return torch.einsum("qfc,fchw->qfhw", mixed, pixels) + ABSENT * share[..., -1, None, None]
+        return video.readout.frame_masks(frames, pixels, mask_embed)
 
 
 def _zeros(frames: Tensor) -> Tensor:

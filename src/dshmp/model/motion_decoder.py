@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from dshmp.config import CueSource, ModelConfig, MotionConfig
 from dshmp.model.hmp import TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
+from dshmp.model.readout import EmbeddingReadout, TrajectoryReadout
 from dshmp.model.text import Cues, TextFeatures
-
-ABSENT = -10.0  # mask logit of a frame in which a video token points at no object
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,9 @@ class VideoTokens:
     motion_tokens: Tensor  # (B, T, N, C), the motion-aware object tokens that all this was read from
     frame_similarity: Tensor  # (B, T, N, C)
     frame_weights: Tensor  # (B, T, N) from motion perception: the words' mass on each frame of a trajectory
-    mask_embed: Tensor | None  # (B, N_v, C); None with the read-out `trajectories`, the next two with `embedding`
-    pointer: Tensor | None  # (B, N_v, T, N+1) logits over each frame's object tokens and "not visible"
-    track_logits: Tensor | None  # (B, T, N), is this token's object meant?
+    readout: EmbeddingReadout | TrajectoryReadout
+    track_logits: Tensor | None  # (B, T, N), is this token's object meant? None with the paper's read-out
     layers: tuple["VideoTokens", ...] = ()  # the same after every layer in training; outside it after the last only
-
-    def clip_masks(self, object_masks: Tensor | None, pixels: Tensor | None) -> Tensor:
-        """Mask logits (B, N_v, T, h, w) of whole clips. Ours are the masks (B, T, N, h, w) of the object tokens pointed
-        at, mixed; the paper's the products of the mask embedding with pixels (B, T, C, h, w), `DsHmp.mask_pixels`."""
-        if self.pointer is None:
-            return torch.einsum("bqc,btchw->bqthw", self.mask_embed, pixels)
-        share = self.pointer.softmax(dim=-1)
-        masks = torch.einsum("bqtn,btnhw->bqthw", share[..., :-1], object_masks)
-        return masks + ABSENT * share[..., -1, None, None]
 
 
 class MotionQueries(nn.Module):
@@ -189,9 +178,16 @@ class MotionDecoder(nn.Module):
                 motion_tokens=tokens,
                 frame_similarity=frame_similarity,
                 frame_weights=weights,
-                mask_embed=None if self.mask_embed is None else self.mask_embed(video),
-                pointer=None if self.pointer is None else self.pointer(video, objects, track_logits),
+                readout=self._readout(video, objects, track_logits),
                 track_logits=track_logits,
             )
             readings.append(reading)
         return replace(readings[-1], layers=tuple(readings))
+
+    def _readout(
+        self, video: Tensor, objects: Tensor, track_logits: Tensor | None
+    ) -> EmbeddingReadout | TrajectoryReadout:
+        if self.mask_embed is not None:
+            return EmbeddingReadout(self.mask_embed(video))
+        assert self.pointer is not None
+        return TrajectoryReadout(self.pointer(video, objects, track_logits))

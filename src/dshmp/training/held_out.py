@@ -116,7 +116,7 @@ def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
         batch = to_device(held_out.batch(chosen), next(model.parameters()).device)
         text = model.language(batch.texts)
         video = model.decode_motion(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
-        masks = video.clip_masks(batch.mask_logits, None) > 0
+        masks = video.readout.clip_masks(batch.mask_logits, None) > 0
         meant = video.logits.softmax(2)[..., 0]
         passed = meant > model.config.readout.threshold
         union = (masks & passed[:, :, None, None, None]).any(1)

@@ -74,7 +74,7 @@ class MotionTask(Task):
         with exactly(self.model.config.release, batch.tokens.device):
             text = self.model.language(batch.texts)
             video = self.model.decode_motion(batch.tokens, frames, text)
-        masks = [layer.clip_masks(batch.mask_logits, None) for layer in video.layers]
+        masks = [layer.readout.clip_masks(batch.mask_logits, None) for layer in video.layers]
         level = video_level(video, masks, frames, targets)
         indices = self.criterion.sets.match(level, generators)
         losses = self.criterion.losses(video, level, indices, batch.owner, targets, step, generators, counts)

@@ -184,7 +184,7 @@ class WholeTask(Task):
             video = model.decode_motion(tokens, torch.ones_like(batch.labelled), text, batch.position)
         objects = layers[-1].masks[:, :, 0].unflatten(0, place)  # (B*T, N, 1, h, w) -> (B, T, N, h, w)
         pixels = model.mask_pixels(state).unflatten(0, place)  # (B*T, C, h, w) -> (B, T, C, h, w)
-        masks = [layer.clip_masks(objects, pixels) for layer in video.layers]
+        masks = [layer.readout.clip_masks(objects, pixels) for layer in video.layers]
         by_frame = Level(layers, batch.frame_targets)
         by_clip = video_level(video, masks, batch.labelled, batch.targets)
         found, meant = (sets.match(level, generators) for level in (by_frame, by_clip))
