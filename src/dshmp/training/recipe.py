@@ -275,10 +275,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
-    except RecursionError:
-        raise UserError(f"{where[:200]}: is not valid YAML (too many brackets in each other)") from None
     except Exception as error:  # a tag, such as !!int, on another value makes PyYAML raise anything
-        raise UserError(f"{where[:200]}: is not valid YAML ({' '.join(str(error).split())[:300]})") from None
+        deep = isinstance(error, RecursionError)
+        told = "too many brackets in each other" if deep else " ".join(str(error).split())[:300]
+        raise UserError(f"{where[:200]}: is not valid YAML ({told})") from None
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
