@@ -72,6 +72,24 @@ def python(script: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def blocked() -> None:
+    print(sorted(number.name for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_the_first_process_does_not_get_the_signals_of_a_terminal() -> None:
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from dshmp.processes import QuietProcess
+from test_processes import blocked
+process = QuietProcess(target=blocked)
+process.start()
+process.join()
+"""
+    assert python(script) == (0, "['SIGHUP', 'SIGINT']\n", "")
+
+
 def test_a_signal_waits_while_a_process_is_started() -> None:
     script = """
 import os, signal

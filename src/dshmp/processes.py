@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection, context
+from multiprocessing import connection, context, resource_tracker
 from typing import Any
 
 from dshmp.signals import held
@@ -32,6 +32,9 @@ class QuietProcess(context.SpawnProcess):
     """Never gets the terminal's signals. It begins afresh: a fork of one with threads, such as torch's, may hang."""
 
     def start(self) -> None:
+        if os.name == "posix":
+            with _signals_blocked():
+                resource_tracker.ensure_running()  # which lets signals through when it begins
         with held(), _signals_blocked():
             super().start()
 
