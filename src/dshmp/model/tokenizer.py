@@ -138,7 +138,7 @@ def _read_parses(path: Path) -> list[_Parsed] | None:
     try:
         with open(path, encoding="utf-8", opener=regular) as file:
             digest, rows = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     parses = (_Parsed(ids, groups, [Word(*word) for word in words]) for ids, groups, words in rows)
     return list(parses) if digest == _digest(rows) else None
