@@ -301,14 +301,14 @@ RECIPES = {
     "- &a [*a]": "expected a mapping of recipe keys",
     DOUBLED: "refers more than 20 times to what it said before",
     "a: 1\n" * 300_000: "is larger than 1,048,576 bytes",
-    "base: " + "x" * 300: "its base cannot be a file ('xxx",
-    'base: "a\\0b"': "its base cannot be a file (embedded null byte)",
-    'base: "\\ud800"': "its base cannot be a file ('utf-8' codec",
+    "base: " + "x" * 300: "its base is none ('xxx",
+    'base: "a\\0b"': r"its base is none ('a\x00b' cannot be the name of a file)",
+    'base: "\\ud800"': "its base is none ('utf-8' codec",
     "steps: " + "9" * 5000: "is not valid YAML (Exceeds the limit",
     "steps: !!int x": "is not valid YAML",
     "steps: !!timestamp x": "is not valid YAML",
     "task: whole\ndata: {mevis: {root: " + "x" * 300 + "}}": "data.mevis.root: 'xxx",
-    'task: whole\ndata: {mevis: {root: "a\\0b"}}': "data.mevis.root: embedded null byte",
+    'task: whole\ndata: {mevis: {root: "a\\0b"}}': r"data.mevis.root: 'a\x00b' cannot be the name of a file",
     "task: whole\ndata: {mevis: {root: x}}\ninit: " + "x/" * 3000: ": no such model; name",
 }
 

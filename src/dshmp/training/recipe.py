@@ -1,6 +1,5 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
-import errno
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -25,12 +24,9 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 def _place(name: str) -> str:
-    """What may be the name of a file, whether there is one or not. Raises ValueError, as Python does for a NUL."""
-    try:
-        os.lstat(name)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise ValueError(f"{name[:40]!r}... is too long to be the name of a file") from None
+    """What may be the name of a file, whether there is one or not. Raises ValueError."""
+    if "\0" in name or len(name) > 4000 or max(map(len, os.fsencode(name).split(b"/"))) > 255:
+        raise ValueError(f"{name[:40]!r} cannot be the name of a file")
     return name
 
 
@@ -240,7 +236,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         file = path.parent / _place(str(base))
     except ValueError as error:
-        raise UserError(f"{path}: its base cannot be a file ({error})") from None
+        raise UserError(f"{path}: its base is none ({error})") from None
     if file.suffix != ".yaml" and not file.exists():
         file = find_recipe(str(base))
     return _merge(_read(file, (*above, path.resolve())), values)
