@@ -441,6 +441,18 @@ def test_tokenisers_of_other_kinds(tmp_path: Path, fault: str) -> None:
         load_tokenizer(path)
 
 
+def test_a_tokeniser_that_makes_its_library_panic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    panic = type("PanicException", (BaseException,), {})  # as Rust's in Python
+
+    def fail(*_: object, **__: object) -> None:
+        raise panic("range end index 18446744073709551610 out of range")
+
+    monkeypatch.setattr("dshmp.model.tokenizer.PreTrainedTokenizerFast", fail)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="range end index"):
+        load_tokenizer(tmp_path)
+
+
 # The network ------------------------------------------------------------------------------------------------------
 
 

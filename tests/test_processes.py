@@ -70,8 +70,15 @@ def test_an_exception_ends_them_at_once() -> None:
     assert time.monotonic() - begun < 30
 
 
+def heed() -> None:
+    """Also where the tests run under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def python(script: str) -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=heed)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -197,6 +204,7 @@ def interrupted(words: list[str], place: Path, number: signal.Signals, delay: fl
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed,
     ) as process:
         deadline = time.monotonic() + delay
         while time.monotonic() < deadline and process.poll() is None:

@@ -17,8 +17,9 @@ _held = 0
 def heeded() -> Iterator[None]:
     """A signal ends this by SystemExit, so that half-written results are cleared away, and is told in one line. The
     exit code is 130 for Ctrl-C, 143 for SIGTERM and 129 for a terminal that was closed."""
-    known = (number for name in _TOLD if (number := getattr(signal, name, None)))
-    numbers = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
+    numbers = [getattr(signal, name) for name in _TOLD if hasattr(signal, name)]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)  # under nohup
     for number in numbers:
         signal.signal(number, _leave)
     try:

@@ -170,7 +170,9 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         if not all((path / name).exists() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
         return cast(PreTrainedTokenizerFast, RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True))
-    except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot read
+    except BaseException as error:  # the tokenizers library raises bare Exception, or its own panic beside that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         mend = "give a tokenizer.json, a folder with one, or a model id on the Hugging Face hub"
         raise UserError(f"cannot load a tokeniser from {str(source)!r} ({reason(error)}); {mend}") from error
 
