@@ -6,8 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,15 +22,17 @@ from dshmp.cli import main
 from dshmp.data.a2d import Clip, read_masks
 from dshmp.data.base import read_json, read_rows
 from dshmp.data.images import read_frame
+from dshmp.data.mevis import MevisSplit
 from dshmp.data.refcoco import read_references
 from dshmp.errors import UserError
-from dshmp.evaluation.predictions import Predictions
+from dshmp.evaluation.predictions import Predictions, validate_zip
 from dshmp.hub import looks_local
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.safe_load import read_arrays, read_tensors
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.text import pretrained_encoder
-from dshmp.model.tokenizer import load_tokenizer
+from dshmp.model.tokenizer import load_tokenizer, save_tokenizer
+from dshmp.training.logging import describe, forget
 from dshmp.training.recipe import load_recipe
 from dshmp.video.images import FORMATS, SUFFIXES
 from dshmp.video.io import open_container, open_video
@@ -286,6 +291,167 @@ def test_hdf5_that_leads_to_other_files(tmp_path: Path) -> None:
     for name in ("link", "raw", "virtual"):
         with pytest.raises(UserError, match=rf"{name}\.h5: 'reMask' is kept in another file, which is not read"):
             read_masks(tmp_path / f"{name}.h5")
+
+
+# Sizes ------------------------------------------------------------------------------------------------------------
+
+DOUBLED = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+RECIPES = {
+    "[" * 5000: "is not valid YAML (too many brackets in each other)",
+    "steps: " + "{a: " * 400 + "}" * 400: "is not valid YAML (too many brackets in each other)",
+    "- &a [*a]": "expected a mapping of recipe keys",
+    DOUBLED: "refers more than 20 times to what it said before",
+    "a: 1\n" * 300_000: "is larger than 1,048,576 bytes",
+    "base: " + "x" * 300: "its base is none ('xxx",
+    'base: "a\\0b"': r"its base is none ('a\x00b' cannot be the name of a file)",
+    'base: "\\ud800"': "its base is none ('utf-8' codec",
+    "steps: " + "9" * 5000: "is not valid YAML (Exceeds the limit",
+    "steps: !!int x": "is not valid YAML",
+    "steps: !!timestamp x": "is not valid YAML",
+    "task: whole\ndata: {mevis: {root: " + "x" * 300 + "}}": "data.mevis.root: 'xxx",
+    'task: whole\ndata: {mevis: {root: "a\\0b"}}': r"data.mevis.root: 'a\x00b' cannot be the name of a file",
+    "task: whole\ndata: {mevis: {root: x}}\ninit: " + "x/" * 3000: ": no such model; name",
+}
+
+
+@pytest.mark.parametrize("text", RECIPES, ids=range(len(RECIPES)))
+def test_recipes_of_any_size(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    assert RECIPES[text] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_of_a_recipe_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("task: whole\nlearning_rate: &rate 1e-4\nweight_decay: *rate\ndata: {mevis: {root: x}}\n")
+    assert load_recipe(path).weight_decay == 1e-4
+    for text in ("[" * 5000, "a: " + "9" * 5000):
+        with pytest.raises(UserError, match="is not valid YAML"):
+            load_recipe(path, [f"steps={text}"])
+
+
+METRICS = [
+    "[" * 100_000,
+    "{",
+    "{}",
+    "3",
+    '{"step": "x"}',
+    '{"step": 1, "loss": [2]}',
+    '{"step": 1' + "0" * 5000 + "}",
+    '{"step": NaN}',
+    "\udcff",
+    "",
+]
+
+
+def test_damaged_records_of_a_run(tmp_path: Path) -> None:
+    """Lines of metrics.jsonl that are none are left out; run.json that is none begins anew."""
+    path = tmp_path / "metrics.jsonl"
+    whole = ['{"step": 1, "loss": 0.5}', '{"step": 2, "loss": 0.25}']
+    path.write_text("\n".join([whole[0], *METRICS, whole[1], '{"step": 3, "lo']), errors="surrogateescape")
+    forget(path, 2)
+    assert path.read_text().splitlines() == whole
+    wrong = ['{"id": 5, "starts": []}', '{"id": "a", "starts": 3}', '{"id": "\\ud800", "starts": []}', "[]"]
+    for text in (*METRICS, *wrong):
+        (tmp_path / "run.json").write_text(text, errors="surrogateescape")
+        identity = describe(tmp_path / "run.json", 2)
+        known = json.loads((tmp_path / "run.json").read_text())
+        assert (known["id"], [start["step"] for start in known["starts"]]) == (identity, [2])
+    assert describe(tmp_path / "run.json", 3) == identity
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=PIPE):
+        forget(path, 2)
+
+
+def archive(path: Path, *entries: tuple[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in entries:
+            file.writestr(name, content)
+    return path
+
+
+def test_zip_files_that_unpack_to_much(tmp_path: Path) -> None:
+    """Neither deep names nor small files of endless content take time or memory."""
+    begun = time.monotonic()
+    path = archive(tmp_path / "deep.zip", *((f"{i}" + "/a" * 32_000, b"") for i in range(10)))
+    with pytest.raises(UserError, match=r"deep\.zip: is neither .* zip file \(a name in it has 64,001 characters\)"):
+        Predictions(path)
+    for name in ("predict.json", "predictions.json"):
+        path = archive(tmp_path / f"{name}.zip", (name, b"[" + b"[]," * 10_000_000 + b"0]"))
+        with pytest.raises(UserError, match=r"is not valid JSON \(unpacks to 30,000,003 bytes\)"):
+            Predictions(path).read_json(name)
+    (tmp_path / "predict.json").write_bytes(b" " * 2**21)
+    with pytest.raises(UserError, match="is larger than 1,048,576 bytes"):
+        Predictions(tmp_path).read_json("predict.json")
+    many = [{"image_id": str(i), "score": 0.5} for i in range(50_000)]
+    path = archive(tmp_path / "whole.zip", ("predictions.json", json.dumps(many).encode()))
+    assert len(Predictions(path).read_json("predictions.json")) == 50_000
+    assert time.monotonic() - begun < 20
+
+
+def test_a_zip_file_writes_no_control_codes(tmp_path: Path, mini: Path) -> None:
+    path = archive(tmp_path / "evil.zip", ("a\x1b[31m\x07\nb.png", b""))
+    split = MevisSplit(mini, "valid_u")
+    first = split.expressions[0]
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(f"{first.video}/{first.id}/{split.videos[first.video].frames[0]}.png", b"")
+    findings = validate_zip(path, split, "mevis")
+    assert r"a\x1b[31m\x07\nb.png: the split has nothing of this name" in findings
+    assert all(finding.isprintable() for finding in findings)
+
+
+def test_what_is_told_is_printable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"a\x1b[31m\x07\xff")
+    monkeypatch.setattr("sys.argv", ["dshmp", "data", "mini", "jhmdb", str(tmp_path / name)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert capsys.readouterr().out == f"wrote {tmp_path}/a\\x1b[31m\\x07\\udcff\n"
+
+
+def test_messages_are_printable(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[31m\x07\nb"
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    assert str(caught.value).isprintable()
+    assert r"a\x1b[31m\x07\nb: cannot be read as a recipe" in str(caught.value)
+
+
+TOKENISERS: dict[str, tuple[str, Any]] = {
+    "its model is a WordLevel": ("model", {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}),
+    "its normalizer is a Replace": (
+        "normalizer",
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1_000_000},
+    ),
+    "its pre_tokenizer is a Whitespace": ("pre_tokenizer", {"type": "Whitespace"}),
+}
+
+
+@pytest.mark.parametrize("fault", TOKENISERS)
+def test_tokenisers_of_other_kinds(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    save_tokenizer(tiny_model()[1].tokenizer, path)
+    key, value = TOKENISERS[fault]
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError, match=fault):
+        load_tokenizer(path)
+
+
+def test_a_tokeniser_that_makes_its_library_panic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    panic = type("PanicException", (BaseException,), {})  # as Rust's in Python
+
+    def fail(*_: object, **__: object) -> None:
+        raise panic("range end index 18446744073709551610 out of range")
+
+    monkeypatch.setattr("dshmp.model.tokenizer.PreTrainedTokenizerFast", fail)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="range end index"):
+        load_tokenizer(tmp_path)
 
 
 # The network ------------------------------------------------------------------------------------------------------

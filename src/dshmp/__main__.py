@@ -1,5 +1,15 @@
-"""`python -m dshmp`, which launchers of several processes need."""
+"""The `dshmp` command, and `python -m dshmp`, which launchers of several processes need."""
 
-from dshmp.cli import main
+from dshmp.signals import heeded
 
-main()
+
+def main() -> None:
+    """As `dshmp.cli.main`, with signals heeded while that is loaded."""
+    with heeded():
+        from dshmp.cli import run
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

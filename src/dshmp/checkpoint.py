@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from dshmp.card import HERE, Card, model_card
 from dshmp.config import ModelConfig, ReleaseConfig, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, reason, regular, save_tensors
+from dshmp.files import atomic_folder, read_settings, reason, regular, save_tensors
 from dshmp.hub import looks_local
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
@@ -139,9 +139,9 @@ def find_model(source: str | Path, **hub: Any) -> Path:
         return Path(str(resources.files("dshmp") / "assets" / "default"))
     folder = Path(source)
     for candidate in (folder, folder / "model"):
-        if (candidate / CONFIG).is_file():
+        if os.path.isfile(candidate / CONFIG):  # which takes names of any kind
             return candidate
-    if folder.is_dir():
+    if os.path.isdir(folder):
         raise UserError(f"{folder}: holds no model ({CONFIG} is missing); name a model's or a run's folder")
     if looks_local(source) or "/" not in str(source):
         raise UserError(f"{source}: no such model; name `default`, a folder, or an id `owner/name` on the hub")
@@ -159,8 +159,7 @@ def find_model(source: str | Path, **hub: Any) -> Path:
 def load_config(path: Path) -> SavedConfig:
     """What a config.json holds. Raises UserError where it is missing or damaged, or not one of ours."""
     try:
-        with open(path, encoding="utf-8", opener=regular) as file:
-            values = json.load(file)
+        values = json.loads(read_settings(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a model's configuration ({reason(error)})") from None
     version = values.get("version") if isinstance(values, dict) else None

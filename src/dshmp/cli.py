@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshmp import __version__
-from dshmp.errors import UserError, printable
+from dshmp.errors import UserError, one_line, printable
 from dshmp.options import Device, Model, Options
+from dshmp.signals import exit_if_signalled, heeded
 
 if TYPE_CHECKING:
     from dshmp.result import Result
@@ -92,10 +92,10 @@ def segment(
     for result in () if as_json else results:
         count = len(result.objects)
         found = "nothing matches" if not result.found else "1 object" if count == 1 else f"{count} objects"
-        typer.echo(f"{result.score:.2f}  {found}: {result.expression}")
+        _say(f"{result.score:.2f}  {found}: {result.expression}")
     before = len(results) - new
     told = f" ({before} of {len(results)} answered before)" if before else ""
-    typer.echo(f"wrote {folder}{told}", err=as_json)
+    _say(f"wrote {folder}{told}", err=as_json)
 
 
 @app.command()
@@ -135,13 +135,13 @@ def batch(
             if as_json:
                 typer.echo(_json(video, folder, results))
             elif new:
-                typer.echo(f"wrote {folder}")
+                _say(f"wrote {folder}")
         except UserError as error:
             faults.append(str(error))
         failed += bool(faults)
         failures += faults
     if done:
-        typer.echo(f"{done} of {len(jobs)} videos were finished before", err=as_json)
+        _say(f"{done} of {len(jobs)} videos were finished before", err=as_json)
     _tell(*failures)
     if failed:
         raise UserError(f"{failed} of {len(jobs)} videos failed; see above")
@@ -169,8 +169,8 @@ def demo(
     with _progress("demo") as progress:
         sheet, scores = run(out, model, device, seed, progress)
     for expression, iou in scores:
-        typer.echo(f"IoU {iou:.2f}  {expression}")
-    typer.echo(f"wrote {sheet}")
+        _say(f"IoU {iou:.2f}  {expression}")
+    _say(f"wrote {sheet}")
 
 
 @app.command()
@@ -231,7 +231,7 @@ def ablate(
     written, failures = run(
         base, overrides or [], out, rows=rows, tables=tables, seeds=seeds, jobs=jobs, device=device, page_only=page_only
     )
-    typer.echo(f"wrote {written}")
+    _say(f"wrote {written}")
     _tell(*failures)
     raise typer.Exit(int(bool(failures)))
 
@@ -305,11 +305,11 @@ def predict(
     if done is not None:
         before = f", {done.skipped:,} of them before" if done.skipped else ""
         counts, frames = done.facts["counts"], done.facts["frame_list"]
-        typer.echo(f"wrote {out}: {counts['videos']:,} videos, {counts['expressions']:,} expressions{before}")
+        _say(f"wrote {out}: {counts['videos']:,} videos, {counts['expressions']:,} expressions{before}")
         if frames:
-            typer.echo(f"frames: {frames}")
+            _say(f"frames: {frames}")
         if done.zip is not None:
-            typer.echo(f"wrote {done.zip}, a valid submission")
+            _say(f"wrote {done.zip}, a valid submission")
 
 
 @app.command()
@@ -331,10 +331,10 @@ def submission(
     data = dataset(name)
     opened = data.open(root, split)
     if path.is_dir():
-        typer.echo(f"wrote {write_zip(path, opened, data.layout)}, a valid submission")
+        _say(f"wrote {write_zip(path, opened, data.layout)}, a valid submission")
         return
     findings = validate_zip(path, opened, data.layout)
-    typer.echo("\n".join(findings or [f"{path}: a valid submission"]))
+    _say(*(findings or [f"{path}: a valid submission"]))
     raise typer.Exit(int(bool(findings)))
 
 
@@ -385,7 +385,7 @@ def convert(
         raise UserError("leave out --tokenizer and --motion-heads with --to-release; a model has its own")
     else:
         release.to_release(str(checkpoint), out, overwrite)
-    typer.echo(f"wrote {out}")
+    _say(f"wrote {out}")
 
 
 @synthetic.command("make")
@@ -408,7 +408,7 @@ def synthetic_make(
     with _progress("synthetic") as show:
         told = functools.partial(show, "clips")
         fresh = make_synthetic(root, **clips, seed=seed, family=family, workers=workers, progress=told)
-    typer.echo(f"wrote {root}" if fresh else f"{root}: is there already, with these settings")
+    _say(f"wrote {root}" if fresh else f"{root}: is there already, with these settings")
 
 
 @data.command("check")
@@ -439,7 +439,7 @@ def data_check(
     count = len(report.findings)
     what = f"{count} things are wrong" if count > 1 else "1 thing is wrong" if count else "nothing is wrong"
     summary = f"{chosen.title} in {root} ({'all' if full else 'a sample'} decoded): {what}"
-    typer.echo("\n".join([*map(str, report.findings), summary]))
+    _say(*map(str, report.findings), summary)
     raise typer.Exit(int(count > 0))
 
 
@@ -457,12 +457,12 @@ def data_mini(
     from dshmp.data.registry import dataset
 
     make_mini(name, dataset(name).mini, out, seed)
-    typer.echo(f"wrote {out}")
+    _say(f"wrote {out}")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"dshmp {__version__}")
+        _say(f"dshmp {__version__}")
         raise typer.Exit
 
 
@@ -481,7 +481,7 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """A progress bar on stderr: one line per phase, with a spinner where it is not known how many steps there are. None
     where warnings are not wanted either."""
     if not logging.getLogger("dshmp").isEnabledFor(logging.WARNING):
-        yield lambda phase, done, total: _exit_if_signalled()
+        yield lambda phase, done, total: exit_if_signalled()
         return
     from dshmp.progress import progress_bars
 
@@ -490,18 +490,22 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
         def show(phase: str, done: int, total: int | None) -> None:
             if phase not in tasks:
-                tasks[phase] = bars.add_task(f"{name} {phase}", total=total)
+                tasks[phase] = bars.add_task(printable(f"{name} {phase}"), total=total)
             bars.update(tasks[phase], completed=done, total=total)
-            _exit_if_signalled()
+            exit_if_signalled()
 
         yield show
 
 
+def _say(*lines: str, err: bool = False) -> None:
+    """Lines on stdout or stderr, without control codes, which names may hold."""
+    for line in lines:
+        typer.echo(printable(line), err=err)
+
+
 def _tell(*messages: str) -> None:
-    """Messages on stderr, one line each, without control codes. Of a long one the end is kept: it says what to do."""
     for message in messages:
-        short = message if len(message) < 800 else f"{message[:600]} ... {message[-150:]}"
-        print(f"dshmp: {printable(short)}", file=sys.stderr, flush=True)
+        print(f"dshmp: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 class _WarningLines(logging.Handler):
@@ -511,28 +515,16 @@ class _WarningLines(logging.Handler):
         _tell(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-_SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "stopped by SIGTERM", "SIGHUP": "stopped, the terminal is gone"}
-_received: list[int] = []  # signals that told this process to end
-
-
-def _exit_if_signalled(number: int = 0, frame: object = None) -> None:
-    """Handles a signal. SystemExit is raised, so that half-written results are cleared away; progress bars call this
-    too, as some libraries lose what is raised in their callbacks."""
-    if number:
-        _received.append(number)
-    if _received:
-        raise SystemExit(128 + _received[0])
-
-
 def main() -> None:
-    """Run the command. A person's mistake is one line on stderr and exit code 2; so is the end by a signal, with 130
-    for Ctrl-C, 143 for SIGTERM and 129 for a terminal that was closed."""
+    """Run the command. A person's mistake is one line on stderr and exit code 2."""
+    with heeded():
+        run()
+
+
+def run() -> None:
     log = logging.getLogger("dshmp")
     log.handlers, log.propagate = [_WarningLines()], False
     log.setLevel(logging.WARNING)
-    for name in _SIGNALS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _exit_if_signalled)
     try:
         app()
     except UserError as error:
@@ -542,8 +534,3 @@ def main() -> None:
         where = error.filename or Path.cwd()
         _tell(f"{where}: {error.strerror or error}; see whether it may be read and written, and the disk has room")
         sys.exit(2)
-    finally:
-        if _received:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                _tell(_SIGNALS[signal.Signals(_received[0]).name])
-            _exit_if_signalled()

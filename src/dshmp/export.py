@@ -224,7 +224,7 @@ def slug(text: str, longest: int = 40) -> str:
 
 def folder_name(video: Path) -> str:
     """A video's stem or a folder's name, as far as it can be one."""
-    return disk.file_name(video.resolve().name if video.is_dir() else video.stem, "video")
+    return disk.file_name(video.resolve().name if os.path.isdir(video) else video.stem, "video")
 
 
 def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from dshmp import limits
 from dshmp.errors import UserError
 
 if TYPE_CHECKING:
@@ -225,6 +226,15 @@ def _manifest(folder: Path) -> dict[str, list[str]]:
             return {name: list(digests) for name, digests in json.load(file).items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def read_settings(path: Path) -> str:
+    """A small file of text, UTF-8. Raises OSError or ValueError where it is none."""
+    with open(path, "rb", opener=regular) as file:
+        content = file.read(limits.SETTINGS + 1)
+    if len(content) > limits.SETTINGS:
+        raise ValueError(f"is larger than {limits.SETTINGS:,} bytes")
+    return content.decode("utf-8")
 
 
 def digest(path: Path) -> str:

@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection, context
+from multiprocessing import connection, context, resource_tracker
 from typing import Any
+
+from dshmp.signals import held
 
 # signals that a terminal sends to all processes of a command
 _TERMINAL = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
@@ -30,7 +32,10 @@ class QuietProcess(context.SpawnProcess):
     """Never gets the terminal's signals. It begins afresh: a fork of one with threads, such as torch's, may hang."""
 
     def start(self) -> None:
-        with _signals_blocked():
+        if os.name == "posix":
+            with _signals_blocked():
+                resource_tracker.ensure_running()  # which lets signals through when it begins
+        with held(), _signals_blocked():
             super().start()
 
 
@@ -47,6 +52,7 @@ def worker_pool(workers: int, begin: Callable[..., None] | None = None, *args: A
         pool = ProcessPoolExecutor(workers, _Quiet(), _begin, (begin, *args))
     try:
         yield pool
+        pool.shutdown()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         # who is at work may finish in a second; a pool whose workers are killed before it cancelled the rest stumbles
@@ -56,8 +62,6 @@ def worker_pool(workers: int, begin: Callable[..., None] | None = None, *args: A
         for process in left:
             process.kill()
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _begin(begin: Callable[..., None] | None, *args: Any) -> None:

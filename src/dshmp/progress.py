@@ -20,8 +20,9 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 def progress_bars() -> "Progress":
     """Several on stderr, a line each."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
     console = Console(stderr=True)
-    return Progress("{task.description}", BarColumn(), MofNCompleteColumn(), remaining, console=console)
+    names = TextColumn("{task.description}", markup=False)
+    return Progress(names, BarColumn(), MofNCompleteColumn(), remaining, console=console)

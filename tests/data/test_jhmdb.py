@@ -154,6 +154,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "mat of another name": (save_mat(mask=np.ones((4, 4, 4))), f"{MAT}: part_mask is nothing of shape ()"),
     "mat of text": (save_mat(part_mask="no"), f"{MAT}: part_mask is char of shape (1,)"),
     "mat of another shape": (save_mat(part_mask=np.ones((2, 2, 2, 2))), "part_mask is double of shape (2, 2, 2, 2)"),
+    "list of a clip without end": (
+        lambda r: (r / LIST).write_text(listed([(VIDEO, 9, 99_999, "a")])),
+        f"{LIST}: 0.3: must be at most 1000",
+    ),
     "list cut off": (lambda r: (r / LIST).write_text('[["a"'), f"{LIST}: is not valid JSON"),
     "list of another form": (lambda r: (r / LIST).write_text('[["a"]]'), f"{LIST}: 0.1: is missing"),
     "list of other videos": (

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from dshmp import limits
 from dshmp.cli import app
 from dshmp.data import registry
 from dshmp.data.base import Expression, Video
@@ -28,7 +29,7 @@ from dshmp.data.registry import Dataset
 from dshmp.errors import UserError
 from dshmp.evaluation.coco import frame_list, mean_average_precision
 from dshmp.evaluation.metrics import jf
-from dshmp.evaluation.predictions import LARGEST, Predictions
+from dshmp.evaluation.predictions import Predictions
 from dshmp.evaluation.protocols import SampleScore
 from dshmp.evaluation.report import differences, figures, intervals, warn
 from dshmp.evaluation.score import run, score_split
@@ -262,7 +263,7 @@ def test_nothing_but_a_png_of_the_right_size_is_decoded(
     (folder / f"{FRAMES[5]}.png").unlink()
     os.mkfifo(folder / f"{FRAMES[5]}.png")  # would never end
     opened: list[Any] = []
-    monkeypatch.setattr("dshmp.evaluation.predictions.LARGEST", 4_000)
+    monkeypatch.setattr("dshmp.limits.MASK", 4_000)
     (folder / f"{FRAMES[6]}.png").write_bytes(bytes(4_001))
     monkeypatch.setattr(Image.Image, "load", lambda self, load=Image.Image.load: opened.append(self.size) or load(self))
     reasons = [problem.reason for problem in score(root, pred).damaged]
@@ -356,7 +357,7 @@ def test_damage_of_a_zips_names(root: Path, pred: Path, tmp_path: Path) -> None:
 def test_a_bomb_is_not_unpacked(root: Path, pred: Path, tmp_path: Path) -> None:
     path = zipped(pred, tmp_path / "p.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file, pytest.warns(UserWarning, match="Duplicate"):
-        file.writestr(f"cat/0/{FRAMES[2]}.png", bytes(LARGEST + 2**20))
+        file.writestr(f"cat/0/{FRAMES[2]}.png", bytes(limits.MASK + 2**20))
     (problem,) = score(root, path).damaged
     assert problem.reason == "is far too large for a mask"
 

@@ -337,6 +337,8 @@ def test_kept_expressions_are_parsed_once_for_all_processes(
     "damage",
     [
         lambda data: b"",
+        lambda data: b"3",
+        lambda data: b"[" * 100_000,
         lambda data: data[:-9],
         lambda data: data.replace(b"motion", b"static", 1),
         lambda data: data.replace(b"null", b"\xffull", 1),

@@ -105,7 +105,7 @@ def _machine(results: Results) -> str:
     """Machines, versions and commits of the runs, as their run.json tell; a damaged one says nothing."""
     lines: dict[str, None] = {}
     for key in results.found:
-        with suppress(UserError, KeyError):
+        with suppress(UserError, KeyError, TypeError, AttributeError):
             for start in read_json(results.runs[key].folder / "run.json")["starts"]:
                 place = ", ".join(start["gpus"]) or f"{start['cpus']} CPU cores, {start['threads']} thread(s) each run"
                 versions = ", ".join(f"{name} {each}" for name, each in start["packages"].items() if each)

@@ -5,7 +5,6 @@ stopped goes on from its last checkpoint; once it is trained, its checkpoints ar
 """
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -25,7 +24,7 @@ from rich.progress import TaskID
 from dshmp.ablation.rows import Row
 from dshmp.checkpoint import CONFIG, load_config, load_model
 from dshmp.device import find_device
-from dshmp.errors import UserError
+from dshmp.errors import UserError, printable
 from dshmp.evaluation import score
 from dshmp.files import locked, save_json
 from dshmp.options import Options
@@ -33,6 +32,7 @@ from dshmp.processes import QuietProcess, after_parent
 from dshmp.progress import progress_bars
 from dshmp.training.cache import CachedSplit
 from dshmp.training.held_out import sentence_scores
+from dshmp.training.logging import read_metrics
 from dshmp.training.recipe import RECIPE, Recipe, Source, check_run_folder, load_recipe, save_recipe
 from dshmp.training.task import open_splits
 from dshmp.training.train import run as train
@@ -56,9 +56,8 @@ class Run:
         return (self.folder / SCORES).is_file()
 
     def step(self) -> int:
-        with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
-            lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            return int(json.loads(lines[-1])["step"])
+        with contextlib.suppress(UserError, IndexError):
+            return int(read_metrics(self.folder / "metrics.jsonl")[-1]["step"])
         return 0
 
 
@@ -142,7 +141,7 @@ def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
                     run = waiting.popleft()
                     process = QuietProcess(target=_work, args=(run.folder, places[free % len(places)]))
                     process.start()
-                    active[process] = run, free, bars.add_task(run.folder.name, total=run.recipe.steps)
+                    active[process] = run, free, bars.add_task(printable(run.folder.name), total=run.recipe.steps)
                 connection.wait([process.sentinel for process in active], timeout=1)
                 for process, (run, _, bar) in list(active.items()):
                     bars.update(bar, completed=run.step())
@@ -246,8 +245,7 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
 def _seconds(folder: Path, recipe: Recipe) -> float:
     """Of training, without what came between the steps."""
     total, before = 0.0, 0
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
+    for values in read_metrics(folder / "metrics.jsonl"):
         if "seconds_per_step" in values:
             total += values["seconds_per_step"] * (values["step"] - before)
             before = values["step"]

@@ -27,6 +27,7 @@ from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.mini import draw_clips, resized, short_texts
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
+from dshmp.limits import VALUES
 from dshmp.video.io import open_video
 
 SPLITS = ("train", "test")
@@ -37,7 +38,6 @@ VIDEOSET = Path("Release", "videoset.csv")
 ANNOTATION = Path("text_annotations", "a2d_annotation.txt")
 MISSED = Path("text_annotations", "a2d_missed_videos.txt")
 INSTANCES = Path("text_annotations", "a2d_annotation_with_instances")
-LARGEST = 2**28  # values of a file that are ever read: as many as a thousand masks have
 FrameNumber = Annotated[int, Field(ge=1, le=99_999)]  # counted from 1; file names have five digits
 
 
@@ -170,7 +170,7 @@ def _read_h5(path: Path, *names: str) -> list[NDArray[Any]]:
                 linked = isinstance(file.get(name, getlink=True), h5py.SoftLink | h5py.ExternalLink)
                 if linked or file[name].is_virtual or file[name].external:
                     raise UserError(f"{path}: {name!r} is kept in another file, which is not read; fetch it again")
-                if file[name].size > LARGEST:
+                if file[name].size > VALUES:
                     raise UserError(f"{path}: {name!r} holds {file[name].size:,} values, too many; fetch it again")
             arrays = [np.asarray(file[name]) for name in names]
             if not all(np.isfinite(array).all() for array in arrays):

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dshmp.data.a2d import LARGEST, WINDOW, FrameNumber, centred_window
+from dshmp.data.a2d import WINDOW, FrameNumber, centred_window
 from dshmp.data.base import Expression, Name, Size, Text, Video, read_rows, read_shape
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit
 from dshmp.data.mini import draw_clips, resized, short_texts
 from dshmp.errors import UserError
 from dshmp.files import reason
+from dshmp.limits import FRAMES, VALUES
 
 ANNOTATION = "jhmdb_annotation.txt"
 LIST = "jhmdb_sentences_samples_metadata.json"
@@ -50,7 +51,7 @@ class ListedSample(NamedTuple):
     video: str
     frame: Annotated[FrameNumber, BeforeValidator(lambda path: Path(str(path)).stem)]  # of its image
     masks: str
-    length: Annotated[FrameNumber, Field(strict=True)]  # frames of the video that have masks
+    length: Annotated[FrameNumber, Field(strict=True, le=FRAMES)]  # frames of the video that have masks
     query: Text
 
 
@@ -148,7 +149,7 @@ def _mask_shape(path: Path) -> tuple[int, int, int]:
     stored = {name: (tuple(shape), kind) for name, shape, kind in _read_mat(scipy.io.whosmat, path)}
     shape, kind = stored.get("part_mask", ((), "nothing"))
     is_number = re.fullmatch(r"logical|single|double|u?int\d+", kind)
-    if is_number is None or len(shape) not in (2, 3) or not 0 < math.prod(shape) <= LARGEST:
+    if is_number is None or len(shape) not in (2, 3) or not 0 < math.prod(shape) <= VALUES:
         raise UserError(f"{path}: part_mask is {kind} of shape {shape}, not numbers (H, W, T); fetch it again")
     return shape[0], shape[1], shape[2] if len(shape) == 3 else 1
 

@@ -35,7 +35,7 @@ from dshmp.data.images import rle_fault, save_palette_png
 from dshmp.data.registry import dataset
 from dshmp.errors import UserError
 from dshmp.evaluation.coco import FILE, ImageId, frame_list, image_id
-from dshmp.evaluation.predictions import TOPS, Predictions, packed, zip_of
+from dshmp.evaluation.predictions import FACTS, TOPS, Predictions, packed, zip_of
 from dshmp.files import atomic_write, destination, digest, is_vacant, locked, move_into, save_json, scratch
 from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FACTS = "predict.json"
 PATHS = {layout: top + "{0.video}/{0.id}" for layout, top in TOPS.items()}
 PATHS |= {"davis": "anno_{0.extra[annotator]}/{0.video}", "coco": "parts/{0.video}.json"}
 BATCH = 64  # expressions of a video that are answered together: what is kept of the video grows with them

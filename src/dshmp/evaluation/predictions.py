@@ -1,6 +1,6 @@
 """Predictions on disk: a folder of PNGs, or the zip file that a benchmark's server takes, written and validated here.
 
-What is read may come from anywhere: no more than `LARGEST` bytes of a mask are ever unpacked, nothing but PNG is
+What is read may come from anywhere: no more than `limits.MASK` bytes of a mask are ever unpacked, nothing but PNG is
 decoded, and that only where its header has the frame's size. In a zip file for the servers of MeViS and Ref-YouTube-VOS
 every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothing else lies in the file.
 """
@@ -23,15 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from dshmp import limits
 from dshmp.data.base import Split, frame_size
-from dshmp.errors import UserError
+from dshmp.errors import UserError, printable
 from dshmp.files import atomic_write, destination, digest, reason, regular
 from dshmp.progress import track
 from dshmp.video.images import DATA_FORMATS, DECODER_ERRORS
 
 TOPS = {"mevis": "", "youtube_vos": "Annotations/"}  # layouts that have a submission, and what its paths begin with
-LARGEST = 64 * 2**20  # bytes of a mask
-LARGEST_JSON = 2**30
+FACTS = "predict.json"  # which says how predictions were made
 DATE = (1980, 1, 1, 0, 0, 0)  # of every file in a zip file
 PROPOSALS = 20  # objects that the DAVIS evaluation takes at most
 UNREADABLE = (*DECODER_ERRORS, lzma.LZMAError, zipfile.BadZipFile)  # what decoders of PNG, zip and JSON raise
@@ -58,8 +58,7 @@ class Predictions:
             raise UserError(f"{path}: no such predictions; name the folder or zip file that holds them")
         if not self.path.is_dir():
             try:
-                with open(self.path, "rb", opener=regular):
-                    self._root = zipfile.Path(zipfile.ZipFile(self.path))
+                self._root = zipfile.Path(_open_zip(self.path))
             except UNREADABLE as error:
                 raise UserError(f"{path}: is neither a folder nor a readable zip file ({reason(error)})") from None
         below = self._root / top.rstrip("/")
@@ -72,7 +71,11 @@ class Predictions:
     def read_json(self, name: str) -> Any:
         """A JSON file at the very top; None where it is missing. Raises UserError where it cannot be read."""
         try:
-            return json.loads(_read(self._root / name, LARGEST_JSON))
+            most = limits.SETTINGS if name == FACTS else limits.DETECTIONS
+            content = _read(self._root / name, most)
+            if len(content) > most:
+                raise ValueError(f"is larger than {most:,} bytes")
+            return json.loads(content)
         except FileNotFoundError:
             return None
         except UNREADABLE as error:
@@ -88,7 +91,7 @@ class Predictions:
         if isinstance(image, Problem):
             problems.append(image)
             return None
-        grey = cv2.imdecode(np.frombuffer(_read(self._masks / name, LARGEST), np.uint8), cv2.IMREAD_GRAYSCALE)
+        grey = cv2.imdecode(np.frombuffer(_read(self._masks / name, limits.MASK), np.uint8), cv2.IMREAD_GRAYSCALE)
         if grey is None or grey.shape != tuple(size):
             told = "cannot be read by OpenCV" if grey is None else "is of its frame's size, and turned by its EXIF"
             problems.append(Problem("damaged", name, told))
@@ -112,8 +115,8 @@ class Predictions:
     def image(self, name: str, size: tuple[int, ...], formats: tuple[str, ...] = ("PNG",)) -> Image.Image | Problem:
         """A decoded PNG, or image of other formats, of `size` (H, W)."""
         try:
-            content = _read(self._masks / name, LARGEST)
-            if len(content) > LARGEST:
+            content = _read(self._masks / name, limits.MASK)
+            if len(content) > limits.MASK:
                 return Problem("damaged", name, "is far too large for a mask")
             image = Image.open(io.BytesIO(content), formats=formats)
             if image.size != size[::-1]:
@@ -130,8 +133,22 @@ class Predictions:
             return Problem("damaged", name, f"cannot be read ({reason(error)})")
 
 
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Raises one of `UNREADABLE`, also for names of any depth, whose folders would fill the memory."""
+    with open(path, "rb", opener=regular):
+        file = zipfile.ZipFile(path)
+    if (longest := max(map(len, file.namelist()), default=0)) > limits.PATH:
+        file.close()
+        raise zipfile.BadZipFile(f"a name in it has {longest:,} characters")
+    return file
+
+
 def _read(path: Path | zipfile.Path, limit: int) -> bytes:
     """A file's content up to the first byte beyond the limit. Raises FileNotFoundError and others of `UNREADABLE`."""
+    if isinstance(path, zipfile.Path) and path.is_file() and path.suffix == ".json":
+        entry = path.root.getinfo(path.at)
+        if entry.file_size > limits.SETTINGS + limits.PACKED * entry.compress_size:
+            raise zipfile.BadZipFile(f"unpacks to {entry.file_size:,} bytes")
     with path.open("rb") if isinstance(path, zipfile.Path) else open(path, "rb", opener=regular) as file:
         return bytes(file.read(limit + 1))
 
@@ -175,7 +192,7 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
     the layout has no submission, or a frame of the split cannot be read."""
     wanted = _wanted(split, layout)
     try:
-        with open(path, "rb", opener=regular), zipfile.ZipFile(path) as file:
+        with _open_zip(path) as file:
             names = Counter(file.namelist())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -187,7 +204,7 @@ def validate_zip(path: Path, split: Split, layout: str) -> list[str]:
     for name, fault in _faults(Predictions(path), names, wanted, split):
         faults[str(PurePosixPath(name).parent), fault].append(name)
     more = {key: f" (and {len(found) - 1} more of this folder)" for key, found in faults.items() if len(found) > 1}
-    return [f"{found[0]}: {key[1]}{more.get(key, '')}" for key, found in faults.items()]
+    return [printable(f"{found[0]}: {key[1]}{more.get(key, '')}") for key, found in faults.items()]
 
 
 def _faults(files: Predictions, names: Counter[str], wanted: dict[str, str], split: Split) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from dshmp.data.base import Expression, Split, by_video, expression_name, mask_s
 from dshmp.data.registry import Dataset, dataset
 from dshmp.errors import UserError
 from dshmp.evaluation import coco, report
-from dshmp.evaluation.predictions import TOPS, Predictions
+from dshmp.evaluation.predictions import FACTS, TOPS, Predictions
 from dshmp.evaluation.protocols import PROTOCOLS, score_expressions, score_objects
 from dshmp.evaluation.report import Scores, figures, intervals
 from dshmp.files import check_owned, destination
@@ -46,7 +46,7 @@ def run(
     if out is not None:
         out = destination(out, folder=True)
         check_owned(out, report.FILES)
-    facts = Predictions(pred).read_json("predict.json")
+    facts = Predictions(pred).read_json(FACTS)
     if not isinstance(facts, dict | None):
         raise UserError(f"{pred}/predict.json: expected a JSON object at the top")
     facts = facts or {}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
+from dshmp import limits
 from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, regular
@@ -23,10 +24,13 @@ from dshmp.progress import track
 
 log = logging.getLogger(__name__)
 
-LONGEST = 10_000  # characters of a sentence: far beyond what any model reads, and looked at before memory is taken
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPECIAL_TOKENS |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
+
+# RoBERTa's parts; others fail on some texts, or make them longer without end
+_KINDS = {"normalizer": ["NoneType"], "pre_tokenizer": ["ByteLevel"], "model": ["BPE"]}
+_KINDS |= {"post_processor": ["RobertaProcessing", "TemplateProcessing"]}
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,11 @@ class TextTokenizer:
     def _text(self, expression: str) -> str:
         if not isinstance(expression, str):
             raise TypeError(f"an expression must be a text, not {type(expression).__name__}")
-        if len(expression) > LONGEST:
+        if len(expression) > limits.SENTENCE:
             if self.release.overlong == "error":
-                fault = f"the expression has {len(expression):,} characters, the limit is {LONGEST:,}"
+                fault = f"the expression has {len(expression):,} characters, the limit is {limits.SENTENCE:,}"
                 raise UserError(f"{fault}; shorten it: {expression[:60]!r}")
-            expression = expression[:LONGEST]
+            expression = expression[: limits.SENTENCE]
         if any("\ud800" <= letter <= "\udfff" for letter in expression):
             raise UserError(f"the expression holds half a character (a lone surrogate): {expression[:60]!r}")
         if not expression.strip():
@@ -147,7 +151,7 @@ def _read_parses(path: Path) -> list[_Parsed] | None:
     try:
         with open(path, encoding="utf-8", opener=regular) as file:
             digest, rows = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     parses = (_Parsed(ids, groups, [Word(*word) for word in words]) for ids, groups, words in rows)
     return list(parses) if digest == _digest(rows) else None
@@ -171,11 +175,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         file = path / "tokenizer.json" if path.is_dir() else path
         if file == path or file.exists():
             with open(file, "rb", opener=regular):
-                return PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
+                tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
+            for part, kinds in _KINDS.items():
+                if (kind := type(getattr(tokenizer.backend_tokenizer, part)).__name__) not in kinds:
+                    raise ValueError(f"its {part} is a {kind}, not {' or '.join(kinds)}")
+            return tokenizer
         if not all((path / name).exists() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
         return cast(PreTrainedTokenizerFast, RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True))
-    except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot read
+    except BaseException as error:  # the tokenizers library raises bare Exception, or its own panic beside that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         mend = "give a tokenizer.json, a folder with one, or a model id on the Hugging Face hub"
         raise UserError(f"cannot load a tokeniser from {str(source)!r} ({reason(error)}); {mend}") from error
 

@@ -33,11 +33,12 @@ class Checkpoints:
     keep: int
 
     def paths(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.safetensors"))
+        return sorted(path for path in self.folder.glob("step-*.safetensors") if not path.is_dir())
 
     def save(self, saved: Saved) -> None:
         """Write one; then remove those that are too old. Raises UserError where it cannot be written."""
         header = {"step": saved.step, "checksum": checksum(saved.tensors), "facts": saved.facts}
+        header["seal"] = _seal(header)
         path = self.folder / f"step-{saved.step:08d}.safetensors"
         save_tensors(saved.tensors, path, {"dshmp": json.dumps(header)})
         with open(path, "rb") as file:
@@ -62,12 +63,17 @@ class Checkpoints:
 
 def _read(path: Path) -> Saved:
     tensors = load_tensors(path)
-    with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError):  # no checkpoint of a run
+    with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):  # no run's
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["dshmp"])
-        if header["checksum"] == checksum(tensors):
+        whole = header.get("seal", _seal(header)) == _seal(header)  # old ones have none
+        if whole and header["checksum"] == checksum(tensors):
             return Saved(header["step"], tensors, header["facts"])
     raise UserError(f"{path}: damaged: its content is not what was written")
+
+
+def _seal(header: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps([header[key] for key in ("step", "checksum", "facts")]).encode())
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:

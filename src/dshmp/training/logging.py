@@ -15,14 +15,16 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
+from pydantic import BaseModel
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from dshmp import __version__
 from dshmp.config import to_dict
+from dshmp.data.base import Text, read_shape
 from dshmp.errors import UserError
-from dshmp.files import atomic_write, reason, save_json, writing
+from dshmp.files import atomic_write, reason, regular, save_json, writing
 from dshmp.revision import revision
 from dshmp.training.recipe import Recipe
 from dshmp.training.task import Metrics
@@ -30,6 +32,11 @@ from dshmp.video.overlay import save_png
 
 PACKAGES = ("torch", "accelerate", "transformers", "numpy", "spacy")
 MEASURED = ("seconds_per_step", "waited", "memory_gib")  # of the machine, not of what is learned
+
+
+class _Starts(BaseModel):  # run.json
+    id: Text
+    starts: list[dict[str, Any]]
 
 
 class RunLogger:
@@ -52,6 +59,8 @@ class RunLogger:
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
+        if not self.live.console.is_interactive:  # where it leaves its last line open
+            self.live.console.print()
 
     def tick(self, step: int) -> None:
         self.progress.update(self.task, completed=step)
@@ -97,11 +106,27 @@ class RunLogger:
 
 
 def forget(path: Path, step: int) -> None:
-    """Remove what a stopped run recorded after its last checkpoint; those steps come again."""
-    if path.exists():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    """Remove what a stopped run recorded after its last checkpoint, as those steps come again, and damaged lines."""
+    if os.path.lexists(path):
+        rows = [row for row in read_metrics(path) if row["step"] <= step]
         with atomic_write(path) as part:
-            part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The figures in a metrics.jsonl, a mapping of numbers a line; damaged lines are left out. Raises UserError."""
+    try:
+        with open(path, "rb", opener=regular) as file:
+            lines = file.readlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); move it away") from None
+    rows = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            numbers = isinstance(row, dict) and all(isinstance(value, int | float) for value in row.values())
+            rows += [row] if numbers and isinstance(row.get("step"), int) else []
+    return rows
 
 
 def peak_memory() -> float:
@@ -120,9 +145,9 @@ def peak_memory() -> float:
 
 def describe(path: Path, step: int) -> str:
     """Add to run.json with what the run was started, or went on, at this step; returns the run's id."""
-    known: dict[str, Any] = {"id": secrets.token_hex(4), "starts": []}
-    with suppress(OSError, ValueError, TypeError):
-        known |= json.loads(path.read_text(encoding="utf-8"))
+    known = _Starts(id=secrets.token_hex(4), starts=[])
+    with suppress(UserError):
+        known = read_shape(path, _Starts)
     git = revision()
     start = {
         "step": step,
@@ -138,8 +163,8 @@ def describe(path: Path, step: int) -> str:
         "packages": {"dshmp": __version__} | {name: version(name) for name in PACKAGES},
         "git": git and {"commit": git.rstrip("+"), "changed": git.endswith("+")},
     }
-    save_json(path, {"id": known["id"], "starts": [*known["starts"], start]})
-    return str(known["id"])
+    save_json(path, {"id": known.id, "starts": [*known.starts, start]})
+    return known.id
 
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, step: int, identity: str) -> None:

@@ -1,5 +1,6 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,17 +9,28 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field
 
+from dshmp import limits
 from dshmp.card import Card
-from dshmp.checkpoint import CONFIG, find_model, load_config
+from dshmp.checkpoint import CONFIG, check_model_folder, find_model, load_config
 from dshmp.config import Count, ModelConfig, Positive, from_dict, nearest, to_dict
 from dshmp.data.registry import DATASETS
 from dshmp.data.transforms import Augmentation
 from dshmp.errors import UserError
-from dshmp.files import atomic_write, destination, is_vacant, reason, regular
+from dshmp.files import atomic_write, destination, is_vacant, read_settings, reason
 from dshmp.recipes import find_recipe
 
 Whole = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+def _place(name: str) -> str:
+    """What may be the name of a file, whether there is one or not. Raises ValueError."""
+    if "\0" in name or len(name) > 4000 or max(map(len, os.fsencode(name).split(b"/"))) > 255:
+        raise ValueError(f"{name[:40]!r} cannot be the name of a file")
+    return name
+
+
+Place = Annotated[str, AfterValidator(_place)]
 RECIPE = "recipe.yaml"
 MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"  # a folder with it is a run's
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
@@ -45,9 +57,9 @@ class LossWeights:
 class Source:
     """A data set to learn from."""
 
-    root: str
-    split: str = "train"
-    validation: str | None = None  # split for the figures on the way; none are taken without
+    root: Place
+    split: Place = "train"
+    validation: Place | None = None  # split for the figures on the way; none are taken without
     weight: Positive = 1.0  # how often a batch comes from it, against the weights of the others
 
 
@@ -91,7 +103,7 @@ class RunConfig:
     """Steps in a row without a finite gradient, each left out, after which a run stops. In float16 those with a scale
     of the losses above 1 do not count: it falls then."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # each needs its package
-    cache: str | None = None  # folder for parsed sentences and the motion task's object tokens, in the run's by default
+    cache: Place | None = None  # folder for parsed sentences and the motion task's object tokens; None: in the run's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +120,14 @@ class Recipe:
     data: Annotated[dict[str, Source], AfterValidator(_known)]
     """By the names of `dshmp data`: mevis (a synthetic data set too), ref-youtube-vos, a2d, refcoco ... Tasks other
     than `whole` learn from one, which lists all objects of its videos: a synthetic data set."""
-    init: str | None = None  # folder of an earlier run or model whose weights this one starts from
+    init: Place | None = None  # folder of an earlier run or model whose weights this one starts from
     take: tuple[str, ...] = ()  # of language, perception, motion, decoder: the parts taken from `init`; all by default
-    text_encoder: str | None = None
+    text_encoder: Place | None = None
     """For a model that starts fresh, RoBERTa's published weights: a folder, or an id on the Hugging Face hub."""
-    mask2former: str | None = None
+    mask2former: Place | None = None
     """Likewise Mask2Former's (COCO instances) for static perception: its .pkl file, the folder of transformers' model,
     or that model's id on the Hugging Face hub."""
-    video_swin: str | None = None  # likewise Video-Swin's (Kinetics) for the backbone: its .pth file
+    video_swin: Place | None = None  # likewise Video-Swin's (Kinetics) for the backbone: its .pth file
     model: ModelConfig = field(default_factory=ModelConfig)
     """Of a model that starts fresh, and the switches of one that does not: shapes must agree. A recipe with `init` that
     says nothing of the model takes all its numbers from there."""
@@ -176,7 +188,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
 def recipes(folder: Path) -> dict[Path, Recipe]:
     """The recipes in a folder and below that say what they are for (`about`), by name; others are their bases. Raises
     UserError where there are none, and for a wrong one."""
-    found = {path: load_recipe(path) for path in sorted(folder.glob("**/*.yaml")) if "about" in _read(path)}
+    found = {path: load_recipe(path) for path in sorted(folder.glob("**/*.yaml")) if _read(path).get("about")}
     if not found:
         raise UserError(f"{folder}: no recipe in it says what it is about; leave it out for the packaged ones")
     return found
@@ -198,6 +210,8 @@ def check_run_folder(folder: Path, recipe: Recipe, longer: bool = False) -> None
         return
     if not stored.is_file() or not stored.read_text(encoding="utf-8", errors="replace").startswith(MARK):
         raise UserError(f"{folder}: is not empty, and no run of dshmp; name another folder with --out")
+    for name in ("model", "best"):  # which the run replaces when it has learned for hours
+        check_model_folder(folder / name)
     known = load_recipe(stored)
     steps = max(known.steps, recipe.steps) if longer else known.steps
     if replace(known, run=recipe.run, steps=steps) != recipe:
@@ -214,12 +228,15 @@ def save_recipe(folder: Path, recipe: Recipe) -> None:
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a recipe, its bases beneath them; `above`: the recipes that it is a base of."""
+    values = _own(path)
     if path.resolve() in above:
         raise UserError(f"{path}: is its own base")
-    values = _own(path)
     if (base := values.pop("base", None)) is None:
         return values
-    file = path.parent / str(base)
+    try:
+        file = path.parent / _place(str(base))
+    except ValueError as error:
+        raise UserError(f"{path}: its base is none ({error})") from None
     if file.suffix != ".yaml" and not file.exists():
         file = find_recipe(str(base))
     return _merge(_read(file, (*above, path.resolve())), values)
@@ -228,9 +245,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _own(path: Path) -> dict[str, Any]:
     """What a recipe says itself, the name of its base included."""
     try:
-        with open(path, encoding="utf-8", opener=regular) as file:
-            values = _parse(file.read(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        values = _parse(read_settings(path), str(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a recipe ({reason(error)})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of recipe keys")
@@ -240,6 +256,14 @@ def _own(path: Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself needs 1.0e-4."""
 
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > limits.ALIASES:
+            raise yaml.YAMLError(f"refers more than {limits.ALIASES} times to what it said before")
+        return super().compose_node(parent, index)
+
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789"))
 
@@ -247,8 +271,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from None
+    except Exception as error:  # a tag, such as !!int, on another value makes PyYAML raise anything
+        deep = isinstance(error, RecursionError)
+        told = "too many brackets in each other" if deep else " ".join(str(error).split())[:300]
+        raise UserError(f"{where[:200]}: is not valid YAML ({told})") from None
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
