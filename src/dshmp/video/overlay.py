@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dshmp.errors import UserError
 from dshmp.files import reason
+from dshmp.video.fonts import font_for, load_font
 from dshmp.video.io import UNKNOWN_RATE, Pixels, open_container
 
 if TYPE_CHECKING:
@@ -83,17 +83,21 @@ def draw_masks(
     return canvas
 
 
-_font: Any = lru_cache(ImageFont.load_default)  # Pillow's own, so that every machine draws the same
-
-
 def _pieces(caption: Caption) -> Pieces:
-    """The expression in pieces between spaces, each in the colour of its word; punctuation keeps to its word."""
+    """The expression in pieces between spaces, each in the colour of its word; punctuation keeps to its word. Letters
+    that no font has are left out, and a last piece says so."""
     colours: list[Colour] = [PLAIN] * len(caption.expression)
     for word in caption.words:
         colour = {"static": STATIC, "motion": MOTION}.get(word.group or "", PLAIN)
         colours[word.start : word.end] = [colour] * (word.end - word.start)
     found = re.finditer(r"[^ ]+", caption.expression)
-    return [(m[0], next((c for c in colours[m.start() : m.end()] if c != PLAIN), PLAIN)) for m in found]
+    pieces = [(m[0], next((c for c in colours[m.start() : m.end()] if c != PLAIN), PLAIN)) for m in found]
+    _, lacking = font_for(caption.expression)
+    if not lacking:
+        return pieces
+    known = [(text.translate(dict.fromkeys(map(ord, lacking))), colour) for text, colour in pieces]
+    said = "(some letters are left out: no font has them)" if any(text for text, _ in known) else "(no font has the letters of the sentence)"
+    return [(text, colour) for text, colour in known if text] + [(word, QUIET) for word in said.split()]
 
 
 def _verdict(caption: Caption) -> Pieces:
@@ -153,7 +157,7 @@ class OverlayPainter:
         self.left = (full - width * self.scale) // 2
         self.top = height * self.scale
         size = 9 + full // 70
-        large, self.font = _font(size), _font(round(size * 0.78))
+        large, self.font = load_font(size, font_for(caption.expression)[0]), load_font(round(size * 0.78))
         pad, line = round(size * 0.8), round(size * 1.4)
         lines = _wrap(_pieces(caption), full - 2 * pad, large, most=4)
         below = pad // 2 + line * len(lines)
@@ -260,14 +264,15 @@ def contact_sheet(path: Path, images: Pixels, rows: Sequence[tuple[Caption, Mask
     scale = max(1, -(-cell * 2 // images.shape[2]))
     step, left = height + track + 34, pad + side
     right = left + len(shown) * (cell + gap) - gap
-    large, small = _font(19), _font(14)
+    small = load_font(14)
     sheet = Image.new("RGB", (right + pad, head + len(rows) * step + 14), PANEL)
     draw = ImageDraw.Draw(sheet)
-    draw.text((pad, 20), title, fill=WHITE, font=_font(22))
+    draw.text((pad, 20), title, fill=WHITE, font=load_font(22))
     legend: Pieces = [("truth: white outline  ", QUIET), *LEGEND]
     _text(draw, right - _length(legend, small), 24, legend, small)
     for index, (caption, masks, truth) in enumerate(rows):
         top = head + index * step
+        large = load_font(19, font_for(caption.expression)[0])
         lines = _wrap(_pieces(caption), side - 26, large, most=5)
         for number, pieces in enumerate(lines):
             _text(draw, pad, top + number * 26, pieces, large)
