@@ -96,7 +96,11 @@ def _pieces(caption: Caption) -> Pieces:
     if not lacking:
         return pieces
     known = [(text.translate(dict.fromkeys(map(ord, lacking))), colour) for text, colour in pieces]
-    said = "(some letters are left out: no font has them)" if any(text for text, _ in known) else "(no font has the letters of the sentence)"
+    said = (
+        "(some letters are left out: no font has them)"
+        if any(text for text, _ in known)
+        else "(no font has the letters of the sentence)"
+    )
     return [(text, colour) for text, colour in known if text] + [(word, QUIET) for word in said.split()]
 
 
