@@ -29,6 +29,7 @@ from PIL import ExifTags, Image, ImageOps, ImageSequence
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, writing
 from dshmp.options import Place, Rate, checked
+from dshmp.video.hdr import to_rgb, warn_of_hdr
 from dshmp.video.images import DECODER_ERRORS, FORMATS, MAX_PIXELS, MAX_SIDE, SUFFIXES, open_image
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ def _check_pattern(folder: Path, files: list[Path]) -> None:
 def _open_file(path: Path) -> VideoSource:
     with open_container(path) as container:
         stream = _video_stream(container, path)
+        warn_of_hdr(path, stream)
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else None
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
@@ -256,7 +258,7 @@ def _open_file(path: Path) -> VideoSource:
                     try:
                         if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
                             matrix, size, begin = _display_matrix(frame, head), None, float(time)
-                        image = _upright(frame.to_ndarray(format="rgb24"), matrix)
+                        image = _upright(to_rgb(frame), matrix)
                         size = size or image.shape[1::-1]
                         if image.shape[1::-1] != size:
                             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
