@@ -55,6 +55,11 @@ def test_letters_beyond_ascii_are_drawn(letter: str) -> None:
 
 
 @pytest.mark.usefixtures("no_fonts")
+def test_signs_that_are_never_drawn_are_not_missed() -> None:
+    assert fonts.font_for("a\u00a0dog\u200d\ufe0f\tx\u3000") == (None, "")
+
+
+@pytest.mark.usefixtures("no_fonts")
 def test_letters_of_no_font_are_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "dshmp"):
         for _ in range(2):
@@ -63,8 +68,8 @@ def test_letters_of_no_font_are_left_out_and_said(caplog: pytest.LogCaptureFixtu
     assert "install one" in caplog.text
     assert len(caplog.records) == 2  # one of each sentence
     said = " ".join(text for text, _ in _pieces(caption("the d狗g 狗 runs")))
-    assert said == "the dg runs (some letters are left out: no font has them)"
-    assert " ".join(text for text, _ in _pieces(caption("狗"))) == "(no font has the letters of the sentence)"
+    assert said == "the dg runs (letters left out: no font has them)"
+    assert " ".join(text for text, _ in _pieces(caption("狗"))) == "(letters left out: no font has them)"
 
 
 def test_an_installed_font_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

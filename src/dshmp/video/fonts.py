@@ -19,18 +19,18 @@ FOLDERS = (
 )
 SPECIAL = re.compile("bold|black|heavy|light|thin|italic|oblique|mono|serif|condensed|narrow", re.IGNORECASE)
 UNKNOWN = "\U0010ffff"  # no font has it, so it is drawn as the font draws what it does not have
-PROBE = 32  # pixels at which letters are compared
+PROBE = 33  # pixels at which letters are compared; fonts of pictures do not have this size, so they are passed over
 
 
 @lru_cache
 def font_for(text: str) -> tuple[Path | None, str]:
     """The first font with all letters of the text, None for Pillow's own; where there is none, that with most of them,
     and the letters that it lacks. A warning tells of those."""
-    letters = "".join(sorted({c for c in text if not c.isspace() and unicodedata.category(c) != "Cf"}))
+    signs = set(re.sub(r"[\s\ufe00-\ufe0f]", "", text))  # without spaces and what only varies the letter before
+    letters = "".join(sorted(c for c in signs if unicodedata.category(c) != "Cf"))
     best, least = None, _lacking(None, letters)
     for path in _installed() if least else ():
-        lacking = _lacking(path, letters)
-        if len(lacking) < len(least):
+        if len(lacking := _lacking(path, letters)) < len(least):
             best, least = path, lacking
         if not least:
             break
@@ -48,24 +48,18 @@ def load_font(size: int, path: Path | None = None) -> Any:
 @lru_cache
 def _installed() -> list[Path]:
     """Files of fonts: DejaVu Sans of matplotlib, then the system's, plain ones first."""
-    library = find_spec("matplotlib")
+    library = find_spec("matplotlib")  # not imported
     own = [Path(library.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"] if library and library.origin else []
-    files = (file for folder in FOLDERS for file in Path(os.path.expanduser(folder)).rglob("*"))
-    # LastResort has a box for every letter
-    fonts = (f for f in files if f.suffix.lower() in {".ttf", ".ttc", ".otf"} and "LastResort" not in f.name)
-    return own + sorted(fonts, key=lambda f: (SPECIAL.search(f.stem) is not None, f.name))
+    files = (file for folder in FOLDERS for file in Path(os.path.expanduser(folder)).rglob("*.[tToO][tT][cCfF]"))
+    fonts = (file for file in files if "LastResort" not in file.name)  # it has a box for every letter
+    return own + sorted(fonts, key=lambda file: (SPECIAL.search(file.stem) is not None, file.name))
 
 
 def _lacking(path: Path | None, letters: str) -> str:
     """Those of the letters that the font does not have; all of them where it cannot be read."""
     try:
-        font = load_font(PROBE, path)
-        unknown = _drawn(font, UNKNOWN)
-        return "".join(c for c in letters if _drawn(font, c) in (unknown, b""))
-    except (OSError, ValueError):  # also fonts of pictures, which have no other size than their own
+        masks = [load_font(PROBE, path).getmask(c) for c in UNKNOWN + letters]
+    except (OSError, ValueError):
         return letters
-
-
-def _drawn(font: Any, letter: str) -> bytes:
-    mask = font.getmask(letter)
-    return bytes(mask) if mask.getbbox() else b""
+    unknown, *drawn = (bytes(mask) if mask.getbbox() else b"" for mask in masks)
+    return "".join(c for c, mask in zip(letters, drawn, strict=True) if mask in (unknown, b""))

@@ -17,6 +17,7 @@ KNEE = 0.5  # up to here brightness is kept; all above, however bright, is press
 TO_BT709 = np.array(  # linear RGB of BT.2020 -> BT.709 (ITU-R BT.2087)
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
+ROWS = 64  # mapped at a time, so that a large frame takes little memory
 LUMINANCE = np.array([[0.2627, 0.6780, 0.0593]], np.float32)  # of BT.2020
 
 
@@ -24,7 +25,12 @@ def to_rgb(frame: Any) -> NDArray[np.uint8]:
     """The decoded frame (of PyAV) as RGB uint8 (H, W, 3); HDR is tone-mapped, other frames are only converted."""
     if frame.color_trc not in (PQ, HLG):
         return np.asarray(frame.to_ndarray(format="rgb24"))
-    light = _linear(frame.color_trc)[frame.to_ndarray(format="rgb48le")]
+    image = np.asarray(frame.to_ndarray(format="rgb48le"))
+    return np.concatenate([_shown_rows(image[top : top + ROWS], frame) for top in range(0, len(image), ROWS)])
+
+
+def _shown_rows(signal: NDArray[np.uint16], frame: Any) -> NDArray[np.uint8]:
+    light = np.take(_linear(frame.color_trc), signal)
     if frame.color_trc == HLG:  # the display's part: gamma 1.2 on a screen of 1000 cd/m2
         light *= cv2.pow(cv2.transform(light, LUMINANCE), 0.2)[..., None] * (1000 / WHITE)
     if frame.color_primaries != BT709:
