@@ -1,17 +1,14 @@
 """HDR video (ITU-R BT.2100: PQ or HLG) as ordinary pictures, BT.709 with the gamma of sRGB."""
 
-import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-log = logging.getLogger("dshmp")
-
-PQ, HLG, BT709 = 16, 18, 1  # as FFmpeg numbers transfer functions and primaries
+HDR = PQ, HLG = 16, 18  # transfer functions as FFmpeg numbers them
+BT709 = 1  # and primaries
 WHITE = 203.0  # cd/m2 of a white sheet in HDR (ITU-R BT.2408); it is 1 in what follows
 KNEE = 0.5  # up to here brightness is kept; all above, however bright, is pressed into the rest below 1
 TO_BT709 = np.array(  # linear RGB of BT.2020 -> BT.709 (ITU-R BT.2087)
@@ -23,7 +20,7 @@ LUMINANCE = np.array([[0.2627, 0.6780, 0.0593]], np.float32)  # of BT.2020
 
 def to_rgb(frame: Any) -> NDArray[np.uint8]:
     """The decoded frame (of PyAV) as RGB uint8 (H, W, 3); HDR is tone-mapped, other frames are only converted."""
-    if frame.color_trc not in (PQ, HLG):
+    if frame.color_trc not in HDR:
         return np.asarray(frame.to_ndarray(format="rgb24"))
     image = np.asarray(frame.to_ndarray(format="rgb48le"))
     return np.concatenate([_shown_rows(image[top : top + ROWS], frame) for top in range(0, len(image), ROWS)])
@@ -37,14 +34,6 @@ def _shown_rows(signal: NDArray[np.uint16], frame: Any) -> NDArray[np.uint8]:
         light = np.maximum(cv2.transform(light, TO_BT709), 0)
     # y / (1 + y), below 1, finds the place in a table evenly
     return np.take(_shown(), np.asarray(light / (1 + light) * 65535, np.uint16))
-
-
-def warn_of_hdr(path: Path, stream: Any) -> None:
-    """Say it where a video stream (of PyAV) is HDR."""
-    if (name := {PQ: "PQ", HLG: "HLG"}.get(stream.codec_context.color_trc)) is not None:
-        log.warning(
-            "%s: HDR (%s), tone-mapped; the model knows ordinary video, so an SDR copy may do better", path, name
-        )
 
 
 @lru_cache

@@ -29,13 +29,14 @@ from PIL import ExifTags, Image, ImageOps, ImageSequence
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, writing
 from dshmp.options import Place, Rate, checked
-from dshmp.video.hdr import to_rgb, warn_of_hdr
+from dshmp.video.hdr import HDR, to_rgb
 from dshmp.video.images import DECODER_ERRORS, FORMATS, MAX_PIXELS, MAX_SIDE, SUFFIXES, open_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger("dshmp")
+warn_once = functools.lru_cache(log.warning)  # a video may be opened several times, first to see whether it can be
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) uint8, RGB
 Video = Union[str, Path, NDArray[np.uint8], "Tensor", Image.Image, Iterable["Picture"]]
@@ -208,7 +209,7 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
             return animation
         return _stills(path.stem, path, lambda: _read_images([path]), 1, fps)
     if fps is not None:
-        log.warning("%s: fps is ignored, since a video file knows its own; it is for images and arrays", path)
+        warn_once("%s: fps is ignored, since a video file knows its own; it is for images and arrays", path)
     return _open_file(path)
 
 
@@ -224,7 +225,8 @@ def _check_pattern(folder: Path, files: list[Path]) -> None:
 def _open_file(path: Path) -> VideoSource:
     with open_container(path) as container:
         stream = _video_stream(container, path)
-        warn_of_hdr(path, stream)
+        if stream.codec_context.color_trc in HDR:
+            warn_once("%s: HDR, tone-mapped; the model knows ordinary video, so an SDR copy may do better", path)
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else None
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
