@@ -29,12 +29,14 @@ from PIL import ExifTags, Image, ImageOps, ImageSequence
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, writing
 from dshmp.options import Place, Rate, checked
+from dshmp.video.hdr import HDR, to_rgb
 from dshmp.video.images import DECODER_ERRORS, FORMATS, MAX_PIXELS, MAX_SIDE, SUFFIXES, open_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger("dshmp")
+warn_once = functools.lru_cache(log.warning)  # a video may be opened several times, first to see whether it can be
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) uint8, RGB
 Video = Union[str, Path, NDArray[np.uint8], "Tensor", Image.Image, Iterable["Picture"]]
@@ -207,7 +209,7 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
             return animation
         return _stills(path.stem, path, lambda: _read_images([path]), 1, fps)
     if fps is not None:
-        log.warning("%s: fps is ignored, since a video file knows its own; it is for images and arrays", path)
+        warn_once("%s: fps is ignored, since a video file knows its own; it is for images and arrays", path)
     return _open_file(path)
 
 
@@ -223,6 +225,8 @@ def _check_pattern(folder: Path, files: list[Path]) -> None:
 def _open_file(path: Path) -> VideoSource:
     with open_container(path) as container:
         stream = _video_stream(container, path)
+        if stream.codec_context.color_trc in HDR:
+            warn_once("%s: HDR, tone-mapped; the model knows ordinary video, so an SDR copy may do better", path)
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else None
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
@@ -256,7 +260,7 @@ def _open_file(path: Path) -> VideoSource:
                     try:
                         if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
                             matrix, size, begin = _display_matrix(frame, head), None, float(time)
-                        image = _upright(frame.to_ndarray(format="rgb24"), matrix)
+                        image = _upright(to_rgb(frame), matrix)
                         size = size or image.shape[1::-1]
                         if image.shape[1::-1] != size:
                             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

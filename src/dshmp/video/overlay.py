@@ -92,12 +92,10 @@ def _pieces(caption: Caption) -> Pieces:
         colours[word.start : word.end] = [colour] * (word.end - word.start)
     found = re.finditer(r"[^ ]+", caption.expression)
     pieces = [(m[0], next((c for c in colours[m.start() : m.end()] if c != PLAIN), PLAIN)) for m in found]
-    _, lacking = font_for(caption.expression)
-    if not lacking:
-        return pieces
-    known = [(text.translate(dict.fromkeys(map(ord, lacking))), colour) for text, colour in pieces]
-    said = "(some letters are left out: no font has them)" if any(text for text, _ in known) else "(no font has the letters of the sentence)"
-    return [(text, colour) for text, colour in known if text] + [(word, QUIET) for word in said.split()]
+    if lacking := font_for(caption.expression)[1]:
+        pieces = [(text.translate(dict.fromkeys(map(ord, lacking))), colour) for text, colour in pieces]
+        pieces += [(word, QUIET) for word in ("(letters", "left", "out:", "no", "font", "has", "them)")]
+    return [(text, colour) for text, colour in pieces if text]
 
 
 def _verdict(caption: Caption) -> Pieces:
