@@ -272,7 +272,7 @@ def test_image_and_mask_side_by_side(tmp_path: Path) -> None:
 
 def test_numbers_beyond_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for digits in (20, 5000):
-        with pytest.raises(UserError, match="^frames ") as caught:
+        with pytest.raises(UserError, match=r"^frames ") as caught:
             parse_range(f"0:{'9' * digits}")
         assert len(str(caught.value)) < 200
     for fps in (1e-9, 1e300, float("nan")):
