@@ -160,6 +160,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         f"code, protocol {n}": (pickle.dumps([Evil(os.system, "touch evil")], n), "asks for 'posix.system'")
         for n in range(6)
     },
+    "a number of thousands of digits": (pickle.dumps([10**5000], 2), "asks for the instruction LONG4, which no list"),
     "an array": (pickle.dumps([np.zeros(3)], 2), "_reconstruct', which no list of references needs"),
     "an extension": (b"\x80\x02\x82\x01.", "asks for the instruction EXT1"),
     "nested tuples": (b"\x80\x02" + b"N" + b"\x85" * 100_000 + b".", "refs(unc).p: 0: must be a valid dictionary"),
