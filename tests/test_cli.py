@@ -190,6 +190,10 @@ def test_batch_of_json_lines_and_frame_folders(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "frames").mkdir()
     for index in range(3):
         Image.fromarray(np.full((20, 30, 3), index * 40, np.uint8)).save(tmp_path / "frames" / f"{index}.jpg")
+    listed = tmp_path / "list.json"
+    rows = [{"video": "a.mp4", "expression": "x"}, {"video": "b.mp4", "expression": "y"}]
+    listed.write_text(json.dumps([*rows, {"video": "a.mp4", "expression": "z"}], indent=1), encoding="utf-16")
+    assert read_list(listed) == {tmp_path / "a.mp4": ["x", "z"], tmp_path / "b.mp4": ["y"]}
     listed = tmp_path / "list.jsonl"
     listed.write_text(json.dumps({"video": "frames", "expression": "a cat"}) + "\n\n")
     assert call(monkeypatch, "batch", listed, "--model", model, "--out", tmp_path / "out") == 0
@@ -209,6 +213,9 @@ def test_batch_of_json_lines_and_frame_folders(monkeypatch: pytest.MonkeyPatch, 
         ),
         ("a.jsonl", '{"video": "x"\n', "line 1: cannot be read as a list (Expecting"),
         ("a.jsonl", "[1]\n", "line 1: cannot be read as a list (needs"),
+        ("a.json", '[{"video": "x", "expression": "a"}, ["x", "a"]]', "entry 2: cannot be read as a list (needs"),
+        ("a.json", '{"video": "x"}', "a.json: cannot be read as a list (a .json list is an array"),
+        ("a.json", "[" * 100_000, "a.json: cannot be read as a list (maximum recursion"),
         ("a.jsonl", "[" * 100_000, "line 1: cannot be read as a list (maximum recursion"),
         (
             "a.csv",

@@ -284,3 +284,15 @@ def test_vacant_is_what_a_killed_run_leaves(tmp_path: Path) -> None:
         assert is_vacant(tmp_path)
         fill(work, "a")
     assert not is_vacant(tmp_path)
+
+
+def test_json_holds_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """They are escaped, and read back as they were."""
+    import json
+    import os
+
+    from dshmp.files import save_json
+
+    document = {"video": os.fsdecode(b"a\xff.mp4"), "letter": "\xe9"}
+    save_json(tmp_path / "a.json", document)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == document

@@ -101,7 +101,7 @@ def segment(
 @app.command()
 @with_options
 def batch(
-    videos: Annotated[Path, typer.Argument(metavar="LIST", help="CSV (columns video,expression), or JSON lines.")],
+    videos: Annotated[Path, typer.Argument(metavar="LIST", help="CSV (columns video,expression), or JSON.")],
     out: Out = Path("results"),
     frames: Frames = None,
     fps: Fps = None,

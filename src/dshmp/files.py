@@ -185,7 +185,8 @@ def to_json(document: Mapping[str, Any]) -> str:
 def save_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write JSON, wholly or not at all. Raises UserError."""
     with atomic_write(path) as part:
-        part.write_text(to_json(document), encoding="utf-8")
+        # half a surrogate, of a name that is not UTF-8, becomes its JSON escape
+        part.write_text(to_json(document), encoding="utf-8", errors="backslashreplace")
 
 
 def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:

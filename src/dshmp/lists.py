@@ -1,4 +1,5 @@
-"""The list of `dshmp batch`: a video and an expression per row, as CSV (commas, semicolons or tabs) or JSON lines."""
+"""The list of `dshmp batch`: a video and an expression per row, as CSV (commas, semicolons or tabs), JSON lines or
+a JSON array."""
 
 import codecs
 import csv
@@ -24,7 +25,7 @@ def read_list(path: Path) -> dict[Path, list[str]]:
         with open(path, "rb", opener=regular) as start:  # as spreadsheets save "Unicode text"
             utf16 = start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         with open(path, encoding="utf-16" if utf16 else "utf-8-sig", newline="", opener=regular) as file:
-            for line, content in _rows(file, json_lines=path.suffix.lower() in (".jsonl", ".ndjson")):  # noqa: B007
+            for line, content in _rows(file, path.suffix.lower()):  # noqa: B007
                 row = json.loads(content) if isinstance(content, str) else content
                 name, expression = (row.get(column) if isinstance(row, dict) else None for column in COLUMNS)
                 if not isinstance(name, str) or not isinstance(expression, str) or not name or not expression.strip():
@@ -33,16 +34,23 @@ def read_list(path: Path) -> dict[Path, list[str]]:
                 _, expressions = jobs.setdefault(video.resolve(), (video, {}))
                 expressions[re.sub(r"\s*[\r\n]\s*", " ", expression.strip("\r\n"))] = None
     except (OSError, ValueError, RuntimeError) as error:
-        where = f"{path}, line {line}" if line else path
+        kind = "entry" if path.suffix.lower() == ".json" else "line"
+        where = f"{path}, {kind} {line}" if line else path
         raise UserError(f"{where}: cannot be read as a list ({reason(error)})") from None
     if not jobs:
         raise UserError(f"{path}: the list is empty; give rows of video,expression")
     return {video: list(expressions) for video, expressions in jobs.values()}
 
 
-def _rows(file: TextIO, json_lines: bool) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _rows(file: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Numbered rows, of JSON lines their text."""
-    if json_lines:
+    if suffix == ".json":
+        entries = json.load(file)
+        if not isinstance(entries, list):
+            raise ValueError('a .json list is an array: [{"video": ..., "expression": ...}, ...]')
+        yield from ((number, entry if isinstance(entry, dict) else {}) for number, entry in enumerate(entries, 1))
+        return
+    if suffix in (".jsonl", ".ndjson"):
         yield from ((line, text) for line, text in enumerate(file, 1) if text.strip())
         return
     head = file.readline()
