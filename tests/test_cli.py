@@ -18,7 +18,7 @@ from PIL import Image
 import dshmp
 import tiny
 from clips import tiny_model, write_clip
-from dshmp import cli
+from dshmp import cli, load_results
 from dshmp.checkpoint import save_model
 from dshmp.lists import read_list
 
@@ -198,6 +198,24 @@ def test_batch_of_json_lines_and_frame_folders(monkeypatch: pytest.MonkeyPatch, 
     listed.write_text(json.dumps({"video": "frames", "expression": "a cat"}) + "\n\n")
     assert call(monkeypatch, "batch", listed, "--model", model, "--out", tmp_path / "out") == 0
     assert len(list((tmp_path / "out" / "frames" / "01-a-cat" / "masks").iterdir())) == 3
+
+
+def test_masks_are_called_as_the_frames_of_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    """Those of a range, too; another range in place of it leaves none of the others."""
+    (tmp_path / "cam").mkdir()
+    for number in (8, 9, 10, 11):
+        Image.fromarray(np.full((20, 30, 3), number * 20, np.uint8)).save(tmp_path / "cam" / f"left_{number}.jpg")
+    given = "segment", tmp_path / "cam", "a cat", "--model", model, "--out", tmp_path / "out"
+    assert call(monkeypatch, *given, "--frames", "1:3") == 0
+    masks = tmp_path / "out" / "cam" / "01-a-cat" / "masks"
+    assert {path.name for path in masks.iterdir()} == {"left_9.png", "left_10.png"}
+    answers = json.loads((tmp_path / "out" / "cam" / "result.json").read_text())["results"]
+    assert answers[0]["frames"] == ["left_9", "left_10"]
+    assert call(monkeypatch, *given, "--frames", "2:", "--overwrite") == 0
+    assert {path.name for path in masks.iterdir()} == {"left_10.png", "left_11.png"}
+    assert load_results(tmp_path / "out" / "cam")[0].frame_count == 2
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from dshmp.errors import UserError
 from dshmp.options import Options
 from dshmp.predictor import Asked, EncodedClip, Progress, Segmenter
 from dshmp.result import EVIDENCE, RESULTS, Result
-from dshmp.video.io import open_video
+from dshmp.video.io import VideoSource, open_video
 
 OVERLAY, MASKS = "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
@@ -48,11 +48,11 @@ def segment_to_folder(
     """Add what was not answered with these settings to the folder `out/<name>` (by default as the video's): all or
     none, whatever interrupts it. `load` makes the model, if there is anything to answer.
 
-    Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; numbers count from the video's start) and
-    `<NN-slug>/overlay.mp4` per sentence, and one `result.json`. Raises UserError where a sentence was answered with
-    other settings and is not to be overwritten, or cannot be read by the model; with `faults` that is added there, and
-    the other sentences are answered. Returns the folder, the answers in the order of the sentences, and how
-    many of these were not answered before.
+    Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; called as a folder's frames are, else numbers
+    that count from the video's start) and `<NN-slug>/overlay.mp4` per sentence, and one `result.json`. Raises UserError
+    where a sentence was answered with other settings and is not to be overwritten, or cannot be read by the model; with
+    `faults` that is added there, and the other sentences are answered. Returns the folder, the answers in the order of
+    the sentences, and how many of these were not answered before.
     """
     folder, document = answer_folder(video, out, name)
     own: dict[str, Any] = {"model": options.model, "threshold": options.threshold, "targets": options.targets}
@@ -87,10 +87,13 @@ def segment_to_folder(
             )
             with load(options).encode(source, pending, **asked) as clip:
                 found = _write(work, clip)
-            facts = [{"sentence": text, "folder": "", "settings": own, "first_frame": source.start} for text in pending]
+            fact: dict[str, Any] = {"folder": "", "settings": own, "first_frame": source.start}
+            if names := _names(source):
+                fact["frames"] = names[source.start : source.start + len(found[0].times)]
             fresh: dict[str, Any] = {"generator": GENERATOR, "video": str(video.resolve()), "height": source.height}
             fresh |= {"width": source.width, "evidence": EVIDENCE, "results": []}
-            _publish(work, folder, fresh, [a | result.to_json() for a, result in zip(facts, found, strict=True)])
+            told = zip(pending, found, strict=True)
+            _publish(work, folder, fresh, [{"sentence": text} | fact | each.to_json() for text, each in told])
         document = read_document(folder) or {}
     size = document["height"], document["width"]
     known = {answer["sentence"]: answer for answer in document["results"]}
@@ -112,7 +115,7 @@ def _write(work: Path, clip: EncodedClip) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
     from dshmp.video.overlay import Caption, OverlayPainter, add_sound, overlay_writer, save_png
 
-    source = clip.source
+    source, names = clip.source, _names(clip.source)
     outputs = []
     with contextlib.ExitStack() as stack:
         for index, answer in enumerate(clip.answers):
@@ -125,12 +128,20 @@ def _write(work: Path, clip: EncodedClip) -> list[Result]:
             outputs.append((answer, folder, painter, write))
         for index, (frame, masks) in enumerate(clip.frames(pixels=True)):
             assert frame is not None
+            number = source.start + index
+            name = f"{names[number] if names else f'{number:05d}'}.png"
             for (answer, folder, painter, write), mask in zip(outputs, masks, strict=True):
-                save_png(folder / MASKS / f"{source.start + index:05d}.png", answer.add(mask).astype(np.uint8) * 255)
+                save_png(folder / MASKS / name, answer.add(mask).astype(np.uint8) * 255)
                 write(painter(frame.image, mask, index), frame.time)
     for _, folder, *_ in outputs:
         add_sound(folder / OVERLAY, source.path, source.begin + clip.times[0])
     return [clip.result(answer) for answer in clip.answers]
+
+
+def _names(source: VideoSource) -> list[str] | None:
+    """What a folder's frames are called, where all can be names of files anywhere."""
+    names = list(source.names or ())
+    return names if names and not any(map(disk.name_fault, names)) else None
 
 
 def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
@@ -189,8 +200,9 @@ def _remove(own: Path, names: Iterable[str]) -> None:
 
 def _files(answer: dict[str, Any]) -> list[str]:
     """What was written for an answer, below its folder."""
-    frames = range(answer["first_frame"], answer["first_frame"] + len(answer["times"]))
-    return [OVERLAY, *(f"{MASKS}/{frame:05d}.png" for frame in frames)]
+    first = answer["first_frame"]
+    names = answer.get("frames") or [f"{number:05d}" for number in range(first, first + len(answer["times"]))]
+    return [OVERLAY, *(f"{MASKS}/{name}.png" for name in names)]
 
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
@@ -208,7 +220,9 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         with open(folder / RESULTS, encoding="utf-8", opener=disk.regular) as file:
             document: dict[str, Any] = json.load(file)
         # the files of an answer, which may be removed, lie where they should
-        faults = [disk.name_fault(a["folder"]) or not isinstance(a["first_frame"], int) for a in document["results"]]
+        answers = document["results"]
+        names = [name for answer in answers for name in (answer["folder"], *answer.get("frames", ()))]
+        faults = [*map(disk.name_fault, names), *(not isinstance(answer["first_frame"], int) for answer in answers)]
         return document if document["generator"] == GENERATOR and not any(faults) else None
     except FileNotFoundError:
         return {} if folder.is_dir() and disk.is_vacant(folder) else None

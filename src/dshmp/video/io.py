@@ -82,6 +82,7 @@ class VideoSource:
     start: int = 0
     stop: int | None = None
     positions: tuple[int, ...] | None = None  # places in time of all frames, counted in frames; None: 0, 1, 2 ...
+    names: tuple[str, ...] | None = None  # of a folder's frames, without their suffixes
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the beginning; raises UserError where the range holds no frame."""
@@ -200,7 +201,8 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
                 raise UserError(f"{path}: a folder without frames; put images in it, or name a video file")
             _check_pattern(path, files)
             files.sort(key=lambda f: re.sub(r"\d+", lambda number: number[0].zfill(20), f.name.lower()))  # 2 before 10
-            return _stills(path.resolve().name, path, lambda: _read_images(files), len(files), fps)
+            source = _stills(path.resolve().name, path, lambda: _read_images(files), len(files), fps)
+            return replace(source, names=tuple(file.stem for file in files))
         open(path, "rb", opener=regular).close()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
