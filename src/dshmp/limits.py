@@ -9,3 +9,4 @@ PATH = 1000  # characters of a name in a zip file
 FRAMES = 1000  # of a clip of JHMDB, the longest of which has 40
 VALUES = 2**28  # numbers in a file of masks, as many as a thousand masks have
 SENTENCE = 10_000  # characters, far beyond what any model reads
+SPOOL = 16 * 2**30  # bytes on disk of the frames of an iterator, about ten minutes of HD at 10 frames per second

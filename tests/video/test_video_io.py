@@ -1,6 +1,7 @@
 """Reading videos: every kind comes out right, and what is none is told in one line."""
 
 import io
+import itertools
 import logging
 import os
 import struct
@@ -185,6 +186,18 @@ def test_array() -> None:
     refused(array[..., :1], "uint8 (T, H, W, 3)")
     refused(array[0], "uint8 (T, H, W, 3)")
     refused(array[:0], "not empty")
+
+
+def test_frames_of_an_iterator_are_bounded_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    monkeypatch.setattr("dshmp.limits.SPOOL", 3 * noise.nbytes)
+    two = open_video(noise + index for index in range(2))
+    again = zip(two, two, strict=True)  # read from two places in turn
+    assert all(
+        np.array_equal(a.image, noise + t) and np.array_equal(b.image, a.image) for t, (a, b) in enumerate(again)
+    )
+    with pytest.raises(UserError, match="write them to a video file"):
+        open_video(noise for _ in itertools.count())
 
 
 def test_iterator_can_be_read_twice() -> None:

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
 import av
 import cv2
@@ -26,6 +26,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, ImageSequence
 
+from dshmp import limits
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, writing
 from dshmp.options import Place, Rate, checked
@@ -133,7 +134,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
             source = _stills("video", None, lambda: _read_images(files), len(files), fps)
         else:
             given = () if first is None else itertools.chain([first], images)
-            source = _open_array(_spooled(map(_as_array, itertools.islice(given, stop))), fps)
+            source = _spooled(map(_as_array, itertools.islice(given, stop)), fps)
     else:
         raise TypeError(f"cannot read a video from {type(video).__name__}; give a path, an array, or frames or paths")
     return replace(source, start=start, stop=stop)
@@ -395,17 +396,27 @@ def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:
     return _stills("video", None, lambda: array, len(array), fps)
 
 
-def _spooled(images: Iterator[Any]) -> NDArray[np.uint8]:
-    """The images in a temporary file, as an array (T, H, W, 3) that is read from it."""
-    count, shape, place = 0, None, Path(tempfile.gettempdir())
+def _spooled(images: Iterator[Any], fps: float | None) -> VideoSource:
+    """The images, copied to a temporary file (as PNG, about half of their size), from which they are read again."""
+    ends, shape, place = [0], None, Path(tempfile.gettempdir())
     with writing(place, place), tempfile.TemporaryFile() as file:
-        for image in images:
+        for count, image in enumerate(images):
             dtype, size = (image.dtype, image.shape) if isinstance(image, np.ndarray) else (None, ())
             shape = shape or size
-            if dtype != np.uint8 or size != shape or size[2:] != (3,):
+            if dtype != np.uint8 or size != shape or size[2:] != (3,) or 0 in size:
                 raise UserError(f"frame {count} must be a uint8 array (H, W, 3), and all frames of one size")
-            file.write(image.tobytes())
-            count += 1
+            _, data = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            if (end := ends[-1] + data.size) > limits.SPOOL:
+                fault = f"frames of an iterator take more than {limits.SPOOL >> 30} GiB there"
+                raise UserError(f"{place}: {fault}; write them to a video file and give that, or give fewer at once")
+            file.write(data.tobytes())
+            ends.append(end)
         if shape is None:
             raise UserError("the iterator gave no frames")
-        return np.memmap(file, np.uint8, "r", shape=(count, *shape))
+        packed = np.memmap(file, np.uint8, "r")
+
+    def read() -> Iterator[Pixels]:
+        for start, end in itertools.pairwise(ends):
+            yield np.ascontiguousarray(cast(Pixels, cv2.imdecode(packed[start:end], cv2.IMREAD_COLOR))[..., ::-1])
+
+    return _stills("video", None, read, len(ends) - 1, fps)
