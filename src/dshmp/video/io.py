@@ -16,8 +16,9 @@ import reprlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, Any, Union
 
 import av
 import cv2
@@ -397,26 +398,35 @@ def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:
 
 
 def _spooled(images: Iterator[Any], fps: float | None) -> VideoSource:
-    """The images, copied to a temporary file (as PNG, about half of their size), from which they are read again."""
+    """The images, copied to a temporary file, from which they are read again: each by itself, without loss, at about 40
+    % of its size, by HuffYUV, in a tenth of the time of PNG."""
     ends, shape, place = [0], None, Path(tempfile.gettempdir())
+    encoder: Any = av.CodecContext.create("huffyuv", "w")
     with writing(place, place), tempfile.TemporaryFile() as file:
         for count, image in enumerate(images):
-            dtype, size = (image.dtype, image.shape) if isinstance(image, np.ndarray) else (None, ())
+            dtype, size = (image.dtype, image.shape) if isinstance(image, np.ndarray) else (None, (0, 0, 0))
             shape = shape or size
             if dtype != np.uint8 or size != shape or size[2:] != (3,) or 0 in size:
                 raise UserError(f"frame {count} must be a uint8 array (H, W, 3), and all frames of one size")
-            _, data = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-            if (end := ends[-1] + data.size) > limits.SPOOL:
+            if not count:
+                encoder.height, encoder.width, _ = size
+                encoder.pix_fmt, encoder.time_base = "rgb24", Fraction(1)
+            (packet,) = encoder.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"))
+            if (end := ends[-1] + packet.size) > limits.SPOOL:
                 fault = f"frames of an iterator take more than {limits.SPOOL >> 30} GiB there"
                 raise UserError(f"{place}: {fault}; write them to a video file and give that, or give fewer at once")
-            file.write(data.tobytes())
+            file.write(packet)
             ends.append(end)
         if shape is None:
             raise UserError("the iterator gave no frames")
         packed = np.memmap(file, np.uint8, "r")
 
     def read() -> Iterator[Pixels]:
+        decoder: Any = av.CodecContext.create("huffyuv", "r")
+        decoder.extradata, decoder.pix_fmt = encoder.extradata, "rgb24"
+        decoder.height, decoder.width = encoder.height, encoder.width
         for start, end in itertools.pairwise(ends):
-            yield np.ascontiguousarray(cast(Pixels, cv2.imdecode(packed[start:end], cv2.IMREAD_COLOR))[..., ::-1])
+            (frame,) = decoder.decode(av.Packet(packed[start:end].tobytes()))
+            yield frame.to_ndarray(format="rgb24")
 
     return _stills("video", None, read, len(ends) - 1, fps)
