@@ -218,6 +218,23 @@ def test_masks_are_called_as_the_frames_of_a_folder(
     assert load_results(tmp_path / "out" / "cam")[0].frame_count == 2
 
 
+def test_a_damaged_answer_of_before_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(tmp_path / "clip.mp4", 3)
+    given = "segment", tmp_path / "clip.mp4", "a cat", "--model", model, "--out", tmp_path / "out"
+    assert call(monkeypatch, *given) == 0
+    path = tmp_path / "out" / "clip" / "result.json"
+    document = json.loads(path.read_text())
+    del document["results"][0]["evidence"]
+    path.write_text(json.dumps(document))
+    capsys.readouterr()
+    assert call(monkeypatch, *given) == 2
+    assert "is damaged" in one_line(capsys)
+    assert call(monkeypatch, *given, "--overwrite") == 0
+    assert len(load_results(path)[0].evidence) == 3
+
+
 @pytest.mark.parametrize(
     ("name", "text", "part"),
     [

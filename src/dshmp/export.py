@@ -95,9 +95,13 @@ def segment_to_folder(
             told = zip(pending, found, strict=True)
             _publish(work, folder, fresh, [{"sentence": text} | fact | each.to_json() for text, each in told])
         document = read_document(folder) or {}
-    size = document["height"], document["width"]
-    known = {answer["sentence"]: answer for answer in document["results"]}
-    return folder, [Result.from_json(known[text], *size) for text in sentences], len(pending)
+    try:
+        size = document["height"], document["width"]
+        known = {answer["sentence"]: answer for answer in document["results"]}
+        return folder, [Result.from_json(known[text], *size) for text in sentences], len(pending)
+    except (ValueError, TypeError, LookupError) as error:
+        fault = f"an answer of before is damaged ({disk.reason(error)})"
+        raise UserError(f"{folder / RESULTS}: {fault}; replace it with --overwrite") from None
 
 
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
