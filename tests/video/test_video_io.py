@@ -254,8 +254,9 @@ def test_sixteen_bit_grey(tmp_path: Path) -> None:
     grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
     for name in ("a.png", "a.tiff"):
         Image.fromarray(grey).save(tmp_path / name)
-        (frame,) = open_video(tmp_path / name)
-        assert (frame.image == (grey / 257).round().astype(np.uint8)[..., None]).all()
+        for video in (tmp_path / name, Image.fromarray(grey)):  # a picture of Pillow, too
+            (frame,) = open_video(video)
+            assert (frame.image == (grey / 257).round().astype(np.uint8)[..., None]).all()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.apng", "a.webp"])
@@ -285,7 +286,7 @@ def test_image_and_mask_side_by_side(tmp_path: Path) -> None:
 
 def test_numbers_beyond_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for digits in (20, 5000):
-        with pytest.raises(UserError, match=r"^frames ") as caught:
+        with pytest.raises(UserError, match=r"^frames (must be A:B .* up to a billion|'.*' is not a range)") as caught:
             parse_range(f"0:{'9' * digits}")
         assert len(str(caught.value)) < 200
     for fps in (1e-9, 1e300, float("nan")):

@@ -1,8 +1,8 @@
 """Predictions on disk: a folder of PNGs, or the zip file that a benchmark's server takes, written and validated here.
 
-What is read may come from anywhere: no more than `limits.MASK` bytes of a mask are ever unpacked, nothing but PNG is
-decoded, and that only where its header has the frame's size. In a zip file for the servers of MeViS and Ref-YouTube-VOS
-every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothing else lies in the file.
+What is read may come from anywhere: no more than `limits.MASK` bytes of a mask are ever unpacked, nothing but PNG and
+JPEG is decoded, and that only where its header has the frame's size. In a zip file for the servers of MeViS and
+Ref-YouTube-VOS every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothing else lies in the file.
 """
 
 import contextlib
@@ -87,11 +87,12 @@ class Predictions:
         Grey is what OpenCV makes of it, as MeViS's script reads masks: of a palette its colours, of 16 bits the upper
         ones, turned as EXIF says. A palette whose index 0 is not its black is a problem too.
         """
-        image = self.image(name, size, DATA_FORMATS)
-        if isinstance(image, Problem):
-            problems.append(image)
+        found = self._decoded(name, size, DATA_FORMATS)
+        if isinstance(found, Problem):
+            problems.append(found)
             return None
-        grey = cv2.imdecode(np.frombuffer(_read(self._masks / name, limits.MASK), np.uint8), cv2.IMREAD_GRAYSCALE)
+        image, content = found
+        grey = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
         if grey is None or grey.shape != tuple(size):
             told = "cannot be read by OpenCV" if grey is None else "is of its frame's size, and turned by its EXIF"
             problems.append(Problem("damaged", name, told))
@@ -112,8 +113,15 @@ class Predictions:
             return Problem("damaged", name, f"holds object id {most}; the DAVIS evaluation takes at most {PROPOSALS}")
         return ids
 
-    def image(self, name: str, size: tuple[int, ...], formats: tuple[str, ...] = ("PNG",)) -> Image.Image | Problem:
-        """A decoded PNG, or image of other formats, of `size` (H, W)."""
+    def image(self, name: str, size: tuple[int, ...]) -> Image.Image | Problem:
+        """A decoded PNG of `size` (H, W)."""
+        found = self._decoded(name, size, ("PNG",))
+        return found if isinstance(found, Problem) else found[0]
+
+    def _decoded(
+        self, name: str, size: tuple[int, ...], formats: tuple[str, ...]
+    ) -> tuple[Image.Image, bytes] | Problem:
+        """An image of `size` (H, W), and its file."""
         try:
             content = _read(self._masks / name, limits.MASK)
             if len(content) > limits.MASK:
@@ -124,7 +132,7 @@ class Predictions:
             image.verify()  # all checksums up to the end, as decoders forgive what is cut off
             image = Image.open(io.BytesIO(content), formats=formats)
             image.load()
-            return image
+            return image, content
         except FileNotFoundError:
             return Problem("frame", name)
         except UnidentifiedImageError:

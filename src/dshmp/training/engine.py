@@ -205,9 +205,9 @@ class Trainer:
         for part in parts:
             for name, value in self.task.counts(part, self.step).items():
                 own[name] = own.get(name, 0) + value.to(widest(self.device))
-        sums = self._sum(own)
+        sums = own if self.share.processes == 1 else self._sum(own)  # alone, nothing need leave the device
         stop = bool(sums.pop(STOP))
-        return {name: torch.tensor(value, device=self.device) for name, value in sums.items()}, stop
+        return {name: torch.as_tensor(value, device=self.device).float() for name, value in sums.items()}, stop
 
     def _sum(self, own: dict[str, Any]) -> dict[str, float]:
         """Over the processes, by name."""
@@ -219,6 +219,8 @@ class Trainer:
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows of all processes, however many each has, in the order of the processes."""
+        if self.share.processes == 1:
+            return rows
         return torch.cat([part.to(rows.device) for part in gather_object([rows.cpu()])])
 
     def _skip(self, parts: Sequence[Any], overflow: bool) -> None:
