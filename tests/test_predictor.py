@@ -1,10 +1,14 @@
 """The two passes: chunks and spilling change nothing, outputs are well-formed, interruptions leave nothing."""
 
+import contextlib
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,6 +26,7 @@ from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
 from dshmp.result import Result
 from dshmp.rle import decode
+from dshmp.video.io import open_container
 from dshmp.video.overlay import Caption, OverlayPainter
 
 SENTENCES = ("the red star moving left", "The one that turns  back")
@@ -181,6 +186,30 @@ def test_folder_of_a_rotated_odd_variable_rate_file(segmenter: Segmenter, tmp_pa
         assert frames[0].height > frames[0].width  # upright
         assert frames[0].format.name == "yuv420p"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip"]
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_sound_stays_with_the_pictures(segmenter: Segmenter, tmp_path: Path, name: str) -> None:
+    """A click at 0.6 s, whatever the file's clock begins with, is heard 0.4 s after frame 5."""
+    with av.open(str(tmp_path / name), "w") as output:
+        stream, sound = output.add_stream("libx264", rate=25), output.add_stream("aac", rate=48000)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for index in range(25):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index), format="rgb24")))
+        output.mux(stream.encode(None))
+        wave = np.zeros((2, 48 * 1024), np.float32)
+        wave[:, 28800:28900] = 0.9
+        for start in range(0, wave.shape[1], 1024):
+            part = np.ascontiguousarray(wave[:, start : start + 1024])
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
+            output.mux(sound.encode(frame))
+        output.mux(sound.encode(None))
+    folder, _ = answer(segmenter, tmp_path / name, tmp_path, "a cat", frames="5:")
+    with av.open(str(folder / "01-a-cat" / "overlay.mp4")) as container:
+        heard = [(frame.time, frame.to_ndarray()[0]) for frame in container.decode(audio=0)]
+    time, loud = max(heard, key=lambda each: np.abs(each[1]).max())
+    assert time + np.abs(loud).argmax() / 48000 == pytest.approx(0.4, abs=0.03)
 
 
 @pytest.mark.parametrize(("codec", "kept"), [("aac", True), ("mp3", True), ("pcm_s16le", False)])
@@ -466,13 +495,23 @@ def test_videos_of_every_kind_are_one(segmenter: Segmenter, clip: np.ndarray, tm
         segmenter([paths[0], tmp_path / "none.png"], "a cat")
 
 
+@pytest.mark.parametrize("place", ["_display_matrix", "to_rgb", "decode"])
 def test_whatever_a_decoder_raises_is_the_videos_fault(
-    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("31 is not a valid Type")
 
-    monkeypatch.setattr("dshmp.video.io._display_matrix", fail)
+    @contextlib.contextmanager
+    def opened(path: Path) -> Iterator[Any]:
+        with open_container(path) as real:
+            packets = [SimpleNamespace(decode=fail)]
+            yield SimpleNamespace(streams=real.streams, duration=real.duration, demux=lambda _: packets)
+
+    if place == "decode":  # PyAV's own packets cannot be changed
+        monkeypatch.setattr("dshmp.video.io.open_container", opened)
+    else:
+        monkeypatch.setattr(f"dshmp.video.io.{place}", fail)
     with pytest.raises(UserError, match=r"clip\.mp4: cannot be decoded \(RuntimeError: 31"):
         segmenter(write_clip(tmp_path / "clip.mp4", 2), "a cat")
 

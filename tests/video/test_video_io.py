@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import os
+import resource
 import struct
 import zlib
 from fractions import Fraction
@@ -16,7 +17,7 @@ from PIL import Image
 
 from clips import RED, picture, write_clip, write_sound
 from dshmp.errors import UserError
-from dshmp.video.io import open_video, parse_range
+from dshmp.video.io import _Places, open_video, parse_range
 
 
 def corner(image: np.ndarray, bottom: bool, right: bool) -> np.ndarray:
@@ -72,6 +73,58 @@ def test_range(tmp_path: Path) -> None:
     assert len(list(open_video(path, (10, None)))) == 2
     with pytest.raises(UserError, match="no frame in the range 12:"):
         list(open_video(path, "12:"))
+
+
+OPEN = "keyint=12:bframes=3:open-gop=1"
+REFRESH = "keyint=12:intra-refresh=1"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "found"),
+    [
+        ("a.mp4", "libx264", {"x264-params": "keyint=12:bframes=3"}, True),
+        ("a.mp4", "libx264", {"x264-params": OPEN}, True),
+        ("a.ts", "libx264", {"x264-params": OPEN}, True),
+        ("a.flv", "libx264", {"x264-params": "keyint=12"}, True),
+        ("a.mkv", "libx264", {"x264-params": REFRESH}, True),
+        ("a.mp4", "libx265", {"x265-params": "keyint=12:open-gop=1:log-level=none"}, True),
+        ("a.webm", "libvpx-vp9", {"g": "12"}, True),
+        ("a.avi", "mjpeg", {}, True),
+        # packets without times, frames of two packets, packets without a frame
+        ("a.avi", "libx264", {"x264-params": "keyint=12:bframes=3"}, False),
+        ("a.h264", "libx264", {"x264-params": "keyint=12"}, False),
+        ("a.mp4", "libx264", {"x264-params": "keyint=12:interlaced=1"}, False),
+        ("a.webm", "libvpx", {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16"}, False),
+    ],
+)
+def test_range_decodes_from_the_key_frame_before_it(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str], found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same frames at the same times as by decoding all."""
+    noise = np.random.default_rng(0).integers(0, 60, (48, 64, 3), np.uint8)
+    times = np.cumsum(np.random.default_rng(1).integers(5, 90, 50))  # the rate varies, where the container allows it
+    with av.open(str(tmp_path / name), "w") as output:
+        stream = output.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        varied = name[-3:] in ("mp4", "mkv")
+        stream.codec_context.time_base = Fraction(1, 1000 if varied else 25)
+        for index in range(50):
+            frame = av.VideoFrame.from_ndarray(picture(index) // 2 + np.roll(noise, index, 1), format="rgb24")
+            frame.pts, frame.time_base = int(times[index]) if varied else index, stream.codec_context.time_base
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    whole = list(open_video(tmp_path / name))
+    assert len(whole) == 50
+    places, find = [], _Places.find
+    monkeypatch.setattr(_Places, "find", lambda self, start: places.append(find(self, start)) or places[-1])
+    for start in (1, 11, 12, 13, 30, 49):
+        part = list(open_video(tmp_path / name, (start, None)))
+        assert [frame.time for frame in part] == [frame.time for frame in whole[start:]]
+        assert all((a.image == b.image).all() for a, b in zip(part, whole[start:], strict=True))
+    with pytest.raises(UserError, match="no frame in the range 50:"):
+        list(open_video(tmp_path / name, (50, None)))
+    assert bool(places) == found
+    assert not found or places[-1].packet > 0
 
 
 @pytest.mark.parametrize("text", ["a:b", "5", "-1:3", "4:4", "9:2", "1:2:3"])
@@ -200,6 +253,17 @@ def test_frames_of_an_iterator_are_bounded_on_disk(monkeypatch: pytest.MonkeyPat
         open_video(noise for _ in itertools.count())
 
 
+def test_disk_that_fills_while_frames_are_kept() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))  # Python ignores its signal
+    try:
+        with pytest.raises(UserError, match=r"TMPDIR.*cannot be written \(File too large\); free some space there"):
+            open_video(noise for _ in itertools.count())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_iterator_can_be_read_twice() -> None:
     source = open_video(picture(i) for i in range(6))
     first = [frame.image.copy() for frame in source]
@@ -250,6 +314,70 @@ def test_times_begin_at_zero(tmp_path: Path) -> None:
     assert source.begin > 0
 
 
+@pytest.mark.parametrize(
+    ("media", "length", "kept"),
+    [(0, 4000, (0, 100)), (1000, 3000, (25, 100)), (0, 2000, (0, 50)), (1480, 1000, (37, 62)), (40, 40, (1, 2))],
+)
+def test_trimmed_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, media: int, length: int, kept: tuple[int, int]
+) -> None:
+    """An edit list, as phones write it, of `length` ms from `media` ms on: worked out by hand at 25 frames a second."""
+    path = write_clip(tmp_path / "clip.mp4", frames=100)
+    whole = list(open_video(path))
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"elst") + 12  # the only one: its length in ms, and its begin on the media's clock of 16 kHz
+    _, delay = struct.unpack_from(">Ii", data, entry)  # B-frames come later than they are decoded
+    struct.pack_into(">Ii", data, entry, length, delay + media * 16)
+    path.write_bytes(data)
+    source = open_video(path)
+    frames = list(source)
+    assert [frame.time for frame in frames] == pytest.approx([index / 25 for index in range(kept[1] - kept[0])])
+    assert all((a.image == b.image).all() for a, b in zip(frames, whole[slice(*kept)], strict=True))
+    assert source.expected == len(frames)
+    assert not caplog.text
+    for a, b in zip(open_video(path, "1:") if len(frames) > 1 else (), frames[1:], strict=True):
+        assert a.time == b.time
+        assert (a.image == b.image).all()
+
+
+@pytest.mark.parametrize("kind", ["folder", "array", "iterator", "animation", "paths"])
+def test_range_of_pictures(tmp_path: Path, kind: str) -> None:
+    pictures = [picture(8 * index) for index in range(4)]
+    images = [Image.fromarray(each) for each in pictures]
+    (tmp_path / "folder").mkdir()
+    paths = [tmp_path / "folder" / f"{index}.png" for index in range(4)]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    images[0].save(tmp_path / "a.png", save_all=True, append_images=images[1:], duration=100)
+    videos = {"folder": tmp_path / "folder", "array": np.stack(pictures), "iterator": iter(pictures)}
+    video = {**videos, "animation": tmp_path / "a.png", "paths": paths}[kind]
+    frames = list(open_video(video, "2:4"))
+    assert all((frame.image == each).all() for frame, each in zip(frames, pictures[2:], strict=True))
+    assert [frame.time for frame in frames] == pytest.approx([0.2, 0.3])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_is_upright(tmp_path: Path, orientation: int) -> None:
+    Image.fromarray(picture(40)).save(tmp_path / "a.tiff", tiffinfo={0x112: orientation})
+    (tmp_path / "a.jpg").write_bytes(jpeg(orientation))
+    (tiff,), (camera,) = open_video(tmp_path / "a.tiff"), open_video(tmp_path / "a.jpg")
+    assert tiff.image.shape == camera.image.shape
+    assert np.abs(tiff.image.astype(int) - camera.image).mean() < 12
+
+
+@pytest.mark.parametrize("pixels", ["gray16le", "gray10le", "rgb48le", "yuv420p10le"])
+def test_video_of_more_than_eight_bits(tmp_path: Path, pixels: str) -> None:
+    grey = np.linspace(0, 255, 48 * 64).reshape(48, 64).round().astype(np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, pixels
+        wide = np.ascontiguousarray(np.stack([grey.astype(np.uint16) * 257] * 3, axis=-1))
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(wide, format="rgb48le").reformat(format=pixels)))
+        output.mux(stream.encode(None))
+    (frame,) = open_video(tmp_path / "a.mkv")
+    assert np.abs(frame.image.astype(int) - grey[..., None]).max() <= 3
+
+
 def test_sixteen_bit_grey(tmp_path: Path) -> None:
     grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
     for name in ("a.png", "a.tiff"):
@@ -278,10 +406,17 @@ def test_folders_of_other_pictures(tmp_path: Path, suffix: str) -> None:
     assert len(list(open_video(tmp_path))) == 2
 
 
-def test_image_and_mask_side_by_side(tmp_path: Path) -> None:
-    for name in ("00000.jpg", "00000.png"):
+@pytest.mark.parametrize("names", ["00000.jpg 00000.png", "0.jpg 0_mask.png", "img_0.png mask_0.png", "a.jpg a.png"])
+def test_image_and_mask_side_by_side(tmp_path: Path, names: str) -> None:
+    for name in names.split():
         Image.fromarray(picture(0)).save(tmp_path / name)
-    refused(tmp_path, "00000.png and 00000.jpg are both the frame 00000; keep frames of one kind there")
+    refused(tmp_path, "; keep frames of one kind there")
+
+
+def test_frames_of_two_formats(tmp_path: Path) -> None:
+    for name in ("0.jpg", "1.png", "2_last.png"):
+        Image.fromarray(picture(0)).save(tmp_path / name)
+    assert len(list(open_video(tmp_path))) == 3
 
 
 def test_numbers_beyond_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

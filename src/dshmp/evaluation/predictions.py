@@ -2,7 +2,7 @@
 
 What is read may come from anywhere: no more than `limits.MASK` bytes of a mask are ever unpacked, nothing but PNG and
 JPEG is decoded, and that only where its header has the frame's size. In a zip file for the servers of MeViS and
-Ref-YouTube-VOS every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255; nothing else lies in the file.
+Ref-YouTube-VOS every frame has its PNG, grey with 8 bits, of the frame's size, 0 and 255, and nothing else lies in it.
 """
 
 import contextlib

@@ -5,6 +5,7 @@ as square: a sample aspect ratio is left alone, so that masks fit the coded fram
 variable frame rates come out in sync. Where the size changes in a file, later frames are resized to the first one's.
 """
 
+import bisect
 import contextlib
 import functools
 import io
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import av
 import cv2
@@ -53,6 +54,8 @@ CONTAINERS = (
 )
 """FFmpeg's demuxers of single files of moving or still pictures. Playlists (hls, dash, concat), patterns of names
 (image2) and what reads beside its file (vobsub, mlv) would open files nobody named."""
+FRAME_CODECS = {"h264", "hevc", "vvc", "vp9", "av1", "libdav1d", "mpeg2video", "mjpeg", "prores", "dnxhd", "ffv1"}
+"""Of which a packet is a frame that is shown, where they are not interlaced; of VP8 and MPEG-4 some are not."""
 # (a, b, u, c, d) of the display matrix of each EXIF orientation
 ORIENTATIONS = {
     **{2: [-1, 0, 0, 0, 1], 3: [-1, 0, 0, 0, -1], 4: [1, 0, 0, 0, -1]},
@@ -79,7 +82,7 @@ class VideoSource:
     width: int
     fps: float | None  # average frames per second; None where it isn't known (images, arrays)
     expected: int | None  # frames that an iteration will give, as far as the header tells; only an estimate
-    frames: Callable[[], Iterator[Frame]]
+    frames: Callable[[int], Iterator[Frame]]  # from the frame of this number on
     begin: float = 0.0  # seconds on the file's own clock, as of its sound, at which the first frame is shown
     start: int = 0
     stop: int | None = None
@@ -87,8 +90,8 @@ class VideoSource:
     names: tuple[str, ...] | None = None  # of a folder's frames, without their suffixes
 
     def __iter__(self) -> Iterator[Frame]:
-        """Decode from the beginning; raises UserError where the range holds no frame."""
-        frames = itertools.islice(self.frames(), self.start, self.stop)
+        """Decode from the range's beginning; raises UserError where it holds no frame."""
+        frames = itertools.islice(self.frames(self.start), self.stop and self.stop - self.start)
         if (first := next(frames, None)) is None:
             length = f" (about {self.expected} frames)" if self.expected is not None else ""
             chosen = f"{self.start}:{self.stop or ''}{length}"
@@ -132,7 +135,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
         first = next(images, None)
         if isinstance(first, str | Path):
             files = [Path(item) for item in (first, *images)]
-            source = _stills("video", None, lambda: _read_images(files), len(files), fps)
+            source = _stills("video", None, functools.partial(_read_images, files), len(files), fps)
         else:
             given = () if first is None else itertools.chain([first], images)
             source = _spooled(map(_as_array, itertools.islice(given, stop)), fps)
@@ -166,9 +169,9 @@ def _decoding(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be decoded ({type(error).__name__}: {reason(error)}); convert it") from error
 
 
-def _guarded(path: Path, frames: Callable[[], Iterator[Frame]]) -> Iterator[Frame]:
+def _guarded(path: Path, frames: Callable[[int], Iterator[Frame]], start: int) -> Iterator[Frame]:
     with _decoding(path):
-        yield from frames()
+        yield from frames(start)
 
 
 def check_sentences(expressions: Iterable[str]) -> None:
@@ -203,7 +206,7 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
                 raise UserError(f"{path}: a folder without frames; put images in it, or name a video file")
             _check_pattern(path, files)
             files.sort(key=lambda f: re.sub(r"\d+", lambda number: number[0].zfill(20), f.name.lower()))  # 2 before 10
-            source = _stills(path.resolve().name, path, lambda: _read_images(files), len(files), fps)
+            source = _stills(path.resolve().name, path, functools.partial(_read_images, files), len(files), fps)
             return replace(source, names=tuple(file.stem for file in files))
         open(path, "rb", opener=regular).close()
     except (OSError, ValueError) as error:
@@ -211,18 +214,20 @@ def _open_path(path: Path, fps: float | None) -> VideoSource:
     if path.suffix.lower() in SUFFIXES:
         if (animation := _open_animation(path, fps)) is not None:
             return animation
-        return _stills(path.stem, path, lambda: _read_images([path]), 1, fps)
+        return _stills(path.stem, path, functools.partial(_read_images, [path]), 1, fps)
     if fps is not None:
         warn_once("%s: fps is ignored, since a video file knows its own; it is for images and arrays", path)
     return _open_file(path)
 
 
 def _check_pattern(folder: Path, files: list[Path]) -> None:
-    """Raises UserError where two files are called alike but for the suffix: an image and its mask, most likely."""
-    stems: dict[str, Path] = {}
+    """Raises UserError where two files have the same number, or without one the same stem: an image and its mask, most
+    likely."""
+    known: dict[tuple[str, ...], Path] = {}
     for file in sorted(files):
-        if (other := stems.setdefault(file.stem, file)) is not file:
-            fault = f"{file.name} and {other.name} are both the frame {file.stem}"
+        key = tuple(re.findall(r"\d+", file.stem)) or (file.stem,)
+        if (other := known.setdefault(key, file)) is not file:
+            fault = f"{file.name} and {other.name} are both the frame {' '.join(key)}"
             raise UserError(f"{folder}: {fault}; keep frames of one kind there, and masks in another folder")
 
 
@@ -235,50 +240,116 @@ def _open_file(path: Path) -> VideoSource:
         fps = float(rate) if rate else None
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         left = sum(not entry.is_discard for entry in stream.index_entries)  # by an edit list
-        expected = min(int(stream.frames), left or int(stream.frames)) or round(seconds * (fps or 0)) or None
+        listed = min(int(stream.frames), left or int(stream.frames))
+        expected = listed or round(seconds * (fps or 0)) or None
     told, begin = False, 0.0
 
-    def frames() -> Iterator[Frame]:
-        """All that decode; damaged packets are passed over, with one warning."""
-        nonlocal told, begin
+    def decoded(place: _Place) -> Iterator[tuple[Any, float]]:
+        """Frames from a place on, and their times on the file's clock; nothing where the frame of that place does not
+        come of itself. Damaged packets are passed over, with one warning."""
+        nonlocal told
         with open_container(path) as container:
             stream = _video_stream(container, path)
             stream.thread_type = "AUTO"
-            packets = container.demux(stream)
-            count, damaged, time, step = 0, 0, float("-inf"), 1 / (fps or UNKNOWN_RATE)
-            head = None
+            packets = itertools.islice(container.demux(stream), place.packet, None)
+            count, found = place.before, place.pts is None
+            damaged, time, step = 0, float("-inf"), 1 / (fps or UNKNOWN_RATE)
             while True:
                 try:
-                    packet = next(packets)
-                    head = head or packet
-                    decoded = packet.decode()
+                    shown = next(packets).decode()
                 except (StopIteration, av.error.EOFError):
                     break
                 except av.error.FFmpegError:
                     damaged += 1
                     continue
-                for frame in decoded:
+                for frame in shown:
                     # where time stamps are missing or broken, the order of decoding counts
                     known = frame.time is not None and frame.time > time
-                    time = frame.time if known else time + step if count else 0.0
-                    if not count:  # of one frame only: reading it ties the frame in a cycle that outlives its turn
-                        matrix, size, begin = _display_matrix(frame, head), None, float(time)
-                    image = _upright(to_rgb(frame), matrix)
-                    size = size or image.shape[1::-1]
-                    if image.shape[1::-1] != size:
-                        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                    time = float(frame.time) if known else time + step if count else 0.0
                     count += 1
-                    yield Frame(image, float(time) - begin)
-            short = expected is not None and count < 0.9 * expected
-            if count and (damaged or short) and not told:
+                    found = found or frame.pts == place.pts
+                    if found:
+                        yield frame, time
+                    elif frame.pts is None or frame.pts > place.pts:
+                        return
+            # by time where frames are not counted in the header, as the rate may vary
+            short = count < 0.9 * listed if listed else time + step - begin < 0.9 * seconds
+            if count and found and (damaged or short) and not told:
                 told = True
-                whole = f" of about {expected}" if short else ""
+                whole = f" of about {expected}" if short and expected else ""
                 log.warning("%s: damaged or cut off; took the %s frames%s that could be decoded", path, count, whole)
 
-    if (first := next(frames(), None)) is None:
+    if (opened := next(decoded(BEGIN), None)) is None:
         raise UserError(f"{path}: no frame could be decoded; the file is damaged or its codec is unknown")
-    height, width, _ = first.image.shape
+    # of this frame only: reading a display matrix ties the frame in a cycle that outlives its turn
+    (frame, begin), matrix = opened, _display_matrix(opened[0], path)
+    height, width, _ = _upright(to_rgb(frame), matrix).shape
+    places = functools.cache(functools.partial(_places, path, frame))
+
+    def frames(start: int) -> Iterator[Frame]:
+        known = places() if start else None
+        if known is not None and start >= len(known.times):
+            return
+        shown = iter(()) if known is None else decoded(known.find(start))
+        head = list(itertools.islice(shown, 1)) or itertools.islice(decoded(BEGIN), start, None)
+        for frame, time in itertools.chain(head, shown):
+            image = _upright(to_rgb(frame), matrix)
+            if image.shape[:2] != (height, width):
+                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+            yield Frame(image, time - begin)
+
     return VideoSource(path.stem, path, height, width, fps, expected, frames, begin)
+
+
+class _Place(NamedTuple):
+    """Where decoding begins, and which frame is wanted."""
+
+    packet: int  # number of the first one
+    before: int  # frames before it
+    pts: int | None  # of the first frame wanted; None: whichever comes
+
+
+BEGIN = _Place(0, 0, None)
+
+
+class _Places(NamedTuple):
+    """Where the frames of a file are, by its packets alone, none of them decoded."""
+
+    times: list[int]  # of the frames, in the order in which they are shown, as the file counts time
+    keys: list[tuple[int, int]]  # number and time of packets with which decoding may begin
+
+    def find(self, start: int) -> _Place:
+        """Frame `start`, and the last key frame before it."""
+        pts = self.times[start]
+        packet, time = max((key for key in self.keys if key[1] <= pts), default=(0, self.times[0]))
+        return _Place(packet, bisect.bisect_left(self.times, time), pts)
+
+
+def _places(path: Path, first: Any) -> _Places | None:
+    """None where packets are not frames or have no times of their own, or the first frame does not come first."""
+    with open_container(path) as container:
+        stream = _video_stream(container, path)
+        codec = stream.codec_context
+        # AVI has but an order of packets
+        ordered = container.format.name == "avi" and codec.has_b_frames
+        if codec.name not in FRAME_CODECS or first.interlaced_frame or ordered:
+            return None
+        times: list[int] = []
+        keys: list[tuple[int, int]] = []
+        latest = float("-inf")
+        for number, packet in enumerate(container.demux(stream)):
+            if not packet.size:  # the end
+                break
+            if packet.pts is None:
+                return None
+            if packet.is_keyframe and packet.pts > latest:
+                keys.append((number, packet.pts))
+            latest = max(latest, packet.pts)
+            if not packet.is_discard:  # which an edit list leaves out
+                times.append(packet.pts)
+    times.sort()
+    whole = times and times[0] == first.pts and all(a < b for a, b in itertools.pairwise(times))
+    return _Places(times, keys) if whole else None
 
 
 def open_container(path: Path) -> Any:
@@ -309,12 +380,14 @@ def _video_stream(container: Any, path: Path) -> Any:
     raise UserError(f"{path}: no video in this file, only {' and '.join(kinds) or 'nothing'}")
 
 
-def _display_matrix(frame: Any, packet: Any) -> list[int]:
-    """(a, b, u, c, d, ...) of the display matrix, which sends (x, y) to (a x + c y, b x + d y)."""
+def _display_matrix(frame: Any, path: Path) -> list[int]:
+    """(a, b, u, c, d, ...) of the display matrix, which sends (x, y) to (a x + c y, b x + d y), of the first frame."""
     try:
         if (side := frame.side_data.get("DISPLAYMATRIX")) is not None:
             return list(np.frombuffer(bytes(side), dtype=np.int32).tolist())
     except ValueError:  # EXIF, which PyAV does not know; such a packet is a picture's file, whose EXIF Pillow reads
+        with open_container(path) as container:
+            packet = next(container.demux(_video_stream(container, path)))
         with contextlib.suppress(*DECODER_ERRORS), Image.open(io.BytesIO(bytes(packet)), formats=FORMATS) as image:
             return ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1), [1, 0, 0, 0, 1])
     return [1, 0, 0, 0, 1]
@@ -329,20 +402,21 @@ def _upright(image: Pixels, matrix: list[int]) -> Pixels:
 
 
 def _stills(
-    name: str, path: Path | None, images: Callable[[], Iterable[Pixels]], count: int, fps: float | None
+    name: str, path: Path | None, images: Callable[[int], Iterable[Pixels]], count: int, fps: float | None
 ) -> VideoSource:
-    """Images of one size at even times; `images` begins anew each time."""
+    """Images of one size at even times; `images` begins with the image of the number it is given."""
 
-    def frames() -> Iterator[Frame]:
-        return (Frame(image, index / (fps or UNKNOWN_RATE)) for index, image in enumerate(images()))
+    def frames(start: int) -> Iterator[Frame]:
+        return (Frame(image, index / (fps or UNKNOWN_RATE)) for index, image in enumerate(images(start), start))
 
-    height, width, _ = next(frames()).image.shape
+    height, width, _ = next(frames(0)).image.shape
     return VideoSource(name, path, height, width, fps, count, frames)
 
 
-def _read_images(files: list[Path]) -> Iterator[Pixels]:
+def _read_images(files: list[Path], start: int) -> Iterator[Pixels]:
     first = None
-    for file in files:
+    for index in (0, *range(max(start, 1), len(files))):
+        file = files[index]
         try:
             with open_image(file) as opened:
                 image = _rgb(opened)
@@ -352,7 +426,8 @@ def _read_images(files: list[Path]) -> Iterator[Pixels]:
         if image.size != first.size:
             sizes = f"{image.width}x{image.height}, but the first frame is {first.width}x{first.height}"
             raise UserError(f"{file}: {sizes}; all frames must be of one size")
-        yield np.asarray(image)
+        if index >= start:
+            yield np.asarray(image)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -374,31 +449,31 @@ def _open_animation(path: Path, fps: float | None) -> VideoSource | None:
     except DECODER_ERRORS:  # the still reader says what is wrong
         return None
 
-    def frames() -> Iterator[Frame]:
+    def frames(start: int) -> Iterator[Frame]:
         time, index = 0.0, 0
         try:
             with open_image(path) as opened:
                 for index, shown in enumerate(ImageSequence.Iterator(opened)):
-                    image = np.asarray(shown.convert("RGB"))
-                    yield Frame(image, index / fps if fps else time)
+                    if index >= start:
+                        yield Frame(np.asarray(shown.convert("RGB")), index / fps if fps else time)
                     time += (shown.info.get("duration") or 1000 / UNKNOWN_RATE) / 1000
         except DECODER_ERRORS as error:
             raise UserError(f"{path}: frame {index} cannot be read ({reason(error)})") from None
 
-    next(frames())
+    next(frames(0))
     return VideoSource(path.stem, path, height, width, fps, count, frames)
 
 
 def _open_array(array: NDArray[Any], fps: float | None) -> VideoSource:
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(f"a video array must be uint8 (T, H, W, 3) and not empty, not {array.dtype} {array.shape}")
-    return _stills("video", None, lambda: array, len(array), fps)
+    return _stills("video", None, lambda start: array[start:], len(array), fps)
 
 
 def _spooled(images: Iterator[Any], fps: float | None) -> VideoSource:
     """The images, copied to a temporary file, from which they are read again: each by itself, without loss, at about
     35 to 60 % of its size, by HuffYUV, in a tenth of the time of PNG."""
-    ends, shape, place = [0], None, Path(tempfile.gettempdir())
+    ends, shape, place = [0], None, Path(f"{tempfile.gettempdir()} (the temporary folder, TMPDIR)")
     encoder: Any = av.CodecContext.create("huffyuv", "w")
     with writing(place, place), tempfile.TemporaryFile() as file:
         for count, image in enumerate(images):
@@ -419,12 +494,12 @@ def _spooled(images: Iterator[Any], fps: float | None) -> VideoSource:
             raise UserError("the iterator gave no frames")
         packed = np.memmap(file, np.uint8, "r")
 
-    def read() -> Iterator[Pixels]:
+    def read(start: int) -> Iterator[Pixels]:
         decoder: Any = av.CodecContext.create("huffyuv", "r")
         decoder.extradata, decoder.pix_fmt = encoder.extradata, "rgb24"
         decoder.height, decoder.width = encoder.height, encoder.width
-        for start, end in itertools.pairwise(ends):
-            (frame,) = decoder.decode(av.Packet(packed[start:end].tobytes()))
+        for begin, end in itertools.pairwise(ends[start:]):
+            (frame,) = decoder.decode(av.Packet(packed[begin:end].tobytes()))
             yield frame.to_ndarray(format="rgb24")
 
     return _stills("video", None, read, len(ends) - 1, fps)
