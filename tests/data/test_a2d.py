@@ -308,6 +308,13 @@ def test_damage_is_named(kind: str, root: Path) -> None:
     assert not any("\n" in item or "could not go on" in item for item in lines)
 
 
+def test_masks_of_another_size_are_told(root: Path) -> None:
+    report = examine(check, root, full=True)
+    assert report.findings == []
+    assert "a2dmini0003.mp4: masks of 224x160, the clip 112x80; scored at the masks' size" in report.notes
+    assert not any("a2dmini0000" in note for note in report.notes)
+
+
 def test_reading_damage(root: Path) -> None:
     with pytest.raises(UserError, match="has no split 'val'; choose from train, test"):
         A2dSplit(root, "val")

@@ -72,6 +72,19 @@ def test_equal_seeds_make_equal_miniatures(name: str, made: Callable[[str], Path
     assert lines(name, tmp_path / "other") == []
 
 
+def test_a_whole_file_of_another_layout_is_not_fetched_again(made: Callable[[str], Path], tmp_path: Path) -> None:
+    root = Path(shutil.copytree(made("mevis"), tmp_path / "mevis"))
+    path = root / "valid_u" / "meta_expressions.json"
+    path.write_text('{"videos": {"a": {"pictures": ["00000"]}}}')  # whole
+    (line,) = [line for line in lines("mevis", root) if "valid_u" in line]
+    assert line.endswith(
+        "videos.a.frames: is missing; mend it, or compare it with the layout in the documentation (docs/data.md)"
+    )
+    path.write_text('{"videos": {"a"')
+    (line,) = [line for line in lines("mevis", root) if "valid_u" in line]
+    assert line.endswith("; fetch or unpack it again")
+
+
 def test_a_miniature_is_written_wholly_or_not_at_all(tmp_path: Path) -> None:
     def fail(folder: Path, seed: int) -> None:
         (folder / "half").write_text("")

@@ -231,8 +231,11 @@ def check(root: Path, report: CheckReport) -> None:
     rows = _said(rows, clips, missed)
     decoded = report.sample(dict.fromkeys(row.video for row in rows))
     files = [file for video in decoded for file in sorted((root / INSTANCES / video).glob("*.h5"))]
+    sizes: dict[str, set[Size]] = {}
     for file in report.each("HDF5 files", files):
-        report.attempt(read_masks, file)
+        if (found := report.attempt(read_masks, file)) is not None:
+            height, width = found[1].shape[1:]
+            sizes.setdefault(file.parent.name, set()).add((height, width))
     for name, split in check_splits(report, root, SPLITS, A2dSplit, {}):
         said = [row for row in rows if SPLITS[clips[row.video].subset] == name]
         for video in report.each(f"{name} clips", list(dict.fromkeys(row.video for row in said))):
@@ -245,6 +248,9 @@ def check(root: Path, report: CheckReport) -> None:
                     report.found(path, f"only {count} of its {source.expected} frames can be decoded")
                 elif count != clips[video].frames:
                     report.note(f"{path.name}: {count} frames, {VIDEOSET.name} says {clips[video].frames}")
+                for height, width in sorted(sizes.get(video, set()) - {(source.height, source.width)}):
+                    own = f"the clip {source.width}x{source.height}"
+                    report.note(f"{path.name}: masks of {width}x{height}, {own}; scored at the masks' size")
         meant = {(item.video, item.objects[0]) for item in split.expressions}
         for row in said if split.listed == root / ANNOTATION else ():
             if (row.video, row.instance) not in meant:

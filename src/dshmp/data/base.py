@@ -158,6 +158,7 @@ def times_shown(shown: Sequence[int]) -> tuple[int, ...]:
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=BaseModel)
+LAYOUT = "mend it, or compare it with the layout in the documentation (docs/data.md)"  # what is whole, but no such file
 RESERVED = ("Annotations", "predict.json")  # names that folders of predictions use themselves
 
 
@@ -210,7 +211,7 @@ def read_rows(path: Path, kind: type[Row], header: bool = False) -> list[Row]:
         raise UserError(f"{path}: is no CSV text ({error}); fetch it again") from None
     for line, row in rows:
         if len(row) != len(names):
-            raise UserError(f"{path}: line {line} has {len(row)} columns, not {len(names)}; fetch it again")
+            raise UserError(f"{path}: line {line} has {len(row)} columns, not {len(names)}; {LAYOUT}")
     return [shaped(kind, dict(zip(names, row, strict=True)), f"{path}: line {line}") for line, row in rows]
 
 
@@ -250,4 +251,4 @@ def shaped(kind: type[T], value: object, where: str) -> T:
         first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"] if part != "[key]")
     fault = ": ".join(filter(None, (where, place, told(first))))
-    raise UserError(printable(f"{fault}; mend it, or fetch the file again"))
+    raise UserError(printable(f"{fault}; {LAYOUT}"))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dshmp.data.base import Split, frame_size
+from dshmp.data.base import LAYOUT, Split, frame_size
 from dshmp.data.images import ImageSplit, IndexMaskSplit, open_data_image, read_frame, read_index_mask
 from dshmp.data.mini import MARK
 from dshmp.errors import UserError, printable
@@ -51,8 +51,8 @@ class CheckReport:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def found(self, path: Path, reason: str) -> None:
-        mend = self.mend
+    def found(self, path: Path, reason: str, mend: str | None = None) -> None:
+        mend = mend or self.mend
         if self.own:
             mend = "mend the entry" if path.suffix == ".json" else "put it right, or take it out of the list"
         self.findings.append(Finding(path, reason, mend))
@@ -65,8 +65,9 @@ class CheckReport:
         try:
             return read(*arguments)
         except UserError as error:
-            path, _, reason = str(error).partition(": ")
-            self.found(Path(path), reason.split("; ")[0])
+            path, _, told = str(error).partition(": ")
+            reason, _, advice = told.partition("; ")
+            self.found(Path(path), reason, LAYOUT if advice == LAYOUT else None)
             return None
 
     def count(self, path: Path, found: Mapping[str, int], *published: Mapping[str, int]) -> None:
