@@ -2,6 +2,7 @@
 
 import json
 import resource
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +17,8 @@ from torch import Tensor
 
 import golden
 import tiny
-from dshmp import cli
+from clips import write_clip
+from dshmp import cli, load_results
 from dshmp.card import lacks
 from dshmp.checkpoint import CONFIG, EXTRA_STATE, load_config, load_model, save_model
 from dshmp.config import (
@@ -214,6 +216,30 @@ def test_there_and_back(suffix: str, small: State, words: Path, tmp_path: Path) 
     to_release(tmp_path / "out", tmp_path / f"back{suffix}")
     back = read(tmp_path / f"back{suffix}")
     assert same(back, state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
+def test_a_converted_checkpoint_answers(precision: str, words: Path, tmp_path: Path) -> None:
+    """In every precision of the command."""
+    torch.manual_seed(0)
+    state = as_release(DsHmp(SMALL).state_dict()) | beside(SMALL, torch.Generator().manual_seed(0))
+    out = tmp_path / "model"
+    dshmp = (sys.executable, "-m", "dshmp")
+    subprocess.run([*dshmp, "convert", save(state, tmp_path / "a.pth"), out, "--tokenizer", words], check=True)
+    asked = (
+        "segment",
+        write_clip(tmp_path / "a.mp4", 6),
+        "the red star",
+        "--model",
+        out,
+        "--out",
+        tmp_path / "results",
+    )
+    subprocess.run([*dshmp, *asked, "--precision", precision, "--threshold", "0"], check=True)
+    (result,) = load_results(tmp_path / "results" / "a")
+    assert result.found
+    assert result.masks.shape == (6, 48, 64)
 
 
 @pytest.mark.slow
