@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshmp import __version__
+from dshmp.allocator import keep_memory
 from dshmp.errors import UserError, one_line, printable
 from dshmp.options import Device, Model, Options
 from dshmp.signals import exit_if_signalled, heeded
@@ -522,6 +523,7 @@ def main() -> None:
 
 
 def run() -> None:
+    keep_memory()
     log = logging.getLogger("dshmp")
     log.handlers, log.propagate = [_WarningLines()], False
     log.setLevel(logging.WARNING)

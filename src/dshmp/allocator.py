@@ -1,0 +1,22 @@
+"""Memory that is freed stays with the process, since asking the system for zeroed pages again and again takes long."""
+
+import ctypes
+import os
+
+SWITCH = "DSHMP_KEEP_MEMORY"  # 0: the ways of the C library and of torch
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's mallopt(3)
+
+
+def keep_memory() -> None:
+    """For a process of our own, never for one that only imports the library; to be called before torch is imported.
+
+    By default glibc asks the system for each large block, gives it back at once, and every page of feature maps is
+    zeroed anew. From here on large blocks come from the heap, up to 2 GiB at its end stay there, and torch asks for
+    pages of 2 MiB, which also aligns its blocks so that a freed one fits the next. Other systems stay as they are.
+    """
+    if os.environ.get(SWITCH) == "0" or os.name != "posix":
+        return
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,0 +1,37 @@
+"""Freed memory is used again by the command, and only there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource
+{prepare}
+import torch
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(50_000_000)
+before = faults()
+for _ in range(5):
+    torch.ones(50_000_000)
+print(faults() - before)
+"""
+PAGES = 200_000_000 // os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+@pytest.mark.parametrize(
+    ("prepare", "switch", "kept"),
+    [
+        ("", "1", False),
+        ("import dshmp, dshmp.predictor", "1", False),
+        ("from dshmp.allocator import keep_memory; keep_memory()", "1", True),
+        ("from dshmp.allocator import keep_memory; keep_memory()", "0", False),
+    ],
+)
+def test_pages_are_asked_for_once(prepare: str, switch: str, kept: bool) -> None:
+    code = FAULTS.format(prepare=prepare)
+    environment = {**os.environ, "DSHMP_KEEP_MEMORY": switch}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert (int(run.stdout) < PAGES) == kept
