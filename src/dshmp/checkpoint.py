@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from dshmp.card import HERE, Card, model_card
 from dshmp.config import ModelConfig, ReleaseConfig, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, read_settings, reason, regular, save_tensors
+from dshmp.files import atomic_folder, check_utf8, read_settings, reason, regular, save_tensors
 from dshmp.hub import looks_local
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
@@ -194,7 +194,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: the weights are missing; copy the whole folder again")
     try:
         with open(path, "rb", opener=regular):
-            state: dict[str, torch.Tensor] = load_file(path)
+            state: dict[str, torch.Tensor] = load_file(check_utf8(path))
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({reason(error)}); fetch it again") from None
     check_finite(path, state)

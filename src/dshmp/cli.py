@@ -263,6 +263,7 @@ def evaluate(
     workers: Workers = None,
     compare: Compare = None,
     update_card: Annotated[bool, typer.Option("--update-card", help="Put the figures into the model's card.")] = False,
+    as_json: Json = False,
     *,
     options: Options,
 ) -> None:
@@ -275,7 +276,7 @@ def evaluate(
     from dshmp.evaluation.score import evaluate as run
 
     with _progress(name) as progress:
-        scores = run(name, root, split, out, options, workers, compare, progress, update_card)
+        scores = run(name, root, split, out, options, workers, compare, progress, update_card, as_json)
     raise typer.Exit(int(scores is not None and bool(scores.damaged)))
 
 
@@ -288,6 +289,7 @@ def predict(
     out: Out,
     zip_path: Annotated[Path | None, typer.Option("--zip", help="The zip file for the server; OUT.zip.")] = None,
     no_zip: Annotated[bool, typer.Option("--no-zip", help="Write none.")] = False,
+    as_json: Json = False,
     *,
     options: Options,
 ) -> None:
@@ -304,13 +306,14 @@ def predict(
     with _progress(name) as progress:
         done = run(name, root, split, out, options, zip_path=zip_path, zipped=not no_zip, progress=progress)
     if done is not None:
+        if as_json:
+            typer.echo(json.dumps({"folder": str(out), **done.facts}))
         before = f", {done.skipped:,} of them before" if done.skipped else ""
         counts, frames = done.facts["counts"], done.facts["frame_list"]
-        _say(f"wrote {out}: {counts['videos']:,} videos, {counts['expressions']:,} expressions{before}")
-        if frames:
-            _say(f"frames: {frames}")
-        if done.zip is not None:
-            _say(f"wrote {done.zip}, a valid submission")
+        told = [f"wrote {out}: {counts['videos']:,} videos, {counts['expressions']:,} expressions{before}"]
+        told += [f"frames: {frames}"] if frames else []
+        told += [f"wrote {done.zip}, a valid submission"] if done.zip else []
+        _say(*told, err=as_json)
 
 
 @app.command()
@@ -349,6 +352,7 @@ def score(
     workers: Workers = None,
     compare: Compare = None,
     update_card: Annotated[Path | None, typer.Option(help="Model whose card takes the figures: its folder.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Score predictions by the data set's own protocol, with intervals from resampled videos.
 
@@ -358,7 +362,7 @@ def score(
     """
     from dshmp.evaluation.score import run
 
-    scores = run(name, root, split, pred, out, workers, compare, update_card)
+    scores = run(name, root, split, pred, out, workers, compare, update_card, as_json)
     raise typer.Exit(int(bool(scores.damaged)))
 
 

@@ -177,16 +177,25 @@ def move_into(work: Path, target: Path) -> None:
     work.rmdir()
 
 
+def check_utf8(path: Path) -> Path:
+    """The path. Raises UserError where safetensors, which takes UTF-8 alone, could not open it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: this name is not UTF-8, and weights can lie in no such place; rename it") from None
+    return path
+
+
 def to_json(document: Mapping[str, Any]) -> str:
-    """One line of JSON."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
+    """One line of JSON that is UTF-8: half a surrogate, of a name that is not, becomes its escape."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def save_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write JSON, wholly or not at all. Raises UserError."""
     with atomic_write(path) as part:
-        # half a surrogate, of a name that is not UTF-8, becomes its JSON escape
-        part.write_text(to_json(document), encoding="utf-8", errors="backslashreplace")
+        part.write_text(to_json(document), encoding="utf-8")
 
 
 def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -194,7 +203,7 @@ def save_tensors(state: Mapping[str, "Tensor"], path: Path, metadata: dict[str, 
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with atomic_write(path) as part:
+    with atomic_write(check_utf8(path)) as part:
         part.touch()
         mode = part.stat().st_mode
         save_file(tensors, part, metadata)

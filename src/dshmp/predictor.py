@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
+from dshmp.arguments import Threshold, checked
 from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device, to_device
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
-from dshmp.options import Precision, Targets, Threshold, checked
+from dshmp.options import Precision, Targets
 from dshmp.result import ObjectResult, Result
 from dshmp.rle import Rle, encode
 from dshmp.video.io import Frame, FrameRange, Video, VideoSource, open_video

@@ -141,7 +141,8 @@ def run(
         predictor.merge()
         with packed(out, split, data.layout, archive) if archive else contextlib.nullcontext() as made:
             settings |= {"zip": digest(made)} if made else {}  # known as ours before it has its name
-            save_json(out / FACTS, settings | {"complete": True})
+            settings |= {"complete": True}
+            save_json(out / FACTS, settings)
         return Summary(settings, skipped, archive)
 
 

@@ -149,8 +149,10 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     return found
 
 
-def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, label: str = "") -> None:
-    """Figures down with their intervals, to stdout; another result beside if given."""
+def print_table(
+    report: dict[str, Any], other: dict[str, Any] | None = None, label: str = "", stderr: bool = False
+) -> None:
+    """Figures down with their intervals, to stdout or stderr; another result beside if given."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
@@ -174,7 +176,7 @@ def print_table(report: dict[str, Any], other: dict[str, Any] | None = None, lab
         for name, values in report["subsets"].items():
             cells = [f"{values[column]:.1f}" if column in values else "" for column in columns]
             tables[1].add_row(Text(printable(name)), str(values["expressions"]), *cells)
-    Console(width=120).print(Text(title), *tables, sep="\n", highlight=False)
+    Console(width=120, stderr=stderr).print(Text(title), *tables, sep="\n", highlight=False)
 
 
 def warn(scores: Scores, layout: str) -> None:

@@ -1,6 +1,7 @@
 """`dshmp score` and `evaluate`: predictions against a split's annotation, by the data set's own protocol."""
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,10 +39,12 @@ def run(
     workers: int | None = None,
     compare: Path | None = None,
     card: Path | None = None,
+    as_json: bool = False,
 ) -> Scores:
-    """Score in `workers` processes, all cores by default; print the table, and write `report.FILES` into `out`. The
-    figures of `compare`, a results.json, stand beside, with a warning where they are not comparable; the card of the
-    model that predicted, in the folder `card`, takes the figures."""
+    """Score in `workers` processes, all cores by default; print the table, and write `report.FILES` into `out`. With
+    `as_json` stdout is what results.json holds, and the table goes to stderr. The figures of `compare`, a results.json,
+    stand beside, with a warning where they are not comparable; the card of the model that predicted, in the folder
+    `card`, takes the figures."""
     other = read_shape(compare, report.Results).model_dump() if compare else None
     if out is not None:
         out = destination(out, folder=True)
@@ -56,13 +59,15 @@ def run(
     scores = score_split(data, root, split_name, pred, workers or os.cpu_count() or 1)
     results = report.document(scores, name, split_name, pred, facts) | {"protocol": PROTOCOLS[data.layout]}
     report.warn(scores, data.layout)
-    report.print_table(results, other, str(compare))
+    report.print_table(results, other, str(compare), stderr=as_json)
     for difference in report.differences(results, other) if other else ():
         log.warning("not comparable with %s: %s", compare, difference)
     if out is not None:
         report.write(out, scores, results)
     if card is not None:
         report.fill_card(card, scores, results, root, data.targets)
+    if as_json:
+        print(json.dumps(results), flush=True)
     return scores
 
 
@@ -76,6 +81,7 @@ def evaluate(
     compare: Path | None = None,
     progress: "Progress | None" = None,
     update_card: bool = False,
+    as_json: bool = False,
 ) -> Scores | None:
     """Predict into `out/predictions`, going on where an earlier run stopped, then score into `out`; with
     `update_card` the model's own card takes the figures. Of several processes the first one scores, and the others
@@ -90,7 +96,7 @@ def evaluate(
     pred = out / PREDICTIONS
     if predict.run(name, root, split_name, pred, options, zipped=False, progress=progress) is None:
         return None
-    return run(name, root, split_name, pred, out, workers, compare, card)
+    return run(name, root, split_name, pred, out, workers, compare, card, as_json)
 
 
 def score_split(data: Dataset, root: Path, split_name: str, pred: Path, workers: int = 1) -> Scores:

@@ -19,7 +19,7 @@ from dshmp import checkpoint as disk
 from dshmp.card import Card
 from dshmp.config import RELEASE, ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.files import atomic_folder, check_owned, destination, is_vacant, owned_file, save_tensors
+from dshmp.files import atomic_folder, check_owned, check_utf8, destination, is_vacant, owned_file, save_tensors
 from dshmp.interop.keymap import NAMES, STAGES, LoadedPart, Told, as_release, from_release, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
@@ -140,7 +140,7 @@ def convert(
         out: the folder, new or empty, or with `overwrite` a model's.
         tokenizer: RoBERTa's, which the checkpoint lacks: a folder, a `tokenizer.json` or an id on the hub.
     """
-    target = destination(out, folder=True)
+    target = check_utf8(destination(out, folder=True))
     if target.exists() and not is_vacant(target):
         if not (target / disk.CONFIG).is_file():
             raise UserError(f"{out}: is not empty and holds no model; name a new folder")

@@ -14,7 +14,7 @@ from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, check_matc
 from dshmp.data.base import Split
 from dshmp.device import find_device
 from dshmp.errors import UserError
-from dshmp.files import destination
+from dshmp.files import check_utf8, destination
 from dshmp.interop.keymap import report
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.video_swin import load_kinetics
@@ -41,7 +41,7 @@ def run(
     several processes (accelerate, torchrun) each learns from its part of every batch. Returns the run's folder."""
     path = find_recipe(config)
     recipe, place = load_recipe(path, overrides), find_device(device)
-    folder = destination(out or Path("runs") / path.stem, folder=True)
+    folder = check_utf8(destination(out or Path("runs") / path.stem, folder=True))
     check_run_folder(folder, recipe, longer=True)
     for line in never_reached(recipe):
         log.warning("%s", line)

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, ImageSequence
 
 from dshmp import limits
+from dshmp.arguments import Place, Rate, checked
 from dshmp.errors import UserError
 from dshmp.files import reason, regular, writing
-from dshmp.options import Place, Rate, checked
 from dshmp.video.hdr import HDR, to_rgb
 from dshmp.video.images import DECODER_ERRORS, FORMATS, MAX_PIXELS, MAX_SIDE, SUFFIXES, open_image
 
