@@ -20,7 +20,10 @@ import tiny
 from clips import tiny_model, write_clip
 from dshmp import cli, load_results
 from dshmp.checkpoint import save_model
+from dshmp.data.mini import make_mini
+from dshmp.data.registry import DATASETS
 from dshmp.lists import read_list
+from dshmp.model.frames import prepare_frames
 
 
 @pytest.fixture(scope="module")
@@ -388,6 +391,49 @@ def test_json_is_all_of_stdout_and_quiet_is_quiet(
     said = capsys.readouterr()
     assert said.err == ""
     assert [json.loads(line)["video"] for line in said.out.splitlines()] == [str(video)]
+
+
+def test_values_of_the_input_are_set_for_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 3)
+    sizes = []
+    seen = lambda frames, config: sizes.append(config.short_side) or prepare_frames(frames, config)  # noqa: E731
+    monkeypatch.setattr("dshmp.predictor.prepare_frames", seen)
+    options = ("--model", model, "--out", tmp_path / "out")
+    values = ("--set", "input.short_side=32", "--set", "input.chunk=2")
+    assert call(monkeypatch, "segment", video, "a cat", *options, *values) == 0
+    assert set(sizes) == {32}
+    (answer,) = json.loads((tmp_path / "out" / "clip" / "result.json").read_text())["results"]
+    assert answer["settings"]["set"] == ["input.short_side=32", "input.chunk=2"]
+    assert call(monkeypatch, "segment", video, "a cat", *options, *values) == 0
+    assert "1 of 1 answered before" in capsys.readouterr().out
+    for wrong, told in {
+        "input.short_side=64": "was answered with set ['input.short_side=32', 'input.chunk=2'], not ['input.short_side",
+        "input.short_sid=64": "input: unknown key 'short_sid'; did you mean 'short_side'?",
+        "input.short_side=0": "input.short_side: must be at least 1, found 0",
+        "input=3": "input: ",
+        "motion.blocks=1": "motion: cannot be set for a run; what can: input.short_side, ",
+        "input.short_side": "is not of the form key=value",
+    }.items():
+        sentence = "a cat" if "answered" in told else "a dog"
+        assert call(monkeypatch, "segment", video, sentence, *options, "--set", wrong) == 2
+        assert told in one_line(capsys)
+    make_mini("mevis", DATASETS["mevis"].mini, tmp_path / "mini")
+    data = ("mevis", tmp_path / "mini", "--split", "valid_u", "--model", model, "--out", tmp_path / "predictions")
+    sizes.clear()
+    assert call(monkeypatch, "predict", *data, *values) == 0
+    assert set(sizes) == {32}
+    facts = json.loads((tmp_path / "predictions" / "predict.json").read_text())
+    assert facts["resolution"] == "short side 32, long side at most 80"
+    assert call(monkeypatch, "predict", *data, *values) == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "predict", *data) == 2
+    assert "holds predictions of a different set (['input.short_side=32', 'input.chunk=2'], not None)" in one_line(
+        capsys
+    )
+    assert call(monkeypatch, "evaluate", *data, *values, "--update-card") == 2
+    assert "leave out --set" in one_line(capsys)
 
 
 PRESETS: dict[str, dict[str, object]] = {

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from dshmp.assignments import assign, merge
 from dshmp.card import HERE, Card, model_card
-from dshmp.config import ModelConfig, ReleaseConfig, from_dict, to_dict
+from dshmp.config import InputConfig, ModelConfig, ReleaseConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_utf8, read_settings, reason, regular, save_tensors
 from dshmp.hub import looks_local
@@ -97,15 +98,18 @@ def own_folder(source: str | Path) -> Path:
     return folder
 
 
-def load_model(source: str | Path = "default", **hub: Any) -> tuple[DsHmp, TextTokenizer]:
+def load_model(
+    source: str | Path = "default", overrides: Iterable[str] = (), **hub: Any
+) -> tuple[DsHmp, TextTokenizer]:
     """Load a model in evaluation mode, on the CPU, float32. UserError where it is missing, damaged, or not one of ours.
 
     Args:
         source: "default" (ships with the package), a model's folder, a training run's folder, or an id on the hub.
+        overrides: `key=value` for numbers that need no training, such as `input.short_side=256`.
         hub: options of huggingface_hub's `snapshot_download`, such as `revision`.
     """
     folder = find_model(source, **hub)
-    config = load_config(folder / CONFIG).model
+    config = overridden(load_config(folder / CONFIG).model, overrides)
     with torch.device("meta"):  # a config may claim any size: nothing is allocated before the weights bear it out
         shapes = build_model(config, folder / CONFIG).state_dict()
     state = load_tensors(folder / WEIGHTS)
@@ -114,6 +118,16 @@ def load_model(source: str | Path = "default", **hub: Any) -> tuple[DsHmp, TextT
     model.load_state_dict(as_float32(folder / WEIGHTS, state))
     tokenizer = TextTokenizer(config, load_tokenizer(folder / TOKENIZER))
     return model.eval(), tokenizer
+
+
+def overridden(config: ModelConfig, overrides: Iterable[str]) -> ModelConfig:
+    """The config with `key=value` laid over its section `input`, the only one that may change without training."""
+    given = assign({}, overrides)
+    if wrong := given.keys() - {"input"}:
+        keys = ", ".join(f"input.{key}" for key in to_dict(config.input))
+        raise UserError(f"{min(wrong)}: cannot be set for a run; what can: {keys}")
+    section = merge({"input": to_dict(config.input)}, given)["input"]
+    return replace(config, input=from_dict(InputConfig, section, "input"))
 
 
 def build_model(config: ModelConfig, where: str | Path) -> DsHmp:

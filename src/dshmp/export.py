@@ -26,10 +26,12 @@ GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE = "video_state"  # among the settings
 
 
-@functools.cache
 def load(options: Options) -> Segmenter:
     """The model that the options name, loaded once for all videos."""
-    return Segmenter.from_pretrained(options.model, options.device, options.precision)
+    return _load(options.model, options.device, options.precision, tuple(options.overrides or ()))
+
+
+_load = functools.cache(Segmenter.from_pretrained)
 
 
 def segment_to_folder(
@@ -58,6 +60,7 @@ def segment_to_folder(
     own: dict[str, Any] = {"model": options.model, "threshold": options.threshold, "targets": options.targets}
     own |= {"frames": frames, "fps": fps, "precision": options.precision, VIDEO_STATE: video_state(video)}
     own |= {"all_objects": True} if all_objects else {}  # settings of earlier versions are without
+    own |= {"set": options.overrides} if options.overrides else {}
     sentences = list(dict.fromkeys(sentences))
     known = {answer["sentence"]: answer for answer in document.get("results", ())}
     pending = [text for text in sentences if options.overwrite or text not in known or known[text]["settings"] != own]
@@ -68,6 +71,8 @@ def segment_to_folder(
         where = folder / known[text]["folder"]
         fault = f"{where}: {text!r} was answered {how}"
         raise UserError(f"{fault}; replace the answer with --overwrite, or choose another --out")
+    if pending:
+        load(options)  # what is wrong with the model is no fault of a sentence
     for text in tuple(pending):
         try:
             load(options).tokenizer.check(text)

@@ -23,6 +23,10 @@ class Options:
     single: Annotated[
         bool | None, typer.Option("--single/--many", help="Only the best object, or all that are meant.")
     ] = None
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A number of the model's input, as input.short_side=256."),
+    ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was answered before.")] = False
 
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no warnings.")] = False

@@ -228,15 +228,21 @@ class Segmenter(ModelHubMixin):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "default", device: str = "auto", precision: Precision = "auto", **hub: Any
+        cls,
+        name: str | Path = "default",
+        device: str = "auto",
+        precision: Precision = "auto",
+        overrides: Iterable[str] = (),
+        **hub: Any,
     ) -> Self:
         """Load a model: "default" (in the package), a folder (saved model or training run), or a hub id; `hub` is what
         huggingface_hub takes: revision, token, cache_dir, local_files_only, force_download. Device "auto" is a GPU
-        where there is one, precision "auto" the model's own on a GPU that has it, else float32."""
+        where there is one, precision "auto" the model's own on a GPU that has it, else float32. `overrides` are
+        `key=value` for numbers of the config's section `input`, such as "input.short_side=256"."""
         from dshmp.checkpoint import CONFIG, EXTRA_STATE, find_model, load_config, load_model
 
         folder = find_model(name, **hub)
-        segmenter = cls(*load_model(folder), device, precision, load_config(folder / CONFIG).card)
+        segmenter = cls(*load_model(folder, overrides), device, precision, load_config(folder / CONFIG).card)
         if (folder / EXTRA_STATE).is_file():
             segmenter.extra_state = folder / EXTRA_STATE
         return segmenter

@@ -103,10 +103,11 @@ def run(
         stack.callback(state.destroy_process_group)
         own_gpu = state.device.type == "cuda" and options.device == "auto"
         device = str(state.device) if own_gpu else options.device
-        segmenter = Segmenter.from_pretrained(options.model, device, options.precision)
+        segmenter = Segmenter.from_pretrained(options.model, device, options.precision, options.overrides or ())
         segmenter.tokenizer.release = replace(segmenter.config.release, overlong="cut")  # rather than fail at the end
         threshold, targets = segmenter.readout(options.threshold, options.targets or data.targets)
         settings: dict[str, Any] = {"dataset": name, "split": split_name, "model": options.model}
+        settings |= {"set": list(options.overrides)} if options.overrides else {}
         settings |= {} if everything else {"threshold": threshold, "targets": targets}
         settings |= _facts(segmenter, split)
         readout: tuple[float, Targets] = (0.0, "many") if everything else (threshold, targets)
@@ -327,7 +328,10 @@ def _write_list(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     path.write_text(f"[{lines}\n]\n", encoding="utf-8")
 
 
-DECISIVE = ("dataset", "split", "expressions", "frame_list", "weights", "precision", "threshold", "targets", "code")
+DECISIVE = (
+    *("dataset", "split", "expressions", "frame_list", "set", "weights"),
+    *("precision", "threshold", "targets", "code"),
+)
 # what a run that goes on must share with the one before, and the first two also where it begins anew
 
 

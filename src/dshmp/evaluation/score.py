@@ -90,6 +90,8 @@ def evaluate(
     from dshmp.evaluation import predict
 
     card = own_folder(options.model) if update_card else None
+    if card and options.overrides:
+        raise UserError("--update-card: the card is of the model as it is; leave out --set")
     out = destination(out, folder=True)
     check_owned(out, report.FILES)
     _open(dataset(name), root, split_name)

@@ -1,7 +1,6 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
 import os
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field
 
-from dshmp import limits
+from dshmp.assignments import assign, merge, parse_yaml
 from dshmp.card import Card
 from dshmp.checkpoint import CONFIG, check_model_folder, find_model, load_config
 from dshmp.config import Count, ModelConfig, Positive, from_dict, nearest, to_dict
@@ -33,7 +32,6 @@ def _place(name: str) -> str:
 Place = Annotated[str, AfterValidator(_place)]
 RECIPE = "recipe.yaml"
 MARK = "# The recipe of this run, all values resolved; written by dshmp train.\n"  # a folder with it is a run's
-NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 ORIGINS = ("init", "text_encoder", "mask2former", "video_swin")  # keys that say where weights come from
 
 
@@ -167,21 +165,14 @@ def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None
     """
     values, where = _read(path), path.name
     described = "model" in values
-    for item in overrides or []:
-        keys, found, text = item.partition("=")
-        if not found:
-            raise UserError(f"{item!r} is not of the form key=value")
-        value = _parse(text, item)
-        for key in reversed(keys.split(".")):
-            value = {key: value}
-        _merge(values, value)
+    assign(values, overrides or [])
     if row is not None:
         where += f" with {row.name}"
         values["about"] = None
-        _merge(values, {key: value for key, value in _own(row).items() if key != "base"})
+        merge(values, {key: value for key, value in _own(row).items() if key != "base"})
     if not described and isinstance(values.get("init"), str):
         first = load_config(find_model(values["init"]) / CONFIG).model
-        values["model"] = _merge(to_dict(first), values.get("model", {}))
+        values["model"] = merge(to_dict(first), values.get("model", {}))
     return from_dict(Recipe, values, where)
 
 
@@ -239,50 +230,18 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: its base is none ({error})") from None
     if file.suffix != ".yaml" and not file.exists():
         file = find_recipe(str(base))
-    return _merge(_read(file, (*above, path.resolve())), values)
+    return merge(_read(file, (*above, path.resolve())), values)
 
 
 def _own(path: Path) -> dict[str, Any]:
     """What a recipe says itself, the name of its base included."""
     try:
-        values = _parse(read_settings(path), str(path))
+        values = parse_yaml(read_settings(path), str(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a recipe ({reason(error)})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of recipe keys")
     return values
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML by itself needs 1.0e-4."""
-
-    aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        self.aliases += self.check_event(yaml.AliasEvent)
-        if self.aliases > limits.ALIASES:
-            raise yaml.YAMLError(f"refers more than {limits.ALIASES} times to what it said before")
-        return super().compose_node(parent, index)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789"))
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except Exception as error:  # a tag, such as !!int, on another value makes PyYAML raise anything
-        deep = isinstance(error, RecursionError)
-        told = "too many brackets in each other" if deep else " ".join(str(error).split())[:300]
-        raise UserError(f"{where[:200]}: is not valid YAML ({told})") from None
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Lay values over others, nested mappings key by key."""
-    for key, value in values.items():
-        below = into.get(key)
-        into[key] = _merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
-    return into
 
 
 def trained_card(recipe: Recipe, name: str, step: int) -> Card:
