@@ -864,7 +864,8 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
             # gradients of everything before it (an input scaled by 1 - 1e-5 gives the recorded ones).
             deep = "backbone." in key or "pixel_decoder." in key
             ratio = theirs[key.split("/")[1]].norm()[None] / norm
-            parity.close(key, ratio, torch.ones(1), 1e-2 if deep else 2e-5)
+            # Of biases of keys, which a softmax hardly sees, float32 leaves the norm to 1e-5 or so on either side.
+            parity.close(key, ratio, torch.ones(1), 1e-2 if deep else 4e-5)
 
 
 KINDS: dict[str, Callable[..., None]] = {

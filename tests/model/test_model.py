@@ -86,13 +86,13 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("stride", [1, 3])
 def test_company_and_padding_change_nothing(switches: dict[str, Any], stride: int, tokenizer: TextTokenizer) -> None:
     """Clips of three lengths and sizes, sentences of three lengths: together as alone."""
-    model = tiny.model(switches)
+    model = tiny.model(switches).double()
     text = model.language(tokenizer(tiny.SENTENCES))
-    tokens = torch.full((3, max(LENGTHS), 6, 32), 7.0)  # padding is not zero
+    tokens = torch.full((3, max(LENGTHS), 6, 32), 7.0, dtype=torch.float64)  # padding is not zero
     frames = torch.zeros(3, max(LENGTHS), dtype=torch.bool)
     alone = []
     for clip, length in enumerate(LENGTHS):
-        shown = images(length, clip, (40, 56 - 8 * clip))
+        shown = images(length, clip, (40, 56 - 8 * clip)).double()
         single = model.language(tokenizer([tiny.SENTENCES[clip]]))
         state = model.encode(shown, single)
         for name, value in perceived(model.encode(shown, text.repeat(torch.tensor([clip])))).items():

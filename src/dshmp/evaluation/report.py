@@ -158,7 +158,8 @@ def print_table(
     from rich.text import Text
 
     counts = report["counts"]
-    title = f"{report['dataset']} {report['split']}: {counts['videos']} videos, {counts['expressions']} expressions"
+    split = f"{report['dataset']} {printable(report['split'])}"
+    title = f"{split}: {counts['videos']} videos, {counts['expressions']} expressions"
     if source := report["frame_list"]["source"]:
         title += f"\nframes: {source}"
     results = [report, *([other] if other else [])]
