@@ -356,7 +356,7 @@ class Segmenter(ModelHubMixin):
 
     def _query(self, expression: str) -> Query:
         with self._inference(exact=True):
-            text = self.model.language(to_device(self.tokenizer([expression]), self.device))
+            text = self.model.language(to_device(self.tokenizer([expression]), self.device)).trimmed()
         shown = expression
         if self.config.language.normalise:  # the words' places refer to the normalised sentence
             shown = " ".join(expression.split())

@@ -165,13 +165,33 @@ class BiAttention(nn.Module):
     def forward(
         self, image: Tensor, words: Tensor, word_mask: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """image (B, S, C) and words (B, L, C_text) -> both updated; masks of the words and of the image."""
+        """image (B, S, C) and words (B, L, C_text) -> both updated; masks of the words and of the image.
+
+        Pixels are many and words few: what would be projected for each pixel is projected for each word instead, as
+        (W x) . k = x . (W' k), and as the weighted sum of W x + b is W applied to that of x, and b times the weights.
+        """
         image, words = self.norm_v(image), self.norm_l(words)
-        inputs = ((self.proj_v, image), (self.proj_l, words), (self.value_v, image), (self.value_l, words))
-        key_v, key_l, value_v, value_l = (split_heads(linear(x), self.heads) for linear, x in inputs)
+        key, value = (split_heads(linear(words), self.heads) for linear in (self.proj_l, self.value_l))  # (B, H, L, e)
+        (weight_k, bias_k), (weight_v, bias_v) = (
+            (linear.weight.unflatten(0, (self.heads, -1)), linear.bias.unflatten(0, (self.heads, -1)))
+            for linear in (self.proj_v, self.value_v)
+        )  # (H, e, C), (H, e)
+        scores = ((key @ weight_k).flatten(1, 2) @ image.transpose(1, 2)).unflatten(1, (self.heads, -1))
+        scores = (scores + key @ bias_k[..., None]) * key.shape[-1] ** -0.5  # (B, H, L, S), for both directions
         dropout = self.dropout if self.training else 0.0
-        from_words = F.scaled_dot_product_attention(key_v, key_l, value_l, word_mask, dropout)
-        from_image = F.scaled_dot_product_attention(key_l, key_v, value_v, mask, dropout)
-        delta_v = self.gamma_v * self.out_v(merge_heads(from_words))
+        to_words = F.dropout(_softmax(scores, word_mask.transpose(2, 3), dim=2), dropout)
+        to_image = F.dropout(_softmax(scores, mask, dim=3), dropout)
+        said = torch.einsum("bhle,che->bhlc", value, self.out_v.weight.unflatten(1, (self.heads, -1)))
+        from_words = to_words.flatten(1, 2).transpose(1, 2) @ said.flatten(1, 2) + self.out_v.bias
+        seen = (to_image.flatten(1, 2) @ image).unflatten(1, (self.heads, -1))  # (B, H, L, C)
+        from_image = seen @ weight_v.transpose(1, 2) + to_image.sum(dim=3, keepdim=True) * bias_v[:, None]
+        delta_v = self.gamma_v * from_words
         delta_l = self.gamma_l * self.out_l(merge_heads(from_image))
         return image + drop_path(delta_v, dropout, self.training), words + drop_path(delta_l, dropout, self.training)
+
+
+def _softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
+    """Over the places where the mask is True; zeros where there is none."""
+    if mask is None:
+        return scores.softmax(dim)
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim).masked_fill(~mask, 0.0)

@@ -89,7 +89,7 @@ class DeformableAttention(nn.Module):
 def sample_points(values: Tensor, sizes: Sizes, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of values at points between pixels, bilinear, zero outside, by `grid_sample`: values
     (F, S, H, d), points in pixels and weights (F, Q, H, LEVELS, POINTS) -> (F, Q, H*d)."""
-    total: Tensor | float = 0.0
+    total = values.new_zeros(1)
     for level, part in enumerate(values.split([h * w for h, w in sizes], dim=1)):
         height, width = sizes[level]
         maps = part.permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, (height, width))  # (F*H, d, h, w)
@@ -97,7 +97,8 @@ def sample_points(values: Tensor, sizes: Sizes, x: Tensor, y: Tensor, weights: T
         grid = torch.stack(places, dim=-1).transpose(1, 2).flatten(0, 1)  # (F*H, Q, P, 2)
         found = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         total = total + (found * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(dim=-1)
-    return cast(Tensor, total).unflatten(0, (len(values), -1)).permute(0, 3, 1, 2).flatten(2)
+    joined: Tensor = total.unflatten(0, (len(values), -1)).permute(0, 3, 1, 2).flatten(2)
+    return joined
 
 
 def read_points(values: Tensor, sizes: Sizes, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -44,6 +44,12 @@ class TextFeatures:
         """The batch entries `index` (int64), so that each frame can have its clip's text."""
         words, tokens, mask, sentence = (x[index] for x in (self.words, self.tokens, self.mask, self.sentence))
         return type(self)(words, tokens, mask, sentence, self.static.repeat(index), self.motion.repeat(index))
+
+    def trimmed(self) -> Self:
+        """Without slots that are padding in all rows (the release's 40): nothing but themselves depends on them."""
+        length = int(self.mask.sum(dim=1).max())
+        words, tokens, mask = (each[:, :length] for each in (self.words, self.tokens, self.mask))
+        return replace(self, words=words, tokens=tokens, mask=mask)
 
 
 def feature_resizer(inputs: int, outputs: int, dropout: float = 0.1) -> nn.Sequential:
