@@ -75,15 +75,17 @@ class DeformableAttention(nn.Module):
     def forward(self, pixels: Tensor, position: Tensor, sizes: Sizes) -> Tensor:
         """pixels (F, S, C) of all levels, their position (1, S, C) -> (F, S, C)."""
         query, shape = pixels + position, (*pixels.shape[:2], self.heads, LEVELS, POINTS)
-        values = self.value_proj(pixels).unflatten(2, (self.heads, -1))
-        weights = self.attention_weights(query).unflatten(2, (self.heads, -1)).softmax(dim=-1).view(shape)
-        linear = self.sampling_offsets
-        x, y = (  # each contiguous by itself
-            F.linear(query, linear.weight[axis::2], linear.bias[axis::2]).view(shape) + place[:, None, :, None]
-            for axis, place in enumerate(_places(tuple(sizes), pixels.device, pixels.dtype))
-        )
-        read = read_points if pixels.device.type == "cpu" else sample_points
-        return cast(Tensor, self.output_proj(read(values, sizes, x, y, weights)))
+        values = self.value_proj(pixels).to(pixels.dtype).unflatten(2, (self.heads, -1))
+        with torch.autocast(pixels.device.type, enabled=False):  # sampling points need precision
+            weights = self.attention_weights(query).unflatten(2, (self.heads, -1)).softmax(dim=-1).view(shape)
+            linear = self.sampling_offsets
+            x, y = (  # each contiguous by itself
+                F.linear(query, linear.weight[axis::2], linear.bias[axis::2]).view(shape) + place[:, None, :, None]
+                for axis, place in enumerate(_places(tuple(sizes), pixels.device, pixels.dtype))
+            )
+            read = read_points if pixels.device.type == "cpu" else sample_points
+            found = read(values, sizes, x, y, weights)
+        return cast(Tensor, self.output_proj(found))
 
 
 def sample_points(values: Tensor, sizes: Sizes, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
@@ -181,10 +183,10 @@ class Pyramid(nn.Module):
         maps = [project(x) for project, x in zip(self.input_projections, features[:0:-1], strict=True)]
         sizes = [(each.shape[2], each.shape[3]) for each in maps]
         positions = [
-            sine_position(*each.shape[2:], each.shape[1], each.device, each.dtype).flatten(2).transpose(1, 2) + embed
-            for each, embed in zip(maps, self.level_embed, strict=True)
+            sine_position(*each.shape[2:], len(embed), each.device, each.dtype).flatten(2).transpose(1, 2) + embed
+            for each, embed in zip(features[:0:-1], self.level_embed, strict=True)
         ]
-        pixels = torch.cat([each.flatten(2).transpose(1, 2) for each in maps], dim=1)  # (F, S, C)
+        pixels = torch.cat([each.flatten(2).transpose(1, 2) for each in maps], dim=1).to(features[0].dtype)  # (F, S, C)
         pixels = self.encoder(pixels, torch.cat(positions, dim=1), sizes)
         parts = pixels.split([h * w for h, w in sizes], dim=1)
         levels = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
@@ -205,9 +207,13 @@ class PixelDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> PixelFeatures:
         """Backbone maps (F, C_i, h_i, w_i), strides 4 to 32 -> features of every pixel."""
-        with torch.autocast(features[0].device.type, enabled=False):  # sampling points need precision
-            finest, levels = self.decoder([x.to(torch.promote_types(x.dtype, torch.float32)) for x in features])
-            return PixelFeatures(self.mask_projection(finest), finest, levels)
+        kind, features = features[0].device.type, [x.to(torch.promote_types(x.dtype, torch.float32)) for x in features]
+        # float16 stays out, as in the release
+        lower = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=lower):
+            finest, levels = self.decoder(features)
+            finest = finest.to(features[0].dtype)
+            return PixelFeatures(self.mask_projection(finest).to(finest.dtype), finest, levels)
 
 
 @torch.no_grad()
