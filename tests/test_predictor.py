@@ -26,7 +26,7 @@ from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
 from dshmp.result import Result
 from dshmp.rle import decode
-from dshmp.video.io import open_container
+from dshmp.video.io import VideoSource, open_container
 from dshmp.video.overlay import Caption, OverlayPainter
 
 SENTENCES = ("the red star moving left", "The one that turns  back")
@@ -152,11 +152,13 @@ def answer(
     progress: Progress | None = None,
     frames: str | None = None,
     fps: float | None = None,
+    overlay: bool = True,
     **given: Any,
 ) -> tuple[Path, list[Result]]:
     options = Options(model="tiny", overwrite=overwrite, **given)
+    chosen: dict[str, Any] = {"progress": progress, "overlay": overlay}
     folder, results, _ = segment_to_folder(
-        video, expressions or SENTENCES, out, options, lambda _: segmenter, frames, fps, progress=progress
+        video, expressions or SENTENCES, out, options, lambda _: segmenter, frames, fps, **chosen
     )
     return folder, results
 
@@ -186,6 +188,35 @@ def test_folder_of_a_rotated_odd_variable_rate_file(segmenter: Segmenter, tmp_pa
         assert frames[0].height > frames[0].width  # upright
         assert frames[0].format.name == "yuv420p"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip"]
+
+
+def test_no_overlay(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks alone, of frames that are decoded once; with overlays it is another answer."""
+    video, passes = write_clip(tmp_path / "clip.mp4", 6), []
+    plain, _ = answer(segmenter, video, tmp_path / "plain", "a cat")
+    whole = VideoSource.__iter__
+    monkeypatch.setattr(VideoSource, "__iter__", lambda self: passes.append(self) or whole(self))
+    folder, _ = answer(segmenter, video, tmp_path, "a cat", overlay=False)
+    assert len(passes) == 1
+    assert [path.name for path in (folder / "01-a-cat").iterdir()] == ["masks"]
+    for mask in (folder / "01-a-cat" / "masks").iterdir():
+        assert mask.read_bytes() == (plain / "01-a-cat" / "masks" / mask.name).read_bytes()
+    with pytest.raises(UserError, match="was answered with overlay False, not None"):
+        answer(segmenter, video, tmp_path, "a cat")
+
+
+def test_what_fails_while_drawing_is_told(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overlays are drawn in a thread; nothing of the answer is left."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "clip" / "a"))
+
+    monkeypatch.setattr("dshmp.video.overlay.save_png", fail)
+    with pytest.raises(UserError, match="cannot be written"):
+        answer(segmenter, write_clip(tmp_path / "clip.mp4", 30), tmp_path, "a cat")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])

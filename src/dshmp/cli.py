@@ -33,6 +33,7 @@ app.add_typer(data, name="data")
 Out = Annotated[Path, typer.Option(help="Folder for the results, made where it is missing.")]
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
 Everything = Annotated[bool, typer.Option("--all-objects", help="Keep candidates that are not meant, as `others`.")]
+NoOverlay = Annotated[bool, typer.Option("--no-overlay", help="Write masks and result.json alone.")]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON on stdout, all else on stderr.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
 Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
@@ -68,6 +69,7 @@ def segment(
     frames: Frames = None,
     fps: Fps = None,
     all_objects: Everything = False,
+    no_overlay: NoOverlay = False,
     as_json: Json = False,
     *,
     options: Options,
@@ -86,7 +88,7 @@ def segment(
     from dshmp.export import load, segment_to_folder
 
     with _progress(video.name) as progress:
-        given = video, expressions, out, options, load, frames, fps, None, progress, all_objects
+        given = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
         folder, results, new = segment_to_folder(*given)
     if as_json:
         typer.echo(_json(video, folder, results))
@@ -107,6 +109,7 @@ def batch(
     frames: Frames = None,
     fps: Fps = None,
     all_objects: Everything = False,
+    no_overlay: NoOverlay = False,
     as_json: Json = False,
     *,
     options: Options,
@@ -130,8 +133,8 @@ def batch(
         try:
             with _progress(video.name) as progress:
                 name = names[video]
-                given = video, sentences, out, options, load, frames, fps, name, progress, all_objects, faults
-                folder, results, new = segment_to_folder(*given)
+                given = video, sentences, out, options, load, frames, fps, name, progress, all_objects
+                folder, results, new = segment_to_folder(*given, not no_overlay, faults)
             done += not (new or faults)
             if as_json:
                 typer.echo(_json(video, folder, results))

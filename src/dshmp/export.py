@@ -8,22 +8,28 @@ import json
 import os
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dshmp import files as disk
 from dshmp.errors import UserError
 from dshmp.options import Options
-from dshmp.predictor import Asked, EncodedClip, Progress, Segmenter
+from dshmp.predictor import Asked, EncodedClip, Masks, Progress, Segmenter
 from dshmp.result import EVIDENCE, RESULTS, Result
-from dshmp.video.io import VideoSource, open_video
+from dshmp.video.io import Frame, Pixels, VideoSource, open_video
+
+if TYPE_CHECKING:
+    from dshmp.video.overlay import OverlayPainter
 
 OVERLAY, MASKS = "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE = "video_state"  # among the settings
+AHEAD = 2  # frames that the model may be ahead of the drawing
 
 
 def load(options: Options) -> Segmenter:
@@ -45,21 +51,23 @@ def segment_to_folder(
     name: str | None = None,
     progress: Progress | None = None,
     all_objects: bool = False,
+    overlay: bool = True,
     faults: list[str] | None = None,
 ) -> tuple[Path, list[Result], int]:
     """Add what was not answered with these settings to the folder `out/<name>` (by default as the video's): all or
     none, whatever interrupts it. `load` makes the model, if there is anything to answer.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; called as a folder's frames are, else numbers
-    that count from the video's start) and `<NN-slug>/overlay.mp4` per sentence, and one `result.json`. Raises UserError
-    where a sentence was answered with other settings and is not to be overwritten, or cannot be read by the model; with
-    `faults` that is added there, and the other sentences are answered. Returns the folder, the answers in the order of
-    the sentences, and how many of these were not answered before.
+    that count from the video's start) and, with `overlay`, `<NN-slug>/overlay.mp4` per sentence, and one `result.json`.
+    Raises UserError where a sentence was answered with other settings and is not to be overwritten, or cannot be read
+    by the model; with `faults` that is added there, and the other sentences are answered. Returns the folder, the
+    answers in the order of the sentences, and how many of these were not answered before.
     """
     folder, document = answer_folder(video, out, name)
     own: dict[str, Any] = {"model": options.model, "threshold": options.threshold, "targets": options.targets}
     own |= {"frames": frames, "fps": fps, "precision": options.precision, VIDEO_STATE: video_state(video)}
     own |= {"all_objects": True} if all_objects else {}  # settings of earlier versions are without
+    own |= {} if overlay else {"overlay": False}
     own |= {"set": options.overrides} if options.overrides else {}
     sentences = list(dict.fromkeys(sentences))
     known = {answer["sentence"]: answer for answer in document.get("results", ())}
@@ -91,7 +99,7 @@ def segment_to_folder(
                 threshold=options.threshold, targets=options.targets, progress=progress, all_objects=all_objects
             )
             with load(options).encode(source, pending, **asked) as clip:
-                found = _write(work, clip)
+                found = _write(work, clip, overlay)
             fact: dict[str, Any] = {"folder": "", "settings": own, "first_frame": source.start}
             if names := _names(source):
                 fact["frames"] = names[source.start : source.start + len(found[0].times)]
@@ -120,31 +128,49 @@ def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path
     return folder, document or {}
 
 
-def _write(work: Path, clip: EncodedClip) -> list[Result]:
-    """The second pass: masks and overlay of every answer, in folders 0, 1 ..."""
+def _write(work: Path, clip: EncodedClip, overlay: bool) -> list[Result]:
+    """The second pass: masks and overlay of every answer, in folders 0, 1 ... They are drawn and encoded in a thread,
+    beside the model."""
     from dshmp.video.overlay import Caption, OverlayPainter, add_sound, overlay_writer, save_png
 
     source, names = clip.source, _names(clip.source)
-    outputs = []
+    paints: list[Callable[[Frame | None, Masks, int], None]] = []
+
+    def draw(index: int, frame: Frame | None, masks: list[Masks]) -> None:
+        number = source.start + index
+        name = f"{names[number] if names else f'{number:05d}'}.png"
+        for place, (answer, mask) in enumerate(zip(clip.answers, masks, strict=True)):
+            save_png(work / str(place) / MASKS / name, answer.add(mask).astype(np.uint8) * 255)
+            if paints:
+                paints[place](frame, mask, index)
+
     with contextlib.ExitStack() as stack:
-        for index, answer in enumerate(clip.answers):
-            folder = work / str(index)
-            (folder / MASKS).mkdir(parents=True)
-            query, count = answer.query, len(answer.chosen)
-            caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
-            painter = OverlayPainter(source.height, source.width, caption)
-            write = stack.enter_context(overlay_writer(folder / OVERLAY, *painter.size, clip.fps))
-            outputs.append((answer, folder, painter, write))
-        for index, (frame, masks) in enumerate(clip.frames(pixels=True)):
-            assert frame is not None
-            number = source.start + index
-            name = f"{names[number] if names else f'{number:05d}'}.png"
-            for (answer, folder, painter, write), mask in zip(outputs, masks, strict=True):
-                save_png(folder / MASKS / name, answer.add(mask).astype(np.uint8) * 255)
-                write(painter(frame.image, mask, index), frame.time)
-    for _, folder, *_ in outputs:
-        add_sound(folder / OVERLAY, source.path, source.begin + clip.times[0])
+        for place, answer in enumerate(clip.answers):
+            (work / str(place) / MASKS).mkdir(parents=True)
+            if overlay:
+                query, count = answer.query, len(answer.chosen)
+                caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
+                painter = OverlayPainter(source.height, source.width, caption)
+                write = stack.enter_context(overlay_writer(work / str(place) / OVERLAY, *painter.size, clip.fps))
+                paints.append(functools.partial(_paint, painter, write))
+        drawn: deque[Future[None]] = deque()
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        for index, (frame, masks) in enumerate(clip.frames(pixels=overlay)):
+            drawn.append(thread.submit(draw, index, frame, masks))
+            if len(drawn) > AHEAD:
+                drawn.popleft().result()
+        for each in drawn:
+            each.result()
+    for place in range(len(clip.answers)) if overlay else ():
+        add_sound(work / str(place) / OVERLAY, source.path, source.begin + clip.times[0])
     return [clip.result(answer) for answer in clip.answers]
+
+
+def _paint(
+    painter: "OverlayPainter", write: Callable[[Pixels, float], None], frame: Frame | None, masks: Masks, index: int
+) -> None:
+    assert frame is not None
+    write(painter(frame.image, masks, index), frame.time)
 
 
 def _names(source: VideoSource) -> list[str] | None:
