@@ -9,6 +9,7 @@ their assignment is a tie that SciPy breaks as it likes: there the recorded assi
 
 import copy
 import dataclasses
+import itertools
 import json
 import re
 import tempfile
@@ -41,7 +42,7 @@ from dshmp.evaluation.metrics import jf_frames
 from dshmp.interop.keymap import as_release, from_release
 from dshmp.interop.release import convert, infer_config
 from dshmp.interop.video_swin import load_kinetics
-from dshmp.model import hmp
+from dshmp.model import frame_decoder, hmp
 from dshmp.model.backbone import LanguageBackbone, PixelWordAttention
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import FrameDecoder, inside
@@ -108,6 +109,17 @@ class Parity:
     def same(self, what: str, actual: Any, expected: Any) -> None:
         self.count += 1
         np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), err_msg=what)
+
+
+class Unasked(Parity):
+    """Compares nothing: for float64, from which what is recorded on the way to an outcome may be further than bounds
+    between two float32."""
+
+    def close(self, *args: Any, **more: Any) -> None:
+        pass
+
+    def same(self, *args: Any) -> None:
+        pass
 
 
 @pytest.fixture
@@ -628,9 +640,8 @@ class RecordedEncoder(nn.Module):
 
     def __init__(self, arrays: Arrays) -> None:
         super().__init__()
-        self.last_hidden_state, self.pooler_output = (
-            torch.from_numpy(arrays[f"text_{name}"]) for name in ("last_hidden_state", "pooler_output")
-        )
+        for name in ("last_hidden_state", "pooler_output"):
+            self.register_buffer(name, torch.from_numpy(arrays[f"text_{name}"]), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> "RecordedEncoder":
         return self
@@ -675,26 +686,40 @@ def pictures(video: Tensor) -> list[np.ndarray]:
     return [np.ascontiguousarray(frame) for frame in video.permute(0, 2, 3, 1).numpy()]  # (T, 3, H, W) -> (H, W, 3)
 
 
-def watch_masks(patch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Gathers the logits of every mask that tells queries where to look."""
-    gathered: list[Tensor] = []
+def record_masks(patch: pytest.MonkeyPatch, layers: int) -> list[list[Tensor]]:
+    """From now on the logits of masked attention are kept, by layer of the frame decoder and chunk of frames."""
+    logits: list[list[Tensor]] = [[] for _ in range(layers)]
+    calls = itertools.count()
 
     def watched(mask_embed: Tensor, features: Tensor) -> Tensor:
-        gathered.append(mask_embed @ features)
+        logits[next(calls) % layers].append(mask_embed @ features)
         return inside(mask_embed, features)
 
-    patch.setattr("dshmp.model.frame_decoder.inside", watched)
-    return gathered
+    patch.setattr(frame_decoder, "inside", watched)
+    return logits
 
 
-def on_threshold(masks: list[Tensor], exact: list[Tensor]) -> bool:
-    """Whether a pixel lies on another side of 0 in float32; if so, 0 is all but its value, in the first such mask."""
-    for ours, theirs in zip(masks, exact, strict=True):
-        flipped = (ours >= 0) != (theirs >= 0)
-        if flipped.any():
-            assert theirs[flipped].abs().max() < 1e-5
-            return True
-    return False
+def replay_masks(patch: pytest.MonkeyPatch, exact: list[list[Tensor]], parity: Parity, case: str) -> None:
+    """Pixels whose exact logit is within 1e-5 of the threshold of masked attention, where rounding decides, lie on the
+    exact logit's side. One that does not moves everything that hangs on its frame by 5e-4: in clip v4 of
+    `i_full_inference`, pixel 100 of query 3 in frame 0, third layer, whose logit is -4e-6."""
+    wanted = [torch.cat(chunks) for chunks in exact]  # by layer (T, N, S)
+    calls, starts = itertools.count(), [0] * len(wanted)
+
+    def watched(mask_embed: Tensor, features: Tensor) -> Tensor:
+        layer = next(calls) % len(wanted)
+        first = starts[layer]
+        starts[layer] += len(features)
+        logits = wanted[layer][first : starts[layer]]
+        found = mask_embed @ features >= 0
+        pixels = torch.where(logits.abs() < 1e-5, logits >= 0, found)
+        for frame, query, pixel in (pixels != found).nonzero().tolist():
+            place = f"layer {layer}, frame {first + frame}, query {query}, pixel {pixel}"
+            parity.lines.append(f"  {case} {place}: on its threshold, logit {float(logits[frame, query, pixel]):.1e}")
+        assert (pixels != found).sum() <= 1, f"{case}: more than one pixel flips"
+        return pixels | ~pixels.any(dim=-1, keepdim=True)
+
+    patch.setattr(frame_decoder, "inside", watched)
 
 
 def check_inference(arrays: Arrays, info: dict[str, Any], parity: Parity, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -712,20 +737,19 @@ def check_inference(arrays: Arrays, info: dict[str, Any], parity: Parity, monkey
             parity.close("sentence", text.sentence, base["resized_sentence"])
         images = prepare_frames(pictures(given["video"]), config.input)
         tied = bool(len(images) % config.motion.window)
-        runs = []
-        doubles = copy.deepcopy(model).double(), images.double(), doubled(text)
-        for run in ((model, images, text), doubles):
-            with monkeypatch.context() as patch:
-                watch_matching(patch, parity, case, steps_by_block(given, config.motion.blocks), tied)
-                seen_masks = watch_masks(patch)
-                runs.append((*run[0]([run[1]], run[2])[0], seen_masks))
-        (video, logits, masks), (exact_video, exact, exact_masks) = runs
-        if on_threshold(masks, exact_masks):
-            # float32 moves a pixel in or out of a query's mask, and so what the query sees: float64 alone is compared
-            (model, images, text), video, logits = doubles, exact_video, exact
+        with monkeypatch.context() as patch:
+            masks = record_masks(patch, config.frame_decoder.layers)
+            watch_matching(patch, parity, case, steps_by_block(given, config.motion.blocks), tied)
+            ((_, exact),) = copy.deepcopy(model).double()([images.double()], doubled(text))
+        with monkeypatch.context() as patch:
+            replay_masks(patch, masks, parity, case)
+            watch_matching(patch, parity, case, steps_by_block(given, config.motion.blocks), tied)
+            ((video, logits),) = model([images], text)
         # what is recorded is rounded as one processor does it; another one's float32 may lie as far from exact
         parity.close(f"{case} float32 beside float64", logits, exact, 1e-4)
-        seen = [model.encode(part, text) for part in images.split(3)]
+        with monkeypatch.context() as patch:
+            replay_masks(patch, masks, parity, case)
+            seen = [model.encode(part, text) for part in images.split(3)]
         recorded = {
             "frame_queries": torch.cat([part.tokens for part in seen]),
             "frame_pred_logits": torch.cat([part.logits for part in seen]),
@@ -803,9 +827,26 @@ def doubled(value: Any) -> Any:
 
 
 def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses and gradient norms of one step of the release's training, its random draws replayed."""
+    """Losses and gradient norms of one step of the release's training, its random draws replayed, in float64 and in
+    float32, whose norms are rounded otherwise by every processor and number of threads: where one is further from the
+    recorded norm, which is rounded too, than from the exact one, it is compared with that."""
+    exact = train_step(arrays, info, Unasked(), torch.float64)
+    for key, ratio in train_step(arrays, info, parity, torch.float32).items():
+        # One unit of the pixel decoder's ReLU lies within rounding of its kink; which side it falls on moves the
+        # gradients of everything before it (an input scaled by 1 - 1e-5 gives the recorded ones).
+        bound = 1e-2 if "backbone." in key or "pixel_decoder." in key else 2e-5
+        recorded = torch.ones(1, dtype=torch.float64)
+        parity.close(f"{key} in float64", exact[key], recorded, bound)
+        nearest = exact[key] if abs(ratio - exact[key]) < abs(ratio - 1) else recorded
+        parity.close(key, ratio, nearest, bound)
+
+
+def train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Compares everything but the gradients' norms, which it returns in parts of the recorded ones."""
     base, _ = golden.load("i_full_inference")
     given = arrays.tensors()
+    for key, value in given.items():
+        given[key] = value.to(dtype) if value.is_floating_point() else value
     size = tuple(given["video"].shape[2:])
     model = whole_model(
         base,
@@ -816,8 +857,9 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
         frame_decoder={"dropout": 0.0},
         motion={"dropout": 0.0},
     ).train()
+    model.to(dtype)
     text = model.language(text_batch(base | {key: arrays[key] for key in ("lang_tokens", "lang_mask")}))
-    images = prepare_frames(pictures(given["video"]), model.config.input)
+    images = prepare_frames(pictures(given["video"]), model.config.input).to(dtype)
     padded = images.shape[-2:]
     masks = F.pad(given["gt_masks"], (0, padded[1] - size[1], 0, padded[0] - size[0]))[None]
     targets = SetTargets(
@@ -885,14 +927,11 @@ def check_train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, monke
     total.backward()
     gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
     theirs = as_release(gradients)
-    for key, norm in given.chosen(lambda key: key.startswith("grad_norm/")).items():
-        if norm > 1e-4:  # smaller ones are zero but for rounding
-            # One unit of the pixel decoder's ReLU lies within rounding of its kink; which side it falls on moves the
-            # gradients of everything before it (an input scaled by 1 - 1e-5 gives the recorded ones).
-            deep = "backbone." in key or "pixel_decoder." in key
-            ratio = theirs[key.split("/")[1]].norm()[None] / norm
-            # Of biases of keys, which a softmax hardly sees, float32 leaves the norm to 1e-5 or so on either side.
-            parity.close(key, ratio, torch.ones(1), 1e-2 if deep else 4e-5)
+    return {
+        key: theirs[key.split("/")[1]].norm()[None] / norm
+        for key, norm in given.chosen(lambda key: key.startswith("grad_norm/")).items()
+        if norm > 1e-4  # smaller ones are zero but for rounding
+    }
 
 
 KINDS: dict[str, Callable[..., None]] = {

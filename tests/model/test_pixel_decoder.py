@@ -74,3 +74,12 @@ def test_points_between_and_outside_pixels(sizes: list[tuple[int, int]], reach: 
     for name, own, other in zip("vxyw", *gradients, strict=True):
         chosen = inner if name in "xy" else torch.ones_like(own, dtype=torch.bool)
         assert torch.allclose(own[chosen], other[chosen], rtol=1e-6, atol=1e-9)
+
+
+def test_points_that_are_no_numbers() -> None:
+    """A diverged step reads nothing beyond the table; what it reads is no number either."""
+    values, sizes = torch.randn(1, 6, 2, 3), [(2, 3)]
+    x, y, weights = torch.zeros(1, 4, 2, 1, 4), torch.zeros(1, 4, 2, 1, 4), torch.ones(1, 4, 2, 1, 4)
+    x[0, 1, 0, 0, 2], y[0, 2, 1] = float("nan"), float("inf")
+    found = read_points(values, sizes, x, y, weights).isnan()
+    assert found.nonzero().tolist() == [[0, 1, 0], [0, 1, 1], [0, 1, 2]]

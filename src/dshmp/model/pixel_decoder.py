@@ -3,6 +3,7 @@ https://arxiv.org/abs/2010.04159) and a step of a feature pyramid. It also hands
 from. Names of parameters are those of transformers' Mask2Former."""
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -104,37 +105,43 @@ def sample_points(values: Tensor, sizes: Sizes, x: Tensor, y: Tensor, weights: T
 
 
 def read_points(values: Tensor, sizes: Sizes, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """As `sample_points`, three to five times as fast on CPUs, in a third of the memory: a table of all values, each
-    level within a border of zeros, from which a point takes its four neighbours, weighted."""
-    frames, heads = len(values), values.shape[2]
-    maps = values.flatten(2).split([h * w for h, w in sizes], dim=1)
-    padded = [
-        F.pad(part.unflatten(1, size), (0, 0, 1, 1, 1, 1)).flatten(1, 2) for part, size in zip(maps, sizes, strict=True)
-    ]
-    starts = [0, *torch.tensor([each.shape[1] for each in padded]).cumsum(0).tolist()]
-    table = torch.cat(padded, dim=1).reshape(-1, values.shape[3])  # (F * starts[-1] * H, d)
+    """As `sample_points`, on CPUs in a third of the time and memory; frame by frame, whose table fits a cache."""
+    return torch.stack([_read(*each, sizes) for each in zip(values, x, y, weights, strict=True)])
+
+
+def _read(values: Tensor, x: Tensor, y: Tensor, weights: Tensor, sizes: Sizes) -> Tensor:
+    """Of one frame. All levels, each within a border of zeros, are one table, from which a point takes its four
+    neighbours, weighted; `embedding_bag` sums them without writing them down."""
+    queries, heads = x.shape[:2]
+    maps = values.flatten(1).split([h * w for h, w in sizes])
+    padded = [F.pad(part.unflatten(0, size), (0, 0, 1, 1, 1, 1)) for part, size in zip(maps, sizes, strict=True)]
+    counts = [each.shape[0] * each.shape[1] for each in padded]
+    table = torch.cat([each.flatten(0, 1) for each in padded]).view(-1, values.shape[2])  # row: pixel * H + head
     whole = torch.int32 if len(table) < 2**31 else torch.int64
 
-    def numbers(of_level: list[int]) -> Tensor:  # (LEVELS, 1)
-        return torch.tensor(of_level, device=values.device, dtype=whole)[:, None]
+    def of_levels(numbers: Iterable[int]) -> Tensor:  # (LEVELS, 1)
+        return torch.tensor(list(numbers), device=values.device, dtype=whole)[:, None]
 
-    def split(place: Tensor, sides: list[int]) -> tuple[Tensor, Tensor]:  # pixel before it, from -1 on; and the rest
-        side = numbers(sides)
-        place = place.clamp(min=-1).minimum(side.to(place.dtype))
-        before = place.detach().floor().to(whole).minimum(side - 1)
-        return before, place - before
+    def split(place: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+        """The pixel before, counted with the border; and how far the point lies beyond it. All that lies outside goes
+        onto the border. What is no number is no pixel, but stays in the rest, and so in the result."""
+        most = side.to(place.dtype)
+        place = place.clamp(min=-1).minimum(most)
+        before = place.detach().floor().minimum(most - 1)
+        return before.nan_to_num(0).to(whole) + 1, place - before
 
-    (column, right), (row, down) = split(x, [w for _, w in sizes]), split(y, [h for h, _ in sizes])
-    step = numbers([w + 2 for _, w in sizes])
-    frame = torch.arange(frames, device=values.device, dtype=whole).view(-1, 1, 1, 1, 1) * starts[-1]
+    column, right = split(x, of_levels(w for _, w in sizes))
+    row, down = split(y, of_levels(h for h, _ in sizes))
+    step = of_levels(w + 2 for _, w in sizes)
     head = torch.arange(heads, device=values.device, dtype=whole)[:, None, None]
-    corner = (frame + numbers(starts[:-1]) + (row + 1) * step + column + 1) * heads + head
-    index = torch.stack([corner, corner + heads, corner + step * heads, corner + (step + 1) * heads], dim=-1)
-    left, up = 1 - right, 1 - down
-    shares = torch.stack([left * up, right * up, left * down, right * down], dim=-1) * weights[..., None]
-    bags = index.flatten(3).flatten(0, 2), shares.flatten(3).flatten(0, 2)  # (F*Q*H, LEVELS*POINTS*4)
-    found = F.embedding_bag(bags[0], table, mode="sum", per_sample_weights=bags[1])
-    return found.view(frames, x.shape[1], -1)
+    first = (row * step + column + of_levels(sum(counts[:level]) for level in range(len(sizes)))) * heads + head
+    below = first + step * heads
+    across, upper = weights * right, weights - weights * down
+    lower_right, upper_right = across * down, across - across * down
+    corners = [first, first + heads, below, below + heads]
+    shares = [upper - upper_right, upper_right, weights * down - lower_right, lower_right]
+    index, share = (torch.cat([each.reshape(queries * heads, -1) for each in kind], 1) for kind in (corners, shares))
+    return F.embedding_bag(index, table, mode="sum", per_sample_weights=share).view(queries, -1)
 
 
 class EncoderLayer(nn.Module):
