@@ -22,6 +22,7 @@ from dshmp import cli, load_results
 from dshmp.checkpoint import save_model
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS
+from dshmp.errors import UserError
 from dshmp.lists import read_list
 from dshmp.model.frames import prepare_frames
 
@@ -300,6 +301,14 @@ def test_dialects_of_lists(tmp_path: Path, separator: str, encoding: str) -> Non
     text = "\n".join([*(row.replace(",", separator, 1) for row in rows), ""])
     (tmp_path / "a.csv").write_text(text, encoding=encoding)
     assert list(read_list(tmp_path / "a.csv").values()) == [["a dog, then; a cat"], ["a cat"]]
+    (tmp_path / "a.csv").write_text(f"sep={separator}\n{text}", encoding=encoding)  # as for Excel
+    assert list(read_list(tmp_path / "a.csv").values()) == [["a dog, then; a cat"], ["a cat"]]
+
+
+def test_a_list_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("video,expression\nstraße.mp4,a cat\n", encoding="cp1252")
+    with pytest.raises(UserError, match=r"a\.csv: its letters are in no form of Unicode; save it as UTF-8"):
+        read_list(tmp_path / "a.csv")
 
 
 def test_a_second_video_is_no_sentence(

@@ -33,6 +33,8 @@ def read_list(path: Path) -> dict[Path, list[str]]:
                 video = path.parent / name
                 _, expressions = jobs.setdefault(video.resolve(), (video, {}))
                 expressions[re.sub(r"\s*[\r\n]\s*", " ", expression.strip("\r\n"))] = None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: its letters are in no form of Unicode; save it as UTF-8 (CSV UTF-8)") from None
     except (OSError, ValueError, RuntimeError) as error:
         kind = "entry" if path.suffix.lower() == ".json" else "line"
         where = f"{path}, {kind} {line}" if line else path
@@ -54,7 +56,9 @@ def _rows(file: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | str
         yield from ((line, text) for line, text in enumerate(file, 1) if text.strip())
         return
     head = file.readline()
-    separator = max(",;\t", key=head.count)  # the first of equals
+    if told := re.fullmatch(r'"?sep=([,;\t])"?\s*', head):  # which Excel reads, and others write for it
+        head = file.readline()
+    separator = told[1] if told else max(",;\t", key=head.count)  # the first of equals
     reader = csv.DictReader(
         itertools.chain([head], file), None, "", delimiter=separator, skipinitialspace=True, strict=True
     )

@@ -281,10 +281,12 @@ def _open_file(path: Path) -> VideoSource:
 
     if (opened := next(decoded(BEGIN), None)) is None:
         raise UserError(f"{path}: no frame could be decoded; the file is damaged or its codec is unknown")
-    # of this frame only: reading a display matrix ties the frame in a cycle that outlives its turn
-    (frame, begin), matrix = opened, _display_matrix(opened[0], path)
-    height, width, _ = _upright(to_rgb(frame), matrix).shape
-    places = functools.cache(functools.partial(_places, path, frame))
+    first, begin = opened
+    matrix = _display_matrix(
+        first, path
+    )  # of this frame only: reading it ties a frame in a cycle that outlives its turn
+    height, width, _ = _upright(to_rgb(first), matrix).shape
+    places = functools.cache(functools.partial(_places, path, first.pts, first.interlaced_frame))
 
     def frames(start: int) -> Iterator[Frame]:
         known = places() if start else None
@@ -325,14 +327,14 @@ class _Places(NamedTuple):
         return _Place(packet, bisect.bisect_left(self.times, time), pts)
 
 
-def _places(path: Path, first: Any) -> _Places | None:
-    """None where packets are not frames or have no times of their own, or the first frame does not come first."""
+def _places(path: Path, first: int | None, interlaced: bool) -> _Places | None:
+    """None where packets are not frames or have no times of their own, or the frame that comes `first` is another."""
     with open_container(path) as container:
         stream = _video_stream(container, path)
         codec = stream.codec_context
         # AVI has but an order of packets
         ordered = container.format.name == "avi" and codec.has_b_frames
-        if codec.name not in FRAME_CODECS or first.interlaced_frame or ordered:
+        if codec.name not in FRAME_CODECS or interlaced or ordered:
             return None
         times: list[int] = []
         keys: list[tuple[int, int]] = []
@@ -348,7 +350,7 @@ def _places(path: Path, first: Any) -> _Places | None:
             if not packet.is_discard:  # which an edit list leaves out
                 times.append(packet.pts)
     times.sort()
-    whole = times and times[0] == first.pts and all(a < b for a, b in itertools.pairwise(times))
+    whole = times and times[0] == first and all(a < b for a, b in itertools.pairwise(times))
     return _Places(times, keys) if whole else None
 
 
