@@ -34,8 +34,9 @@ from dshmp.model.text import pretrained_encoder
 from dshmp.model.tokenizer import load_tokenizer, save_tokenizer
 from dshmp.training.logging import describe, forget
 from dshmp.training.recipe import load_recipe
+from dshmp.video.container import open_container
 from dshmp.video.images import FORMATS, SUFFIXES
-from dshmp.video.io import open_container, open_video
+from dshmp.video.io import open_video
 from dshmp.video.overlay import overlay_writer
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\nshowpage\n%%EOF\n"

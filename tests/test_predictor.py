@@ -26,8 +26,9 @@ from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
 from dshmp.result import Result
 from dshmp.rle import decode
-from dshmp.video.io import VideoSource, open_container
+from dshmp.video.container import open_container
 from dshmp.video.overlay import Caption, OverlayPainter
+from dshmp.video.source import VideoSource
 
 SENTENCES = ("the red star moving left", "The one that turns  back")
 
@@ -188,6 +189,21 @@ def test_folder_of_a_rotated_odd_variable_rate_file(segmenter: Segmenter, tmp_pa
         assert frames[0].height > frames[0].width  # upright
         assert frames[0].format.name == "yuv420p"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["clip"]
+
+
+def test_large_frames_come_in_smaller_chunks(
+    segmenter: Segmenter, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, for its caches; the answer is the same."""
+    told: list[int] = []
+    whole = segmenter(clip, "a cat")
+    monkeypatch.setattr(module, "CPU_PIXELS", 2 * 48 * 67)  # as large as two frames are in the network
+    part = segmenter(
+        clip, "a cat", progress=lambda phase, done, total: told.append(done) if phase == "frames" else None
+    )
+    assert told[:3] == [2, 4, 6]
+    assert part.score == pytest.approx(whole.score, abs=1e-5)
+    assert (part.masks != whole.masks).mean() < 1e-3
 
 
 def test_no_overlay(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,9 +556,9 @@ def test_whatever_a_decoder_raises_is_the_videos_fault(
             yield SimpleNamespace(streams=real.streams, duration=real.duration, demux=lambda _: packets)
 
     if place == "decode":  # PyAV's own packets cannot be changed
-        monkeypatch.setattr("dshmp.video.io.open_container", opened)
+        monkeypatch.setattr("dshmp.video.container.open_container", opened)
     else:
-        monkeypatch.setattr(f"dshmp.video.io.{place}", fail)
+        monkeypatch.setattr(f"dshmp.video.container.{place}", fail)
     with pytest.raises(UserError, match=r"clip\.mp4: cannot be decoded \(RuntimeError: 31"):
         segmenter(write_clip(tmp_path / "clip.mp4", 2), "a cat")
 

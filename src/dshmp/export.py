@@ -21,7 +21,8 @@ from dshmp.errors import UserError
 from dshmp.options import Options
 from dshmp.predictor import Asked, EncodedClip, Masks, Progress, Segmenter
 from dshmp.result import EVIDENCE, RESULTS, Result
-from dshmp.video.io import Frame, Pixels, VideoSource, open_video
+from dshmp.video.io import open_video
+from dshmp.video.source import Frame, Pixels, VideoSource
 
 if TYPE_CHECKING:
     from dshmp.video.overlay import OverlayPainter

@@ -17,7 +17,8 @@ from PIL import Image
 
 from clips import RED, picture, write_clip, write_sound
 from dshmp.errors import UserError
-from dshmp.video.io import _Places, open_video, parse_range
+from dshmp.video.container import _Places
+from dshmp.video.io import open_video, parse_range
 
 
 def corner(image: np.ndarray, bottom: bool, right: bool) -> np.ndarray:

@@ -40,8 +40,9 @@ from dshmp.files import atomic_write, destination, digest, is_vacant, locked, mo
 from dshmp.options import Options, Targets
 from dshmp.predictor import Progress, Segmenter
 from dshmp.video.images import DECODER_ERRORS
-from dshmp.video.io import Pixels, open_video
+from dshmp.video.io import open_video
 from dshmp.video.overlay import save_png
+from dshmp.video.source import Pixels
 
 if TYPE_CHECKING:
     from accelerate import PartialState

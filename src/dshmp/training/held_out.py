@@ -18,8 +18,9 @@ from dshmp.model.dshmp import DsHmp
 from dshmp.predictor import Segmenter
 from dshmp.training.cache import CachedSplit
 from dshmp.training.task import Metrics
-from dshmp.video.io import VideoSource, open_video
+from dshmp.video.io import open_video
 from dshmp.video.overlay import draw_masks, sheet_frames
+from dshmp.video.source import VideoSource
 
 SENTENCES = 4  # of each video
 COLUMNS, CELL = 6, 240  # frames of a picture's strip, and how wide each is in pixels

@@ -20,8 +20,9 @@ from PIL import Image, ImageDraw
 
 from dshmp.errors import UserError
 from dshmp.files import reason
+from dshmp.video.container import open_container
 from dshmp.video.fonts import font_for, load_font
-from dshmp.video.io import UNKNOWN_RATE, Pixels, open_container
+from dshmp.video.source import UNKNOWN_RATE, Pixels
 
 if TYPE_CHECKING:
     from dshmp.parser import Word
