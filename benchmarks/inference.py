@@ -1,9 +1,9 @@
 """A full-size model (paper/mevis, random weights) answers a sentence about a video: ours beside the plain path.
 
 The plain path is the same model with transformers' own deformable attention (`grid_sample`), with every pixel projected
-in the bi-attention, and with memory left to the C library. Each run is a process of its own; the variants take turns,
-and the process's own time is counted, which a busy machine disturbs less than the clock's. A ratio is to the plain run
-of the same turn. The last line is what this machine's matrix products reach.
+in the bi-attention, whole chunks of frames at once, and memory left to the C library. Each run is a process of its own;
+the variants take turns, and the process's own time is counted, which a busy machine disturbs less than the clock's. A
+ratio is to the plain run of the same turn. The last line is what this machine's matrix products reach.
 
 Usage: python benchmarks/inference.py [--frames 8 16 36] [--size 448 796] [--repeats 3] [--threads 1]
     [--variants plain float32 bfloat16] [--text "the bird that flies away"]
@@ -35,6 +35,7 @@ def make_plain(model: Any) -> None:
     from transformers import Mask2FormerConfig
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
+    from dshmp import predictor
     from dshmp.model.layers import BiAttention, merge_heads, split_heads
 
     class Pyramid(nn.Module):
@@ -54,6 +55,7 @@ def make_plain(model: Any) -> None:
         from_image = merge_heads(F.scaled_dot_product_attention(key_l, key_v, value_v, mask))
         return image + self.gamma_v * self.out_v(from_words), words + self.gamma_l * self.out_l(from_image)
 
+    predictor.CPU_PIXELS = 2**40
     config, ours = model.config, model.perception.pixel_decoder
     sizes = {"feature_size": config.hidden_size, "mask_feature_size": config.hidden_size, "dropout": 0.0}
     sizes |= {"encoder_layers": config.pixel_decoder.layers, "num_attention_heads": config.pixel_decoder.heads}
