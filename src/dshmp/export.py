@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from dshmp.predictor import Asked, EncodedClip, Masks, Progress, Segmenter
 from dshmp.result import EVIDENCE, RESULTS, Result
 from dshmp.video.io import open_video
 from dshmp.video.source import Frame, Pixels, VideoSource
-
-if TYPE_CHECKING:
-    from dshmp.video.overlay import OverlayPainter
 
 OVERLAY, MASKS = "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
@@ -135,15 +132,17 @@ def _write(work: Path, clip: EncodedClip, overlay: bool) -> list[Result]:
     from dshmp.video.overlay import Caption, OverlayPainter, add_sound, overlay_writer, save_png
 
     source, names = clip.source, _names(clip.source)
-    paints: list[Callable[[Frame | None, Masks, int], None]] = []
+    overlays: list[tuple[OverlayPainter, Callable[[Pixels, float], None]]] = []
 
     def draw(index: int, frame: Frame | None, masks: list[Masks]) -> None:
         number = source.start + index
         name = f"{names[number] if names else f'{number:05d}'}.png"
         for place, (answer, mask) in enumerate(zip(clip.answers, masks, strict=True)):
             save_png(work / str(place) / MASKS / name, answer.add(mask).astype(np.uint8) * 255)
-            if paints:
-                paints[place](frame, mask, index)
+            if overlay:
+                assert frame is not None
+                painter, write = overlays[place]
+                write(painter(frame.image, mask, index), frame.time)
 
     with contextlib.ExitStack() as stack:
         for place, answer in enumerate(clip.answers):
@@ -153,7 +152,7 @@ def _write(work: Path, clip: EncodedClip, overlay: bool) -> list[Result]:
                 caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
                 painter = OverlayPainter(source.height, source.width, caption)
                 write = stack.enter_context(overlay_writer(work / str(place) / OVERLAY, *painter.size, clip.fps))
-                paints.append(functools.partial(_paint, painter, write))
+                overlays.append((painter, write))
         drawn: deque[Future[None]] = deque()
         thread = stack.enter_context(ThreadPoolExecutor(1))
         for index, (frame, masks) in enumerate(clip.frames(pixels=overlay)):
@@ -165,13 +164,6 @@ def _write(work: Path, clip: EncodedClip, overlay: bool) -> list[Result]:
     for place in range(len(clip.answers)) if overlay else ():
         add_sound(work / str(place) / OVERLAY, source.path, source.begin + clip.times[0])
     return [clip.result(answer) for answer in clip.answers]
-
-
-def _paint(
-    painter: "OverlayPainter", write: Callable[[Pixels, float], None], frame: Frame | None, masks: Masks, index: int
-) -> None:
-    assert frame is not None
-    write(painter(frame.image, masks, index), frame.time)
 
 
 def _names(source: VideoSource) -> list[str] | None:

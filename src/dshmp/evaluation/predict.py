@@ -108,7 +108,7 @@ def run(
         segmenter.tokenizer.release = replace(segmenter.config.release, overlong="cut")  # rather than fail at the end
         threshold, targets = segmenter.readout(options.threshold, options.targets or data.targets)
         settings: dict[str, Any] = {"dataset": name, "split": split_name, "model": options.model}
-        settings |= {"set": list(options.overrides)} if options.overrides else {}
+        settings |= {"set": options.overrides} if options.overrides else {}
         settings |= {} if everything else {"threshold": threshold, "targets": targets}
         settings |= _facts(segmenter, split)
         readout: tuple[float, Targets] = (0.0, "many") if everything else (threshold, targets)

@@ -20,6 +20,13 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
+    """Over the places where the mask is True; zeros where there is none."""
+    if mask is None:
+        return scores.softmax(dim)
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim).masked_fill(~mask, 0.0)
+
+
 class Attention(nn.Module):
     """Multi-head attention with the parameters of `torch.nn.MultiheadAttention` (packed input projection)."""
 
@@ -47,9 +54,7 @@ class Attention(nn.Module):
             output = F.scaled_dot_product_attention(q, k, v, mask, dropout)
             return self.out_proj(merge_heads(output)), None
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        weights = scores.softmax(dim=-1) if mask is None else scores.softmax(dim=-1).masked_fill(~mask, 0.0)
+        weights = masked_softmax(scores, mask, dim=-1)
         return self.out_proj(merge_heads(F.dropout(weights, dropout) @ v)), weights.mean(dim=1)
 
 
@@ -179,8 +184,8 @@ class BiAttention(nn.Module):
         scores = ((key @ weight_k).flatten(1, 2) @ image.transpose(1, 2)).unflatten(1, (self.heads, -1))
         scores = (scores + key @ bias_k[..., None]) * key.shape[-1] ** -0.5  # (B, H, L, S), for both directions
         dropout = self.dropout if self.training else 0.0
-        to_words = F.dropout(_softmax(scores, word_mask.transpose(2, 3), dim=2), dropout)
-        to_image = F.dropout(_softmax(scores, mask, dim=3), dropout)
+        to_words = F.dropout(masked_softmax(scores, word_mask.transpose(2, 3), dim=2), dropout)
+        to_image = F.dropout(masked_softmax(scores, mask, dim=3), dropout)
         said = torch.einsum("bhle,che->bhlc", value, self.out_v.weight.unflatten(1, (self.heads, -1)))
         from_words = to_words.flatten(1, 2).transpose(1, 2) @ said.flatten(1, 2) + self.out_v.bias
         seen = (to_image.flatten(1, 2) @ image).unflatten(1, (self.heads, -1))  # (B, H, L, C)
@@ -188,10 +193,3 @@ class BiAttention(nn.Module):
         delta_v = self.gamma_v * from_words
         delta_l = self.gamma_l * self.out_l(merge_heads(from_image))
         return image + drop_path(delta_v, dropout, self.training), words + drop_path(delta_l, dropout, self.training)
-
-
-def _softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
-    """Over the places where the mask is True; zeros where there is none."""
-    if mask is None:
-        return scores.softmax(dim)
-    return scores.masked_fill(~mask, float("-inf")).softmax(dim).masked_fill(~mask, 0.0)

@@ -94,9 +94,8 @@ def open_file(path: Path) -> VideoSource:
     if (opened := next(decoded(BEGIN), None)) is None:
         raise UserError(f"{path}: no frame could be decoded; the file is damaged or its codec is unknown")
     first, begin = opened
-    matrix = _display_matrix(
-        first, path
-    )  # of this frame only: reading it ties a frame in a cycle that outlives its turn
+    # of this frame only: reading it ties a frame in a cycle that outlives its turn
+    matrix = _display_matrix(first, path)
     height, width, _ = _upright(to_rgb(first), matrix).shape
     places = functools.cache(functools.partial(_places, path, first.pts, first.interlaced_frame))
 
