@@ -33,6 +33,7 @@ from dshmp.checkpoint import (
 )
 from dshmp.config import ReleaseConfig, to_dict
 from dshmp.errors import UserError
+from dshmp.interop.keymap import _BEFORE_4
 from dshmp.predictor import Segmenter
 
 State = dict[str, torch.Tensor]
@@ -180,14 +181,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "newer": (
         change_config(lambda c: c.update(version=99)),
         CONFIG,
-        "has version 99, not 1 to 3; for a newer one: pip install -U dshmp",
+        "has version 99, not 1 to 4; for a newer one: pip install -U dshmp",
     ),
     "newer and laid out anew": (
-        lambda f: (f / CONFIG).write_text('{"version": 4, "parts": []}'),
+        lambda f: (f / CONFIG).write_text('{"version": 5, "parts": []}'),
         CONFIG,
-        "has version 4, not 1 to 3",
+        "has version 5, not 1 to 4",
     ),
-    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 3"),
+    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 4"),
     "version in words": (change_config(lambda c: c.update(version="2")), CONFIG, "is not a configuration of this"),
     "version true": (change_config(lambda c: c.update(version=True)), CONFIG, "is not a configuration of this"),
     "no version": (change_config(lambda c: c.pop("version")), CONFIG, "is not a configuration of this program"),
@@ -386,6 +387,30 @@ def test_version_1_is_read_and_means_the_same(tmp_path: Path) -> None:
     old.save_pretrained(tmp_path)
     assert json.loads((tmp_path / CONFIG).read_text())["version"] == VERSION
     assert Segmenter.from_pretrained(tmp_path, "cpu").config == new.config
+
+
+@pytest.mark.parametrize("switches", [{}, {"backbone.temporal_window": 2, "backbone.clip": 4}], ids=["swin", "video"])
+def test_weights_before_version_4_have_other_names(folder: Path, switches: dict[str, Any]) -> None:
+    model = tiny.model(switches)
+    save_model(model, tiny.tokenizer(), folder)
+    state = load_file(folder / WEIGHTS)
+    patch = "perception.backbone.embeddings."
+    for leaf in ("weight", "bias"):
+        state[f"{patch}patch_embeddings.projection.{leaf}"] = state.pop(f"{patch}projection.{leaf}")
+    if not switches:
+        placed, rest = _BEFORE_4.to_right(state)
+        state = {key: value.contiguous() for key, value in (placed | rest).items()}
+        assert any(key.endswith("blocks.0.attention.q_proj.bias") for key in state)
+    save_file(state, folder / WEIGHTS)
+    change_config(lambda c: c.update(version=3))(folder)
+    loaded, own = load_model(folder)[0].state_dict(), model.state_dict()
+    assert loaded.keys() == own.keys()
+    assert all(torch.equal(own[key], loaded[key]) for key in own)
+    if not switches:
+        broken = {key: value for key, value in state.items() if "stages.0.blocks.0.attention.k_proj" not in key}
+        save_file(broken, folder / WEIGHTS)
+        with pytest.raises(UserError, match=r"do not fit together .*k_proj"):
+            load_model(folder)
 
 
 def test_an_upgrade_is_pure_and_complete() -> None:

@@ -29,7 +29,7 @@ from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 EXTRA_STATE = "release.safetensors"  # what the authors' checkpoint holds beyond the model, where it was made of one
 FILES = (CONFIG, WEIGHTS, TOKENIZER, README, EXTRA_STATE)
-VERSION = 3
+VERSION = 4
 
 PLAIN = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
 PLAIN |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
@@ -112,7 +112,7 @@ def load_model(
     config = overridden(load_config(folder / CONFIG).model, overrides)
     with torch.device("meta"):  # a config may claim any size: nothing is allocated before the weights bear it out
         shapes = build_model(config, folder / CONFIG).state_dict()
-    state = load_tensors(folder / WEIGHTS)
+    state = load_weights(folder)
     check_match(folder / WEIGHTS, state, shapes, "it belongs to another config")
     model = build_model(config, folder / CONFIG)
     model.load_state_dict(as_float32(folder / WEIGHTS, state))
@@ -185,13 +185,13 @@ def load_config(path: Path) -> SavedConfig:
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """The content of a config.json of version 1 or 2 as this version has it.
+    """The content of a config.json of version 1 to 3 as this version has it.
 
     Since 1, the card and Video-Swin are new. Since 2, what only equality with the authors' code needs has a section of
-    its own, and one epsilon, never changed, is gone.
+    its own, and one epsilon, never changed, is gone. Since 3, only weights have other names (`load_weights`).
     """
     model = values.get("model")
-    if isinstance(model, dict):
+    if isinstance(model, dict) and values["version"] < 3:
         sections = {name: section for name, section in model.items() if isinstance(section, dict)}
         release = to_dict(ReleaseConfig())
         release |= {key: each[key] for each in sections.values() for key in release if key in each}
@@ -200,6 +200,19 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
             model = model | {name: {"temporal_window": None, "clip": 32} | kept if name == "backbone" else kept}
         model = model | {"release": release}
     return {"card": to_dict(Card()), **values, "version": VERSION, "model": model}
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a model's folder, of whatever version, under the names of today. UserError as `load_tensors`."""
+    state = load_tensors(folder / WEIGHTS)
+    if not any(".patch_embeddings." in key for key in state):  # the mark of versions 1 to 3
+        return state
+    from dshmp.interop.keymap import renamed
+
+    try:
+        return renamed(state)
+    except (KeyError, RuntimeError) as error:  # a part of what belongs together is missing, or of another size
+        raise UserError(f"{folder / WEIGHTS}: its weights do not fit together ({reason(error)})") from None
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

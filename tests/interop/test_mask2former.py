@@ -359,7 +359,7 @@ def test_sources_that_are_no_mask2former(
     with pytest.raises(UserError, match=r"lacks frame_decoder\.norm\.bias"):
         initialise(fresh(), write_pickle(tmp_path / "lacking.pkl", lacking))
     crooked = state | {"backbone.layers.0.blocks.0.attn.qkv.bias": torch.ones(2)}
-    with pytest.raises(UserError, match=r"backbone\.stages\.0\.blocks\.0\.attention\.q_proj\.bias has shape"):
+    with pytest.raises(UserError, match=r"backbone\.stages\.0\.blocks\.0\.attention\.qkv\.bias has shape"):
         initialise(fresh(), write_pickle(tmp_path / "crooked.pkl", crooked))
     with pytest.raises(UserError, match="has unknown decoder"):
         initialise(fresh(), write_pickle(tmp_path / "a.pkl", state | {"vita_module.query_feat.weight": torch.ones(1)}))

@@ -143,7 +143,7 @@ def test_the_reported_score_is_the_mask_s_too() -> None:
     plain = segmenter({"release.score": "class"})(frames, SENTENCE, threshold=0.0)
     config = seg.config
     with torch.no_grad():
-        text = seg.model.language(seg.tokenizer([SENTENCE]))
+        text = seg.model.language(seg.tokenizer([SENTENCE])).trimmed()
         ((video, masks),) = seg.model([prepare_frames(list(frames), config.input)], text)
         logits = input_masks(masks, frames.shape[1:3], config.input).double()
         inside = logits > 0

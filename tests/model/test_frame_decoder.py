@@ -350,5 +350,5 @@ def test_training_drops_but_evaluation_does_not() -> None:
 def test_drop_path_drops_both_branches_of_a_block() -> None:
     backbone = LanguageBackbone(replace(tiny().backbone, drop_path=1 - 1e-9), TEXT).train()
     x = torch.randn(2, 12, 64)
-    assert torch.equal(backbone.stages[3].blocks[0](x, (3, 4), always_partition=True)[0], x)
-    assert not torch.equal(backbone.eval().stages[3].blocks[0](x, (3, 4), always_partition=True)[0], x)
+    assert torch.equal(backbone.stages[3].blocks[0](x, (1, 3, 4)), x)
+    assert not torch.equal(backbone.eval().stages[3].blocks[0](x, (1, 3, 4)), x)

@@ -298,7 +298,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kinetics() -> dict[str, Tensor]:
     """Weights of a small Video-Swin under their published names."""
     names = {
-        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "embeddings.projection": "patch_embed.proj",
         "embeddings.norm": "patch_embed.norm",
         "stages.": "layers.",
         "attention.position_bias": "attn.relative_position_bias_table",

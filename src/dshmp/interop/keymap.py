@@ -1,7 +1,7 @@
 """Tables of names, read in both directions: another program's tensors and ours; and what became of each when loaded.
 
-The authors' release (https://github.com/heshuting555/DsHmp) has the same parameters under other names, but Swin's
-queries, keys and values in one matrix, and the pixel-word attention's linear layers as convolutions of width 1.
+The authors' release (https://github.com/heshuting555/DsHmp) has the same parameters under other names, but the
+pixel-word attention's linear layers as convolutions of width 1.
 """
 
 import itertools
@@ -163,6 +163,20 @@ def report(rows: Iterable[LoadedPart], title: str, stderr: bool = True) -> None:
     Console(stderr=stderr, markup=False, highlight=False).print(table)
 
 
+SWIN_BLOCK = """
+norm{1,2}.@ =
+attn.relative_position_bias_table = attention.position_bias
+attn.relative_position_index ! follows from the window, computed anew
+attn.{qkv,proj}.@ = attention.{qkv,output}.@
+mlp.fc{1,2}.@ = mlp.{0,2}.@
+"""
+TRANSFORMERS_BLOCK = """
+norm{1,2}.@ = layernorm_{before,after}.@
+attention.position_bias = attention.relative_position_bias.relative_position_bias_table
+attention.qkv.@ = attention.q_proj.@ + attention.k_proj.@ + attention.v_proj.@
+attention.output.@ = attention.o_proj.@
+mlp.{0,2}.@ = mlp.fc{1,2}.@
+"""
 STAGES = 3
 _DECODER_LAYERS = """
 transformer_self_attention_layers.*.self_attn.@packed = layers.*.self_attention.attention.@packed
@@ -178,13 +192,10 @@ cross_test.*.norm.@ = layers.*.text_attention.norm.@
 """
 _RELEASE = """
 [backbone. = perception.backbone.]
-patch_embed.{proj,norm}.@ = embeddings.{patch_embeddings.projection,norm}.@
+patch_embed.{proj,norm}.@ = embeddings.{projection,norm}.@
 norm*.@ = norms.*.@
 [backbone.layers.*.blocks.*. = perception.backbone.stages.*.blocks.*.]
-attn.relative_position_bias_table = attention.relative_position_bias.relative_position_bias_table
-attn.relative_position_index ! follows from the window, computed anew
-attn.qkv.@ = attention.q_proj.@ + attention.k_proj.@ + attention.v_proj.@
-{attn.proj,norm1,norm2,mlp.fc1,mlp.fc2}.@ = {attention.o_proj,layernorm_before,layernorm_after,mlp.fc1,mlp.fc2}.@
+SWIN BLOCK
 [backbone.layers.*. = perception.backbone.]
 fusion.{vis_project,project_mm}.0.@ ~ fusions.*.{vision,output}.@
 fusion.image_lang_att.{f_key,f_query,f_value,W}.0.@ ~ fusions.*.{key,query,value,gathered}.@
@@ -235,8 +246,20 @@ encoder.layer.*.attention.self.{query,key,value}.@ =
 encoder.layer.*.{attention.output,output}.{dense,LayerNorm}.@ =
 encoder.layer.*.intermediate.dense.@ =
 """
-NAMES = NameTable(_RELEASE.replace("DECODER LAYERS", _DECODER_LAYERS))
+NAMES = NameTable(_RELEASE.replace("DECODER LAYERS", _DECODER_LAYERS).replace("SWIN BLOCK", SWIN_BLOCK))
 """Every tensor of the release."""
+_BEFORE_4 = NameTable(f"""
+perception.backbone.embeddings.projection.@ = perception.backbone.embeddings.patch_embeddings.projection.@
+[perception.backbone.stages.*.blocks.*. = perception.backbone.stages.*.blocks.*.]
+{TRANSFORMERS_BLOCK}
+""")
+"""What is named otherwise since version 4 of config.json: until then Swin had transformers' names."""
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a model of version 1 to 3 under the names of today."""
+    placed, rest = _BEFORE_4.to_left(state)
+    return placed | rest
 
 
 def from_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

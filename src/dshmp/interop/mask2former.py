@@ -14,14 +14,19 @@ from dshmp.config import ModelConfig
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.hub import looks_local
-from dshmp.interop.keymap import NAMES, LoadedPart, NameTable, Told, grouped, left_out, load_weights
+from dshmp.interop.keymap import NAMES, TRANSFORMERS_BLOCK, LoadedPart, NameTable, Told, grouped, left_out, load_weights
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.dshmp import DsHmp
 
-_TRANSFORMERS = NameTable("""
+_TRANSFORMERS = NameTable(
+    """
+[backbone. = model.pixel_level_module.encoder.swin.]
+embeddings.projection.@ = embeddings.patch_embeddings.projection.@
+embeddings.norm.@ =
+stages.*.downsample.** = encoder.layers.*.downsample.**
+[backbone.stages.*.blocks.*. = model.pixel_level_module.encoder.swin.encoder.layers.*.blocks.*.]
+SWIN BLOCK
 [backbone. = model.pixel_level_module.encoder.]
-embeddings.** = swin.embeddings.**
-stages.** = swin.encoder.layers.**
 norms.{0,1,2,3}.@ = hidden_states_norms.stage{1,2,3,4}.@
 [pixel_decoder. = model.pixel_level_module.decoder.]
 mask_projection.@ =
@@ -42,8 +47,9 @@ feed_forward.linear{1,2}.@ = fc{1,2}.@
 feed_forward.norm.@ = final_layer_norm.@
 [frame_decoder. = ]
 classify.@ = class_predictor.@
-""")
-"""Our names and transformers', whose Swin and pixel decoder are the modules that ours are made of."""
+""".replace("SWIN BLOCK", TRANSFORMERS_BLOCK)
+)
+"""Our names and transformers'."""
 _QUERIES = ("frame_decoder.query_content.weight", "frame_decoder.query_position.weight")
 _TEXT = re.compile(r"backbone\.(fusions|gates)|frame_decoder\.(static_attention|layers\.\d+\.(fusion|text_attention))")
 _LAYER = re.compile(r"frame_decoder\.layers\.(\d+)\.")

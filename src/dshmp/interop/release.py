@@ -22,8 +22,8 @@ from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_owned, check_utf8, destination, is_vacant, owned_file, save_tensors
 from dshmp.interop.keymap import NAMES, STAGES, LoadedPart, Told, as_release, from_release, grouped, left_out, report
 from dshmp.interop.safe_load import read_tensors
+from dshmp.model.swin import relative_position
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
-from dshmp.model.video_swin import relative_position
 
 log = logging.getLogger("dshmp")
 

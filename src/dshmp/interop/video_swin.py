@@ -3,21 +3,15 @@
 from pathlib import Path
 
 from dshmp.errors import UserError
-from dshmp.interop.keymap import LoadedPart, NameTable, Told, grouped, left_out, load_weights
+from dshmp.interop.keymap import SWIN_BLOCK, LoadedPart, NameTable, Told, grouped, left_out, load_weights
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.backbone import LanguageBackbone
-from dshmp.model.video_swin import VideoSwinStage
 
-_NAMES = NameTable("""
-patch_embed.proj.@ = embeddings.patch_embeddings.projection.@
-patch_embed.norm.@ = embeddings.norm.@
+_NAMES = NameTable(f"""
+patch_embed.{{proj,norm}}.@ = embeddings.{{projection,norm}}.@
 downsamples.*.** = stages.*.downsample.**
 [layers.*.blocks.*. = stages.*.blocks.*.]
-norm{1,2}.@ =
-attn.relative_position_bias_table = attention.position_bias
-attn.relative_position_index ! computed anew
-attn.{qkv,proj}.@ = attention.{qkv,output}.@
-mlp.fc{1,2}.@ = mlp.{0,2}.@
+{SWIN_BLOCK}
 [layers.*. = stages.*.]
 ** = **
 []
@@ -39,7 +33,7 @@ def load_kinetics(backbone: LanguageBackbone, path: Path) -> tuple[LoadedPart, .
     twice gives what it gave. Language fusion and the norms of the stages' outputs stay as they are. Where not
     everything fits the backbone stays unchanged, and a UserError says what to set.
     """
-    if not isinstance(backbone.stages[0], VideoSwinStage):
+    if not backbone.video:
         raise UserError(f"{path}: is for Video-Swin, the config asks for Swin; set backbone.temporal_window to 8")
     theirs = {key.removeprefix("backbone."): value for key, value in read_tensors(path).items()}
     if _PATCH not in theirs or theirs[_PATCH].ndim != 5:

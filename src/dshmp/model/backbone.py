@@ -1,16 +1,15 @@
 """Language-fused backbone: Swin image by image or Video-Swin clip by clip, words entering after every stage (LAVT)."""
 
-from functools import partial
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SwinConfig
-from transformers.models.swin.modeling_swin import SwinDropPath, SwinEmbeddings, SwinEncoder
 
 from dshmp.config import BackboneConfig
-from dshmp.model.layers import closed_gate, drop_path
-from dshmp.model.video_swin import VideoSwinStage, video_swin_stages
+from dshmp.model.layers import closed_gate
+from dshmp.model.swin import PatchEmbedding, SwinStage, swin_stages
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -44,28 +43,15 @@ class PixelWordAttention(nn.Module):
 
 class LanguageBackbone(nn.Module):
     """A stage's output is LN(r), r = PWAM(x, words); x + gate(r) * r goes on to the next stage. The stages are Swin's
-    (transformers') or, with a `temporal_window`, Video-Swin's. Without `language_fusion` it is plain: r = x, no gate.
+    or, with a `temporal_window`, Video-Swin's. Without `language_fusion` it is plain: r = x, no gate.
     Words are fused frame by frame in either."""
 
     def __init__(self, config: BackboneConfig, text_size: int) -> None:
         super().__init__()
-        swin = SwinConfig(
-            embed_dim=config.embed_dim,
-            depths=list(config.depths),
-            num_heads=list(config.num_heads),
-            window_size=config.window_size,
-            drop_path_rate=config.drop_path,
-            attn_implementation="sdpa",
-        )
-        self.embeddings = SwinEmbeddings(swin)
-        self.clip = 1 if config.temporal_window is None else config.clip
-        if config.temporal_window is None:
-            self.stages = SwinEncoder(swin, self.embeddings.patch_grid).layers
-            for block in self.stages.modules():
-                if isinstance(getattr(block, "drop_path", None), SwinDropPath):  # of the attention branch only
-                    block.mlp.register_forward_hook(partial(_drop_branch, block.drop_path.drop_prob))
-        else:
-            self.stages = video_swin_stages(config, config.temporal_window)
+        self.embeddings = PatchEmbedding(config.embed_dim)
+        self.video = config.temporal_window is not None
+        self.clip = config.clip if self.video else 1
+        self.stages = swin_stages(config)
         self.channels = [config.embed_dim * 2**i for i in range(len(config.depths))]
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
         self.language_fusion = config.language_fusion
@@ -96,12 +82,8 @@ class LanguageBackbone(nn.Module):
             return [torch.cat(levels)[order] for levels in zip(*maps, strict=True)]
         outputs = []
         x, size = self.embeddings(images)
-        for i, stage in enumerate(self.stages):
-            if isinstance(stage, VideoSwinStage):
-                x = stage(x, size, clip)
-            else:
-                for block in stage.blocks:
-                    x, _ = block(x, size, always_partition=True)
+        for i, stage in enumerate(cast(Iterable[SwinStage], self.stages)):
+            x = stage(x, size, clip)
             fused = self.fusions[i](x, words, mask) if self.language_fusion else x
             outputs.append(self.norms[i](fused).transpose(1, 2).unflatten(2, size))  # (F, h*w, C) -> (F, C, h, w)
             if stage.downsample is not None:
@@ -110,7 +92,3 @@ class LanguageBackbone(nn.Module):
                 x = stage.downsample(x, size)
                 size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
         return outputs
-
-
-def _drop_branch(rate: float, branch: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    return drop_path(output, rate, branch.training)

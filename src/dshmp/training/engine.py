@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -33,6 +33,7 @@ from dshmp.checkpoint import save_model
 from dshmp.device import to_device, widest
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
+from dshmp.model.swin import SwinStage
 from dshmp.training.checkpoints import Checkpoints, Saved
 from dshmp.training.logging import RunLogger
 from dshmp.training.losses import Counts
@@ -337,7 +338,7 @@ def recompute_activations(model: DsHmp) -> None:
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     perception = model.perception
-    stages = [stage.blocks for stage in perception.backbone.stages]
+    stages = [cast(SwinStage, stage).blocks for stage in perception.backbone.stages]
     decoders = [perception.pixel_decoder.decoder.encoder.layers, perception.frame_decoder.layers]
     for module in itertools.chain(*stages, *decoders, model.motion.blocks, model.decoder.layers):
         module.forward = partial(again, module.forward)

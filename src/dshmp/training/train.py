@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, check_match, find_model, load_config, load_tensors
+from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, check_match, find_model, load_config, load_weights
 from dshmp.data.base import Split
 from dshmp.device import find_device
 from dshmp.errors import UserError
@@ -99,7 +99,7 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     if unknown := [part for part in recipe.take if part not in parts]:
         raise UserError(f"take: {unknown[0]!r} is no part of the model; known: {', '.join(parts)}")
     taken = tuple(f"{part}." for part in recipe.take or parts)
-    state = load_tensors(folder / WEIGHTS)
+    state = load_weights(folder)
     state = own | {key: value for key, value in state.items() if key.startswith(taken) and key in own}
     check_match(folder / WEIGHTS, state, own, "it does not fit the recipe's model")
     model.load_state_dict(state)

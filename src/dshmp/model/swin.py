@@ -1,19 +1,21 @@
-"""Video-Swin's blocks (https://arxiv.org/abs/2106.13230): Swin's windows and shifts, reaching over time too. Patches
-are one frame deep: every frame has its own features, and embedding and merging of patches are Swin's."""
+"""Swin (https://arxiv.org/abs/2103.14030) and Video-Swin (https://arxiv.org/abs/2106.13230), whose windows and shifts
+reach over time too. Patches are one frame deep: every frame has its own features."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.swin.modeling_swin import SwinPatchMerging
 
 from dshmp.config import BackboneConfig
 from dshmp.model.layers import drop_path
 
 Size = tuple[int, ...]  # frames, rows, columns
-BLOCKED = -100.0  # added to the score of two tokens that only the shift has brought into one window (as in Swin)
+BLOCKED = -100.0  # added to the score of two tokens that only the shift has brought into one window
+PATCH = 4  # side of a patch, in pixels
 
 
 def partition(x: Tensor, window: Size) -> Tensor:
@@ -59,17 +61,50 @@ def relative_position(window: Size, device: torch.device) -> Tensor:
         return index.to(device)
 
 
-class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, with a learned bias for every relative position. Along an axis no longer
-    than the window there is one window, of the axis's length, and no shift. Every other axis is padded at its end to
-    whole windows and then, if `shifted`, rolled back by half a window."""
+class PatchEmbedding(nn.Module):
+    """Patches of an image, padded at its right and bottom to whole ones, as normalised vectors."""
 
-    def __init__(self, channels: int, heads: int, window: Size, shifted: bool) -> None:
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(3, channels, PATCH, PATCH)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (F, 3, H, W) -> (F, h*w, C) and (h, w)."""
+        height, width = images.shape[2:]
+        patches = self.projection(F.pad(images, (0, -width % PATCH, 0, -height % PATCH)))
+        return self.norm(patches.flatten(2).transpose(1, 2)), (patches.shape[2], patches.shape[3])
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours become one vector of twice the channels; odd sides are padded."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """x (F, h*w, C) -> (F, ceil(h/2) * ceil(w/2), 2C)."""
+        height, width = size
+        x = F.pad(x.unflatten(1, size), (0, 0, 0, width % 2, 0, height % 2))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (F, h/2, 2, w/2, 2, C)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)  # of a column's two pixels the upper one comes first
+        return cast(Tensor, self.reduction(self.norm(x)))
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows, with a learned bias for every relative position. Every axis is padded at its
+    end to whole windows and then, if `shifted`, rolled back by half a window. But if windows `shrink`, an axis no
+    longer than the window has one, of the axis's length, and no shift."""
+
+    def __init__(self, channels: int, heads: int, window: Size, shrink: bool, shifted: bool) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be shared by {heads} heads")
         self.heads = heads
         self.window = window
+        self.shrink = shrink
         self.shifted = shifted
         self.position_bias = nn.Parameter(torch.empty(math.prod(2 * width - 1 for width in window), heads))
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -78,8 +113,9 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         """x (B, T*H*W, C), size (T, H, W) -> (B, T*H*W, C)."""
-        window = tuple(map(min, size, self.window))
-        shift = tuple(w // 2 if self.shifted and s > w else 0 for s, w in zip(size, window, strict=True))
+        window = tuple(map(min, size, self.window)) if self.shrink else self.window
+        moved = [self.shifted and (s > w or not self.shrink) for s, w in zip(size, window, strict=True)]
+        shift = tuple(w // 2 * each for w, each in zip(window, moved, strict=True))
         padding = [-s % w for s, w in zip(size, window, strict=True)]
         x = F.pad(x.unflatten(1, size), (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
         whole = tuple(x.shape[1:4])
@@ -101,14 +137,14 @@ class WindowAttention(nn.Module):
         return attended
 
 
-class VideoSwinBlock(nn.Module):
+class SwinBlock(nn.Module):
     """x + attention(LN(x)), then x + MLP(LN(x)), both under stochastic depth, clip by clip."""
 
-    def __init__(self, channels: int, heads: int, window: Size, shifted: bool, drop: float) -> None:
+    def __init__(self, channels: int, heads: int, window: Size, shrink: bool, shifted: bool, drop: float) -> None:
         super().__init__()
         self.drop = drop
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = WindowAttention(channels, heads, window, shifted)
+        self.attention = WindowAttention(channels, heads, window, shrink, shifted)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
 
@@ -118,15 +154,17 @@ class VideoSwinBlock(nn.Module):
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
 
 
-class VideoSwinStage(nn.Module):
+class SwinStage(nn.Module):
     """The blocks of a stage, every second one shifted; merging patches is the caller's, words come in between."""
 
-    def __init__(self, channels: int, heads: int, window: Size, drops: list[float], last: bool) -> None:
+    def __init__(
+        self, channels: int, heads: int, window: Size, shrink: bool, drops: Sequence[float], last: bool
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            VideoSwinBlock(channels, heads, window, shifted=i % 2 == 1, drop=drop) for i, drop in enumerate(drops)
+            SwinBlock(channels, heads, window, shrink, shifted=i % 2 == 1, drop=drop) for i, drop in enumerate(drops)
         )
-        self.downsample = None if last else SwinPatchMerging(channels)
+        self.downsample = None if last else PatchMerging(channels)
 
     def forward(self, x: Tensor, size: tuple[int, int], length: int) -> Tensor:
         """x (F, h*w, C), every `length` frames one clip -> (F, h*w, C)."""
@@ -136,16 +174,18 @@ class VideoSwinStage(nn.Module):
         return clips.reshape_as(x)  # (B, T*h*w, C) -> (B*T, h*w, C)
 
 
-def video_swin_stages(config: BackboneConfig, temporal_window: int) -> nn.ModuleList:
-    """All stages, initialised as Swin is. Published: T has embed_dim 96, depths 2 2 6 2, heads 3 6 12 24; B has 128,
-    2 2 18 2, 4 8 16 32; both windows of 8 frames x 7 x 7."""
-    window = (temporal_window, config.window_size, config.window_size)
+def swin_stages(config: BackboneConfig) -> nn.ModuleList:
+    """All stages, initialised as published. T has embed_dim 96, depths 2 2 6 2, heads 3 6 12 24; B has 128, 2 2 18 2,
+    4 8 16 32; windows of 7 x 7 and, with a `temporal_window` (Video-Swin), 8 frames. Windows shrink in Video-Swin
+    only: in Swin, as Mask2Former runs it, small maps are padded."""
+    video = config.temporal_window is not None
+    window = (config.temporal_window or 1, config.window_size, config.window_size)
     blocks = sum(config.depths)
     rates = iter([config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)])
     stages = nn.ModuleList()
     for i, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True)):
         drops = [next(rates) for _ in range(depth)]
-        stages.append(VideoSwinStage(config.embed_dim * 2**i, heads, window, drops, i == len(config.depths) - 1))
+        stages.append(SwinStage(config.embed_dim * 2**i, heads, window, video, drops, i == len(config.depths) - 1))
     for module in stages.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

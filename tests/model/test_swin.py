@@ -1,4 +1,4 @@
-"""Video-Swin: parity with recorded outputs, a plain reference, clips and chunks, the published weights."""
+"""Swin and Video-Swin: parity with recorded outputs, a plain reference, clips and chunks, the published weights."""
 
 import itertools
 import json
@@ -21,8 +21,8 @@ from dshmp.interop import video_swin as interop
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.frames import prepare_frames
+from dshmp.model.swin import BLOCKED, Size, SwinBlock, relative_position, window_groups
 from dshmp.model.text import null_text
-from dshmp.model.video_swin import BLOCKED, Size, VideoSwinBlock, relative_position, window_groups
 from dshmp.predictor import Segmenter
 from dshmp.training.cache import perceive_clip
 from golden import FOLDER, load
@@ -156,7 +156,7 @@ def test_every_published_weight_has_its_place(kind: str, monkeypatch: pytest.Mon
 def kinetics(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """What is read as the checkpoint of a `small` backbone, under published names."""
     names = {
-        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "embeddings.projection": "patch_embed.proj",
         "embeddings.norm": "patch_embed.norm",
         "stages.": "layers.",
         "attention.position_bias": "attn.relative_position_bias_table",
@@ -217,7 +217,7 @@ def test_weights_of_image_swin_are_told(kinetics: dict[str, Tensor]) -> None:
 # --- windows
 
 
-def dense(block: VideoSwinBlock, x: Tensor, size: Size) -> Tensor:
+def dense(block: SwinBlock, x: Tensor, size: Size) -> Tensor:
     """The attention of a block over all pairs of the padded and rolled clip, windows being a matter of masks."""
     attention, shifted = block.attention, block.attention.shifted
     window = [min(w, s) for w, s in zip(attention.window, size, strict=True)]
@@ -248,7 +248,7 @@ def dense(block: VideoSwinBlock, x: Tensor, size: Size) -> Tensor:
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 2, 7), (4, 3, 3), (6, 5, 4), (9, 3, 8), (8, 6, 6)], ids=str)
 def test_windows_equal_attention_over_all_pairs(size: Size, shifted: bool) -> None:
     torch.manual_seed(0)
-    block = VideoSwinBlock(8, 2, (4, 3, 3), shifted, drop=0.0)
+    block = SwinBlock(8, 2, (4, 3, 3), True, shifted, drop=0.0)
     nn.init.normal_(block.attention.position_bias)
     x = torch.randn(2, math.prod(size), 8)
     close(block.attention(x, size), dense(block, x, size))
@@ -378,13 +378,13 @@ def test_training_after_inference_mode_shares_no_inference_tensors() -> None:
 
 @torch.no_grad()
 def test_stochastic_depth_drops_whole_clips() -> None:
-    block = VideoSwinBlock(8, 2, (4, 3, 3), True, drop=0.5).train()
+    block = SwinBlock(8, 2, (4, 3, 3), True, True, drop=0.5).train()
     x = torch.randn(64, 5 * 4 * 4, 8)
     torch.manual_seed(0)
     kept = (block(x, (5, 4, 4)) != x).flatten(1).any(1)
     assert 0.6 < kept.float().mean() < 0.9  # either of two branches
     assert (block.eval()(x, (5, 4, 4)) != x).flatten(1).any(1).all()
-    drops = [item.drop for item in build(small(drop_path=0.3)).modules() if isinstance(item, VideoSwinBlock)]
+    drops = [item.drop for item in build(small(drop_path=0.3)).modules() if isinstance(item, SwinBlock)]
     assert drops == pytest.approx([0.3 * i / 6 for i in range(7)])
 
 
