@@ -55,14 +55,14 @@ class Part:
 def sentences(config: ModelConfig, batch: int) -> TextFeatures:
     """Features of random sentences of one length."""
     real = torch.ones(batch, WORDS, dtype=torch.bool)
-    words = torch.randn(batch, WORDS, config.language.encoder["hidden_size"])
+    words = torch.randn(batch, WORDS, config.language.encoder.hidden_size)
     tokens, static, motion = (torch.randn(batch, WORDS, config.hidden_size) for _ in range(3))
     return TextFeatures(words, tokens, real, tokens.mean(1), Cues(static, real), Cues(motion, real))
 
 
 def backbone(size: tuple[int, int]) -> Part:
     config = load_recipe(find_recipe("paper/mevis"), ["model.backbone.drop_path=0.0"]).model
-    module = LanguageBackbone(config.backbone, config.language.encoder["hidden_size"])
+    module = LanguageBackbone(config.backbone, config.language.encoder.hidden_size)
     text = sentences(config, 1)
     return Part(
         module,

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from dshmp.allocator import keep_memory
+from dshmp.environment import keep_memory
 
 PARTS = ("backbone", "pixel_decoder", "frame_decoder")
 

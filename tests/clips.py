@@ -10,6 +10,7 @@ import torch
 
 from dshmp.config import (
     BackboneConfig,
+    EncoderConfig,
     FrameDecoderConfig,
     InputConfig,
     LanguageConfig,
@@ -79,15 +80,14 @@ def tiny_model(
 ) -> tuple[DsHmp, TextTokenizer]:
     """Random weights, the same for every `chunk` and `threshold`; by default every video token is meant."""
     language = LanguageConfig(
-        encoder={
-            "vocab_size": 400,
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-            "max_position_embeddings": 140,
-            "type_vocab_size": 1,
-        },
+        encoder=EncoderConfig(
+            vocab_size=400,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=140,
+        ),
         frozen=False,
     )
     config = ModelConfig(

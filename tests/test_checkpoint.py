@@ -257,12 +257,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "endless layers": (
         change_config(lambda c: c["model"]["language"]["encoder"].update(num_hidden_layers=10**9)),
         CONFIG,
-        "language.encoder: num_hidden_layers must be 1 to 256",
+        "language.encoder.num_hidden_layers: must be at most 256",
     ),
     "a word for a number": (
         change_config(lambda c: c["model"]["language"]["encoder"].update(num_hidden_layers="a")),
         CONFIG,
-        "no model can be built from this config (",
+        "language.encoder.num_hidden_layers: must be a valid integer, found 'a'",
     ),
     "no model": (change_config(lambda c: c.pop("model")), CONFIG, "config.json.model: is missing"),
     "unknown key": (

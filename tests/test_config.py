@@ -66,7 +66,6 @@ def test_whole_numbers_are_floats_too() -> None:
         {"hidden_size": 33},
         {"motion.window": 4},
         {"language.encoder.num_attention_heads": 5},
-        {"language.encoder": {"vocab_size": 300}},
     ],
     ids=str,
 )

@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -449,7 +450,7 @@ def test_a_tokeniser_that_makes_its_library_panic(tmp_path: Path, monkeypatch: p
     def fail(*_: object, **__: object) -> None:
         raise panic("range end index 18446744073709551610 out of range")
 
-    monkeypatch.setattr("dshmp.model.tokenizer.PreTrainedTokenizerFast", fail)
+    monkeypatch.setattr("dshmp.model.tokenizer.Tokenizer", SimpleNamespace(from_file=fail))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="range end index"):
         load_tokenizer(tmp_path)

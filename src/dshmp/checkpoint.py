@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from dshmp.assignments import assign, merge
 from dshmp.card import HERE, Card, model_card
-from dshmp.config import InputConfig, ModelConfig, ReleaseConfig, from_dict, to_dict
+from dshmp.config import EncoderConfig, InputConfig, ModelConfig, ReleaseConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_utf8, read_settings, reason, regular, save_tensors
 from dshmp.hub import looks_local
@@ -110,14 +111,22 @@ def load_model(
     """
     folder = find_model(source, **hub)
     config = overridden(load_config(folder / CONFIG).model, overrides)
-    with torch.device("meta"):  # a config may claim any size: nothing is allocated before the weights bear it out
-        shapes = build_model(config, folder / CONFIG).state_dict()
+    model = empty_model(config, folder / CONFIG)
     state = load_weights(folder)
-    check_match(folder / WEIGHTS, state, shapes, "it belongs to another config")
-    model = build_model(config, folder / CONFIG)
-    model.load_state_dict(as_float32(folder / WEIGHTS, state))
+    check_match(folder / WEIGHTS, state, model.state_dict(), "it belongs to another config")
+    model.load_state_dict(as_float32(folder / WEIGHTS, state), assign=True)
     tokenizer = TextTokenizer(config, load_tokenizer(folder / TOKENIZER))
     return model.eval(), tokenizer
+
+
+class _Undrawn(TorchFunctionMode):
+    """No random numbers are drawn: for tensors without storage they are for nothing, and torch would import all of its
+    compiler, which takes two seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if func.__name__ in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def overridden(config: ModelConfig, overrides: Iterable[str]) -> ModelConfig:
@@ -139,12 +148,18 @@ def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
         raise UserError(f"{where}: {error}") from None
     except Exception as error:  # transformers validates by classes of its own
         raise UserError(f"{where}: no model can be built from this config ({reason(error)})") from None
-    encoder, longest = model.language.encoder.config, config.language.max_tokens
+    encoder, longest = config.language.encoder, config.language.max_tokens
     needed = longest + encoder.pad_token_id + 1  # RoBERTa counts from after its <pad>
     if needed > encoder.max_position_embeddings:
         fault = f"language.max_tokens is {longest}, for which language.encoder.max_position_embeddings must be at least"
         raise UserError(f"{where}: {fault} {needed}, found {encoder.max_position_embeddings}")
     return model
+
+
+def empty_model(config: ModelConfig, where: str | Path) -> DsHmp:
+    """As `build_model`, but shapes alone, whatever size the config claims; weights come with `assign=True`."""
+    with torch.device("meta"), _Undrawn():
+        return build_model(config, where)
 
 
 def find_model(source: str | Path, **hub: Any) -> Path:
@@ -188,9 +203,16 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """The content of a config.json of version 1 to 3 as this version has it.
 
     Since 1, the card and Video-Swin are new. Since 2, what only equality with the authors' code needs has a section of
-    its own, and one epsilon, never changed, is gone. Since 3, only weights have other names (`load_weights`).
+    its own, and one epsilon, never changed, is gone. Since 3, the text encoder has all of its numbers; weights have
+    other names (`load_weights`).
     """
     model = values.get("model")
+    if isinstance(model, dict) and isinstance(language := model.get("language"), dict):
+        encoder = language.get("encoder")
+        if isinstance(encoder, dict):  # what it did not tell was as transformers has it
+            theirs = {"type_vocab_size": 2, "layer_norm_eps": 1e-12, "max_position_embeddings": 512}
+            encoder = to_dict(EncoderConfig()) | theirs | encoder
+            model = model | {"language": language | {"encoder": encoder}}
     if isinstance(model, dict) and values["version"] < 3:
         sections = {name: section for name, section in model.items() if isinstance(section, dict)}
         release = to_dict(ReleaseConfig())
@@ -244,10 +266,11 @@ def check_finite(path: str | Path, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def as_float32(path: str | Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights in the type that the model computes in. Raises UserError where they are none, or beyond its range."""
+    """Copies of weights in the type that the model computes in. Raises UserError where they are none, or beyond its
+    range."""
     if whole := [key for key, value in state.items() if not value.is_floating_point()]:
         raise UserError(f"{path}: {whole[0]} holds whole numbers, no weights")
-    weights = {key: value.float() for key, value in state.items()}
+    weights = {key: value.to(torch.float32, copy=True) for key, value in state.items()}
     check_finite(path, weights)
     return weights
 

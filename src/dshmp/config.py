@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
 
 from dshmp.errors import UserError, printable
@@ -32,24 +32,30 @@ Factor = Annotated[float, Field(ge=0, le=2**24)]
 Positive = Annotated[float, Field(gt=0)]
 Divisor = Annotated[float, Field(ge=1e-6)]
 
-ROBERTA_BASE: dict[str, Any] = {"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12}
-ROBERTA_BASE |= {"num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514}
-ROBERTA_BASE |= {"type_vocab_size": 1, "layer_norm_eps": 1e-5}
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """RoBERTa, under the names of `transformers.RobertaConfig`. The default sizes are the base model's."""
 
-def _few_layers(encoder: dict[str, Any]) -> dict[str, Any]:
-    layers = encoder.get("num_hidden_layers")
-    if isinstance(layers, int) and not 1 <= layers <= 256:
-        raise ValueError(f"num_hidden_layers must be 1 to 256, found {layers}")
-    return encoder
+    vocab_size: Size = 50265
+    hidden_size: Size = 768
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Size = 12
+    intermediate_size: Size = 3072
+    max_position_embeddings: Size = 514
+    type_vocab_size: Size = 1
+    layer_norm_eps: Positive = 1e-5
+    pad_token_id: Annotated[int, Field(ge=0)] = 1
+    hidden_dropout_prob: Share = 0.1
+    attention_probs_dropout_prob: Share = 0.1
+    initializer_range: Factor = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
     """Section 3.1: sentence -> word features, sentence embedding, static and motion cues."""
 
-    encoder: Annotated[dict[str, Any], AfterValidator(_few_layers)] = field(default_factory=ROBERTA_BASE.copy)
-    """Arguments of `transformers.RobertaConfig`."""
+    encoder: EncoderConfig = EncoderConfig()
     frozen: bool = True
     """The encoder keeps its weights; a model trained from scratch learns it."""
     split: CueSplit = "dependency"

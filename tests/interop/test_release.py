@@ -22,8 +22,8 @@ from dshmp import cli, load_results
 from dshmp.card import lacks
 from dshmp.checkpoint import CONFIG, EXTRA_STATE, load_config, load_model, save_model
 from dshmp.config import (
-    ROBERTA_BASE,
     BackboneConfig,
+    EncoderConfig,
     FrameDecoderConfig,
     LanguageConfig,
     ModelConfig,
@@ -52,15 +52,14 @@ SMALL = release_config(
     ModelConfig(
         hidden_size=32,
         language=LanguageConfig(
-            encoder={
-                **ROBERTA_BASE,
-                "vocab_size": 290,
-                "hidden_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 1,
-                "intermediate_size": 48,
-                "max_position_embeddings": 60,
-            }
+            encoder=EncoderConfig(
+                vocab_size=290,
+                hidden_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=1,
+                intermediate_size=48,
+                max_position_embeddings=60,
+            )
         ),
         backbone=BackboneConfig(embed_dim=12, depths=(2, 1, 2, 1), num_heads=(1, 2, 3, 4), window_size=5),
         pixel_decoder=PixelDecoderConfig(layers=2, heads=4, ffn=1024),
@@ -149,7 +148,7 @@ def test_names_of_the_recorded_model() -> None:
     }
     config = replace(
         SMALL,
-        language=LanguageConfig(encoder={**ROBERTA_BASE, "num_hidden_layers": 1}),
+        language=LanguageConfig(encoder=EncoderConfig(num_hidden_layers=1)),
         backbone=BackboneConfig(embed_dim=12, depths=(2, 2, 2, 2), num_heads=(1, 2, 3, 4)),
         pixel_decoder=PixelDecoderConfig(layers=2, heads=4),
         motion=replace(SMALL.motion, decoder_layers=2, ffn=64, contrast_size=32),

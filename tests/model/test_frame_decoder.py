@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dshmp.config import (
     BackboneConfig,
+    EncoderConfig,
     FrameDecoderConfig,
     LanguageConfig,
     ModelConfig,
@@ -49,7 +50,7 @@ HIDDEN, TEXT, FRAMES = 32, 20, 3
 def tiny(*, fusion: bool = False, language: bool = True, cues: str = "full", drop: float = 0.0) -> ModelConfig:
     return ModelConfig(
         hidden_size=HIDDEN,
-        language=LanguageConfig(encoder={"hidden_size": TEXT}, cues=cues),  # type: ignore[arg-type]
+        language=LanguageConfig(encoder=EncoderConfig(hidden_size=TEXT), cues=cues),  # type: ignore[arg-type]
         backbone=BackboneConfig(
             embed_dim=8,
             depths=(1, 2, 1, 1),

@@ -9,26 +9,27 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
 
 import tiny
-from dshmp.config import LanguageConfig, ModelConfig, ReleaseConfig
+from dshmp.config import EncoderConfig, LanguageConfig, ModelConfig, ReleaseConfig, to_dict
 from dshmp.device import to_device
 from dshmp.errors import UserError
+from dshmp.model.roberta import Roberta
 from dshmp.model.text import LanguageEncoder, TextFeatures, pretrained_encoder
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from dshmp.model.words import split_words, token_groups
 from dshmp.parser import Word, load_parser
 
 ROBERTA_BPE = Path(__file__).resolve().parents[3] / "shared" / "roberta_bpe"
-TINY = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 140,
-    "type_vocab_size": 1,
-}
+TINY = EncoderConfig(
+    vocab_size=400,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=140,
+)
 TEXTS = [
     "the red star moving left",
     "moving left",
@@ -178,21 +179,19 @@ def test_missing_parser_names_the_remedy() -> None:
 
 
 def test_trained_tokenizer_has_roberta_ids_and_survives_its_file(bpe: Any, tmp_path: Path) -> None:
-    assert bpe.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<mask>"]) == [0, 1, 2, 3, 4]
-    assert bpe("star").input_ids[1:-1] == bpe("the star").input_ids[2:-1], "the first word is like any other"
+    assert [bpe.token_to_id(token) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 4]
+    assert bpe.encode("star").ids[1:-1] == bpe.encode("the star").ids[2:-1], "the first word is like any other"
     save_tokenizer(bpe, tmp_path / "tokenizer.json")
     for source in (tmp_path / "tokenizer.json", tmp_path):
         again = load_tokenizer(source)
         text = "the red Zebra 🙂 moving, left"
-        assert again(text).input_ids == bpe(text).input_ids
-        assert again.pad_token_id == 1
-        assert again.decode(again(text).input_ids, skip_special_tokens=True).strip() == text
+        assert again.encode(text).ids == bpe.encode(text).ids
+        assert again.decode(again.encode(text).ids, skip_special_tokens=True).strip() == text
 
 
 def test_offsets_of_the_trained_tokenizer_are_characters_of_the_words(bpe: Any) -> None:
     text = "naïve 🙂 star  moving"
-    encoded = bpe(text, return_offsets_mapping=True)
-    spans = [text[start:end].strip() for start, end in encoded["offset_mapping"][1:-1]]
+    spans = [text[start:end].strip() for start, end in bpe.encode(text).offsets[1:-1]]
     assert spans[-1] == "moving"
     assert "star" in spans
     assert {piece for piece in spans if piece} <= {"n", "a", "ï", "v", "ve", "e", "🙂", "star", "moving"}
@@ -211,11 +210,29 @@ def test_absent_encoder_weights_are_explained(tmp_path: Path) -> None:
 
 
 def test_encoder_weights_come_back_from_a_folder(tmp_path: Path) -> None:
-    model = encoder()
-    model.encoder.save_pretrained(tmp_path)
-    loaded = pretrained_encoder(tmp_path).state_dict()
-    assert loaded.keys() == model.encoder.state_dict().keys()
-    assert all(torch.equal(value, loaded[key]) for key, value in model.encoder.state_dict().items())
+    published = RobertaModel(RobertaConfig(**to_dict(TINY))).eval()
+    published.save_pretrained(tmp_path)
+    ours = Roberta(TINY).eval()
+    ours.load_state_dict(pretrained_encoder(tmp_path))  # all of its names
+    ids, mask = torch.randint(5, 400, (3, 9)), torch.arange(9) < torch.tensor([[9], [6], [2]])
+    ids[~mask] = 1
+    with torch.no_grad():
+        found, expected = ours(ids, mask), published(ids, mask)
+    close(found.last_hidden_state[mask], expected.last_hidden_state[mask])
+    close(found.pooler_output, expected.pooler_output)
+
+
+def test_a_tokenizer_equals_transformers(tmp_path: Path) -> None:
+    """With a file of its own and with vocab.json and merges.txt; words of TEXTS, and what is spelt oddly."""
+    texts = [*TEXTS, "a <mask> cat", "naïve 🙂 star  moving", " <s> "]
+    if not ROBERTA_BPE.exists():
+        pytest.skip("RoBERTa's vocabulary is not beside this checkout")
+    theirs = RobertaTokenizerFast.from_pretrained(str(ROBERTA_BPE), local_files_only=True)
+    save_tokenizer(load_tokenizer(ROBERTA_BPE), tmp_path / "tokenizer.json")
+    for source in (ROBERTA_BPE, tmp_path):
+        for text in texts:
+            found, expected = load_tokenizer(source).encode(text), theirs(text, return_offsets_mapping=True)
+            assert (found.ids, found.offsets) == (expected.input_ids, expected.offset_mapping)
 
 
 def test_batch_is_padded_to_its_longest_expression(bpe: Any) -> None:
@@ -223,7 +240,7 @@ def test_batch_is_padded_to_its_longest_expression(bpe: Any) -> None:
     assert batch.input_ids.dtype == torch.int64
     assert {batch.mask.dtype, batch.static.dtype, batch.motion.dtype} == {torch.bool}
     assert batch.mask.sum(1).max() == batch.input_ids.shape[1]
-    assert (batch.input_ids[~batch.mask] == bpe.pad_token_id).all()
+    assert (batch.input_ids[~batch.mask] == bpe.token_to_id("<pad>")).all()
     assert not (batch.static & batch.motion).any()
     assert not ((batch.static | batch.motion) & ~batch.mask).any()
     assert TextTokenizer(config(ReleaseConfig(pad_to_max=True)), bpe)(TEXTS).input_ids.shape == (5, 128)
@@ -231,9 +248,9 @@ def test_batch_is_padded_to_its_longest_expression(bpe: Any) -> None:
 
 def test_every_word_of_a_group_reaches_its_tokens(bpe: Any) -> None:
     batch = TextTokenizer(config(), bpe)(["The LEFT cat   moving\tleft"])
-    text = bpe.decode(batch.input_ids[batch.motion])
+    text = bpe.decode(batch.input_ids[batch.motion].tolist())
     assert text.split() == ["moving", "left"]
-    assert bpe.decode(batch.input_ids[batch.static]).split() == ["left", "cat"]
+    assert bpe.decode(batch.input_ids[batch.static].tolist()).split() == ["left", "cat"]
 
 
 def test_normalising_makes_spellings_equal(bpe: Any) -> None:

@@ -12,12 +12,18 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    RobertaConfig,
+    RobertaModel,
+    SwinConfig,
+)
 
 import tiny
 from dshmp import cli
 from dshmp.checkpoint import load_model
-from dshmp.config import ModelConfig, flat, from_dict
+from dshmp.config import ModelConfig, flat, from_dict, to_dict
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
 from dshmp.errors import UserError
@@ -273,7 +279,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     model = from_dict(ModelConfig, WIDTH["model"])
-    DsHmp(model).language.encoder.save_pretrained(folder / "roberta-base")
+    RobertaModel(RobertaConfig(**to_dict(model.language.encoder))).save_pretrained(folder / "roberta-base")
     save_tokenizer(tiny.tokenizer().tokenizer, folder / "roberta-base" / "tokenizer.json")
     sizes, decoder = WIDTH["model"]["backbone"], WIDTH["model"]["frame_decoder"]
     swin = SwinConfig(**sizes, window_size=7, out_features=[f"stage{i}" for i in range(1, 5)])

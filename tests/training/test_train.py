@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from transformers import RobertaConfig, RobertaModel
 
 import tiny
 from dshmp import cli
 from dshmp.checkpoint import load_config, load_model, load_tensors, save_model
-from dshmp.config import from_dict
+from dshmp.config import from_dict, to_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
@@ -424,8 +425,9 @@ def roberta(tmp_path: Path) -> Path:
     """A folder as RoBERTa's weights are published."""
     folder = tmp_path / "roberta"
     torch.manual_seed(7)
-    encoder = tiny.model().language.encoder
-    encoder.save_pretrained(folder)
+    published = RobertaModel(RobertaConfig(**to_dict(tiny.config().language.encoder)))
+    published.load_state_dict(tiny.model().language.encoder.state_dict())
+    published.save_pretrained(folder)
     save_tokenizer(tiny.tokenizer().tokenizer, folder / "tokenizer.json")
     return folder
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dshmp import checkpoint as disk
 from dshmp.card import Card
-from dshmp.config import RELEASE, ROBERTA_BASE, ModelConfig, flat, from_dict, to_dict
+from dshmp.config import RELEASE, EncoderConfig, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_owned, check_utf8, destination, is_vacant, owned_file, save_tensors
 from dshmp.interop.keymap import NAMES, STAGES, LoadedPart, Told, as_release, from_release, grouped, left_out, report
@@ -86,7 +86,7 @@ def infer_config(
     bias = "0.attn.relative_position_bias_table"
     width = size(f"{words}word_embeddings.weight", 1)
     heads = size(f"{layer}0.self_attn.sampling_offsets.bias") // 24  # 3 levels x 4 points x 2 coordinates
-    encoder = ROBERTA_BASE | {
+    encoder = {
         "vocab_size": size(f"{words}word_embeddings.weight"),
         "hidden_size": width,
         "num_hidden_layers": count(f"{text}encoder.layer."),
@@ -152,8 +152,7 @@ def convert(
         why = f"it has no {', '.join(missing)}; its names begin with {disk.some(list(state))}"
         raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {why}")
     config = infer_config(state, motion_heads, checkpoint)
-    with torch.device("meta"):  # shapes alone; the weights come from the file
-        model = disk.build_model(config, checkpoint)
+    model = disk.empty_model(config, checkpoint)
     rest = {key: value for key, value in state.items() if _is_left_over(key)}
     used = {key: value for key, value in state.items() if key not in rest}
     asked = as_release(model.state_dict())
@@ -199,7 +198,7 @@ def _is_left_over(key: str) -> bool:
 
 def _tokenizer(source: str | Path, config: ModelConfig) -> TextTokenizer:
     tokenizer = load_tokenizer(source)
-    size, vocabulary = max(tokenizer.get_vocab().values()) + 1, config.language.encoder["vocab_size"]
+    size, vocabulary = max(tokenizer.get_vocab().values()) + 1, config.language.encoder.vocab_size
     if size != vocabulary:
         raise UserError(
             f"the tokeniser {str(source)!r} has {size} tokens, but the checkpoint's text encoder {vocabulary}; name a "
@@ -263,7 +262,11 @@ def _check_fit(folder: Path, config: ModelConfig) -> None:
         blocked.append(f"frame_decoder.heads = {heads} (there {pixel_heads}, as in the pixel decoder)")
     if blocked:
         raise UserError(f"{folder}: the authors' code has no place for {', '.join(blocked)}")
-    fixed = {"pixel_decoder.ffn", "motion.contrast_size", *(f"language.encoder.{key}" for key in ROBERTA_BASE)}
+    fixed = {
+        "pixel_decoder.ffn",
+        "motion.contrast_size",
+        *(f"language.encoder.{key}" for key in to_dict(EncoderConfig())),
+    }
     changed = [text for key, text in _differing(config, ModelConfig()).items() if key in fixed]
     if changed:
         log.warning("%s: the authors' code fixes %s; it has to be changed there", folder, ", ".join(changed))

@@ -128,7 +128,7 @@ class StaticPerception(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden = config.hidden_size
-        self.backbone = LanguageBackbone(config.backbone, text_size=config.language.encoder["hidden_size"])
+        self.backbone = LanguageBackbone(config.backbone, text_size=config.language.encoder.hidden_size)
         self.pixel_decoder = PixelDecoder(config.pixel_decoder, self.backbone.channels, hidden)
         self.frame_decoder = FrameDecoder(config.frame_decoder, hidden, config.language.cues)
 

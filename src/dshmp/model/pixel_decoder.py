@@ -243,10 +243,11 @@ def _initialise(module: PixelDecoder) -> None:
         nn.init.zeros_(projection.get_parameter("0.bias"))
     for part in module.modules():
         if isinstance(part, DeformableAttention):
-            angles = torch.arange(part.heads) * (2 * math.pi / part.heads)
+            heads, points = (torch.arange(count, device="cpu") for count in (part.heads, POINTS))
+            angles = heads * (2 * math.pi / part.heads)
             direction = torch.stack([angles.cos(), angles.sin()], dim=-1)  # (H, 2)
             direction = direction / direction.abs().amax(dim=-1, keepdim=True)
-            offsets = direction[:, None, None, :] * torch.arange(1, POINTS + 1)[:, None]  # (H, 1, P, 2)
+            offsets = direction[:, None, None, :] * (points + 1)[:, None]  # (H, 1, P, 2)
             part.sampling_offsets.bias.copy_(offsets.expand(-1, LEVELS, -1, -1).flatten())
             for zero in (part.sampling_offsets.weight, *part.attention_weights.parameters()):
                 nn.init.zeros_(zero)

@@ -4,17 +4,17 @@ from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import RobertaConfig, RobertaModel
 
 from dshmp.config import LanguageConfig
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.hub import looks_local
+from dshmp.model.roberta import Roberta
 from dshmp.model.tokenizer import TextBatch
 
 
@@ -64,8 +64,8 @@ class LanguageEncoder(nn.Module):
     def __init__(self, config: LanguageConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
-        self.encoder = RobertaModel(RobertaConfig(**config.encoder), add_pooling_layer=True)
-        self.resizer = feature_resizer(self.encoder.config.hidden_size, hidden_size, config.dropout)
+        self.encoder = Roberta(config.encoder)
+        self.resizer = feature_resizer(config.encoder.hidden_size, hidden_size, config.dropout)
         if config.frozen:
             self.encoder.requires_grad_(False)
 
@@ -109,12 +109,14 @@ def null_text(language: LanguageEncoder, count: int) -> TextFeatures:
     return TextFeatures(words, tokens, mask, tokens[:, 0], cues, cues)
 
 
-def pretrained_encoder(source: str | Path) -> RobertaModel:
+def pretrained_encoder(source: str | Path) -> dict[str, Tensor]:
     """RoBERTa's published weights, from a folder or a model id on the Hugging Face hub; UserError where that fails."""
+    from transformers import RobertaModel
+
     try:
         if looks_local(source) and not Path(source).is_dir():
             raise FileNotFoundError("there is no such folder")
-        return cast(RobertaModel, RobertaModel.from_pretrained(str(Path(source)), add_pooling_layer=True))
+        return dict(RobertaModel.from_pretrained(str(Path(source)), add_pooling_layer=True).state_dict())
     except Exception as error:  # files and hub client raise a dozen kinds
         mend = "give a folder with RoBERTa's config.json and weights, or a model id on the Hugging Face hub"
         raise UserError(f"cannot load the text encoder {str(source)!r} ({reason(error)}); {mend}") from error

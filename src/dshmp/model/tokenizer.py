@@ -7,11 +7,11 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from dshmp import limits
 from dshmp.config import ModelConfig
@@ -25,8 +25,8 @@ from dshmp.progress import track
 log = logging.getLogger(__name__)
 
 
-SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-SPECIAL_TOKENS |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
+UNKNOWN = "<unk>"
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", UNKNOWN, "<mask>")
 
 # RoBERTa's parts; others fail on some texts, or make them longer without end
 _KINDS = {"normalizer": ["NoneType"], "pre_tokenizer": ["ByteLevel"], "model": ["BPE"]}
@@ -54,7 +54,7 @@ class _Parsed(NamedTuple):
 class TextTokenizer:
     """Expressions -> `TextBatch`. Each expression is parsed once; later calls take it from memory."""
 
-    def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
         self.config = config.language
         self.release = config.release
         self.tokenizer = tokenizer
@@ -65,7 +65,7 @@ class TextTokenizer:
         """Tokenise a batch; UserError where one is blank or, unless `overlong` is "cut", longer than `max_tokens`."""
         parsed, release = self._parse(expressions), self.release
         length = self.config.max_tokens if release.pad_to_max else max(len(item.ids) for item in parsed)
-        pad = self.tokenizer.pad_token_id if release.pad_token_id is None else release.pad_token_id
+        pad = self.config.encoder.pad_token_id if release.pad_token_id is None else release.pad_token_id
         ids = torch.tensor([item.ids + [pad] * (length - len(item.ids)) for item in parsed])
         mask = torch.arange(length) < torch.tensor([[len(item.ids)] for item in parsed])
         groups = [item.groups + [None] * (length - len(item.ids)) for item in parsed]
@@ -93,8 +93,7 @@ class TextTokenizer:
         """A digest of everything beside the text that a parse depends on, the rules of the split among it."""
         config = self.config
         settings = (RULES, config.split, config.max_tokens, self.release.overlong, parser_version(config.spacy_model))
-        tokenizer = self.tokenizer.backend_tokenizer.to_str(), sorted(self.tokenizer.all_special_ids)
-        return _digest([settings, tokenizer])
+        return _digest([settings, (self.tokenizer.to_str(), sorted(special_ids(self.tokenizer)))])
 
     def check(self, expression: str) -> None:
         """UserError where the model cannot read this sentence; TypeError where it is no text."""
@@ -124,12 +123,11 @@ class TextTokenizer:
     def _parse_new(self, texts: list[str]) -> Iterator[_Parsed]:
         if not texts:
             return
-        config, special = self.config, set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        # verbose=False: a tokeniser that knows its model's length would warn where we cut or raise ourselves
-        encoded = self.tokenizer(texts, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
-        documents = parse(texts, config.spacy_model)
-        rows = zip(texts, documents, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        for text, document, ids, offsets in rows:
+        config = self.config
+        special = special_ids(self.tokenizer) - {self.tokenizer.token_to_id(UNKNOWN)}
+        encodings, documents = self.tokenizer.encode_batch(texts), parse(texts, config.spacy_model)
+        for text, document, encoding in zip(texts, documents, encodings, strict=True):
+            ids, offsets = encoding.ids, encoding.offsets
             if len(ids) > config.max_tokens:
                 fault = f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}"
                 if self.release.overlong == "error":
@@ -140,6 +138,11 @@ class TextTokenizer:
             spans = [(0, 0) if i in special else _trim(text, *o) for i, o in zip(ids, offsets, strict=True)]
             cut = slice(config.max_tokens)
             yield _Parsed(ids[cut], token_groups(words, spans[cut]), words)
+
+
+def special_ids(tokenizer: Tokenizer) -> set[int]:
+    """Tokens that stand for no text."""
+    return {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
 
 
 def _digest(value: object) -> str:
@@ -163,7 +166,7 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(text[start:end].strip())
 
 
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: str | Path) -> Tokenizer:
     """A byte-level BPE tokeniser with RoBERTa's special tokens from a `tokenizer.json`, a folder (with that, or
     `vocab.json` and `merges.txt`), or a model on the Hugging Face hub; UserError if it cannot be read."""
     from huggingface_hub import snapshot_download
@@ -175,14 +178,20 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         file = path / "tokenizer.json" if path.is_dir() else path
         if file == path or file.exists():
             with open(file, "rb", opener=regular):
-                tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), **SPECIAL_TOKENS)
+                tokenizer = Tokenizer.from_file(str(file))
             for part, kinds in _KINDS.items():
-                if (kind := type(getattr(tokenizer.backend_tokenizer, part)).__name__) not in kinds:
+                if (kind := type(getattr(tokenizer, part)).__name__) not in kinds:
                     raise ValueError(f"its {part} is a {kind}, not {' or '.join(kinds)}")
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+            tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token not in known])
             return tokenizer
         if not all((path / name).exists() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")
-        return cast(PreTrainedTokenizerFast, RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True))
+        from transformers import RobertaTokenizerFast
+
+        return cast(Tokenizer, RobertaTokenizerFast.from_pretrained(str(path), local_files_only=True).backend_tokenizer)
     except BaseException as error:  # the tokenizers library raises bare Exception, or its own panic beside that
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -190,25 +199,27 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         raise UserError(f"cannot load a tokeniser from {str(source)!r} ({reason(error)}); {mend}") from error
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096) -> Tokenizer:
     """Byte-level BPE learnt from `texts`, with RoBERTa's special tokens at ids 0 (<s>) to 4 (<mask>) and all 256 bytes,
     so that every text can be encoded. The first word is encoded like any other."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-    special = list(dict.fromkeys(SPECIAL_TOKENS.values()))
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocab_size < (least := len(special) + len(alphabet)):
+    if vocab_size < (least := len(SPECIAL_TOKENS) + len(alphabet)):
         raise ValueError(f"vocab_size {vocab_size} is below {least}, the special tokens and the bytes")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    settings: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": special, "initial_alphabet": alphabet}
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(**settings, show_progress=False))
+    special = list(SPECIAL_TOKENS)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
     end, start = [(token, special.index(token)) for token in ("</s>", "<s>")]
     tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+    return tokenizer
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Write one `tokenizer.json` that `load_tokenizer` reads back."""
-    path.write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")  # its own writing hides errors
+    path.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")  # its own writing hides errors

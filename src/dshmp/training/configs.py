@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
-from dshmp.checkpoint import build_model
+from dshmp.checkpoint import empty_model
 from dshmp.training.recipe import About, Recipe, recipes
 
 # The one published fact on time: the authors' training on MeViS takes about 17 hours on 8 RTX 3090. The clips that it
@@ -27,8 +26,7 @@ class Needs:
 
 def needs(recipe: Recipe) -> Needs:
     """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`. Raises UserError."""
-    with torch.device("meta"):
-        model = build_model(recipe.model, "the recipe's model")
+    model = empty_model(recipe.model, "the recipe's model")
     parameters = sum(each.numel() for each in model.parameters())
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     about, run = recipe.about or About(reproduces=""), recipe.run

@@ -146,7 +146,7 @@ class LanguageTask(Task):
         model.language.requires_grad_(True)
         self.sampler = EpochSampler([0] * len(self.split.expressions), self.recipe.batch, self.recipe.seed)
         self.probe = MotionProbe(model.config.hidden_size, self.split)
-        self.words = nn.Linear(model.config.hidden_size, model.config.language.encoder["vocab_size"])
+        self.words = nn.Linear(model.config.hidden_size, model.config.language.encoder.vocab_size)
         self.modules = nn.ModuleDict({"probe": self.probe, "words": self.words})
 
     def batches(self, step: int, share: Share = ALL) -> list[SentenceBatch]:

@@ -72,7 +72,7 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
     if recipe.video_swin is not None:
         report(load_kinetics(model.perception.backbone, Path(recipe.video_swin)), f"video_swin: {recipe.video_swin}")
     if recipe.text_encoder is not None:
-        encoder, state = model.language.encoder, pretrained_encoder(recipe.text_encoder).state_dict()
+        encoder, state = model.language.encoder, pretrained_encoder(recipe.text_encoder)
         state = {key: value for key, value in state.items() if key in encoder.state_dict()}
         check_match(recipe.text_encoder, state, encoder.state_dict(), "it is no encoder as model.language.encoder says")
         encoder.load_state_dict(state)
@@ -80,7 +80,7 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
     if language.frozen:
         missing = "keeps the text encoder as it is, but nothing gives its weights"
         raise UserError(f"model.language.frozen {missing}: set it to false, or name a text_encoder or an init")
-    size = min(recipe.vocabulary, language.encoder["vocab_size"])
+    size = min(recipe.vocabulary, language.encoder.vocab_size)
     tokenizer = train_tokenizer([item.text.lower() for split in splits for item in split.expressions], size)
     return model, TextTokenizer(recipe.model, tokenizer)
 

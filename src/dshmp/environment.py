@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, since asking the system for zeroed pages again and again takes long."""
+"""What the command asks of the system for itself before torch is imported; importing the library asks for nothing."""
 
 import ctypes
 import os
@@ -7,8 +7,14 @@ SWITCH = "DSHMP_KEEP_MEMORY"  # 0: the ways of the C library and of torch
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's mallopt(3)
 
 
+def share_cores() -> None:
+    """Threads of torch that wait for another sleep. By default they spin, and where other programs want the cores, too,
+    a small model is slower by a factor of ten and more. OMP_WAIT_POLICY decides where it is set."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def keep_memory() -> None:
-    """For a process of our own, never for one that only imports the library; to be called before torch is imported.
+    """Memory that is freed stays with the process, since to ask the system for zeroed pages again and again takes long.
 
     By default glibc asks the system for each large block, gives it back at once, and every page of feature maps is
     zeroed anew. From here on large blocks come from the heap, up to 2 GiB at its end stay there, and torch asks for
