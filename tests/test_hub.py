@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
-from huggingface_hub import HfApi, ModelCard, ModelHubMixin
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import filter_repo_objects
 
 import tiny
@@ -73,7 +73,6 @@ def video() -> np.ndarray:
 
 
 def test_there_and_back(hub: Hub, segmenter: Segmenter, video: np.ndarray) -> None:
-    assert isinstance(segmenter, ModelHubMixin)
     address = segmenter.push_to_hub("jane/tiny", private=True, branch="dev", commit_message="First")
     assert address == "https://huggingface.co/jane/tiny/commit/1"
     assert hub.calls[0] == {"private": True}

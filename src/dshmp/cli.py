@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import inspect
 import json
 import logging
@@ -85,9 +86,11 @@ def segment(
     check_sentences(expressions)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
-    from dshmp.export import load, segment_to_folder
+    from dshmp.model.words import splitting_apart
 
-    with _progress(video.name) as progress:
+    with splitting_apart(), _progress(video.name) as progress:
+        from dshmp.export import load, segment_to_folder
+
         given = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
         folder, results, new = segment_to_folder(*given)
     if as_json:
@@ -544,3 +547,5 @@ def run() -> None:
         where = error.filename or Path.cwd()
         _tell(f"{where}: {error.strerror or error}; see whether it may be read and written, and the disk has room")
         sys.exit(2)
+    finally:
+        gc.freeze()  # or Python looks through all objects of all libraries before it ends, for half a second

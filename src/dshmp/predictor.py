@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, ove
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
@@ -205,7 +204,7 @@ class EncodedClip:
         )
 
 
-class Segmenter(ModelHubMixin):
+class Segmenter:
     """Answers sentences about videos; input that cannot be answered is a UserError.
 
     >>> seg = Segmenter.from_pretrained("default")

@@ -142,26 +142,26 @@ def said(words: list[Word], group: str) -> str:
 
 @pytest.mark.parametrize(("expression", "static", "motion"), PHRASES)
 def test_dependency_split_keeps_a_direction_with_its_verb(expression: str, static: str, motion: str) -> None:
-    words = split_words(expression, "dependency")
+    words = list(*split_words([expression], "dependency"))
     assert (said(words, "static"), said(words, "motion")) == (static, motion)
 
 
 @pytest.mark.parametrize(("how", "static"), [("paper", "cats on sofa"), ("release", "The two cats are on a sofa , !")])
 def test_splits_by_part_of_speech(how: Any, static: str) -> None:
-    words = split_words("The two cats are on a sofa, slowly turning!", how)
+    words = list(*split_words(["The two cats are on a sofa, slowly turning!"], how))
     assert said(words, "static") == static
     assert said(words, "motion") == "slowly turning"
 
 
 def test_a_long_chain_of_directions_is_split_in_no_time() -> None:
-    words = split_words("moving " + "to left left " * 60 + "cats left", "dependency")
+    words = list(*split_words(["moving " + "to left left " * 60 + "cats left"], "dependency"))
     assert len(words) == 183
     assert said(words[:7], "motion") == "moving to left left to left left"
 
 
 def test_words_carry_their_place_in_the_expression() -> None:
     text = "the  cat, turning left"
-    words = split_words(text, "dependency")
+    words = list(*split_words([text], "dependency"))
     assert [text[word.start : word.end] for word in words] == ["the", "cat", ",", "turning", "left"]
     assert [word.text for word in words] == ["the", "cat", ",", "turning", "left"]
 
@@ -305,7 +305,7 @@ def test_an_expression_is_parsed_once(bpe: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dshmp.model.tokenizer.parse", lambda *_: pytest.fail("parsed again"))
+    monkeypatch.setattr("dshmp.model.tokenizer.split_words", lambda *_: pytest.fail("parsed again"))
 
 
 def test_threads_take_turns_at_the_configured_parser(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ The authors' release (https://github.com/heshuting555/DsHmp) has the same parame
 pixel-word attention's linear layers as convolutions of width 1.
 """
 
+import functools
 import itertools
 import re
 from collections import defaultdict
@@ -72,7 +73,11 @@ class NameTable:
 
     def __init__(self, text: str) -> None:
         self.rules = tuple(_rules(text))
-        self._patterns = {
+
+    @functools.cached_property
+    def _patterns(self) -> dict[bool, list[tuple[re.Pattern[str], Rule]]]:
+        """Of the names on the left (True) and on the right."""
+        return {
             True: [(_pattern(rule.left), rule) for rule in self.rules],
             False: [(_pattern(name), rule) for rule in self.rules for name in rule.right],
         }

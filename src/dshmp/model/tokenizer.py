@@ -19,7 +19,7 @@ from dshmp.errors import UserError
 from dshmp.files import atomic_write, reason, regular
 from dshmp.hub import looks_local
 from dshmp.model.words import RULES, split_words, token_groups
-from dshmp.parser import CueGroup, Word, parse, parser_version
+from dshmp.parser import CueGroup, Word, parser_version
 from dshmp.progress import track
 
 log = logging.getLogger(__name__)
@@ -125,15 +125,14 @@ class TextTokenizer:
             return
         config = self.config
         special = special_ids(self.tokenizer) - {self.tokenizer.token_to_id(UNKNOWN)}
-        encodings, documents = self.tokenizer.encode_batch(texts), parse(texts, config.spacy_model)
-        for text, document, encoding in zip(texts, documents, encodings, strict=True):
+        encodings, split = self.tokenizer.encode_batch(texts), split_words(texts, config.split, config.spacy_model)
+        for text, words, encoding in zip(texts, split, encodings, strict=True):
             ids, offsets = encoding.ids, encoding.offsets
             if len(ids) > config.max_tokens:
                 fault = f"the expression has {len(ids)} tokens, the limit is {config.max_tokens}"
                 if self.release.overlong == "error":
                     raise UserError(f"{fault}; shorten it: {text[:60]!r}")
                 log.warning("%s; only its beginning is read: %r", fault, text[:60])
-            words = split_words(document, config.split)
             # a special token that is spelt out in the text is no word either
             spans = [(0, 0) if i in special else _trim(text, *o) for i, o in zip(ids, offsets, strict=True)]
             cut = slice(config.max_tokens)
@@ -169,11 +168,11 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """A byte-level BPE tokeniser with RoBERTa's special tokens from a `tokenizer.json`, a folder (with that, or
     `vocab.json` and `merges.txt`), or a model on the Hugging Face hub; UserError if it cannot be read."""
-    from huggingface_hub import snapshot_download
-
     path = Path(source)
     try:
         if not looks_local(source):  # not left to transformers, which makes an empty tokeniser of a hub out of reach
+            from huggingface_hub import snapshot_download
+
             path = Path(snapshot_download(str(source), allow_patterns=["tokenizer.json", "vocab.json", "merges.txt"]))
         file = path / "tokenizer.json" if path.is_dir() else path
         if file == path or file.exists():

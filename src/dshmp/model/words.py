@@ -8,12 +8,19 @@ The split runs once per expression, on the CPU; nothing here is learned. Three s
   its negation. By part of speech "moving left" and "moving right" have the same motion cue, as "left" is an adjective.
 """
 
+import contextlib
+import os
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any
 
 from dshmp.config import CueSplit
-from dshmp.parser import PARSER, CueGroup, Word, parse
+from dshmp.errors import UserError
+from dshmp.parser import PARSER, CueGroup, Word, load_parser, parse
+from dshmp.processes import worker_pool
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -24,9 +31,46 @@ if TYPE_CHECKING:
 RULES = 1
 
 
-def split_words(text: "str | Doc", how: CueSplit, parser: str = PARSER) -> list[Word]:
-    """Words of an expression in order, each with its group; a `str` is read by the pipeline `parser`."""
-    tokens = list(next(parse([text], parser)) if isinstance(text, str) else text)
+_apart: ProcessPoolExecutor | None = None
+
+
+@contextlib.contextmanager
+def splitting_apart() -> Iterator[None]:
+    """Meanwhile `split_words` with the usual pipeline works in a process of its own, which begins now: it loads spaCy
+    while this one loads torch and a model. Threads of one process would import one after the other."""
+    global _apart
+    with worker_pool(1, _warm) as _apart:
+        _apart.submit(bool)  # a worker starts with the first task
+        try:
+            yield
+        finally:
+            _apart.submit(os._exit, 0)  # it has nothing to tidy up
+            _apart = None
+
+
+def _warm() -> None:
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # spaCy imports it where it can, for a second
+    with contextlib.suppress(UserError):  # told when a sentence is there
+        load_parser()
+
+
+def split_words(texts: Sequence[str], how: CueSplit, parser: str = PARSER) -> Iterator[list[Word]]:
+    """Per expression its words in order, each with its group, as the pipeline `parser` reads them. UserError where that
+    is not installed."""
+    if _apart is not None and parser == PARSER:
+        with contextlib.suppress(BrokenProcessPool):  # it was killed, for its memory perhaps
+            yield from _apart.submit(_split_all, texts, how, parser).result()
+            return
+    for document in parse(texts, parser):
+        yield _split(document, how)
+
+
+def _split_all(*given: Any) -> list[list[Word]]:
+    return list(split_words(*given))
+
+
+def _split(document: "Doc", how: CueSplit) -> list[Word]:
+    tokens = list(document)
     groups: list[CueGroup | None]
     if how == "dependency":
         groups = _by_dependency(tokens)
