@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshmp import __version__
-from dshmp.environment import keep_memory, share_cores
+from dshmp.environment import collect_rarely, keep_memory, share_cores
 from dshmp.errors import UserError, one_line, printable
 from dshmp.options import Device, Model, Options
 from dshmp.signals import exit_if_signalled, heeded
@@ -535,6 +535,7 @@ def main() -> None:
 def run() -> None:
     keep_memory()
     share_cores()
+    collect_rarely()
     log = logging.getLogger("dshmp")
     log.handlers, log.propagate = [_WarningLines()], False
     log.setLevel(logging.WARNING)

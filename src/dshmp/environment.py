@@ -1,10 +1,16 @@
 """What the command asks of the system for itself before torch is imported; importing the library asks for nothing."""
 
 import ctypes
+import gc
 import os
 
 SWITCH = "DSHMP_KEEP_MEMORY"  # 0: the ways of the C library and of torch
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's mallopt(3)
+
+
+def collect_rarely() -> None:
+    """Python looks for garbage after 100,000 new objects, not 700: libraries make a million when they are loaded."""
+    gc.set_threshold(100_000)
 
 
 def share_cores() -> None:
