@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dshmp.device import find_device, widest
+from dshmp.encoded import Quality
 from dshmp.errors import UserError
-from dshmp.predictor import Quality
 from dshmp.training import engine
 
 

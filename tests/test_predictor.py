@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import json
 import os
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -17,13 +19,14 @@ import pytest
 import torch
 from PIL import Image
 
-import dshmp.predictor as module
 import tiny
 from clips import picture, tiny_model, write_clip
+from dshmp.encoded import Progress
 from dshmp.errors import UserError
 from dshmp.export import folder_names, segment_to_folder, slug
+from dshmp.model.frame_decoder import disable_language
 from dshmp.options import Options, Targets
-from dshmp.predictor import Progress, Segmenter
+from dshmp.predictor import Segmenter
 from dshmp.result import Result
 from dshmp.rle import decode
 from dshmp.video.container import open_container
@@ -59,9 +62,52 @@ def test_perceiving_anew_equals_reading_back(clip: np.ndarray, fusion: bool, mon
     segmenter = Segmenter(*tiny_model(4, fusion=fusion), device="cpu")
     stored = segmenter(iter(clip), SENTENCES)
     for limit in (0, 60_000):  # nothing fits; the first chunk does
-        monkeypatch.setattr(module, "SPILL_LIMIT", limit)
+        monkeypatch.setattr("dshmp.spill.SPILL_LIMIT", limit)
         again = segmenter(iter(clip), SENTENCES)
         assert all(a.rle == b.rle for a, b in zip(stored, again, strict=True))
+
+
+@pytest.mark.parametrize("limit", [0, 60_000, 2**40])
+@pytest.mark.parametrize("fusion", [False, True])
+def test_an_encoded_video_answers_as_a_call_does(
+    clip: np.ndarray, fusion: bool, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter(*tiny_model(4, fusion=fusion), device="cpu")
+    expected = segmenter(clip, SENTENCES, fps=8, all_objects=True)
+    monkeypatch.setattr("dshmp.spill.SPILL_LIMIT", limit)  # what does not fit is perceived anew
+    seen: list[tuple[str, int, int | None]] = []
+    with segmenter.encode(clip, fps=8, progress=lambda *step: seen.append(step)) as video:
+        assert seen[-1] == ("frames", len(clip), len(clip))
+        for _ in range(2):
+            assert video(SENTENCES, all_objects=True) == expected
+        assert video(SENTENCES[1], all_objects=True) == expected[1]
+        assert not video(SENTENCES[0], threshold=1.0).found
+        with pytest.raises(UserError, match="the expression is empty"):
+            video(" ")
+        with pytest.raises(UserError, match="threshold"):
+            video(SENTENCES[0], threshold=2.0)
+
+
+@pytest.mark.parametrize(("fusion", "heard"), [(False, False), (False, True), (True, True)])
+def test_what_no_word_changes_is_computed_once(
+    clip: np.ndarray, fusion: bool, heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter(*tiny_model(4, fusion=fusion), device="cpu")
+    if not heard:
+        disable_language(segmenter.model.perception)
+    perception, calls = segmenter.model.perception, Counter[str]()
+    for part in ("backbone", "frame_decoder"):
+        getattr(perception, part).register_forward_hook(lambda *_, part=part: calls.update([part]))
+    expected = segmenter(clip, SENTENCES)
+    chunks, sentences = -(-len(clip) // 4), len(SENTENCES)
+    assert calls["backbone"] == chunks * (sentences if fusion else 1)
+    assert calls["frame_decoder"] == chunks * (sentences if heard else 1)
+    with segmenter.encode(clip) as video:
+        video(SENTENCES[0])
+        calls.clear()
+        assert [video(text) for text in SENTENCES] == expected
+    assert calls["backbone"] == chunks * (sentences if fusion else 0)
+    assert calls["frame_decoder"] == chunks * (sentences if heard else 0)
 
 
 def test_expressions_do_not_touch_each_other(segmenter: Segmenter, clip: np.ndarray) -> None:
@@ -197,7 +243,7 @@ def test_large_frames_come_in_smaller_chunks(
     """On a CPU, for its caches; the answer is the same."""
     told: list[int] = []
     whole = segmenter(clip, "a cat")
-    monkeypatch.setattr(module, "CPU_PIXELS", 2 * 48 * 67)  # as large as two frames are in the network
+    monkeypatch.setattr("dshmp.predictor.CPU_PIXELS", 2 * 48 * 67)  # as large as two frames are in the network
     part = segmenter(
         clip, "a cat", progress=lambda phase, done, total: told.append(done) if phase == "frames" else None
     )
@@ -286,7 +332,7 @@ def test_interruption_leaves_nothing(
     video = write_clip(tmp_path / "clip.mp4")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    monkeypatch.setattr(module.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
 
     def stop(stage: str, done: int, total: int | None) -> None:
         if stage == "masks" and done == 5:

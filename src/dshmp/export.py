@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from dshmp import files as disk
+from dshmp.encoded import AskedVideo, Masks, Progress
 from dshmp.errors import UserError
 from dshmp.options import Options
-from dshmp.predictor import Asked, EncodedClip, Masks, Progress, Segmenter
+from dshmp.predictor import Asked, Segmenter
 from dshmp.result import EVIDENCE, RESULTS, Result
 from dshmp.video.io import open_video
 from dshmp.video.source import Frame, Pixels, VideoSource
@@ -96,7 +97,7 @@ def segment_to_folder(
             asked = Asked(
                 threshold=options.threshold, targets=options.targets, progress=progress, all_objects=all_objects
             )
-            with load(options).encode(source, pending, **asked) as clip:
+            with load(options).ask(source, pending, **asked) as clip:
                 found = _write(work, clip, overlay)
             fact: dict[str, Any] = {"folder": "", "settings": own, "first_frame": source.start}
             if names := _names(source):
@@ -126,12 +127,12 @@ def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path
     return folder, document or {}
 
 
-def _write(work: Path, clip: EncodedClip, overlay: bool) -> list[Result]:
+def _write(work: Path, clip: AskedVideo, overlay: bool) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ... They are drawn and encoded in a thread,
     beside the model."""
     from dshmp.video.overlay import Caption, OverlayPainter, add_sound, overlay_writer, save_png
 
-    source, names = clip.source, _names(clip.source)
+    source, names = clip.video.source, _names(clip.video.source)
     overlays: list[tuple[OverlayPainter, Callable[[Pixels, float], None]]] = []
 
     def draw(index: int, frame: Frame | None, masks: list[Masks]) -> None:
@@ -151,7 +152,7 @@ def _write(work: Path, clip: EncodedClip, overlay: bool) -> list[Result]:
                 query, count = answer.query, len(answer.chosen)
                 caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
                 painter = OverlayPainter(source.height, source.width, caption)
-                write = stack.enter_context(overlay_writer(work / str(place) / OVERLAY, *painter.size, clip.fps))
+                write = stack.enter_context(overlay_writer(work / str(place) / OVERLAY, *painter.size, clip.video.fps))
                 overlays.append((painter, write))
         drawn: deque[Future[None]] = deque()
         thread = stack.enter_context(ThreadPoolExecutor(1))

@@ -206,7 +206,7 @@ def _close(found: Tensor, wanted: Tensor) -> None:
 
 def test_a_second_pass_counts_the_masks_once() -> None:
     seg = segmenter()
-    with seg.encode(open_video(clip(5)), [SENTENCE], threshold=0.0) as asked:
+    with seg.ask(open_video(clip(5)), [SENTENCE], threshold=0.0) as asked:
         passes = iter(asked.frames(False))
         next(passes)  # broken off after a frame
         means = []

@@ -87,7 +87,7 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
     for _, alike in groupby(items, lambda item: (item.video, item.shown)):
         group = list(alike)
         _, source = shown_video(split, group[0].video, group[0].shown)
-        with segmenter.encode(source, [item.text for item in group]) as clip:
+        with segmenter.ask(source, [item.text for item in group]) as clip:
             for video in (answer.video for answer in clip.answers):
                 token = video.tokens[0, video.logits[0].softmax(1)[:, 0].argmax()].float().cpu().numpy()
                 found.append(token / np.linalg.norm(token))

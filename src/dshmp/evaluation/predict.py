@@ -33,12 +33,13 @@ from dshmp.config import to_dict
 from dshmp.data.base import Expression, Split, frame_size, read_json, times_shown
 from dshmp.data.images import rle_fault, save_palette_png
 from dshmp.data.registry import dataset
+from dshmp.encoded import Progress
 from dshmp.errors import UserError
 from dshmp.evaluation.coco import FILE, ImageId, frame_list, image_id
 from dshmp.evaluation.predictions import FACTS, TOPS, Predictions, packed, zip_of
 from dshmp.files import atomic_write, destination, digest, is_vacant, locked, move_into, save_json, scratch
 from dshmp.options import Options, Targets
-from dshmp.predictor import Progress, Segmenter
+from dshmp.predictor import Segmenter
 from dshmp.video.images import DECODER_ERRORS
 from dshmp.video.io import open_video
 from dshmp.video.overlay import save_png
@@ -248,7 +249,7 @@ class Predictor:
                 save(work / piece.path / f"{name}.png", np.zeros((source.height, source.width), np.uint8))
         for group in self._groups([piece for piece in plan if asked[piece.path]]):
             texts = [item.text for piece in group for item in asked[piece.path]]
-            with self.segmenter.encode(source, texts, threshold=self.threshold, targets=self.targets) as clip:
+            with self.segmenter.ask(source, texts, threshold=self.threshold, targets=self.targets) as clip:
                 decoded: Iterator[Any] = clip.decode_masks(probability if davis else _cover, False)
                 for name, (_, answers) in zip(names, decoded, strict=True):
                     rest = iter(answers)

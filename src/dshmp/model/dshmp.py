@@ -75,9 +75,9 @@ class DsHmp(nn.Module):
                 features = features.frames(frames)
         return self.perception.objects(features, frame_text)
 
-    def encode_pixels(self, images: Tensor, text: TextFeatures) -> PixelFeatures:
-        """The first half of `encode`, for one sentence."""
-        return self.perception.features(images, text.repeat(_zeros(images)), len(images))
+    def encode_pixels(self, images: Tensor, text: TextFeatures | None = None) -> PixelFeatures:
+        """The first half of `encode`, for one sentence, or for all where the backbone hears none."""
+        return self.perception.features(images, None if text is None else text.repeat(_zeros(images)), len(images))
 
     def encode_objects(self, features: PixelFeatures, text: TextFeatures) -> Perception:
         """The second half of `encode`, for one sentence."""

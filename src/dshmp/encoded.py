@@ -1,0 +1,275 @@
+"""A video that has been perceived, and what is answered of it, in two passes.
+
+The first pass decodes frames in chunks and keeps their object tokens, which are small; feature maps go to a temporary
+file, as reading takes a twentieth of the time of perceiving anew; beyond the file's limit the rest is perceived anew.
+Then the model understands the whole clip. The second pass makes the masks chunk by chunk.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice, repeat
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, Unpack, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dshmp.errors import UserError
+from dshmp.model.frames import input_masks, output_masks, prepare_frames
+from dshmp.model.pixel_decoder import PixelFeatures
+from dshmp.result import ObjectResult, Result
+from dshmp.rle import Rle, encode
+from dshmp.spill import Spill
+from dshmp.video.source import Frame, VideoSource
+
+if TYPE_CHECKING:
+    from dshmp.model.motion_decoder import VideoTokens
+    from dshmp.model.text import TextFeatures
+    from dshmp.parser import Word
+    from dshmp.predictor import Asked, Segmenter
+
+Progress = Callable[[str, int, int | None], None]  # told what is being done, steps done, steps in all (None: unknown)
+Masks = NDArray[np.bool_]
+Part = PixelFeatures | Tensor  # of a chunk what no word changes: pixel features, or images where words reach those
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Query:
+    """An expression, ready for the model."""
+
+    expression: str
+    words: "tuple[Word, ...]"
+    text: "TextFeatures"
+
+
+class Quality:
+    """How sure masks of K objects are of themselves: the mean probability inside a mask, over all frames, at the size
+    of the network's input (as in the release)."""
+
+    def __init__(self, objects: int) -> None:
+        self.sums, self.pixels = np.zeros(objects), np.zeros(objects)
+
+    def add(self, logits: Tensor) -> None:
+        """Take the mask logits (K, F, h, w) of some frames."""
+        inside = logits > 0
+        self.sums += (logits.sigmoid() * inside).sum((1, 2, 3)).cpu().double().numpy()
+        self.pixels += inside.sum((1, 2, 3)).cpu().numpy()
+
+    def means(self) -> list[float]:
+        """One per object, 0 to 1; 0 where its mask is empty in all frames."""
+        return list((self.sums / (self.pixels + 1e-6)).tolist())
+
+
+@dataclass
+class Selection:
+    """What the model answers to a query; the last two fields come with the second pass."""
+
+    query: Query
+    video: "VideoTokens"  # of this expression alone (B = 1)
+    chosen: tuple[int, ...]  # video tokens meant, best first; empty where nothing matches
+    scores: tuple[float, ...]  # probability that each of the kept tokens is meant
+    best: float
+    threshold: float
+    kept: tuple[int, ...]  # video tokens whose masks are made: the chosen ones, then, if asked for, all others
+    evidence: NDArray[np.float64]  # (kept or 1, T): share of each frame in the tokens' attention; rows sum to 1
+    quality: Quality | None = None  # of the kept tokens' masks; None where the model's scores are without
+    rles: list[list[Rle]] = field(default_factory=list)  # per frame added the masks' union, then each kept token's
+
+    @property
+    def mean_evidence(self) -> tuple[float, ...]:
+        return tuple(self.evidence[: max(1, len(self.chosen))].mean(axis=0).tolist())
+
+    def add(self, masks: Masks) -> Masks:
+        """Keep the masks (K, H, W) of the next frame as run lengths; returns their union (H, W)."""
+        union, rles = np.asarray(masks[: len(self.chosen)].any(axis=0)), [encode(mask) for mask in masks]
+        self.rles.append([rles[0] if len(rles) == len(self.chosen) == 1 else encode(union), *rles])
+        return union
+
+
+class Objects(NamedTuple):
+    """The candidates of a chunk's F frames."""
+
+    tokens: Tensor  # (F, N, C) float32
+    mask_embed: Tensor  # (F, N, C)
+
+
+@dataclass
+class EncodedVideo:
+    """A video of which all is computed that no word changes; a call asks about it, as often as one likes.
+
+    That is: decoding and resizing; the backbone and the pixel decoder where they hear no words; the object tokens where
+    these hear none either. It lies in a temporary file, which is gone with this object. The video must stay as it is.
+
+    >>> with segmenter.encode("clip.mp4") as video:
+    ...     result = video("the one that turns back")
+    ...     others = video(["the dog", "the one that keeps still"], threshold=0.3)
+    """
+
+    segmenter: "Segmenter"
+    source: VideoSource
+    spill: Spill | None  # None for a video that is asked about once
+    fps: float | None  # average over the frames read; None where the rate isn't known
+    times: list[float] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)  # frames of each
+    objects: list[Objects] | None = None  # per chunk, where no word changes them
+
+    @overload
+    def __call__(self, expression: str, **asked: Unpack["Asked"]) -> Result: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, expression: Sequence[str], **asked: Unpack["Asked"]) -> list[Result]: ...
+
+    def __call__(self, expression: str | Sequence[str], **asked: Unpack["Asked"]) -> Result | list[Result]:
+        """As of a `Segmenter`, with its arguments but those of the video."""
+        sentences = self.segmenter.sentences(expression)
+        results = self.segmenter.answer(self, sentences, **asked)
+        return results[0] if isinstance(expression, str) else results
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary file. Nothing can be asked any more."""
+        if self.spill is not None:
+            self.spill.close()
+
+    def parts(self, progress: Progress) -> Iterator[Part]:
+        """Chunk by chunk. The first time frames are decoded, and `times`, `chunks` and the file are filled."""
+        if not self.chunks:
+            yield from self._first(progress)
+            return
+        frames = iter(()) if self.spill and self.spill.complete else again(self.source)
+        for chunk, length in enumerate(self.chunks):
+            yield self.part(chunk, islice(frames, length))
+            progress("frames", sum(self.chunks[: chunk + 1]), len(self.times))
+
+    def _first(self, progress: Progress) -> Iterator[Part]:
+        frames, seg = iter(self.source), self.segmenter
+        size = seg.chunk(self.source)
+        # each frame is resized as it comes, so no chunk of full frames is held
+        while chunk := [(f.time, prepare_frames([f.image], seg.config.input)) for f in islice(frames, size)]:
+            times, images = zip(*chunk, strict=True)
+            self.times += times
+            self.chunks.append(len(times))
+            part = seg.perceive(torch.cat(images))
+            if self.spill is not None:
+                self.spill.write([part] if isinstance(part, Tensor) else [*part[:2], *part.levels])
+            yield part
+            progress("frames", len(self.times), self.source.count)
+        progress("frames", len(self.times), len(self.times))  # the header only estimates how many there are
+        if self.fps is not None and len(self.times) > 1:  # nor does it know the rate where that varies
+            self.fps = (len(self.times) - 1) / (self.times[-1] - self.times[0])
+
+    def part(self, chunk: int, frames: Iterable[Frame]) -> Part:
+        """Of a chunk, from the file or, where that does not hold it, from its frames."""
+        if kept := self.spill.read(chunk) if self.spill else []:
+            kept = [tensor.to(self.segmenter.device) for tensor in kept]
+            return PixelFeatures(kept[0], kept[1], kept[2:]) if len(kept) > 1 else kept[0]
+        config = self.segmenter.config.input
+        return self.segmenter.perceive(torch.cat([prepare_frames([frame.image], config) for frame in frames]))
+
+
+@dataclass
+class AskedVideo:
+    """A video that has been understood under some sentences; `decode_masks` is the second pass."""
+
+    video: EncodedVideo
+    progress: Progress
+    maps: Spill | None  # per chunk what masks need beside the tokens; None where the video's own file gives it
+    answers: tuple[Selection, ...] = ()
+    objects: list[list[Objects]] = field(default_factory=list)  # per query, or once for all, and chunk
+
+    @property
+    def times(self) -> list[float]:
+        return self.video.times
+
+    def decode_masks(self, make: Callable[[Tensor], T], pixels: bool) -> Iterator[tuple[Frame | None, list[T]]]:
+        """Per frame the decoded picture (certain only with `pixels`) and per expression what `make` makes of its
+        objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory. Frames are
+        decoded again only where their pixels are wanted or perceived anew."""
+        video, answers = self.video, self.answers
+        seg = video.segmenter
+        for answer in answers:
+            answer.quality = Quality(len(answer.kept)) if seg.config.release.score == "quality" else None
+        wanted = any(answer.kept for answer in answers)
+        stored = self.maps or video.spill
+        whole = stored is not None and stored.complete
+        decoded = again(video.source) if pixels or (wanted and not whole) else repeat(None)
+        start = 0
+        for chunk, length in enumerate(video.chunks):
+            frames: Iterable[Frame | None] = islice(decoded, length)
+            maps = [torch.empty(0)]
+            if wanted and not whole:
+                frames = list(frames)
+            if wanted:
+                maps = self._maps(chunk, () if whole else [frame for frame in frames if frame is not None])
+            place = slice(start, start + length)
+            with seg.inference():
+                logits = [  # of the kept video tokens (K, F, h, w)
+                    seg.model.decode_masks(answer.video, place, each, objects[chunk].mask_embed)[list(answer.kept)]
+                    if answer.kept
+                    else torch.empty(0, 1)
+                    for answer, objects, each in zip(answers, cycle(self.objects), cycle(maps), strict=False)
+                ]
+            for t, frame in enumerate(frames):
+                own = zip(answers, logits, strict=True)
+                yield frame, [make(self._at_size(answer, each[:, t : t + 1].float())) for answer, each in own]
+                self.progress("masks", start + t + 1, len(video.times))
+            start += length
+
+    def _maps(self, chunk: int, frames: Sequence[Frame]) -> list[Tensor]:
+        """What masks of a chunk need: one map for all queries where it does not depend on the words, or one each."""
+        seg = self.video.segmenter
+        if self.maps is not None and (kept := self.maps.read(chunk)):
+            return [tensor.to(seg.device) for tensor in kept]
+        pixels = seg.pixels(self.video.part(chunk, frames), [answer.query for answer in self.answers])
+        with seg.inference():
+            return [seg.model.mask_pixels(features) for features in pixels]
+
+    def _at_size(self, answer: Selection, logits: Tensor) -> Tensor:
+        """One frame's mask logits (K, 1, h, w) -> (K, H, W) at the frame's own size."""
+        size = (self.video.source.height, self.video.source.width)
+        if not answer.kept:
+            return torch.zeros(0, *size)
+        logits = input_masks(logits, size, self.video.segmenter.config.input)
+        if answer.quality is not None:
+            answer.quality.add(logits)
+        return output_masks(logits, size)[:, 0]
+
+    def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
+        """The second pass over masks (K, H, W) bool."""
+        return self.decode_masks(lambda logits: np.asarray((logits > 0).cpu().numpy()), pixels)
+
+    def result(self, answer: Selection) -> Result:
+        """An answer whose masks have been added, frame by frame."""
+        union, *objects = zip(*answer.rles, strict=True)
+        means = repeat(1.0) if answer.quality is None else answer.quality.means()
+        rows = zip(answer.scores, means, objects, answer.evidence, strict=False)
+        items = [ObjectResult(score * mean, rles, tuple(row.tolist())) for score, mean, rles, row in rows]
+        source = self.video.source
+        return Result(
+            expression=answer.query.expression,
+            words=answer.query.words,
+            found=bool(answer.chosen),
+            score=answer.best,
+            threshold=answer.threshold,
+            height=source.height,
+            width=source.width,
+            fps=self.video.fps,
+            times=tuple(self.video.times),
+            evidence=answer.mean_evidence,
+            objects=tuple(items[: len(answer.chosen)]),
+            rle=union,
+            others=tuple(items[len(answer.chosen) :]),
+        )
+
+
+def again(source: VideoSource) -> Iterator[Frame]:
+    """The frames of a video that was read before; UserError where they become fewer."""
+    yield from source
+    raise UserError(f"{source.name}: changed while it was being read")
