@@ -8,7 +8,7 @@ Then the model understands the whole clip. The second pass makes the masks chunk
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice, repeat
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -88,13 +88,6 @@ class Selection:
         return union
 
 
-class Objects(NamedTuple):
-    """The candidates of a chunk's F frames."""
-
-    tokens: Tensor  # (F, N, C) float32
-    mask_embed: Tensor  # (F, N, C)
-
-
 @dataclass
 class EncodedVideo:
     """A video of which all is computed that no word changes; a call asks about it, as often as one likes.
@@ -113,7 +106,7 @@ class EncodedVideo:
     fps: float | None  # average over the frames read; None where the rate isn't known
     times: list[float] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)  # frames of each
-    objects: list[Objects] | None = None  # per chunk, where no word changes them
+    objects: tuple[Tensor, list[Tensor]] | None = None  # where no word changes them: tokens (T, N, C), `mask_embed`
 
     @overload
     def __call__(self, expression: str, **asked: Unpack["Asked"]) -> Result: ...  # type: ignore[overload-overlap]
@@ -182,7 +175,7 @@ class AskedVideo:
     progress: Progress
     maps: Spill | None  # per chunk what masks need beside the tokens; None where the video's own file gives it
     answers: tuple[Selection, ...] = ()
-    objects: list[list[Objects]] = field(default_factory=list)  # per query, or once for all, and chunk
+    mask_embed: list[list[Tensor]] = field(default_factory=list)  # (F, N, C) per query, or once for all, and chunk
 
     @property
     def times(self) -> list[float]:
@@ -211,10 +204,10 @@ class AskedVideo:
             place = slice(start, start + length)
             with seg.inference():
                 logits = [  # of the kept video tokens (K, F, h, w)
-                    seg.model.decode_masks(answer.video, place, each, objects[chunk].mask_embed)[list(answer.kept)]
+                    seg.model.decode_masks(answer.video, place, each, embed[chunk])[list(answer.kept)]
                     if answer.kept
                     else torch.empty(0, 1)
-                    for answer, objects, each in zip(answers, cycle(self.objects), cycle(maps), strict=False)
+                    for answer, embed, each in zip(answers, cycle(self.mask_embed), cycle(maps), strict=False)
                 ]
             for t, frame in enumerate(frames):
                 own = zip(answers, logits, strict=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from dshmp.arguments import Threshold, checked
 from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device, to_device
-from dshmp.encoded import AskedVideo, EncodedVideo, Objects, Part, Progress, Query, Selection
+from dshmp.encoded import AskedVideo, EncodedVideo, Part, Progress, Query, Selection
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frame_decoder import uses_language
@@ -217,10 +217,11 @@ class Segmenter:
             clip = AskedVideo(video, progress, maps)
             tokens = self._objects(clip, queries)
             progress("motion", 0, None)
-            how = threshold, targets, keep_all
-            clip.answers = tuple(
-                self._select(query, each, video, *how) for query, each in zip(queries, cycle(tokens), strict=False)
-            )
+            for query in queries:
+                clip.answers += (self._select(query, tokens[0], video, threshold, targets, keep_all),)
+                if len(tokens) > 1:  # each query has its own, which is read now
+                    del tokens[0]
+            del tokens
             progress("motion", 1, 1)
             yield clip
 
@@ -246,21 +247,27 @@ class Segmenter:
         """First pass: object tokens (T, N, C) per query, or once for all where no word changes them."""
         video, heard = clip.video, uses_language(self.model.perception)
         if video.objects is not None:
-            clip.objects = [video.objects]
-        else:
-            readers = queries if heard else queries[:1]
-            clip.objects = [[] for _ in readers]
-            for part in video.parts(clip.progress):
-                pixels = self.pixels(part, queries)
-                with self.inference():
-                    for query, features, objects in zip(readers, cycle(pixels), clip.objects, strict=False):
-                        seen = self.model.encode_objects(features, query.text)
-                        objects.append(Objects(seen.tokens.float(), seen.mask_embed))
-                    if clip.maps is not None:
-                        clip.maps.write([self.model.mask_pixels(features) for features in pixels])
-            if not heard:
-                video.objects = clip.objects[0]
-        return [torch.cat([each.tokens for each in objects]) for objects in clip.objects]
+            tokens, embed = video.objects
+            clip.mask_embed = [embed]
+            return [tokens]
+        readers = queries if heard else queries[:1]
+        found: list[list[Tensor]] = [[] for _ in readers]
+        clip.mask_embed = [[] for _ in readers]
+        for part in video.parts(clip.progress):
+            pixels = self.pixels(part, queries)
+            with self.inference():
+                for index, (query, features) in enumerate(zip(readers, cycle(pixels), strict=False)):
+                    seen = self.model.encode_objects(features, query.text)
+                    found[index].append(seen.tokens.float())
+                    clip.mask_embed[index].append(seen.mask_embed)
+                if clip.maps is not None:
+                    clip.maps.write([self.model.mask_pixels(features) for features in pixels])
+        whole = []
+        while found:  # so that not all is there twice
+            whole.append(torch.cat(found.pop(0)))
+        if not heard and video.spill is not None:
+            video.objects = whole[0], clip.mask_embed[0]
+        return whole
 
     def chunk(self, source: VideoSource) -> int:
         """Frames that are perceived at once: fewer of large ones on a CPU, whose caches what lies between two layers
@@ -302,7 +309,7 @@ class Segmenter:
         kept = order if keep_all else chosen  # the chosen ones come first in both
         attention = found.attention[0].float()[kept or order[:1]].cpu().double().numpy()
         chances, evidence = tuple(scores[kept].tolist()), attention / attention.sum(axis=1, keepdims=True)
-        return Selection(query, found, tuple(chosen), chances, best, threshold, tuple(kept), evidence)
+        return Selection(query, found.answer(), tuple(chosen), chances, best, threshold, tuple(kept), evidence)
 
     @contextlib.contextmanager
     def inference(self, exact: bool = False) -> Iterator[None]:

@@ -18,7 +18,7 @@ from dshmp.config import (
 )
 from dshmp.model.backbone import LanguageBackbone, PixelWordAttention, instance_norm
 from dshmp.model.frame_decoder import Perception, StaticPerception, disable_language, inside
-from dshmp.model.layers import CrossAttention, cycle_rows
+from dshmp.model.layers import BiAttention, CrossAttention, cycle_rows
 from dshmp.model.pixel_decoder import PixelDecoder
 
 
@@ -270,7 +270,7 @@ def test_attention_equals_torch() -> None:
     real = torch.tensor([[1, 1, 1, 0, 1], [1, 0, 0, 0, 0]]).bool()
     output, weights = theirs(query, memory, memory, key_padding_mask=~real)
     mask = real[:, None, None]
-    found, found_weights = ours(query, memory, mask, need_weights=True)
+    found, found_weights = ours.weighing(query, memory[:, None], mask)
     close(found, ours.norm(query + output).detach())
     close(found_weights, weights.detach())
     close(ours(query, memory, mask), found.detach())
@@ -284,10 +284,23 @@ def test_positions_are_not_in_the_values() -> None:
     torch.manual_seed(0)
     layer = CrossAttention(8, 2)
     query, memory, place = torch.randn(1, 3, 8), torch.randn(1, 5, 8), torch.randn(1, 5, 8)
-    close(
-        layer(query, memory, memory_pos=place, query_pos=place[:, :3]),
-        layer.norm(query + layer.attention(query + place[:, :3], memory + place, memory)[0]).detach(),
-    )
+    expected = layer.norm(query + layer.attention(query + place[:, :3], memory + place, memory)).detach()
+    close(layer(query, memory, memory_pos=place, query_pos=place[:, :3]), expected)
+    frames, slots = place[:, :2, None], place[:, None, 2:]  # positions that add up, as of 2 frames of 3 tokens
+    memory, place = torch.randn(1, 2, 3, 8), frames + slots
+    expected = layer(query, memory.flatten(1, 2), memory_pos=place.flatten(1, 2), query_pos=query).detach()
+    close(layer.weighing(query, memory, places=(frames, slots), query_pos=query)[0], expected)
+
+
+def test_rows_in_parts_meet_the_words_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = BiAttention(8, 12, 16, 2, scale=1.0).double()
+    image, words = torch.randn(2, 11, 8).double(), torch.randn(2, 4, 12).double()
+    masks = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]).bool()[:, None, None], torch.rand(2, 1, 1, 11) < 0.7
+    whole = layer(image, words, *masks)
+    monkeypatch.setattr("dshmp.model.layers.ROWS_AT_ONCE", 4)
+    for one, other in zip(layer(image, words, *masks), whole, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_query_with_nothing_to_look_at_receives_zeros() -> None:
@@ -295,7 +308,7 @@ def test_a_query_with_nothing_to_look_at_receives_zeros() -> None:
     query = torch.randn(2, 3, 8, requires_grad=True)
     memory = torch.randn(2, 4, 8, requires_grad=True)
     real = torch.tensor([[True, True, False, False], [False] * 4])
-    output, weights = layer(query, memory, real[:, None, None], need_weights=True)
+    output, weights = layer.weighing(query, memory[:, None], real[:, None, None])
     close(layer(query, memory, real[:, None, None]), output.detach())
     output.square().sum().backward()
     close(output[1], layer.norm(query[1] + layer.attention.out_proj.bias).detach())

@@ -102,17 +102,18 @@ class DsHmp(nn.Module):
         batch, length = tokens.shape[:2]
         if position is None:
             position = torch.arange(float(length), device=tokens.device).expand(batch, length)
-
-        def split(x: Tensor) -> Tensor:  # (B, T, ...) -> (B*s, T/s, ...): frames 0, s, 2s ..., then 1, s+1 ...
-            padded = torch.cat([x, x.new_zeros(batch, -length % stride, *x.shape[2:])], dim=1)
-            return cast(Tensor, padded.unflatten(1, (-1, stride)).transpose(1, 2).flatten(0, 1))
-
-        def join(x: Tensor) -> Tensor:  # (B*s, T/s, ...) -> (B, T, ...)
-            return cast(Tensor, x.unflatten(0, (batch, stride)).transpose(1, 2).flatten(1, 2)[:, :length])
-
-        cues = text.motion.repeat(torch.arange(batch, device=tokens.device).repeat_interleave(stride))
-        moved, weights = self.motion(split(tokens), split(frames), cues, split(position), stride)
-        return cast(VideoTokens, self.decoder(join(moved), frames, text, position / stride, join(weights)))
+        moved = weights = tokens.new_empty(0)
+        for start in range(min(stride, length)):  # frames 0, s, 2s ..., then 1, s+1 ...
+            at = slice(start, None, stride)
+            found = self.motion(tokens[:, at], frames[:, at], text.motion, position[:, at], stride)
+            if stride == 1:
+                moved, weights = found
+                break
+            if not start:
+                moved, weights = (each.new_empty(batch, length, *each.shape[2:]) for each in found)
+            moved[:, at], weights[:, at] = found
+            del found
+        return cast(VideoTokens, self.decoder(moved, frames, text, position / stride, weights))
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import ModelConfig, MotionConfig
-from dshmp.model.layers import CrossAttention, FeedForward, closed_gate
+from dshmp.model.layers import CrossAttention, FeedForward, closed_gate, joined
 from dshmp.model.text import Cues
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
@@ -204,24 +204,39 @@ class MotionPerception(nn.Module):
         """Object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, motion cues, places in time (B, T)
         in frames of the video, of which `stride` are one motion frame -> motion-aware tokens (B, T, N, C), and the
         weight of each frame in a token's trajectory within its window (w of stage 1 in the last block), (B, T, N)."""
-        length = tokens.shape[1]
+        batch, length, count, _ = tokens.shape
         window = self.config.window
-        x = self.input_projection(tokens)
-        if self.displacement is not None:
-            order = align(tokens, frames, self.config.matching)
-            # one frame's change shows what is fleeting but is mostly noise; half a window's shows the direction
-            near = displacement(tokens, frames, order, 1, 0, position, stride)
-            far = displacement(tokens, frames, order, window // 4, window // 4, position, stride)
-            x = x + self.displacement(torch.cat([near, far], dim=-1))
-        if self.time_position is not None:
-            x = x + self.time_position(position / stride)[:, :, None]
         missing = -length % window
-        x = F.pad(x.masked_fill(~frames[..., None, None], 0.0), (0, 0, 0, 0, 0, missing))
+        order = None if self.displacement is None else align(tokens, frames, self.config.matching)
+        step = max(1, TOKENS_AT_ONCE // (batch * count))
+        parts = (
+            self._enter(tokens, frames, order, position, stride, slice(start, start + step))
+            for start in range(0, length, step)
+        )
+        (x,) = joined(zip(parts), length)
+        x = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
         layouts = self._layouts(F.pad(frames, (0, missing)))
         weights = x.new_full(x.shape[:3], 1 / window)
         for index, block in enumerate(self.blocks):
             x, weights = self._run(block, x, cues, layouts[index % 2])
         return x[:, :length], weights[:, :length]
+
+    def _enter(
+        self, tokens: Tensor, frames: Tensor, order: Tensor | None, position: Tensor, stride: int, part: slice
+    ) -> Tensor:
+        """What enters the first block of some frames, zero in padded ones: (B, F, N, C)."""
+        x = self.input_projection(tokens[:, part])
+        if self.displacement is not None and order is not None:
+            # one frame's change shows what is fleeting but is mostly noise; half a window's shows the direction
+            reach = self.config.window // 4
+            near, far = (
+                displacement(tokens, frames, order, before, after, position, stride, part)
+                for before, after in ((1, 0), (reach, reach))
+            )
+            x = x + self.displacement(torch.cat([near, far], dim=-1))
+        if self.time_position is not None:
+            x = x + self.time_position(position[:, part] / stride)[:, :, None]
+        return cast(Tensor, x.masked_fill(~frames[:, part, None, None], 0.0))
 
     def _layouts(self, frames: Tensor) -> tuple[WindowLayout, WindowLayout]:
         """The windows of even and of odd blocks; frames (B, n*W)."""
@@ -234,12 +249,15 @@ class MotionPerception(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor, cues: Cues, layout: WindowLayout) -> tuple[Tensor, Tensor]:
         """One block on all windows of the clips, as many windows at once as memory allows: x (B, T, N, C)."""
-        window = self.config.window
-        windows = select_frames(x, layout.slots).unflatten(1, (-1, window))  # (B, S, N, C) -> (B, n, W, N, C)
-        step = max(1, TOKENS_AT_ONCE // (len(x) * window * x.shape[2]))
-        parts = []
-        for part in (slice(start, start + step) for start in range(0, windows.shape[1], step)):
+        slots = layout.slots.unflatten(1, (-1, self.config.window))  # (B, n, W)
+        step = max(1, TOKENS_AT_ONCE // (len(x) * self.config.window * x.shape[2]))
+
+        def run(start: int) -> tuple[Tensor, Tensor]:
+            part = slice(start, start + step)
             masks = (None if mask is None else mask[:, part] for mask in (layout.bias, layout.frames))
-            parts.append(block(windows[:, part], cues, *masks))
-        moved, weights = (torch.cat(items, dim=1).flatten(1, 2) for items in zip(*parts, strict=True))
+            windows = select_frames(x, slots[:, part].flatten(1)).unflatten(1, (-1, self.config.window))
+            return cast(tuple[Tensor, Tensor], block(windows, cues, *masks))  # (B, n', W, N, C)
+
+        moved, weights = joined(map(run, range(0, slots.shape[1], step)), slots.shape[1])
+        moved, weights = moved.flatten(1, 2), weights.flatten(1, 2)
         return select_frames(moved, layout.back), select_frames(weights, layout.back)

@@ -2,14 +2,14 @@
 is meant and where it is: by a mask embedding (the paper), or by pointing at the object token of every frame whose mask
 it takes (ours)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from dshmp.config import CueSource, ModelConfig, MotionConfig
-from dshmp.model.hmp import TimePosition
+from dshmp.model.hmp import TOKENS_AT_ONCE, TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 from dshmp.model.readout import EmbeddingReadout, TrajectoryReadout
 from dshmp.model.text import Cues, TextFeatures
@@ -30,6 +30,13 @@ class VideoTokens:
     readout: EmbeddingReadout | TrajectoryReadout
     track_logits: Tensor | None  # (B, T, N), is this token's object meant? None with the paper's read-out
     layers: tuple["VideoTokens", ...] = ()  # the same after every layer in training; outside it after the last only
+
+    def answer(self) -> "VideoTokens":
+        """Without what is as large as all object tokens and is only learned from."""
+        none = self.tokens.new_empty(0)
+        return replace(
+            self, motion_tokens=none, frame_similarity=none, frame_weights=none, track_logits=None, layers=()
+        )
 
 
 class MotionQueries(nn.Module):
@@ -72,17 +79,17 @@ class MotionDecoderLayer(nn.Module):
         query: Tensor,
         query_pos: Tensor,
         memory: Tensor,
-        memory_pos: Tensor,
+        places: Sequence[Tensor],
         mask: Tensor | None,
         words: Tensor,
         word_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """query (B, N_v, C), memory (B, S, C), S = T * N, words (B, L, C), bool masks of memory and words ->
-        the three updated, and the cross-attention (B, N_v, S)."""
-        memory, words = self.fusion(memory, words, word_mask, mask)
-        query, attention = self.cross_attention(
-            query, memory, mask, query_pos=query_pos, memory_pos=memory_pos, need_weights=True
-        )
+        """query (B, N_v, C), memory (B, T, N, C), its positions (as in `Attention.weighing`), words (B, L, C), masks of
+        memory and words, bool -> the three updated, and the cross-attention (B, N_v, T*N)."""
+        size = memory.shape[1:3]
+        memory, words = self.fusion(memory.flatten(1, 2), words, word_mask, mask)
+        memory = memory.unflatten(1, size)
+        query, attention = self.cross_attention.weighing(query, memory, mask, query_pos=query_pos, places=places)
         query = self.text_attention(query, words, word_mask)
         query = self.self_attention(query, query, query_pos=query_pos, memory_pos=query_pos)
         return self.feed_forward(query), memory, words, attention
@@ -102,11 +109,12 @@ class Pointer(nn.Module):
     def forward(self, video: Tensor, objects: Tensor, track_logits: Tensor) -> Tensor:
         """Video tokens (B, N_v, C), object tokens fused with the words (B, T, N, C) and their logits (B, T, N)
         -> pointer logits (B, N_v, T, N+1), the last for "not visible"."""
-        absent = self.absent.expand(*objects.shape[:2], 1, -1)
-        keys = torch.cat([self.key(objects), absent], dim=2)  # (B, T, N+1, C)
-        scores: Tensor = self.query(video) @ keys.flatten(1, 2).transpose(1, 2) * video.shape[-1] ** -0.5
-        scores = scores.view(*scores.shape[:2], *keys.shape[1:3])  # (B, N_v, T*(N+1)) -> (B, N_v, T, N+1)
-        return scores + nn.functional.pad(track_logits, (0, 1))[:, None]
+        query = self.query(video) * video.shape[-1] ** -0.5
+        # video tokens are few and object tokens many, so the former are projected: q . (W k) = (W' q) . k
+        scores = (query @ self.key.weight) @ objects.flatten(1, 2).transpose(1, 2)  # (B, N_v, T*N)
+        scores = scores.unflatten(2, objects.shape[1:3]) + track_logits[:, None]
+        absent = (query @ self.absent)[..., None, None].expand(*scores.shape[:3], 1)
+        return torch.cat([scores, absent], dim=3)
 
 
 class TrajectoryScore(nn.Module):
@@ -121,7 +129,10 @@ class TrajectoryScore(nn.Module):
 
     def forward(self, objects: Tensor, sentence: Tensor) -> Tensor:
         """Object tokens (B, T, N, C) and sentence embedding f_e (B, C) -> logits (B, T, N)."""
-        return cast(Tensor, self.judge(self.object(objects) * self.sentence(sentence)[:, None, None]).squeeze(-1))
+        meant = self.sentence(sentence)[:, None, None]
+        step = max(1, TOKENS_AT_ONCE // (len(objects) * objects.shape[2]))
+        logits = [self.judge(self.object(part) * meant).squeeze(-1) for part in objects.split(step, dim=1)]
+        return torch.cat(logits, dim=1)
 
 
 class MotionDecoder(nn.Module):
@@ -152,23 +163,24 @@ class MotionDecoder(nn.Module):
         """Motion-aware object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, B sentences, places in
         time (B, T) in motion frames; motion perception's weights (B, T, N) are handed on as evidence."""
         batch, length, count, _ = tokens.shape
-        place = self.object_position.weight.expand(batch, length, -1, -1)
+        places = [self.object_position.weight[None, None]]
         if self.time_position is not None:
-            place = place + self.time_position(position)[:, :, None]
-        memory, memory_pos = tokens.flatten(1, 2), place.flatten(1, 2)  # (B, T, N, C) -> (B, T*N, C)
+            places.append(self.time_position(position)[:, :, None])
+        memory = tokens
         mask = None if bool(frames.all()) else frames.repeat_interleave(count, dim=1)[:, None, None]
         words, word_mask = text.tokens, text.mask[:, None, None]
         query = self.queries(text.motion)
         query_pos = self.query_position.weight.expand(batch, -1, -1)
-        frame_similarity = self.frame_similarity(tokens)
+        frame_similarity: Tensor | None = None
         readings: list[VideoTokens] = []
         for number, layer in enumerate(self.layers, start=1):
-            query, memory, words, attention = layer(query, query_pos, memory, memory_pos, mask, words, word_mask)
+            query, memory, words, attention = layer(query, query_pos, memory, places, mask, words, word_mask)
             if not self.training and number < len(self.layers):
                 continue
+            if frame_similarity is None:
+                frame_similarity = self.frame_similarity(tokens)
             video = self.norm(query)
-            objects = memory.unflatten(1, (length, count))
-            track_logits = None if self.track is None else self.track(objects, text.sentence)
+            track_logits = None if self.track is None else self.track(memory, text.sentence)
             reading = VideoTokens(
                 tokens=video,
                 logits=self.class_embed(video),
@@ -178,7 +190,7 @@ class MotionDecoder(nn.Module):
                 motion_tokens=tokens,
                 frame_similarity=frame_similarity,
                 frame_weights=weights,
-                readout=self._readout(video, objects, track_logits),
+                readout=self._readout(video, memory, track_logits),
                 track_logits=track_logits,
             )
             readings.append(reading)

@@ -52,26 +52,33 @@ def scatter(tokens: Tensor, order: Tensor) -> Tensor:
 
 
 def displacement(
-    tokens: Tensor, frames: Tensor, order: Tensor, before: int, after: int, position: Tensor, stride: int = 1
+    tokens: Tensor,
+    frames: Tensor,
+    order: Tensor,
+    before: int,
+    after: int,
+    position: Tensor,
+    stride: int = 1,
+    part: slice = slice(None),
 ) -> Tensor:
     """How each token changes along its trajectory, from `before` frames ago to `after` frames on, at its own slot.
 
     Tokens (B, T, N, C), real frames (B, T) bool, order (B, T, N) of `align`, position (B, T) of frames in the video,
     never falling -> (B, T, N, C), zero in padded frames and between frames of one time. At the clip's ends the first or
     last real frame stands in. Where the frames are not `stride` apart, the change is scaled to the time that it would
-    have had if they were; for frames that are, the factor is 1 exactly.
+    have had if they were; for frames that are, the factor is 1 exactly. `part` chooses the frames that it is told of.
     """
-    along = gather(tokens, order)
     place = torch.arange(frames.shape[1], device=frames.device)
     last = frames.sum(1, keepdim=True).clamp(min=1) - 1
     later, earlier = torch.minimum(place + after, last), (place - before).clamp(min=0).expand(frames.shape)
+    later, earlier, frames = later[:, part], earlier[:, part], frames[:, part]
     rows = torch.arange(len(frames), device=frames.device)[:, None]
-    step = along[rows, later] - along[rows, earlier]
+    step = gather(tokens[rows, later], order[rows, later]) - gather(tokens[rows, earlier], order[rows, earlier])
     passed = position.gather(1, later) - position.gather(1, earlier)
     # 0 where no time has passed: infinity would make the gradient NaN
     factor = torch.where(passed > 0, (later - earlier) * stride / passed, 0.0)
     step = step * factor[..., None, None].to(step.dtype)
-    return scatter(step.masked_fill(~frames[..., None, None], 0.0), order)
+    return scatter(step.masked_fill(~frames[..., None, None], 0.0), order[:, part])
 
 
 def _assign(cost: np.ndarray) -> np.ndarray:
