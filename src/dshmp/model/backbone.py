@@ -68,7 +68,7 @@ class LanguageBackbone(nn.Module):
         rounded up); words (F, L, C_text), mask (F, L) bool, True = real, None without language fusion. Every `length`
         frames are one video, which Video-Swin reads in clips of `config.clip` frames, the last one shorter; Swin reads
         every frame by itself."""
-        if len(images) % length:
+        if images.shape[0] % length:
             raise ValueError(f"{len(images)} frames are not videos of {length} frames")
         clip = min(self.clip, length)
         if rest := length % clip:  # the last clips of all videos apart

@@ -87,7 +87,7 @@ class FrameDecoder(nn.Module):
         `direct` cues (Table 2a) the rows of F_s are the queries, repeated or cut to N."""
         if self.direct:
             return cycle_rows(cues.features, cues.mask, self.queries)
-        queries = self.query_content.weight.expand(len(cues.features), -1, -1)
+        queries = self.query_content.weight.expand(cues.features.shape[0], -1, -1)
         attended: Tensor = self.static_attention(queries, cues.features, cues.mask[:, None, None])
         return queries + self.injection * attended
 

@@ -85,8 +85,8 @@ class DeformableAttention(nn.Module):
                 F.linear(query, linear.weight[axis::2], linear.bias[axis::2]).view(shape) + place[:, None, :, None]
                 for axis, place in enumerate(_places(tuple(sizes), pixels.device, pixels.dtype))
             )
-            read = read_points if pixels.device.type == "cpu" else sample_points
-            found = read(values, sizes, x, y, weights)
+            gather = pixels.device.type == "cpu" and not torch.compiler.is_exporting()
+            found = (read_points if gather else sample_points)(values, sizes, x, y, weights)
         return cast(Tensor, self.output_proj(found))
 
 
@@ -101,7 +101,7 @@ def sample_points(values: Tensor, sizes: Sizes, x: Tensor, y: Tensor, weights: T
         grid = torch.stack(places, dim=-1).transpose(1, 2).flatten(0, 1)  # (F*H, Q, P, 2)
         found = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         total = total + (found * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(dim=-1)
-    joined: Tensor = total.unflatten(0, (len(values), -1)).permute(0, 3, 1, 2).flatten(2)
+    joined: Tensor = total.unflatten(0, (values.shape[0], -1)).permute(0, 3, 1, 2).flatten(2)
     return joined
 
 
