@@ -399,6 +399,33 @@ def convert(
     _say(f"wrote {out}")
 
 
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="`default`, a model's or a training run's folder, or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the graphs and what they need; new or empty.")],
+    kind: Annotated[str, typer.Option("--format", help="onnx or openvino.")] = "onnx",
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="HxW", help="Of the network's input; the model's largest. Several: one each."),
+    ] = None,
+) -> None:
+    """Write what a model does with each frame as a graph for ONNX Runtime or OpenVINO.
+
+    A graph takes frames of one size and a sentence's features; words and motion stay in PyTorch. Each is run at once
+    and compared with PyTorch's float32: told is every output's largest difference, relative to its largest value.
+
+    Example: dshmp export default graphs --format onnx --size 72x112
+    """
+    from dshmp.interop.graphs import export as run
+
+    with _progress("export") as progress:
+        progress("graphs", 0, None)
+        graphs = run(model, out, kind, sizes or ())
+    for name, errors in graphs.items():
+        _say(f"{name}: {', '.join(f'{output} {error:.1e}' for output, error in errors.items())}")
+    _say(f"wrote {out}")
+
+
 @synthetic.command("make")
 def synthetic_make(
     root: Annotated[Path, typer.Argument(help="Folder to make; must not exist, be empty, or be this very data set.")],

@@ -66,11 +66,11 @@ def text_inputs(text: TextFeatures) -> Arrays:
     return {name: value.detach().cpu().numpy() for name, value in zip(INPUTS[1:], values, strict=True)}
 
 
-def export(source: str | Path, out: Path, kind: str, sizes: Sequence[str] = ()) -> Iterator[tuple[str, Errors]]:
+def export(source: str | Path, out: Path, kind: str, sizes: Sequence[str] = ()) -> dict[str, Errors]:
     """Write a graph for each size, and the model's config.json and tokenizer.json, to a folder, new or empty.
 
-    Yields each graph's name and how far its outputs are from PyTorch's, at most `BOUND`. Nothing is left in `out` where
-    any fails, or the iterator is not run to its end.
+    Returns by each graph's name how far its outputs are from PyTorch's, at most `BOUND`. Where any fails, nothing is
+    left in `out`.
 
     Args:
         source: what `load_model` takes.
@@ -81,12 +81,12 @@ def export(source: str | Path, out: Path, kind: str, sizes: Sequence[str] = ()) 
     """
     if kind not in LIBRARIES:
         raise UserError(f"{kind}: is no format of a graph; choose from {', '.join(LIBRARIES)}")
-    for library in LIBRARIES[kind]:
-        if importlib.util.find_spec(library) is None:
-            raise UserError(f"{library}: is not installed, but the export needs it; pip install 'dshmp[export]'")
     target = destination(out, folder=True)
     if target.exists() and not is_vacant(target):
         raise UserError(f"{out}: is not empty; name a new folder")
+    for library in LIBRARIES[kind]:
+        if importlib.util.find_spec(library) is None:
+            raise UserError(f"{library}: is not installed, but the export needs it; pip install 'dshmp[export]'")
     folder = disk.find_model(source)
     model, _ = disk.load_model(folder)
     if model.config.backbone.temporal_window is not None:
@@ -96,9 +96,8 @@ def export(source: str | Path, out: Path, kind: str, sizes: Sequence[str] = ()) 
     with atomic_folder(out) as work:
         for name in (disk.CONFIG, disk.TOKENIZER):
             shutil.copyfile(folder / name, work / name)
-        for height, width in dict.fromkeys(chosen):
-            path = work / f"perception-{height}x{width}.{'onnx' if kind == 'onnx' else 'xml'}"
-            yield path.name, _checked(graph, path, (height, width))
+        paths = {(h, w): work / f"perception-{h}x{w}.{'onnx' if kind == 'onnx' else 'xml'}" for h, w in chosen}
+        return {path.name: _checked(graph, path, size) for size, path in paths.items()}
 
 
 def parse_size(text: str, config: InputConfig) -> Size:
@@ -154,20 +153,21 @@ def _difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float
 
 
 def _write(graph: PerceptionGraph, inputs: dict[str, Tensor], path: Path) -> None:
-    words, cues = torch.export.Dim("words"), torch.export.Dim("cues")
-    dynamic = dict.fromkeys(INPUTS[1:4], {1: words}) | dict.fromkeys(INPUTS[4:], {1: cues})
+    frames, words, cues = map(torch.export.Dim, ("frames", "words", "cues"))
+    free = ({0: frames}, {1: words}, {1: words}, {1: words}, {1: cues}, {1: cues})
     with _quiet():
         program = torch.onnx.export(
             graph,
             kwargs=inputs,
             input_names=INPUTS,
             output_names=OUTPUTS,
-            dynamic_shapes={"images": {0: torch.export.Dim("frames")}} | dynamic,
+            dynamic_shapes=dict(zip(INPUTS, free, strict=True)),
             dynamo=True,
-            optimize=False,  # run times do that themselves; here it takes most of the time
+            optimize=False,  # which takes twice as long as all the rest; run times do the most of it themselves
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        _tidy(program.model)
     program.save(onnx := path.with_suffix(".onnx"), external_data=False)
     if path != onnx:
         import openvino
@@ -176,17 +176,30 @@ def _write(graph: PerceptionGraph, inputs: dict[str, Tensor], path: Path) -> Non
         onnx.unlink()
 
 
+def _tidy(model: Any) -> None:
+    """Leave out, in place, what is constant, there twice, unused, or tells of our source."""
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
+
+    fold_constants(model, onnx_shape_inference=True)
+    common.CommonSubexpressionEliminationPass()(model)
+    remove_unused_nodes(model)
+    common.ClearMetadataAndDocStringPass()(model)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's warnings, none of which a user can do anything about: what matters is checked."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [log.level for log in logs]
     try:
+        for log in logs:
+            log.setLevel(logging.ERROR)
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _onnx(path: Path) -> Callable[[Arrays], list[NDArray[Any]]]:

@@ -85,7 +85,7 @@ class DeformableAttention(nn.Module):
                 F.linear(query, linear.weight[axis::2], linear.bias[axis::2]).view(shape) + place[:, None, :, None]
                 for axis, place in enumerate(_places(tuple(sizes), pixels.device, pixels.dtype))
             )
-            gather = pixels.device.type == "cpu" and not torch.compiler.is_exporting()
+            gather = pixels.device.type == "cpu" and not torch.onnx.is_in_onnx_export()
             found = (read_points if gather else sample_points)(values, sizes, x, y, weights)
         return cast(Tensor, self.output_proj(found))
 
