@@ -126,7 +126,7 @@ def _checked(graph: PerceptionGraph, path: Path, size: Size) -> Errors:
         run = (_onnx if path.suffix == ".onnx" else _openvino)(path)
         found = [run({name: value.numpy() for name, value in each.items()}) for each in trials]
     except Exception as error:  # exporter and run times raise a dozen kinds
-        raise UserError(f"{path.name}: cannot be made or run ({reason(error)})") from error
+        raise UserError(f"{path.name}: cannot be made or run ({reason(_root(error))})") from error
     errors = {
         name: max(_difference(ours[i], theirs[i]) for ours, theirs in zip(expected, found, strict=True))
         for i, name in enumerate(OUTPUTS)
@@ -150,6 +150,11 @@ def example(config: ModelConfig, size: Size, frames: int, words: int, cues: int)
 
 def _difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(ours).max())
+
+
+def _root(error: BaseException) -> BaseException:
+    """What went wrong at first: the exporter's last words tell of its steps alone."""
+    return _root(error.__cause__) if error.__cause__ else error
 
 
 def _write(graph: PerceptionGraph, inputs: dict[str, Tensor], path: Path) -> None:

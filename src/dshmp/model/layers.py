@@ -176,9 +176,9 @@ class MLP(nn.Module):
 
 def cycle_rows(rows: Tensor, mask: Tensor, count: int) -> Tensor:
     """The real rows of (B, K, C), mask (B, K), over and over until there are `count`: (B, count, C)."""
-    order = (~mask).byte().argsort(dim=1, stable=True)  # real rows first
-    real = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    index = order.gather(1, torch.arange(count, device=rows.device) % real)
+    ranks = mask.long().cumsum(dim=1)  # (B, K): the r-th real row is the first of rank r
+    wanted = torch.arange(count, device=rows.device) % ranks[:, -1:].clamp(min=1)  # (B, count), from 0
+    index = (ranks[:, None] <= wanted[..., None]).sum(dim=2)
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
 
 
