@@ -406,7 +406,9 @@ def export(
     kind: Annotated[str, typer.Option("--format", help="onnx or openvino.")] = "onnx",
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--size", metavar="HxW", help="Of the network's input; the model's largest. Several: one each."),
+        typer.Option(
+            "--size", metavar="HxW", help="The network's input; by default the largest. Several make several."
+        ),
     ] = None,
 ) -> None:
     """Write what a model does with each frame as a graph for ONNX Runtime or OpenVINO.
@@ -414,7 +416,7 @@ def export(
     A graph takes frames of one size and a sentence's features; words and motion stay in PyTorch. Each is run at once
     and compared with PyTorch's float32: told is every output's largest difference, relative to its largest value.
 
-    Example: dshmp export default graphs --format onnx --size 72x112
+    Example: dshmp export default graphs --format onnx --size 64x112
     """
     from dshmp.interop.graphs import export as run
 

@@ -1,6 +1,10 @@
 """Static perception as a graph: it answers as PyTorch does, for other frames and sentences too; and what is refused."""
 
 import importlib.util
+import itertools
+import re
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import documents
 import tiny
+from clips import write_clip
+from dshmp import cli
 from dshmp.checkpoint import save_model
 from dshmp.errors import UserError
 from dshmp.interop import graphs
@@ -61,8 +68,7 @@ def answers(model: DsHmp, images: torch.Tensor, sentence: str) -> tuple[list[tor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", LIBRARIES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("kind", "variant"), [*itertools.product(LIBRARIES, ("plain", "fused")), ("onnx", "direct")])
 def test_a_graph_answers_as_the_model(kind: str, variant: str, tmp_path: Path) -> None:
     for library in LIBRARIES[kind]:
         pytest.importorskip(library)
@@ -101,6 +107,33 @@ def test_sizes_are_the_only_numbers_that_are_fixed(tmp_path: Path) -> None:
     assert shapes["words"] == shapes["tokens"] == [1, "words", 32]
     assert shapes["static_mask"] == [1, "cues"]
     assert shapes["mask_features"] == ["frames", 32, 10, 16]
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documents_gives_the_models_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    text = (documents.ROOT / "docs" / "use.md").read_text(encoding="utf-8")
+    (command,) = (line for line in documents.commands(text) if line.startswith("dshmp export default"))
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "onnxruntime" in block)
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "clip.mp4", 6, 36, 64)
+    monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    told = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"perception-64x112.onnx: object_tokens \S+, .*, mask_features \S+", told[0])
+    assert told[1:] == ["wrote graphs"]
+    names: dict[str, Any] = {}
+    exec(example, names)
+    with torch.inference_mode():
+        video, masks = names["seg"].model([names["images"]], names["text"])[0]
+    assert torch.allclose(names["masks"], masks, atol=1e-3 * float(masks.abs().max()))
+    assert torch.allclose(names["video"].logits, video.logits, atol=1e-3)
+    assert names["meant"].shape == video.logits.shape[1:2]
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
@@ -145,7 +178,7 @@ def test_clips_of_video_swin_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("factor", [1.01, float("nan")])
+@pytest.mark.parametrize("factor", [1.1, float("nan")])
 def test_a_graph_that_differs_is_not_kept(factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path / "model")
     graph = graphs.PerceptionGraph(tiny.model())
@@ -161,7 +194,7 @@ def test_a_graph_that_differs_is_not_kept(factor: float, tmp_path: Path, monkeyp
     monkeypatch.setattr(graphs, "_write", lambda graph, inputs, path: path.write_text("a graph"))
     monkeypatch.setattr(graphs, "_onnx", wrong)
     with pytest.raises(
-        UserError, match=r"^perception-40x64.onnx: differs from PyTorch \(mask_features (1.0e-02|nan); "
+        UserError, match=r"^perception-40x64.onnx: differs from PyTorch \(mask_features (1.0e-01|nan); "
     ):
         export(folder, tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()

@@ -36,8 +36,10 @@ LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx",
 """What each format needs; OpenVINO's graphs are made of ONNX's."""
 INPUTS = ("images", "words", "tokens", "mask", "static", "static_mask")
 OUTPUTS = ("object_tokens", "object_logits", "mask_embed", "mask_features")
-BOUND = 1e-3
-"""Largest difference to PyTorch's float32, relative to an output's largest value, of a graph that is kept."""
+BOUND = 1e-2
+"""Largest difference to PyTorch's float32, relative to an output's largest value, of a graph that is kept. Most are
+1e-6 to 1e-4; up to 2e-3 was seen where rounding puts a pixel at the edge of a query's mask on its other side. A graph
+that computes in bfloat16 has 1e-2 to 1e-1, one that is wrong more."""
 
 
 class PerceptionGraph(nn.Module):
