@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +27,13 @@ from dshmp.files import atomic_folder, destination, is_vacant, reason
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.text import Cues, TextFeatures
 
-Format = Literal["onnx", "openvino"]
 Size = tuple[int, int]  # height and width of the network's input
 Arrays = dict[str, NDArray[Any]]
 Errors = dict[str, float]
 
 LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 """What each format needs; OpenVINO's graphs are made of ONNX's."""
-INPUTS = ("images", "words", "tokens", "mask", "static", "static_mask")
+INPUTS = ("images", "words", "tokens", "word_mask", "static", "static_mask")
 OUTPUTS = ("object_tokens", "object_logits", "mask_embed", "mask_features")
 BOUND = 1e-2
 """Largest difference to PyTorch's float32, relative to an output's largest value, of a graph that is kept. Most are
@@ -50,13 +49,13 @@ class PerceptionGraph(nn.Module):
         self.model = model
 
     def forward(
-        self, images: Tensor, words: Tensor, tokens: Tensor, mask: Tensor, static: Tensor, static_mask: Tensor
+        self, images: Tensor, words: Tensor, tokens: Tensor, word_mask: Tensor, static: Tensor, static_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """images (F, 3, H, W), and of `TextFeatures` words (1, L, C_text), tokens (1, L, C), mask (1, L) bool, static
-        cues (1, K, C) and their mask (1, K) bool -> object tokens (F, N, C), their logits (F, N, 2), the mask
+        """images (F, 3, H, W), and of `TextFeatures` words (1, L, C_text), tokens (1, L, C), their mask (1, L) bool,
+        static cues (1, K, C) and their mask (1, K) bool -> object tokens (F, N, C), their logits (F, N, 2), the mask
         embeddings (F, N, C) and the pixels (F, C, H/4, W/4) that `DsHmp.decode_masks` takes."""
         cues = Cues(static, static_mask)
-        text = TextFeatures(words, tokens, mask, tokens[:, 0], cues, cues)  # nothing here reads the last two
+        text = TextFeatures(words, tokens, word_mask, tokens[:, 0], cues, cues)  # nothing here reads the last two
         frames = torch.zeros(images.shape[0], dtype=torch.long, device=images.device)
         seen = self.model.perception(images, text.repeat(frames))
         return seen.tokens, seen.logits, seen.mask_embed, self.model.mask_pixels(seen)
@@ -119,7 +118,8 @@ def largest_size(config: InputConfig) -> Size:
 
 def _checked(graph: PerceptionGraph, path: Path, size: Size) -> Errors:
     """Write a graph, and compare it at other numbers of frames, words and cues than it was made with."""
-    # the plain runs come first: positions in frames are kept from there, and enter the graph as constants
+    # the plain runs come first: they fill the caches of positions, which so enter the graph as constants; what the
+    # exporter would put there are stand-ins without values
     trials = [example(graph.model.config, size, *counts) for counts in ((2, 5, 3), (1, 3, 1), (3, 9, 6))]
     with torch.inference_mode():
         expected = [[value.numpy() for value in graph(**each)] for each in trials]
@@ -139,7 +139,9 @@ def _checked(graph: PerceptionGraph, path: Path, size: Size) -> Errors:
 
 
 def example(config: ModelConfig, size: Size, frames: int, words: int, cues: int) -> dict[str, Tensor]:
-    """Random inputs; of several cues the last is padding."""
+    """Random inputs; the last cue, and the last word of more than three, are padding. No sentence has less than three
+    sub-words, <s> and </s> among them, and a language-fused backbone turns the rounding of a single one's map, which is
+    flat, into its features."""
     generator = torch.Generator().manual_seed(frames)
     shapes = (
         *((frames, 3, *size), (1, words, config.language.encoder["hidden_size"]), (1, words, config.hidden_size)),
@@ -147,7 +149,7 @@ def example(config: ModelConfig, size: Size, frames: int, words: int, cues: int)
     )
     values = {name: torch.randn(shape, generator=generator) for name, shape in zip(INPUTS, shapes, strict=True)}
     real = (torch.arange(words) < max(words - 1, 3))[None], (torch.arange(cues) < max(cues - 1, 1))[None]
-    return values | dict(zip(("mask", "static_mask"), real, strict=True))
+    return values | dict(zip(("word_mask", "static_mask"), real, strict=True))
 
 
 def _difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
