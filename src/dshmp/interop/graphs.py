@@ -144,7 +144,7 @@ def example(config: ModelConfig, size: Size, frames: int, words: int, cues: int)
     flat, into its features."""
     generator = torch.Generator().manual_seed(frames)
     shapes = (
-        *((frames, 3, *size), (1, words, config.language.encoder["hidden_size"]), (1, words, config.hidden_size)),
+        *((frames, 3, *size), (1, words, config.language.encoder.hidden_size), (1, words, config.hidden_size)),
         *((1, words), (1, cues, config.hidden_size), (1, cues)),
     )
     values = {name: torch.randn(shape, generator=generator) for name, shape in zip(INPUTS, shapes, strict=True)}

@@ -235,7 +235,7 @@ class BiAttention(nn.Module):
         Of very many, `ROWS_AT_ONCE` are read at once, twice.
         """
         dropout, words = self.dropout if self.training else 0.0, self.norm_l(words)
-        keep_v, keep_l = (drop_path(words.new_ones(len(words), 1, 1), dropout, self.training) for _ in range(2))
+        keep_v, keep_l = (drop_path(words.new_ones(words.shape[0], 1, 1), dropout, self.training) for _ in range(2))
         key, value = (split_heads(linear(words), self.heads) for linear in (self.proj_l, self.value_l))  # (B, H, L, e)
         (weight_k, bias_k), (weight_v, bias_v) = (
             (linear.weight.unflatten(0, (self.heads, -1)), linear.bias.unflatten(0, (self.heads, -1)))

@@ -130,7 +130,7 @@ class WindowAttention(nn.Module):
             q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # (B, W', N, 3, H, d) -> 3 x (B*W', H, N, d)
             added = bias if mask is None else bias + mask.to(bias.dtype)
             output = F.scaled_dot_product_attention(q, k, v, attn_mask=added[None])
-            outputs.append(output.transpose(1, 2).flatten(2).unflatten(0, (len(x), -1)))  # -> (B, W', N, H*d)
+            outputs.append(output.transpose(1, 2).flatten(2).unflatten(0, (x.shape[0], -1)))  # -> (B, W', N, H*d)
         order = torch.cat([numbers for numbers, _ in groups]).argsort()
         x = join(torch.cat(outputs, dim=1)[:, order], window, whole).roll(shift, (1, 2, 3))
         attended: Tensor = self.output(x[:, : size[0], : size[1], : size[2]].flatten(1, 3))
