@@ -67,10 +67,10 @@ def test_perceiving_anew_equals_reading_back(clip: np.ndarray, fusion: bool, mon
         assert all(a.rle == b.rle for a, b in zip(stored, again, strict=True))
 
 
-@pytest.mark.parametrize("limit", [0, 60_000, 2**40])
+@pytest.mark.parametrize(("limit", "kept"), [(0, 0), (500_000, 1), (2**40, 3)])
 @pytest.mark.parametrize("fusion", [False, True])
 def test_an_encoded_video_answers_as_a_call_does(
-    clip: np.ndarray, fusion: bool, limit: int, monkeypatch: pytest.MonkeyPatch
+    clip: np.ndarray, fusion: bool, limit: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter = Segmenter(*tiny_model(4, fusion=fusion), device="cpu")
     expected = segmenter(clip, SENTENCES, fps=8, all_objects=True)
@@ -86,6 +86,10 @@ def test_an_encoded_video_answers_as_a_call_does(
             video(" ")
         with pytest.raises(UserError, match="threshold"):
             video(SENTENCES[0], threshold=2.0)
+        assert video.spill is not None
+        assert len(video.spill.ends) - 1 == kept  # of three chunks
+    with pytest.raises(UserError, match="the encoded video is closed"):
+        video(SENTENCES[0])
 
 
 @pytest.mark.parametrize(("fusion", "heard"), [(False, False), (False, True), (True, True)])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dshmp.checkpoint import load_model
     from dshmp.config import ModelConfig
+    from dshmp.encoded import EncodedVideo
     from dshmp.errors import UserError
     from dshmp.model.dshmp import DsHmp
     from dshmp.predictor import Segmenter
@@ -14,9 +15,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["DsHmp", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError", "load_model", "load_results"]
+__all__ = ["DsHmp", "EncodedVideo", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError"]
+__all__ += ["load_model", "load_results"]
 
-_HOME = {"DsHmp": "model.dshmp", "ModelConfig": "config", "ObjectResult": "result", "Result": "result"}
+_HOME = {
+    "DsHmp": "model.dshmp",
+    "EncodedVideo": "encoded",
+    "ModelConfig": "config",
+    "ObjectResult": "result",
+    "Result": "result",
+}
 _HOME |= {"Segmenter": "predictor", "UserError": "errors", "load_model": "checkpoint", "load_results": "result"}
 
 

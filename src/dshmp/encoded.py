@@ -116,8 +116,9 @@ class EncodedVideo:
 
     def __call__(self, expression: str | Sequence[str], **asked: Unpack["Asked"]) -> Result | list[Result]:
         """As of a `Segmenter`, with its arguments but those of the video."""
-        sentences = self.segmenter.sentences(expression)
-        results = self.segmenter.answer(self, sentences, **asked)
+        if self.spill is not None and self.spill.file.closed:
+            raise UserError(f"{self.source.name}: the encoded video is closed; encode it again")
+        results = self.segmenter.answer(self, self.segmenter.sentences(expression), **asked)
         return results[0] if isinstance(expression, str) else results
 
     def __enter__(self) -> Self:
@@ -137,9 +138,10 @@ class EncodedVideo:
             yield from self._first(progress)
             return
         frames = iter(()) if self.spill and self.spill.complete else again(self.source)
+        done = 0
         for chunk, length in enumerate(self.chunks):
-            yield self.part(chunk, islice(frames, length))
-            progress("frames", sum(self.chunks[: chunk + 1]), len(self.times))
+            yield self.part(chunk, list(islice(frames, length)))
+            progress("frames", done := done + length, len(self.times))
 
     def _first(self, progress: Progress) -> Iterator[Part]:
         frames, seg = iter(self.source), self.segmenter
