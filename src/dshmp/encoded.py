@@ -106,7 +106,7 @@ class EncodedVideo:
     fps: float | None  # average over the frames read; None where the rate isn't known
     times: list[float] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)  # frames of each
-    objects: tuple[Tensor, list[Tensor]] | None = None  # where no word changes them: tokens (T, N, C), `mask_embed`
+    objects: Spill | None = None  # as of `AskedVideo`, where no word changes them
 
     @overload
     def __call__(self, expression: str, **asked: Unpack["Asked"]) -> Result: ...  # type: ignore[overload-overlap]
@@ -128,9 +128,9 @@ class EncodedVideo:
         self.close()
 
     def close(self) -> None:
-        """Remove the temporary file. Nothing can be asked any more."""
-        if self.spill is not None:
-            self.spill.close()
+        """Remove the temporary files. Nothing can be asked any more."""
+        for file in filter(None, (self.spill, self.objects)):
+            file.close()
 
     def parts(self, progress: Progress) -> Iterator[Part]:
         """Chunk by chunk. The first time frames are decoded, and `times`, `chunks` and the file are filled."""
@@ -175,9 +175,9 @@ class AskedVideo:
 
     video: EncodedVideo
     progress: Progress
-    maps: Spill | None  # per chunk what masks need beside the tokens; None where the video's own file gives it
+    maps: Spill | None  # per chunk what masks need beside the candidates; None where the video's own file gives it
+    objects: Spill  # per chunk tokens (F, N, C) and `mask_embed` (F, N, C) of every query, or once for all
     answers: tuple[Selection, ...] = ()
-    mask_embed: list[list[Tensor]] = field(default_factory=list)  # (F, N, C) per query, or once for all, and chunk
 
     @property
     def times(self) -> list[float]:
@@ -203,19 +203,30 @@ class AskedVideo:
                 frames = list(frames)
             if wanted:
                 maps = self._maps(chunk, () if whole else [frame for frame in frames if frame is not None])
-            place = slice(start, start + length)
+            place, embed = slice(start, start + length), self.objects.read(chunk)[1::2]
             with seg.inference():
                 logits = [  # of the kept video tokens (K, F, h, w)
-                    seg.model.decode_masks(answer.video, place, each, embed[chunk])[list(answer.kept)]
+                    seg.model.decode_masks(answer.video, place, each, own.to(seg.device))[list(answer.kept)]
                     if answer.kept
                     else torch.empty(0, 1)
-                    for answer, embed, each in zip(answers, cycle(self.mask_embed), cycle(maps), strict=False)
+                    for answer, own, each in zip(answers, cycle(embed), cycle(maps), strict=False)
                 ]
             for t, frame in enumerate(frames):
-                own = zip(answers, logits, strict=True)
-                yield frame, [make(self._at_size(answer, each[:, t : t + 1].float())) for answer, each in own]
+                pairs = zip(answers, logits, strict=True)
+                yield frame, [make(self._at_size(answer, each[:, t : t + 1].float())) for answer, each in pairs]
                 self.progress("masks", start + t + 1, len(video.times))
             start += length
+
+    def tokens(self, query: int) -> Tensor:
+        """The object tokens (T, N, C) of a query, by its number, float32, on the CPU."""
+        whole, start = torch.empty(0), 0
+        for chunk, length in enumerate(self.video.chunks):
+            kept = self.objects.read(chunk)[::2]
+            part = kept[query % len(kept)]
+            whole = part.new_empty(len(self.times), *part.shape[1:]) if not start else whole
+            whole[start : start + length] = part
+            start += length
+        return whole
 
     def _maps(self, chunk: int, frames: Sequence[Frame]) -> list[Tensor]:
         """What masks of a chunk need: one map for all queries where it does not depend on the words, or one each."""

@@ -209,19 +209,25 @@ class Segmenter:
         progress = _progress(asked.get("progress"))
         keep_all = checked("all_objects", asked.get("all_objects", False), bool, "True or False")
         queries = [self._query(expression) for expression in expressions]
-        if isinstance(video, VideoSource):
-            video = EncodedVideo(self, video, None, video.fps)
-        # an encoded video's own file has the maps, unless words reach them
-        own = video.spill is None or self.config.backbone.language_fusion
-        with contextlib.closing(Spill()) if own else contextlib.nullcontext() as maps:
-            clip = AskedVideo(video, progress, maps)
-            tokens = self._objects(clip, queries)
+        with contextlib.ExitStack() as files:
+
+            def file(lossless: bool = False) -> Spill:
+                return files.enter_context(contextlib.closing(Spill(lossless)))
+
+            if isinstance(video, VideoSource):
+                video = EncodedVideo(self, video, None, video.fps)
+            # an encoded video's own file has the maps, unless words reach them
+            own = video.spill is None or self.config.backbone.language_fusion
+            again = video.spill is not None and not uses_language(self.model.perception)
+            objects = video.objects or (Spill(lossless=True) if again else file(lossless=True))
+            clip = AskedVideo(video, progress, file() if own else None, objects)
+            if video.objects is None:
+                self._find_objects(clip, queries)
+            video.objects = objects if again else None
             progress("motion", 0, None)
-            for query in queries:
-                clip.answers += (self._select(query, tokens[0], video, threshold, targets, keep_all),)
-                if len(tokens) > 1:  # each query has its own, which is read now
-                    del tokens[0]
-            del tokens
+            clip.answers = tuple(
+                self._select(query, clip, number, threshold, targets, keep_all) for number, query in enumerate(queries)
+            )
             progress("motion", 1, 1)
             yield clip
 
@@ -243,31 +249,18 @@ class Segmenter:
             shown = shown if len(shown) == len(shown.lower()) else shown.lower()
         return Query(shown, tuple(self.tokenizer.split(expression)), text)
 
-    def _objects(self, clip: AskedVideo, queries: Sequence[Query]) -> list[Tensor]:
-        """First pass: object tokens (T, N, C) per query, or once for all where no word changes them."""
-        video, heard = clip.video, uses_language(self.model.perception)
-        if video.objects is not None:
-            tokens, embed = video.objects
-            clip.mask_embed = [embed]
-            return [tokens]
-        readers = queries if heard else queries[:1]
-        found: list[list[Tensor]] = [[] for _ in readers]
-        clip.mask_embed = [[] for _ in readers]
-        for part in video.parts(clip.progress):
-            pixels = self.pixels(part, queries)
+    def _find_objects(self, clip: AskedVideo, queries: Sequence[Query]) -> None:
+        """First pass: the candidates of every query, or once for all where no word changes them."""
+        readers = queries if uses_language(self.model.perception) else queries[:1]
+        for part in clip.video.parts(clip.progress):
+            pixels, objects = self.pixels(part, queries), []
             with self.inference():
-                for index, (query, features) in enumerate(zip(readers, cycle(pixels), strict=False)):
+                for query, features in zip(readers, cycle(pixels), strict=False):
                     seen = self.model.encode_objects(features, query.text)
-                    found[index].append(seen.tokens.float())
-                    clip.mask_embed[index].append(seen.mask_embed)
+                    objects += [seen.tokens.float(), seen.mask_embed]
                 if clip.maps is not None:
                     clip.maps.write([self.model.mask_pixels(features) for features in pixels])
-        whole = []
-        while found:  # so that not all is there twice
-            whole.append(torch.cat(found.pop(0)))
-        if not heard and video.spill is not None:
-            video.objects = whole[0], clip.mask_embed[0]
-        return whole
+            clip.objects.write(objects)
 
     def chunk(self, source: VideoSource) -> int:
         """Frames that are perceived at once: fewer of large ones on a CPU, whose caches what lies between two layers
@@ -291,15 +284,18 @@ class Segmenter:
             return [self.model.encode_pixels(part.to(self.device), query.text) for query in queries]
 
     def _select(
-        self, query: Query, tokens: Tensor, video: EncodedVideo, threshold: float, targets: Targets, keep_all: bool
+        self, query: Query, clip: AskedVideo, number: int, threshold: float, targets: Targets, keep_all: bool
     ) -> Selection:
-        """Motion perception over the whole clip, of which tokens (T, N, C) are given, then who is meant."""
+        """Motion perception over the whole clip, then who is meant by a query, of this number."""
+        video, length = clip.video, len(clip.times)
         positions, rate = video.source.positions, self.config.input.motion_fps
         place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
         stride = max(1, round(video.fps / rate)) if video.fps and rate else 1
-        real = torch.ones(1, len(tokens), dtype=torch.bool, device=self.device)
-        with self.inference(exact=True):
-            found = self.model.decode_motion(tokens[None], real, query.text, place, stride=min(stride, len(tokens)))
+        real = torch.ones(1, length, dtype=torch.bool, device=self.device)
+        with self.inference(exact=True):  # the tokens are in no variable, so that they go when they have been read
+            found = self.model.decode_motion(
+                clip.tokens(number)[None].to(self.device), real, query.text, place, stride=min(stride, length)
+            )
         scores = found.logits[0].float().softmax(dim=-1)[:, 0]
         order = scores.argsort(descending=True).tolist()
         best = float(scores[order[0]])

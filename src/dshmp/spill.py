@@ -11,16 +11,18 @@ SPILL_LIMIT = 4 * 2**30  # bytes of one file; half of the disk's free room where
 
 
 class Spill:
-    """Up to `SPILL_LIMIT` bytes or a full disk, beyond which nothing is kept; the file goes with the object."""
+    """Up to `SPILL_LIMIT` bytes or a full disk. Beyond that nothing is kept or, with `lossless`, the rest in memory.
+    The file goes with the object."""
 
-    def __init__(self) -> None:
+    def __init__(self, lossless: bool = False) -> None:
+        self.rest: list[list[Tensor]] | None = [] if lossless else None
         self.file = tempfile.TemporaryFile(prefix="dshmp-", buffering=0)  # noqa: SIM115
         self.limit = min(SPILL_LIMIT, shutil.disk_usage(tempfile.gettempdir()).free // 2)
         self.ends = [0]
         self.complete = True
 
     def write(self, tensors: Sequence[Tensor]) -> None:
-        """Add a chunk, unless the limit is reached."""
+        """Add a chunk."""
         self.complete = self.complete and self.ends[-1] + sum(tensor.nbytes for tensor in tensors) <= self.limit
         if self.complete:
             data = save({str(index): tensor.cpu().contiguous() for index, tensor in enumerate(tensors)})
@@ -30,11 +32,13 @@ class Spill:
                 self.complete = False
         if self.complete:
             self.ends.append(self.ends[-1] + len(data))
+        elif self.rest is not None:
+            self.rest.append([tensor.cpu() for tensor in tensors])
 
     def read(self, chunk: int) -> list[Tensor]:
-        """Exactly what was written for a chunk, on the CPU; nothing where the limit was reached before."""
-        if chunk + 1 >= len(self.ends):
-            return []
+        """Exactly what was written for a chunk, on the CPU; nothing where it was not kept."""
+        if (beyond := chunk + 1 - len(self.ends)) >= 0:
+            return self.rest[beyond] if self.rest is not None else []
         self.file.seek(self.ends[chunk])
         tensors = load(self.file.read(self.ends[chunk + 1] - self.ends[chunk]))
         return [tensors[str(index)] for index in range(len(tensors))]

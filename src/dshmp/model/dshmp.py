@@ -113,6 +113,7 @@ class DsHmp(nn.Module):
                 moved, weights = (each.new_empty(batch, length, *each.shape[2:]) for each in found)
             moved[:, at], weights[:, at] = found
             del found
+        del tokens
         return cast(VideoTokens, self.decoder(moved, frames, text, position / stride, weights))
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
