@@ -117,24 +117,37 @@ class WindowAttention(nn.Module):
         moved = [self.shifted and (s > w or not self.shrink) for s, w in zip(size, window, strict=True)]
         shift = tuple(w // 2 * each for w, each in zip(window, moved, strict=True))
         padding = [-s % w for s, w in zip(size, window, strict=True)]
-        x = F.pad(x.unflatten(1, size), (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
+        x = x.unflatten(1, size)
+        if any(padding):
+            x = F.pad(x, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
         whole = tuple(x.shape[1:4])
-        x = partition(x.roll([-step for step in shift], (1, 2, 3)), window)  # (B, W, N, C)
+        if any(shift):
+            x = x.roll([-step for step in shift], (1, 2, 3))
+        x = partition(x, window)  # (B, W, N, C)
         # As the published weights were trained, a window cut short counts its places as the first N of a whole one.
         index = relative_position(self.window, x.device)[: x.shape[2], : x.shape[2]]
         bias = self.position_bias.t()[:, index]  # (H, N, N)
         groups = window_groups(whole, window, shift, x.device)
-        outputs = []
-        for numbers, mask in groups:
-            qkv = self.qkv(x[:, numbers]).unflatten(3, (3, self.heads, -1))
-            q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # (B, W', N, 3, H, d) -> 3 x (B*W', H, N, d)
-            added = bias if mask is None else bias + mask.to(bias.dtype)
-            output = F.scaled_dot_product_attention(q, k, v, attn_mask=added[None])
-            outputs.append(output.transpose(1, 2).flatten(2).unflatten(0, (x.shape[0], -1)))  # -> (B, W', N, H*d)
-        order = torch.cat([numbers for numbers, _ in groups]).argsort()
-        x = join(torch.cat(outputs, dim=1)[:, order], window, whole).roll(shift, (1, 2, 3))
-        attended: Tensor = self.output(x[:, : size[0], : size[1], : size[2]].flatten(1, 3))
-        return attended
+        if len(groups) == 1:
+            x = self._attend(x, bias)
+        else:
+            outputs = [
+                self._attend(x[:, numbers], bias if mask is None else bias + mask.to(bias.dtype))
+                for numbers, mask in groups
+            ]
+            order = torch.cat([numbers for numbers, _ in groups]).argsort()
+            x = torch.cat(outputs, dim=1)[:, order]
+        x = join(x, window, whole)
+        if any(shift):
+            x = x.roll(shift, (1, 2, 3))
+        return cast(Tensor, self.output(x[:, : size[0], : size[1], : size[2]].flatten(1, 3)))
+
+    def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Windows (B, W, N, C), added to their scores (H, N, N) -> (B, W, N, C)."""
+        qkv = self.qkv(x).unflatten(3, (3, self.heads, -1))
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # (B, W, N, 3, H, d) -> 3 x (B*W, H, N, d)
+        output = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        return cast(Tensor, output.transpose(1, 2).flatten(2).unflatten(0, (x.shape[0], -1)))
 
 
 class SwinBlock(nn.Module):
