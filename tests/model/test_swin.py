@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import SwinConfig
+from transformers.models.swin.modeling_swin import SwinEmbeddings, SwinEncoder
 
 import tiny
 from clips import picture
@@ -18,6 +20,7 @@ from dshmp.config import BackboneConfig, from_dict
 from dshmp.data.mevis import MevisSplit
 from dshmp.errors import UserError
 from dshmp.interop import video_swin as interop
+from dshmp.interop.keymap import renamed
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.frames import prepare_frames
@@ -122,6 +125,33 @@ def test_parity_through_a_published_checkpoint(name: str, tmp_path: Path) -> Non
     assert len(found) == len(expected) == 4
     for features, key in zip(found, expected, strict=True):
         close(features, arrays[key])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (52, 75), (20, 31), (9, 130)])  # the last maps are smaller than a window
+def test_swin_equals_transformers(size: tuple[int, int]) -> None:
+    config = small(temporal_window=None, language_fusion=False, depths=(2, 2, 2, 2))
+    theirs = SwinConfig(
+        embed_dim=8, depths=[2, 2, 2, 2], num_heads=[1, 2, 2, 2], window_size=3, attn_implementation="sdpa"
+    )
+    torch.manual_seed(0)
+    embeddings, encoder = SwinEmbeddings(theirs).eval(), SwinEncoder(theirs, (56, 56)).eval()
+    for name, parameter in encoder.named_parameters():
+        if "bias_table" in name:
+            nn.init.normal_(parameter)
+    state = {f"perception.backbone.embeddings.{key}": value for key, value in embeddings.state_dict().items()}
+    for key, value in encoder.state_dict().items():
+        state[f"perception.backbone.{key.replace('layers', 'stages', 1)}"] = value
+    backbone = LanguageBackbone(config, TEXT).eval()
+    backbone.norms = nn.ModuleList(nn.Identity() for _ in backbone.norms)
+    backbone.load_state_dict({key.removeprefix("perception.backbone."): value for key, value in renamed(state).items()})
+    images = pictures(3, *size)
+    patches, grid = embeddings(images)
+    expected = encoder(
+        patches, grid, always_partition=True, output_hidden_states=True, output_hidden_states_before_downsampling=True
+    ).reshaped_hidden_states[1:]
+    for found, wanted in zip(backbone(images, None, None, 3), expected, strict=True):
+        close(found, wanted)
 
 
 @pytest.mark.parametrize("kind", ["T", "B"])

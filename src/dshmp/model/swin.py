@@ -127,14 +127,14 @@ class WindowAttention(nn.Module):
         # As the published weights were trained, a window cut short counts its places as the first N of a whole one.
         index = relative_position(self.window, x.device)[: x.shape[2], : x.shape[2]]
         bias = self.position_bias.t()[:, index]  # (H, N, N)
-        groups = window_groups(whole, window, shift, x.device)
+        groups = [
+            (numbers, bias if mask is None else bias + mask.to(bias.dtype))
+            for numbers, mask in window_groups(whole, window, shift, x.device)
+        ]
         if len(groups) == 1:
-            x = self._attend(x, bias)
+            x = self._attend(x, groups[0][1])
         else:
-            outputs = [
-                self._attend(x[:, numbers], bias if mask is None else bias + mask.to(bias.dtype))
-                for numbers, mask in groups
-            ]
+            outputs = [self._attend(x[:, numbers], added) for numbers, added in groups]
             order = torch.cat([numbers for numbers, _ in groups]).argsort()
             x = torch.cat(outputs, dim=1)[:, order]
         x = join(x, window, whole)
