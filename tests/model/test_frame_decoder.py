@@ -292,6 +292,21 @@ def test_positions_are_not_in_the_values() -> None:
     close(layer.weighing(query, memory, places=(frames, slots), query_pos=query)[0], expected)
 
 
+def test_gradients_are_those_of_projected_keys() -> None:
+    torch.manual_seed(0)
+    layer = CrossAttention(8, 2).double()
+    query, memory = torch.randn(2, 3, 8).double(), torch.randn(2, 5, 2, 8).double()
+    frames, slots = torch.randn(2, 5, 1, 8).double(), torch.randn(1, 1, 2, 8).double()
+    inputs = [x.requires_grad_() for x in (query, memory, frames, slots)]
+    mask = torch.rand(2, 1, 1, 10) < 0.7
+    few = layer.weighing(query, memory, mask, places=(frames, slots))[0]
+    every = layer(query, memory.flatten(1, 2), mask, memory_pos=(frames + slots).flatten(1, 2))
+    weights = torch.randn(few.shape).double()
+    wanted = [*inputs, *layer.parameters()]
+    for one, other in zip(*(torch.autograd.grad((x * weights).sum(), wanted) for x in (few, every)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_rows_in_parts_meet_the_words_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer = BiAttention(8, 12, 16, 2, scale=1.0).double()
