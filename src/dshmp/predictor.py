@@ -216,14 +216,16 @@ class Segmenter:
 
             if isinstance(video, VideoSource):
                 video = EncodedVideo(self, video, None, video.fps)
-            # an encoded video's own file has the maps, unless words reach them
-            own = video.spill is None or self.config.backbone.language_fusion
-            again = video.spill is not None and not uses_language(self.model.perception)
-            objects = video.objects or (Spill(lossless=True) if again else file(lossless=True))
-            clip = AskedVideo(video, progress, file() if own else None, objects)
+            # an encoded video has the maps, unless words reach them, and keeps the candidates, unless these hear words
+            maps = file() if video.spill is None or self.config.backbone.language_fusion else None
+            heard = uses_language(self.model.perception)
+            kept = video.spill is not None and not heard
+            objects = video.objects or (Spill(lossless=True) if kept else file(lossless=True))
+            clip = AskedVideo(video, progress, maps, objects)
             if video.objects is None:
-                self._find_objects(clip, queries)
-            video.objects = objects if again else None
+                self._find_objects(clip, queries if heard else queries[:1])
+            if kept:
+                video.objects = objects
             progress("motion", 0, None)
             clip.answers = tuple(
                 self._select(query, clip, number, threshold, targets, keep_all) for number, query in enumerate(queries)
@@ -250,12 +252,11 @@ class Segmenter:
         return Query(shown, tuple(self.tokenizer.split(expression)), text)
 
     def _find_objects(self, clip: AskedVideo, queries: Sequence[Query]) -> None:
-        """First pass: the candidates of every query, or once for all where no word changes them."""
-        readers = queries if uses_language(self.model.perception) else queries[:1]
+        """First pass: the candidates of these queries."""
         for part in clip.video.parts(clip.progress):
             pixels, objects = self.pixels(part, queries), []
             with self.inference():
-                for query, features in zip(readers, cycle(pixels), strict=False):
+                for query, features in zip(queries, cycle(pixels), strict=False):
                     seen = self.model.encode_objects(features, query.text)
                     objects += [seen.tokens.float(), seen.mask_embed]
                 if clip.maps is not None:
