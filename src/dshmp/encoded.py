@@ -67,7 +67,7 @@ class Selection:
     """What the model answers to a query; the last two fields come with the second pass."""
 
     query: Query
-    video: "VideoTokens"  # of this expression alone (B = 1)
+    video: "VideoTokens"  # of this expression alone (B = 1), its read-out of the kept tokens alone
     chosen: tuple[int, ...]  # video tokens meant, best first; empty where nothing matches
     scores: tuple[float, ...]  # probability that each of the kept tokens is meant
     best: float
@@ -206,7 +206,7 @@ class AskedVideo:
             place, embed = slice(start, start + length), self.objects.read(chunk)[1::2]
             with seg.inference():
                 logits = [  # of the kept video tokens (K, F, h, w)
-                    seg.model.decode_masks(answer.video, place, each, own.to(seg.device))[list(answer.kept)]
+                    seg.model.decode_masks(answer.video, place, each, own.to(seg.device))
                     if answer.kept
                     else torch.empty(0, 1)
                     for answer, own, each in zip(answers, cycle(embed), cycle(maps), strict=False)

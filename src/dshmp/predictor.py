@@ -306,7 +306,8 @@ class Segmenter:
         kept = order if keep_all else chosen  # the chosen ones come first in both
         attention = found.attention[0].float()[kept or order[:1]].cpu().double().numpy()
         chances, evidence = tuple(scores[kept].tolist()), attention / attention.sum(axis=1, keepdims=True)
-        return Selection(query, found.answer(), tuple(chosen), chances, best, threshold, tuple(kept), evidence)
+        light = found.answer(list(kept))
+        return Selection(query, light, tuple(chosen), chances, best, threshold, tuple(kept), evidence)
 
     @contextlib.contextmanager
     def inference(self, exact: bool = False) -> Iterator[None]:

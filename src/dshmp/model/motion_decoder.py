@@ -31,12 +31,12 @@ class VideoTokens:
     track_logits: Tensor | None  # (B, T, N), is this token's object meant? None with the paper's read-out
     layers: tuple["VideoTokens", ...] = ()  # the same after every layer in training; outside it after the last only
 
-    def answer(self) -> "VideoTokens":
-        """Without what is as large as all object tokens and is only learned from."""
+    def answer(self, kept: list[int]) -> "VideoTokens":
+        """With the read-out of these video tokens alone, and without what is as large as all object tokens and is only
+        learned from."""
         none = self.tokens.new_empty(0)
-        return replace(
-            self, motion_tokens=none, frame_similarity=none, frame_weights=none, track_logits=None, layers=()
-        )
+        light = replace(self, motion_tokens=none, frame_similarity=none, frame_weights=none)
+        return replace(light, readout=self.readout.of(kept), track_logits=None, layers=())
 
 
 class MotionQueries(nn.Module):

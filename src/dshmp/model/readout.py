@@ -14,6 +14,10 @@ class EmbeddingReadout:
 
     mask_embed: Tensor  # (B, N_v, C)
 
+    def of(self, tokens: list[int]) -> "EmbeddingReadout":
+        """Of some of the video tokens."""
+        return EmbeddingReadout(self.mask_embed[:, tokens])
+
     def clip_masks(self, object_masks: Tensor | None, pixels: Tensor | None) -> Tensor:
         """Mask logits (B, N_v, T, h, w) of whole clips, to learn from; pixels (B, T, C, h, w) are `DsHmp.mask_pixels`,
         object_masks (B, T, N, h, w) those of the object tokens."""
@@ -30,6 +34,10 @@ class TrajectoryReadout:
     """Ours: the masks of the object tokens that a video token points at, mixed; `ABSENT` where it points at none."""
 
     pointer: Tensor  # (B, N_v, T, N+1) logits over each frame's object tokens and "not visible"
+
+    def of(self, tokens: list[int]) -> "TrajectoryReadout":
+        """Of some of the video tokens."""
+        return TrajectoryReadout(self.pointer[:, tokens])
 
     def clip_masks(self, object_masks: Tensor | None, pixels: Tensor | None) -> Tensor:
         share = self.pointer.softmax(dim=-1)
