@@ -1,5 +1,5 @@
-"""How time, memory and temporary disk grow with a video's length: a model answers one sentence about made videos, each in
-a fresh process that is set up as the command's is; no overlay is drawn.
+"""How time, memory and temporary disk grow with a video's length: a model answers one sentence about made videos, each
+in a fresh process that is set up as the command's is; no overlay is drawn.
 
 Usage: python benchmarks/length.py [MODEL] [--size 360 640] [--fps 25] [--frames 1000 20000]
 """
