@@ -35,7 +35,7 @@ def make_plain(model: Any) -> None:
     from transformers import Mask2FormerConfig
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
-    from dshmp import predictor
+    from dshmp import encoded
     from dshmp.model.layers import BiAttention, merge_heads, split_heads
 
     class Pyramid(nn.Module):
@@ -55,7 +55,7 @@ def make_plain(model: Any) -> None:
         from_image = merge_heads(F.scaled_dot_product_attention(key_l, key_v, value_v, mask))
         return image + self.gamma_v * self.out_v(from_words), words + self.gamma_l * self.out_l(from_image)
 
-    predictor.CPU_PIXELS = 2**40
+    encoded.CPU_PIXELS = 2**40
     config, ours = model.config, model.perception.pixel_decoder
     sizes = {"feature_size": config.hidden_size, "mask_feature_size": config.hidden_size, "dropout": 0.0}
     sizes |= {"encoder_layers": config.pixel_decoder.layers, "num_attention_heads": config.pixel_decoder.heads}

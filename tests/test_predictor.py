@@ -247,7 +247,7 @@ def test_large_frames_come_in_smaller_chunks(
     """On a CPU, for its caches; the answer is the same."""
     told: list[int] = []
     whole = segmenter(clip, "a cat")
-    monkeypatch.setattr("dshmp.predictor.CPU_PIXELS", 2 * 48 * 67)  # as large as two frames are in the network
+    monkeypatch.setattr("dshmp.encoded.CPU_PIXELS", 2 * 48 * 67)  # as large as two frames are in the network
     part = segmenter(
         clip, "a cat", progress=lambda phase, done, total: told.append(done) if phase == "frames" else None
     )

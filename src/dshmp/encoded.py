@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dshmp.errors import UserError
-from dshmp.model.frames import input_masks, output_masks, prepare_frames
+from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
 from dshmp.model.pixel_decoder import PixelFeatures
 from dshmp.result import ObjectResult, Result
 from dshmp.rle import Rle, encode
@@ -33,6 +33,9 @@ Progress = Callable[[str, int, int | None], None]  # told what is being done, st
 Masks = NDArray[np.bool_]
 Part = PixelFeatures | Tensor  # of a chunk what no word changes: pixel features, or images where words reach those
 T = TypeVar("T")
+
+# perceived at once; at 448x796 two frames take four fifths of the time of eight, and half the memory
+CPU_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -144,14 +147,13 @@ class EncodedVideo:
             progress("frames", done := done + length, len(self.times))
 
     def _first(self, progress: Progress) -> Iterator[Part]:
-        frames, seg = iter(self.source), self.segmenter
-        size = seg.chunk(self.source)
+        frames, config = iter(self.source), self.segmenter.config.input
         # each frame is resized as it comes, so no chunk of full frames is held
-        while chunk := [(f.time, prepare_frames([f.image], seg.config.input)) for f in islice(frames, size)]:
+        while chunk := [(f.time, prepare_frames([f.image], config)) for f in islice(frames, self._at_once())]:
             times, images = zip(*chunk, strict=True)
             self.times += times
             self.chunks.append(len(times))
-            part = seg.perceive(torch.cat(images))
+            part = self._perceive(torch.cat(images))
             if self.spill is not None:
                 self.spill.write([part] if isinstance(part, Tensor) else [*part[:2], *part.levels])
             yield part
@@ -166,7 +168,30 @@ class EncodedVideo:
             kept = [tensor.to(self.segmenter.device) for tensor in kept]
             return PixelFeatures(kept[0], kept[1], kept[2:]) if len(kept) > 1 else kept[0]
         config = self.segmenter.config.input
-        return self.segmenter.perceive(torch.cat([prepare_frames([frame.image], config) for frame in frames]))
+        return self._perceive(torch.cat([prepare_frames([frame.image], config) for frame in frames]))
+
+    def pixels(self, part: Part, queries: Sequence[Query]) -> list[PixelFeatures]:
+        """A chunk's pixel features: one for all queries where no word reaches them, or one each."""
+        if not isinstance(part, Tensor):
+            return [part]
+        seg = self.segmenter
+        with seg.inference():
+            return [seg.model.encode_pixels(part.to(seg.device), query.text) for query in queries]
+
+    def _perceive(self, images: Tensor) -> Part:
+        """Of a chunk's images what no word changes."""
+        seg = self.segmenter
+        if seg.config.backbone.language_fusion:
+            return images
+        with seg.inference():
+            return seg.model.encode_pixels(images.to(seg.device))
+
+    def _at_once(self) -> int:
+        """Frames of a chunk: fewer of large ones on a CPU, whose caches what lies between two layers should fit."""
+        seg = self.segmenter
+        height, width = input_size((self.source.height, self.source.width), seg.config.input)
+        most = CPU_PIXELS // (height * width) if seg.device.type == "cpu" else seg.config.input.chunk
+        return seg.model.whole_clips(max(1, min(most, seg.config.input.chunk)))
 
 
 @dataclass
@@ -233,7 +258,7 @@ class AskedVideo:
         seg = self.video.segmenter
         if self.maps is not None and (kept := self.maps.read(chunk)):
             return [tensor.to(seg.device) for tensor in kept]
-        pixels = seg.pixels(self.video.part(chunk, frames), [answer.query for answer in self.answers])
+        pixels = self.video.pixels(self.video.part(chunk, frames), [answer.query for answer in self.answers])
         with seg.inference():
             return [seg.model.mask_pixels(features) for features in pixels]
 

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 import torch
-from torch import Tensor
 
 from dshmp.arguments import Threshold, checked
 from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device, to_device
-from dshmp.encoded import AskedVideo, EncodedVideo, Part, Progress, Query, Selection
+from dshmp.encoded import AskedVideo, EncodedVideo, Progress, Query, Selection
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.frame_decoder import uses_language
-from dshmp.model.frames import input_size
 from dshmp.options import Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
@@ -30,13 +28,9 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
     from dshmp.model.dshmp import DsHmp
-    from dshmp.model.pixel_decoder import PixelFeatures
     from dshmp.model.tokenizer import TextTokenizer
 
 log = logging.getLogger("dshmp")
-
-# perceived at once; at 448x796 two frames take four fifths of the time of eight, and half the memory
-CPU_PIXELS = 2**20
 
 
 class Asked(TypedDict, total=False):
@@ -254,7 +248,7 @@ class Segmenter:
     def _find_objects(self, clip: AskedVideo, queries: Sequence[Query]) -> None:
         """First pass: the candidates of these queries."""
         for part in clip.video.parts(clip.progress):
-            pixels, objects = self.pixels(part, queries), []
+            pixels, objects = clip.video.pixels(part, queries), []
             with self.inference():
                 for query, features in zip(queries, cycle(pixels), strict=False):
                     seen = self.model.encode_objects(features, query.text)
@@ -262,27 +256,6 @@ class Segmenter:
                 if clip.maps is not None:
                     clip.maps.write([self.model.mask_pixels(features) for features in pixels])
             clip.objects.write(objects)
-
-    def chunk(self, source: VideoSource) -> int:
-        """Frames that are perceived at once: fewer of large ones on a CPU, whose caches what lies between two layers
-        should fit."""
-        height, width = input_size((source.height, source.width), self.config.input)
-        most = CPU_PIXELS // (height * width) if self.device.type == "cpu" else self.config.input.chunk
-        return self.model.whole_clips(max(1, min(most, self.config.input.chunk)))
-
-    def perceive(self, images: Tensor) -> Part:
-        """Of a chunk's images what no word changes."""
-        if self.config.backbone.language_fusion:
-            return images
-        with self.inference():
-            return self.model.encode_pixels(images.to(self.device))
-
-    def pixels(self, part: Part, queries: Sequence[Query]) -> list["PixelFeatures"]:
-        """A chunk's pixel features: one for all queries where no word reaches them, or one each."""
-        if not isinstance(part, Tensor):
-            return [part]
-        with self.inference():
-            return [self.model.encode_pixels(part.to(self.device), query.text) for query in queries]
 
     def _select(
         self, query: Query, clip: AskedVideo, number: int, threshold: float, targets: Targets, keep_all: bool
