@@ -314,7 +314,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ({"backbone.embed_dim": 16}, r"backbone\.\S+ has shape \[8, 3, 4, 4\], the config asks \[16, 3, 4, 4\]; mend"),
         ({"hidden_size": 64}, r"pixel_decoder\.\S+ has shape \[3, 32\], the config asks \[3, 64\]"),
-        ({"backbone.window_size": 5}, r"relative_position_bias_table has shape \[49, 1\], the config asks \[81, 1\]"),
+        ({"backbone.window_size": 5}, r"position_bias has shape \[49, 1\], the config asks \[81, 1\]"),
         ({"backbone.depths": [1, 1, 1, 1]}, r"has unknown backbone\.stages\.1\.blocks\.1\."),
         ({"backbone.depths": [1, 2, 2, 1]}, r"lacks backbone\.stages\.2\.blocks\.1\."),
         ({"pixel_decoder.layers": 3}, r"lacks pixel_decoder\.decoder\.encoder\.layers\.2\."),

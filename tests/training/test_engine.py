@@ -307,7 +307,7 @@ def test_a_restart_parses_no_sentence_again(
     path = recipe(tmp_path, task, mini, data=data, steps=1, validation_videos=100, cache=str(tmp_path / "cache"))
     one = run(path, [], tmp_path / "one", "cpu")
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    monkeypatch.setattr("dshmp.model.tokenizer.parse", lambda *_: pytest.fail("parsed again"))
+    monkeypatch.setattr("dshmp.model.tokenizer.split_words", lambda *_: pytest.fail("parsed again"))
     identical(one, run(path, [], tmp_path / "two", "cpu"))
 
 
