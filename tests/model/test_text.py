@@ -1,5 +1,6 @@
 """Section 3.1: words, tokens, cues and the text encoder."""
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from dshmp.errors import UserError
 from dshmp.model.roberta import Roberta
 from dshmp.model.text import LanguageEncoder, TextFeatures, pretrained_encoder
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from dshmp.model.words import split_words, token_groups
+from dshmp.model.words import split_words, splitting_apart, token_groups
 from dshmp.parser import Word, load_parser
 
 ROBERTA_BPE = Path(__file__).resolve().parents[3] / "shared" / "roberta_bpe"
@@ -157,6 +158,21 @@ def test_a_long_chain_of_directions_is_split_in_no_time() -> None:
     words = list(*split_words(["moving " + "to left left " * 60 + "cats left"], "dependency"))
     assert len(words) == 183
     assert said(words[:7], "motion") == "moving to left left to left left"
+
+
+def test_a_process_beside_splits_as_this_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [text for text, *_ in PHRASES[:9]]
+    expected = list(split_words(texts, "dependency"))
+    before = set(multiprocessing.active_children())
+    with splitting_apart():
+        monkeypatch.setattr("dshmp.model.words.parse", lambda *_: pytest.fail("parsed here"))
+        assert list(split_words(texts, "dependency")) == expected
+        monkeypatch.undo()
+        for process in set(multiprocessing.active_children()) - before:  # as where memory is short
+            process.kill()
+        assert list(split_words(texts, "dependency")) == expected
+    assert set(multiprocessing.active_children()) <= before
+    assert list(split_words(texts, "dependency")) == expected
 
 
 def test_words_carry_their_place_in_the_expression() -> None:

@@ -44,7 +44,8 @@ def splitting_apart() -> Iterator[None]:
         try:
             yield
         finally:
-            _apart.submit(os._exit, 0)  # it has nothing to tidy up
+            with contextlib.suppress(BrokenProcessPool):
+                _apart.submit(os._exit, 0)  # it has nothing to tidy up
             _apart = None
 
 
