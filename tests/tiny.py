@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from dshmp.config import ModelConfig, from_dict
+from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
 from dshmp.training.losses import SetPrediction, SetTargets, assign, matching_costs
@@ -89,6 +90,28 @@ def excite(module: DsHmp) -> DsHmp:
         nn.init.normal_(noise := torch.empty_like(parameter), std=0.1)
         parameter += noise
     return module
+
+
+def kinetics(backbone: LanguageBackbone) -> dict[str, Tensor]:
+    """The weights of a Video-Swin backbone as a checkpoint of Kinetics has them: under published names, the first
+    convolution two frames deep."""
+    names = {
+        "embeddings.projection": "patch_embed.proj",
+        "embeddings.norm": "patch_embed.norm",
+        "stages.": "layers.",
+        "attention.position_bias": "attn.relative_position_bias_table",
+        "attention.qkv": "attn.qkv",
+        "attention.output": "attn.proj",
+        "mlp.0": "mlp.fc1",
+        "mlp.2": "mlp.fc2",
+    }
+    weights = {}
+    for key, value in backbone.state_dict().items():
+        if not key.startswith(("norms", "fusions", "gates")):
+            for ours, theirs in names.items():
+                key = key.replace(ours, theirs)
+            weights[f"backbone.{key}"] = value[:, :, None].repeat(1, 1, 2, 1, 1) / 2 if value.ndim == 4 else value
+    return weights
 
 
 def tokenizer(switches: Mapping[str, Any] | None = None) -> TextTokenizer:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dshmp.errors import UserError
 from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
+from dshmp.model.layers import joined
 from dshmp.model.pixel_decoder import PixelFeatures
 from dshmp.result import ObjectResult, Result
 from dshmp.rle import Rle, encode
@@ -243,14 +244,9 @@ class AskedVideo:
             start += length
 
     def tokens(self, query: int) -> Tensor:
-        """The object tokens (T, N, C) of a query, by its number, float32, on the CPU."""
-        whole, start = torch.empty(0), 0
-        for chunk, length in enumerate(self.video.chunks):
-            kept = self.objects.read(chunk)[::2]
-            part = kept[query % len(kept)]
-            whole = part.new_empty(len(self.times), *part.shape[1:]) if not start else whole
-            whole[start : start + length] = part
-            start += length
+        """The object tokens (1, T, N, C) of a query, by its number, float32, on the CPU."""
+        kept = (self.objects.read(chunk)[::2] for chunk in range(len(self.video.chunks)))
+        (whole,) = joined(((tokens[query % len(tokens)][None],) for tokens in kept), len(self.times))
         return whole
 
     def _maps(self, chunk: int, frames: Sequence[Frame]) -> list[Tensor]:

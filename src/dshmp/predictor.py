@@ -268,7 +268,7 @@ class Segmenter:
         real = torch.ones(1, length, dtype=torch.bool, device=self.device)
         with self.inference(exact=True):  # the tokens are in no variable, so that they go when they have been read
             found = self.model.decode_motion(
-                clip.tokens(number)[None].to(self.device), real, query.text, place, stride=min(stride, length)
+                clip.tokens(number).to(self.device), real, query.text, place, stride=min(stride, length)
             )
         scores = found.logits[0].float().softmax(dim=-1)[:, 0]
         order = scores.argsort(descending=True).tolist()

@@ -185,23 +185,7 @@ def test_every_published_weight_has_its_place(kind: str, monkeypatch: pytest.Mon
 @pytest.fixture
 def kinetics(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """What is read as the checkpoint of a `small` backbone, under published names."""
-    names = {
-        "embeddings.projection": "patch_embed.proj",
-        "embeddings.norm": "patch_embed.norm",
-        "stages.": "layers.",
-        "attention.position_bias": "attn.relative_position_bias_table",
-        "attention.qkv": "attn.qkv",
-        "attention.output": "attn.proj",
-        "mlp.0": "mlp.fc1",
-        "mlp.2": "mlp.fc2",
-    }
-    weights = {}
-    for key, value in build(small()).state_dict().items():
-        if key.startswith(("norms", "fusions", "gates")):
-            continue
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
-        weights[f"backbone.{key}"] = value[:, :, None].expand(-1, -1, 2, -1, -1) / 2 if value.ndim == 4 else value
+    weights = tiny.kinetics(build(small()))
     monkeypatch.setattr(interop, "read_tensors", lambda path: weights)
     return weights
 

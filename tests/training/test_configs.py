@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import Tensor
 from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
@@ -297,31 +296,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_labels=80,
     )
     Mask2FormerForUniversalSegmentation(config).save_pretrained(folder / "mask2former")
-    torch.save(kinetics(), folder / "video_swin.pth")
+    video = from_dict(ModelConfig, tiny.with_switches(WIDTH["model"], {"backbone.temporal_window": 8}))
+    torch.save(tiny.kinetics(DsHmp(video).perception.backbone), folder / "video_swin.pth")
     return folder
-
-
-def kinetics() -> dict[str, Tensor]:
-    """Weights of a small Video-Swin under their published names."""
-    names = {
-        "embeddings.projection": "patch_embed.proj",
-        "embeddings.norm": "patch_embed.norm",
-        "stages.": "layers.",
-        "attention.position_bias": "attn.relative_position_bias_table",
-        "attention.qkv": "attn.qkv",
-        "attention.output": "attn.proj",
-        "mlp.0": "mlp.fc1",
-        "mlp.2": "mlp.fc2",
-    }
-    model = tiny.with_switches(WIDTH["model"], {"backbone.temporal_window": 8})
-    backbone = DsHmp(from_dict(ModelConfig, model)).perception.backbone
-    weights = {}
-    for key, value in backbone.state_dict().items():
-        if not key.startswith(("norms", "fusions", "gates")):
-            for ours, theirs in names.items():
-                key = key.replace(ours, theirs)
-            weights[f"backbone.{key}"] = value[:, :, None].repeat(1, 1, 2, 1, 1) / 2 if value.ndim == 4 else value
-    return weights
 
 
 @pytest.fixture(scope="module")
