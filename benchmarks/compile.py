@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from dshmp.config import ModelConfig
 from dshmp.device import find_device
 from dshmp.model.backbone import LanguageBackbone
+from dshmp.model.candidates import Candidates
 from dshmp.model.hmp import MotionPerception
 from dshmp.model.motion_decoder import MotionDecoder
 from dshmp.model.pixel_decoder import PixelDecoder
@@ -96,9 +97,8 @@ def motion_blocks(batch: int, frames: int) -> Part:
 
     def run(module: nn.Module, inputs: list[Tensor]) -> Iterable[Tensor]:
         tokens, features, mask, real = inputs
-        return module(
-            tokens, real, Cues(features, mask), torch.arange(real.shape[1], device=real.device).expand(real.shape)
-        )
+        position = torch.arange(real.shape[1], device=real.device).expand(real.shape)
+        return module(Candidates(real, tokens), Cues(features, mask), position)
 
     def layers(module: nn.Module) -> Iterable[nn.Module]:
         for block in module.blocks:
@@ -118,7 +118,7 @@ def motion_decoder(batch: int, frames: int) -> Part:
         tokens, words, mask, motion, real = inputs
         text = TextFeatures(words, words, mask, words.mean(1), Cues(motion, mask), Cues(motion, mask))
         position = torch.arange(real.shape[1], device=real.device).expand(real.shape)
-        video = module(tokens, real, text, position, tokens[..., 0])
+        video = module(tokens, real[..., None], text, position, tokens[..., 0])
         for layer in video.layers:
             yield from (layer.logits, layer.similarity, layer.contrast, layer.readout.pointer, layer.track_logits)
 

@@ -181,14 +181,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "newer": (
         change_config(lambda c: c.update(version=99)),
         CONFIG,
-        "has version 99, not 1 to 4; for a newer one: pip install -U dshmp",
+        "has version 99, not 1 to 5; for a newer one: pip install -U dshmp",
     ),
     "newer and laid out anew": (
-        lambda f: (f / CONFIG).write_text('{"version": 5, "parts": []}'),
+        lambda f: (f / CONFIG).write_text('{"version": 6, "parts": []}'),
         CONFIG,
-        "has version 5, not 1 to 4",
+        "has version 6, not 1 to 5",
     ),
-    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 4"),
+    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 5"),
     "version in words": (change_config(lambda c: c.update(version="2")), CONFIG, "is not a configuration of this"),
     "version true": (change_config(lambda c: c.update(version=True)), CONFIG, "is not a configuration of this"),
     "no version": (change_config(lambda c: c.pop("version")), CONFIG, "is not a configuration of this program"),

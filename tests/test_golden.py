@@ -45,6 +45,7 @@ from dshmp.interop.release import convert, infer_config
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model import frame_decoder, hmp
 from dshmp.model.backbone import LanguageBackbone, PixelWordAttention
+from dshmp.model.candidates import Candidates
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import FrameDecoder, inside
 from dshmp.model.frames import input_masks, output_masks, prepare_frames
@@ -66,6 +67,9 @@ RELEASE_MOTION = MotionConfig(
     matching="inverse",
     position=False,
     displacement=False,
+    geometry=False,
+    camera=False,
+    object_position=True,
     dropout=0.0,
 )
 VIDEO_OUTPUTS = {
@@ -213,8 +217,8 @@ class Motion(nn.Module):
     def forward(self, tokens: Tensor, text: TextFeatures) -> VideoTokens:
         frames = torch.ones(tokens.shape[:2], dtype=torch.bool)
         position = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
-        moved, evidence = self.motion(tokens, frames, text.motion, position)
-        result: VideoTokens = self.decoder(moved, frames, text, position, evidence)
+        moved, evidence = self.motion(Candidates(frames, tokens), text.motion, position)
+        result: VideoTokens = self.decoder(moved, frames[..., None], text, position, evidence)
         return result
 
 
@@ -874,7 +878,7 @@ def train_step(arrays: Arrays, info: dict[str, Any], parity: Parity, dtype: torc
     parity.close("frame tokens", tokens, given["frame_queries"], 1e-4)
     layers = len(tokens)
     rows = torch.zeros(layers, dtype=torch.long)
-    video = model.decode_motion(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), text.repeat(rows))
+    video = model.decode_motion(Candidates(torch.ones(tokens.shape[:2], dtype=torch.bool), tokens), text.repeat(rows))
     parity.close("video logits", video.logits, given["vita_pred_logits"][:, 0], 1e-4)
     parity.close("contrast", video.contrast, given["vita_pred_contrastive_embed"][:, 0], 1e-4)
     features = model.mask_pixels(state).expand(layers, -1, -1, -1, -1)

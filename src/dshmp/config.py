@@ -21,7 +21,7 @@ from dshmp.errors import UserError, printable
 
 CueSplit = Literal["paper", "release", "dependency"]
 CueSource = Literal["sentence", "words", "direct", "full"]
-Matching = Literal["hungarian", "inverse", "none"]
+Matching = Literal["tracks", "hungarian", "inverse", "none"]
 
 # What numbers of a file can be; larger ones no model has.
 Count = Annotated[int, Field(ge=1)]
@@ -118,12 +118,22 @@ class MotionConfig:
     """J of Eq. 4-6; 0 leaves temporal self-attention alone (Table 2b)."""
     merge: Literal["weighted", "mean"] = "weighted"
     """Eq. 6: average weighted by each frame's w, or plain as in the release."""
-    matching: Matching = "hungarian"
-    """Eq. 3 aligned; `inverse` applies the inverse permutation as the release does; `none` is Table 2d."""
+    matching: Matching = "tracks"
+    """`hungarian`: Eq. 3, in every block and window; `inverse` applies the inverse permutation as the release does;
+    `none` is Table 2d. `tracks` (ours): once for the whole clip, by the overlap of the masks' boxes, too."""
     position: bool = True
     """A position in time for the tokens inside HMP and for the decoder's keys. Ours."""
     displacement: bool = True
     """Each token enters the first block with its change along its trajectory. Ours."""
+    geometry: bool = True
+    """Where each candidate's mask is, its outline, and how both change enter the first block, and what is no object or
+    there twice takes no part (`dshmp.model.geometry`). Ours."""
+    camera: bool = True
+    """Geometry tells motion relative to the background, too."""
+    token_dropout: Share = 0.0
+    """Share of clips in training whose tokens are hidden: geometry alone answers, as for tracks made elsewhere."""
+    object_position: bool = False
+    """A learned embedding for each of N candidates, as in the release; without, their number is free."""
     queries: Size = 10
     decoder_layers: Depth = 3
     heads: Size = 8
@@ -142,6 +152,8 @@ class ReadoutConfig:
     masks: Literal["embedding", "trajectories"] = "trajectories"
     """`embedding`: mask embedding . mask features, the paper's. `trajectories` (ours): each video token points at one
     object token per frame and takes its mask, so look-alikes can be told apart."""
+    pointing: Literal["hard", "soft"] = "hard"
+    """In use, of the object tokens of a frame that are pointed at: the mask of the first, or their masks mixed."""
     targets: Literal["many", "single"] = "many"
     """Union of all video tokens whose score passes the threshold, or the best token."""
     threshold: Share = 0.5

@@ -6,9 +6,9 @@ Then the model understands the whole clip. The second pass makes the masks chunk
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice, repeat
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dshmp.errors import UserError
+from dshmp.model.camera import Points, followed, grey_frames
+from dshmp.model.candidates import Candidates
 from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
 from dshmp.model.layers import joined
 from dshmp.model.pixel_decoder import PixelFeatures
@@ -34,6 +36,10 @@ Progress = Callable[[str, int, int | None], None]  # told what is being done, st
 Masks = NDArray[np.bool_]
 Part = PixelFeatures | Tensor  # of a chunk what no word changes: pixel features, or images where words reach those
 T = TypeVar("T")
+
+# what is kept of F frames with N candidates: tokens and mask embeddings (F, N, C), and for a model that reads geometry
+# what `model.candidates` tells of each
+KEPT = ("tokens", "mask_embed", "present", "geometry", "camera", "sure")
 
 # perceived at once; at 448x796 two frames take four fifths of the time of eight, and half the memory
 CPU_PIXELS = 2**20
@@ -109,6 +115,7 @@ class EncodedVideo:
     spill: Spill | None  # None for a video that is asked about once
     fps: float | None  # average over the frames read; None where the rate isn't known
     times: list[float] = field(default_factory=list)
+    corners: list[list[Points]] = field(default_factory=list)  # of each chunk's frames, for a model that reads geometry
     chunks: list[int] = field(default_factory=list)  # frames of each
     objects: Spill | None = None  # as of `AskedVideo`, where no word changes them
 
@@ -149,12 +156,19 @@ class EncodedVideo:
 
     def _first(self, progress: Progress) -> Iterator[Part]:
         frames, config = iter(self.source), self.segmenter.config.input
+        size, before = input_size((self.source.height, self.source.width), config), None
         # each frame is resized as it comes, so no chunk of full frames is held
         while chunk := [(f.time, prepare_frames([f.image], config)) for f in islice(frames, self._at_once())]:
             times, images = zip(*chunk, strict=True)
             self.times += times
             self.chunks.append(len(times))
-            part = self._perceive(torch.cat(images))
+            batch = torch.cat(images)
+            if self.segmenter.config.motion.geometry:
+                grey = grey_frames(batch, size, config)
+                chain = grey if before is None else np.concatenate([before[None], grey])
+                self.corners.append(list(followed(chain))[-len(grey) :])
+                before = grey[-1]
+            part = self._perceive(batch)
             if self.spill is not None:
                 self.spill.write([part] if isinstance(part, Tensor) else [*part[:2], *part.levels])
             yield part
@@ -202,7 +216,7 @@ class AskedVideo:
     video: EncodedVideo
     progress: Progress
     maps: Spill | None  # per chunk what masks need beside the candidates; None where the video's own file gives it
-    objects: Spill  # per chunk tokens (F, N, C) and `mask_embed` (F, N, C) of every query, or once for all
+    objects: Spill  # per chunk what `_KEPT` names, of every query, or once for all
     answers: tuple[Selection, ...] = ()
 
     @property
@@ -229,7 +243,7 @@ class AskedVideo:
                 frames = list(frames)
             if wanted:
                 maps = self._maps(chunk, () if whole else [frame for frame in frames if frame is not None])
-            place, embed = slice(start, start + length), self.objects.read(chunk)[1::2]
+            place, embed = slice(start, start + length), self.objects.read(chunk)[1 :: self.kinds]
             with seg.inference():
                 logits = [  # of the kept video tokens (K, F, h, w)
                     seg.model.decode_masks(answer.video, place, each, own.to(seg.device))
@@ -243,11 +257,24 @@ class AskedVideo:
                 self.progress("masks", start + t + 1, len(video.times))
             start += length
 
-    def tokens(self, query: int) -> Tensor:
-        """The object tokens (1, T, N, C) of a query, by its number, float32, on the CPU."""
-        kept = (self.objects.read(chunk)[::2] for chunk in range(len(self.video.chunks)))
-        (whole,) = joined(((tokens[query % len(tokens)][None],) for tokens in kept), len(self.times))
-        return whole
+    @property
+    def kinds(self) -> int:
+        """How many tensors are kept of each query and chunk."""
+        return len(KEPT) if self.video.segmenter.config.motion.geometry else 2
+
+    def candidates(self, query: int) -> Candidates:
+        """Of the whole video, for a query, by its number, on the CPU."""
+
+        def parts() -> Iterator[tuple[Tensor, ...]]:
+            for chunk in range(len(self.video.chunks)):
+                kept = self.objects.read(chunk)
+                start = query * self.kinds % len(kept)
+                own = dict(zip(KEPT, kept[start : start + self.kinds], strict=False))
+                yield tuple(value[None] for name, value in own.items() if name != "mask_embed")
+
+        names = [name for name in KEPT[: self.kinds] if name != "mask_embed"]
+        found = zip(names, joined(parts(), len(self.times)), strict=True)
+        return replace(Candidates(torch.ones(1, len(self.times), dtype=torch.bool)), **dict[str, Any](found))
 
     def _maps(self, chunk: int, frames: Sequence[Frame]) -> list[Tensor]:
         """What masks of a chunk need: one map for all queries where it does not depend on the words, or one each."""

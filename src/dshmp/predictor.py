@@ -9,7 +9,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dshmp.arguments import Threshold, checked
 from dshmp.card import HERE, Card, lacks, model_card
@@ -17,7 +19,9 @@ from dshmp.device import find_device, to_device
 from dshmp.encoded import AskedVideo, EncodedVideo, Progress, Query, Selection
 from dshmp.errors import UserError
 from dshmp.files import reason
+from dshmp.model.camera import camera_motion
 from dshmp.model.frame_decoder import uses_language
+from dshmp.model.frames import input_size
 from dshmp.options import Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
@@ -247,14 +251,25 @@ class Segmenter:
 
     def _find_objects(self, clip: AskedVideo, queries: Sequence[Query]) -> None:
         """First pass: the candidates of these queries."""
-        for part in clip.video.parts(clip.progress):
+        source = clip.video.source
+        size = input_size((source.height, source.width), self.config.input)
+        before: list[NDArray[np.bool_] | None] = [None] * len(queries)  # where candidates were in the last frame
+        for chunk, part in enumerate(clip.video.parts(clip.progress)):
             pixels, objects = clip.video.pixels(part, queries), []
             with self.inference():
-                for query, features in zip(queries, cycle(pixels), strict=False):
+                for number, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
                     seen = self.model.encode_objects(features, query.text)
                     objects += [seen.tokens.float(), seen.mask_embed]
+                    if self.config.motion.geometry:
+                        found = self.model.detect(seen, size)
+                        covered = found.covered.cpu().numpy()
+                        camera = camera_motion(clip.video.corners[chunk], covered, before[number])
+                        objects += [found.present, found.geometry.half(), *camera]
+                        before[number] = covered[-1]
                 if clip.maps is not None:
                     clip.maps.write([self.model.mask_pixels(features) for features in pixels])
+            if clip.video.corners and not uses_language(self.model.perception):
+                clip.video.corners[chunk] = []  # nobody asks again
             clip.objects.write(objects)
 
     def _select(
@@ -265,10 +280,12 @@ class Segmenter:
         positions, rate = video.source.positions, self.config.input.motion_fps
         place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
         stride = max(1, round(video.fps / rate)) if video.fps and rate else 1
-        real = torch.ones(1, length, dtype=torch.bool, device=self.device)
         with self.inference(exact=True):  # the tokens are in no variable, so that they go when they have been read
             found = self.model.decode_motion(
-                clip.tokens(number).to(self.device), real, query.text, place, stride=min(stride, length)
+                clip.candidates(number).each(lambda value: value.to(self.device)),
+                query.text,
+                place,
+                stride=min(stride, length),
             )
         scores = found.logits[0].float().softmax(dim=-1)[:, 0]
         order = scores.argsort(descending=True).tolist()

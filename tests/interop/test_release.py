@@ -557,6 +557,8 @@ def stored(switches: dict[str, Any], folder: Path) -> Path:
         "frame_decoder.language": True,
         "motion.position": False,
         "motion.displacement": False,
+        "motion.geometry": False,
+        "motion.object_position": True,
         "readout.masks": "embedding",
     }
     save_model(tiny.model(base | switches), tiny.tokenizer(), folder)
@@ -593,7 +595,7 @@ def test_settings_that_their_code_ignores_are_told(
     fixed, silent = capsys.readouterr().err.splitlines()
     assert "pixel_decoder.ffn = 32 (there 1024)" in fixed
     assert "language.encoder.hidden_size = 32 (there 768)" in fixed
-    for part in ("split = dependency (there release)", "merge = weighted (there mean)", "matching = hungarian"):
+    for part in ("split = dependency (there release)", "merge = weighted (there mean)", "matching = tracks"):
         assert part in silent
     state = read(tmp_path / "new" / "x.pth")
     assert from_release(state).keys() == load_model(folder)[0].state_dict().keys()

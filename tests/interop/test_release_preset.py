@@ -13,6 +13,7 @@ from clips import picture
 from dshmp.config import ModelConfig, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.interop.release import release_config
+from dshmp.model.candidates import Candidates
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import input_masks, prepare_frames
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
@@ -83,8 +84,8 @@ def test_the_preset_loses_trajectories_that_change_slots() -> None:
     with torch.no_grad():
         text = models[0].language(tokenizer(release())([SENTENCE]))
         apart = [
-            float(torch.sub(*(model.decode_motion(tokens, frames, text).logits for model in models)).abs().max())
-            for tokens in (still, turned)
+            float(torch.sub(*(model.decode_motion(each, text).logits for model in models)).abs().max())
+            for each in (Candidates(frames, still), Candidates(frames, turned))
         ]
     assert apart[0] == 0
     assert apart[1] > 1e-4
@@ -102,7 +103,7 @@ def test_the_preset_does_not_see_the_arrow_of_time(length: int) -> None:
         model = built(config)
         with torch.no_grad():
             text = model.language(tokenizer(config)([SENTENCE]))
-            forth, back = (model.decode_motion(each, frames, text) for each in (tokens, tokens.flip(1)))
+            forth, back = (model.decode_motion(Candidates(frames, each), text) for each in (tokens, tokens.flip(1)))
         return float((forth.logits - back.logits).abs().max())
 
     assert change(release()) < 2e-6

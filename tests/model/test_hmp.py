@@ -18,6 +18,7 @@ from dshmp.config import (
     ReleaseConfig,
 )
 from dshmp.model import hmp
+from dshmp.model.candidates import Candidates
 from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception, merge
 from dshmp.model.motion_decoder import MotionDecoder, TrajectoryScore, VideoTokens
 from dshmp.model.readout import ABSENT, TrajectoryReadout
@@ -30,6 +31,9 @@ THEIRS = MotionConfig(
     matching="inverse",
     position=False,
     displacement=False,
+    geometry=False,
+    camera=False,
+    object_position=True,
     queries=5,
     decoder_layers=2,
     heads=4,
@@ -89,9 +93,12 @@ class Motion(nn.Module):
 
     def forward(self, tokens: Tensor, frames: Tensor, text: Text, position: Tensor | None = None) -> VideoTokens:
         position = count(frames) if position is None else position
-        moved, weights = self.motion(tokens, frames, text.motion, position)
-        result: VideoTokens = self.decoder(moved, frames, text, position, weights)
-        return result
+        candidates = Candidates(frames, tokens)
+        order = candidates.order() if self.motion.config.matching == "tracks" else None
+        candidates = candidates if order is None else candidates.in_order(order)
+        moved, weights = self.motion(candidates, text.motion, position)
+        result: VideoTokens = self.decoder(moved, frames[..., None], text, position, weights)
+        return result if order is None else result.unlinked(order)
 
 
 def excited(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -210,6 +217,12 @@ def test_order_is_undone_and_lets_gradients_through() -> None:
     assert torch.equal(tokens.grad, weight)
 
 
+def slotwise(tokens: Tensor, frames: Tensor, order: Tensor, *rest: Any) -> Tensor:
+    """The displacement of each token at its own slot."""
+    seen = frames[..., None].expand(order.shape)
+    return scatter(displacement(gather(tokens, order), seen, *rest), order)
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 0), (2, 2), (0, 3), (9, 9)])
 def test_displacement_follows_the_trajectory_to_the_slot_of_its_token(before: int, after: int) -> None:
     """The frames compared stay inside the clip's real frames, so a displacement shrinks at its ends."""
@@ -220,7 +233,7 @@ def test_displacement_follows_the_trajectory_to_the_slot_of_its_token(before: in
     lengths = [5, 3, 5]
     frames = torch.arange(5) < torch.tensor(lengths)[:, None]
     tokens[~frames] = 7.0  # what stands in padded frames does not count
-    moved = displacement(tokens, frames, align(tokens, frames), before, after, count(frames))
+    moved = slotwise(tokens, frames, align(tokens, frames), before, after, count(frames))
     steps = torch.zeros(3, 5)
     for b, length in enumerate(lengths):
         for t in range(length):
@@ -232,7 +245,7 @@ def test_displacement_follows_the_trajectory_to_the_slot_of_its_token(before: in
 def test_displacement_from_the_frame_before() -> None:
     tokens, _ = shuffled(length=5)
     frames, order = torch.ones(3, 5, dtype=torch.bool), align(tokens)
-    moved = displacement(tokens, frames, order, 1, 0, count(frames))
+    moved = slotwise(tokens, frames, order, 1, 0, count(frames))
     assert not moved[:, 0].any()
     along = gather(tokens, order)
     assert torch.equal(gather(moved, order)[:, 1:], along[:, 1:] - along[:, :-1])
@@ -248,7 +261,7 @@ def test_displacement_is_a_speed(before: int, after: int, stride: int) -> None:
     frames = torch.arange(7) < torch.tensor(lengths)[:, None]
     position = torch.tensor([[0, 4, 4, 5, 11, 19, 20], [2, 3, 6, 6, 6, 0, 0], [8, 0, 0, 0, 0, 0, 0]]).float()
     order = align(tokens, frames)
-    moved = displacement(tokens, frames, order, before, after, position, stride)
+    moved = slotwise(tokens, frames, order, before, after, position, stride)
     along, wanted = gather(tokens, order), torch.zeros_like(tokens)
     for b, length in enumerate(lengths):
         for t in range(length):
@@ -269,8 +282,8 @@ def test_displacement_of_regular_frames_is_not_scaled(stride: int) -> None:
     frames, order = torch.arange(9) < torch.tensor([[9], [4], [1]]), align(tokens)
     position = (torch.arange(9.0) * stride + torch.tensor([[0.0], [2.0], [1000.0]])) * frames
     for reach in ((1, 0), (2, 2)):
-        plain = displacement(tokens, frames, order, *reach, count(frames))
-        assert torch.equal(displacement(tokens, frames, order, *reach, position, stride), plain)
+        plain = slotwise(tokens, frames, order, *reach, count(frames))
+        assert torch.equal(slotwise(tokens, frames, order, *reach, position, stride), plain)
 
 
 # ------------------------------------------------------------------------ hierarchical cross-attention
@@ -279,9 +292,9 @@ def test_displacement_of_regular_frames_is_not_scaled(stride: int) -> None:
 def test_merge_weighs_frames_and_leaves_padding_out() -> None:
     x = torch.tensor([1.0, 2.0, 5.0, 9.0, 7.0]).view(1, 1, 5, 1, 1)
     share = torch.tensor([3.0, 1.0, 2.0, 0.0, 0.0]).view(1, 1, 5, 1, 1)
-    merged, real = merge(x, share, torch.tensor([[[True, True, True, False, False]]]))
+    merged, real = merge(x, share, torch.tensor([[[True, True, True, False, False]]])[..., None])
     torch.testing.assert_close(merged.flatten(), torch.tensor([1.25, 5.0, 0.0]))
-    assert real.tolist() == [[[True, True, False]]]
+    assert real[..., 0].tolist() == [[[True, True, False]]]
     merged, _ = merge(x, torch.ones_like(x), None)
     torch.testing.assert_close(merged.flatten(), torch.tensor([1.5, 7.0, 7.0]))
 
@@ -311,7 +324,7 @@ def test_stages_follow_the_equations(window: int, stages: int) -> None:
 
 def test_a_window_of_padding_alone_is_finite() -> None:
     module = excited(HierarchicalCrossAttention(C, 3))
-    real = torch.tensor([[[True] * 8, [False] * 8]])
+    real = torch.tensor([[[True] * 8, [False] * 8]])[..., None]
     x = torch.randn(1, 2, 8, 3, C, requires_grad=True)
     result, weights = module(x, Cues(torch.randn(1, 2, C), torch.tensor([[True, False]])), real)
     result.sum().backward()
@@ -370,12 +383,12 @@ def test_windows_in_small_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -
 
 def test_order_of_slots_does_not_matter_to_motion_perception() -> None:
     """Tokens in other slots come back in those slots: nothing but the matching knows about slots."""
-    module = excited(MotionPerception(whole(OURS))).eval()
+    module = excited(MotionPerception(whole(replace(OURS, matching="hungarian")))).eval()
     tokens, frames, text = sample(2, 16)
     who = torch.rand(2, 16, 6).argsort(dim=-1)
     with torch.no_grad():
-        straight, weights = module(tokens, frames, text.motion, count(frames))
-        mixed, mixed_weights = module(gather(tokens, who), frames, text.motion, count(frames))
+        straight, weights = module(Candidates(frames, tokens), text.motion, count(frames))
+        mixed, mixed_weights = module(Candidates(frames, gather(tokens, who)), text.motion, count(frames))
     torch.testing.assert_close(mixed, gather(straight, who), atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed_weights, weights.gather(2, who), atol=1e-5, rtol=0)
 
@@ -454,7 +467,7 @@ def test_release_shifts_windows_in_use_only() -> None:
 def test_gradients_reach_every_parameter_from_scratch(masks: str, cues: CueSource) -> None:
     """After one step: at the very start the closed gate of Eq. 7 lets only its second layer learn."""
     torch.manual_seed(0)
-    model = Motion(OURS, masks=masks, cues=cues).train()
+    model = Motion(replace(OURS, geometry=False), masks=masks, cues=cues).train()
     tokens, frames, text = sample(2, 11)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):

@@ -14,6 +14,8 @@ import tiny
 from dshmp.config import from_dict
 from dshmp.data.base import Expression, Video
 from dshmp.data.mevis import MevisSplit
+from dshmp.model import candidates
+from dshmp.model.candidates import Candidates
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import Perception
 from dshmp.model.motion_decoder import VideoTokens
@@ -98,8 +100,10 @@ def test_company_and_padding_change_nothing(switches: dict[str, Any], stride: in
         for name, value in perceived(model.encode(shown, text.repeat(torch.tensor([clip])))).items():
             close(value, perceived(state)[name])
         tokens[clip, :length], frames[clip, :length] = state.tokens, True
-        alone.append(model.decode_motion(state.tokens[None], frames[clip : clip + 1, :length], single, stride=stride))
-    together = model.decode_motion(tokens, frames, text, stride=stride)
+        alone.append(
+            model.decode_motion(Candidates(frames[clip : clip + 1, :length], state.tokens[None]), single, stride=stride)
+        )
+    together = model.decode_motion(Candidates(frames, tokens), text, stride=stride)
     for clip, length in enumerate(LENGTHS):
         expected = understood(alone[clip], 0, length)
         for name, value in understood(together, clip, length).items():
@@ -145,18 +149,18 @@ def test_interleaving(tokenizer: TextTokenizer) -> None:
     tokens = model.encode(images(9), text).tokens[None]
     frames = torch.ones(1, 9, dtype=torch.bool)
     position = torch.arange(9.0)[None]
-    plain = model.decode_motion(tokens, frames, text)
+    plain = model.decode_motion(Candidates(frames, tokens), text)
     expected = understood(plain, 0, 9)
-    for name, value in understood(model.decode_motion(tokens, frames, text, position), 0, 9).items():
+    for name, value in understood(model.decode_motion(Candidates(frames, tokens), text, position), 0, 9).items():
         close(value, expected[name])
-    moved, weights = model.motion(tokens, frames, text.motion, position)
+    moved, weights = model.motion(Candidates(frames, tokens, linked=True), text.motion, position)
     close(plain.motion_tokens, moved)
     close(plain.frame_weights, weights)
     # twice as fast: what motion perception says of the even frames is what it says of them alone
     double = tokens.repeat_interleave(2, dim=1)[:, :17]
-    fast = model.decode_motion(double, torch.ones(1, 17, dtype=torch.bool), text, stride=2).motion_tokens
+    fast = model.decode_motion(Candidates(torch.ones(1, 17, dtype=torch.bool), double), text, stride=2).motion_tokens
     close(fast[:, ::2], moved)
-    short = model.decode_motion(tokens[:, :2], frames[:, :2], text, stride=5)  # fewer frames than sequences
+    short = model.decode_motion(Candidates(frames[:, :2], tokens[:, :2]), text, stride=5)  # fewer frames than sequences
     assert short.logits.isfinite().all()
 
 
@@ -171,7 +175,7 @@ def test_the_numbers_of_regular_frames_say_nothing_new(stride: int, tokenizer: T
         model = tiny.model({"motion.position": position})
 
         def logits(place: Tensor | None, model: DsHmp = model) -> Tensor:
-            return model.decode_motion(tokens, frames, text, place, stride=stride).logits
+            return model.decode_motion(Candidates(frames, tokens), text, place, stride=stride).logits
 
         assert torch.equal(logits(None), logits(number))
         assert torch.equal(logits(number), logits(number + 40)) is not position
@@ -185,13 +189,13 @@ def test_masks_of_slices_are_slices_of_the_masks(masks: str, tokenizer: TextToke
     text = model.language(tokenizer(tiny.SENTENCES))
     state = model.encode(images(7), text)
     tokens = state.tokens.unflatten(0, (3, 7))
-    video = model.decode_motion(tokens, torch.ones(3, 7, dtype=torch.bool), text)
+    video = model.decode_motion(Candidates(torch.ones(3, 7, dtype=torch.bool), tokens), text)
     together = clip_masks(model, video, state)
     assert together.shape == (3, 4, 7, 10, 14)
     for row in range(3):
         single = model.language(tokenizer([tiny.SENTENCES[row]]))
         alone = model.encode(images(7), single)
-        answer = model.decode_motion(alone.tokens[None], torch.ones(1, 7, dtype=torch.bool), single)
+        answer = model.decode_motion(Candidates(torch.ones(1, 7, dtype=torch.bool), alone.tokens[None]), single)
         for part in (slice(0, 7), slice(0, 1), slice(4, 7)):
             seen = model.encode(images(7)[part], single)
             found = model.decode_masks(answer, part, model.mask_pixels(seen), seen.mask_embed)
@@ -204,7 +208,7 @@ def test_any_frame_size(size: tuple[int, int], tokenizer: TextTokenizer) -> None
     model = tiny.model({"backbone.language_fusion": True, "frame_decoder.language": True})
     text = model.language(tokenizer(tiny.SENTENCES[:1]))
     state = model.encode(torch.randn(2, 3, *size), text)
-    video = model.decode_motion(state.tokens[None], torch.ones(1, 2, dtype=torch.bool), text)
+    video = model.decode_motion(Candidates(torch.ones(1, 2, dtype=torch.bool), state.tokens[None]), text)
     masks = clip_masks(model, video, state)
     assert masks.shape == (1, 4, 2, -(-size[0] // 4), -(-size[1] // 4))
     assert masks.isfinite().all()
@@ -215,7 +219,9 @@ def test_any_frame_size(size: tuple[int, int], tokenizer: TextTokenizer) -> None
 def test_any_number_of_frames(length: int, tokenizer: TextTokenizer) -> None:
     model = tiny.model()
     text = model.language(tokenizer(tiny.SENTENCES[1:2]))
-    video = model.decode_motion(torch.randn(1, length, 6, 32), torch.ones(1, length, dtype=torch.bool), text)
+    video = model.decode_motion(
+        Candidates(torch.ones(1, length, dtype=torch.bool), torch.randn(1, length, 6, 32)), text
+    )
     assert video.logits.isfinite().all()
     close(video.attention.sum(-1), torch.ones(1, 4))
 
@@ -259,7 +265,7 @@ def answer(model: DsHmp) -> tuple[Tensor, Tensor]:
     state = model.encode(images(22), text)
     shuffled = torch.rand(22, 6, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
     tokens = state.tokens.gather(1, shuffled[..., None].expand(-1, -1, 32))  # so that there is something to match
-    video = model.decode_motion(tokens[None], torch.ones(1, 22, dtype=torch.bool), text)
+    video = model.decode_motion(Candidates(torch.ones(1, 22, dtype=torch.bool), tokens[None]), text)
     return video.logits, clip_masks(model, video, state)
 
 
@@ -334,7 +340,8 @@ def whole_task(mini: Path, switches: dict[str, Any], **recipe: Any) -> WholeTask
     ],
     ids=str,
 )
-def test_gradients_reach_every_parameter(switches: dict[str, Any], mini: Path) -> None:
+def test_gradients_reach_every_parameter(switches: dict[str, Any], mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "OBJECT", 0.0)  # a model that has learned nothing finds no object
     task = whole_task(mini, switches, contrast_start=0)
     batch = task.batches(1)[0]
     optimiser = torch.optim.SGD(task.model.parameters(), lr=0.01)
@@ -373,7 +380,7 @@ def test_mixed_precision(switches: dict[str, Any], precision: torch.dtype) -> No
     def answer() -> tuple[torch.Tensor, torch.Tensor]:
         text = model.language(tokenizer(tiny.SENTENCES[:2]))
         state = model.perceive_clips(images, torch.tensor([0, 0]), text)
-        video = model.decode_motion(state.tokens.unflatten(0, (2, 9)), frames, text)
+        video = model.decode_motion(Candidates(frames, state.tokens.unflatten(0, (2, 9))), text)
         return video.logits.float(), clip_masks(model, video, state).float()
 
     with torch.no_grad():

@@ -455,4 +455,4 @@ def test_the_cache_reads_whole_videos(mini: Path) -> None:
     images = prepare_frames(split.frames(name), model.config.input)
     expected = model.encode(images, null_text(model.language, 1))
     (found,) = perceive_clip(model, split, name, null_text(model.language, 1))
-    close(found["tokens"].float(), expected.tokens, 1e-3)
+    close(found["tokens"].float().sort(1).values, expected.tokens.sort(1).values, 1e-3)  # in trajectories' order

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.config import ModelConfig
+from dshmp.model.candidates import Candidates, Detected, detect
 from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
 from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
@@ -43,7 +44,8 @@ class DsHmp(nn.Module):
             alone = text.repeat(torch.tensor([index], device=images.device))
             seen = [self.encode(part, alone) for part in images.split(step)]
             tokens = torch.cat([part.tokens for part in seen])[None]
-            video = self.decode_motion(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), alone)
+            frames = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+            video = self.decode_motion(Candidates(frames, tokens), alone)
             masks = [
                 self.decode_masks(video, slice(start, start + step), self.mask_pixels(part), part.mask_embed)
                 for start, part in zip(range(0, len(images), step), seen, strict=True)
@@ -88,24 +90,33 @@ class DsHmp(nn.Module):
         project = self.decoder.mask_features
         return seen.mask_features if project is None else project(seen.video_features)
 
+    def detect(self, seen: Perception, size: tuple[int, int]) -> Detected:
+        """Of F frames, which take up `size` (h, w) of the padded input, what of the N candidates is there, and its
+        geometry."""
+        masks = torch.einsum("fnc,fchw->fnhw", seen.mask_embed, seen.mask_features)
+        return detect(seen.logits, masks, size)
+
     def decode_motion(
-        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor | None = None, stride: int = 1
+        self, candidates: Candidates, text: TextFeatures, position: Tensor | None = None, stride: int = 1
     ) -> VideoTokens:
-        """Motion perception and motion decoder on object tokens (B, T, N, C).
+        """Motion perception and motion decoder on the candidates of B clips.
 
         Args:
-            frames: (B, T) bool, True where a frame is real (padding stands at the end).
             position: (B, T) place in time of each frame, in frames of its video, never falling; 0, 1, 2 ... by default.
             stride: a video `stride` times as fast as motion perception was trained on is read as that many
                 interleaved sequences, each at the right pace.
         """
-        batch, length = tokens.shape[:2]
+        batch, length, _ = candidates.shape
+        order = None
+        if self.config.motion.matching == "tracks" and not candidates.linked:
+            order = candidates.order()
+            candidates = candidates.in_order(order)
         if position is None:
-            position = torch.arange(float(length), device=tokens.device).expand(batch, length)
-        moved = weights = tokens.new_empty(0)
+            position = torch.arange(float(length), device=candidates.frames.device).expand(batch, length)
+        moved = weights = candidates.frames.new_empty(0)
         for start in range(min(stride, length)):  # frames 0, s, 2s ..., then 1, s+1 ...
             at = slice(start, None, stride)
-            found = self.motion(tokens[:, at], frames[:, at], text.motion, position[:, at], stride)
+            found = self.motion(candidates.interleaved(start, stride), text.motion, position[:, at], stride)
             if stride == 1:
                 moved, weights = found
                 break
@@ -113,8 +124,10 @@ class DsHmp(nn.Module):
                 moved, weights = (each.new_empty(batch, length, *each.shape[2:]) for each in found)
             moved[:, at], weights[:, at] = found
             del found
-        del tokens
-        return cast(VideoTokens, self.decoder(moved, frames, text, position / stride, weights))
+        seen = candidates.frames[..., None] if candidates.present is None else candidates.seen
+        del candidates
+        video = cast(VideoTokens, self.decoder(moved, seen, text, position / stride, weights))
+        return video if order is None else video.unlinked(order)
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:
         """Mask logits (N_v, F, h, w) at stride 4 of one clip's video tokens (B = 1) in the F frames `frames`, of which

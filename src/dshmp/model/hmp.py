@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import ModelConfig, MotionConfig
+from dshmp.model.candidates import Candidates
+from dshmp.model.geometry import MotionGeometry
 from dshmp.model.layers import CrossAttention, FeedForward, closed_gate, joined
 from dshmp.model.text import Cues
 from dshmp.model.trajectories import align, displacement, gather, scatter
@@ -100,14 +102,14 @@ class TimePosition(nn.Module):
 
 def merge(x: Tensor, share: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Eq. 6: frames 2t and 2t+1 become one token, averaged by their share; an odd last frame is repeated. x (B, n, L,
-    N, C), share (B, n, L, N, 1), 0 where a frame takes no part, real (B, n, L) bool, None for all -> (B, n, ceil(L/2),
-    N, C), zero where neither frame takes part, and which of its frames are real."""
+    N, C), share (B, n, L, N, 1), 0 where a token takes no part, real (B, n, L, N or 1) bool, None for all -> (B, n,
+    ceil(L/2), N, C), zero where neither token takes part, and which of its tokens are real."""
     if x.shape[2] % 2:
         x, share = (torch.cat([item, item[:, :, -1:]], dim=2) for item in (x, share))
         real = None if real is None else torch.cat([real, real[:, :, -1:]], dim=2)
     x, share = (item.unflatten(2, (-1, 2)) for item in (x, share))  # (B, n, L/2, 2, N, C)
     share = share / share.sum(dim=3, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
-    return (x * share).sum(dim=3), None if real is None else real.unflatten(2, (-1, 2)).any(dim=-1)
+    return (x * share).sum(dim=3), None if real is None else real.unflatten(2, (-1, 2)).any(dim=3)
 
 
 class HierarchicalCrossAttention(nn.Module):
@@ -124,17 +126,17 @@ class HierarchicalCrossAttention(nn.Module):
         self.gate = closed_gate(channels)
 
     def forward(self, x: Tensor, cues: Cues, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and the frames that take part
-        (B, n, W) bool, None for all -> (B, n, W, N, C) and the weight of each frame in stage 1, (B, n, W, N)."""
+        """x (B, n, W, N, C), token i of every frame of a window being of trajectory i, and which tokens take part
+        (B, n, W, N or 1) bool, None for all -> (B, n, W, N, C) and each frame's weight in stage 1, (B, n, W, N)."""
         keys = self.key(cues.features).transpose(1, 2) * x.shape[-1] ** -0.5  # (B, C, K)
         values = self.value(cues.features)
         state = self.query(x)
         weights = []
         for out, norm in zip(self.out, self.norm, strict=True):
             scores = (state.flatten(1, 3) @ keys).view(*state.shape[:4], -1)  # (B, n, L, N, K)
-            if real is not None:  # a window of padding alone keeps finite scores; nothing reads its result
+            if real is not None:  # a trajectory that is in no frame keeps finite scores; nothing reads its result
                 seen = real | ~real.any(dim=2, keepdim=True)
-                scores = scores.masked_fill(~seen[..., None, None], float("-inf"))
+                scores = scores.masked_fill(~seen[..., None], float("-inf"))
             # Eq. 4 over time first, padded words afterwards; in float32 at least, as EPS is zero in half precision.
             attention = scores.softmax(dim=2, dtype=torch.promote_types(scores.dtype, torch.float32))
             attention = attention * cues.mask[:, None, None, None, :]
@@ -144,7 +146,7 @@ class HierarchicalCrossAttention(nn.Module):
             read = (attention / (weight + EPS)).flatten(1, 3) @ (values @ out.weight.T) + out.bias
             state = norm(state + read.view(state.shape))
             share = weight + EPS if self.merging == "weighted" else torch.ones_like(weight)
-            state, real = merge(state, share if real is None else share * real[..., None, None], real)
+            state, real = merge(state, share if real is None else share * real[..., None], real)
         state = self.gate(state) * state
         state = state.repeat_interleave(2 ** len(self.out), dim=2)[:, :, : x.shape[2]]
         return x + state, weights[0].squeeze(-1)  # Eq. 7
@@ -162,12 +164,20 @@ class HMPBlock(nn.Module):
         self.feed_forward = FeedForward(channels, config.ffn)
 
     def forward(
-        self, x: Tensor, cues: Cues, bias: Tensor | None = None, frames: Tensor | None = None
+        self,
+        x: Tensor,
+        cues: Cues,
+        bias: Tensor | None = None,
+        frames: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x (B, n, W, N, C) -> the same shape, and stage 1's frame weights (B, n, W, N), uniform without stages; `bias`
-        and `frames` are as in `WindowLayout`."""
+        and `frames` are as in `WindowLayout`. Where not all candidates are there, `seen` (B, n, W, N) bool says what is
+        in a real frame, in place of both."""
         shape = x.shape
-        if bias is not None:
+        if seen is not None:  # a window without any candidate reads nothing
+            bias = seen.flatten(0, 1).flatten(1, 2)[:, None, None]
+        elif bias is not None:
             bias = bias.flatten(0, 1)[:, None].to(x.dtype).repeat_interleave(shape[3], -1)
             if bias.shape[-2] > 1:  # (B, n, W, W) -> (B*n, 1, W*N, W*N)
                 bias = bias.repeat_interleave(shape[3], -2)
@@ -175,10 +185,14 @@ class HMPBlock(nn.Module):
         x = self.self_attention(x, x, bias).view(shape)
         weights = x.new_full(shape[:-1], 1 / shape[2])
         if self.cross_attention is not None:
-            order = align(x.flatten(0, 1), None if frames is None else frames.flatten(0, 1), self.matching)
-            order = order.view(shape[:-1])
-            x, weights = self.cross_attention(gather(x, order), cues, frames)
-            x, weights = scatter(x, order), scatter(weights[..., None], order).squeeze(-1)
+            real = seen if seen is not None or frames is None else frames[..., None]
+            if self.matching == "tracks":  # which they are in already
+                x, weights = self.cross_attention(x, cues, real)
+            else:
+                order = align(x.flatten(0, 1), None if frames is None else frames.flatten(0, 1), self.matching)
+                order = order.view(shape[:-1])
+                x, weights = self.cross_attention(gather(x, order), cues, real)
+                x, weights = scatter(x, order), scatter(weights[..., None], order).squeeze(-1)
         return self.feed_forward(x), weights
 
 
@@ -194,49 +208,69 @@ class MotionPerception(nn.Module):
         self.config = config
         self.release = whole.release
         self.input_projection = nn.Linear(hidden, hidden)
+        self.geometry = MotionGeometry(hidden, config.window, config.camera) if config.geometry else None
         self.time_position = TimePosition(hidden) if config.position else None
         self.displacement = nn.Linear(2 * hidden, hidden, bias=False) if config.displacement else None
         self.blocks = nn.ModuleList(HMPBlock(config, hidden) for _ in range(config.blocks))
 
-    def forward(
-        self, tokens: Tensor, frames: Tensor, cues: Cues, position: Tensor, stride: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """Object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, motion cues, places in time (B, T)
-        in frames of the video, of which `stride` are one motion frame -> motion-aware tokens (B, T, N, C), and the
-        weight of each frame in a token's trajectory within its window (w of stage 1 in the last block), (B, T, N)."""
-        batch, length, count, _ = tokens.shape
+    def forward(self, candidates: Candidates, cues: Cues, position: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
+        """Candidates of B clips, motion cues, places in time (B, T) in frames of the video, of which `stride` are one
+        motion frame -> motion-aware tokens (B, T, N, C), and the weight of each frame in a token's trajectory within
+        its window (w of stage 1 in the last block), (B, T, N). What is not there has values that nothing reads."""
+        batch, length, count = candidates.shape
         window = self.config.window
         missing = -length % window
-        order = None if self.displacement is None else align(tokens, frames, self.config.matching)
+        tokens, seen = candidates.tokens, candidates.seen
+        order = None
+        if tokens is not None and self.displacement is not None and not candidates.linked:
+            order = align(tokens, candidates.frames, self.config.matching)
+            tokens = gather(tokens, order)
+        if tokens is not None and self.training and self.config.token_dropout:
+            # some clips are answered by geometry alone, as tracks made elsewhere have no tokens
+            kept = tokens.new_empty(batch, 1, 1, 1).bernoulli_(1 - self.config.token_dropout)
+            tokens = tokens * kept
         step = max(1, TOKENS_AT_ONCE // (batch * count))
         parts = (
-            self._enter(tokens, frames, order, position, stride, slice(start, start + step))
+            self._enter(candidates, tokens, order, seen, position, stride, slice(start, start + step))
             for start in range(0, length, step)
         )
         (x,) = joined(zip(parts), length)
         x = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
-        layouts = self._layouts(F.pad(frames, (0, missing)))
+        padded = None if candidates.present is None else F.pad(seen, (0, 0, 0, missing))
+        layouts = self._layouts(F.pad(candidates.frames, (0, missing)))
         weights = x.new_full(x.shape[:3], 1 / window)
         for index, block in enumerate(self.blocks):
-            x, weights = self._run(block, x, cues, layouts[index % 2])
+            x, weights = self._run(block, x, cues, layouts[index % 2], padded)
         return x[:, :length], weights[:, :length]
 
     def _enter(
-        self, tokens: Tensor, frames: Tensor, order: Tensor | None, position: Tensor, stride: int, part: slice
+        self,
+        candidates: Candidates,
+        tokens: Tensor | None,
+        order: Tensor | None,
+        seen: Tensor,
+        position: Tensor,
+        stride: int,
+        part: slice,
     ) -> Tensor:
-        """What enters the first block of some frames, zero in padded ones: (B, F, N, C)."""
-        x = self.input_projection(tokens[:, part])
-        if self.displacement is not None and order is not None:
-            # one frame's change shows what is fleeting but is mostly noise; half a window's shows the direction
-            reach = self.config.window // 4
-            near, far = (
-                displacement(tokens, frames, order, before, after, position, stride, part)
-                for before, after in ((1, 0), (reach, reach))
-            )
-            x = x + self.displacement(torch.cat([near, far], dim=-1))
+        """What enters the first block of some frames, zero where no candidate is: (B, F, N, C)."""
+        terms = []
+        if tokens is not None:
+            entering = self.input_projection(tokens[:, part])
+            if self.displacement is not None:
+                # one frame's change shows what is fleeting but is mostly noise; half a window's shows the direction
+                reach = self.config.window // 4
+                changes = [
+                    displacement(tokens, seen, *each, position, stride, part) for each in ((1, 0), (reach, reach))
+                ]
+                entering = entering + self.displacement(torch.cat(changes, dim=-1))
+            terms.append(entering if order is None else scatter(entering, order[:, part]))
+        if self.geometry is not None and candidates.geometry is not None:
+            own = candidates.camera, candidates.sure
+            terms.append(self.geometry(candidates.geometry, seen, *own, position, stride, part))
         if self.time_position is not None:
-            x = x + self.time_position(position[:, part] / stride)[:, :, None]
-        return cast(Tensor, x.masked_fill(~frames[:, part, None, None], 0.0))
+            terms.append(self.time_position(position[:, part] / stride)[:, :, None])
+        return cast(Tensor, sum(terms[1:], terms[0]).masked_fill(~seen[:, part, :, None], 0.0))
 
     def _layouts(self, frames: Tensor) -> tuple[WindowLayout, WindowLayout]:
         """The windows of even and of odd blocks; frames (B, n*W)."""
@@ -247,16 +281,26 @@ class MotionPerception(nn.Module):
             return plain, plain if self.training else rolled_layout(frames, window, seen)
         return plain, plain if frames.shape[1] <= window else window_layout(frames, window, window // 2)
 
-    def _run(self, block: nn.Module, x: Tensor, cues: Cues, layout: WindowLayout) -> tuple[Tensor, Tensor]:
-        """One block on all windows of the clips, as many windows at once as memory allows: x (B, T, N, C)."""
+    def _run(
+        self, block: nn.Module, x: Tensor, cues: Cues, layout: WindowLayout, seen: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One block on all windows of the clips, as many windows at once as memory allows: x (B, T, N, C); `seen` (B,
+        T, N) bool where not all candidates are there."""
         slots = layout.slots.unflatten(1, (-1, self.config.window))  # (B, n, W)
         step = max(1, TOKENS_AT_ONCE // (len(x) * self.config.window * x.shape[2]))
 
         def run(start: int) -> tuple[Tensor, Tensor]:
             part = slice(start, start + step)
-            masks = (None if mask is None else mask[:, part] for mask in (layout.bias, layout.frames))
-            windows = select_frames(x, slots[:, part].flatten(1)).unflatten(1, (-1, self.config.window))
-            return cast(tuple[Tensor, Tensor], block(windows, cues, *masks))  # (B, n', W, N, C)
+            masks = [None if mask is None else mask[:, part] for mask in (layout.bias, layout.frames)]
+
+            def windows(values: Tensor) -> Tensor:  # (B, T, N, ...) -> (B, n', W, N, ...)
+                found: Tensor = select_frames(values, slots[:, part].flatten(1)).unflatten(1, (-1, self.config.window))
+                return found
+
+            there = None if seen is None else windows(seen)
+            if there is not None and masks[1] is not None:
+                there = there & masks[1][..., None]  # slots outside of the clip
+            return cast(tuple[Tensor, Tensor], block(windows(x), cues, *masks, there))
 
         moved, weights = joined(map(run, range(0, slots.shape[1], step)), slots.shape[1])
         moved, weights = moved.flatten(1, 2), weights.flatten(1, 2)

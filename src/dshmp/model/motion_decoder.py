@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dshmp.config import CueSource, ModelConfig, MotionConfig
 from dshmp.model.hmp import TOKENS_AT_ONCE, TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 from dshmp.model.readout import EmbeddingReadout, TrajectoryReadout
 from dshmp.model.text import Cues, TextFeatures
+from dshmp.model.trajectories import scatter
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,22 @@ class VideoTokens:
         none = self.tokens.new_empty(0)
         light = replace(self, motion_tokens=none, frame_similarity=none, frame_weights=none)
         return replace(light, readout=self.readout.of(kept), track_logits=None, layers=())
+
+    def unlinked(self, order: Tensor) -> "VideoTokens":
+        """Of candidates that were read in the order (B, T, N) of trajectories: in that in which they were found."""
+
+        def back(values: Tensor) -> Tensor:
+            return scatter(values, order) if values.ndim == 4 else scatter(values[..., None], order).squeeze(-1)
+
+        return replace(
+            self,
+            motion_tokens=back(self.motion_tokens),
+            frame_similarity=back(self.frame_similarity),
+            frame_weights=back(self.frame_weights),
+            readout=self.readout.unlinked(order),
+            track_logits=None if self.track_logits is None else back(self.track_logits),
+            layers=tuple(layer.unlinked(order) for layer in self.layers),
+        )
 
 
 class MotionQueries(nn.Module):
@@ -143,7 +161,7 @@ class MotionDecoder(nn.Module):
         config, hidden = whole.motion, whole.hidden_size
         self.queries = MotionQueries(config, whole.language.cues, hidden)
         self.query_position = nn.Embedding(config.queries, hidden)
-        self.object_position = nn.Embedding(whole.frame_decoder.queries, hidden)
+        self.object_position = nn.Embedding(whole.frame_decoder.queries, hidden) if config.object_position else None
         self.time_position = TimePosition(hidden) if config.position else None
         self.layers = nn.ModuleList(MotionDecoderLayer(config, hidden) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(hidden)
@@ -152,22 +170,23 @@ class MotionDecoder(nn.Module):
         self.frame_similarity = nn.Linear(hidden, hidden)
         self.contrast = MLP(hidden, hidden, config.contrast_size, 3)
         points = whole.readout.masks == "trajectories"
+        self.hard = whole.readout.pointing == "hard"
         self.mask_embed = None if points else MLP(hidden, hidden, hidden, 3)
         self.mask_features = None if points else nn.Conv2d(hidden, hidden, 1)
         self.pointer = Pointer(hidden) if points else None
         self.track = TrajectoryScore(hidden) if points else None
 
     def forward(
-        self, tokens: Tensor, frames: Tensor, text: TextFeatures, position: Tensor, weights: Tensor
+        self, tokens: Tensor, seen: Tensor, text: TextFeatures, position: Tensor, weights: Tensor
     ) -> VideoTokens:
-        """Motion-aware object tokens (B, T, N, C), real frames (B, T) bool, padding at the end, B sentences, places in
+        """Motion-aware object tokens (B, T, N, C), which of them are there (B, T, N or 1) bool, B sentences, places in
         time (B, T) in motion frames; motion perception's weights (B, T, N) are handed on as evidence."""
         batch, length, count, _ = tokens.shape
-        places = [self.object_position.weight[None, None]]
+        places = [] if self.object_position is None else [self.object_position.weight[None, None]]
         if self.time_position is not None:
             places.append(self.time_position(position)[:, :, None])
         memory = tokens
-        mask = None if bool(frames.all()) else frames.repeat_interleave(count, dim=1)[:, None, None]
+        mask = None if bool(seen.all()) else seen.expand(batch, length, count).flatten(1)[:, None, None]
         words, word_mask = text.tokens, text.mask[:, None, None]
         query = self.queries(text.motion)
         query_pos = self.query_position.weight.expand(batch, -1, -1)
@@ -190,16 +209,19 @@ class MotionDecoder(nn.Module):
                 motion_tokens=tokens,
                 frame_similarity=frame_similarity,
                 frame_weights=weights,
-                readout=self._readout(video, memory, track_logits),
+                readout=self._readout(video, memory, track_logits, seen),
                 track_logits=track_logits,
             )
             readings.append(reading)
         return replace(readings[-1], layers=tuple(readings))
 
     def _readout(
-        self, video: Tensor, objects: Tensor, track_logits: Tensor | None
+        self, video: Tensor, objects: Tensor, track_logits: Tensor | None, seen: Tensor
     ) -> EmbeddingReadout | TrajectoryReadout:
         if self.mask_embed is not None:
             return EmbeddingReadout(self.mask_embed(video))
         assert self.pointer is not None
-        return TrajectoryReadout(self.pointer(video, objects, track_logits))
+        pointer = self.pointer(video, objects, track_logits)
+        there = F.pad(seen.expand(objects.shape[:3]), (0, 1), value=True)  # "not visible" always can be meant
+        pointer = pointer.masked_fill(~there[:, None], torch.finfo(pointer.dtype).min)
+        return TrajectoryReadout(pointer, hard=self.hard and not self.training)

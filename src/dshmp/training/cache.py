@@ -19,36 +19,51 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.config import to_dict
+from dshmp.config import InputConfig, to_dict
 from dshmp.data.base import Expression, Split, by_video, expression_name
 from dshmp.errors import UserError
 from dshmp.files import digest, reason, save_tensors
+from dshmp.model.camera import Points, camera_motion, followed, grey_frames
+from dshmp.model.candidates import Candidates, detect
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import uses_language
-from dshmp.model.frames import input_masks, output_masks, prepare_frames
+from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
+from dshmp.model.geometry import LEAST, grid_size, mask_geometry
 from dshmp.model.text import TextFeatures, null_text
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
+from dshmp.model.trajectories import gather
 from dshmp.progress import track
 from dshmp.training.video_losses import VideoTargets, video_targets
 
-GRID = (16, 20)  # masks are kept on so many cells in any clip: the motion task chooses objects, not outlines
+GRID = (24, 32)  # masks are kept on so many cells in any clip: the motion task chooses objects, not outlines
 FOUND = 0.5  # a token owns the object that its mask meets with at least this IoU
-KINDS = ("tokens", "mask_logits", "owner", "truth")
+FORMAT = 1  # of what is kept; another number makes it anew
+SURE = 8.0  # mask logit of a true mask
 
 
 @dataclass(frozen=True)
 class CachedClip:
-    tokens: Tensor  # (T, N, C) float16, of a clip of T frames with G objects
+    """A clip of T frames with G objects and N candidates, which are in the order of trajectories where the model reads
+    geometry, and only then have what stands last here."""
+
     mask_logits: Tensor  # (T, N, *GRID) float16
-    owner: Tensor  # (T, N) int8: index of the object that the token has found, or -1
+    owner: Tensor  # (T, N) int8: index of the object that the candidate has found, or -1
     truth: Tensor  # (G, T, *GRID) bool: masks of all objects of the clip
     objects: tuple[int, ...]  # (G) object ids in the order of `truth`
+    tokens: Tensor | None = None  # (T, N, C) float16; None where candidates are true masks
+    present: Tensor | None = None  # (T, N) bool
+    geometry: Tensor | None = None  # (T, N, CHANNELS) float16
+    camera: Tensor | None = None  # (T, 2, 3)
+    sure: Tensor | None = None  # (T,)
+
+
+CANDIDATES = ("tokens", "present", "geometry", "camera", "sure")
 
 
 @dataclass(frozen=True)
 class ClipBatch:
     texts: TextBatch
-    tokens: Tensor  # (B, T, N, C)
+    candidates: Candidates
     mask_logits: Tensor  # (B, T, N, h, w)
     owner: Tensor  # (B, T, N) long: the object a token has found, as an index of the video's objects, or -1
     targets: VideoTargets
@@ -59,14 +74,16 @@ class ClipBatch:
 class CachedSplit:
     """The sentences of a split and the cached object tokens of their clips: a file for each video, read when needed."""
 
-    def __init__(self, split: Split, tokenizer: TextTokenizer, folder: Path) -> None:
-        self.split, self.tokenizer, self.folder = split, tokenizer, folder
+    def __init__(self, split: Split, tokenizer: TextTokenizer, folder: Path, truth: bool = False) -> None:
+        self.split, self.tokenizer, self.folder, self.truth = split, tokenizer, folder, truth
         self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]  # of each sentence's clip
 
     @classmethod
-    def build(cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path) -> Self:
-        """Open the cache of this perception and split in `folder`, computing what is missing, a video on each core."""
-        cached = cls(split, tokenizer, folder / f"{split.folder.name}-{_identity(model, tokenizer, split)}")
+    def build(cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path, truth: bool = False) -> Self:
+        """Open the cache of this perception and split in `folder`, computing what is missing, a video on each core.
+        With `truth`, candidates are the true masks of all objects, without tokens."""
+        name = f"{split.folder.name}-{_identity(model, tokenizer, split, truth)}"
+        cached = cls(split, tokenizer, folder / name, truth)
         cached.folder.mkdir(parents=True, exist_ok=True)
         make, threads = partial(cached._make, model.eval(), by_video(split)), torch.get_num_threads()
         if missing := [name for name in split.videos if not cached._file(name).exists()]:
@@ -85,6 +102,9 @@ class CachedSplit:
     @torch.inference_mode()
     def _make(self, model: DsHmp, expressions: Mapping[str, Sequence[Expression]], video: str) -> None:
         keys, text = [""], null_text(model.language, 1)
+        if self.truth:
+            save_tensors(true_candidates(model, self.split, video), self._file(video))
+            return
         if uses_language(model.perception):
             if not (items := expressions.get(video)):
                 return
@@ -97,8 +117,9 @@ class CachedSplit:
         path = self._file(item.video)
         try:
             with safe_open(path, "pt") as file:
-                own = f"{item.id}/" if f"{item.id}/tokens" in file.keys() else ""  # noqa: SIM118
-                tensors = {kind: file.get_tensor(f"{own}{kind}") for kind in KINDS}
+                own = f"{item.id}/" if f"{item.id}/owner" in file.keys() else ""  # noqa: SIM118
+                kinds = [key.removeprefix(own) for key in file.keys() if key.startswith(own)]  # noqa: SIM118
+                tensors = {kind: file.get_tensor(f"{own}{kind}") for kind in kinds if "/" not in kind}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
         return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
@@ -108,49 +129,140 @@ class CachedSplit:
         items = [self.split.expressions[i] for i in chosen]
         clips = [self[item] for item in items]
         _, targets = video_targets(chosen, items, [clip.objects for clip in clips], [clip.truth for clip in clips])
+        most = max(clip.owner.shape[1] for clip in clips)
+
+        def stacked(kind: str, fill: float = 0) -> Tensor | None:
+            """Of all clips (B, T, ...), padded to one number of candidates; None where clips have none of it."""
+            values = [getattr(clip, kind) for clip in clips]
+            if values[0] is None:
+                return None
+            if kind not in ("camera", "sure"):
+                values = [_padded(value, most, fill) for value in values]
+            whole = torch.stack(values)
+            return whole.float() if whole.is_floating_point() else whole
+
+        found = {kind: stacked(kind) for kind in CANDIDATES}
+        masks, owner = stacked("mask_logits", -SURE), stacked("owner", -1)
+        assert masks is not None
+        assert owner is not None
+        frames = torch.ones(owner.shape[:2], dtype=torch.bool)
         return ClipBatch(
             self.tokenizer([item.text for item in items]),
-            torch.stack([clip.tokens for clip in clips]).float(),
-            torch.stack([clip.mask_logits for clip in clips]).float(),
-            torch.stack([clip.owner for clip in clips]).long(),
+            Candidates(frames, **found, linked=found["present"] is not None),
+            masks,
+            owner.long(),
             targets,
             tuple(map(expression_name, items)),
             seeds,
         )
 
 
+def _padded(value: Tensor, count: int, fill: float) -> Tensor:
+    """(T, N, ...) with `count` candidates."""
+    missing = value.new_full((len(value), count - value.shape[1], *value.shape[2:]), fill)
+    return torch.cat([value, missing], 1)
+
+
 @torch.inference_mode()
 def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> list[dict[str, Tensor]]:
     """Static perception of one clip under each of E sentences, its masks on the grid."""
-    video, frames = split.videos[name], split.frames(name)
+    config, frames = model.config, split.frames(name)
     size, length = frames[0].shape[:2], len(frames)
-    state = model.encode(prepare_frames(frames, model.config.input), text)
-    logits = torch.einsum("fnc,fchw->nfhw", state.mask_embed, state.mask_features)
-    logits = output_masks(input_masks(logits, size, model.config.input), size)
-    logits = F.adaptive_avg_pool2d(logits, GRID).transpose(0, 1)
-    annotations = [item["anno_id"] for item in video.objects.values()]
-    truth = torch.from_numpy(split.masks(video.name, annotations, range(length), size)).float()
-    share = F.adaptive_avg_pool2d(truth, GRID)  # (G, T, H, W) -> (G, T, *GRID), the share of each cell
-    area = share.transpose(0, 1).flatten(2)  # (T, G, cells)
+    images, truth = prepare_frames(frames, config.input), _true_masks(split, name, size)
+    state = model.encode(images, text)
+    corners = _corners(images, size, config.input) if config.motion.geometry else []
     clips = []
-    for tokens, masks in zip(state.tokens.split(length), logits.split(length), strict=True):
-        inside = masks.sigmoid().flatten(2)  # (T, N, cells)
-        overlap = inside @ area.mT
-        union = inside.sum(2)[:, :, None] + area.sum(2)[:, None] - overlap
-        best = (overlap / union.clamp(min=1e-6)).max(2)
-        owner = torch.where(best.values >= FOUND, best.indices, -1)
-        values = tokens.half(), masks.half().contiguous(), owner.to(torch.int8), (share > 0.5).contiguous()
-        clips.append({kind: value.clone() for kind, value in zip(KINDS, values, strict=True)})
+    for start in range(0, len(state.tokens), length):
+        part = slice(start, start + length)
+        logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed[part], state.mask_features[part])
+        masks = output_masks(input_masks(logits, size, config.input), size)  # (T, N, H, W)
+        owner, small, tokens = _owner(masks > 0, truth), F.adaptive_avg_pool2d(masks, GRID), state.tokens[part]
+        found = {"tokens": tokens}
+        if config.motion.geometry:
+            present, geometry, covered = detect(state.logits[part], logits, input_size(size, config.input))
+            camera, sure = camera_motion(corners, covered.numpy())
+            whole = torch.ones(1, length, dtype=torch.bool)
+            (order,) = Candidates(whole, tokens[None], geometry[None], present[None], camera[None]).order()
+            found = {"tokens": tokens, "geometry": geometry, "present": present[..., None]}
+            found = {kind: gather(value, order) for kind, value in found.items()}
+            found |= {"present": found["present"][..., 0], "camera": camera, "sure": sure}
+            owner = owner.gather(1, order).masked_fill(~found["present"], -1)
+            small = gather(small.flatten(2), order).unflatten(2, GRID)
+        clips.append(_packed(small, owner, _share(truth), **found))
     return clips
 
 
-def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split) -> str:
+@torch.inference_mode()
+def true_candidates(model: DsHmp, split: Split, name: str) -> dict[str, Tensor]:
+    """The true masks of all objects of a clip as candidates, one slot each."""
+    frames = split.frames(name)
+    size = frames[0].shape[:2]
+    truth = _true_masks(split, name, size)  # (G, T, H, W)
+    inside = F.interpolate(truth, grid_size(*size), mode="area").transpose(0, 1) >= 0.5  # (T, G, h, w)
+    present = inside.flatten(2).sum(2) >= LEAST
+    corners = _corners(prepare_frames(frames, model.config.input), size, model.config.input)
+    camera, sure = camera_motion(corners, inside.any(1).numpy())
+    geometry = mask_geometry(inside.flatten(0, 1)).unflatten(0, present.shape)
+    share = _share(truth)
+    masks = (2 * (share > 0.5).float() - 1).transpose(0, 1) * SURE
+    owner = torch.arange(len(truth)).expand(present.shape).masked_fill(~present, -1)
+    return _packed(masks, owner, share, geometry=geometry, present=present, camera=camera, sure=sure)
+
+
+def _packed(masks: Tensor, owner: Tensor, share: Tensor, **found: Tensor) -> dict[str, Tensor]:
+    """As it is kept: mask logits (T, N, *GRID), owner (T, N), the objects' share of each cell (G, T, *GRID)."""
+    least = share.amax((2, 3), keepdim=True).clamp(max=0.5)  # small objects fill no cell by half
+    kept = {
+        "mask_logits": masks.half(),
+        "owner": owner.to(torch.int8),
+        "truth": (share >= least) & (share > 0),
+        **found,
+    }
+    small = {"tokens", "geometry"}
+    return {kind: (value.half() if kind in small else value).clone().contiguous() for kind, value in kept.items()}
+
+
+def _true_masks(split: Split, name: str, size: tuple[int, int]) -> Tensor:
+    """Of all objects of a video: (G, T, H, W) float32, 0 or 1."""
+    video = split.videos[name]
+    annotations = [item["anno_id"] for item in video.objects.values()]
+    return torch.from_numpy(split.masks(name, annotations, range(len(video.frames)), size)).float()
+
+
+def _share(truth: Tensor) -> Tensor:
+    """(G, T, H, W) -> (G, T, *GRID), the share of each cell."""
+    return F.adaptive_avg_pool2d(truth, GRID)
+
+
+def _owner(masks: Tensor, truth: Tensor) -> Tensor:
+    """The object of G, of masks (G, T, H, W), that each of N masks (T, N, H, W) bool has found: (T, N) long, or -1."""
+    area = truth.transpose(0, 1).flatten(2)  # (T, G, H*W)
+    inside = masks.flatten(2).float()  # (T, N, H*W)
+    overlap = inside @ area.mT
+    union = inside.sum(2)[:, :, None] + area.sum(2)[:, None] - overlap
+    best = (overlap / union.clamp(min=1e-6)).max(2)
+    return torch.where(best.values >= FOUND, best.indices, -1)
+
+
+def _corners(images: Tensor, size: tuple[int, int], config: InputConfig) -> list[Points]:
+    return list(followed(grey_frames(images, input_size(size, config), config)))
+
+
+def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split, truth: bool = False) -> str:
     """Tells apart everything that the tokens of a split depend on, data and grid included."""
-    parts = ("perception", "language") if uses_language(model.perception) else ("perception",)
-    sections = ("input", "backbone", "pixel_decoder", "frame_decoder", *parts[1:])
-    settings: dict[str, Any] = {name: to_dict(getattr(model.config, name)) for name in sections}
+    config = model.config
+    settings: dict[str, Any] = {
+        "input": to_dict(config.input),
+        "grid": GRID,
+        "geometry": [config.motion.geometry, FORMAT],
+    }
     settings |= {name: digest(split.folder / name) for name in ("meta_expressions.json", "mask_dict.json")}
-    settings |= {"grid": GRID} | ({"tokenizer": tokenizer.identity()} if "language" in parts else {})
+    parts: tuple[str, ...] = ()
+    if not truth:
+        parts = ("perception", "language") if uses_language(model.perception) else ("perception",)
+        sections = ("backbone", "pixel_decoder", "frame_decoder", *parts[1:])
+        settings |= {name: to_dict(getattr(config, name)) for name in sections}
+        settings |= {"tokenizer": tokenizer.identity()} if "language" in parts else {}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in parts:
         for key, value in sorted(getattr(model, name).state_dict().items()):

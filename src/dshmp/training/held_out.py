@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from dshmp.data.base import Expression, Split, by_video, times_shown
 from dshmp.device import to_device
 from dshmp.evaluation.metrics import jf
 from dshmp.model.dshmp import DsHmp
+from dshmp.model.readout import TrajectoryReadout
 from dshmp.predictor import Segmenter
 from dshmp.training.cache import CachedSplit
 from dshmp.training.task import Metrics
@@ -94,6 +96,7 @@ class SentenceScore:
     iou: float  # of the union of what is meant with the truth, mean over the frames, per cent; 100 where both are empty
     right: bool | None  # of a direction pair: does the best candidate meet the right one better than any other object?
     empty: bool  # whether nothing passed the threshold
+    exact: bool  # whether the objects that are answered are those meant, no more and no less
 
 
 def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:
@@ -102,8 +105,25 @@ def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:
     for item, score in zip(held_out.split.expressions, sentence_scores(model, held_out), strict=True):
         pairs += [(f"iou {name}", score.iou) for name in ("all", *item.subsets)]
         pairs += [] if score.right is None else [("right of pair", 100.0 * score.right)]
+        pairs += [(f"exact {name}", 100.0 * score.exact) for name in ("all", *item.subsets)]
         pairs.append(("present rejected" if item.objects else "absent rejected", 100.0 * score.empty))
+    for item in {item.video: item for item in held_out.split.expressions}.values():
+        held, whole = link_scores(item, held_out)
+        pairs += [("links", 100.0 * each) for each in held] + [("whole tracks", 100.0 * each) for each in whole]
     return Metrics(means(sorted(pairs, key=lambda pair: pair[0])))
+
+
+def link_scores(item: Expression, held_out: CachedSplit) -> tuple[list[bool], list[bool]]:
+    """Of an expression's clip: for each object and frame in which a candidate has found it, whether the same trajectory
+    has found it in the next frame where it is seen; and for each object, whether one trajectory has it in all frames
+    where it is seen."""
+    clip = held_out[item]
+    held, whole = [], []
+    for g, seen in enumerate(clip.truth.flatten(2).any(2)):
+        found = (clip.owner == g)[seen]  # (t, N)
+        held += (found[1:] & found[:-1])[found[:-1]].tolist()
+        whole += [bool(found.all(0).any())] if len(found) else []
+    return held, whole
 
 
 @torch.inference_mode()
@@ -116,12 +136,15 @@ def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
     for chosen in (same[i : i + BATCH] for same in by_length.values() for i in range(0, len(same), BATCH)):
         batch = to_device(held_out.batch(chosen), next(model.parameters()).device)
         text = model.language(batch.texts)
-        video = model.decode_motion(batch.tokens, batch.targets.meant.new_ones(batch.tokens.shape[:2]), text)
+        video = model.decode_motion(batch.candidates, text)
         masks = video.readout.clip_masks(batch.mask_logits, None) > 0
         meant = video.logits.softmax(2)[..., 0]
         passed = meant > model.config.readout.threshold
         union = (masks & passed[:, :, None, None, None]).any(1)
         top = masks[torch.arange(len(chosen), device=masks.device), meant.argmax(1)]
+        assert isinstance(video.readout, TrajectoryReadout)
+        answered = _objects(video.readout.pointer, batch.owner, passed, batch.targets.meant.shape[1])
+        exact = (answered == batch.targets.meant).all(1)
         truth = batch.targets.masks.any(1)
         iou, top_iou, top = _iou(union, truth).mean(1) * 100, _iou(top, truth).mean(1), top.cpu()
         for b, index in enumerate(chosen):
@@ -132,8 +155,18 @@ def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
                 others = [g for g, object_id in enumerate(clip.objects) if object_id not in item.objects]
                 best_other = max((float(_iou(top[b], clip.truth[g]).mean()) for g in others), default=0.0)
                 right = bool(top_iou[b] > best_other)
-            scores[index] = SentenceScore(float(iou[b]), right, not bool(passed[b].any()))
+            scores[index] = SentenceScore(float(iou[b]), right, not bool(passed[b].any()), bool(exact[b]))
     return [scores[index] for index in range(len(held_out.lengths))]
+
+
+def _objects(pointer: Tensor, owner: Tensor, passed: Tensor, count: int) -> Tensor:
+    """Which of a clip's objects are answered, (B, G) bool: those that a video token which passed (B, N_v) points at in
+    most frames. pointer (B, N_v, T, N+1), owner (B, T, N) long."""
+    first = pointer.argmax(3)  # (B, N_v, T)
+    owner = F.pad(owner, (0, 1), value=-1)[:, None].expand(-1, pointer.shape[1], -1, -1)
+    votes = F.one_hot(owner.gather(3, first[..., None])[..., 0] + 1, count + 1).sum(2)[..., 1:]  # (B, N_v, G)
+    best = F.one_hot(votes.argmax(2), count) * (votes.amax(2, keepdim=True) > 0)
+    return (best * passed[..., None]).any(1)
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:

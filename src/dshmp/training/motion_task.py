@@ -41,6 +41,10 @@ class MotionTask(Task):
         if self.model.config.readout.masks != "trajectories":
             raise UserError("task motion needs readout.masks: trajectories; train task: whole otherwise")
         keeps = "task motion keeps perception as it is"
+        if recipe.candidates == "truth":
+            if not self.model.config.motion.geometry:
+                raise UserError("candidates: truth have no tokens; they need model.motion.geometry")
+            return
         if recipe.init is None:
             raise UserError(f"{keeps}: name a run of task perception or language as init")
         if uses_language(perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
@@ -52,7 +56,10 @@ class MotionTask(Task):
     def prepare(self, cache: Path) -> None:
         super().prepare(cache)
         splits = self.split, self.one_split(self.held_out)
-        self.training, self.valid = (CachedSplit.build(self.model, self.tokenizer, split, cache) for split in splits)
+        truth = self.recipe.candidates == "truth"
+        self.training, self.valid = (
+            CachedSplit.build(self.model, self.tokenizer, split, cache, truth) for split in splits
+        )
         self.sampler = EpochSampler(self.training.lengths, self.recipe.batch, self.recipe.seed)
 
     def batches(self, step: int, share: Share = ALL) -> list[ClipBatch]:
@@ -64,20 +71,22 @@ class MotionTask(Task):
 
     def counts(self, batch: ClipBatch, step: int) -> Counts:
         found = (batch.owner >= 0).sum(2)
-        counts = self.criterion.counts(batch.targets, torch.ones_like(found, dtype=torch.bool), found, step)
+        there = batch.candidates.seen.sum(2)
+        counts = self.criterion.counts(batch.targets, torch.ones_like(found, dtype=torch.bool), found, there, step)
         return counts | {"objects": found.sum(), "claims": found.new_tensor(len(found))}
 
     def losses(self, batch: ClipBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         weight, targets = self.recipe.weights.probe, batch.targets
-        generators = torch_generators(batch.seeds, batch.tokens.device)
-        frames = targets.meant.new_ones(batch.tokens.shape[:2])
-        with exactly(self.model.config.release, batch.tokens.device):
+        candidates, device = batch.candidates, batch.owner.device
+        generators = torch_generators(batch.seeds, device)
+        with exactly(self.model.config.release, device):
             text = self.model.language(batch.texts)
-            video = self.model.decode_motion(batch.tokens, frames, text)
+            video = self.model.decode_motion(candidates, text)
         masks = [layer.readout.clip_masks(batch.mask_logits, None) for layer in video.layers]
-        level = video_level(video, masks, frames, targets)
+        level = video_level(video, masks, candidates.frames, targets)
         indices = self.criterion.sets.match(level, generators)
-        losses = self.criterion.losses(video, level, indices, batch.owner, targets, step, generators, counts)
+        learned = video, level, indices, batch.owner, candidates.seen, targets
+        losses = self.criterion.losses(*learned, step, generators, counts)
         if weight:
             motions, claims = self._labels(targets)
             objects, sentences = self.probe(video.motion_tokens, batch.owner, motions, text.sentence, claims)

@@ -133,6 +133,8 @@ class Recipe:
     batch: Count = 8  # clips of a step, all processes together; frames in task perception, sentences in task language
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of perception; what `model.release.exact` keeps exact stays so. float16 needs a GPU."""
+    candidates: Literal["perception", "truth"] = "perception"
+    """Of the motion task: what static perception finds, or the true masks of all objects, which have no tokens."""
     clip_frames: Count = 16  # longest clip of the whole task without augmentation, a random stretch of the video
     sentences: Count = 4  # drawn from each clip of the whole task (release: 1); they share the reading of its frames
     augmentation: Augmentation | None = None  # of the whole task; none takes clips as they are

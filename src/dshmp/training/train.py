@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, check_match, find_model, load_config, load_weights
 from dshmp.data.base import Split
@@ -65,7 +66,7 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
     """The model that training starts from: of `init`, or fresh. Then its weights are random but for published ones, and
     the tokeniser is the text encoder's or learned from the splits."""
     if recipe.init is not None:
-        return _continued_model(recipe, recipe.init)
+        return _continued_model(recipe, recipe.init, splits)
     model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
     if recipe.mask2former is not None:
         report(initialise(model, recipe.mask2former), f"mask2former: {recipe.mask2former}")
@@ -80,20 +81,24 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
     if language.frozen:
         missing = "keeps the text encoder as it is, but nothing gives its weights"
         raise UserError(f"model.language.frozen {missing}: set it to false, or name a text_encoder or an init")
-    size = min(recipe.vocabulary, language.encoder.vocab_size)
-    tokenizer = train_tokenizer([item.text.lower() for split in splits for item in split.expressions], size)
-    return model, TextTokenizer(recipe.model, tokenizer)
+    return model, TextTokenizer(recipe.model, _learned_tokenizer(recipe, splits))
 
 
-def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
+def _learned_tokenizer(recipe: Recipe, splits: Iterable[Split]) -> Tokenizer:
+    size = min(recipe.vocabulary, recipe.model.language.encoder.vocab_size)
+    return train_tokenizer([item.text.lower() for split in splits for item in split.expressions], size)
+
+
+def _continued_model(recipe: Recipe, init: str, splits: Iterable[Split]) -> tuple[DsHmp, TextTokenizer]:
     """The weights of `init`, or the parts of it that the recipe takes. What `init` lacks under the recipe's config
-    starts fresh; what has another shape is an error."""
+    starts fresh, as does the tokeniser of language that is not taken; what has another shape is an error."""
     for key in ORIGINS[1:]:
         if getattr(recipe, key) is not None:
             raise UserError(f"{key} is for a model that starts fresh, but init gives this one's; leave one out")
     folder = find_model(init)
     load_config(folder / CONFIG)  # what is wrong with it is said here
-    tokenizer = TextTokenizer(recipe.model, load_tokenizer(folder / TOKENIZER))
+    fresh = recipe.take and "language" not in recipe.take
+    tokenizer = _learned_tokenizer(recipe, splits) if fresh else load_tokenizer(folder / TOKENIZER)
     model = build_model(recipe.model, "the recipe's model")
     parts, own = dict(model.named_children()), model.state_dict()
     if unknown := [part for part in recipe.take if part not in parts]:
@@ -103,4 +108,4 @@ def _continued_model(recipe: Recipe, init: str) -> tuple[DsHmp, TextTokenizer]:
     state = own | {key: value for key, value in state.items() if key.startswith(taken) and key in own}
     check_match(folder / WEIGHTS, state, own, "it does not fit the recipe's model")
     model.load_state_dict(state)
-    return model, tokenizer
+    return model, TextTokenizer(recipe.model, tokenizer)

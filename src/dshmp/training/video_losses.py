@@ -59,13 +59,13 @@ class VideoCriterion:
     contrast: Contrast
     config: ModelConfig
 
-    def counts(self, targets: VideoTargets, labelled: Tensor, found: Tensor, step: int) -> Counts:
-        """found (B, T) long: tokens of each frame that find an object."""
+    def counts(self, targets: VideoTargets, labelled: Tensor, found: Tensor, there: Tensor, step: int) -> Counts:
+        """found (B, T) long: candidates of each frame that find an object; there (B, T) long: how many there are."""
         sets = SetTargets(targets.masks, targets.valid, labelled)
         present, finding = sets.present.any(1), (found * labelled).sum()
         return self.sets.counts(sets, self.config.motion.queries) | {
             "samples": present.sum(),
-            "tokens": finding + NOTHING_FOUND * (self.config.frame_decoder.queries * labelled.sum() - finding),
+            "tokens": finding + NOTHING_FOUND * ((there * labelled).sum() - finding),
             "anchors": self.contrast.count(targets.expressions, present, step),
         }
 
@@ -75,13 +75,15 @@ class VideoCriterion:
         level: Level,
         indices: Tensor,
         owner: Tensor,
+        seen: Tensor,
         targets: VideoTargets,
         step: int,
         generators: Sequence[torch.Generator],
         counts: Counts,
     ) -> dict[str, Tensor]:
         """Weighted losses of B clips, from the matches (layers, B, N_v) of `video_level` and owner (B, T, N) long, the
-        object that a token has found as an index of the clip's objects, or -1."""
+        object that a token has found as an index of the clip's objects, or -1, and seen (B, T, N or 1) bool, which of
+        the candidates are there."""
         weights = self.weights
         losses = self.sets.losses(level, indices, counts, generators)
         matched, found = indices[-1], owner >= 0
@@ -95,7 +97,7 @@ class VideoCriterion:
         if weights.trajectory and video.track_logits is not None:
             logits = torch.stack([layer.track_logits for layer in video.layers if layer.track_logits is not None])
             entropy = F.binary_cross_entropy_with_logits(logits, wanted.float().expand_as(logits), reduction="none")
-            emphasis = torch.where(found, 1.0, NOTHING_FOUND) * level.targets.frames[..., None]
+            emphasis = torch.where(found, 1.0, NOTHING_FOUND) * level.targets.frames[..., None] * seen
             total = (entropy.sum(0) * emphasis).sum()
             losses["trajectory"] = weights.trajectory * total / counts["tokens"].clamp(min=1)
         if self.contrast.negatives:

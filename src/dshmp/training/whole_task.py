@@ -16,6 +16,8 @@ from dshmp.data.base import Expression, Split, Video, expression_name, times_sho
 from dshmp.data.transforms import augment, pseudo_clip, sample_positions
 from dshmp.device import exactly
 from dshmp.errors import UserError
+from dshmp.model.camera import camera_motion, followed, grey_frames
+from dshmp.model.candidates import Candidates
 from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.tokenizer import TextBatch
 from dshmp.predictor import Segmenter
@@ -35,6 +37,8 @@ class VideoBatch:
     texts: TextBatch
     images: Tensor  # (V, T, 3, h, w) normalised
     clip: Tensor  # (B,) long: the clip of each sentence
+    camera: Tensor  # (B, T, 2, 3) and
+    sure: Tensor  # (B, T), as in `Candidates`; of a model that reads no geometry without meaning
     position: Tensor  # (B, T) place in time, as in use: in frames from the first one of what is shown there
     labelled: Tensor  # (B, T) bool: frames whose masks are known; the others are seen but not learned from
     candidates: Tensor  # (B, G_all, T, h, w) bool, full size: masks of the objects of `candidates`
@@ -50,6 +54,8 @@ class VideoBatch:
 @dataclass(frozen=True)
 class TrainingClip:
     images: Tensor  # (T, 3, h, w)
+    camera: Tensor  # (T, 2, 3) and
+    sure: Tensor  # (T,) as in `VideoBatch`
     position: Tensor  # (T,) as in `VideoBatch`
     labelled: Tensor  # (T,) bool
     truths: Sequence[Tensor]  # (G, T, h, w) bool for every sentence: its candidates
@@ -135,10 +141,16 @@ class WholeTask(Task):
             short, long = sorted(frames.shape[1:3])
             config = replace(config, short_side=short, long_side=long)
         images = prepare_frames(list(frames), config)
-        fitted = _fit_masks(masks, input_size(frames.shape[1:3], config), images.shape[-2:])
+        size = input_size(frames.shape[1:3], config)
+        fitted = _fit_masks(masks, size, images.shape[-2:])
+        camera, sure = torch.eye(2, 3).expand(len(frames), 2, 3), torch.zeros(len(frames))
+        if self.model.config.motion.geometry:
+            camera, sure = camera_motion(list(followed(grey_frames(images, size, config))), np.asarray(masks.any(0)))
         truths = [fitted[[every.index(annotation) for annotation in each.values()]] for each in known]
         ids = [list(each) for each in known]
-        return TrainingClip(images, position, torch.from_numpy(labelled), truths, ids, texts, chosen, seed)
+        return TrainingClip(
+            images, camera, sure, position, torch.from_numpy(labelled), truths, ids, texts, chosen, seed
+        )
 
     def _positions(self, group: SentenceGroup, rng: np.random.Generator) -> list[int]:
         length = len(group.video.frames)
@@ -155,12 +167,18 @@ class WholeTask(Task):
         items = [self.expressions[number] for number in chosen]
         known, truths = ([each for clip in clips for each in getattr(clip, kind)] for kind in ("known", "truths"))
         shown, targets = video_targets(chosen, items, known, truths)
+
+        def every(kind: str) -> Tensor:  # of each sentence what its clip has
+            return torch.stack([getattr(clip, kind) for clip in clips]).repeat_interleave(sentences, 0)
+
         return VideoBatch(
             self.tokenizer([text for clip in clips for text in clip.texts]),
             torch.stack([clip.images for clip in clips]),
             torch.arange(len(clips)).repeat_interleave(sentences),
-            torch.stack([clip.position for clip in clips]).repeat_interleave(sentences, 0),
-            torch.stack([clip.labelled for clip in clips]).repeat_interleave(sentences, 0),
+            every("camera"),
+            every("sure"),
+            every("position"),
+            every("labelled"),
             shown,
             targets,
             tuple(map(expression_name, items)),
@@ -171,7 +189,8 @@ class WholeTask(Task):
         queries, by_frame = self.model.config.frame_decoder.queries, batch.frame_targets
         found = by_frame.present.sum(1).clamp(max=queries).unflatten(0, batch.labelled.shape)  # (B*T) -> (B, T)
         counts = {f"frame {name}": value for name, value in self.sets.counts(by_frame, queries).items()}
-        return counts | self.criterion.counts(batch.targets, batch.labelled, found, step)
+        there = torch.full_like(found, queries)
+        return counts | self.criterion.counts(batch.targets, batch.labelled, found, there, step)
 
     def losses(self, batch: VideoBatch, step: int, counts: Counts) -> dict[str, Tensor]:
         model, sets, place = self.model, self.sets, (len(batch.clip), batch.images.shape[1])
@@ -182,7 +201,12 @@ class WholeTask(Task):
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
         tokens = state.tokens.unflatten(0, place).float()  # (B*T, N, C) -> (B, T, N, C)
         with exactly(model.config.release, batch.images.device):
-            video = model.decode_motion(tokens, torch.ones_like(batch.labelled), text, batch.position)
+            candidates = Candidates(torch.ones_like(batch.labelled), tokens)
+            if model.config.motion.geometry:
+                height, width = batch.images.shape[-2:]
+                present, geometry = (each.unflatten(0, place) for each in model.detect(state, (height, width))[:2])
+                candidates = Candidates(candidates.frames, tokens, geometry, present, batch.camera, batch.sure)
+            video = model.decode_motion(candidates, text, batch.position)
         objects = layers[-1].masks[:, :, 0].unflatten(0, place)  # (B*T, N, 1, h, w) -> (B, T, N, h, w)
         pixels = model.mask_pixels(state).unflatten(0, place)  # (B*T, C, h, w) -> (B, T, C, h, w)
         masks = [layer.readout.clip_masks(objects, pixels) for layer in video.layers]
@@ -191,7 +215,8 @@ class WholeTask(Task):
         found, meant = (sets.match(level, generators) for level in (by_frame, by_clip))
         owner = found[-1].unflatten(0, place)  # (B*T, N) -> (B, T, N)
         losses = sets.losses(by_frame, found, counts, generators, "frame ")
-        return losses | self.criterion.losses(video, by_clip, meant, owner, batch.targets, step, generators, counts)
+        learned = video, by_clip, meant, owner.masked_fill(~candidates.seen, -1), candidates.seen, batch.targets
+        return losses | self.criterion.losses(*learned, step, generators, counts)
 
     def validate(self) -> Metrics:
         segmenter = Segmenter(self.model, self.tokenizer, next(self.model.parameters()).device)
