@@ -257,7 +257,7 @@ def test_parts_of_a_clip_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_detection_leaves_out_duplicates_and_what_is_no_object() -> None:
     shown = torch.stack([drawn(-0.4, 0), drawn(-0.39, 0), drawn(0.4, 0), drawn(0.4, 0.2), drawn(5, 5)]).float()
     masks = torch.nn.functional.interpolate(shown[None] * 20 - 10, (18, 32), mode="bilinear")
-    logits = torch.tensor([[[1.0, 0], [2.0, 0], [3.0, 0], [0.0, 1], [4.0, 0]]])
+    logits = torch.tensor([[[1.0, 0], [2.0, 0], [3.0, 0], [-2.0, 1], [4.0, 0]]])
     found = detect(logits, masks, (72, 128))
     assert found.present.tolist() == [[False, True, True, False, False]]
     torch.testing.assert_close(found.geometry[0, 2, :2], torch.tensor([0.4, 0]), atol=0.02, rtol=0)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dshmp.config import ModelConfig
+from dshmp.model.camera import camera_motion, followed, grey_frames
 from dshmp.model.geometry import BOX, CHANNELS, LEAST, every, grid_size, mask_geometry
 from dshmp.model.trajectories import gather, link
 
-OBJECT = 0.5  # least probability that a candidate is an object at all
+OBJECT = 0.25  # least probability that a candidate is an object at all
 DUPLICATE = 0.5  # IoU from which on two candidates of a frame are one object
 
 
@@ -104,3 +106,19 @@ def on_grid(masks: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = grid_size(*size)
     whole = round(rows * 4 * masks.shape[2] / size[0]), round(columns * 4 * masks.shape[3] / size[1])
     return F.interpolate(masks.float(), whole, mode="bilinear")[..., :rows, :columns]
+
+
+def clip_candidates(
+    images: Tensor, size: tuple[int, int], tokens: Tensor, logits: Tensor, masks: Tensor, config: ModelConfig
+) -> Candidates:
+    """Of one whole clip (B = 1), from what static perception says of its T frames: images (T, 3, h, w) as of
+    `prepare_frames`, of which the frames take up `size`, object tokens (T, N, C), their logits (T, N, 2) and mask
+    logits (T, N, h/4, w/4). Tokens alone where the model reads no geometry."""
+    frames = torch.ones(1, len(tokens), dtype=torch.bool, device=tokens.device)
+    if not config.motion.geometry:
+        return Candidates(frames, tokens[None].float())
+    found = detect(logits, masks, size)
+    corners = list(followed(grey_frames(images, size, config.input)))
+    camera, sure = (each.to(tokens.device) for each in camera_motion(corners, found.covered.cpu().numpy()))
+    known = tokens.float()[None], found.geometry[None], found.present[None]
+    return Candidates(frames, *known, camera[None], sure[None])

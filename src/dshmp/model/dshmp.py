@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dshmp.config import ModelConfig
-from dshmp.model.candidates import Candidates, Detected, detect
+from dshmp.model.candidates import Candidates, Detected, clip_candidates, detect
 from dshmp.model.frame_decoder import Perception, StaticPerception
 from dshmp.model.hmp import MotionPerception
 from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
@@ -43,14 +43,16 @@ class DsHmp(nn.Module):
         for index, images in enumerate(clips):
             alone = text.repeat(torch.tensor([index], device=images.device))
             seen = [self.encode(part, alone) for part in images.split(step)]
-            tokens = torch.cat([part.tokens for part in seen])[None]
-            frames = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-            video = self.decode_motion(Candidates(frames, tokens), alone)
-            masks = [
+            masks = torch.cat([torch.einsum("fnc,fchw->fnhw", part.mask_embed, part.mask_features) for part in seen])
+            tokens, logits = torch.cat([part.tokens for part in seen]), torch.cat([part.logits for part in seen])
+            size = images.shape[2], images.shape[3]
+            found = clip_candidates(images, size, tokens, logits, masks, self.config)
+            video = self.decode_motion(found, alone)
+            parts = [
                 self.decode_masks(video, slice(start, start + step), self.mask_pixels(part), part.mask_embed)
                 for start, part in zip(range(0, len(images), step), seen, strict=True)
             ]
-            answers.append((video, torch.cat(masks, dim=1)))
+            answers.append((video, torch.cat(parts, dim=1)))
         return answers
 
     def whole_clips(self, frames: int) -> int:

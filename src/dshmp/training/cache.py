@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.config import InputConfig, to_dict
+from dshmp.config import to_dict
 from dshmp.data.base import Expression, Split, by_video, expression_name
 from dshmp.errors import UserError
 from dshmp.files import digest, reason, save_tensors
-from dshmp.model.camera import Points, camera_motion, followed, grey_frames
-from dshmp.model.candidates import Candidates, detect
+from dshmp.model.camera import camera_motion, followed, grey_frames
+from dshmp.model.candidates import Candidates, clip_candidates
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
@@ -170,25 +170,20 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
     size, length = frames[0].shape[:2], len(frames)
     images, truth = prepare_frames(frames, config.input), _true_masks(split, name, size)
     state = model.encode(images, text)
-    corners = _corners(images, size, config.input) if config.motion.geometry else []
     clips = []
     for start in range(0, len(state.tokens), length):
         part = slice(start, start + length)
         logits = torch.einsum("fnc,fchw->fnhw", state.mask_embed[part], state.mask_features[part])
         masks = output_masks(input_masks(logits, size, config.input), size)  # (T, N, H, W)
-        owner, small, tokens = _owner(masks > 0, truth), F.adaptive_avg_pool2d(masks, GRID), state.tokens[part]
-        found = {"tokens": tokens}
+        owner, small = _owner(masks > 0, truth), F.adaptive_avg_pool2d(masks, GRID)
+        said = state.tokens[part], state.logits[part], logits
+        found = clip_candidates(images, input_size(size, config.input), *said, config)
         if config.motion.geometry:
-            present, geometry, covered = detect(state.logits[part], logits, input_size(size, config.input))
-            camera, sure = camera_motion(corners, covered.numpy())
-            whole = torch.ones(1, length, dtype=torch.bool)
-            (order,) = Candidates(whole, tokens[None], geometry[None], present[None], camera[None]).order()
-            found = {"tokens": tokens, "geometry": geometry, "present": present[..., None]}
-            found = {kind: gather(value, order) for kind, value in found.items()}
-            found |= {"present": found["present"][..., 0], "camera": camera, "sure": sure}
-            owner = owner.gather(1, order).masked_fill(~found["present"], -1)
-            small = gather(small.flatten(2), order).unflatten(2, GRID)
-        clips.append(_packed(small, owner, _share(truth), **found))
+            order = found.order()
+            found = found.in_order(order)
+            owner = owner.gather(1, order[0]).masked_fill(~found.seen[0], -1)
+            small = gather(small.flatten(2), order[0]).unflatten(2, GRID)
+        clips.append(_packed(small, owner, _share(truth), found.each(lambda value: value[0])))
     return clips
 
 
@@ -200,26 +195,25 @@ def true_candidates(model: DsHmp, split: Split, name: str) -> dict[str, Tensor]:
     truth = _true_masks(split, name, size)  # (G, T, H, W)
     inside = F.interpolate(truth, grid_size(*size), mode="area").transpose(0, 1) >= 0.5  # (T, G, h, w)
     present = inside.flatten(2).sum(2) >= LEAST
-    corners = _corners(prepare_frames(frames, model.config.input), size, model.config.input)
-    camera, sure = camera_motion(corners, inside.any(1).numpy())
+    config = model.config.input
+    grey = grey_frames(prepare_frames(frames, config), input_size(size, config), config)
+    camera, sure = camera_motion(list(followed(grey)), inside.any(1).numpy())
     geometry = mask_geometry(inside.flatten(0, 1)).unflatten(0, present.shape)
     share = _share(truth)
     masks = (2 * (share > 0.5).float() - 1).transpose(0, 1) * SURE
     owner = torch.arange(len(truth)).expand(present.shape).masked_fill(~present, -1)
-    return _packed(masks, owner, share, geometry=geometry, present=present, camera=camera, sure=sure)
+    whole = torch.ones(len(present), dtype=torch.bool)
+    return _packed(masks, owner, share, Candidates(whole, None, geometry, present, camera, sure))
 
 
-def _packed(masks: Tensor, owner: Tensor, share: Tensor, **found: Tensor) -> dict[str, Tensor]:
-    """As it is kept: mask logits (T, N, *GRID), owner (T, N), the objects' share of each cell (G, T, *GRID)."""
+def _packed(masks: Tensor, owner: Tensor, share: Tensor, found: Candidates) -> dict[str, Tensor]:
+    """As it is kept: mask logits (T, N, *GRID), owner (T, N), the objects' share of each cell (G, T, *GRID), and the
+    candidates of one clip, without the batch's dimension."""
     least = share.amax((2, 3), keepdim=True).clamp(max=0.5)  # small objects fill no cell by half
-    kept = {
-        "mask_logits": masks.half(),
-        "owner": owner.to(torch.int8),
-        "truth": (share >= least) & (share > 0),
-        **found,
-    }
-    small = {"tokens", "geometry"}
-    return {kind: (value.half() if kind in small else value).clone().contiguous() for kind, value in kept.items()}
+    kept = {"mask_logits": masks.half(), "owner": owner.to(torch.int8), "truth": (share >= least) & (share > 0)}
+    kept |= {kind: value for kind in CANDIDATES if (value := getattr(found, kind)) is not None}
+    kept |= {kind: kept[kind].half() for kind in ("tokens", "geometry") if kind in kept}
+    return {kind: value.clone().contiguous() for kind, value in kept.items()}
 
 
 def _true_masks(split: Split, name: str, size: tuple[int, int]) -> Tensor:
@@ -242,10 +236,6 @@ def _owner(masks: Tensor, truth: Tensor) -> Tensor:
     union = inside.sum(2)[:, :, None] + area.sum(2)[:, None] - overlap
     best = (overlap / union.clamp(min=1e-6)).max(2)
     return torch.where(best.values >= FOUND, best.indices, -1)
-
-
-def _corners(images: Tensor, size: tuple[int, int], config: InputConfig) -> list[Points]:
-    return list(followed(grey_frames(images, input_size(size, config), config)))
 
 
 def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split, truth: bool = False) -> str:
