@@ -32,11 +32,11 @@ class Camera:
 
     def zoom(self) -> np.ndarray:
         """Image pixels per scene pixel, (T,)."""
-        return np.sqrt(np.linalg.det(self.matrices[:, :, :2]))
+        return np.asarray(np.sqrt(np.linalg.det(self.matrices[:, :, :2])))
 
     def see(self, xy: np.ndarray) -> np.ndarray:
         """Scene positions (..., T, 2) to image positions, both from the middle."""
-        return np.einsum("tij,...tj->...ti", self.matrices[:, :, :2], xy) + self.matrices[:, :, 2]
+        return np.asarray(np.einsum("tij,...tj->...ti", self.matrices[:, :, :2], xy) + self.matrices[:, :, 2])
 
 
 def _matrices(zoom: np.ndarray, roll: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def _pan(canvas: Canvas, amount: float, rng: np.random.Generator) -> np.ndarray:
     angles = heading + bend * np.linspace(-0.5, 0.5, canvas.frames)
     steps = pace[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1) / pace.sum()
     path = np.cumsum(steps, axis=0) * (amount * np.array([canvas.width, canvas.height]))
-    return path - (path.min(axis=0) + path.max(axis=0)) / 2
+    return np.asarray(path - (path.min(axis=0) + path.max(axis=0)) / 2)
 
 
 def _smooth(frames: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -103,4 +103,4 @@ def _smooth(frames: int, count: int, rng: np.random.Generator) -> np.ndarray:
     rate, phase = rng.uniform(0.3, 1.6, (3, count)), rng.uniform(0, 2 * np.pi, (3, count))
     curves = (np.sin(2 * np.pi * rate * u + phase) / (0.5 + rate)).sum(axis=1)
     curves -= (curves.min(axis=0) + curves.max(axis=0)) / 2
-    return curves / max(float(np.abs(curves).max()), 1e-6)
+    return np.asarray(curves / max(float(np.abs(curves).max()), 1e-6))

@@ -81,7 +81,8 @@ ADJECTIVES = _table("""
     red=red|scarlet orange=orange|amber yellow=yellow|golden green=green|emerald cyan=cyan,turquoise|aqua
     blue=blue|navy purple=purple,violet|lilac white=white,pale|ivory plain=plain|unpatterned striped=striped|banded
     spotted=spotted,dotted|freckled checked=checked,checkered|chequered
-    ringed=ringed,rippled|concentric halved=halved,split|divided netted=netted,meshed|latticed small=small,little|tiny large=big,large|huge
+    ringed=ringed,rippled|concentric halved=halved,split|divided netted=netted,meshed|latticed
+    small=small,little|tiny large=big,large|huge
 """)
 SHAPES = tuple(NOUNS)
 ROUND = ("disc", "ring", "hexagon")  # spinning can hardly be seen on these

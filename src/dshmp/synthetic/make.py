@@ -7,7 +7,9 @@
 
 Splits are train, valid_u and test. Beside MeViS's keys, an expression has "subsets", "static_ids" (objects that fit
 the static words alone), "motion" (what it claims) and "pair" (shared by the two sides of a direction pair), and a
-video has "objects", "size" (height, width), "family" and, from version 2 on, "camera". mask_dict.json covers all objects, meant or not.
+video has "objects", "size" (height, width), "family" and, in version 2, "camera": its "kind" and its "matrices"
+(T, 2, 3), scene pixels (from the middle) to image pixels (from the middle). mask_dict.json covers all objects, meant
+or not.
 """
 
 import json
@@ -122,8 +124,9 @@ def make_synthetic(
     """Writes a synthetic data set of `train` + `valid` + `test` clips (and the time reversals of the direction pairs,
     15 % more); 6,600 clips take about 570 MB. Returns False, having done nothing, where `root` holds the same already.
 
-    family: of all clips, one of FAMILIES, or None for those of the version's schedule in turn. progress(done, total) is called as
-    clips are done. Raises UserError if there is no such family or version, or if `root` is anything else but an empty folder.
+    family: of all clips, one of FAMILIES, or None for those of the version's schedule in turn. progress(done, total) is
+    called as clips are done. Raises UserError if there is no such family or version, or if `root` is anything else but
+    an empty folder.
     """
     if family is not None and family not in FAMILIES:
         raise UserError(f"{family!r} is no family of clips; choose from {', '.join(FAMILIES)}")

@@ -162,12 +162,12 @@ class Canvas:
     @property
     def reach(self) -> np.ndarray:
         """How far, (2,) x and y, the middle of the object may be from the frame's."""
-        return self.reach_at(np.ones(1))[0]
+        return np.asarray(self.reach_at(np.ones(1))[0])
 
     def reach_at(self, zoom: np.ndarray) -> np.ndarray:
         """`reach` where a camera shows objects `zoom` (T,) times as large: (T, 2)."""
         margin = 0.5 * self.across * zoom[:, None] + 0.045 * self.short
-        return np.array([self.width, self.height]) / 2 - margin
+        return np.asarray(np.array([self.width, self.height]) / 2 - margin)
 
 
 def nuisance(xy: np.ndarray, rng: np.random.Generator) -> Track:

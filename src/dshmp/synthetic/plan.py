@@ -4,7 +4,6 @@ All chance comes from two generators that are seeded by the clip, so the order i
 data set.
 """
 
-import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,14 +72,11 @@ OF_FAMILY = {
     "long": ("three", "to and fro", "wait", "turn", "turn back", "fleeting"),
     "close": tuple(kind for kind in SHORT if kind != "scale"),  # objects stay as large as they are
 }
-# What moves in relation to the image and not to the scene, which sentences keep apart from a strong camera.
+# Programs and claims that a clip goes without because its camera makes them doubtful.
 AT_BORDER = frozenset({*GROUPS["enter"], *GROUPS["leave"], "enter", "leave"})
 OF_SCALE = frozenset({"grow", "shrink", "flash"})
-
-
-def unsaid(kind: str) -> frozenset[str]:
-    """Programs and claims that a clip with this kind of camera goes without."""
-    return (AT_BORDER if kind in camera.STRONG else frozenset()) | (OF_SCALE if kind == "zoom" else frozenset())
+UNSAID = dict.fromkeys(camera.STRONG, AT_BORDER)
+UNSAID |= {"zoom": AT_BORDER | OF_SCALE, "shake": AT_BORDER | {"twitch"}}
 
 
 def _pick_look(
@@ -181,10 +177,10 @@ def _cast(
 
 def _widths(looks: Sequence[Look], names: Sequence[str], short: int, rng: random.Random) -> list[float]:
     """Widths in pixels, from 9 % of the short side to 45 % (less where there are many objects or some grow)."""
-    widest = min(0.28 if OF_SCALE & set(names) else 0.45, 0.7 / math.sqrt(len(looks)))
+    widest = min(0.28 if OF_SCALE & set(names) else 0.45, 0.75 / math.sqrt(len(looks)))
 
-    def between(low: float, high: float) -> float:
-        return math.exp(rng.uniform(math.log(low), math.log(high)))
+    def between(low: float, high: float) -> float:  # small ones are more frequent
+        return math.exp(rng.uniform(math.log(low), math.log(high))) if rng.random() < 0.5 else rng.uniform(low, high)
 
     medium, large = between(0.09, widest), between(min(0.17, widest), widest)
     parts = {"medium": medium, "large": large, "small": max(0.09, large / rng.uniform(1.5, 2.2))}
@@ -248,8 +244,8 @@ def _relative(
 ) -> tuple[list[Item], Canvas, Camera | None]:
     """A relative motion, the object that it refers to, and look-alikes that go the same way without it."""
     height, width = _frame_size("relative", world, rng)
-    canvas = Canvas(16, height, width, min(height, width) * rng.uniform(0.13, 0.26) if world.ratios else rng.uniform(22, 25))
-    across = canvas.across
+    across = min(height, width) * rng.uniform(0.13, 0.26) if world.natural else rng.uniform(22, 25)
+    canvas = Canvas(16, height, width, across)
     name = rng.choice(motions.RELATIVE)
     look = _pick_look(rng, world, split, 0.3)
     lane = 1 if width > height else 0  # they move along the longer side
@@ -376,7 +372,7 @@ def _scattered(
     elif family == "close" or (family in ("alike", "easy", "pairs") and rng.random() < 0.12):
         frames = 8
     looks, names, widths = _cast(family, split, frames, min(height, width), world, rng)
-    while unsaid(kind) & set(names):
+    while UNSAID.get(kind, frozenset()) & set(names):
         looks, names, widths = _cast(family, split, frames, min(height, width), world, rng)
     canvas = Canvas(frames, height, width, 0.0, family == "long", max(power, 0.6) if kind == "follow" else 1.0)
     canvases = [
@@ -402,7 +398,7 @@ def _staged(
     """Objects and camera of a clip: a strong camera is tried anew, ever weaker, until no object leaves the frame."""
     kind = "weak" if world.strong else ""
     if family != "close" and world.strong and rng.random() < world.strong:
-        kind = rng.choices(camera.STRONG, (24, 28, 14, 16, 18))[0]
+        kind = rng.choices(camera.STRONG, (20, 42, 12, 12, 14) if family == "pairs" else (26, 24, 15, 16, 19))[0]
     for power in (1.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4, 0.4, 0.3) if kind in camera.STRONG else ():
         items, canvas, view = (
             _relative(rng, noise, split, world, kind, power)
@@ -473,8 +469,9 @@ class _Writer:
             self.attributes = [names for names in self.attributes if "texture" not in names]
         self.frames, self.family, self.split, self.rng, self.world = frames, family, split, rng, world
         self.kind = view.kind if view is not None else ""
-        self.unsaid = unsaid(self.kind)
+        self.unsaid = UNSAID.get(self.kind, frozenset())
         self.made: dict[str, Sentence] = {}
+        self.tries = 0
 
     def write(self) -> tuple[Sentence, ...]:
         """Between four and eight expressions, in version 2 about ten."""
@@ -484,26 +481,31 @@ class _Writer:
                 for _ in range(2):  # the exact motion of one of a direction pair
                     self.add(Meaning(self.static(index) if rng.random() < 0.7 else (), self.moves[index].name))
         if self.world.talkative:
-            orders = self._many()
+            self._many()
         else:
             wanted = rng.randint(5, 7)
             absent = rng.random() < 0.42
             plain = rng.choice((1, 1, 2)) if self.family != "relative" else 1
-            counts = (wanted - plain - absent, max(wanted - absent, 4), wanted if absent else 0)
-            orders = list(zip(counts, (60, 90, 110), (self.moving, self.still, self.absent), strict=True))
-        tries = 0  # doubtful ones are dropped, so each kind is tried for a while
-        for count, until, draw in orders:
-            while len(made) < count and tries < until:
-                tries += 1
-                self.add(draw(), absent=draw in (self.absent, self.undone, self.unseen))
+            self._collect(self.moving, wanted - plain - absent, 60)
+            self._collect(self.still, max(wanted - absent, 4), 90)
+            self._collect(self.absent, wanted if absent else 0, 110)
         return tuple(made.values())
 
-    def _many(self) -> list[tuple[int, int, Callable[[], Meaning]]]:
-        """About ten expressions, three or four of them absent: how many there are to be after how many tries."""
-        said = max(len(self.made) + 2, self.rng.choice((4, 5, 5)))
-        steps = (said, 2, self.rng.choice((0, 0, 1)), self.rng.choice((2, 2, 3)), self.rng.choice((0, 1, 1, 1)))
+    def _many(self) -> None:
+        """About ten expressions, three or four of them absent."""
+        rng = self.rng
+        moving = max(2, rng.choice((4, 5, 5)) - len(self.made))
+        counts = (moving, 2, rng.choice((0, 0, 1)), rng.choice((2, 2, 3)), rng.choice((0, 1, 1, 1)))
         draws = (self.moving, self.single, self.still, self.undone, self.unseen)
-        return list(zip(itertools.accumulate(steps), (60, 90, 100, 160, 190), draws, strict=True))
+        for count, until, draw in zip(counts, (60, 90, 110, 170, 200), draws, strict=True):
+            self._collect(draw, len(self.made) + count, until)
+
+    def _collect(self, draw: Callable[[], Meaning], count: int, until: int) -> None:
+        """Adds meanings until there are `count` in all, or `until` were tried in all: doubtful ones are dropped."""
+        absent = draw in (self.absent, self.undone, self.unseen)
+        while len(self.made) < count and self.tries < until:
+            self.tries += 1
+            self.add(draw(), absent)
 
     def add(self, meaning: Meaning, absent: bool = False) -> None:
         """Words a meaning and keeps it, unless it is doubtful, held out, or said already."""
@@ -544,13 +546,19 @@ class _Writer:
         belongs = {
             "static": not claim,
             "motion-critical": bool(claim) and not pairs and critical,
-            "direction pairs": bool(claim) and pairs and claim not in motions.MIRROR,
+            "direction pairs": bool(claim) and pairs and claim not in motions.MIRROR and self._differs(meaning, meant),
             "fleeting": claim in (*motions.FLEETING, "dash"),
             "long": bool(claim) and self.frames >= 24,
             "relative": claim in motions.RELATIVE,
             "plural": len(meant) > 1,
         }
         return [name for name, belong in belongs.items() if belong]
+
+    def _differs(self, meaning: Meaning, meant: Sequence[int]) -> bool:
+        """Whether another object is meant when time runs backwards; version 1 doesn't ask ("the two that turn")."""
+        if self.backwards is None or not self.world.talkative:
+            return True
+        return resolve(meaning, self.looks, self.backwards).meant != meant
 
     def static(self, index: int) -> Static:
         return _describe(self.looks[index], self.rng.choice(self.attributes))

@@ -56,7 +56,7 @@ def _drop() -> np.ndarray:
 def _fish() -> np.ndarray:
     t = np.linspace(-0.82 * np.pi, 0.82 * np.pi, 40)
     body = np.stack([0.25 + 0.75 * np.cos(t), 0.48 * np.sin(t)], axis=1)
-    return np.concatenate([body, _corners("-1 0.62, -0.72 0, -1 -0.62")])
+    return np.vstack([body, _corners("-1 0.62, -0.72 0, -1 -0.62")])
 
 
 def _cloud() -> np.ndarray:
@@ -66,7 +66,7 @@ def _cloud() -> np.ndarray:
     discs = ((-0.62, 0.18, 0.38), (-0.2, -0.2, 0.42), (0.32, -0.12, 0.4), (0.66, 0.2, 0.36), (0, 0.2, 0.4))
     inside = np.any([np.hypot(x - a, y - b) < radius for a, b, radius in discs], axis=0) & (y < 0.5)
     far = (inside * along).max(axis=1)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * far[:, None]
+    return np.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1) * far[:, None])
 
 
 def _corners(text: str) -> np.ndarray:
@@ -86,21 +86,21 @@ POLYGONS: dict[str, np.ndarray] = {
     ),
     "ring": _regular(48),
     "hexagon": _regular(6, 0.0),
-    "oval": _regular(48) * (1, 0.52),
+    "oval": _regular(48) * (1, 0.66),
     "drop": _drop(),
     "lightning": _corners("0.1 -1, 0.6 -1, 0.22 -0.25, 0.62 -0.25, -0.4 1, -0.1 0.12, -0.55 0.12"),
-    "house": _corners("0 -1, 1 -0.1, 0.8 -0.1, 0.8 1, 0.25 1, 0.25 0.35, -0.25 0.35, -0.25 1, -0.8 1, -0.8 -0.1, -1 -0.1"),
+    "house": _corners(
+        "0 -1, 1 -0.1, 0.8 -0.1, 0.8 1, 0.25 1, 0.25 0.35, -0.25 0.35, -0.25 1, -0.8 1, -0.8 -0.1, -1 -0.1"
+    ),
     "fish": _fish(),
     "elbow": _corners("-0.85 -1, -0.3 -1, -0.3 0.42, 0.85 0.42, 0.85 1, -0.85 1"),
     "tee": _corners("-1 -0.95, 1 -0.95, 1 -0.4, 0.28 -0.4, 0.28 1, -0.28 1, -0.28 -0.4, -1 -0.4"),
     "cloud": _cloud(),
     "bar": _corners("-1 -0.22, 1 -0.22, 1 0.22, -1 0.22"),
     "hourglass": _corners("-0.8 -1, 0.8 -1, 0.14 0, 0.8 1, -0.8 1, -0.14 0"),
-    "mushroom": np.concatenate(
-        [_regular(48)[12:37][::-1] * (-1, 1), _corners("-0.3 0, -0.3 0.85, 0.3 0.85, 0.3 0")]
-    ),
+    "mushroom": np.concatenate([_regular(48, np.pi)[:25], _corners("0.3 0, 0.3 0.85, -0.3 0.85, -0.3 0")]),
     "tree": _corners(
-        "0 -1, 0.55 -0.3, 0.25 -0.3, 0.8 0.45, 0.17 0.45, 0.17 1, -0.17 1, -0.17 0.45, -0.8 0.45, -0.25 -0.3, -0.55 -0.3"
+        "0 -1, 0.55 -0.3, 0.25 -0.3, 0.8 0.4, 0.17 0.4, 0.17 1, -0.17 1, -0.17 0.4, -0.8 0.4, -0.25 -0.3, -0.55 -0.3"
     ),
 }
 

@@ -8,19 +8,21 @@ import numpy as np
 
 FIELD = 512  # side of the stored noise in pixels
 FIELDS = 4
+STEEP = 1.2  # amplitude falls with this power of the frequency
 
 
 @cache
 def _fields() -> np.ndarray:
-    """Noise of 1/f amplitude that repeats without a seam, float32 (FIELDS, FIELD, FIELD, 3): mean 0, deviation 1; its
-    three channels are much alike, as those of photographs are."""
+    """Noise of about 1/f amplitude that repeats without a seam, float32 (FIELDS, FIELD, FIELD, 3): mean 0, deviation 1;
+    its three channels are much alike, as those of photographs are."""
     rng = np.random.default_rng(11)
     rate = np.hypot(np.fft.fftfreq(FIELD)[:, None], np.fft.rfftfreq(FIELD))
+    rate = rate**STEEP
     rate[0, 0] = np.inf
     white = np.fft.rfft2(rng.standard_normal((FIELDS, 4, FIELD, FIELD)))
     pink = np.fft.irfft2(white / rate, s=(FIELD, FIELD))
     pink /= pink.std(axis=(2, 3), keepdims=True)
-    mixed = 0.88 * pink[:, :1] + 0.47 * pink[:, 1:]
+    mixed = 0.94 * pink[:, :1] + 0.34 * pink[:, 1:]
     return np.ascontiguousarray(mixed.transpose(0, 2, 3, 1), dtype=np.float32)
 
 
@@ -37,13 +39,13 @@ def noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 def _palette(count: int, rng: np.random.Generator) -> np.ndarray:
     """Colours of one picture, float64 (count, 3): of very different brightness, most of them greyish."""
     tint = rng.uniform(0, 255, (count, 3))
-    vivid = rng.beta(1.2, 2.5, (count, 1))
+    vivid = rng.beta(1, 3, (count, 1))
     return np.asarray(vivid * tint + (1 - vivid) * rng.uniform(20, 235, (count, 1)))
 
 
 def mist(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """1/f noise around a colour, uint8 RGB (height, width, 3)."""
-    return _uint8(_palette(1, rng)[0] * 0.5 + 64 + noise(height, width, rng) * rng.uniform(25, 50))
+    return _uint8(_palette(1, rng)[0] * 0.5 + 64 + noise(height, width, rng) * rng.uniform(18, 42))
 
 
 def leaves(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -85,4 +87,4 @@ def patch(side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _uint8(picture: np.ndarray) -> np.ndarray:
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(picture, 0, 255), np.uint8)
