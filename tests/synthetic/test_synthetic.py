@@ -29,7 +29,7 @@ from dshmp.synthetic.make import clip_seed
 from dshmp.synthetic.motions import CLAIMS, MIRROR, OPPOSITE, PROGRAMS, RELATIVE, motion, reading, reverse
 from dshmp.synthetic.plan import FAMILIES, Plan, plan_clip
 from dshmp.synthetic.render import outline
-from dshmp.synthetic.world import VERSIONS, world_of
+from dshmp.synthetic.world import WORLDS, world_of
 
 
 def plans(split: str, count: int, version: int) -> list[Plan]:
@@ -37,7 +37,7 @@ def plans(split: str, count: int, version: int) -> list[Plan]:
     return [plan_clip(1000 + i, schedule[i % len(schedule)], split, version) for i in range(count)]
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=tuple(WORLDS))
 def version(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

@@ -244,7 +244,7 @@ def _relative(
 ) -> tuple[list[Item], Canvas, Camera | None]:
     """A relative motion, the object that it refers to, and look-alikes that go the same way without it."""
     height, width = _frame_size("relative", world, rng)
-    across = min(height, width) * rng.uniform(0.13, 0.26) if world.natural else rng.uniform(22, 25)
+    across = min(height, width) * rng.uniform(0.17, 0.26) if world.natural else rng.uniform(22, 25)
     canvas = Canvas(16, height, width, across)
     name = rng.choice(motions.RELATIVE)
     look = _pick_look(rng, world, split, 0.3)
@@ -616,13 +616,16 @@ class _Writer:
             claims = (*motions.FLEETING, "dash")
         elif chance < 0.65:  # near what one does: its time reverse, or the same start
             start = self.moves[index].path[:1]
-            claims = [each for each in claims if start and motions.motion(each).path[:1] == start] + [
-                motions.reverse(name)
-            ]
+            same = (each for each in claims if start and motions.motion(each).path[:1] == start)
+            claims = (*same, motions.reverse(name))
         return Meaning(() if rng.random() < 0.2 else self.static(index), rng.choice(claims))
 
     def unseen(self) -> Meaning:
-        """A look that no object of the clip has."""
-        rng, names = self.rng, [names for names in self.attributes if "shape" in names or "colour" in names]
-        look = self.looks[rng.randrange(len(self.looks))]
-        return Meaning(_describe(_other_look(look, look.size, rng, self.world), rng.choice(names)))
+        """A look that no object of the clip has; with its colour where the background may have such a shape."""
+        rng = self.rng
+        look = rng.choice(self.looks)
+        other = _other_look(look, look.size, rng, self.world)
+        options = [names for names in self.attributes if "shape" in names]
+        if other.shape in ("disc", "oval", "square", "triangle"):
+            options = [names for names in options if "colour" in names]
+        return Meaning(_describe(other, rng.choice(options)))

@@ -1,24 +1,25 @@
 """What differs between the versions of the synthetic data set: its numbers and tables."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from dshmp.errors import UserError
 from dshmp.synthetic.grammar import SHAPES, TEXTURES
 
-Version = Literal[1, 2]
-VERSIONS: tuple[Version, ...] = (1, 2)
 Casts = dict[str, tuple[tuple[int, int], ...]]
 
 
 @dataclass(frozen=True)
 class World:
-    """A version: shapes and textures; the families of clips in the order in which a split takes them, over and over;
-    how many look-alikes and others there are, by family (more in other families); the ratios of the long side to the
-    short one (none: as version 1 drew them); how many clips of ten have a strong camera; whether pictures have the
-    statistics of natural ones; whether every clip has many sentences, absent ones among them."""
+    """A version of the data set.
 
-    version: Version
+    schedule: families of clips in the order in which a split takes them, over and over. casts: how many look-alikes and
+    others there may be in a clip, by family (_cast draws those of other families). ratios: of the long side of frames
+    to the short one; none: as version 1 draws them. strong: the share of clips with a strong camera; 0: the camera is
+    not part of the plan. natural: frames and objects of many sizes, pictures with the statistics of natural ones.
+    talkative: every clip has many sentences, absent ones among them.
+    """
+
+    version: int
     shapes: tuple[str, ...]
     textures: tuple[str, ...]
     schedule: tuple[str, ...]
@@ -59,9 +60,11 @@ _SECOND = World(
 )
 
 
+WORLDS = {world.version: world for world in (_FIRST, _SECOND)}
+
+
 def world_of(version: int) -> World:
-    """The numbers of a version; UserError if there is none of that number."""
-    for world in (_FIRST, _SECOND):
-        if world.version == version:
-            return world
-    raise UserError(f"the synthetic data set has no version {version}; choose from 1, 2")
+    """The numbers and tables of a version; UserError if there is none of that number."""
+    if version not in WORLDS:
+        raise UserError(f"the synthetic data set has no version {version}; choose from {', '.join(map(str, WORLDS))}")
+    return WORLDS[version]
