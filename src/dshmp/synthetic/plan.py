@@ -75,6 +75,7 @@ OF_FAMILY = {
 # Programs and claims that a clip goes without because its camera makes them doubtful.
 AT_BORDER = frozenset({*GROUPS["enter"], *GROUPS["leave"], "enter", "leave"})
 OF_SCALE = frozenset({"grow", "shrink", "flash"})
+CROWDED = 0.3  # objects under a strong camera, which leaves less room, touch each other less than this (`_hidden`)
 UNSAID = dict.fromkeys(camera.STRONG, AT_BORDER)
 UNSAID |= {"zoom": AT_BORDER | OF_SCALE, "shake": AT_BORDER | {"twitch"}}
 
@@ -212,6 +213,14 @@ def _stays(items: Sequence[Item], canvas: Canvas, view: Camera) -> bool:
         if not inside[item.track.visible].all():
             return False
     return True
+
+
+def _hidden(items: Sequence[Item]) -> float:
+    """How much the most crowded object touches others, on average over the clip: 1 where it lies on one all the time."""
+    xy, across = np.stack([item.track.xy for item in items]), np.array([item.across for item in items])
+    gaps = np.linalg.norm(xy[:, None] - xy, axis=-1) / ((across[:, None] + across) / 2)[..., None]  # (K, K, T)
+    overlap = np.clip(1 - gaps, 0, 1).mean(axis=2) - np.eye(len(items))
+    return float(overlap.sum(axis=1).max())
 
 
 def _place(
@@ -405,7 +414,7 @@ def _staged(
             if family == "relative"
             else _scattered(rng, noise, family, split, world, kind, power)
         )
-        if view is not None and _stays(items, canvas, view):
+        if view is not None and _stays(items, canvas, view) and _hidden(items) < CROWDED:
             return items, canvas, view
     kind = "weak" if kind else ""
     if family == "relative":
