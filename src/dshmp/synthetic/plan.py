@@ -216,7 +216,7 @@ def _stays(items: Sequence[Item], canvas: Canvas, view: Camera) -> bool:
 
 
 def _hidden(items: Sequence[Item]) -> float:
-    """How much the most crowded object touches others, on average over the clip: 1 where it lies on one all the time."""
+    """How much the most crowded object touches others, on average over the clip: 1 where it always lies on one."""
     xy, across = np.stack([item.track.xy for item in items]), np.array([item.across for item in items])
     gaps = np.linalg.norm(xy[:, None] - xy, axis=-1) / ((across[:, None] + across) / 2)[..., None]  # (K, K, T)
     overlap = np.clip(1 - gaps, 0, 1).mean(axis=2) - np.eye(len(items))
