@@ -110,7 +110,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_synthetic(folder / "synthetic", train=16, valid=1, test=1, workers=1)
+        make_synthetic(folder / "synthetic", train=16, valid=1, test=1, version=1, workers=1)
         changes = at_hand(folder / "synthetic", tuple(chosen.size), chosen.steps)
         recipe = load_recipe(find_recipe(chosen.recipe), [*changes, *chosen.overrides])
         torch.manual_seed(recipe.seed)

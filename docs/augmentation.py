@@ -22,7 +22,7 @@ SHOWN = 5
 def examples() -> tuple[AugmentedClip, AugmentedClip]:
     """A wide clip with the sentence of an object that moves to a side, and with one that a still could have."""
     for seed in range(200):
-        clip = make_clip(seed, "easy")
+        clip = make_clip(seed, "easy", version=1)
         alone = [item for item in clip.expressions if len(item.meant) == 1]
         moving = [item for item in alone if item.meaning.claim in CLAIMS]
         moving += [item for item in alone if item.meaning.claim in ("left", "right") and item.meaning.static]

@@ -14,5 +14,5 @@ torch.set_num_threads(1)
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic data set of a dozen clips; the second clip of a split is there backwards, too."""
     root = tmp_path_factory.mktemp("data") / "mini"
-    make_synthetic(root, train=6, valid=3, test=2, workers=1)
+    make_synthetic(root, train=6, valid=3, test=2, version=1, workers=1)
     return root

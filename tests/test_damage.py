@@ -83,7 +83,7 @@ def make_lists(folder: Path) -> None:
 def make_run(folder: Path) -> None:
     """A finished run of three steps, and its data beside it."""
     data = folder.parent / "run data"
-    make_synthetic(data, train=2, valid=1, test=1, workers=1)
+    make_synthetic(data, train=2, valid=1, test=1, version=1, workers=1)
     recipe = tiny.recipe("language", data, checkpoint_every=2, keep=2, validate_every=3)
     tiny.write_recipe(folder / "recipe.yaml", recipe)
     train.run(folder / "recipe.yaml", [], folder / "run", "cpu")

@@ -148,7 +148,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes i
 
 CODES = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 COMMANDS = {  # words, of which {good} is the folder of `inputs`; all that they write goes to the folder they run in
-    "synthetic make": "synthetic make new --train 4000 --valid 0 --test 0 --workers 2",
+    "synthetic make": "synthetic make new --train 4000 --valid 0 --test 0 --version 1 --workers 2",
     "score": "score mevis {good}/mevis --split valid_u --pred {good}/pred --out new --workers 2",
     "evaluate": "evaluate mevis {good}/mevis --split valid_u --out new --workers 2 --model {good}/model --device cpu",
     "ablate": "ablate {good}/ablation.yaml --rows {good}/rows --tables 2d --seeds 2 --jobs 2 --out new --device cpu",
@@ -184,7 +184,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(DsHmp(config), TextTokenizer(config, tokenizer.tokenizer), good / "theirs")
     write_clip(good / "clip.mp4", 400)
     (good / "list.csv").write_text("video,expression\n" + "".join(f"clip.mp4,dog {i}\n" for i in range(3)))
-    make_synthetic(good / "data", train=4, valid=2, test=0, workers=1)
+    make_synthetic(good / "data", train=4, valid=2, test=0, version=1, workers=1)
     values = tiny.recipe("whole", good / "data", steps=2000, log_every=50, validate_every=500, checkpoint_every=500)
     tiny.write_recipe(good / "train.yaml", values)
     tiny.write_recipe(good / "ablation.yaml", values)

@@ -436,6 +436,7 @@ def synthetic_make(
     test: Annotated[int, typer.Option(min=0, help="Clips with phrasings and words held out of training.")] = 200,
     seed: Seed = 0,
     family: Annotated[str | None, typer.Option(help="Only clips of one: alike, pairs, easy ..., or close.")] = None,
+    version: Annotated[int, typer.Option(help="Of the data set: 1, what the default model saw; 2, more of all.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Make a synthetic data set of videos, masks and motion expressions, in the layout of MeViS.
@@ -447,7 +448,8 @@ def synthetic_make(
     clips = {"train": train, "valid": valid, "test": test}
     with _progress("synthetic") as show:
         told = functools.partial(show, "clips")
-        fresh = make_synthetic(root, **clips, seed=seed, family=family, workers=workers, progress=told)
+        settings = {**clips, "seed": seed, "version": version}
+        fresh = make_synthetic(root, **settings, family=family, workers=workers, progress=told)
     _say(f"wrote {root}" if fresh else f"{root}: is there already, with these settings")
 
 

@@ -61,10 +61,10 @@ def make_demo(seed: int = SEED) -> tuple[NDArray[np.uint8], list[str], list[NDAr
     """The first validation clip from `seed` on with three look-alikes that a sentence each picks out by motion: its
     frames (T, H, W, 3), enlarged, the sentences and the true masks (T, H, W) of each."""
     for number in range(seed * 1000, seed * 1000 + 1000):
-        plan = plan_clip(number, "alike", "valid_u")
+        plan = plan_clip(number, "alike", "valid_u", version=1)
         if (chosen := _look_alikes(plan)) is not None:
             static, meant = chosen
-            clip = make_clip(number, "alike", "valid_u")
+            clip = make_clip(number, "alike", "valid_u", version=1)
             wording = Wording(random.Random(number), held_words=False)
             noun = wording.noun_phrase(static)
             moves = [wording.predicate(plan.items[i].motion.name, None, False) for i in meant]

@@ -9,7 +9,8 @@ import pytest
 from dshmp.data.mirror import mirror_sentence
 from dshmp.synthetic.grammar import Meaning, Style, resolve, word
 from dshmp.synthetic.motions import CLAIMS, Motion
-from dshmp.synthetic.plan import SCHEDULE, plan_clip
+from dshmp.synthetic.plan import plan_clip
+from dshmp.synthetic.world import world_of
 
 # As people write in RefCOCO, MeViS, A2D Sentences and Ref-YouTube-VOS: the sentence and its mirror image,
 # sentences that are true of both, and those of which nobody can tell.
@@ -459,8 +460,9 @@ def test_mirroring_commutes_with_wording(style: Style) -> None:
 
 def test_the_same_objects_are_meant_in_the_mirror() -> None:
     changed = total = 0
+    schedule = world_of(2).schedule
     for seed in range(120):
-        plan = plan_clip(seed, SCHEDULE[seed % len(SCHEDULE)], "train")
+        plan = plan_clip(seed, schedule[seed % len(schedule)], "train")
         looks = [item.look for item in plan.items]
         motions = [mirror_motion(item.motion) for item in plan.items]
         for expression in plan.expressions:

@@ -76,7 +76,7 @@ def same(one: Path, other: Path) -> None:
 def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic data set of eight clips to learn from."""
     root = tmp_path_factory.mktemp("data") / "eight"
-    make_synthetic(root, train=7, valid=1, test=1, workers=1)  # the second one is there backwards, too
+    make_synthetic(root, train=7, valid=1, test=1, version=1, workers=1)  # the second one is there backwards, too
     return root
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 RECIPE = "overfit"
-CLIPS = ("--train", "4", "--valid", "0", "--test", "0", "--family", "close", "--workers", "1")
+CLIPS = ("--train", "4", "--valid", "0", "--test", "0", "--family", "close", "--version", "1", "--workers", "1")
 
 
 def dshmp(*arguments: str | Path) -> None:

@@ -31,8 +31,8 @@ def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: in
 
 
 def draw_clips(count: int, seed: int, families: Sequence[str]) -> list[Clip]:
-    """`count` clips of the synthetic data set's training split, of these families in turn."""
-    return [make_clip(clip_seed(seed, "train", i), families[i % len(families)]) for i in range(count)]
+    """`count` clips of the synthetic data set's training split, version 1, of these families in turn."""
+    return [make_clip(clip_seed(seed, "train", i), families[i % len(families)], version=1) for i in range(count)]
 
 
 def resized(clip: Clip, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

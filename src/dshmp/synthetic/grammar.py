@@ -72,16 +72,22 @@ NOUNS = _table("""
     disc=disc,circle,ball|orb square=square,box|block triangle=triangle|wedge star=star|asterisk
     heart=heart|valentine crescent=crescent,moon|sickle arrow=arrow,pointer|dart cross=cross,plus|crucifix
     ring=ring,donut|hoop hexagon=hexagon|nut
+
+    oval=oval,ellipse|egg drop=drop,teardrop|tear lightning=lightning,zigzag|thunderbolt house=house,hut|cottage
+    fish=fish|trout elbow=elbow,bracket|knee tee=tee,hammer|mallet cloud=cloud|fog
+    bar=bar,stick|plank hourglass=hourglass,bowtie|sandglass mushroom=mushroom|toadstool tree=tree,fir|pine
 """)
 ADJECTIVES = _table("""
     red=red|scarlet orange=orange|amber yellow=yellow|golden green=green|emerald cyan=cyan,turquoise|aqua
     blue=blue|navy purple=purple,violet|lilac white=white,pale|ivory plain=plain|unpatterned striped=striped|banded
-    spotted=spotted,dotted|freckled checked=checked,checkered|chequered small=small,little|tiny large=big,large|huge
+    spotted=spotted,dotted|freckled checked=checked,checkered|chequered
+    ringed=ringed,rippled|concentric halved=halved,split|divided netted=netted,meshed|latticed
+    small=small,little|tiny large=big,large|huge
 """)
 SHAPES = tuple(NOUNS)
 ROUND = ("disc", "ring", "hexagon")  # spinning can hardly be seen on these
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
-TEXTURES = ("plain", "striped", "spotted", "checked")
+TEXTURES = ("plain", "striped", "spotted", "checked", "ringed", "halved", "netted")
 GENERIC = "object,thing,one,shape|item"
 SIDES = {
     "left": "left,to the left,leftwards,towards the left|leftward",
@@ -174,7 +180,7 @@ FRAMES = {
     "statics": "the {ns};all {ns};{ns};find the {ns};the {count} {ns};{both} {ns};all the {ns};every {n}"
     "|which are the {ns};they are the {ns}",
 }
-COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
+COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 
 # Combinations of colour, shape and claim that training never words together.
 HELD_OUT_LOOKS = tuple(
@@ -199,7 +205,7 @@ def _options(entry: str, separator: str, held: bool) -> list[str]:
 _GERUNDS = _table("""
     stop=stopping spin=spinning hop=hopping get=getting run=running drop=dropping zip=zipping flee=fleeing sit=sitting
 """)
-_PLURALS = _table("box=boxes cross=crosses plus=pluses")
+_PLURALS = _table("box=boxes cross=crosses plus=pluses fish=fishes hourglass=hourglasses")
 
 
 def inflect(predicate: str, form: Form) -> str:
@@ -277,16 +283,19 @@ def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain
 
 
 @cache
-def known_words() -> frozenset[str]:
-    tables = (NOUNS, ADJECTIVES, SIDES, PREDICATES, TOGETHER, DIRECTED, FRAMES)
+def known_words(shapes: tuple[str, ...] = SHAPES, textures: tuple[str, ...] = TEXTURES) -> frozenset[str]:
+    """All words of plain wordings where there are these shapes and textures."""
+    nouns = {name: entry for name, entry in NOUNS.items() if name in shapes}
+    adjectives = {name: entry for name, entry in ADJECTIVES.items() if name in textures or name not in TEXTURES}
+    tables = (nouns, adjectives, SIDES, PREDICATES, TOGETHER, DIRECTED, FRAMES)
     entries = [GENERIC, *(entry for table in tables for entry in table.values())]
     plain = ";".join(entry.partition("|")[0] for entry in entries)
-    nouns = [noun for entry in (*NOUNS.values(), GENERIC) for noun in _options(entry, ",", held=False)]
-    words = [*(inflect(plain, form) for form in FORMS), *(_PLURALS.get(noun, noun + "s") for noun in nouns)]
+    named = [noun for entry in (*nouns.values(), GENERIC) for noun in _options(entry, ",", held=False)]
+    words = [*(inflect(plain, form) for form in FORMS), *(_PLURALS.get(noun, noun + "s") for noun in named)]
     text = " ".join([*words, *EDGES.values(), *COUNTS.values(), "both", "an"])
     return frozenset(re.findall("[a-z]+", re.sub(r"\{[a-z]+\}", " ", text)))
 
 
-def new_words(text: str) -> set[str]:
-    """The words of a text that no plain wording can contain."""
-    return set(re.findall("[a-z]+", text.lower().replace("-", ""))) - known_words()
+def new_words(text: str, shapes: tuple[str, ...] = SHAPES, textures: tuple[str, ...] = TEXTURES) -> set[str]:
+    """The words of a text that no plain wording can contain where there are these shapes and textures."""
+    return set(re.findall("[a-z]+", text.lower().replace("-", ""))) - known_words(shapes, textures)

@@ -146,13 +146,14 @@ class Track:
 @dataclass(frozen=True)
 class Canvas:
     """Where a motion takes place: T frames of height x width pixels, for an object `across` pixels wide; events come
-    `late` in the clip."""
+    `late` in the clip; paths are `stride` times as long as usual."""
 
     frames: int
     height: int
     width: int
     across: float
     late: bool = False
+    stride: float = 1.0
 
     @property
     def short(self) -> int:
@@ -161,7 +162,12 @@ class Canvas:
     @property
     def reach(self) -> np.ndarray:
         """How far, (2,) x and y, the middle of the object may be from the frame's."""
-        return np.array([self.width, self.height]) / 2 - (0.5 * self.across + 0.045 * self.short)
+        return np.asarray(self.reach_at(np.ones(1))[0])
+
+    def reach_at(self, zoom: np.ndarray) -> np.ndarray:
+        """`reach` where a camera shows objects `zoom` (T,) times as large: (T, 2)."""
+        margin = 0.5 * self.across * zoom[:, None] + 0.045 * self.short
+        return np.asarray(np.array([self.width, self.height]) / 2 - margin)
 
 
 def nuisance(xy: np.ndarray, rng: np.random.Generator) -> Track:
@@ -193,7 +199,7 @@ def _phases(names: list[str], canvas: Canvas, rng: np.random.Generator) -> np.nd
         inner = rng.uniform(0.45, 0.65, 1)
     knots = np.concatenate([[rng.uniform(0, 0.06)], inner, [rng.uniform(0.94, 1)]])
     low, high = {1: (0.42, 0.75), 2: (0.38, 0.6), 3: (0.36, 0.48)}[count]
-    lengths = rng.uniform(low, high) * canvas.short * rng.uniform(0.92, 1.08, count)
+    lengths = rng.uniform(low, high) * canvas.short * canvas.stride * rng.uniform(0.92, 1.08, count)
     steps = np.array([DIRECTIONS.get(name, (0, 0)) for name in names]) * lengths[:, None]
     if count == 3 and names[2] == OPPOSITE.get(names[0]) and names[1] != names[2]:
         steps[2] *= rng.uniform(0.9, 1.0)
@@ -216,7 +222,7 @@ def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     if name in DIRECTIONS or ">" in name:
         path = _phases(name.split(">"), canvas, rng)
     elif name in GROUPS["circle"]:
-        path = around(canvas, rng, 1 if name == "clockwise" else -1) * (rng.uniform(0.19, 0.26) * short)
+        path = around(canvas, rng, 1 if name == "clockwise" else -1) * (rng.uniform(0.19, 0.26) * short * canvas.stride)
     elif name == "hops":
         count = 2 if frames <= 8 else int(rng.integers(3, 5))
         height = rng.uniform(0.22, 0.32) * short

@@ -4,27 +4,25 @@ All chance comes from two generators that are seeded by the clip, so the order i
 data set.
 """
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dshmp.synthetic import grammar, motions
-from dshmp.synthetic.grammar import COLOURS, ROUND, SHAPES, TEXTURES, Look, Meaning, Static, Style, resolve
+from dshmp.synthetic import camera, grammar, motions
+from dshmp.synthetic.camera import Camera
+from dshmp.synthetic.grammar import COLOURS, ROUND, Look, Meaning, Static, Style, resolve
 from dshmp.synthetic.motions import ACROSS, DIRECTIONS, GROUPS, OPPOSITE, Canvas, Motion, Track
+from dshmp.synthetic.world import World, world_of
 
 SPLITS = ("train", "valid_u", "test")
 SUBSETS = (
     *("static", "motion-critical", "direction pairs", "fleeting", "long", "relative", "plural", "absent"),
-    *("held-out phrasing", "held-out words"),
+    *("held-out phrasing", "held-out words", "strong camera", "followed pairs"),
 )
-# Families of clips, in the order in which a split takes them, over and over.
-SCHEDULE = (
-    *("alike", "pairs", "long", "alike", "relative", "fleeting", "alike", "easy", "pairs", "alike"),
-    *("crowd", "alike", "fleeting", "pairs", "alike", "relative", "long", "alike", "easy", "alike"),
-)
-FAMILIES = (*dict.fromkeys(SCHEDULE), "close")  # "close": large objects, only on demand
+FAMILIES = ("alike", "pairs", "long", "relative", "fleeting", "easy", "crowd", "close")  # "close": only on demand
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,15 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Plan:
-    """A clip before it is drawn: objects, the last one in front, and expressions."""
+    """A clip before it is drawn: objects, the last one in front, expressions, and the camera where the plan says it
+    (in version 1 the camera is drawn with the frames)."""
 
     family: str
     height: int
     width: int
     items: tuple[Item, ...]
     expressions: tuple[Sentence, ...]
+    camera: Camera | None
 
 
 # Kinds of motion with their programs, and how often each is drawn.
@@ -72,31 +72,35 @@ OF_FAMILY = {
     "long": ("three", "to and fro", "wait", "turn", "turn back", "fleeting"),
     "close": tuple(kind for kind in SHORT if kind != "scale"),  # objects stay as large as they are
 }
-SIZES = {  # how many look-alikes and others there are; more in other families
-    **{"pairs": ((2, 0), (2, 1), (2, 1)), "close": ((2, 0), (2, 1))},
-    **{"easy": ((2, 0), (2, 1), (1, 1), (1, 2), (3, 0)), "crowd": ((3, 3), (3, 4), (4, 3), (4, 4), (3, 5))},
-}
+# Programs and claims that a clip goes without because its camera makes them doubtful.
+AT_BORDER = frozenset({*GROUPS["enter"], *GROUPS["leave"], "enter", "leave"})
+OF_SCALE = frozenset({"grow", "shrink", "flash"})
+CROWDED = 0.3  # objects under a strong camera, which leaves less room, touch each other less than this (`_hidden`)
+UNSAID = dict.fromkeys(camera.STRONG, AT_BORDER)
+UNSAID |= {"zoom": AT_BORDER | OF_SCALE, "shake": AT_BORDER | {"twitch"}}
 
 
-def _pick_look(rng: random.Random, split: str = "train", held_out: float = 0, size: str = "medium") -> Look:
+def _pick_look(
+    rng: random.Random, world: World, split: str = "train", held_out: float = 0, size: str = "medium"
+) -> Look:
     """Of the test split a share of `held_out` is of looks that training never words with some motions."""
-    texture = "plain" if rng.random() < 0.4 else rng.choice(TEXTURES[1:])
-    look = Look(rng.choice(SHAPES), rng.choice(COLOURS), texture, size)
+    texture = "plain" if rng.random() < 0.4 else rng.choice(world.textures[1:])
+    look = Look(rng.choice(world.shapes), rng.choice(COLOURS), texture, size)
     if split == "test" and rng.random() < held_out:
         colour, shape = rng.choice(grammar.HELD_OUT_LOOKS)
         look = replace(look, colour=colour, shape=shape)
     return look
 
 
-def _other_look(look: Look, size: str, rng: random.Random) -> Look:
+def _other_look(look: Look, size: str, rng: random.Random, world: World) -> Look:
     """A look that shares something with `look` but not both colour and shape."""
-    new = _pick_look(rng, size=size)
+    new = _pick_look(rng, world, size=size)
     share = rng.random()
     if share < 0.35:
         new = replace(new, shape=look.shape)
     elif share < 0.7:
         new = replace(new, colour=look.colour)
-    return new if (new.shape, new.colour) != (look.shape, look.colour) else _other_look(look, size, rng)
+    return new if (new.shape, new.colour) != (look.shape, look.colour) else _other_look(look, size, rng, world)
 
 
 def _draw(kinds: Mapping[str, float], look: Look, rng: random.Random) -> str:
@@ -129,14 +133,16 @@ def _group_motions(count: int, kinds: Mapping[str, float], look: Look, rng: rand
     return names
 
 
-def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[list[Look], list[str], dict[str, float]]:
-    """Looks and programs of the objects of a clip without relative motions, and pixels per size."""
+def _cast(
+    family: str, split: str, frames: int, short: int, world: World, rng: random.Random
+) -> tuple[list[Look], list[str], list[float]]:
+    """Looks, programs and widths in pixels of the objects of a clip without relative motions."""
     size = "medium"
     if family in ("alike", "easy", "crowd") and rng.random() < 0.3:
         size = rng.choice(("small", "large"))
-    look = _pick_look(rng, split, 0.45, size)
-    if family in SIZES:
-        count, extra = rng.choice(SIZES[family])
+    look = _pick_look(rng, world, split, 0.45, size)
+    if family in world.casts:
+        count, extra = rng.choice(world.casts[family])
     else:
         count = rng.choices((2, 3, 4, 5), (18, 62, 16, 4))[0]
         extra = rng.choice((0, 1, 2) if count < 4 else (0, 1))
@@ -155,24 +161,79 @@ def _cast(family: str, split: str, frames: int, rng: random.Random) -> tuple[lis
     looks = [look] * count
     for _ in range(extra):
         other = {"small": "large", "large": "small"}.get(size, size)
-        second = _other_look(look, rng.choice((size, other)), rng)
+        second = _other_look(look, rng.choice((size, other)), rng, world)
         looks.append(looks[-1] if family == "crowd" and len(looks) > count and rng.random() < 0.5 else second)
         if family == "pairs":
             names.append(rng.choice(("still", "still", "hops", *GROUPS["to and fro"][:2])) if frames > 8 else "still")
         else:
             names.append(_draw(kinds, looks[-1], rng))
+    if world.natural and family != "close":
+        return looks, names, _widths(looks, names, short, rng)
     few = count + extra < 6
     ranges = {"small": (22, 25), "large": (31, 36) if few else (28, 30), "medium": (25, 31) if few else (22, 25)}
     pixels = {each: rng.uniform(*ends) for each, ends in ranges.items()}
-    return looks, names, pixels | ({"medium": rng.uniform(46, 50)} if family == "close" else {})
+    pixels |= {"medium": rng.uniform(46, 50)} if family == "close" else {}
+    return looks, names, [pixels[each.size] for each in looks]
+
+
+def _widths(looks: Sequence[Look], names: Sequence[str], short: int, rng: random.Random) -> list[float]:
+    """Widths in pixels, from 9 % of the short side to 45 % (less where there are many objects or some grow)."""
+    widest = min(0.28 if OF_SCALE & set(names) else 0.45, 0.75 / math.sqrt(len(looks)))
+
+    def between(low: float, high: float) -> float:  # small ones are more frequent
+        return math.exp(rng.uniform(math.log(low), math.log(high))) if rng.random() < 0.5 else rng.uniform(low, high)
+
+    medium, large = between(0.09, widest), between(min(0.17, widest), widest)
+    parts = {"medium": medium, "large": large, "small": max(0.09, large / rng.uniform(1.5, 2.2))}
+    # Where sizes are not told apart in words, other looks may be somewhat larger or smaller.
+    of_looks = dict[Look, float]()
+    for look in looks:
+        vary = between(0.7, 1.4) if look.size == "medium" and of_looks else 1.0
+        of_looks.setdefault(look, short * min(max(parts[look.size] * vary, 0.09), widest))
+    return [of_looks[look] for look in looks]
+
+
+def _room(drawn: Track, canvas: Canvas, view: Camera | None) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest shift, (2,) each, that keep a track in the frame (low > high: none does)."""
+    if view is None:
+        reach = np.maximum(canvas.reach, 0)
+        return -reach - drawn.xy.min(axis=0), reach - drawn.xy.max(axis=0)
+    zoom, shift = view.zoom(), view.matrices[:, :, 2]
+    reach = np.maximum(canvas.reach_at(zoom), 0)
+    low, high = (-reach - shift) / zoom[:, None] - drawn.xy, (reach - shift) / zoom[:, None] - drawn.xy
+    return low[drawn.visible].max(axis=0), high[drawn.visible].min(axis=0)
+
+
+def _stays(items: Sequence[Item], canvas: Canvas, view: Camera) -> bool:
+    """Whether most of every object is in the frame whenever it is there."""
+    half = np.array([canvas.width, canvas.height]) / 2
+    for item in items:
+        size = item.across * view.zoom()[:, None] * np.minimum(item.track.scale, 1)[:, None]
+        inside = np.abs(view.see(item.track.xy)) + 0.3 * size <= half
+        if not inside[item.track.visible].all():
+            return False
+    return True
+
+
+def _hidden(items: Sequence[Item]) -> float:
+    """How much the most crowded object touches others, on average over the clip: 1 where it always lies on one."""
+    xy, across = np.stack([item.track.xy for item in items]), np.array([item.across for item in items])
+    gaps = np.linalg.norm(xy[:, None] - xy, axis=-1) / ((across[:, None] + across) / 2)[..., None]  # (K, K, T)
+    overlap = np.clip(1 - gaps, 0, 1).mean(axis=2) - np.eye(len(items))
+    return float(overlap.sum(axis=1).max())
 
 
 def _place(
-    drawn: Track, across: float, canvas: Canvas, placed: Sequence[Item], rng: np.random.Generator, apart: float = 1
+    drawn: Track,
+    across: float,
+    canvas: Canvas,
+    placed: Sequence[Item],
+    rng: np.random.Generator,
+    view: Camera | None = None,
+    apart: float = 1,
 ) -> Track:
     """Shifted to stay in the frame and seldom cover the objects placed before, which count as `apart` times as wide."""
-    reach = np.maximum(canvas.reach, 0)
-    low, high = -reach - drawn.xy.min(axis=0), reach - drawn.xy.max(axis=0)
+    low, high = _room(drawn, canvas, view)
     shift = rng.uniform(np.minimum(low, high), np.maximum(low, high), (40, 2)) * drawn.free
     best = 0
     if placed:
@@ -187,19 +248,25 @@ def _place(
     return replace(drawn, xy=drawn.xy + shift[best])
 
 
-def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tuple[list[Item], Canvas]:
+def _relative(
+    rng: random.Random, noise: np.random.Generator, split: str, world: World, kind: str, power: float
+) -> tuple[list[Item], Canvas, Camera | None]:
     """A relative motion, the object that it refers to, and look-alikes that go the same way without it."""
-    height, width = rng.randint(88, 96), rng.randint(112, 128)
-    if rng.random() < 0.2:
-        height, width = width, height
-    canvas = Canvas(16, height, width, rng.uniform(22, 25))
-    across = canvas.across
+    height, width = _frame_size("relative", world, rng)
+    across = min(height, width) * rng.uniform(0.17, 0.26) if world.natural else rng.uniform(22, 25)
+    canvas = Canvas(16, height, width, across)
     name = rng.choice(motions.RELATIVE)
-    look = _pick_look(rng, split, 0.3)
+    look = _pick_look(rng, world, split, 0.3)
     lane = 1 if width > height else 0  # they move along the longer side
     direction = rng.choice(ACROSS["up" if lane else "left"])
     (motion, track), (other, other_track) = _together(name, direction, canvas, noise)
-    second = _other_look(look, "medium", rng)
+    view = _camera(kind, power, canvas, [track, other_track], [motion.name, other.name], noise) if kind else None
+    if view is not None and view.strong:
+        rooms = [_room(each, canvas, view) for each in (track, other_track)]
+        low, high = np.max([low for low, _ in rooms], axis=0), np.min([high for _, high in rooms], axis=0)
+        shift = noise.uniform(np.minimum(low, high), np.maximum(low, high))
+        track, other_track = (replace(each, xy=each.xy + shift) for each in (track, other_track))
+    second = _other_look(look, "medium", rng, world)
     items = [Item(look, motion, across, track), Item(second, other, across * rng.uniform(0.95, 1.1), other_track)]
     wanted = 2 + rng.choice((1, 2, 2, 3))
     back, aside = OPPOSITE[direction], ACROSS[direction]
@@ -211,19 +278,21 @@ def _relative(rng: random.Random, noise: np.random.Generator, split: str) -> tup
     tries = 8
     while len(items) < wanted and tries:
         tries -= 1
-        extra = look if len(items) < 4 else _other_look(look, "medium", rng)
+        extra = look if len(items) < 4 else _other_look(look, "medium", rng, world)
         program = rng.choice(near)
-        made = _apart(motions.track(program, canvas, noise), canvas, items, lane, noise)
+        made = _apart(motions.track(program, canvas, noise), canvas, items, lane, noise, view)
         if made is not None and extra != second:
             items.append(Item(extra, motions.motion(program), across, made))
-    return items, canvas
+    return items, canvas, view
 
 
-def _apart(drawn: Track, canvas: Canvas, items: list[Item], lane: int, rng: np.random.Generator) -> Track | None:
+def _apart(
+    drawn: Track, canvas: Canvas, items: list[Item], lane: int, rng: np.random.Generator, view: Camera | None
+) -> Track | None:
     """Placed well away from the two related objects (the first two), or not at all."""
     across = canvas.across
     for _ in range(4):
-        made = _place(drawn, across, canvas, items, rng, apart=1.45)
+        made = _place(drawn, across, canvas, items, rng, view, apart=1.45)
         away = np.stack([item.track.xy for item in items[:2]]) - made.xy  # (2, T, 2)
         # If it goes their way, then on another lane, so that it does not follow, pass, meet or leave them.
         beside = np.abs(away[:, :, lane].mean(axis=1)).min() > 1.2 * across
@@ -270,38 +339,106 @@ def _together(name: str, direction: str, canvas: Canvas, rng: np.random.Generato
     return [(motion, motions.nuisance(first, rng)), (other, motions.nuisance(second, rng))]
 
 
-def plan_clip(seed: int, family: str | None, split: str) -> Plan:
-    rng, noise = random.Random(f"plan {seed}"), np.random.default_rng([seed, 1])
-    family = rng.choice(SCHEDULE) if family is None else family
+def _frame_size(family: str, world: World, rng: random.Random) -> tuple[int, int]:
+    """Height and width of a clip's frames in pixels; a fifth are upright."""
+    if family == "close":
+        return 128, 128
+    if world.ratios:
+        short = rng.randint(112, 144)
+        height, width = short, round(short * rng.choice(world.ratios))
+    elif family == "relative":
+        height, width = rng.randint(88, 96), rng.randint(112, 128)
+    else:
+        height, width = rng.randint(80, 96), rng.randint(100, 128)
+    chance = rng.random()
+    upright = chance < 0.2 if family == "relative" else chance >= 0.8
+    return (width, height) if upright else (height, width)
+
+
+def _camera(
+    kind: str, power: float, canvas: Canvas, drawn: Sequence[Track], names: Sequence[str], noise: np.random.Generator
+) -> Camera | None:
+    """A camera of this kind for objects with these tracks; None if there is nothing to follow."""
+    if kind == "weak":
+        return camera.weak(canvas.frames, canvas.short, noise)
+    if kind != "follow":
+        return camera.strong(kind, power, canvas, None, None, noise)
+    options = camera.followable(drawn, names, canvas.short)
+    if not options:
+        return None
+    chosen = int(noise.choice(options))
+    return camera.strong(kind, power, canvas, drawn[chosen].xy, chosen, noise)
+
+
+def _scattered(
+    rng: random.Random, noise: np.random.Generator, family: str, split: str, world: World, kind: str, power: float
+) -> tuple[list[Item], Canvas, Camera | None]:
+    """The objects of a clip without relative motions."""
+    height, width = _frame_size(family, world, rng)
+    frames = 16
+    if family == "long":
+        frames = rng.choice((24, 32))
+    elif family == "close" or (family in ("alike", "easy", "pairs") and rng.random() < 0.12):
+        frames = 8
+    looks, names, widths = _cast(family, split, frames, min(height, width), world, rng)
+    while UNSAID.get(kind, frozenset()) & set(names):
+        looks, names, widths = _cast(family, split, frames, min(height, width), world, rng)
+    canvas = Canvas(frames, height, width, 0.0, family == "long", max(power, 0.6) if kind == "follow" else 1.0)
+    canvases = [
+        replace(canvas, across=across * (1.3 if name in ("grow", "shrink") else 1))
+        for name, across in zip(names, widths, strict=True)
+    ]
+    drawn: Iterable[Track] = (motions.track(name, each, noise) for name, each in zip(names, canvases, strict=True))
+    view = None
+    if kind:  # the camera depends on the tracks; without one, each track is placed before the next one is drawn
+        drawn = list(drawn)
+        view = _camera(kind, power, canvas, drawn, names, noise)
+    items: list[Item] = []
+    strong = view if view is not None and view.strong else None
+    for look, name, across, each, track in zip(looks, names, widths, canvases, drawn, strict=True):
+        placed = _place(track, across, each, items, noise, strong)
+        items.append(Item(look, motions.motion(name), across, placed))
+    return items, canvas, view
+
+
+def _staged(
+    rng: random.Random, noise: np.random.Generator, family: str, split: str, world: World
+) -> tuple[list[Item], Canvas, Camera | None]:
+    """Objects and camera of a clip: a strong camera is tried anew, ever weaker, until no object leaves the frame."""
+    kind = "weak" if world.strong else ""
+    if family != "close" and world.strong and rng.random() < world.strong:
+        kind = rng.choices(camera.STRONG, (20, 42, 12, 12, 14) if family == "pairs" else (26, 24, 15, 16, 19))[0]
+    for power in (1.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4, 0.4, 0.3) if kind in camera.STRONG else ():
+        items, canvas, view = (
+            _relative(rng, noise, split, world, kind, power)
+            if family == "relative"
+            else _scattered(rng, noise, family, split, world, kind, power)
+        )
+        if view is not None and _stays(items, canvas, view) and _hidden(items) < CROWDED:
+            return items, canvas, view
+    kind = "weak" if kind else ""
+    if family == "relative":
+        return _relative(rng, noise, split, world, kind, 1.0)
+    return _scattered(rng, noise, family, split, world, kind, 1.0)
+
+
+def plan_clip(seed: int, family: str | None, split: str, version: int = 2) -> Plan:
+    """Plans a clip: a pure function of its arguments. ValueError if there is no such family or split, UserError if
+    there is no such version."""
+    rng, noise, world = random.Random(f"plan {seed}"), np.random.default_rng([seed, 1]), world_of(version)
+    family = rng.choice(world.schedule) if family is None else family
     if split not in SPLITS or family not in FAMILIES:
         raise ValueError(f"split must be one of {SPLITS}, family of {FAMILIES}; not {split!r}, {family!r}")
-    if family == "relative":
-        items, canvas = _relative(rng, noise, split)
-    else:
-        height, width, frames = 128, 128, 16
-        if family != "close":
-            height, width = rng.randint(80, 96), rng.randint(100, 128)
-            if rng.random() >= 0.8:
-                height, width = width, height
-        if family == "long":
-            frames = rng.choice((24, 32))
-        elif family == "close" or (family in ("alike", "easy", "pairs") and rng.random() < 0.12):
-            frames = 8
-        looks, names, pixels = _cast(family, split, frames, rng)
-        items = []
-        for look, name in zip(looks, names, strict=True):
-            across = pixels[look.size]
-            widest = across * (1.3 if name in ("grow", "shrink") else 1)
-            canvas = Canvas(frames, height, width, widest, late=family == "long")
-            track = _place(motions.track(name, canvas, noise), across, canvas, items, noise)
-            items.append(Item(look, motions.motion(name), across, track))
+    items, canvas, view = _staged(rng, noise, family, split, world)
     order = rng.sample(range(len(items)), len(items))
     items = [items[i] for i in order]
     for i, item in enumerate(items):  # those that refer to another object, to its new place
         if item.motion.other is not None:
             items[i] = replace(item, motion=replace(item.motion, other=order.index(item.motion.other)))
-    expressions = _Writer(items, canvas.frames, family, split, rng).write()
-    return Plan(family, canvas.height, canvas.width, tuple(items), expressions)
+    if view is not None and view.followed is not None:
+        view = replace(view, followed=order.index(view.followed))
+    expressions = _Writer(items, canvas.frames, family, split, rng, world, view).write()
+    return Plan(family, canvas.height, canvas.width, tuple(items), expressions, view)
 
 
 _ATTRIBUTES = """
@@ -309,6 +446,7 @@ shape, colour, colour shape, texture shape, texture colour, texture colour shape
 size colour shape, size
 """
 ATTRIBUTES = [names.split() for names in _ATTRIBUTES.split(",")]
+TEXTURED = 16  # pixels across from which on a texture can be told
 
 
 def _describe(look: Look, attributes: Sequence[str]) -> Static:
@@ -318,7 +456,16 @@ def _describe(look: Look, attributes: Sequence[str]) -> Static:
 class _Writer:
     """Collects the expressions of a clip; keeps only those that are true without doubt."""
 
-    def __init__(self, items: Sequence[Item], frames: int, family: str, split: str, rng: random.Random) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        frames: int,
+        family: str,
+        split: str,
+        rng: random.Random,
+        world: World,
+        view: Camera | None,
+    ) -> None:
         self.looks, self.moves = [item.look for item in items], [item.motion for item in items]
         # A clip shown backwards has the same expressions, so they must be beyond doubt there as well.
         self.backwards = [move.reversed for move in self.moves] if family == "pairs" else None
@@ -326,29 +473,53 @@ class _Writer:
         sizes = {look.size for look in self.looks} == {"small", "large"}
         sizes = sizes and not any(move.name in ("grow", "shrink", "flash") for move in self.moves)
         self.attributes = [names for names in ATTRIBUTES if sizes or "size" not in names]
-        self.frames, self.family, self.split, self.rng = frames, family, split, rng
+        smallest = min(item.across for item in items) * (1 if view is None else float(view.zoom().min()))
+        if world.natural and smallest < TEXTURED:
+            self.attributes = [names for names in self.attributes if "texture" not in names]
+        self.frames, self.family, self.split, self.rng, self.world = frames, family, split, rng, world
+        self.kind = view.kind if view is not None else ""
+        self.unsaid = UNSAID.get(self.kind, frozenset())
         self.made: dict[str, Sentence] = {}
+        self.tries = 0
 
     def write(self) -> tuple[Sentence, ...]:
-        """Between four and eight expressions."""
+        """Between four and eight expressions, in version 2 about ten."""
         rng, made = self.rng, self.made
         if self.family == "pairs":
             for index in (i for i, move in enumerate(self.moves) if move.name not in motions.MIRROR):
                 for _ in range(2):  # the exact motion of one of a direction pair
                     self.add(Meaning(self.static(index) if rng.random() < 0.7 else (), self.moves[index].name))
-        wanted = rng.randint(5, 7)
-        absent = rng.random() < 0.42
-        plain = rng.choice((1, 1, 2)) if self.family != "relative" else 1
-        counts = (wanted - plain - absent, max(wanted - absent, 4), wanted if absent else 0)
-        tries = 0  # doubtful ones are dropped, so each kind is tried for a while
-        for count, until, draw in zip(counts, (60, 90, 110), (self.moving, self.still, self.absent), strict=True):
-            while len(made) < count and tries < until:
-                tries += 1
-                self.add(draw(), absent=draw == self.absent)
+        if self.world.talkative:
+            self._many()
+        else:
+            wanted = rng.randint(5, 7)
+            absent = rng.random() < 0.42
+            plain = rng.choice((1, 1, 2)) if self.family != "relative" else 1
+            self._collect(self.moving, wanted - plain - absent, 60)
+            self._collect(self.still, max(wanted - absent, 4), 90)
+            self._collect(self.absent, wanted if absent else 0, 110)
         return tuple(made.values())
+
+    def _many(self) -> None:
+        """About ten expressions, three or four of them absent."""
+        rng = self.rng
+        moving = max(2, rng.choice((4, 5, 5)) - len(self.made))
+        counts = (moving, 2, rng.choice((0, 0, 1)), rng.choice((2, 2, 3)), rng.choice((0, 1, 1, 1)))
+        draws = (self.moving, self.single, self.still, self.undone, self.unseen)
+        for count, until, draw in zip(counts, (60, 90, 110, 170, 200), draws, strict=True):
+            self._collect(draw, len(self.made) + count, until)
+
+    def _collect(self, draw: Callable[[], Meaning], count: int, until: int) -> None:
+        """Adds meanings until there are `count` in all, or `until` were tried in all: doubtful ones are dropped."""
+        absent = draw in (self.absent, self.undone, self.unseen)
+        while len(self.made) < count and self.tries < until:
+            self.tries += 1
+            self.add(draw(), absent)
 
     def add(self, meaning: Meaning, absent: bool = False) -> None:
         """Words a meaning and keeps it, unless it is doubtful, held out, or said already."""
+        if meaning.claim in self.unsaid:
+            return
         found, test = resolve(meaning, self.looks, self.moves), self.split == "test"
         if found.doubtful or absent == bool(found.meant) or (grammar.held_out(meaning) and not test):
             return
@@ -364,10 +535,14 @@ class _Writer:
         if text.lower() in self.made:
             return
         subsets = self._subsets(meaning, found.static, found.meant)
-        if test and grammar.new_words(text):
+        if test and grammar.new_words(text, self.world.shapes, self.world.textures):
             subsets.append("held-out words")
         elif style == "phrasing" or grammar.held_out(meaning):
             subsets.append("held-out phrasing")
+        if self.kind in camera.STRONG:
+            subsets.append("strong camera")
+        if self.kind == "follow" and "direction pairs" in subsets:
+            subsets.append("followed pairs")
         self.made[text.lower()] = Sentence(text, meaning, found.meant, found.static, tuple(subsets))
 
     def _subsets(self, meaning: Meaning, static: Sequence[int], meant: Sequence[int]) -> list[str]:
@@ -380,7 +555,7 @@ class _Writer:
         belongs = {
             "static": not claim,
             "motion-critical": bool(claim) and not pairs and critical,
-            "direction pairs": bool(claim) and pairs and claim not in motions.MIRROR,
+            "direction pairs": bool(claim) and pairs and claim not in motions.MIRROR and self._differs(meaning, meant),
             "fleeting": claim in (*motions.FLEETING, "dash"),
             "long": bool(claim) and self.frames >= 24,
             "relative": claim in motions.RELATIVE,
@@ -388,11 +563,23 @@ class _Writer:
         }
         return [name for name, belong in belongs.items() if belong]
 
+    def _differs(self, meaning: Meaning, meant: Sequence[int]) -> bool:
+        """Whether another object is meant when time runs backwards; version 1 doesn't ask ("the two that turn")."""
+        if self.backwards is None or not self.world.talkative:
+            return True
+        return resolve(meaning, self.looks, self.backwards).meant != meant
+
     def static(self, index: int) -> Static:
         return _describe(self.looks[index], self.rng.choice(self.attributes))
 
     def still(self) -> Meaning:
         return Meaning(_describe(self.rng.choice(self.looks), self.rng.choice(self.attributes)))
+
+    def single(self) -> Meaning:
+        """A look that a single object has, if there is one."""
+        options = [_describe(look, names) for look in self.looks for names in self.attributes]
+        alone = [each for each in options if sum(grammar.fits(look, each) for look in self.looks) == 1]
+        return Meaning(self.rng.choice(alone)) if alone else self.still()
 
     def moving(self, index: int | None = None) -> Meaning:
         """A motion of an object: exact more often than in wider words ("turns back")."""
@@ -417,11 +604,37 @@ class _Writer:
         rng, looks = self.rng, self.looks
         index = rng.randrange(len(looks))
         if rng.random() < 0.35:
-            return Meaning(_describe(_other_look(looks[index], "medium", rng), ("colour", "shape")))
+            return Meaning(_describe(_other_look(looks[index], "medium", rng, self.world), ("colour", "shape")))
         if rng.random() < 0.5:
             claims = [claim for claim in motions.CLAIMS if claim not in motions.RELATIVE]
             return Meaning(self.static(index), rng.choice(claims))
-        wrong = _other_look(looks[index], "medium", rng)
+        wrong = _other_look(looks[index], "medium", rng, self.world)
         candidates = (wrong, *([look for look in looks if look != looks[index]] or [wrong]))
         meaning = self.moving(index)
         return replace(meaning, static=_describe(rng.choice(candidates), ("colour", "shape")))
+
+    def undone(self) -> Meaning:
+        """A motion that no object of the clip does, of objects that are there or of any at all."""
+        rng = self.rng
+        index = rng.randrange(len(self.looks))
+        name, chance = self.moves[index].name, rng.random()
+        if name in motions.RELATIVE or chance < 0.1:
+            return self.absent() if chance < 0.5 else Meaning(self.static(index), rng.choice(motions.WIDER))
+        claims: Sequence[str] = [claim for claim in motions.CLAIMS if claim not in motions.RELATIVE]
+        if chance < 0.35:
+            claims = (*motions.FLEETING, "dash")
+        elif chance < 0.65:  # near what one does: its time reverse, or the same start
+            start = self.moves[index].path[:1]
+            same = (each for each in claims if start and motions.motion(each).path[:1] == start)
+            claims = (*same, motions.reverse(name))
+        return Meaning(() if rng.random() < 0.2 else self.static(index), rng.choice(claims))
+
+    def unseen(self) -> Meaning:
+        """A look that no object of the clip has; with its colour where the background may have such a shape."""
+        rng = self.rng
+        look = rng.choice(self.looks)
+        other = _other_look(look, look.size, rng, self.world)
+        options = [names for names in self.attributes if "shape" in names]
+        if other.shape in ("disc", "oval", "square", "triangle"):
+            options = [names for names in options if "colour" in names]
+        return Meaning(_describe(other, rng.choice(options)))
