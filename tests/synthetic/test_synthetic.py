@@ -450,3 +450,13 @@ def test_static_line_of_motion_critical() -> None:
                 true = clip.masks[list(expression.meant)].any(axis=0)
                 scores += [jf_frames(told, true)[0].mean(), jf_frames(told, true)[1].mean()]
     assert 0.35 <= np.mean(scores) <= 0.45
+
+
+def test_a_third_of_version_2s_training_is_of_version_1() -> None:
+    made = schedule(2, "train", 130)
+    assert len(made) == 130
+    assert {version for version, _ in made[:40]} == {2}
+    assert {version for version, _ in made[40:60]} == {1}
+    assert [name for _, name in made[40:60]] == list(world_of(1).schedule)
+    assert {version for version, _ in schedule(2, "valid_u", 130)} == {2}
+    assert {version for version, _ in schedule(1, "train", 130)} == {1}

@@ -31,7 +31,7 @@ from dshmp.rle import encode
 from dshmp.synthetic.grammar import resolve
 from dshmp.synthetic.plan import FAMILIES, SPLITS, SUBSETS, Plan, plan_clip
 from dshmp.synthetic.render import render
-from dshmp.synthetic.world import world_of
+from dshmp.synthetic.world import schedule, world_of
 
 QUALITY = 92  # of the JPEG files
 CHUNK = 20  # clips that a process makes at a time
@@ -130,7 +130,7 @@ def make_synthetic(
     """
     if family is not None and family not in FAMILIES:
         raise UserError(f"{family!r} is no family of clips; choose from {', '.join(FAMILIES)}")
-    schedule = world_of(version).schedule
+    world_of(version)
     settings = {"version": version, "seed": seed, "train": train, "valid": valid, "test": test, "family": family}
     target = destination(root, folder=True)
     if os.path.lexists(target) and not is_vacant(target):
@@ -149,10 +149,11 @@ def make_synthetic(
     with atomic_folder(root) as work, worker_pool(workers) as pool:
         for split, count in zip(SPLITS, (train, valid, test), strict=True):
             (work / split / "JPEGImages").mkdir(parents=True)
-            families = [family or schedule[index % len(schedule)] for index in range(count)]
+            versions, families = zip(*schedule(version, split, count), strict=True) if count else ((), ())
+            families = families if family is None else (family,) * count
             videos, masks = dict[str, Any](), dict[str, Any]()
-            make = partial(_write_clip, work / split, split, seed, version)
-            for entries, codes in pool.map(make, families, range(count), chunksize=CHUNK):
+            make = partial(_write_clip, work / split, split, seed)
+            for entries, codes in pool.map(make, versions, families, range(count), chunksize=CHUNK):
                 videos |= entries
                 masks |= codes
                 done += 1

@@ -16,7 +16,8 @@ class World:
     others there may be in a clip, by family (_cast draws those of other families). ratios: of the long side of frames
     to the short one; none: as version 1 draws them. strong: the share of clips with a strong camera; 0: the camera is
     not part of the plan. natural: frames and objects of many sizes, pictures with the statistics of natural ones.
-    talkative: every clip has many sentences, absent ones among them.
+    talkative: every clip has many sentences, absent ones among them. older: a version of which a third of the training
+    split is, whole rounds of its schedule, so that what is easy is learned, too.
     """
 
     version: int
@@ -28,6 +29,7 @@ class World:
     strong: float = 0
     natural: bool = False
     talkative: bool = False
+    older: int | None = None
 
 
 _CASTS: Casts = {
@@ -57,10 +59,21 @@ _SECOND = World(
     strong=0.5,
     natural=True,
     talkative=True,
+    older=1,
 )
 
 
 WORLDS = {world.version: world for world in (_FIRST, _SECOND)}
+
+
+def schedule(version: int, split: str, count: int) -> list[tuple[int, str]]:
+    """Version and family of each clip of a split."""
+    world, found = world_of(version), list[tuple[int, str]]()
+    while len(found) < count:
+        rounds = len(found) // len(world.schedule)
+        own = world_of(world.older) if world.older and split == "train" and rounds % 3 == 2 else world
+        found += [(own.version, name) for name in own.schedule]
+    return found[:count]
 
 
 def world_of(version: int) -> World:
