@@ -29,7 +29,7 @@ from dshmp.synthetic.make import clip_seed
 from dshmp.synthetic.motions import CLAIMS, MIRROR, OPPOSITE, PROGRAMS, RELATIVE, motion, reading, reverse
 from dshmp.synthetic.plan import FAMILIES, Plan, plan_clip
 from dshmp.synthetic.render import outline
-from dshmp.synthetic.world import WORLDS, world_of
+from dshmp.synthetic.world import WORLDS, schedule, world_of
 
 
 def plans(split: str, count: int, version: int) -> list[Plan]:
