@@ -28,6 +28,7 @@ from dshmp.model.tokenizer import save_tokenizer
 from dshmp.training import cache
 from dshmp.training.cache import CachedClip, CachedSplit
 from dshmp.training.engine import processes
+from dshmp.training.held_out import link_scores, score_tokens
 from dshmp.training.logging import MEASURED
 from dshmp.training.motion_task import MotionTask
 from dshmp.training.pretraining import LanguageTask, PerceptionTask
@@ -631,6 +632,28 @@ def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
         assert clip.objects == tuple(video.objects)
         assert clip.truth.any((1, 2, 3)).all()
         assert (clip.owner < len(video.objects)).all()
+
+
+def test_true_masks_as_candidates(mini: Path, tmp_path: Path) -> None:
+    """One for each object, without tokens, seen as itself: links hold, and a step learns from them."""
+    split, model = MevisSplit(mini, "valid_u"), tiny.model()
+    built = CachedSplit.build(model, tiny.tokenizer(), split, tmp_path, truth=True)
+    for item in split.expressions:
+        clip = built[item]
+        assert clip.tokens is None
+        assert clip.present is not None
+        assert clip.geometry is not None
+        objects = torch.arange(len(clip.objects))
+        assert (clip.owner == objects).equal(clip.present)
+        centre = clip.geometry[..., 0][clip.present]
+        assert centre.abs().max() < 1.2
+        assert link_scores(item, built)[0]
+    figures = score_tokens(model, built).values
+    assert figures["links"] > 95
+    assert {"exact all", "exact static", "whole tracks"} <= figures.keys()
+    batch = built.batch([0, 1], [(0, 0, 0), (0, 0, 1)])
+    video = model.train().decode_motion(batch.candidates, model.language(batch.texts))
+    assert video.readout.clip_masks(batch.mask_logits, None).isfinite().all()
 
 
 @pytest.mark.slow
