@@ -68,6 +68,7 @@ RELEASE_MOTION = MotionConfig(
     position=False,
     displacement=False,
     geometry=False,
+    static=False,
     camera=False,
     object_position=True,
     dropout=0.0,
@@ -217,7 +218,7 @@ class Motion(nn.Module):
     def forward(self, tokens: Tensor, text: TextFeatures) -> VideoTokens:
         frames = torch.ones(tokens.shape[:2], dtype=torch.bool)
         position = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
-        moved, evidence = self.motion(Candidates(frames, tokens), text.motion, position)
+        moved, evidence, _ = self.motion(Candidates(frames, tokens), text.motion, position)
         result: VideoTokens = self.decoder(moved, frames[..., None], text, position, evidence)
         return result
 

@@ -208,7 +208,7 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """
     model = values.get("model")
     new: dict[str, dict[str, Any]] = {
-        "motion": {"geometry": False, "camera": False, "token_dropout": 0.0, "object_position": True}
+        "motion": {"geometry": False, "static": False, "camera": False, "token_dropout": 0.0, "object_position": True}
     }
     new |= {"readout": {"pointing": "soft"}}
     for name, keys in new.items():

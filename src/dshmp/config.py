@@ -128,6 +128,8 @@ class MotionConfig:
     geometry: bool = True
     """Where each candidate's mask is, its outline, and how both change enter the first block, and what is no object or
     there twice takes no part (`dshmp.model.geometry`). Ours."""
+    static: bool = True
+    """Each candidate enters the first block with a score of whether it fits the static words. Ours."""
     camera: bool = True
     """Geometry tells motion relative to the background, too."""
     token_dropout: Share = 0.0

@@ -558,6 +558,7 @@ def stored(switches: dict[str, Any], folder: Path) -> Path:
         "motion.position": False,
         "motion.displacement": False,
         "motion.geometry": False,
+        "motion.static": False,
         "motion.object_position": True,
         "readout.masks": "embedding",
     }

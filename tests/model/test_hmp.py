@@ -18,9 +18,10 @@ from dshmp.config import (
     ReleaseConfig,
 )
 from dshmp.model import hmp
+from dshmp.model.agreement import Agreement
 from dshmp.model.candidates import Candidates
 from dshmp.model.hmp import HierarchicalCrossAttention, MotionPerception, merge
-from dshmp.model.motion_decoder import MotionDecoder, TrajectoryScore, VideoTokens
+from dshmp.model.motion_decoder import MotionDecoder, VideoTokens
 from dshmp.model.readout import ABSENT, TrajectoryReadout
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
@@ -32,6 +33,7 @@ THEIRS = MotionConfig(
     position=False,
     displacement=False,
     geometry=False,
+    static=False,
     camera=False,
     object_position=True,
     queries=5,
@@ -96,7 +98,7 @@ class Motion(nn.Module):
         candidates = Candidates(frames, tokens)
         order = candidates.order() if self.motion.config.matching == "tracks" else None
         candidates = candidates if order is None else candidates.in_order(order)
-        moved, weights = self.motion(candidates, text.motion, position)
+        moved, weights, _ = self.motion(candidates, text.motion, position)
         result: VideoTokens = self.decoder(moved, frames[..., None], text, position, weights)
         return result if order is None else result.unlinked(order)
 
@@ -387,8 +389,8 @@ def test_order_of_slots_does_not_matter_to_motion_perception() -> None:
     tokens, frames, text = sample(2, 16)
     who = torch.rand(2, 16, 6).argsort(dim=-1)
     with torch.no_grad():
-        straight, weights = module(Candidates(frames, tokens), text.motion, count(frames))
-        mixed, mixed_weights = module(Candidates(frames, gather(tokens, who)), text.motion, count(frames))
+        straight, weights, _ = module(Candidates(frames, tokens), text.motion, count(frames))
+        mixed, mixed_weights, _ = module(Candidates(frames, gather(tokens, who)), text.motion, count(frames))
     torch.testing.assert_close(mixed, gather(straight, who), atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed_weights, weights.gather(2, who), atol=1e-5, rtol=0)
 
@@ -467,7 +469,7 @@ def test_release_shifts_windows_in_use_only() -> None:
 def test_gradients_reach_every_parameter_from_scratch(masks: str, cues: CueSource) -> None:
     """After one step: at the very start the closed gate of Eq. 7 lets only its second layer learn."""
     torch.manual_seed(0)
-    model = Motion(replace(OURS, geometry=False), masks=masks, cues=cues).train()
+    model = Motion(replace(OURS, geometry=False, static=False), masks=masks, cues=cues).train()
     tokens, frames, text = sample(2, 11)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
@@ -515,7 +517,7 @@ def test_direct_cues_are_the_queries() -> None:
 
 def test_trajectory_score_is_a_product_of_token_and_sentence() -> None:
     """A sentence that projects to nothing leaves every token with the same score, and so does such a token."""
-    score = excited(TrajectoryScore(C))
+    score = excited(Agreement(C))
     tokens, sentences = torch.randn(2, 3, 6, C), torch.randn(2, C)
     logits = score(tokens, sentences)
     for b in range(2):

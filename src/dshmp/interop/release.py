@@ -49,7 +49,8 @@ _SWITCHES: dict[str, dict[str, Any]] = {
     "backbone": {"language_fusion": True, "temporal_window": None},
     "frame_decoder": {"injection": 0.1, "language": True},
     "motion": {"window": 8, "stages": STAGES, "merge": "mean", "matching": "inverse", "injection": 0.1}
-    | {"position": False, "displacement": False, "geometry": False, "camera": False, "object_position": True},
+    | {"position": False, "displacement": False, "geometry": False, "camera": False, "static": False}
+    | {"object_position": True},
     "readout": {"masks": "embedding", "targets": "many", "threshold": 0.5},
     "input": {"short_side": 448, "long_side": 1333, "divisor": 32, "motion_fps": None, "chunk": 18}
     | {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.37)},
@@ -222,7 +223,7 @@ def _assumptions(config: ModelConfig, used: Mapping[str, Tensor], motion_heads: 
 # Switches that decide which parameters there are, or that the release's code cannot follow.
 CARRIERS = """
     language.cues backbone.language_fusion backbone.temporal_window frame_decoder.language motion.window motion.stages
-    motion.position motion.displacement motion.geometry motion.object_position readout.masks
+    motion.position motion.displacement motion.geometry motion.static motion.object_position readout.masks
 """
 
 

@@ -116,9 +116,9 @@ def clip_candidates(
     logits (T, N, h/4, w/4). Tokens alone where the model reads no geometry."""
     frames = torch.ones(1, len(tokens), dtype=torch.bool, device=tokens.device)
     if not config.motion.geometry:
-        return Candidates(frames, tokens[None].float())
+        return Candidates(frames, tokens[None])
     found = detect(logits, masks, size)
     corners = list(followed(grey_frames(images, size, config.input)))
     camera, sure = (each.to(tokens.device) for each in camera_motion(corners, found.covered.cpu().numpy()))
-    known = tokens.float()[None], found.geometry[None], found.present[None]
+    known = tokens[None], found.geometry[None], found.present[None]
     return Candidates(frames, *known, camera[None], sure[None])

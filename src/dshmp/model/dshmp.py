@@ -1,6 +1,7 @@
 """DsHmp as one module: language -> static perception -> motion perception -> video tokens -> masks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -115,20 +116,24 @@ class DsHmp(nn.Module):
             candidates = candidates.in_order(order)
         if position is None:
             position = torch.arange(float(length), device=candidates.frames.device).expand(batch, length)
-        moved = weights = candidates.frames.new_empty(0)
+        every: list[Tensor] = []  # tokens, weights and, where the model tells, whether they fit the static words
         for start in range(min(stride, length)):  # frames 0, s, 2s ..., then 1, s+1 ...
             at = slice(start, None, stride)
-            found = self.motion(candidates.interleaved(start, stride), text.motion, position[:, at], stride)
+            own = candidates.interleaved(start, stride)
+            told = self.motion(own, text.motion, position[:, at], stride, text.static)
+            found = [each for each in told if each is not None]
             if stride == 1:
-                moved, weights = found
+                every = found
                 break
-            if not start:
-                moved, weights = (each.new_empty(batch, length, *each.shape[2:]) for each in found)
-            moved[:, at], weights[:, at] = found
-            del found
+            every = every or [each.new_empty(batch, length, *each.shape[2:]) for each in found]
+            for whole, part in zip(every, found, strict=True):
+                whole[:, at] = part
+            del told, found
         seen = candidates.frames[..., None] if candidates.present is None else candidates.seen
         del candidates
+        moved, weights, *fits = every
         video = cast(VideoTokens, self.decoder(moved, seen, text, position / stride, weights))
+        video = replace(video, static_logits=fits[0]) if fits else video
         return video if order is None else video.unlinked(order)
 
     def decode_masks(self, video: VideoTokens, frames: slice, pixels: Tensor, mask_embed: Tensor) -> Tensor:

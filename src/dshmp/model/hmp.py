@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import ModelConfig, MotionConfig
+from dshmp.model.agreement import Agreement, mean_cue
 from dshmp.model.candidates import Candidates
 from dshmp.model.geometry import MotionGeometry
 from dshmp.model.layers import CrossAttention, FeedForward, closed_gate, joined
@@ -211,12 +212,17 @@ class MotionPerception(nn.Module):
         self.geometry = MotionGeometry(hidden, config.window, config.camera) if config.geometry else None
         self.time_position = TimePosition(hidden) if config.position else None
         self.displacement = nn.Linear(2 * hidden, hidden, bias=False) if config.displacement else None
+        self.static = Agreement(hidden) if config.static else None
+        self.advice = nn.Linear(1, hidden, bias=False) if config.static else None
         self.blocks = nn.ModuleList(HMPBlock(config, hidden) for _ in range(config.blocks))
 
-    def forward(self, candidates: Candidates, cues: Cues, position: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, candidates: Candidates, cues: Cues, position: Tensor, stride: int = 1, static: Cues | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Candidates of B clips, motion cues, places in time (B, T) in frames of the video, of which `stride` are one
         motion frame -> motion-aware tokens (B, T, N, C), and the weight of each frame in a token's trajectory within
-        its window (w of stage 1 in the last block), (B, T, N). What is not there has values that nothing reads."""
+        its window (w of stage 1 in the last block), (B, T, N), and, where `static` cues are asked about, logits that
+        each candidate fits them, (B, T, N). What is not there has values that nothing reads."""
         batch, length, count = candidates.shape
         window = self.config.window
         missing = -length % window
@@ -231,17 +237,27 @@ class MotionPerception(nn.Module):
             tokens = tokens * kept
         step = max(1, TOKENS_AT_ONCE // (batch * count))
         parts = (
-            self._enter(candidates, tokens, order, seen, position, stride, slice(start, start + step))
+            self._advised(
+                self._enter(candidates, tokens, order, seen, position, stride, slice(start, start + step)), static
+            )
             for start in range(0, length, step)
         )
-        (x,) = joined(zip(parts), length)
+        x, *fits = joined(parts, length)
         x = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
         padded = None if candidates.present is None else F.pad(seen, (0, 0, 0, missing))
         layouts = self._layouts(F.pad(candidates.frames, (0, missing)))
         weights = x.new_full(x.shape[:3], 1 / window)
         for index, block in enumerate(self.blocks):
             x, weights = self._run(block, x, cues, layouts[index % 2], padded)
-        return x[:, :length], weights[:, :length]
+        return x[:, :length], weights[:, :length], fits[0] if fits else None
+
+    def _advised(self, x: Tensor, static: Cues | None) -> tuple[Tensor, ...]:
+        """Tokens (B, F, N, C) that are told whether they fit the static words, and its logits (B, F, N). That advises
+        and removes nothing: in a sentence about two objects the other one does not fit."""
+        if self.static is None or self.advice is None or static is None:
+            return (x,)
+        fits = self.static(x, mean_cue(static))
+        return x + self.advice(fits.tanh()[..., None]), fits
 
     def _enter(
         self,

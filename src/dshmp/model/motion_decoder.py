@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import CueSource, ModelConfig, MotionConfig
-from dshmp.model.hmp import TOKENS_AT_ONCE, TimePosition
+from dshmp.model.agreement import Agreement
+from dshmp.model.hmp import TimePosition
 from dshmp.model.layers import MLP, BiAttention, CrossAttention, FeedForward, cycle_rows
 from dshmp.model.readout import EmbeddingReadout, TrajectoryReadout
 from dshmp.model.text import Cues, TextFeatures
@@ -31,6 +32,7 @@ class VideoTokens:
     frame_weights: Tensor  # (B, T, N) from motion perception: the words' mass on each frame of a trajectory
     readout: EmbeddingReadout | TrajectoryReadout
     track_logits: Tensor | None  # (B, T, N), is this token's object meant? None with the paper's read-out
+    static_logits: Tensor | None = None  # (B, T, N), does it fit the static words? None in a model that does not tell
     layers: tuple["VideoTokens", ...] = ()  # the same after every layer in training; outside it after the last only
 
     def answer(self, kept: list[int]) -> "VideoTokens":
@@ -38,7 +40,7 @@ class VideoTokens:
         learned from."""
         none = self.tokens.new_empty(0)
         light = replace(self, motion_tokens=none, frame_similarity=none, frame_weights=none)
-        return replace(light, readout=self.readout.of(kept), track_logits=None, layers=())
+        return replace(light, readout=self.readout.of(kept), track_logits=None, static_logits=None, layers=())
 
     def unlinked(self, order: Tensor) -> "VideoTokens":
         """Of candidates that were read in the order (B, T, N) of trajectories: in that in which they were found."""
@@ -53,6 +55,7 @@ class VideoTokens:
             frame_weights=back(self.frame_weights),
             readout=self.readout.unlinked(order),
             track_logits=None if self.track_logits is None else back(self.track_logits),
+            static_logits=None if self.static_logits is None else back(self.static_logits),
             layers=tuple(layer.unlinked(order) for layer in self.layers),
         )
 
@@ -135,24 +138,6 @@ class Pointer(nn.Module):
         return torch.cat([scores, absent], dim=3)
 
 
-class TrajectoryScore(nn.Module):
-    """Ours: is this token's object meant? Token and sentence meet in a product, since each alone says nothing about the
-    answer: with a linear head on text-aware tokens, choosing among objects stayed at chance for hundreds of steps."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.object = nn.Linear(channels, channels)
-        self.sentence = nn.Linear(channels, channels)
-        self.judge = MLP(channels, channels, 1, 2)
-
-    def forward(self, objects: Tensor, sentence: Tensor) -> Tensor:
-        """Object tokens (B, T, N, C) and sentence embedding f_e (B, C) -> logits (B, T, N)."""
-        meant = self.sentence(sentence)[:, None, None]
-        step = max(1, TOKENS_AT_ONCE // (len(objects) * objects.shape[2]))
-        logits = [self.judge(self.object(part) * meant).squeeze(-1) for part in objects.split(step, dim=1)]
-        return torch.cat(logits, dim=1)
-
-
 class MotionDecoder(nn.Module):
     """Motion-aware object tokens and words -> video tokens with their read-outs."""
 
@@ -174,7 +159,7 @@ class MotionDecoder(nn.Module):
         self.mask_embed = None if points else MLP(hidden, hidden, hidden, 3)
         self.mask_features = None if points else nn.Conv2d(hidden, hidden, 1)
         self.pointer = Pointer(hidden) if points else None
-        self.track = TrajectoryScore(hidden) if points else None
+        self.track = Agreement(hidden) if points else None
 
     def forward(
         self, tokens: Tensor, seen: Tensor, text: TextFeatures, position: Tensor, weights: Tensor

@@ -37,13 +37,14 @@ ORIGINS = ("init", "text_encoder", "mask2former", "video_swin")  # keys that say
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of the losses (sections 3.3 and 3.4); the last three are ours."""
+    """Weights of the losses (sections 3.3 and 3.4); the last four are ours."""
 
     label: Weight = 2.0
     mask: Weight = 5.0
     dice: Weight = 5.0
     similarity: Weight = 1.0
     contrast: Weight = 0.5  # lambda of Eq. 9's term
+    static: Weight = 1.0  # does every object token fit the static words? Where the data set tells
     trajectory: Weight = 2.0  # does every object token belong to an object that is meant?
     probe: Weight = 1.0  # linear heads name what the data set knows of objects and sentences (`training.pretraining`)
     link: Weight = 0.0

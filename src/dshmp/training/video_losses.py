@@ -22,6 +22,8 @@ NOTHING_FOUND = 0.1  # weight of tokens that have found no object, in the trajec
 class VideoTargets:
     expressions: tuple[int, ...]  # the B sentences, counted through all splits
     meant: Tensor  # (B, G_all) bool: which of the clip's objects are meant
+    fitting: Tensor  # (B, G_all) bool: which fit the static words
+    told: Tensor  # (B,) bool: whether the data set tells that of a sentence
     masks: Tensor  # (B, G, T, h, w) bool: masks of the objects meant
     objects: Tensor  # (B, G) long: those as indices of the clip's objects, -1 where a row only fills the batch
 
@@ -41,9 +43,13 @@ def video_targets(
     shown = pad_sequence([*truths, truths[0].new_zeros(1, *truths[0].shape[1:])], batch_first=True)[:-1]
     objects = pad_sequence([*index, torch.zeros(1).long()], batch_first=True, padding_value=-1)[:-1]
     meant = torch.stack([torch.zeros(shown.shape[1], dtype=torch.bool).index_fill(0, each, 1) for each in index])
+    told = torch.tensor(["static_ids" in item.extra for item in items])
+    fitting = torch.zeros_like(meant)
+    for row, (item, ids) in enumerate(zip(items, known, strict=True)):
+        fitting[row, [ids.index(i) for i in item.extra.get("static_ids", ())]] = True
     masks = shown[torch.arange(len(items))[:, None], objects.clamp(min=0)]
     masks &= (objects >= 0)[:, :, None, None, None]
-    return shown, VideoTargets(tuple(expressions), meant, masks, objects)
+    return shown, VideoTargets(tuple(expressions), meant, fitting, told, masks, objects)
 
 
 def video_level(video: VideoTokens, masks: Sequence[Tensor], labelled: Tensor, targets: VideoTargets) -> Level:
@@ -100,6 +106,13 @@ class VideoCriterion:
             emphasis = torch.where(found, 1.0, NOTHING_FOUND) * level.targets.frames[..., None] * seen
             total = (entropy.sum(0) * emphasis).sum()
             losses["trajectory"] = weights.trajectory * total / counts["tokens"].clamp(min=1)
+        if weights.static and video.static_logits is not None:
+            fits = (
+                targets.fitting[:, None, None].expand(*owner.shape, -1).gather(3, owner.clamp(min=0)[..., None])[..., 0]
+            )
+            entropy = F.binary_cross_entropy_with_logits(video.static_logits, fits.float(), reduction="none")
+            known = found * targets.told[:, None, None] * level.targets.frames[..., None]
+            losses["static"] = weights.static * (entropy * known).sum() / counts["tokens"].clamp(min=1)
         if self.contrast.negatives:
             tokens = video.contrast, matched, targets.expressions
             losses["contrast"] = weights.contrast * self.contrast.loss(*tokens, step, generators, counts["anchors"])
