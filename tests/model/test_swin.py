@@ -451,8 +451,8 @@ def test_clips_of_several_sentences() -> None:
 def test_the_cache_reads_whole_videos(mini: Path) -> None:
     split = MevisSplit(mini, "valid_u")
     name = max(split.videos, key=lambda item: len(split.videos[item].frames))
-    model = tiny.model(VIDEO | {"readout.threshold": 0.0})
+    model = tiny.model(VIDEO | {"readout.threshold": 0.0, "motion.geometry": False})
     images = prepare_frames(split.frames(name), model.config.input)
     expected = model.encode(images, null_text(model.language, 1))
     (found,) = perceive_clip(model, split, name, null_text(model.language, 1))
-    close(found["tokens"].float().sort(1).values, expected.tokens.sort(1).values, 1e-3)  # in trajectories' order
+    close(found["tokens"].float(), expected.tokens, 1e-3)

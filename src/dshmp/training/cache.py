@@ -37,7 +37,7 @@ from dshmp.training.video_losses import VideoTargets, video_targets
 
 GRID = (24, 32)  # masks are kept on so many cells in any clip: the motion task chooses objects, not outlines
 FOUND = 0.5  # a token owns the object that its mask meets with at least this IoU
-FORMAT = 1  # of what is kept; another number makes it anew
+FORMAT = 2  # of what is kept; another number makes it anew
 SURE = 8.0  # mask logit of a true mask
 
 
@@ -180,6 +180,9 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
         found = clip_candidates(images, input_size(size, config.input), *said, config)
         if config.motion.geometry:
             order = found.order()
+            # trajectories that are never there are left out: half of them, and nothing depends on them
+            used = found.in_order(order).seen[0].any(0)
+            order = order[..., used] if used.any() else order[..., :1]
             found = found.in_order(order)
             owner = owner.gather(1, order[0]).masked_fill(~found.seen[0], -1)
             small = gather(small.flatten(2), order[0]).unflatten(2, GRID)
