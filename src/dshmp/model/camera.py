@@ -16,11 +16,11 @@ from dshmp.config import InputConfig
 
 Points = NDArray[np.float32]  # (K, 4): x, y in the frame before and in this one, in short sides from the middle
 
-CORNERS = 200
+CORNERS, QUALITY = 300, 0.003  # at most so many, at least this good relative to the best
 WINDOW, LEVELS = (13, 13), 3  # of the optical flow; pixels at each level of the pyramid
 ERROR = 0.5  # pixels that a corner may be off when it is followed back
 TOLERANCE = 0.006  # short sides that a corner may be off the background's motion
-FEWEST, LEAST_SHARE = 8, 0.35  # corners that must agree, and their share; with fewer the motion is unknown
+FEWEST, LEAST_SHARE = 8, 0.2  # corners that must agree, and their share; with fewer the motion is unknown
 
 
 def grey_frames(images: Tensor, size: tuple[int, int], config: InputConfig) -> NDArray[np.uint8]:
@@ -33,7 +33,7 @@ def grey_frames(images: Tensor, size: tuple[int, int], config: InputConfig) -> N
 def follow_corners(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> Points:
     """Corners of one grey frame (h, w) that are found again in another of the same size."""
     short = min(before.shape)
-    corners = cv2.goodFeaturesToTrack(before, CORNERS, 0.01, max(3, short // 24), blockSize=5)
+    corners = cv2.goodFeaturesToTrack(before, CORNERS, QUALITY, max(3, short // 24), blockSize=5)
     if corners is None:
         return np.zeros((0, 4), np.float32)
     found, there, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=WINDOW, maxLevel=LEVELS)

@@ -37,7 +37,7 @@ from dshmp.training.video_losses import VideoTargets, video_targets
 
 GRID = (24, 32)  # masks are kept on so many cells in any clip: the motion task chooses objects, not outlines
 FOUND = 0.5  # a token owns the object that its mask meets with at least this IoU
-FORMAT = 2  # of what is kept; another number makes it anew
+FORMAT = 3  # of what is kept; another number makes it anew
 SURE = 8.0  # mask logit of a true mask
 
 
