@@ -104,6 +104,7 @@ class FrameDecoderConfig:
     ffn: Size = 2048
     injection: Factor = 0.1  # weight of the static cues in the query (Eq. 1)
     dropout: Share = 0.1
+    """Of the fusion of image and words and of Eq. 1's attention, as in the release; nothing else here drops out."""
     language: bool = True
     """Every layer reads the words: image-text fusion and a text cross-attention."""
 

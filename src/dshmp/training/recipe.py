@@ -134,7 +134,13 @@ class Recipe:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of perception; what `model.release.exact` keeps exact stays so. float16 needs a GPU."""
     clip_frames: Count = 16  # longest clip of the whole task without augmentation, a random stretch of the video
-    sentences: Count = 4  # drawn from each clip of the whole task (release: 1); they share the reading of its frames
+    sample: Literal["videos", "expressions"] = "videos"
+    """What an epoch of the whole task goes through: `videos`, each time with some of its sentences, or (release)
+    `expressions`, each with a clip of its own."""
+    sentences: Count = 4  # drawn for each clip of the whole task with `sample: videos`; they share reading its frames
+    perceptions: Count = 1
+    """How many of the frame decoder's last layers the motion part of the whole task learns from (release: 3); in use it
+    reads the last one."""
     augmentation: Augmentation | None = None  # of the whole task; none takes clips as they are
     learning_rate: Positive = 5e-5
     backbone_factor: Weight = 0.1  # the backbone learns this much slower (release: 0.1)

@@ -79,9 +79,11 @@ class VideoCriterion:
         step: int,
         generators: Sequence[torch.Generator],
         counts: Counts,
+        contrasts: bool = True,
     ) -> dict[str, Tensor]:
         """Weighted losses of B clips, from the matches (layers, B, N_v) of `video_level` and owner (B, T, N) long, the
-        object that a token has found as an index of the clip's objects, or -1."""
+        object that a token has found as an index of the clip's objects, or -1. With `contrasts` the memory bank takes
+        part."""
         weights = self.weights
         losses = self.sets.losses(level, indices, counts, generators)
         matched, found = indices[-1], owner >= 0
@@ -98,7 +100,7 @@ class VideoCriterion:
             emphasis = torch.where(found, 1.0, NOTHING_FOUND) * level.targets.frames[..., None]
             total = (entropy.sum(0) * emphasis).sum()
             losses["trajectory"] = weights.trajectory * total / counts["tokens"].clamp(min=1)
-        if self.contrast.negatives:
+        if contrasts and self.contrast.negatives:
             tokens = video.contrast, matched, targets.expressions
             losses["contrast"] = weights.contrast * self.contrast.loss(*tokens, step, generators, counts["anchors"])
         return losses

@@ -72,6 +72,9 @@ class WholeTask(Task):
     def setup(self) -> None:
         recipe, model, splits = self.recipe, self.model, list(self.splits.values())
         self.held_out = open_splits(recipe, held_out=True)
+        if recipe.perceptions > model.config.frame_decoder.layers:
+            there = f"the frame decoder has {model.config.frame_decoder.layers} layers (model.frame_decoder.layers)"
+            raise UserError(f"perceptions: {recipe.perceptions} is too many, {there}")
         model.requires_grad_(True)
         model.language.encoder.requires_grad_(not model.config.language.frozen)
         self.expressions = [item for split in splits for item in split.expressions]
@@ -81,7 +84,9 @@ class WholeTask(Task):
         for source, split in enumerate(splits):
             found: dict[Any, list[int]] = defaultdict(list)
             for item in split.expressions:
-                found[item.video, item.shown, item.scored].append(next(numbers))
+                number = next(numbers)
+                alone = number if recipe.sample == "expressions" else None
+                found[item.video, item.shown, item.scored, alone].append(number)
             groups = [SentenceGroup(split, split.videos[key[0]], key[1], key[2], found[key]) for key in found]
             self.groups.append(groups)
             self.samplers.append(EpochSampler(list(map(self._length, groups)), recipe.batch, recipe.seed + source))
@@ -180,18 +185,29 @@ class WholeTask(Task):
             text = model.language(batch.texts)
         state = model.perceive_clips(batch.images, batch.clip, text)
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
-        tokens = state.tokens.unflatten(0, place).float()  # (B*T, N, C) -> (B, T, N, C)
-        with exactly(model.config.release, batch.images.device):
-            video = model.decode_motion(tokens, torch.ones_like(batch.labelled), text, batch.position)
-        objects = layers[-1].masks[:, :, 0].unflatten(0, place)  # (B*T, N, 1, h, w) -> (B, T, N, h, w)
         pixels = model.mask_pixels(state).unflatten(0, place)  # (B*T, C, h, w) -> (B, T, C, h, w)
-        masks = [layer.readout.clip_masks(objects, pixels) for layer in video.layers]
         by_frame = Level(layers, batch.frame_targets)
-        by_clip = video_level(video, masks, batch.labelled, batch.targets)
-        found, meant = (sets.match(level, generators) for level in (by_frame, by_clip))
-        owner = found[-1].unflatten(0, place)  # (B*T, N) -> (B, T, N)
+        found = sets.match(by_frame, generators)
+        clips = []
+        for perceived, prediction in list(zip(state.layers, layers, strict=True))[-self.recipe.perceptions :]:
+            tokens = perceived.tokens.unflatten(0, place).float()  # (B*T, N, C) -> (B, T, N, C)
+            with exactly(model.config.release, batch.images.device):
+                video = model.decode_motion(tokens, torch.ones_like(batch.labelled), text, batch.position)
+            objects = prediction.masks[:, :, 0].unflatten(0, place)  # (B*T, N, 1, h, w) -> (B, T, N, h, w)
+            masks = [layer.readout.clip_masks(objects, pixels) for layer in video.layers]
+            by_clip = video_level(video, masks, batch.labelled, batch.targets)
+            clips.append((video, by_clip, sets.match(by_clip, generators)))
         losses = sets.losses(by_frame, found, counts, generators, "frame ")
-        return losses | self.criterion.losses(video, by_clip, meant, owner, batch.targets, step, generators, counts)
+        owners = found[-len(clips) :].unflatten(1, place)  # (P, B*T, N) -> (P, B, T, N)
+        last = len(clips) - 1
+        for number, (clip, owner) in enumerate(zip(clips, owners, strict=True)):
+            # the mean over the layers; the memory bank meets the last one alone, as in the release
+            terms = self.criterion.losses(
+                *clip, owner, batch.targets, step, generators, counts, contrasts=number == last
+            )
+            for name, value in terms.items():
+                losses[name] = losses.get(name, 0.0) + (value if name == "contrast" else value / len(clips))
+        return losses
 
     def validate(self) -> Metrics:
         segmenter = Segmenter(self.model, self.tokenizer, next(self.model.parameters()).device)
