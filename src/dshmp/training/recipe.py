@@ -121,7 +121,8 @@ class Recipe:
     init: Place | None = None  # folder of an earlier run or model whose weights this one starts from
     take: tuple[str, ...] = ()  # of language, perception, motion, decoder: the parts taken from `init`; all by default
     text_encoder: Place | None = None
-    """For a model that starts fresh, RoBERTa's published weights: a folder, or an id on the Hugging Face hub."""
+    """For a model that starts fresh, the published weights of a text encoder (RoBERTa, BERT, MiniLM, ModernBERT ...): a
+    folder, or an id on the Hugging Face hub. One of another kind than `model.language.encoder` takes its place."""
     mask2former: Place | None = None
     """Likewise Mask2Former's (COCO instances) for static perception: its .pkl file, the folder of transformers' model,
     or that model's id on the Hugging Face hub."""
