@@ -89,6 +89,9 @@ def _complete(encoder: EncoderConfig | AutoEncoderConfig) -> EncoderConfig | Aut
         for key in ("hidden_size", "vocab_size"):
             if not 1 <= getattr(encoder, key) <= 2**24:
                 raise ValueError(f"architecture.{key} must be a whole number from 1 to {2**24}")
+        for key, value in encoder.architecture.items():
+            if "layers" in key and isinstance(value, int) and value > 256:
+                raise ValueError(f"architecture.{key} must be at most 256, found {value}")
     return encoder
 
 

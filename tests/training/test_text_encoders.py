@@ -9,13 +9,23 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, RobertaConfig, RobertaModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    RobertaConfig,
+    RobertaModel,
+)
 
 import tiny
 from dshmp.checkpoint import build_model, load_config, load_model, save_model
 from dshmp.config import AutoEncoderConfig, EncoderConfig, ModelConfig, from_dict, to_dict
 from dshmp.errors import UserError
-from dshmp.interop.graphs import example
+from dshmp.interop.graphs import example, export
 from dshmp.interop.release import to_release
 from dshmp.model.text import LanguageEncoder, pretrained_encoder
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
@@ -23,7 +33,7 @@ from dshmp.training.train import run
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SIZES |= {"max_position_embeddings": 140}
-KINDS = ("bert", "minilm", "modernbert", "roberta")
+KINDS = ("bert", "minilm", "modernbert", "distilbert", "roberta")
 
 
 def word_piece(special: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")) -> Tokenizer:
@@ -43,6 +53,12 @@ def publish(kind: str, folder: Path) -> Path:
     if kind == "roberta":
         RobertaModel(RobertaConfig(vocab_size=300, type_vocab_size=1, **SIZES)).save_pretrained(folder)
         tokenizer = train_tokenizer([text.lower() for text in tiny.SENTENCES], 290)
+    elif kind == "distilbert":
+        config = DistilBertConfig(
+            vocab_size=300, dim=32, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=140
+        )
+        DistilBertModel(config).save_pretrained(folder)
+        tokenizer = word_piece()
     elif kind == "modernbert":
         ids = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
         layers = {"local_attention": 4, "global_attn_every_n_layers": 2}
@@ -89,7 +105,7 @@ def test_trained_saved_and_loaded(
     encoder = model.config.language.encoder
     assert isinstance(encoder, EncoderConfig if kind == "roberta" else AutoEncoderConfig)
     if isinstance(encoder, AutoEncoderConfig):
-        assert encoder.pooling == {"bert": "pooler", "minilm": "mean", "modernbert": "mean"}[kind]
+        assert encoder.pooling == ("pooler" if kind == "bert" else "mean")
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     for path in tmp_path.glob("*"):
         if path.name in ("config.json", "model.safetensors", "tokenizer.json", "1_Pooling"):
@@ -121,14 +137,24 @@ def test_as_transformers_has_it_and_padding_changes_nothing(kind: str, tmp_path:
             torch.testing.assert_close(together.words[row, :length], alone.words[0], rtol=0, atol=1e-5)
             torch.testing.assert_close(together.sentence[row], alone.sentence[0], rtol=0, atol=1e-5)
         found = language.encoder(batch.input_ids, batch.mask.long())
-        theirs = {"bert": BertModel, "minilm": BertModel, "modernbert": ModernBertModel, "roberta": RobertaModel}[kind]
-        output = theirs.from_pretrained(tmp_path).eval()(input_ids=batch.input_ids, attention_mask=batch.mask.long())
+        output = AutoModel.from_pretrained(tmp_path).eval()(input_ids=batch.input_ids, attention_mask=batch.mask.long())
     words = output.last_hidden_state
     torch.testing.assert_close(found.last_hidden_state[batch.mask], words[batch.mask], rtol=0, atol=1e-5)
     mean = torch.stack([each[mask].mean(0) for each, mask in zip(words, batch.mask, strict=True)])
-    pooled = mean if kind in ("minilm", "modernbert") else output.pooler_output
+    pooled = output.pooler_output if kind in ("bert", "roberta") else mean
     torch.testing.assert_close(found.pooler_output, pooled, rtol=0, atol=1e-5)
     assert example(config, (40, 64), 1, 3, 1)["words"].shape[-1] == words.shape[-1]  # what an exported graph takes
+
+
+@pytest.mark.slow
+def test_export(tmp_path: Path) -> None:
+    """A graph begins at the words' features, so any encoder will do."""
+    pytest.importorskip("onnxscript")
+    language, tokenizer, config = fresh(publish("minilm", tmp_path / "published"))
+    model = build_model(config, "here")
+    model.language.load_state_dict(language.state_dict())
+    save_model(model, tokenizer, tmp_path / "model")
+    assert len(export(tmp_path / "model", tmp_path / "graph", "onnx")) == 1
 
 
 def unigram() -> Tokenizer:
@@ -174,6 +200,7 @@ BERT: dict[str, Any] = {"model_type": "bert", "vocab_size": 300, **SIZES}
         ({"architecture": BERT, "poling": "mean"}, "language.encoder: unknown key 'poling'; did you mean 'pooling'?"),
         ({"architecture": BERT | {"model_type": "x"}}, "no model can be built from this config (Unrecognized model"),
         ({"architecture": BERT | {"hidden_size": 33}}, "no model can be built from this config (The hidden size"),
+        ({"architecture": BERT | {"num_hidden_layers": 10**9}}, "architecture.num_hidden_layers must be at most 256"),
         ({"architecture": BERT | {"model_type": "t5"}}, "t5 is an encoder with a decoder"),
         ({"architecture": BERT | {"max_position_embeddings": 99}}, "must be at least 128, found 99"),
         (

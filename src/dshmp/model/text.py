@@ -172,6 +172,8 @@ def pretrained_encoder(source: str | Path) -> tuple[EncoderConfig | AutoEncoderC
             numbers = {key: values[key] for key in to_dict(EncoderConfig())}
             return from_dict(EncoderConfig, numbers, "config.json"), state
         kept = {key: value for key, value in values.items() if value is not None and key not in _NOT_OF_SHAPE}
+        # what some call otherwise (DistilBERT's `dim`)
+        kept |= {key: getattr(model.config, key) for key in ("hidden_size", "vocab_size")}
         pooler = any(key.startswith("pooler.") for key in state) and not loaded["missing_keys"]
         given = {"architecture": kept, "pooling": _published_pooling(folder) or ("pooler" if pooler else "mean")}
         config = from_dict(AutoEncoderConfig, given, "config.json")
