@@ -253,7 +253,7 @@ WIDTH: dict[str, Any] = {
     | {
         "language": {"encoder": tiny.MODEL["language"]["encoder"]},
         "backbone": {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2]},
-        "frame_decoder": {"queries": 6, "layers": 2, "heads": 2, "ffn": 32},
+        "frame_decoder": {"queries": 6, "layers": 3, "heads": 2, "ffn": 32},
         "motion": {"blocks": 2, "queries": 4, "decoder_layers": 1, "heads": 2, "ffn": 32, "contrast_size": 16},
         "input": {"short_side": 48, "long_side": 80},
     },
