@@ -149,8 +149,10 @@ def build_model(config: ModelConfig, where: str | Path) -> DsHmp:
     except Exception as error:  # transformers validates by classes of its own
         raise UserError(f"{where}: no model can be built from this config ({reason(error)})") from None
     encoder, longest = config.language.encoder, config.language.max_tokens
-    needed = longest + encoder.pad_token_id + 1  # RoBERTa counts from after its <pad>
-    if needed > encoder.max_position_embeddings:
+    kind = "roberta" if isinstance(encoder, EncoderConfig) else encoder.architecture["model_type"]
+    counts_on = "roberta" in kind or kind in ("camembert", "mpnet")  # these count from after their <pad>
+    needed = longest + (encoder.pad_token_id + 1 if counts_on else 0)
+    if encoder.max_position_embeddings is not None and needed > encoder.max_position_embeddings:
         fault = f"language.max_tokens is {longest}, for which language.encoder.max_position_embeddings must be at least"
         raise UserError(f"{where}: {fault} {needed}, found {encoder.max_position_embeddings}")
     return model

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
 
 from dshmp.errors import UserError, printable
@@ -52,10 +52,68 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoEncoderConfig:
+    """Another text encoder of transformers: BERT, MiniLM, ModernBERT ..."""
+
+    architecture: dict[str, Any]
+    """Its config.json, `model_type` included; what that leaves out is as transformers has it."""
+    pooling: Literal["pooler", "mean", "first"] = "mean"
+    """The sentence: the encoder's own pooled output, the mean of its tokens, or the first one. A published model says
+    which where it is one of sentence-transformers; else its pooler where it has one with weights, else the mean."""
+
+    def _number(self, key: str) -> int | None:
+        value = self.architecture.get(key)
+        return value if type(value) is int else None
+
+    @property
+    def hidden_size(self) -> int:
+        return self._number("hidden_size") or 0
+
+    @property
+    def vocab_size(self) -> int:
+        return self._number("vocab_size") or 0
+
+    @property
+    def pad_token_id(self) -> int:
+        return self._number("pad_token_id") or 0
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        return self._number("max_position_embeddings")
+
+
+def _complete(encoder: EncoderConfig | AutoEncoderConfig) -> EncoderConfig | AutoEncoderConfig:
+    if isinstance(encoder, AutoEncoderConfig):
+        if not isinstance(encoder.architecture.get("model_type"), str):
+            raise ValueError("architecture has no model_type, the name of its kind in transformers")
+        for key in ("hidden_size", "vocab_size"):
+            if not 1 <= getattr(encoder, key) <= 2**24:
+                raise ValueError(f"architecture.{key} must be a whole number from 1 to {2**24}")
+        for key, value in encoder.architecture.items():
+            if "layers" in key and isinstance(value, int) and value > 256:
+                raise ValueError(f"architecture.{key} must be at most 256, found {value}")
+    return encoder
+
+
+def _tag(encoder: Any) -> str:
+    """Which of both it is, by the keys of a mapping, so that an error names the keys of one kind only."""
+    auto = "architecture" in encoder if isinstance(encoder, Mapping) else isinstance(encoder, AutoEncoderConfig)
+    return "<auto>" if auto else "<roberta>"
+
+
+_TAGS = {"<roberta>": EncoderConfig, "<auto>": AutoEncoderConfig}  # parts of the places of pydantic's errors
+Encoder = Annotated[
+    Annotated[EncoderConfig, Tag("<roberta>")] | Annotated[AutoEncoderConfig, Tag("<auto>")],
+    Discriminator(_tag),
+    AfterValidator(_complete),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
     """Section 3.1: sentence -> word features, sentence embedding, static and motion cues."""
 
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: Encoder = EncoderConfig()
     frozen: bool = True
     """The encoder keeps its weights; a model trained from scratch learns it."""
     split: CueSplit = "dependency"
@@ -104,6 +162,7 @@ class FrameDecoderConfig:
     ffn: Size = 2048
     injection: Factor = 0.1  # weight of the static cues in the query (Eq. 1)
     dropout: Share = 0.1
+    """Of the fusion of image and words and of Eq. 1's attention, as in the release; nothing else here drops out."""
     language: bool = True
     """Every layer reads the words: image-text fusion and a text cross-attention."""
 
@@ -273,7 +332,7 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 def _line(kind: type, error: ErrorDetails, where: str) -> str:
     *path, key = where, *map(str, error["loc"])
-    above, place = ".".join(path), ".".join([*path, key])
+    above, place = (".".join(part for part in parts if part not in _TAGS) for parts in (path, [*path, key]))
     if error["type"] == _UNKNOWN:
         return f"{above}: unknown key {key!r}; {nearest(key, _fields(kind, path[1:]))}"
     return f"{place}: {told(error)}"
@@ -297,6 +356,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _fields(kind: Any, path: list[str]) -> list[str]:
     """The keys of the dataclass that lies at `path` in `kind`; a key of a mapping or a list has no field."""
     for key in path:
+        if key in _TAGS:
+            kind = _TAGS[key]
+            continue
         hint = typing.get_type_hints(kind).get(key)
         kind = next(filter(dataclasses.is_dataclass, (hint, *typing.get_args(hint))), kind)
     return [item.name for item in dataclasses.fields(kind)]

@@ -18,7 +18,7 @@ from dshmp.config import (
 )
 from dshmp.model.backbone import LanguageBackbone, PixelWordAttention, instance_norm
 from dshmp.model.frame_decoder import Perception, StaticPerception, disable_language, inside
-from dshmp.model.layers import BiAttention, CrossAttention, cycle_rows
+from dshmp.model.layers import Attention, BiAttention, CrossAttention, cycle_rows
 from dshmp.model.pixel_decoder import PixelDecoder
 
 
@@ -381,3 +381,16 @@ def test_drop_path_drops_both_branches_of_a_block() -> None:
     x = torch.randn(2, 12, 64)
     assert torch.equal(backbone.stages[3].blocks[0](x, (1, 3, 4)), x)
     assert not torch.equal(backbone.eval().stages[3].blocks[0](x, (1, 3, 4)), x)
+
+
+def test_what_drops_out() -> None:
+    """As in the release: the fusion of image and words, and Eq. 1."""
+    decoder = build(tiny(drop=0.3)).frame_decoder
+    rates = {name: module.p for name, module in decoder.named_modules() if isinstance(module, nn.Dropout)}
+    rates |= {
+        name: module.dropout for name, module in decoder.named_modules() if isinstance(module, Attention | BiAttention)
+    }
+    dropping = {name for name, rate in rates.items() if rate}
+    fusions = {f"layers.{number}.fusion" for number in range(len(decoder.layers))}
+    assert dropping == fusions | {"static_attention.attention", "static_attention.dropout"}
+    assert {rates[name] for name in dropping} == {0.3}

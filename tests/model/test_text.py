@@ -229,7 +229,9 @@ def test_encoder_weights_come_back_from_a_folder(tmp_path: Path) -> None:
     published = RobertaModel(RobertaConfig(**to_dict(TINY))).eval()
     published.save_pretrained(tmp_path)
     ours = Roberta(TINY).eval()
-    ours.load_state_dict(pretrained_encoder(tmp_path))  # all of its names
+    numbers, state = pretrained_encoder(tmp_path)
+    assert numbers == TINY
+    ours.load_state_dict(state)  # all of its names
     ids, mask = torch.randint(5, 400, (3, 9)), torch.arange(9) < torch.tensor([[9], [6], [2]])
     ids[~mask] = 1
     with torch.no_grad():

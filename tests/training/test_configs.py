@@ -144,6 +144,8 @@ def test_the_settings_of_the_paper() -> None:
     assert (recipe.weights.contrast, recipe.temperature, recipe.bank_delta) == (0.5, 0.07, 0.2)
     assert (recipe.negatives, recipe.contrast_start, recipe.points, recipe.no_object) == (100, 10_000, 12_544, 0.1)
     assert (recipe.clip_norm, recipe.weight_decay, recipe.backbone_factor) == (0.01, 0.05, 0.1)
+    assert (recipe.sample, recipe.perceptions, recipe.warmup) == ("expressions", 3, 10)
+    assert (model.frame_decoder.dropout, model.motion.dropout) == (0.1, 0.1)
     assert recipe.weights.trajectory == recipe.weights.probe == recipe.weights.link == 0
     assert (augmentation.frames, augmentation.reach, augmentation.long_side) == (8, 10, 640)
     assert (model.frame_decoder.queries, model.motion.queries, model.motion.stages) == (20, 10, 3)
@@ -168,6 +170,7 @@ def test_ours_are_the_defaults() -> None:
 
     assert RECIPES["ours/mevis"].model == ModelConfig()
     assert RECIPES["ours/mevis"].data == RECIPES["paper/mevis"].data
+    assert (RECIPES["ours/mevis"].sample, RECIPES["ours/mevis"].perceptions) == ("videos", 1)
 
 
 def test_a_row_of_the_ablations_differs_in_its_switches_alone() -> None:
@@ -250,7 +253,7 @@ WIDTH: dict[str, Any] = {
     | {
         "language": {"encoder": tiny.MODEL["language"]["encoder"]},
         "backbone": {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2]},
-        "frame_decoder": {"queries": 6, "layers": 2, "heads": 2, "ffn": 32},
+        "frame_decoder": {"queries": 6, "layers": 3, "heads": 2, "ffn": 32},
         "motion": {"blocks": 2, "queries": 4, "decoder_layers": 1, "heads": 2, "ffn": 32, "contrast_size": 16},
         "input": {"short_side": 48, "long_side": 80},
     },

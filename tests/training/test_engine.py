@@ -24,11 +24,13 @@ from torch import Tensor
 
 import tiny
 from dshmp.checkpoint import load_model
+from dshmp.config import from_dict
 from dshmp.errors import UserError
 from dshmp.synthetic.make import make_synthetic
 from dshmp.training import engine
 from dshmp.training.checkpoints import Checkpoints, Saved
 from dshmp.training.logging import MEASURED, describe
+from dshmp.training.recipe import Recipe
 from dshmp.training.task import Share
 from dshmp.training.train import run
 
@@ -567,3 +569,24 @@ def test_a_tracker_that_cannot_begin(mini: Path, tmp_path: Path, monkeypatch: py
         UserError, match=r"run\.trackers\.0: must be 'tensorboard', 'wandb' or 'trackio', found 'tensorbord'"
     ):
         run(seen(mini, tmp_path, "tensorbord"), [], tmp_path / "run", "cpu")
+
+
+# ------------------------------------------------------------------------------------------------- learning rates
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_groups_of_parameters(window: int | None) -> None:
+    """Norms, biases, scales and the tables of relative positions do not decay."""
+    values = tiny.recipe("whole", Path("x"), backbone_factor=0.5, weight_decay=0.3, learning_rate=1e-2)
+    model = tiny.model({"backbone.temporal_window": window, "backbone.language_fusion": True})
+    groups = engine.parameter_groups(from_dict(Recipe, values), model, torch.nn.ModuleDict())
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {(each["base"], each["weight_decay"]): {names[p] for p in each["params"]} for each in groups}
+    assert found.keys() == {(1e-2, 0.3), (1e-2, 0.0), (5e-3, 0.3), (5e-3, 0.0)}
+    assert set.union(*found.values()) == set(names.values())
+    tables = {name for name in names.values() if name.endswith(".position_bias")}
+    assert len(tables) == 4
+    assert tables < found[5e-3, 0.0]
+    assert found[1e-2, 0.0] | found[5e-3, 0.0] == tables | {name for p, name in names.items() if p.ndim < 2}
+    backbone = found[5e-3, 0.0] | found[5e-3, 0.3]
+    assert backbone == {name for name in names.values() if "backbone." in name and ".fusion" not in name}

@@ -15,6 +15,7 @@ import tiny
 from dshmp.config import from_dict
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
+from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.training.recipe import Recipe
@@ -41,7 +42,7 @@ def task(folder: Path, names: list[str], weights: Sequence[float] = (1.0, 1.0, 1
     values = tiny.recipe("whole", folder) | {"data": data, "steps": 40} | more
     recipe = from_dict(Recipe, values)
     torch.manual_seed(0)
-    return WholeTask(recipe, DsHmp(tiny.config()), tiny.tokenizer(), open_splits(recipe))
+    return WholeTask(recipe, DsHmp(recipe.model), tiny.tokenizer(), open_splits(recipe))
 
 
 def tensors(batch: Any) -> list[Tensor]:
@@ -163,3 +164,53 @@ def test_a_mixture_keeps_its_ratio_and_its_rows_apart(folder: Path) -> None:
         for batch in learned.batches(step):
             shaped(batch)
             assert all(first[source] <= index < first[source + 1] for index in batch.targets.expressions)
+
+
+def test_an_epoch_goes_through_videos_or_expressions(folder: Path) -> None:
+    for sample in ("videos", "expressions"):
+        learned = task(folder, ["mevis"], sample=sample, sentences=1, batch=3)
+        (sampler,) = learned.samplers
+        batches = [batch for step in range(sampler.per_epoch) for batch in learned.batches(step)]
+        names = [name for batch in batches for name in batch.names]
+        videos = {name.split("/")[0] for name in names}
+        split = learned.splits["mevis"]
+        assert videos == {item.video for item in split.expressions}
+        assert len(set(names)) == len(names) == len(videos if sample == "videos" else split.expressions)
+        assert len(split.expressions) > len(videos)
+
+
+def test_the_motion_part_learns_from_the_last_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of what each layer alone gives; the memory bank meets the last one."""
+
+    def same(*shape: int, **_: Any) -> Tensor:
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+    monkeypatch.setattr("dshmp.training.losses.uniform", same)
+    model = tiny.with_switches(tiny.MODEL, {"frame_decoder.layers": 4})
+    learned = task(folder, ["mevis"], model=model, perceptions=3)
+    learned.model = tiny.model({"frame_decoder.layers": 4}).train()
+    batch = learned.batches(0)[0]
+
+    def losses(perceptions: int, without: int = 0) -> dict[str, Tensor]:
+        perceive = DsHmp.perceive_clips
+
+        def shortened(*given: Any) -> Any:
+            state = perceive(*given)
+            return dataclasses.replace(state, layers=state.layers[: len(state.layers) - without])
+
+        learned.recipe = dataclasses.replace(learned.recipe, perceptions=perceptions)
+        with monkeypatch.context() as patch:
+            patch.setattr(DsHmp, "perceive_clips", shortened)
+            return learned.losses(batch, 0, learned.counts(batch, 0))
+
+    together = losses(3)
+    assert len(learned.criterion.contrast.seen) == 1
+    alone = [losses(1, without) for without in range(3)]
+    for name, value in together.items():
+        if name.startswith("frame ") or name == "contrast":
+            torch.testing.assert_close(value, alone[0][name], msg=name)
+        else:
+            torch.testing.assert_close(value, torch.stack([each[name] for each in alone]).mean(), msg=name)
+            assert not torch.isclose(value, alone[0][name]), name
+    with pytest.raises(UserError, match=r"^perceptions: 3 is too many, the frame decoder has 1 layers"):
+        task(folder, ["mevis"], perceptions=3)

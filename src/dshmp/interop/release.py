@@ -259,6 +259,8 @@ def _check_fit(folder: Path, config: ModelConfig) -> None:
     told = _differing(config, release_config(config))
     blocked = [text for key, text in told.items() if key in CARRIERS.split()]
     heads, pixel_heads = config.frame_decoder.heads, config.pixel_decoder.heads
+    if not isinstance(config.language.encoder, EncoderConfig):
+        blocked.append("a text encoder other than RoBERTa")
     if heads != pixel_heads:
         blocked.append(f"frame_decoder.heads = {heads} (there {pixel_heads}, as in the pixel decoder)")
     if blocked:

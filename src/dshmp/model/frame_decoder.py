@@ -37,18 +37,19 @@ class Perception:
 
 
 class FrameLayer(nn.Module):
-    """Words and image fuse; the queries read the image inside their masks, the words, each other."""
+    """Words and image fuse; the queries read the image inside their masks, the words, each other. As in the release,
+    only the fusion drops out."""
 
     def __init__(self, config: FrameDecoderConfig, hidden: int) -> None:
         super().__init__()
-        heads, dropout = config.heads, config.dropout
+        heads, embed = config.heads, config.ffn // 2
         self.language = config.language
-        self.cross_attention = CrossAttention(hidden, heads, dropout)
-        self.self_attention = CrossAttention(hidden, heads, dropout)
-        self.feed_forward = FeedForward(hidden, config.ffn, dropout)
+        self.cross_attention = CrossAttention(hidden, heads)
+        self.self_attention = CrossAttention(hidden, heads)
+        self.feed_forward = FeedForward(hidden, config.ffn)
         if self.language:
-            self.fusion = BiAttention(hidden, hidden, config.ffn // 2, max(heads // 2, 1), dropout)
-            self.text_attention = CrossAttention(hidden, heads, dropout)
+            self.fusion = BiAttention(hidden, hidden, embed, max(heads // 2, 1), config.dropout)
+            self.text_attention = CrossAttention(hidden, heads)
 
     def forward(
         self, queries: Tensor, image: Tensor, text: TextFeatures, mask: Tensor, query_pos: Tensor, image_pos: Tensor

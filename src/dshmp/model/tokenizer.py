@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -25,12 +25,17 @@ from dshmp.progress import track
 log = logging.getLogger(__name__)
 
 
-UNKNOWN = "<unk>"
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", UNKNOWN, "<mask>")
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+UNKNOWN = ("<unk>", "[UNK]")  # stands for a word, unlike other special tokens
 
-# RoBERTa's parts; others fail on some texts, or make them longer without end
-_KINDS = {"normalizer": ["NoneType"], "pre_tokenizer": ["ByteLevel"], "model": ["BPE"]}
-_KINDS |= {"post_processor": ["RobertaProcessing", "TemplateProcessing"]}
+# The parts of byte-level BPE (RoBERTa, ModernBERT), WordPiece (BERT) and SentencePiece's Unigram; others fail on some
+# texts, or make them longer without end
+_KINDS: dict[str, set[str]] = {
+    "normalizer": {"none", "BertNormalizer", "Lowercase", "NFC", "NFKC", "NFD", "StripAccents", "Precompiled"},
+    "pre_tokenizer": {"ByteLevel", "BertPreTokenizer", "Metaspace", "WhitespaceSplit"},
+    "model": {"BPE", "WordPiece", "Unigram"},
+    "post_processor": {"RobertaProcessing", "TemplateProcessing", "BertProcessing", "ByteLevel"},
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class TextTokenizer:
         if not texts:
             return
         config = self.config
-        special = special_ids(self.tokenizer) - {self.tokenizer.token_to_id(UNKNOWN)}
+        special = special_ids(self.tokenizer) - {self.tokenizer.token_to_id(token) for token in UNKNOWN}
         encodings, split = self.tokenizer.encode_batch(texts), split_words(texts, config.split, config.spacy_model)
         for text, words, encoding in zip(texts, split, encodings, strict=True):
             ids, offsets = encoding.ids, encoding.offsets
@@ -165,9 +170,17 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(text[start:end].strip())
 
 
+def _kinds(part: dict[str, Any] | None) -> list[str]:
+    """The kinds of a tokeniser's part, those of a sequence one by one."""
+    if part is None or part["type"] != "Sequence":
+        return [part["type"] if part else "none"]
+    (inner,) = (value for key, value in part.items() if key != "type")
+    return [kind for each in inner for kind in _kinds(each)]
+
+
 def load_tokenizer(source: str | Path) -> Tokenizer:
-    """A byte-level BPE tokeniser with RoBERTa's special tokens from a `tokenizer.json`, a folder (with that, or
-    `vocab.json` and `merges.txt`), or a model on the Hugging Face hub; UserError if it cannot be read."""
+    """A text encoder's tokeniser (byte-level BPE, WordPiece, Unigram) from a `tokenizer.json`, a folder (with that, or
+    RoBERTa's `vocab.json` and `merges.txt`), or a model on the Hugging Face hub; UserError if it cannot be read."""
     path = Path(source)
     try:
         if not looks_local(source):  # not left to transformers, which makes an empty tokeniser of a hub out of reach
@@ -178,13 +191,15 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         if file == path or file.exists():
             with open(file, "rb", opener=regular):
                 tokenizer = Tokenizer.from_file(str(file))
+            parts = json.loads(tokenizer.to_str())
             for part, kinds in _KINDS.items():
-                if (kind := type(getattr(tokenizer, part)).__name__) not in kinds:
-                    raise ValueError(f"its {part} is a {kind}, not {' or '.join(kinds)}")
+                if wrong := [kind for kind in _kinds(parts[part]) if kind not in kinds]:
+                    raise ValueError(f"its {part} is a {wrong[0]}, not {' or '.join(sorted(kinds))}")
             tokenizer.no_truncation()
             tokenizer.no_padding()
             known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-            tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token not in known])
+            own = [token for token in SPECIAL_TOKENS if token not in known]
+            tokenizer.add_special_tokens([token for token in own if tokenizer.token_to_id(token) is not None])
             return tokenizer
         if not all((path / name).exists() for name in ("vocab.json", "merges.txt")):
             raise FileNotFoundError("the folder has neither tokenizer.json nor vocab.json and merges.txt")

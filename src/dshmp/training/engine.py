@@ -316,16 +316,18 @@ def schedule(recipe: Recipe, step: int) -> float:
 
 
 def parameter_groups(recipe: Recipe, model: nn.Module, beside: nn.Module) -> list[dict[str, Any]]:
-    """Backbone apart from the rest; norms, biases and embeddings of one dimension without weight decay."""
+    """Backbone apart from the rest; what has one dimension (norms, biases, scales) and Swin's tables of relative
+    positions without weight decay, as in the release."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in [*model.named_parameters(), *beside.named_parameters()]:
         if parameter.requires_grad:
-            key = "backbone" in name and "fusion" not in name, parameter.ndim > 1
+            decays = parameter.ndim > 1 and not name.endswith("position_bias")
+            key = "backbone" in name and "fusion" not in name, decays
             groups.setdefault(key, []).append(parameter)
     rates = recipe.learning_rate, recipe.learning_rate * recipe.backbone_factor
     return [
-        {"params": parameters, "base": rates[backbone], "weight_decay": recipe.weight_decay if matrix else 0.0}
-        for (backbone, matrix), parameters in groups.items()
+        {"params": parameters, "base": rates[backbone], "weight_decay": recipe.weight_decay if decays else 0.0}
+        for (backbone, decays), parameters in groups.items()
     ]
 
 

@@ -122,7 +122,8 @@ class Recipe:
     init: Place | None = None  # folder of an earlier run or model whose weights this one starts from
     take: tuple[str, ...] = ()  # of language, perception, motion, decoder: the parts taken from `init`; all by default
     text_encoder: Place | None = None
-    """For a model that starts fresh, RoBERTa's published weights: a folder, or an id on the Hugging Face hub."""
+    """For a model that starts fresh, the published weights of a text encoder (RoBERTa, BERT, MiniLM, ModernBERT ...): a
+    folder, or an id on the Hugging Face hub. One of another kind than `model.language.encoder` takes its place."""
     mask2former: Place | None = None
     """Likewise Mask2Former's (COCO instances) for static perception: its .pkl file, the folder of transformers' model,
     or that model's id on the Hugging Face hub."""
@@ -137,7 +138,13 @@ class Recipe:
     candidates: Literal["perception", "truth"] = "perception"
     """Of the motion task: what static perception finds, or the true masks of all objects, which have no tokens."""
     clip_frames: Count = 16  # longest clip of the whole task without augmentation, a random stretch of the video
-    sentences: Count = 4  # drawn from each clip of the whole task (release: 1); they share the reading of its frames
+    sample: Literal["videos", "expressions"] = "videos"
+    """What an epoch of the whole task goes through: `videos`, each time with some of its sentences, or (release)
+    `expressions`, each with a clip of its own."""
+    sentences: Count = 4  # drawn for each clip of the whole task with `sample: videos`; they share reading its frames
+    perceptions: Count = 1
+    """How many of the frame decoder's last layers the motion part of the whole task learns from (release: 3); in use it
+    reads the last one."""
     augmentation: Augmentation | None = None  # of the whole task; none takes clips as they are
     learning_rate: Positive = 5e-5
     backbone_factor: Weight = 0.1  # the backbone learns this much slower (release: 0.1)

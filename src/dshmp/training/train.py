@@ -6,12 +6,14 @@ A run's folder holds recipe.yaml (resolved), run.json (what it was made with), m
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, check_match, find_model, load_config, load_weights
+from dshmp.config import EncoderConfig
 from dshmp.data.base import Split
 from dshmp.device import find_device
 from dshmp.errors import UserError
@@ -67,17 +69,29 @@ def start_model(recipe: Recipe, splits: Iterable[Split]) -> tuple[DsHmp, TextTok
     the tokeniser is the text encoder's or learned from the splits."""
     if recipe.init is not None:
         return _continued_model(recipe, recipe.init, splits)
-    model, language = build_model(recipe.model, "the recipe's model"), recipe.model.language
+    config, language = recipe.model, recipe.model.language
+    state: dict[str, torch.Tensor] = {}
+    if recipe.text_encoder is not None:
+        published, state = pretrained_encoder(recipe.text_encoder)
+        if not isinstance(published, type(language.encoder)) or language.encoder == EncoderConfig():
+            config = replace(config, language=replace(language, encoder=published))
+    model = build_model(config, "the recipe's model")
     if recipe.mask2former is not None:
         report(initialise(model, recipe.mask2former), f"mask2former: {recipe.mask2former}")
     if recipe.video_swin is not None:
         report(load_kinetics(model.perception.backbone, Path(recipe.video_swin)), f"video_swin: {recipe.video_swin}")
     if recipe.text_encoder is not None:
-        encoder, state = model.language.encoder, pretrained_encoder(recipe.text_encoder)
+        encoder = model.language.encoder
         state = {key: value for key, value in state.items() if key in encoder.state_dict()}
         check_match(recipe.text_encoder, state, encoder.state_dict(), "it is no encoder as model.language.encoder says")
         encoder.load_state_dict(state)
-        return model, TextTokenizer(recipe.model, load_tokenizer(recipe.text_encoder))
+        tokenizer = load_tokenizer(recipe.text_encoder)
+        if (size := max(tokenizer.get_vocab().values()) + 1) > config.language.encoder.vocab_size:
+            known = f"but its encoder {config.language.encoder.vocab_size}"
+            raise UserError(
+                f"{recipe.text_encoder}: its tokeniser has {size} tokens, {known}; they do not belong together"
+            )
+        return model, TextTokenizer(config, tokenizer)
     if language.frozen:
         missing = "keeps the text encoder as it is, but nothing gives its weights"
         raise UserError(f"model.language.frozen {missing}: set it to false, or name a text_encoder or an init")

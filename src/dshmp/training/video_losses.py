@@ -86,10 +86,11 @@ class VideoCriterion:
         step: int,
         generators: Sequence[torch.Generator],
         counts: Counts,
+        contrasts: bool = True,
     ) -> dict[str, Tensor]:
         """Weighted losses of B clips, from the matches (layers, B, N_v) of `video_level` and owner (B, T, N) long, the
         object that a token has found as an index of the clip's objects, or -1, and seen (B, T, N or 1) bool, which of
-        the candidates are there."""
+        the candidates are there. With `contrasts` the memory bank takes part."""
         weights = self.weights
         losses = self.sets.losses(level, indices, counts, generators)
         matched, found = indices[-1], owner >= 0
@@ -107,13 +108,12 @@ class VideoCriterion:
             total = (entropy.sum(0) * emphasis).sum()
             losses["trajectory"] = weights.trajectory * total / counts["tokens"].clamp(min=1)
         if weights.static and video.static_logits is not None:
-            fits = (
-                targets.fitting[:, None, None].expand(*owner.shape, -1).gather(3, owner.clamp(min=0)[..., None])[..., 0]
-            )
+            fitting = targets.fitting[:, None, None].expand(*owner.shape, -1)
+            fits = fitting.gather(3, owner.clamp(min=0)[..., None])[..., 0]
             entropy = F.binary_cross_entropy_with_logits(video.static_logits, fits.float(), reduction="none")
             known = found * targets.told[:, None, None] * level.targets.frames[..., None]
             losses["static"] = weights.static * (entropy * known).sum() / counts["tokens"].clamp(min=1)
-        if self.contrast.negatives:
+        if contrasts and self.contrast.negatives:
             tokens = video.contrast, matched, targets.expressions
             losses["contrast"] = weights.contrast * self.contrast.loss(*tokens, step, generators, counts["anchors"])
         return losses

@@ -17,12 +17,12 @@ from dshmp.data.transforms import augment, pseudo_clip, sample_positions
 from dshmp.device import exactly
 from dshmp.errors import UserError
 from dshmp.model.camera import camera_motion, followed, grey_frames
-from dshmp.model.candidates import Candidates
+from dshmp.model.candidates import Candidates, detect
 from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.tokenizer import TextBatch
 from dshmp.predictor import Segmenter
 from dshmp.training.held_out import score_videos
-from dshmp.training.losses import Counts, Level, SetTargets
+from dshmp.training.losses import Counts, Level, SetPrediction, SetTargets
 from dshmp.training.pretraining import frame_prediction
 from dshmp.training.task import ALL, EpochSampler, Metrics, Share, Task, open_splits, sample_generator, torch_generators
 from dshmp.training.video_losses import VideoTargets, video_level, video_targets
@@ -78,6 +78,9 @@ class WholeTask(Task):
     def setup(self) -> None:
         recipe, model, splits = self.recipe, self.model, list(self.splits.values())
         self.held_out = open_splits(recipe, held_out=True)
+        if recipe.perceptions > model.config.frame_decoder.layers:
+            there = f"the frame decoder has {model.config.frame_decoder.layers} layers (model.frame_decoder.layers)"
+            raise UserError(f"perceptions: {recipe.perceptions} is too many, {there}")
         model.requires_grad_(True)
         model.language.encoder.requires_grad_(not model.config.language.frozen)
         self.expressions = [item for split in splits for item in split.expressions]
@@ -87,7 +90,9 @@ class WholeTask(Task):
         for source, split in enumerate(splits):
             found: dict[Any, list[int]] = defaultdict(list)
             for item in split.expressions:
-                found[item.video, item.shown, item.scored].append(next(numbers))
+                number = next(numbers)
+                alone = number if recipe.sample == "expressions" else None
+                found[item.video, item.shown, item.scored, alone].append(number)
             groups = [SentenceGroup(split, split.videos[key[0]], key[1], key[2], found[key]) for key in found]
             self.groups.append(groups)
             self.samplers.append(EpochSampler(list(map(self._length, groups)), recipe.batch, recipe.seed + source))
@@ -199,24 +204,39 @@ class WholeTask(Task):
             text = model.language(batch.texts)
         state = model.perceive_clips(batch.images, batch.clip, text)
         layers = [frame_prediction(layer, state.mask_features) for layer in state.layers]
-        tokens = state.tokens.unflatten(0, place).float()  # (B*T, N, C) -> (B, T, N, C)
-        with exactly(model.config.release, batch.images.device):
-            candidates = Candidates(torch.ones_like(batch.labelled), tokens)
-            if model.config.motion.geometry:
-                height, width = batch.images.shape[-2:]
-                present, geometry = (each.unflatten(0, place) for each in model.detect(state, (height, width))[:2])
-                candidates = Candidates(candidates.frames, tokens, geometry, present, batch.camera, batch.sure)
-            video = model.decode_motion(candidates, text, batch.position)
-        objects = layers[-1].masks[:, :, 0].unflatten(0, place)  # (B*T, N, 1, h, w) -> (B, T, N, h, w)
         pixels = model.mask_pixels(state).unflatten(0, place)  # (B*T, C, h, w) -> (B, T, C, h, w)
-        masks = [layer.readout.clip_masks(objects, pixels) for layer in video.layers]
         by_frame = Level(layers, batch.frame_targets)
-        by_clip = video_level(video, masks, batch.labelled, batch.targets)
-        found, meant = (sets.match(level, generators) for level in (by_frame, by_clip))
-        owner = found[-1].unflatten(0, place)  # (B*T, N) -> (B, T, N)
+        found = sets.match(by_frame, generators)
+        clips = []
+        for perceived, prediction in list(zip(state.layers, layers, strict=True))[-self.recipe.perceptions :]:
+            candidates = self._candidates(batch, perceived.tokens.float(), prediction)
+            with exactly(model.config.release, batch.images.device):
+                video = model.decode_motion(candidates, text, batch.position)
+            objects = prediction.masks[:, :, 0].unflatten(0, place)  # (B*T, N, 1, h, w) -> (B, T, N, h, w)
+            masks = [layer.readout.clip_masks(objects, pixels) for layer in video.layers]
+            by_clip = video_level(video, masks, batch.labelled, batch.targets)
+            clips.append((video, by_clip, sets.match(by_clip, generators), candidates.seen))
         losses = sets.losses(by_frame, found, counts, generators, "frame ")
-        learned = video, by_clip, meant, owner.masked_fill(~candidates.seen, -1), candidates.seen, batch.targets
-        return losses | self.criterion.losses(*learned, step, generators, counts)
+        owners = found[-len(clips) :].unflatten(1, place)  # (P, B*T, N) -> (P, B, T, N)
+        last = len(clips) - 1
+        for number, ((video, by_clip, meant, seen), owner) in enumerate(zip(clips, owners, strict=True)):
+            # the mean over the layers; the memory bank meets the last one alone, as in the release
+            learned = video, by_clip, meant, owner.masked_fill(~seen, -1), seen, batch.targets
+            terms = self.criterion.losses(*learned, step, generators, counts, contrasts=number == last)
+            for name, value in terms.items():
+                losses[name] = losses.get(name, 0.0) + (value if name == "contrast" else value / len(clips))
+        return losses
+
+    def _candidates(self, batch: VideoBatch, tokens: Tensor, prediction: SetPrediction) -> Candidates:
+        """What the motion part reads of one layer of the frame decoder: tokens (B*T, N, C) and their masks."""
+        place = len(batch.clip), batch.images.shape[1]
+        frames, tokens = torch.ones_like(batch.labelled), tokens.unflatten(0, place)  # (B, T), (B, T, N, C)
+        if not self.model.config.motion.geometry:
+            return Candidates(frames, tokens)
+        height, width = batch.images.shape[-2:]
+        found = detect(prediction.logits, prediction.masks[:, :, 0], (height, width))
+        present, geometry = (each.unflatten(0, place) for each in found[:2])
+        return Candidates(frames, tokens, geometry, present, batch.camera, batch.sure)
 
     def validate(self) -> Metrics:
         segmenter = Segmenter(self.model, self.tokenizer, next(self.model.parameters()).device)
