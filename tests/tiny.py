@@ -57,6 +57,7 @@ MODEL: dict[str, Any] = {
         "ffn": 32,
         "dropout": 0.0,
         "contrast_size": 16,
+        "token_dropout": 0.0,
     },
     "input": {"short_side": 40, "long_side": 64, "divisor": 8, "chunk": 4},
 }

@@ -191,7 +191,7 @@ class MotionConfig:
     """Each candidate enters the first block with a score of whether it fits the static words. Ours."""
     camera: bool = True
     """Geometry tells motion relative to the background, too."""
-    token_dropout: Share = 0.0
+    token_dropout: Share = 0.2
     """Share of clips in training whose tokens are hidden: geometry alone answers, as for tracks made elsewhere."""
     object_position: bool = False
     """A learned embedding for each of N candidates, as in the release; without, their number is free."""

@@ -186,6 +186,7 @@ def test_the_motion_part_learns_from_the_last_layers(folder: Path, monkeypatch: 
         return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
     monkeypatch.setattr("dshmp.training.losses.uniform", same)
+    monkeypatch.setattr("dshmp.model.candidates.OBJECT", 0.0)  # a model that has learned nothing finds no object
     model = tiny.with_switches(tiny.MODEL, {"frame_decoder.layers": 4})
     learned = task(folder, ["mevis"], model=model, perceptions=3)
     learned.model = tiny.model({"frame_decoder.layers": 4}).train()

@@ -231,7 +231,7 @@ class MotionPerception(nn.Module):
         if tokens is not None and self.displacement is not None and not candidates.linked:
             order = align(tokens, candidates.frames, self.config.matching)
             tokens = gather(tokens, order)
-        if tokens is not None and self.training and self.config.token_dropout:
+        if tokens is not None and candidates.geometry is not None and self.training and self.config.token_dropout:
             # some clips are answered by geometry alone, as tracks made elsewhere have no tokens
             kept = tokens.new_empty(batch, 1, 1, 1).bernoulli_(1 - self.config.token_dropout)
             tokens = tokens * kept

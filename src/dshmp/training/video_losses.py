@@ -107,7 +107,7 @@ class VideoCriterion:
             emphasis = torch.where(found, 1.0, NOTHING_FOUND) * level.targets.frames[..., None] * seen
             total = (entropy.sum(0) * emphasis).sum()
             losses["trajectory"] = weights.trajectory * total / counts["tokens"].clamp(min=1)
-        if weights.static and video.static_logits is not None:
+        if weights.static and video.static_logits is not None and targets.told.any():
             fitting = targets.fitting[:, None, None].expand(*owner.shape, -1)
             fits = fitting.gather(3, owner.clamp(min=0)[..., None])[..., 0]
             entropy = F.binary_cross_entropy_with_logits(video.static_logits, fits.float(), reduction="none")
