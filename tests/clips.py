@@ -106,5 +106,8 @@ def tiny_model(
     model = DsHmp(config).eval()
     # livelier masks than a fresh model's, which are faint and often empty
     model.perception.frame_decoder.mask_embed.layers[-1].weight.data *= 20
+    model.perception.frame_decoder.classify.bias.data.copy_(torch.tensor([3.0, -3.0]))  # all candidates are objects
+    if model.decoder.track is not None:  # and most are pointed at
+        model.decoder.track.judge.layers[-1].bias.data += 1.0
     texts = ["the red star moving left", "the one that turns back"]
     return model, TextTokenizer(config, train_tokenizer(texts, 300))

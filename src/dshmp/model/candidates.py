@@ -13,8 +13,8 @@ from dshmp.model.camera import camera_motion, followed, grey_frames
 from dshmp.model.geometry import BOX, CHANNELS, LEAST, every, grid_size, mask_geometry
 from dshmp.model.trajectories import gather, link
 
-OBJECT = 0.25  # least probability that a candidate is an object at all
-DUPLICATE = 0.5  # IoU from which on two candidates of a frame are one object
+OBJECT = 0.2  # least probability that a candidate is an object at all
+DUPLICATE = 0.6  # IoU from which on two candidates of a frame are one object
 
 
 @dataclass(frozen=True)

@@ -114,14 +114,15 @@ def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:
 
 
 def link_scores(item: Expression, held_out: CachedSplit) -> tuple[list[bool], list[bool]]:
-    """Of an expression's clip: for each object and frame in which a candidate has found it, whether the same trajectory
-    has found it in the next frame where it is seen; and for each object, whether one trajectory has it in all frames
-    where it is seen."""
+    """Of an expression's clip, over the frames where an object is seen: for each trajectory that has found it in one
+    and is there in the next, whether it has found it there, too; and whether one trajectory has it in all of them."""
     clip = held_out[item]
     held, whole = [], []
+    there = torch.ones_like(clip.owner, dtype=torch.bool) if clip.present is None else clip.present
     for g, seen in enumerate(clip.truth.flatten(2).any(2)):
         found = (clip.owner == g)[seen]  # (t, N)
-        held += (found[1:] & found[:-1])[found[:-1]].tolist()
+        linked = found[:-1] & there[seen][1:]
+        held += found[1:][linked].tolist()
         whole += [bool(found.all(0).any())] if len(found) else []
     return held, whole
 
