@@ -21,6 +21,7 @@ WINDOW, LEVELS = (13, 13), 3  # of the optical flow; pixels at each level of the
 ERROR = 0.5  # pixels that a corner may be off when it is followed back
 TOLERANCE = 0.006  # short sides that a corner may be off the background's motion
 FEWEST, LEAST_SHARE = 8, 0.2  # corners that must agree, and their share; with fewer the motion is unknown
+ZOOM = 0.5, 2.0  # what a camera can do from one frame to the next
 
 
 def grey_frames(images: Tensor, size: tuple[int, int], config: InputConfig) -> NDArray[np.uint8]:
@@ -62,7 +63,8 @@ def background_motion(points: Points, covered: Sequence[NDArray[np.bool_]] = ())
             ransacReprojThreshold=TOLERANCE,
             maxIters=500,
         )
-        if motion is not None and agree.sum() >= FEWEST and agree.mean() >= LEAST_SHARE:
+        zoom = 0.0 if motion is None else np.hypot(*motion[:, 0])
+        if ZOOM[0] < zoom < ZOOM[1] and agree.sum() >= FEWEST and agree.mean() >= LEAST_SHARE:
             return motion.astype(np.float32), float(agree.mean())
     return np.eye(2, 3, dtype=np.float32), 0.0
 

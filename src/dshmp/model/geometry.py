@@ -121,11 +121,9 @@ class MotionGeometry(nn.Module):
         told = [state[:, here]]
         if self.camera:
             motion = _still(geometry) if camera is None else camera[:, near]
-            pose = cumulative(motion)  # (B, t, 3, 3), from the first of these frames to each
-            scene = (pose[..., :2, :2].inverse()[:, :, None] @ (state[..., :2] - pose[:, :, None, :2, 2])[..., None])[
-                ..., 0
-            ]
-            turn = pose[:, here, None, :2, :2]
+            pose = cumulative(motion)[:, :, None]  # (B, t, 1, 3, 3), from the first of these frames to each
+            scene = _turned(pose[..., :2, :2].inverse(), state[..., :2] - pose[..., :2, 2])
+            turn = pose[:, here, :, :2, :2]
             known = torch.ones_like(position) if sure is None else sure[:, near]
             told.append(known[:, here, None, None].expand(*told[0].shape[:3], 1))
         for before, after in self.reaches:
@@ -134,8 +132,13 @@ class MotionGeometry(nn.Module):
             told.append((at_frames(state, later) - at_frames(state, earlier)) * factor)
             if self.camera:
                 moved = at_frames(scene, later) - at_frames(scene, earlier)
-                told.append((turn @ moved[..., None])[..., 0].to(factor.dtype) * factor)
+                told.append(_turned(turn, moved).to(factor.dtype) * factor)
         return cast(Tensor, self.read(torch.cat(told, -1)))
+
+
+def _turned(linear: Tensor, vectors: Tensor) -> Tensor:
+    """Maps (..., 2, 2) of vectors (..., 2)."""
+    return (linear @ vectors.to(linear.dtype)[..., None])[..., 0]
 
 
 def _still(geometry: Tensor) -> Tensor:
