@@ -33,7 +33,7 @@ from dshmp.training.logging import MEASURED
 from dshmp.training.motion_task import MotionTask
 from dshmp.training.pretraining import LanguageTask, PerceptionTask
 from dshmp.training.recipe import Recipe, load_recipe
-from dshmp.training.train import run
+from dshmp.training.train import run, start_model
 from dshmp.training.whole_task import WholeTask
 
 STAGES = {
@@ -635,6 +635,28 @@ def test_what_is_cached(mini: Path, tmp_path: Path) -> None:
         assert clip.objects == tuple(video.objects)
         assert clip.truth.any((1, 2, 3)).all()
         assert (clip.owner < len(video.objects)).all()
+
+
+def test_a_motion_part_learns_true_masks_from_fresh_weights(mini: Path, tmp_path: Path) -> None:
+    """No static perception is needed, so neither is an init; what reads no geometry has nothing to learn from."""
+    folder = train(tmp_path, "motion", mini, init=None, candidates="truth", steps=2)
+    last = metrics(folder)[-1]
+    assert last["links"] > 90
+    model = tiny.with_switches(tiny.MODEL, {"motion.geometry": False})
+    (tmp_path / "blind").mkdir()
+    with pytest.raises(UserError, match=r"candidates: truth have no tokens; they need model\.motion\.geometry"):
+        train(tmp_path / "blind", "motion", mini, init=None, candidates="truth", model=model)
+
+
+def test_language_that_starts_fresh_has_a_fresh_tokeniser(mini: Path, chain: Path) -> None:
+    recipe = load_recipe(chain / "perception" / "recipe.yaml")
+    splits = [MevisSplit(mini, "train")]
+    of = {
+        taken: start_model(replace(recipe, init=str(chain / "perception"), take=taken, vocabulary=270), splits)[1]
+        for taken in ((), ("perception",))
+    }
+    sizes = {taken: each.tokenizer.get_vocab_size() for taken, each in of.items()}
+    assert sizes["perception",] == 270 < sizes[()]
 
 
 def test_true_masks_as_candidates(mini: Path, tmp_path: Path) -> None:
