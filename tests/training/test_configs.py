@@ -60,7 +60,7 @@ SIZES = {
     "ablations/time": (92_660_542, 217_306_174),
     "ablations/time_displacement": (92_529_470, 217_175_102),
     "ablations/time_none": SWIN_T,
-    "ours/mevis": (92_726_591, 217_372_223),
+    "ours/mevis": (93_118_352, 217_763_984),
     "paper/a2d_b": VIDEO_SWIN_B,
     "paper/a2d_t": VIDEO_SWIN_T,
     "paper/mevis": SWIN_T,

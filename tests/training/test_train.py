@@ -686,7 +686,7 @@ def test_true_masks_as_candidates(mini: Path, tmp_path: Path) -> None:
 def test_perception_that_hears_is_cached_by_expression(mini: Path, tmp_path: Path, fused: bool) -> None:
     split, model, tokenizer = (
         MevisSplit(mini, "valid_u"),
-        tiny.model({"backbone.language_fusion": fused}),
+        tiny.model({"backbone.language_fusion": fused, "motion.geometry": False}),
         tiny.tokenizer(),
     )
     built = cached(model.eval(), split, tmp_path)

@@ -104,7 +104,7 @@ def test_the_model_learns_with_the_true_times(
     learned = task(folder, [name], augmentation=augmentation)
     told: list[Tensor] = []
     decode_motion = learned.model.decode_motion
-    monkeypatch.setattr(learned.model, "decode_motion", lambda *given: told.append(given[3]) or decode_motion(*given))
+    monkeypatch.setattr(learned.model, "decode_motion", lambda *given: told.append(given[2]) or decode_motion(*given))
     gaps = set()
     for batch in (batch for step in range(4) for batch in learned.batches(step)):
         learned.losses(batch, 0, learned.counts(batch, 0))
