@@ -216,7 +216,7 @@ class AskedVideo:
     video: EncodedVideo
     progress: Progress
     maps: Spill | None  # per chunk what masks need beside the candidates; None where the video's own file gives it
-    objects: Spill  # per chunk what `_KEPT` names, of every query, or once for all
+    objects: Spill  # per chunk what `KEPT` names, of every query, or once for all
     answers: tuple[Selection, ...] = ()
 
     @property

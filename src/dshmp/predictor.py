@@ -223,7 +223,7 @@ class Segmenter:
             if video.objects is None:
                 self._find_objects(clip, queries if heard else queries[:1])
             if kept:
-                video.objects = objects
+                video.objects, video.corners = objects, []
             progress("motion", 0, None)
             clip.answers = tuple(
                 self._select(query, clip, number, threshold, targets, keep_all) for number, query in enumerate(queries)
@@ -268,7 +268,7 @@ class Segmenter:
                         before[number] = covered[-1]
                 if clip.maps is not None:
                     clip.maps.write([self.model.mask_pixels(features) for features in pixels])
-            if clip.video.corners and not uses_language(self.model.perception):
+            if clip.video.corners and clip.video.spill is None:
                 clip.video.corners[chunk] = []  # nobody asks again
             clip.objects.write(objects)
 
