@@ -32,7 +32,8 @@ from dshmp.model.motion_decoder import VideoTokens
 from dshmp.options import Options
 from dshmp.predictor import Segmenter
 
-NO_TIME = {"motion.position": False, "motion.displacement": False, "motion.window": 4, "motion.stages": 2}
+NO_TIME: dict[str, Any] = {"motion.position": False, "motion.displacement": False, "motion.geometry": False}
+NO_TIME |= {"motion.window": 4, "motion.stages": 2}
 
 
 @pytest.fixture(scope="module")

@@ -106,9 +106,9 @@ def test_the_model_is_told_when_its_frames_are(home: Path, tmp_path: Path, monke
     told: dict[tuple[int, ...], None] = {}
     decode_motion = DsHmp.decode_motion
 
-    def remember(self: DsHmp, tokens: Any, frames: Any, text: Any, position: Any, stride: int) -> Any:
+    def remember(self: DsHmp, candidates: Any, text: Any, position: Any, stride: int) -> Any:
         told[tuple(position[0].tolist())] = None
-        return decode_motion(self, tokens, frames, text, position, stride)
+        return decode_motion(self, candidates, text, position, stride)
 
     monkeypatch.setattr(DsHmp, "decode_motion", remember)
     predict(home, "a2d", tmp_path / "out")
