@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dshmp.model.layers import MLP
 from dshmp.model.text import Cues
 
-TOKENS_AT_ONCE = 16384  # bounds memory, never changes a result
+TOKENS_AT_ONCE = 16384  # of windows and of objects that meet words; bounds memory, never changes a result
 
 
 class Agreement(nn.Module):

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dshmp.config import ModelConfig, MotionConfig
-from dshmp.model.agreement import Agreement, mean_cue
+from dshmp.model.agreement import TOKENS_AT_ONCE, Agreement, mean_cue
 from dshmp.model.candidates import Candidates
 from dshmp.model.geometry import MotionGeometry
 from dshmp.model.layers import CrossAttention, FeedForward, closed_gate, joined
 from dshmp.model.text import Cues
 from dshmp.model.trajectories import align, displacement, gather, scatter
 
-TOKENS_AT_ONCE = 16384  # windows are processed together up to this many; bounds memory, never changes a result
 EPS = 1e-8
 
 
