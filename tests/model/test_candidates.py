@@ -368,9 +368,10 @@ def test_no_candidate_at_all_is_answered_with_nothing_visible() -> None:
     assert (found["pointer"].argmax(-1) == 5).all()
 
 
-def test_hidden_tokens_in_training_leave_geometry_to_answer() -> None:
+def test_a_clip_whose_tokens_are_dropped_in_training_is_one_without_tokens() -> None:
     torch.manual_seed(0)
     model = DsHmp(tiny.config({"motion.token_dropout": 1.0})).train()
+    torch.nn.init.normal_(model.motion.input_projection.bias)
     text = model.language(tiny.tokenizer()(list(tiny.SENTENCES[:2])))
     given = clip()
     assert given.tokens is not None
@@ -379,7 +380,9 @@ def test_hidden_tokens_in_training_leave_geometry_to_answer() -> None:
     with torch.no_grad():
         one = model.decode_motion(given, text).logits
         two = model.decode_motion(replace(given, tokens=given.tokens * 3 + 1), text).logits
+        without = model.decode_motion(replace(given, tokens=None), text).logits
     assert torch.equal(one, two)
+    assert torch.equal(one, without)
 
 
 def test_gradients_reach_geometry() -> None:

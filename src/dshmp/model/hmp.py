@@ -226,18 +226,17 @@ class MotionPerception(nn.Module):
         window = self.config.window
         missing = -length % window
         tokens, seen = candidates.tokens, candidates.seen
-        order = None
+        order = kept = None
         if tokens is not None and self.displacement is not None and not candidates.linked:
             order = align(tokens, candidates.frames, self.config.matching)
             tokens = gather(tokens, order)
         if tokens is not None and candidates.geometry is not None and self.training and self.config.token_dropout:
             # some clips are answered by geometry alone, as tracks made elsewhere have no tokens
             kept = tokens.new_empty(batch, 1, 1, 1).bernoulli_(1 - self.config.token_dropout)
-            tokens = tokens * kept
         step = max(1, TOKENS_AT_ONCE // (batch * count))
         parts = (
             self._advised(
-                self._enter(candidates, tokens, order, seen, position, stride, slice(start, start + step)), static
+                self._enter(candidates, tokens, kept, order, seen, position, stride, slice(start, start + step)), static
             )
             for start in range(0, length, step)
         )
@@ -262,13 +261,15 @@ class MotionPerception(nn.Module):
         self,
         candidates: Candidates,
         tokens: Tensor | None,
+        kept: Tensor | None,
         order: Tensor | None,
         seen: Tensor,
         position: Tensor,
         stride: int,
         part: slice,
     ) -> Tensor:
-        """What enters the first block of some frames, zero where no candidate is: (B, F, N, C)."""
+        """What enters the first block of some frames, zero where no candidate is: (B, F, N, C). Where `kept` (B, 1, 1,
+        1) is 0, tokens say nothing."""
         terms = []
         if tokens is not None:
             entering = self.input_projection(tokens[:, part])
@@ -279,7 +280,8 @@ class MotionPerception(nn.Module):
                     displacement(tokens, seen, *each, position, stride, part) for each in ((1, 0), (reach, reach))
                 ]
                 entering = entering + self.displacement(torch.cat(changes, dim=-1))
-            terms.append(entering if order is None else scatter(entering, order[:, part]))
+            entering = entering if order is None else scatter(entering, order[:, part])
+            terms.append(entering if kept is None else entering * kept)
         if self.geometry is not None and candidates.geometry is not None:
             own = candidates.camera, candidates.sure
             terms.append(self.geometry(candidates.geometry, seen, *own, position, stride, part))
