@@ -35,6 +35,10 @@ Out = Annotated[Path, typer.Option(help="Folder for the results, made where it i
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
 Everything = Annotated[bool, typer.Option("--all-objects", help="Keep candidates that are not meant, as `others`.")]
 NoOverlay = Annotated[bool, typer.Option("--no-overlay", help="Write masks and result.json alone.")]
+Tracks = Annotated[
+    Path | None, typer.Option(help="Objects to choose among: a file or folder of another tool's tracks.")
+]
+StillCamera = Annotated[bool, typer.Option("--still-camera", help="With --tracks: the camera does not move.")]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON on stdout, all else on stderr.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
 Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
@@ -72,6 +76,8 @@ def segment(
     all_objects: Everything = False,
     no_overlay: NoOverlay = False,
     as_json: Json = False,
+    tracks: Tracks = None,
+    still_camera: StillCamera = False,
     *,
     options: Options,
 ) -> None:
@@ -92,7 +98,7 @@ def segment(
         from dshmp.export import load, segment_to_folder
 
         given = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
-        folder, results, new = segment_to_folder(*given)
+        folder, results, new = segment_to_folder(*given, tracks=tracks, still_camera=still_camera)
     if as_json:
         typer.echo(_json(video, folder, results))
     for result in () if as_json else results:

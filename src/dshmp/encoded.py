@@ -84,6 +84,7 @@ class Selection:
     threshold: float
     kept: tuple[int, ...]  # video tokens whose masks are made: the chosen ones, then, if asked for, all others
     evidence: NDArray[np.float64]  # (kept or 1, T): share of each frame in the tokens' attention; rows sum to 1
+    tracks: tuple[str, ...] = ()  # the kept tokens' tracks, where candidates are tracks made elsewhere
     quality: Quality | None = None  # of the kept tokens' masks; None where the model's scores are without
     rles: list[list[Rle]] = field(default_factory=list)  # per frame added the masks' union, then each kept token's
 
@@ -174,8 +175,7 @@ class EncodedVideo:
             yield part
             progress("frames", len(self.times), self.source.count)
         progress("frames", len(self.times), len(self.times))  # the header only estimates how many there are
-        if self.fps is not None and len(self.times) > 1:  # nor does it know the rate where that varies
-            self.fps = (len(self.times) - 1) / (self.times[-1] - self.times[0])
+        self.fps = average_rate(self.fps, self.times)
 
     def part(self, chunk: int, frames: Iterable[Frame]) -> Part:
         """Of a chunk, from the file or, where that does not hold it, from its frames."""
@@ -218,6 +218,14 @@ class AskedVideo:
     maps: Spill | None  # per chunk what masks need beside the candidates; None where the video's own file gives it
     objects: Spill  # per chunk what `KEPT` names, of every query, or once for all
     answers: tuple[Selection, ...] = ()
+
+    @property
+    def source(self) -> VideoSource:
+        return self.video.source
+
+    @property
+    def fps(self) -> float | None:
+        return self.video.fps
 
     @property
     def times(self) -> list[float]:
@@ -301,26 +309,36 @@ class AskedVideo:
 
     def result(self, answer: Selection) -> Result:
         """An answer whose masks have been added, frame by frame."""
-        union, *objects = zip(*answer.rles, strict=True)
-        means = repeat(1.0) if answer.quality is None else answer.quality.means()
-        rows = zip(answer.scores, means, objects, answer.evidence, strict=False)
-        items = [ObjectResult(score * mean, rles, tuple(row.tolist())) for score, mean, rles, row in rows]
-        source = self.video.source
-        return Result(
-            expression=answer.query.expression,
-            words=answer.query.words,
-            found=bool(answer.chosen),
-            score=answer.best,
-            threshold=answer.threshold,
-            height=source.height,
-            width=source.width,
-            fps=self.video.fps,
-            times=tuple(self.video.times),
-            evidence=answer.mean_evidence,
-            objects=tuple(items[: len(answer.chosen)]),
-            rle=union,
-            others=tuple(items[len(answer.chosen) :]),
-        )
+        return answered(answer, self.source, self.fps, self.times)
+
+
+def average_rate(told: float | None, times: Sequence[float]) -> float | None:
+    """Frames per second over the frames read, as the header does not know it where it varies; None where no rate is."""
+    return (len(times) - 1) / (times[-1] - times[0]) if told is not None and len(times) > 1 else told
+
+
+def answered(answer: Selection, source: VideoSource, fps: float | None, times: Sequence[float]) -> Result:
+    """An answer about a video, whose masks have been added, frame by frame."""
+    union, *objects = zip(*answer.rles, strict=True)
+    means = repeat(1.0) if answer.quality is None else answer.quality.means()
+    names = answer.tracks or repeat(None)
+    rows = zip(answer.scores, means, objects, answer.evidence, names, strict=False)
+    items = [ObjectResult(score * mean, rles, tuple(row.tolist()), name) for score, mean, rles, row, name in rows]
+    return Result(
+        expression=answer.query.expression,
+        words=answer.query.words,
+        found=bool(answer.chosen),
+        score=answer.best,
+        threshold=answer.threshold,
+        height=source.height,
+        width=source.width,
+        fps=fps,
+        times=tuple(times),
+        evidence=answer.mean_evidence,
+        objects=tuple(items[: len(answer.chosen)]),
+        rle=union,
+        others=tuple(items[len(answer.chosen) :]),
+    )
 
 
 def again(source: VideoSource) -> Iterator[Frame]:

@@ -22,12 +22,13 @@ from dshmp.errors import UserError
 from dshmp.options import Options
 from dshmp.predictor import Asked, Segmenter
 from dshmp.result import EVIDENCE, RESULTS, Result
+from dshmp.tracked import TrackedVideo
 from dshmp.video.io import open_video
 from dshmp.video.source import Frame, Pixels, VideoSource
 
 OVERLAY, MASKS = "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
-VIDEO_STATE = "video_state"  # among the settings
+VIDEO_STATE, TRACKS_STATE = "video_state", "tracks_state"  # among the settings
 AHEAD = 2  # frames that the model may be ahead of the drawing
 
 
@@ -52,6 +53,8 @@ def segment_to_folder(
     all_objects: bool = False,
     overlay: bool = True,
     faults: list[str] | None = None,
+    tracks: Path | None = None,
+    still_camera: bool = False,
 ) -> tuple[Path, list[Result], int]:
     """Add what was not answered with these settings to the folder `out/<name>` (by default as the video's): all or
     none, whatever interrupts it. `load` makes the model, if there is anything to answer.
@@ -68,13 +71,16 @@ def segment_to_folder(
     own |= {"all_objects": True} if all_objects else {}  # settings of earlier versions are without
     own |= {} if overlay else {"overlay": False}
     own |= {"set": options.overrides} if options.overrides else {}
+    own |= {"tracks": str(tracks.resolve()), "still_camera": still_camera} if tracks is not None else {}
+    own |= {TRACKS_STATE: video_state(tracks)} if tracks is not None else {}
     sentences = list(dict.fromkeys(sentences))
     known = {answer["sentence"]: answer for answer in document.get("results", ())}
     pending = [text for text in sentences if options.overwrite or text not in known or known[text]["settings"] != own]
     for text in () if options.overwrite else known.keys() & set(pending):
         before = known[text]["settings"]
         key = next(key for key in own | before if before.get(key) != own.get(key))
-        how = "before the video changed" if key == VIDEO_STATE else f"with {key} {before.get(key)}, not {own.get(key)}"
+        changed = {VIDEO_STATE: "video", TRACKS_STATE: "tracks"}.get(key)
+        how = f"before the {changed} changed" if changed else f"with {key} {before.get(key)}, not {own.get(key)}"
         where = folder / known[text]["folder"]
         fault = f"{where}: {text!r} was answered {how}"
         raise UserError(f"{fault}; replace the answer with --overwrite, or choose another --out")
@@ -95,9 +101,14 @@ def segment_to_folder(
         source = open_video(video, frames, fps)
         with disk.scratch(folder if folder.is_dir() else folder.parent) as work, disk.writing(folder, work):
             asked = Asked(
-                threshold=options.threshold, targets=options.targets, progress=progress, all_objects=all_objects
+                threshold=options.threshold,
+                targets=options.targets,
+                progress=progress,
+                all_objects=all_objects,
+                tracks=tracks,
+                still_camera=still_camera,
             )
-            with load(options).ask(source, pending, **asked) as clip:
+            with load(options).asked(source, pending, **asked) as clip:
                 found = _write(work, clip, overlay)
             fact: dict[str, Any] = {"folder": "", "settings": own, "first_frame": source.start}
             if names := _names(source):
@@ -127,12 +138,12 @@ def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path
     return folder, document or {}
 
 
-def _write(work: Path, clip: AskedVideo, overlay: bool) -> list[Result]:
+def _write(work: Path, clip: AskedVideo | TrackedVideo, overlay: bool) -> list[Result]:
     """The second pass: masks and overlay of every answer, in folders 0, 1 ... They are drawn and encoded in a thread,
     beside the model."""
     from dshmp.video.overlay import Caption, OverlayPainter, add_sound, overlay_writer, save_png
 
-    source, names = clip.video.source, _names(clip.video.source)
+    source, names = clip.source, _names(clip.source)
     overlays: list[tuple[OverlayPainter, Callable[[Pixels, float], None]]] = []
 
     def draw(index: int, frame: Frame | None, masks: list[Masks]) -> None:
@@ -152,7 +163,7 @@ def _write(work: Path, clip: AskedVideo, overlay: bool) -> list[Result]:
                 query, count = answer.query, len(answer.chosen)
                 caption = Caption(query.expression, query.words, answer.best, count, answer.mean_evidence, clip.times)
                 painter = OverlayPainter(source.height, source.width, caption)
-                write = stack.enter_context(overlay_writer(work / str(place) / OVERLAY, *painter.size, clip.video.fps))
+                write = stack.enter_context(overlay_writer(work / str(place) / OVERLAY, *painter.size, clip.fps))
                 overlays.append((painter, write))
         drawn: deque[Future[None]] = deque()
         thread = stack.enter_context(ThreadPoolExecutor(1))

@@ -1,10 +1,12 @@
 """A model that answers sentences about videos. How memory stays bounded is told in `dshmp.encoded`."""
 
 import contextlib
+import functools
 import logging
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
@@ -16,15 +18,18 @@ from numpy.typing import NDArray
 from dshmp.arguments import Threshold, checked
 from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device, to_device
-from dshmp.encoded import AskedVideo, EncodedVideo, Progress, Query, Selection
+from dshmp.encoded import AskedVideo, EncodedVideo, Progress, Query, Selection, average_rate
 from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.model.camera import camera_motion
+from dshmp.model.candidates import Candidates
 from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import input_size
 from dshmp.options import Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
+from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, with_labels
+from dshmp.tracks import TracksInput, find_tracks
 from dshmp.video.io import FrameRange, Video, open_video
 from dshmp.video.source import VideoSource
 
@@ -42,6 +47,8 @@ class Asked(TypedDict, total=False):
     targets: Targets | None
     progress: Progress | None
     all_objects: bool
+    tracks: "TracksInput | None"
+    still_camera: bool
 
 
 class Options(Asked, total=False):
@@ -150,6 +157,9 @@ class Segmenter:
             fps: of arrays and images; without it they are taken at the pace the model was trained on.
             progress: called after every chunk of frames.
             all_objects: keep the candidates that are not meant, too: the result's `others`.
+            tracks: objects made elsewhere, of which the sentence chooses: a file or folder that `read_tracks` takes,
+                masks (K, T, H, W), or a `supervision.Detections` per frame. Each object of a result is one `track`.
+            still_camera: it does not move; by default its motion is read from the pictures. Of tracks alone.
 
         Raises TypeError for an argument of another type, UserError for a wrong value; nothing is decoded then.
         """
@@ -190,7 +200,7 @@ class Segmenter:
         self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
     ) -> list[Result]:
         """As a call with several sentences, of a video that is open or encoded."""
-        with self.ask(video, expressions, **asked) as clip:
+        with self.asked(video, expressions, **asked) as clip:
             for _, masks in clip.frames(False):
                 for answer, mask in zip(clip.answers, masks, strict=True):
                     answer.add(mask)
@@ -226,10 +236,42 @@ class Segmenter:
                 video.objects, video.corners = objects, []
             progress("motion", 0, None)
             clip.answers = tuple(
-                self._select(query, clip, number, threshold, targets, keep_all) for number, query in enumerate(queries)
+                self._select(query, functools.partial(clip.candidates, number), clip, threshold, targets, keep_all)
+                for number, query in enumerate(queries)
             )
             progress("motion", 1, 1)
             yield clip
+
+    def ask_tracks(
+        self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
+    ) -> TrackedVideo:
+        """Which of `tracks` the sentences mean. Pictures are read for the camera's motion alone."""
+        threshold, targets = self.readout(asked.get("threshold"), asked.get("targets"))
+        source = video if isinstance(video, VideoSource) else video.source
+        if not self.config.motion.geometry or self.config.readout.masks != "trajectories":
+            raise UserError("this model reads no geometry, so it cannot choose among tracks; take --model default")
+        progress = _progress(asked.get("progress"))
+        keep_all = checked("all_objects", asked.get("all_objects", False), bool, "True or False")
+        still = checked("still_camera", asked.get("still_camera", False), bool, "True or False")
+        queries = [self._query(expression) for expression in expressions]
+        tracks = find_tracks(asked["tracks"], source)
+        found, times = track_candidates(self.config.input, source, tracks, still, progress)
+        clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)
+        progress("motion", 0, None)
+        clip.answers = tuple(
+            self._select(q, functools.partial(with_labels, found, q, tracks), clip, threshold, targets, keep_all)
+            for q in queries
+        )
+        progress("motion", 1, 1)
+        return clip
+
+    def asked(
+        self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
+    ) -> AbstractContextManager[AskedVideo | TrackedVideo]:
+        """`ask_tracks` where tracks are given, else `ask`."""
+        if asked.get("tracks") is not None:
+            return contextlib.nullcontext(self.ask_tracks(video, expressions, **asked))
+        return self.ask(video, expressions, **asked)
 
     def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
         """The threshold and targets that a query is answered with; the model's own where they are not given."""
@@ -273,16 +315,21 @@ class Segmenter:
             clip.objects.write(objects)
 
     def _select(
-        self, query: Query, clip: AskedVideo, number: int, threshold: float, targets: Targets, keep_all: bool
+        self,
+        query: Query,
+        candidates: Callable[[], Candidates],
+        clip: AskedVideo | TrackedVideo,
+        threshold: float,
+        targets: Targets,
+        keep_all: bool,
     ) -> Selection:
-        """Motion perception over the whole clip, then who is meant by a query, of this number."""
-        video, length = clip.video, len(clip.times)
-        positions, rate = video.source.positions, self.config.input.motion_fps
+        """Motion perception over the whole clip, then who is meant by a query."""
+        length, positions, rate = len(clip.times), clip.source.positions, self.config.input.motion_fps
         place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
-        stride = max(1, round(video.fps / rate)) if video.fps and rate else 1
+        stride = max(1, round(clip.fps / rate)) if clip.fps and rate else 1
         with self.inference(exact=True):  # the tokens are in no variable, so that they go when they have been read
             found = self.model.decode_motion(
-                clip.candidates(number).each(lambda value: value.to(self.device)),
+                candidates().each(lambda value: value.to(self.device)),
                 query.text,
                 place,
                 stride=min(stride, length),
@@ -292,12 +339,19 @@ class Segmenter:
         best = float(scores[order[0]])
         if not math.isfinite(best):
             raise UserError("the model's answer is not a number; try --precision float32, or another model")
+        names: dict[int, str] = {}  # a token's track; of two of the same one the surer counts
+        if isinstance(clip, TrackedVideo):
+            pointed = pointed_tracks(found)
+            names = {token: clip.tracks.items[pointed[token]].name for token in order}
+            order = list({pointed[token]: token for token in reversed(order)}.values())
+            order.sort(key=lambda token: -float(scores[token]))
         chosen = [token for token in (order[:1] if targets == "single" else order) if scores[token] > threshold]
         kept = order if keep_all else chosen  # the chosen ones come first in both
         attention = found.attention[0].float()[kept or order[:1]].cpu().double().numpy()
         chances, evidence = tuple(scores[kept].tolist()), attention / attention.sum(axis=1, keepdims=True)
         light = found.answer(list(kept))
-        return Selection(query, light, tuple(chosen), chances, best, threshold, tuple(kept), evidence)
+        tracks = tuple(names[token] for token in kept if token in names)
+        return Selection(query, light, tuple(chosen), chances, best, threshold, tuple(kept), evidence, tracks)
 
     @contextlib.contextmanager
     def inference(self, exact: bool = False) -> Iterator[None]:

@@ -29,6 +29,7 @@ class ObjectResult:
     score: float  # probability that its video token is meant, 0 to 1
     rle: tuple[Rle, ...]  # its mask in every frame
     evidence: tuple[float, ...]  # attention mass of its video token per frame; sums to 1
+    track: str | None = None  # the name of the track that it is, where candidates are tracks made elsewhere
 
     def __repr__(self) -> str:
         return f"ObjectResult(score={self.score:.3f}, frames={len(self.rle)})"
@@ -39,7 +40,8 @@ class ObjectResult:
         return decode(self.rle)
 
     def to_json(self) -> dict[str, Any]:
-        return {"score": round(self.score, 6), "evidence": [round(v, 7) for v in self.evidence], "rle": list(self.rle)}
+        plain = {"score": round(self.score, 6), "evidence": [round(v, 7) for v in self.evidence], "rle": list(self.rle)}
+        return plain if self.track is None else plain | {"track": self.track}
 
 
 @dataclass(frozen=True, repr=False)

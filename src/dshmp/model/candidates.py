@@ -28,6 +28,7 @@ class Candidates:
     present: Tensor | None = None  # (B, T, N) bool, candidates that are there; None: all
     camera: Tensor | None = None  # (B, T, 2, 3), the background's motion since the frame before; None: none
     sure: Tensor | None = None  # (B, T) how sure that is, 0 to 1
+    fits: Tensor | None = None  # (B, T, N) logits that each fits the static words, where that is known; else NaN
     linked: bool = False  # candidate i is of the same object in all frames
 
     @property
@@ -59,8 +60,8 @@ class Candidates:
     def in_order(self, order: Tensor) -> Self:
         """Candidates in the order (B, T, N) of trajectories."""
         tokens, geometry = (None if each is None else gather(each, order) for each in (self.tokens, self.geometry))
-        present = None if self.present is None else self.present.gather(2, order)
-        return replace(self, tokens=tokens, geometry=geometry, present=present, linked=True)
+        present, fits = (None if each is None else each.gather(2, order) for each in (self.present, self.fits))
+        return replace(self, tokens=tokens, geometry=geometry, present=present, fits=fits, linked=True)
 
     def order(self) -> Tensor:
         """Of the trajectories, (B, T, N) long: `trajectories.link`."""

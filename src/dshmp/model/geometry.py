@@ -31,6 +31,13 @@ def grid_size(height: int, width: int) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
+def masks_on_grid(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Masks (..., H, W), 0 or 1, at the size of their frames -> (..., *grid) bool: cells that they cover by half."""
+    flat = masks.flatten(0, -3)[:, None].float()
+    share: Tensor = F.interpolate(flat, grid, mode="area")[:, 0].unflatten(0, masks.shape[:-2])
+    return share >= 0.5
+
+
 @torch.no_grad()
 def mask_geometry(masks: Tensor) -> Tensor:
     """Masks (M, h, w) bool on a picture's grid -> (M, CHANNELS) float32, zero where a mask has less than `LEAST` cells.

@@ -236,9 +236,11 @@ class MotionPerception(nn.Module):
         step = max(1, TOKENS_AT_ONCE // (batch * count))
         parts = (
             self._advised(
-                self._enter(candidates, tokens, kept, order, seen, position, stride, slice(start, start + step)), static
+                self._enter(candidates, tokens, kept, order, seen, position, stride, part),
+                static,
+                None if candidates.fits is None else candidates.fits[:, part],
             )
-            for start in range(0, length, step)
+            for part in (slice(start, start + step) for start in range(0, length, step))
         )
         x, *fits = joined(parts, length)
         x = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
@@ -249,12 +251,14 @@ class MotionPerception(nn.Module):
             x, weights = self._run(block, x, cues, layouts[index % 2], padded)
         return x[:, :length], weights[:, :length], fits[0] if fits else None
 
-    def _advised(self, x: Tensor, static: Cues | None) -> tuple[Tensor, ...]:
-        """Tokens (B, F, N, C) that are told whether they fit the static words, and its logits (B, F, N). That advises
-        and removes nothing: in a sentence about two objects the other one does not fit."""
+    def _advised(self, x: Tensor, static: Cues | None, known: Tensor | None) -> tuple[Tensor, ...]:
+        """Tokens (B, F, N, C) that are told whether they fit the static words, and its logits (B, F, N), in place of
+        which `known` ones stand where they are not NaN. That advises and removes nothing: in a sentence about two
+        objects the other one does not fit."""
         if self.static is None or self.advice is None or static is None:
             return (x,)
         fits = self.static(x, mean_cue(static))
+        fits = fits if known is None else torch.where(known.isnan(), fits, known)
         return x + self.advice(fits.tanh()[..., None]), fits
 
     def _enter(

@@ -28,7 +28,7 @@ from dshmp.model.candidates import Candidates, clip_candidates
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
-from dshmp.model.geometry import LEAST, grid_size, mask_geometry
+from dshmp.model.geometry import LEAST, grid_size, mask_geometry, masks_on_grid
 from dshmp.model.text import TextFeatures, null_text
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.model.trajectories import gather
@@ -196,7 +196,7 @@ def true_candidates(model: DsHmp, split: Split, name: str) -> dict[str, Tensor]:
     frames = split.frames(name)
     size = frames[0].shape[:2]
     truth = _true_masks(split, name, size)  # (G, T, H, W)
-    inside = F.interpolate(truth, grid_size(*size), mode="area").transpose(0, 1) >= 0.5  # (T, G, h, w)
+    inside = masks_on_grid(truth, grid_size(*size)).transpose(0, 1)  # (T, G, h, w)
     present = inside.flatten(2).sum(2) >= LEAST
     config = model.config.input
     grey = grey_frames(prepare_frames(frames, config), input_size(size, config), config)

@@ -1,0 +1,116 @@
+"""A video whose candidates are tracks made elsewhere: the motion part says which of them a sentence means."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dshmp.config import InputConfig
+from dshmp.encoded import Masks, Progress, Query, Selection, again, answered
+from dshmp.errors import UserError
+from dshmp.model.camera import background_motion, follow_corners, grey_frames
+from dshmp.model.candidates import Candidates
+from dshmp.model.frames import input_size, prepare_frames
+from dshmp.model.geometry import CHANNELS, LEAST, grid_size, mask_geometry, masks_on_grid
+from dshmp.model.motion_decoder import VideoTokens
+from dshmp.model.readout import TrajectoryReadout
+from dshmp.result import Result
+from dshmp.tracks import Tracks
+from dshmp.video.source import Frame, VideoSource
+
+KNOWN = 4.0  # logit that a track fits the static words, or not, where its labels tell
+
+
+@dataclass
+class TrackedVideo:
+    """What `encoded.AskedVideo` is, for tracks: a video token means one of them, in all frames where that is seen."""
+
+    source: VideoSource
+    tracks: Tracks
+    fps: float | None
+    times: list[float]
+    progress: Progress
+    answers: tuple[Selection, ...] = ()
+
+    def frames(self, pixels: bool) -> Iterator[tuple[Frame | None, list[Masks]]]:
+        """Per frame its picture, if wanted, and per answer the masks (K, H, W) of its tracks."""
+        frames: Iterator[Frame | None] = again(self.source) if pixels else repeat(None)
+        empty = np.zeros((self.source.height, self.source.width), bool)
+        wanted = {name for answer in self.answers for name in answer.tracks}
+        for t, frame in zip(range(len(self.times)), frames, strict=False):
+            there = self.tracks.masks(self.source.start + t, wanted)
+            masks = [[there.get(name, empty) for name in answer.tracks] for answer in self.answers]
+            yield frame, [np.stack(each) if each else empty[None][:0] for each in masks]
+            self.progress("masks", t + 1, len(self.times))
+
+    def result(self, answer: Selection) -> Result:
+        """An answer whose masks have been added, frame by frame."""
+        return answered(answer, self.source, self.fps, self.times)
+
+
+def track_candidates(
+    config: InputConfig, source: VideoSource, tracks: Tracks, still: bool, progress: Progress
+) -> tuple[Candidates, list[float]]:
+    """Geometry of the tracks and the camera's motion, which is held to be none where it is `still`, and the frames'
+    times. Frames are read one by one. Raises UserError where the tracks are not of this video."""
+    count = len(tracks.items)
+    size = input_size((source.height, source.width), config)
+    grid = grid_size(source.height, source.width)
+    places = {track.name: place for place, track in enumerate(tracks.items)}
+    times: list[float] = []
+    present: list[torch.Tensor] = []
+    geometry: list[torch.Tensor] = []
+    motions: list[torch.Tensor] = []
+    sure: list[float] = []
+    grey: NDArray[np.uint8] | None = None
+    covered = np.zeros(grid, bool)
+    for frame in source:
+        masks = tracks.masks(source.start + len(times))  # by the track's name
+        seen, told, over = torch.zeros(count, dtype=torch.bool), torch.zeros(count, CHANNELS), np.zeros(grid, bool)
+        if masks:
+            inside = torch.cat([masks_on_grid(torch.from_numpy(mask)[None], grid) for mask in masks.values()])
+            rows = torch.tensor([places[name] for name in masks])
+            seen[rows], told[rows] = inside.flatten(1).sum(1) >= LEAST, mask_geometry(inside)
+            over = inside.any(0).numpy()
+        motion, agree = np.eye(2, 3, dtype=np.float32), 1.0 if still else 0.0
+        if not still:
+            before, grey = grey, grey_frames(prepare_frames([frame.image], config), size, config)[0]
+            if before is not None:
+                motion, agree = background_motion(follow_corners(before, grey), (covered, over))
+        covered = over
+        present.append(seen)
+        geometry.append(told)
+        motions.append(torch.from_numpy(motion))
+        sure.append(agree)
+        times.append(frame.time)
+        progress("frames", len(times), source.count)
+    end = source.start + len(times)
+    last = max(max(track.masks) for track in tracks.items)
+    if source.stop is None and (tracks.length or last + 1) != end and (tracks.length or last >= end):
+        fault = f"are of {tracks.length} frames" if tracks.length else f"have a mask in frame {last}"
+        raise UserError(f"the tracks {fault}, the video has {end} frames; give those of this video")
+    whole = torch.ones(1, len(times), dtype=torch.bool)
+    geo, there, camera = (torch.stack(each)[None] for each in (geometry, present, motions))
+    return Candidates(whole, None, geo, there, camera, torch.tensor([sure]), linked=True), times
+
+
+def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candidates:
+    """Told which tracks fit the sentence's static words by the labels that they carry, if it names any of these."""
+    static = {word.text.lower() for word in query.words if word.group == "static"}
+    static |= {text.removesuffix(end) for text in static for end in ("s", "es")}  # of a plural
+    fits = [bool(static & set(track.words)) for track in tracks.items]
+    if not any(fits):
+        return candidates
+    known = torch.tensor([KNOWN if each else -KNOWN for each in fits]).expand(candidates.shape)
+    return replace(candidates, fits=known)
+
+
+def pointed_tracks(video: VideoTokens) -> list[int]:
+    """The track that each video token of a clip (B = 1) points at most, (N_v)."""
+    assert isinstance(video.readout, TrajectoryReadout)
+    share = video.readout.pointer[0].float().softmax(-1)[..., :-1]  # (N_v, T, N)
+    found: list[int] = share.sum(1).argmax(-1).tolist()
+    return found
