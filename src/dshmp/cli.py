@@ -36,7 +36,7 @@ Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A t
 Everything = Annotated[bool, typer.Option("--all-objects", help="Keep candidates that are not meant, as `others`.")]
 NoOverlay = Annotated[bool, typer.Option("--no-overlay", help="Write masks and result.json alone.")]
 Tracks = Annotated[
-    Path | None, typer.Option(help="Objects to choose among: a file or folder of another tool's tracks.")
+    Path | None, typer.Option(help="Objects to choose among, as another tool wrote them.")
 ]
 StillCamera = Annotated[bool, typer.Option("--still-camera", help="With --tracks: the camera does not move.")]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON on stdout, all else on stderr.")]
