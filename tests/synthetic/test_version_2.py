@@ -12,7 +12,7 @@ import pytest
 from dshmp.synthetic import Clip, make_clip, make_synthetic, time_reversed
 from dshmp.synthetic.camera import STRONG, Camera
 from dshmp.synthetic.grammar import SHAPES, new_words, resolve
-from dshmp.synthetic.motions import DIRECTIONS, FLEETING
+from dshmp.synthetic.motions import DIRECTIONS, FLEETING, OPPOSITE, SCALE, reading
 from dshmp.synthetic.plan import Plan, plan_clip
 from dshmp.synthetic.render import outline
 from dshmp.synthetic.world import world_of
@@ -107,6 +107,19 @@ def test_the_followed_object_stays_in_its_place_and_moves_in_the_scene(plans: li
             assert abs(moved @ DIRECTIONS[item.motion.name]) > 0.9 * np.linalg.norm(moved)
             steady += 1
     assert steady >= 5
+
+
+def test_what_grows_or_shrinks_may_go_somewhere(plans: list[Plan]) -> None:
+    items = [(plan, item) for plan in plans for item in plan.items if item.motion.name in SCALE]
+    going = [(plan, item) for plan, item in items if item.motion.path]
+    assert 0.4 < len(going) / len(items) < 0.8
+    for plan, item in going:
+        (way,) = item.motion.path
+        moved = (item.track.xy[-1] - item.track.xy[0]) @ DIRECTIONS[way]
+        assert moved > 0.15 * min(plan.height, plan.width)
+        assert reading(item.motion.name, item.motion) is True
+        assert reading(way, item.motion) is None  # nobody is asked whether it is the one that goes there
+        assert item.motion.reversed.path == (OPPOSITE[way],)
 
 
 def test_objects_stay_in_the_frame_of_a_strong_camera(plans: list[Plan]) -> None:

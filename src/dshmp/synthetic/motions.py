@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 FLEETING = (*GROUPS["dash"], "hop", "twitch", "flash")
 RELATIVE = ("follow", "pass", "meet", "part", "orbit")
+SCALE = ("grow", "shrink")  # in version 2 they may also go somewhere, which is their `path`
 # Wider words, true of all programs of their group.
 WIDER = ("turn", "turn back", "to and fro", "stop", "wait", "circle", "enter", "leave", "dash")
 PROGRAMS = (
@@ -58,7 +59,8 @@ class Motion:
 
     @property
     def reversed(self) -> "Motion":
-        return motion(reverse(self.name))
+        backwards = motion(reverse(self.name))
+        return replace(backwards, path=tuple(map(OPPOSITE.__getitem__, self.path))) if self.name in SCALE else backwards
 
 
 def motion(name: str) -> Motion:
@@ -238,6 +240,13 @@ def track(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
         return _in_place(name, canvas, rng)
     extent = np.maximum(np.ptp(path, axis=0), 1e-6)
     return nuisance(path * np.minimum(1, 2 * canvas.reach / extent), rng)  # so that it fits into the frame
+
+
+def drifting(drawn: Track, direction: str, canvas: Canvas, rng: np.random.Generator) -> Track:
+    """The track, also going one way, as what comes nearer or goes away does."""
+    path = _phases([direction], canvas, rng)
+    extent = np.maximum(np.ptp(path + drawn.xy, axis=0), 1e-6)
+    return replace(drawn, xy=drawn.xy + path * np.minimum(1, 2 * canvas.reach / extent))
 
 
 def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:

@@ -75,6 +75,7 @@ OF_FAMILY = {
 # Programs and claims that a clip goes without because its camera makes them doubtful.
 AT_BORDER = frozenset({*GROUPS["enter"], *GROUPS["leave"], "enter", "leave"})
 OF_SCALE = frozenset({"grow", "shrink", "flash"})
+DRIFTING = 0.6  # share of what grows or shrinks, in version 2, that also goes somewhere
 CROWDED = 0.3  # objects under a strong camera, which leaves less room, touch each other less than this (`_hidden`)
 UNSAID = dict.fromkeys(camera.STRONG, AT_BORDER)
 UNSAID |= {"zoom": AT_BORDER | OF_SCALE, "shake": AT_BORDER | {"twitch"}}
@@ -370,6 +371,11 @@ def _camera(
     return camera.strong(kind, power, canvas, drawn[chosen].xy, chosen, noise)
 
 
+def _draw_track(move: Motion, canvas: Canvas, noise: np.random.Generator) -> Track:
+    drawn = motions.track(move.name, canvas, noise)
+    return motions.drifting(drawn, move.path[0], canvas, noise) if move.path and move.name in motions.SCALE else drawn
+
+
 def _scattered(
     rng: random.Random, noise: np.random.Generator, family: str, split: str, world: World, kind: str, power: float
 ) -> tuple[list[Item], Canvas, Camera | None]:
@@ -388,16 +394,23 @@ def _scattered(
         replace(canvas, across=across * (1.3 if name in ("grow", "shrink") else 1))
         for name, across in zip(names, widths, strict=True)
     ]
-    drawn: Iterable[Track] = (motions.track(name, each, noise) for name, each in zip(names, canvases, strict=True))
+    moves = [motions.motion(name) for name in names]
+    if world.natural:
+        ways = tuple(DIRECTIONS)
+        moves = [
+            replace(move, path=(rng.choice(ways),)) if move.name in motions.SCALE and rng.random() < DRIFTING else move
+            for move in moves
+        ]
+    drawn: Iterable[Track] = (_draw_track(move, each, noise) for move, each in zip(moves, canvases, strict=True))
     view = None
     if kind:  # the camera depends on the tracks; without one, each track is placed before the next one is drawn
         drawn = list(drawn)
         view = _camera(kind, power, canvas, drawn, names, noise)
     items: list[Item] = []
     strong = view if view is not None and view.strong else None
-    for look, name, across, each, track in zip(looks, names, widths, canvases, drawn, strict=True):
+    for look, move, across, each, track in zip(looks, moves, widths, canvases, drawn, strict=True):
         placed = _place(track, across, each, items, noise, strong)
-        items.append(Item(look, motions.motion(name), across, placed))
+        items.append(Item(look, move, across, placed))
     return items, canvas, view
 
 
