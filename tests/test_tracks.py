@@ -265,6 +265,9 @@ def test_answers_on_disk_name_their_tracks(
     assert segment_to_folder(*given, fps=8.0, tracks=path)[2] == 0
     with pytest.raises(UserError, match="tracks"):
         segment_to_folder(*given, fps=8.0)
+    Image.new("L", SIZE[::-1], 1).save(path / "f006.png")
+    with pytest.raises(UserError, match="before the tracks changed"):
+        segment_to_folder(*given, fps=8.0, tracks=path)
 
 
 def spoilt(kind: str, masks: np.ndarray, place: Path) -> Any:

@@ -72,7 +72,7 @@ def segment_to_folder(
     own |= {} if overlay else {"overlay": False}
     own |= {"set": options.overrides} if options.overrides else {}
     own |= {"tracks": str(tracks.resolve()), "still_camera": still_camera} if tracks is not None else {}
-    own |= {TRACKS_STATE: video_state(tracks)} if tracks is not None else {}
+    own |= {TRACKS_STATE: video_state(tracks, "**/*")} if tracks is not None else {}
     sentences = list(dict.fromkeys(sentences))
     known = {answer["sentence"]: answer for answer in document.get("results", ())}
     pending = [text for text in sentences if options.overwrite or text not in known or known[text]["settings"] != own]
@@ -294,10 +294,11 @@ def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
     return names
 
 
-def video_state(path: Path) -> list[int] | None:
-    """Files, bytes and time of the last change of a video or a folder of frames; None where it cannot be read."""
+def video_state(path: Path, pattern: str = "*") -> list[int] | None:
+    """Files, bytes and time of the last change of a video or a folder of frames, or of tracks (`**/*`: folders in it,
+    too); None where it cannot be read."""
     try:
-        files = [item for item in path.iterdir() if item.is_file()] if path.is_dir() else [path]
+        files = [item for item in path.glob(pattern) if item.is_file()] if path.is_dir() else [path]
         states = [file.stat() for file in files]
     except OSError:
         return None
