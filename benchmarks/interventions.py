@@ -31,8 +31,8 @@ def as_it_is(segmenter: Segmenter, other: dict[str, str]) -> Iterator[None]:
     yield
 
 
-def told(part: str) -> Setting:
-    """One part of the text is that of another sentence about the same video."""
+def told(*parts: str) -> Setting:
+    """Parts of the text are those of another sentence about the same video."""
 
     @contextmanager
     def setting(segmenter: Segmenter, other: dict[str, str]) -> Iterator[None]:
@@ -40,7 +40,7 @@ def told(part: str) -> Setting:
 
         def query(expression: str) -> Any:
             right, wrong = own(expression), own(other[expression])
-            return replace(right, text=replace(right.text, **{part: getattr(wrong.text, part)}))
+            return replace(right, text=replace(right.text, **{part: getattr(wrong.text, part) for part in parts}))
 
         segmenter._query = query  # type: ignore[method-assign]
         try:
@@ -98,7 +98,7 @@ SETTINGS: dict[str, Setting] = {
     "another's static cues": told("static"),
     "another's motion cues": told("motion"),
     "another's sentence embedding": told("sentence"),
-    "another's words in the fusion": told("tokens"),
+    "another's words in the fusion": told("words", "tokens", "mask"),
     "Eq. 4 to 7 off": without_stages,
 }
 

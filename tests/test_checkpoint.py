@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import resource
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,8 @@ from dshmp.checkpoint import (
 from dshmp.config import ReleaseConfig, to_dict
 from dshmp.errors import UserError
 from dshmp.interop.keymap import _BEFORE_4
+from dshmp.model.dshmp import DsHmp
+from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
 from dshmp.predictor import Segmenter
 
 State = dict[str, torch.Tensor]
@@ -372,21 +373,28 @@ OLD = {  # the default model's config.json as the first release wrote it
 
 
 def test_version_1_is_read_and_means_the_same(tmp_path: Path) -> None:
-    for name in (TOKENIZER, WEIGHTS):
-        shutil.copy(find_model("default") / name, tmp_path / name)
+    """A folder of the first release: read, saved as today's, and read again."""
     (tmp_path / CONFIG).write_text(json.dumps(OLD))
-    old, new = Segmenter.from_pretrained(tmp_path, "cpu"), Segmenter.from_pretrained("default", "cpu")
-    assert old.config == new.config
+    config = load_config(tmp_path / CONFIG).model
+    motion, readout = config.motion, config.readout
+    assert (motion.matching, motion.displacement, motion.object_position) == ("hungarian", True, True)
+    assert (motion.geometry, motion.camera, motion.static) == (False, False, False)
+    assert (readout.masks, readout.pointing) == ("trajectories", "soft")
+    torch.manual_seed(0)
+    folder, tokenizer = tmp_path / "old", TextTokenizer(config, train_tokenizer(list(tiny.SENTENCES), 290))
+    save_model(tiny.excite(DsHmp(config)), tokenizer, folder)
+    (folder / CONFIG).write_text(json.dumps(OLD))
+    old = Segmenter.from_pretrained(folder, "cpu")
     assert old.card == Card()
+    old.save_pretrained(tmp_path / "new")
+    new = Segmenter.from_pretrained(tmp_path / "new", "cpu")
+    assert json.loads((tmp_path / "new" / CONFIG).read_text())["version"] == VERSION
+    assert old.config == new.config == config
     video = np.random.default_rng(0).integers(0, 256, (6, 72, 96, 3), dtype=np.uint8)
     for sentence in tiny.SENTENCES:
         one, other = old(video, sentence, targets="single"), new(video, sentence, targets="single")
         assert one.score == other.score
         assert np.array_equal(one.masks, other.masks)
-
-    old.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / CONFIG).read_text())["version"] == VERSION
-    assert Segmenter.from_pretrained(tmp_path, "cpu").config == new.config
 
 
 @pytest.mark.parametrize("switches", [{}, {"backbone.temporal_window": 2, "backbone.clip": 4}], ids=["swin", "video"])

@@ -125,7 +125,7 @@ def test_the_example_of_the_documents_gives_the_models_answer(
         cli.main()
     assert not caught.value.code
     told = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"perception-64x112.onnx: object_tokens \S+, .*, mask_features \S+", told[0])
+    assert re.fullmatch(r"perception-112x200.onnx: object_tokens \S+, .*, mask_features \S+", told[0])
     assert told[1:] == ["wrote graphs"]
     names: dict[str, Any] = {}
     exec(example, names)
