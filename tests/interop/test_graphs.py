@@ -22,6 +22,7 @@ from dshmp.checkpoint import save_model
 from dshmp.errors import UserError
 from dshmp.interop import graphs
 from dshmp.interop.graphs import INPUTS, LIBRARIES, OUTPUTS, export, text_inputs
+from dshmp.model.candidates import clip_candidates
 from dshmp.model.dshmp import DsHmp
 
 Run = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
@@ -129,8 +130,13 @@ def test_the_example_of_the_documents_gives_the_models_answer(
     assert told[1:] == ["wrote graphs"]
     names: dict[str, Any] = {}
     exec(example, names)
+    model, images, text = names["seg"].model, names["images"], names["text"]
     with torch.inference_mode():
-        video, masks = names["seg"].model([names["images"]], names["text"])[0]
+        seen = model.encode(images, text)
+        shown = torch.einsum("fnc,fchw->fnhw", seen.mask_embed, seen.mask_features)
+        found = clip_candidates(images, names["size"], seen.tokens, seen.logits, shown, model.config)
+        video = model.decode_motion(found, text)
+        masks = model.decode_masks(video, slice(0, len(images)), model.mask_pixels(seen), seen.mask_embed)
     assert torch.allclose(names["masks"], masks, atol=1e-3 * float(masks.abs().max()))
     assert torch.allclose(names["video"].logits, video.logits, atol=1e-3)
     assert names["meant"].shape == video.logits.shape[1:2]
