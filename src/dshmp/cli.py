@@ -35,9 +35,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the results, made where it i
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
 Everything = Annotated[bool, typer.Option("--all-objects", help="Keep candidates that are not meant, as `others`.")]
 NoOverlay = Annotated[bool, typer.Option("--no-overlay", help="Write masks and result.json alone.")]
-Tracks = Annotated[
-    Path | None, typer.Option(help="Objects to choose among, as another tool wrote them.")
-]
+Tracks = Annotated[Path | None, typer.Option(help="Objects to choose among, as another tool wrote them.")]
 StillCamera = Annotated[bool, typer.Option("--still-camera", help="With --tracks: the camera does not move.")]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON on stdout, all else on stderr.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
