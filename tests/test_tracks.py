@@ -401,6 +401,11 @@ def test_bad_tracks_are_told(
     assert "\n" not in str(caught.value)
 
 
+def test_no_sentence_is_told(masks: np.ndarray, segmenter: Segmenter, folder: Path) -> None:
+    with pytest.raises(UserError, match="no expression"):
+        segmenter(folder, [], fps=8.0, tracks=masks)
+
+
 def test_tracks_of_another_type_are_refused(segmenter: Segmenter, folder: Path) -> None:
     for given in (5, [1, 2], np.zeros((1, LENGTH, *SIZE), np.float32)):
         with pytest.raises(TypeError, match="tracks must be"):

@@ -108,7 +108,7 @@ def segment_to_folder(
                 tracks=tracks,
                 still_camera=still_camera,
             )
-            with load(options).asked(source, pending, **asked) as clip:
+            with load(options).asking(source, pending, **asked) as clip:
                 found = _write(work, clip, overlay)
             fact: dict[str, Any] = {"folder": "", "settings": own, "first_frame": source.start}
             if names := _names(source):

@@ -200,7 +200,7 @@ class Segmenter:
         self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
     ) -> list[Result]:
         """As a call with several sentences, of a video that is open or encoded."""
-        with self.asked(video, expressions, **asked) as clip:
+        with self.asking(video, expressions, **asked) as clip:
             for _, masks in clip.frames(False):
                 for answer, mask in zip(clip.answers, masks, strict=True):
                     answer.add(mask)
@@ -212,11 +212,9 @@ class Segmenter:
     ) -> Iterator[AskedVideo]:
         """First pass and understanding; the second pass is `decode_masks`. Leaves no temporary file."""
         threshold, targets = self.readout(asked.get("threshold"), asked.get("targets"))
-        if not expressions:
-            raise UserError("no expression given; say in words what to segment")
         progress = _progress(asked.get("progress"))
         keep_all = checked("all_objects", asked.get("all_objects", False), bool, "True or False")
-        queries = [self._query(expression) for expression in expressions]
+        queries = self._queries(expressions)
         with contextlib.ExitStack() as files:
 
             def file(lossless: bool = False) -> Spill:
@@ -253,7 +251,7 @@ class Segmenter:
         progress = _progress(asked.get("progress"))
         keep_all = checked("all_objects", asked.get("all_objects", False), bool, "True or False")
         still = checked("still_camera", asked.get("still_camera", False), bool, "True or False")
-        queries = [self._query(expression) for expression in expressions]
+        queries = self._queries(expressions)
         tracks = find_tracks(asked["tracks"], source)
         found, times = track_candidates(self.config.input, source, tracks, still, progress)
         clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)
@@ -265,7 +263,7 @@ class Segmenter:
         progress("motion", 1, 1)
         return clip
 
-    def asked(
+    def asking(
         self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
     ) -> AbstractContextManager[AskedVideo | TrackedVideo]:
         """`ask_tracks` where tracks are given, else `ask`."""
@@ -281,6 +279,11 @@ class Segmenter:
         if threshold is None:
             return self.config.readout.threshold if asked == "many" else 0.0, asked
         return checked("the threshold", threshold, Threshold, "a number between 0 and 1"), asked
+
+    def _queries(self, expressions: Sequence[str]) -> list[Query]:
+        if not expressions:
+            raise UserError("no expression given; say in words what to segment")
+        return [self._query(expression) for expression in expressions]
 
     def _query(self, expression: str) -> Query:
         with self.inference(exact=True):

@@ -89,8 +89,8 @@ def track_candidates(
         progress("frames", len(times), source.count)
     end = source.start + len(times)
     last = max(max(track.masks) for track in tracks.items)
-    if source.stop is None and (tracks.length or last + 1) != end and (tracks.length or last >= end):
-        fault = f"are of {tracks.length} frames" if tracks.length else f"have a mask in frame {last}"
+    if source.stop is None and (last >= end if tracks.length is None else tracks.length != end):
+        fault = f"have a mask in frame {last}" if tracks.length is None else f"are of {tracks.length} frames"
         raise UserError(f"the tracks {fault}, the video has {end} frames; give those of this video")
     whole = torch.ones(1, len(times), dtype=torch.bool)
     geo, there, camera = (torch.stack(each)[None] for each in (geometry, present, motions))
