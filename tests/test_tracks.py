@@ -323,11 +323,12 @@ def spoilt(kind: str, masks: np.ndarray, place: Path) -> Any:
             document["annotations"][1]["image_id"] = document["annotations"][0]["image_id"]
         else:
             document["images"][0]["height"] = 99
-    elif kind in ("mots line", "mots twice", "mots size"):
+    elif kind in ("mots line", "mots name", "mots twice", "mots size"):
         path = written("mots-text", masks, place)
         lines = path.read_text().splitlines()
         lines[1] = {
             "mots line": "1 1000 car",
+            "mots name": lines[1].replace(" 1000 ", " car1 "),
             "mots twice": lines[0],
             "mots size": lines[1].replace(" 48 64 ", " 40 64 "),
         }[kind]
@@ -381,6 +382,7 @@ def spoilt(kind: str, masks: np.ndarray, place: Path) -> Any:
         ("coco twice", "two masks in frame 0"),
         ("coco size", "64x99"),
         ("mots line", "line 2 is no MOTS"),
+        ("mots name", "line 2 is no MOTS"),
         ("mots twice", "two masks in frame 0"),
         ("mots size", "line 2"),
         ("png size", "8x8"),

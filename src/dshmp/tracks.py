@@ -13,7 +13,7 @@ PNGs are called as the video's frames are, else by their number in the video.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +25,7 @@ from pydantic import BaseModel, Field
 from dshmp.data.base import Side, Size, Text, read_shape, read_text
 from dshmp.data.images import decode_mask, open_data_image
 from dshmp.errors import UserError
-from dshmp.files import reason
 from dshmp.rle import Rle, decode, encode
-from dshmp.video.images import DECODER_ERRORS
 from dshmp.video.source import VideoSource
 
 VOID, MOTS_VOID = 255, 10_000  # what index PNGs say of pixels that nobody judged
@@ -71,7 +69,6 @@ class _Video(BaseModel):
     file_names: list[Text] = []
     height: Side | None = None
     width: Side | None = None
-    length: int | None = None
 
 
 class _Image(BaseModel):
@@ -94,8 +91,6 @@ class _Annotation(BaseModel):
     instance_id: Number | None = None
     track_id: Number | None = None
     category_id: int | None = None
-    height: Side | None = None
-    width: Side | None = None
     segmentations: list[Any] | None = None  # per frame of the video
     segmentation: Any = None  # of one image
     attributes: dict[str, Any] = {}
@@ -138,7 +133,7 @@ def read_tracks(path: Path, source: VideoSource) -> Tracks:
     raise UserError(f"{path}: is no kind of tracks that is read here; {INSTEAD}")
 
 
-def array_tracks(masks: object, size: Size, names: Sequence[str] | None = None) -> Tracks:
+def array_tracks(masks: object, size: Size) -> Tracks:
     """Of masks (K, T, H, W), array or tensor, what is not 0 being the object, in frames of this size. Raises TypeError,
     UserError."""
     array = np.asarray(masks)
@@ -148,10 +143,8 @@ def array_tracks(masks: object, size: Size, names: Sequence[str] | None = None) 
         raise UserError(f"tracks have shape {array.shape}; give masks (K, T, H, W) of at least one object")
     if array.shape[2:] != size:
         raise UserError(f"tracks are of {array.shape[3]}x{array.shape[2]} pixels, the video of {size[1]}x{size[0]}")
-    names = [f"{k + 1}" for k in range(len(array))] if names is None else names
     seen = [{t: encode(mask) for t, mask in enumerate(track != 0) if mask.any()} for track in array]
-    items = tuple(Track(name, masks) for name, masks in zip(names, seen, strict=True))
-    return Tracks(*size, items, array.shape[1])
+    return Tracks(*size, tuple(Track(str(k), masks) for k, masks in enumerate(seen, 1)), array.shape[1])
 
 
 def detection_tracks(frames: Iterable[Any], size: Size) -> Tracks:
@@ -269,13 +262,18 @@ def _coco_video(
         if number is None:
             raise UserError(f"{path}: annotations.{place} has no instance_id or track_id; which object is it?")
         t, name = position[row.image_id], str(number)
-        if t in masks[name]:
-            raise UserError(f"{path}: track {name} has two masks in frame {t}; keep one")
         mask = decode_mask(row.segmentation, size, f"{path}: frame {t} of track {name}")
-        if mask.any():
-            masks[name][t] = encode(mask)
+        _add(masks, name, t, mask, path)
         words[name] = _words(row, labels)
     return _tracks(size, {name: (each, words[name]) for name, each in masks.items()}, None, path)
+
+
+def _add(masks: dict[str, dict[int, Rle]], name: str, t: int, mask: NDArray[np.bool_], where: object) -> None:
+    """Keep the mask of a track in frame t, unless it is empty. Raises UserError where there is one."""
+    if t in masks[name]:
+        raise UserError(f"{where}: track {name} has two masks in frame {t}; keep one")
+    if mask.any():
+        masks[name][t] = encode(mask)
 
 
 def _read_mots(path: Path, source: VideoSource) -> Tracks:
@@ -287,17 +285,15 @@ def _read_mots(path: Path, source: VideoSource) -> Tracks:
             continue
         where = f"{path}: line {number}"
         try:
-            frame, name, kind, height, width, counts = line.split()
-            t, label, own = int(frame), int(kind), [int(height), int(width)]
+            *numbers, counts = line.split()
+            t, index, label, *own = map(int, numbers)
         except ValueError:
             raise UserError(f"{where} is no MOTS: frame, track, class, height, width, run lengths") from None
         mask = decode_mask({"size": own, "counts": counts}, size, where)
-        if int(name) == MOTS_VOID or label == 10:
+        if index == MOTS_VOID or label == MOTS_VOID // MOTS_CLASS:
             continue
-        if t in masks[name]:
-            raise UserError(f"{where}: track {name} has two masks in frame {t}; keep one")
-        if mask.any():
-            masks[name][t] = encode(mask)
+        name = str(index)
+        _add(masks, name, t, mask, where)
         words[name] = MOTS_NAMES.get(label, ())
     return _tracks(size, {name: (each, words[name]) for name, each in masks.items()}, None, path)
 
@@ -344,12 +340,8 @@ def _frames(folder: Path, source: VideoSource) -> list[tuple[int, Path]]:
 
 def _values(file: Path, size: Size) -> NDArray[Any]:
     """The numbers of a PNG's pixels (H, W): uint8, or more bits where it has them."""
-    try:
-        with open_data_image(file, "mask") as image:
-            grey = image if image.mode in ("P", "L", "1", "I", "I;16") else image.convert("L")
-            values = np.asarray(grey)
-    except DECODER_ERRORS as error:
-        raise UserError(f"{file}: cannot be read as an image ({reason(error)})") from None
+    with open_data_image(file, "mask") as image:
+        values = np.asarray(image if image.mode in ("P", "L", "1", "I", "I;16") else image.convert("L"))
     if values.shape != size:
         raise UserError(f"{file}: is {values.shape[1]}x{values.shape[0]}, {_of(size)}")
     return values.astype(np.uint8) if values.dtype == bool else values

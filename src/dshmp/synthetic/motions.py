@@ -264,7 +264,7 @@ def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
         length = int(rng.integers(2, 4))
         start = _event(canvas, rng, length)
         base.scale[start : start + length] = rng.uniform(1.55, 1.75)
-    elif name in ("grow", "shrink"):
+    elif name in SCALE:
         ends, knots = (0.82, rng.uniform(1.4, 1.6)), (rng.uniform(0, 0.2), rng.uniform(0.8, 1))
         base.scale[:] = np.interp(np.linspace(0, 1, frames), knots, ends if name == "grow" else ends[::-1])
     elif name in ("appear", "vanish"):

@@ -62,7 +62,7 @@ class Plan:
 # Kinds of motion with their programs, and how often each is drawn.
 KINDS = {
     **{name: GROUPS[name] for name in ("steady", "turn", "turn back", "stop", "wait", "to and fro", "three", "circle")},
-    **{"hops": ("hops",), "spin": ("spin",), "scale": ("grow", "shrink"), "show": ("appear", "vanish")},
+    **{"hops": ("hops",), "spin": ("spin",), "scale": motions.SCALE, "show": ("appear", "vanish")},
     **{"border": GROUPS["enter"] + GROUPS["leave"], "still": ("still",), "fleeting": motions.FLEETING},
 }
 WEIGHTS = dict(zip(KINDS, (5, 3, 2.5, 2, 2, 1, 1.5, 2, 1, 1, 1.4, 0.7, 1, 1.2, 1), strict=True))
@@ -74,7 +74,7 @@ OF_FAMILY = {
 }
 # Programs and claims that a clip goes without because its camera makes them doubtful.
 AT_BORDER = frozenset({*GROUPS["enter"], *GROUPS["leave"], "enter", "leave"})
-OF_SCALE = frozenset({"grow", "shrink", "flash"})
+OF_SCALE = frozenset({*motions.SCALE, "flash"})
 DRIFTING = 0.6  # share of what grows or shrinks, in version 2, that also goes somewhere
 CROWDED = 0.3  # objects under a strong camera, which leaves less room, touch each other less than this (`_hidden`)
 UNSAID = dict.fromkeys(camera.STRONG, AT_BORDER)
@@ -391,7 +391,7 @@ def _scattered(
         looks, names, widths = _cast(family, split, frames, min(height, width), world, rng)
     canvas = Canvas(frames, height, width, 0.0, family == "long", max(power, 0.6) if kind == "follow" else 1.0)
     canvases = [
-        replace(canvas, across=across * (1.3 if name in ("grow", "shrink") else 1))
+        replace(canvas, across=across * (1.3 if name in motions.SCALE else 1))
         for name, across in zip(names, widths, strict=True)
     ]
     moves = [motions.motion(name) for name in names]
@@ -484,7 +484,7 @@ class _Writer:
         self.backwards = [move.reversed for move in self.moves] if family == "pairs" else None
         # "Big" and "small" are beyond doubt where both occur and nothing changes its size.
         sizes = {look.size for look in self.looks} == {"small", "large"}
-        sizes = sizes and not any(move.name in ("grow", "shrink", "flash") for move in self.moves)
+        sizes = sizes and not any(move.name in OF_SCALE for move in self.moves)
         self.attributes = [names for names in ATTRIBUTES if sizes or "size" not in names]
         smallest = min(item.across for item in items) * (1 if view is None else float(view.zoom().min()))
         if world.natural and smallest < TEXTURED:
