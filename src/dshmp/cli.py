@@ -17,7 +17,7 @@ import typer
 from dshmp import __version__
 from dshmp.environment import collect_rarely, keep_memory, share_cores
 from dshmp.errors import UserError, one_line, printable
-from dshmp.options import Device, Model, Options
+from dshmp.options import Device, Kind, Model, Options
 from dshmp.signals import exit_if_signalled, heeded
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A t
 Everything = Annotated[bool, typer.Option("--all-objects", help="Keep candidates that are not meant, as `others`.")]
 NoOverlay = Annotated[bool, typer.Option("--no-overlay", help="Write masks and result.json alone.")]
 Tracks = Annotated[Path | None, typer.Option(help="Objects to choose among, as another tool wrote them.")]
-StillCamera = Annotated[bool, typer.Option("--still-camera", help="With --tracks: the camera does not move.")]
+Source = Annotated[Kind | None, typer.Option("--candidates", help="What finds objects, in place of the model.")]
+StillCamera = Annotated[bool, typer.Option("--still-camera", help="The camera does not move (tracks, candidates).")]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON on stdout, all else on stderr.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
 Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
@@ -75,6 +76,7 @@ def segment(
     no_overlay: NoOverlay = False,
     as_json: Json = False,
     tracks: Tracks = None,
+    candidates: Source = None,
     still_camera: StillCamera = False,
     *,
     options: Options,
@@ -96,7 +98,9 @@ def segment(
         from dshmp.export import load, segment_to_folder
 
         given = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
-        folder, results, new = segment_to_folder(*given, tracks=tracks, still_camera=still_camera)
+        folder, results, new = segment_to_folder(
+            *given, tracks=tracks, candidates=candidates, still_camera=still_camera
+        )
     if as_json:
         typer.echo(_json(video, folder, results))
     for result in () if as_json else results:

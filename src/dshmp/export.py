@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from dshmp import files as disk
+from dshmp.candidates import find_source
 from dshmp.encoded import AskedVideo, Masks, Progress
 from dshmp.errors import UserError
-from dshmp.options import Options
+from dshmp.options import Kind, Options
 from dshmp.predictor import Asked, Segmenter
 from dshmp.result import EVIDENCE, RESULTS, Result
 from dshmp.tracked import TrackedVideo
@@ -29,12 +30,14 @@ from dshmp.video.source import Frame, Pixels, VideoSource
 OVERLAY, MASKS = "overlay.mp4", "masks"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE, TRACKS_STATE = "video_state", "tracks_state"  # among the settings
+CANDIDATES = "candidates."  # what settings of the candidates' source begin with
 AHEAD = 2  # frames that the model may be ahead of the drawing
 
 
 def load(options: Options) -> Segmenter:
     """The model that the options name, loaded once for all videos."""
-    return _load(options.model, options.device, options.precision, tuple(options.overrides or ()))
+    own = tuple(each for each in options.overrides or () if not each.startswith(CANDIDATES))
+    return _load(options.model, options.device, options.precision, own)
 
 
 _load = functools.cache(Segmenter.from_pretrained)
@@ -54,6 +57,7 @@ def segment_to_folder(
     overlay: bool = True,
     faults: list[str] | None = None,
     tracks: Path | None = None,
+    candidates: Kind | None = None,
     still_camera: bool = False,
 ) -> tuple[Path, list[Result], int]:
     """Add what was not answered with these settings to the folder `out/<name>` (by default as the video's): all or
@@ -71,7 +75,9 @@ def segment_to_folder(
     own |= {"all_objects": True} if all_objects else {}  # settings of earlier versions are without
     own |= {} if overlay else {"overlay": False}
     own |= {"set": options.overrides} if options.overrides else {}
-    own |= {"tracks": str(tracks.resolve()), "still_camera": still_camera} if tracks is not None else {}
+    own |= {"candidates": candidates} if candidates is not None else {}
+    own |= {"tracks": str(tracks.resolve())} if tracks is not None else {}
+    own |= {"still_camera": still_camera} if tracks is not None or candidates is not None else {}
     own |= {TRACKS_STATE: video_state(tracks, "**/*")} if tracks is not None else {}
     sentences = list(dict.fromkeys(sentences))
     known = {answer["sentence"]: answer for answer in document.get("results", ())}
@@ -97,6 +103,10 @@ def segment_to_folder(
             sentences.remove(text)
     if not sentences:
         return folder, [], 0
+    chosen = [each.removeprefix(CANDIDATES) for each in options.overrides or () if each.startswith(CANDIDATES)]
+    if chosen and candidates is None:
+        raise UserError(f"{CANDIDATES}{chosen[0]}: needs --candidates")
+    find = None if candidates is None else find_source(candidates, chosen)
     if pending:
         source = open_video(video, frames, fps)
         with disk.scratch(folder if folder.is_dir() else folder.parent) as work, disk.writing(folder, work):
@@ -106,6 +116,7 @@ def segment_to_folder(
                 progress=progress,
                 all_objects=all_objects,
                 tracks=tracks,
+                candidates=find,
                 still_camera=still_camera,
             )
             with load(options).asking(source, pending, **asked) as clip:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Kind = Literal["open", "coco", "sam3", "moving"]  # what finds candidates other than the model itself
 Targets = Literal["many", "single"]
 
 Model = Annotated[str, typer.Option(help="`default`, a model's or a training run's folder, or a hub id.")]

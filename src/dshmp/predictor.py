@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from dshmp.arguments import Threshold, checked
+from dshmp.candidates import CandidateSource, find_source
 from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device, to_device
 from dshmp.encoded import AskedVideo, EncodedVideo, Progress, Query, Selection, average_rate
@@ -25,7 +26,8 @@ from dshmp.model.camera import camera_motion
 from dshmp.model.candidates import Candidates
 from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import input_size
-from dshmp.options import Precision, Targets
+from dshmp.model.words import noun_phrases
+from dshmp.options import Kind, Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
 from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, with_labels
@@ -48,6 +50,7 @@ class Asked(TypedDict, total=False):
     progress: Progress | None
     all_objects: bool
     tracks: "TracksInput | None"
+    candidates: "Kind | CandidateSource | None"
     still_camera: bool
 
 
@@ -159,6 +162,8 @@ class Segmenter:
             all_objects: keep the candidates that are not meant, too: the result's `others`.
             tracks: objects made elsewhere, of which the sentence chooses: a file or folder that `read_tracks` takes,
                 masks (K, T, H, W), or a `supervision.Detections` per frame. Each object of a result is one `track`.
+            candidates: what finds such objects: "open", "coco", "sam3", "moving" (`dshmp.candidates`), or a function
+                of a video, the sentences' noun phrases, a device and a progress, which returns `Tracks`.
             still_camera: it does not move; by default its motion is read from the pictures. Of tracks alone.
 
         Raises TypeError for an argument of another type, UserError for a wrong value; nothing is decoded then.
@@ -252,7 +257,12 @@ class Segmenter:
         keep_all = checked("all_objects", asked.get("all_objects", False), bool, "True or False")
         still = checked("still_camera", asked.get("still_camera", False), bool, "True or False")
         queries = self._queries(expressions)
-        tracks = find_tracks(asked["tracks"], source)
+        if asked.get("tracks") is not None:
+            tracks = find_tracks(asked["tracks"], source)
+        else:
+            given: Any = asked["candidates"]
+            find = given if callable(given) else find_source(given)
+            tracks = find(source, self._phrases(expressions), self.device, progress)
         found, times = track_candidates(self.config.input, source, tracks, still, progress)
         clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)
         progress("motion", 0, None)
@@ -266,8 +276,8 @@ class Segmenter:
     def asking(
         self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
     ) -> AbstractContextManager[AskedVideo | TrackedVideo]:
-        """`ask_tracks` where tracks are given, else `ask`."""
-        if asked.get("tracks") is not None:
+        """`ask_tracks` where tracks are given, or what finds them, else `ask`."""
+        if asked.get("tracks") is not None or asked.get("candidates") is not None:
             return contextlib.nullcontext(self.ask_tracks(video, expressions, **asked))
         return self.ask(video, expressions, **asked)
 
@@ -293,6 +303,11 @@ class Segmenter:
             shown = " ".join(expression.split())
             shown = shown if len(shown) == len(shown.lower()) else shown.lower()
         return Query(shown, tuple(self.tokenizer.split(expression)), text)
+
+    def _phrases(self, expressions: Sequence[str]) -> list[str]:
+        """What the sentences call their objects, each once."""
+        parser = self.config.language.spacy_model
+        return list(dict.fromkeys(phrase for each in noun_phrases(expressions, parser) for phrase in each))
 
     def _find_objects(self, clip: AskedVideo, queries: Sequence[Query]) -> None:
         """First pass: the candidates of these queries."""

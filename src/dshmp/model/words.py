@@ -66,6 +66,12 @@ def split_words(texts: Sequence[str], how: CueSplit, parser: str = PARSER) -> It
         yield _split(document, how)
 
 
+def noun_phrases(texts: Sequence[str], parser: str = PARSER) -> list[list[str]]:
+    """Per expression what it calls its objects, without articles and pronouns: "a brown dog", "the one that runs after
+    the dog" -> ["brown dog"], ["dog"]. UserError where the parser is not installed."""
+    raise NotImplementedError
+
+
 def _split_all(*given: Any) -> list[list[Word]]:
     return list(split_words(*given))
 
