@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from itertools import product
 
 import pytest
 
-from dshmp.synthetic import FAMILIES, SPLITS, make_clip
+from dshmp.synthetic import make_clip
 
 # SHA-256 of frames, masks and sentences, first 16 digits, of seeds 3 and 41 together.
 KNOWN = {
@@ -47,6 +46,6 @@ def digest(family: str, split: str) -> str:
     return whole.hexdigest()[:16]
 
 
-@pytest.mark.parametrize(("family", "split"), list(product(FAMILIES, SPLITS)))
+@pytest.mark.parametrize(("family", "split"), list(KNOWN))
 def test_version_1_is_as_it_was(family: str, split: str) -> None:
     assert digest(family, split) == KNOWN[family, split]

@@ -22,7 +22,8 @@ SUBSETS = (
     *("static", "motion-critical", "direction pairs", "fleeting", "long", "relative", "plural", "absent"),
     *("held-out phrasing", "held-out words", "strong camera", "followed pairs"),
 )
-FAMILIES = ("alike", "pairs", "long", "relative", "fleeting", "easy", "crowd", "close")  # "close": only on demand
+ON_DEMAND = ("close", "growing")
+FAMILIES = ("alike", "pairs", "long", "relative", "fleeting", "easy", "crowd", *ON_DEMAND)
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ def _cast(
     kinds = {kind: WEIGHTS[kind] for kind in OF_FAMILY.get(family, KINDS) if frames > 8 or kind in SHORT}
     if family == "fleeting":
         kinds = {"fleeting": 8, "still": 1, "steady": 1, "stop": 0.5, "hops": 0.5, "scale": 0.5}
+    if family == "growing":
+        kinds = {"scale": 5, "steady": 2, "still": 1, "turn": 0.5, "stop": 0.5}
     if family == "pairs":
         groups = (("left", "right"), ("up", "down"), *(GROUPS[name] for name in ("turn", "circle", "stop", "three")))
         names = [rng.choice(rng.choices(groups, (28, 22, 24, 14, 6, 6))[0])]
@@ -371,8 +374,10 @@ def _camera(
     return camera.strong(kind, power, canvas, drawn[chosen].xy, chosen, noise)
 
 
-def _draw_track(move: Motion, canvas: Canvas, noise: np.random.Generator) -> Track:
+def _draw_track(move: Motion, canvas: Canvas, noise: np.random.Generator, family: str) -> Track:
     drawn = motions.track(move.name, canvas, noise)
+    if family == "growing" and move.name in motions.SCALE:  # by more or less
+        drawn = replace(drawn, scale=drawn.scale ** noise.uniform(0.5, 1.15))
     return motions.drifting(drawn, move.path[0], canvas, noise) if move.path and move.name in motions.SCALE else drawn
 
 
@@ -396,12 +401,14 @@ def _scattered(
     ]
     moves = [motions.motion(name) for name in names]
     if world.natural:
-        ways = tuple(DIRECTIONS)
+        ways, drifting = tuple(DIRECTIONS), 0.85 if family == "growing" else DRIFTING
         moves = [
-            replace(move, path=(rng.choice(ways),)) if move.name in motions.SCALE and rng.random() < DRIFTING else move
+            replace(move, path=(rng.choice(ways),)) if move.name in motions.SCALE and rng.random() < drifting else move
             for move in moves
         ]
-    drawn: Iterable[Track] = (_draw_track(move, each, noise) for move, each in zip(moves, canvases, strict=True))
+    drawn: Iterable[Track] = (
+        _draw_track(move, each, noise, family) for move, each in zip(moves, canvases, strict=True)
+    )
     view = None
     if kind:  # the camera depends on the tracks; without one, each track is placed before the next one is drawn
         drawn = list(drawn)
