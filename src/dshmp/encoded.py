@@ -52,6 +52,7 @@ class Query:
     expression: str
     words: "tuple[Word, ...]"
     text: "TextFeatures"
+    unknown: "tuple[Word, ...]" = ()  # words that say nothing to the model
 
 
 class Quality:
@@ -338,6 +339,7 @@ def answered(answer: Selection, source: VideoSource, fps: float | None, times: S
         objects=tuple(items[: len(answer.chosen)]),
         rle=union,
         others=tuple(items[len(answer.chosen) :]),
+        unknown=tuple(word.text for word in answer.query.unknown),
     )
 
 

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
@@ -30,7 +31,7 @@ from dshmp.model.words import noun_phrases
 from dshmp.options import Kind, Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
-from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, with_labels
+from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, unchecked, with_labels
 from dshmp.tracks import TracksInput, find_tracks
 from dshmp.video.io import FrameRange, Video, open_video
 from dshmp.video.source import VideoSource
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
     from dshmp.model.dshmp import DsHmp
     from dshmp.model.tokenizer import TextTokenizer
+
+GUESS = 0.5  # what is left of a score where words of the sentence could not be checked
 
 log = logging.getLogger("dshmp")
 
@@ -267,8 +270,10 @@ class Segmenter:
         clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)
         progress("motion", 0, None)
         clip.answers = tuple(
-            self._select(q, functools.partial(with_labels, found, q, tracks), clip, threshold, targets, keep_all)
-            for q in queries
+            self._select(
+                query, functools.partial(with_labels, found, query, tracks), clip, threshold, targets, keep_all
+            )
+            for query in (replace(each, unknown=unchecked(each, tracks)) for each in queries)
         )
         progress("motion", 1, 1)
         return clip
@@ -302,7 +307,7 @@ class Segmenter:
         if self.config.language.normalise:  # the words' places refer to the normalised sentence
             shown = " ".join(expression.split())
             shown = shown if len(shown) == len(shown.lower()) else shown.lower()
-        return Query(shown, tuple(self.tokenizer.split(expression)), text)
+        return Query(shown, tuple(self.tokenizer.split(expression)), text, tuple(self.tokenizer.unknown(expression)))
 
     def _phrases(self, expressions: Sequence[str]) -> list[str]:
         """What the sentences call their objects, each once."""
@@ -353,6 +358,12 @@ class Segmenter:
                 stride=min(stride, length),
             )
         scores = found.logits[0].float().softmax(dim=-1)[:, 0]
+        if query.unknown:
+            told = ", ".join(repr(word.text) for word in query.unknown)
+            log.warning(
+                "%r: %s cannot be told here; what it finds is a guess, with half its score", query.expression, told
+            )
+            scores = scores * GUESS
         order = scores.argsort(descending=True).tolist()
         best = float(scores[order[0]])
         if not math.isfinite(best):

@@ -63,6 +63,7 @@ class Result:
     objects: tuple[ObjectResult, ...]
     rle: tuple[Rle, ...]  # the union of all objects in every frame
     others: tuple[ObjectResult, ...] = ()  # candidates that are not meant, best first; only where they were asked for
+    unknown: tuple[str, ...] = ()  # words that nothing could check; scores are halved then
 
     def __repr__(self) -> str:
         size = f"frames={self.frame_count}, size={self.width}x{self.height}"

@@ -1,8 +1,9 @@
 """A video whose candidates are tracks made elsewhere: the motion part says which of them a sentence means."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import repeat, takewhile
 
 import numpy as np
 import torch
@@ -17,10 +18,21 @@ from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.geometry import CHANNELS, LEAST, grid_size, mask_geometry, masks_on_grid
 from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.readout import TrajectoryReadout
+from dshmp.parser import Word
 from dshmp.result import Result
 from dshmp.tracks import Tracks
 from dshmp.video.source import Frame, VideoSource
 
+# static words that nothing has to be known for: any object, how many, and places in the picture
+SAID = frozenset(
+    re.findall(
+        r"\w+",
+        """one ones thing things object objects shape shapes something anything what which that who whatever
+        other another two three four five six both all each every first second third in on at of with to from by near
+        next beside behind under over between among into through across along toward towards left right top bottom
+        upper lower middle center centre front back side corner edge image picture frame video screen scene""",
+    )
+)
 KNOWN = 4.0  # logit that a track fits the static words, or not, where its labels tell
 
 
@@ -98,14 +110,35 @@ def track_candidates(
 
 
 def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candidates:
-    """Told which tracks fit the sentence's static words by the labels that they carry, if it names any of these."""
-    static = {word.text.lower() for word in query.words if word.group == "static"}
-    static |= {text.removesuffix(end) for text in static for end in ("s", "es")}  # of a plural
-    fits = [bool(static & set(track.words)) for track in tracks.items]
-    if not any(fits):
+    """Told which tracks fit what the sentence is about, by the labels that they carry: those that match most of its
+    static words, none where another label would match them."""
+    asked = [_forms(word.text) for word in query.words if word in _subject(query)]
+    matched = [sum(bool(forms & set(track.words)) for forms in asked) for track in tracks.items]
+    most = max(matched, default=0)
+    if not most and not any(forms & tracks.labels for forms in asked):
         return candidates
-    known = torch.tensor([KNOWN if each else -KNOWN for each in fits]).expand(candidates.shape)
+    known = torch.tensor([KNOWN if each and each == most else -KNOWN for each in matched]).expand(candidates.shape)
     return replace(candidates, fits=known)
+
+
+def unchecked(query: Query, tracks: Tracks) -> tuple[Word, ...]:
+    """The words of a sentence that neither the motion part nor the tracks' labels tell anything about."""
+    silent = {word for word in query.words if word.group == "static" and not _forms(word.text) & (tracks.labels | SAID)}
+    static = {word for word in query.unknown if word.group == "static"}
+    return tuple(word for word in query.words if word in (set(query.unknown) - static) | silent and word.text.isalpha())
+
+
+def _subject(query: Query) -> list[Word]:
+    """Static words of what the sentence is about: those before its first motion cue, if there are any."""
+    before = takewhile(lambda word: word.group != "motion", query.words)
+    static = [word for word in before if word.group == "static" and not _forms(word.text) & SAID]
+    return static or [word for word in query.words if word.group == "static" and not _forms(word.text) & SAID]
+
+
+def _forms(word: str) -> frozenset[str]:
+    """A word, also as it would be if it were a plural."""
+    text = word.lower()
+    return frozenset({text, *(text.removesuffix(end) for end in ("s", "es"))})
 
 
 def pointed_tracks(video: VideoTokens) -> list[int]:

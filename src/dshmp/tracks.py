@@ -51,6 +51,12 @@ class Tracks:
     width: int
     items: tuple[Track, ...]
     length: int | None = None  # frames of the video, where the file tells
+    vocabulary: frozenset[str] = frozenset()  # words that could have been a track's, besides those that are
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All words that these tracks can be told apart by."""
+        return self.vocabulary.union(*(track.words for track in self.items))
 
     def masks(self, position: int, wanted: Collection[str] | None = None) -> dict[str, NDArray[np.bool_]]:
         """Of those, or of the wanted ones, that are seen in a frame, by their name: masks (H, W)."""

@@ -420,7 +420,7 @@ def test_a_world_of_one_family(tmp_path: Path) -> None:
     for split in ("train", "valid_u"):
         videos = json.loads((root / split / "meta_expressions.json").read_text())["videos"]
         assert [video["family"] for video in videos.values()] == ["close"]
-    with pytest.raises(UserError, match=r"'near' is no family of clips; choose from alike, .*, growing"):
+    with pytest.raises(UserError, match=r"'near' is no family of clips; choose from alike, .*, footage"):
         make_synthetic(tmp_path / "near", family="near")
     assert not (tmp_path / "near").exists()
 

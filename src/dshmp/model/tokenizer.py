@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+LEARNT = 8192  # tokens at most of a vocabulary that was learnt with a model, from its own sentences
 UNKNOWN = ("<unk>", "[UNK]")  # stands for a word, unlike other special tokens
 
 # The parts of byte-level BPE (RoBERTa, ModernBERT), WordPiece (BERT) and SentencePiece's Unigram; others fail on some
@@ -80,6 +81,16 @@ class TextTokenizer:
     def split(self, expression: str) -> list[Word]:
         """Words of one expression with their groups, for display; positions refer to the normalised text."""
         return list(self._parse([expression])[0].words)
+
+    def unknown(self, expression: str) -> list[Word]:
+        """Words of static and motion cues that the model has never read: those that are several tokens where the
+        tokeniser was learnt with the model. A larger vocabulary comes from text at large, which has all words."""
+        if self.tokenizer.get_vocab_size() > LEARNT:
+            return []
+        words = [word for word in self.split(expression) if word.group and word.text.isalpha()]
+        special = special_ids(self.tokenizer)
+        pieces = (self.tokenizer.encode(word.text).ids for word in words)
+        return [word for word, ids in zip(words, pieces, strict=True) if len(set(ids) - special) > 1]
 
     def keep(self, expressions: Iterable[str], folder: Path) -> None:
         """Parse all of these now, and never again: the parses are a file in `folder`, named by a digest of everything

@@ -104,6 +104,7 @@ PREDICATES = {
     "right": GO,
     "up": GO.replace("|", ";*rise;*climb;*rise;*ascend|*soar;"),
     "down": GO.replace("|", ";*fall;*drop;*sink;*descend|*plunge;"),
+    "move": "*move",  # without saying where
     "still": "*stay still;*keep still;*stand still;*stay in place;*rest in place|*sit motionless;*idle",
     "spin": "*spin;*spin on the spot;*rotate in place;*spin around;*rotate on the spot|*twirl;*whirl",
     "hops": "*jump;*hop;*bounce;*jump up and down;*keep jumping;*hop again and again|*leap;*leap repeatedly",

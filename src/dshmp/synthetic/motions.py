@@ -105,6 +105,9 @@ def reading(claim: str, motion: Motion) -> bool | None:
     name, path = motion.name, motion.path
     if claim == name or (claim in WIDER and name in GROUPS[claim]):
         return True
+    if claim == "move":
+        goes = (path and name not in ("hops", "hop")) or name in (*GROUPS["circle"], *RELATIVE)
+        return True if goes else False if name == "still" else None
     first, _, last = claim.partition(">" if ">" in claim else " ")
     if claim in (*GROUPS["stop"], *GROUPS["wait"]):
         doubtful = name in (f"dash {first}", f"enter {first}", f"dash {last}", f"leave {last}")

@@ -22,7 +22,7 @@ SUBSETS = (
     *("static", "motion-critical", "direction pairs", "fleeting", "long", "relative", "plural", "absent"),
     *("held-out phrasing", "held-out words", "strong camera", "followed pairs"),
 )
-ON_DEMAND = ("close", "growing")
+ON_DEMAND = ("close", "footage")
 FAMILIES = ("alike", "pairs", "long", "relative", "fleeting", "easy", "crowd", *ON_DEMAND)
 
 
@@ -151,7 +151,7 @@ def _cast(
     kinds = {kind: WEIGHTS[kind] for kind in OF_FAMILY.get(family, KINDS) if frames > 8 or kind in SHORT}
     if family == "fleeting":
         kinds = {"fleeting": 8, "still": 1, "steady": 1, "stop": 0.5, "hops": 0.5, "scale": 0.5}
-    if family == "growing":
+    if family == "footage":
         kinds = {"scale": 5, "steady": 2, "still": 1, "turn": 0.5, "stop": 0.5}
     if family == "pairs":
         groups = (("left", "right"), ("up", "down"), *(GROUPS[name] for name in ("turn", "circle", "stop", "three")))
@@ -376,7 +376,7 @@ def _camera(
 
 def _draw_track(move: Motion, canvas: Canvas, noise: np.random.Generator, family: str) -> Track:
     drawn = motions.track(move.name, canvas, noise)
-    if family == "growing" and move.name in motions.SCALE:  # by more or less
+    if family == "footage" and move.name in motions.SCALE:  # by more or less
         drawn = replace(drawn, scale=drawn.scale ** noise.uniform(0.5, 1.15))
     return motions.drifting(drawn, move.path[0], canvas, noise) if move.path and move.name in motions.SCALE else drawn
 
@@ -401,7 +401,7 @@ def _scattered(
     ]
     moves = [motions.motion(name) for name in names]
     if world.natural:
-        ways, drifting = tuple(DIRECTIONS), 0.85 if family == "growing" else DRIFTING
+        ways, drifting = tuple(DIRECTIONS), 0.85 if family == "footage" else DRIFTING
         moves = [
             replace(move, path=(rng.choice(ways),)) if move.name in motions.SCALE and rng.random() < drifting else move
             for move in moves
@@ -608,6 +608,8 @@ class _Writer:
             index = rng.choice(related) if related and rng.random() < 0.5 else rng.randrange(len(self.looks))
         move = self.moves[index]
         claim = move.name if rng.random() < 0.6 else rng.choice(motions.claims_of(move))
+        if self.family == "footage" and rng.random() < 0.2 and motions.reading("move", move):
+            claim = "move"
         bare = rng.random() < (0.25 if len(self.looks) < 5 else 0.06)
         static = () if bare else self.static(index)
         if claim not in motions.RELATIVE:
@@ -641,7 +643,9 @@ class _Writer:
         if name in motions.RELATIVE or chance < 0.1:
             return self.absent() if chance < 0.5 else Meaning(self.static(index), rng.choice(motions.WIDER))
         claims: Sequence[str] = [claim for claim in motions.CLAIMS if claim not in motions.RELATIVE]
-        if chance < 0.35:
+        if self.family == "footage" and motions.reading("move", self.moves[index]) is False and chance < 0.5:
+            claims = ("move",)
+        elif chance < 0.35:
             claims = (*motions.FLEETING, "dash")
         elif chance < 0.65:  # near what one does: its time reverse, or the same start
             start = self.moves[index].path[:1]

@@ -1,0 +1,216 @@
+"""Candidates without any download: what moves by itself, against the background, in any video.
+
+Per frame a small network (`dshmp.model.moving`) tells from optical flow what moves and which pixels are of one object;
+its answers are averaged over a few frames along the flow, cut out along the edges of the picture, and linked over time.
+Frames are read once and a few are held.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from dshmp.checkpoint import load_tensors
+from dshmp.config import Count, Share
+from dshmp.encoded import Progress
+from dshmp.model.moving import SHORT, MovingObjects, flow_input, flow_size, optical_flow
+from dshmp.model.trajectories import link
+from dshmp.rle import Rle, encode
+from dshmp.tracks import Track, Tracks
+from dshmp.video.source import VideoSource
+
+Array = NDArray[np.float32]
+REACH = 0.08  # short sides within which votes are for one object
+
+
+@dataclass(frozen=True)
+class Moving:
+    """What moves by itself."""
+
+    threshold: Share = 0.5
+    """Chance of moving, above which a pixel is of an object."""
+    objects: Count = 6
+    """At most so many in a frame, the largest."""
+    least: Share = 0.002
+    """Share of the frame that an object covers at least."""
+    window: Annotated[int, Field(ge=0, le=8)] = 2
+    """Frames before and after, over which the network's answers are averaged."""
+    shortest: Count = 5
+    """Frames that a track is seen in at least."""
+
+    def __call__(self, video: VideoSource, phrases: Sequence[str], device: torch.device, progress: Progress) -> Tracks:
+        """Tracks of what moves, without words: nothing is known of what it is."""
+        network = _network().to(device)
+        size = flow_size(video.height, video.width)
+        small = (cv2.resize(frame.image, size[::-1], interpolation=cv2.INTER_AREA) for frame in video)
+        masks: list[list[Rle]] = []
+        boxes: list[Array] = []
+        for picture, found in _averaged(_seen(small, network, device), self.window):
+            objects = [_cut_out(each, picture) for each in _objects(found, self)]
+            objects = [each for each in objects if each.mean() >= self.least]
+            boxes.append(np.array([_box(each) for each in objects], np.float32).reshape(-1, 4) / np.float32(SHORT))
+            masks.append([encode(_resized(each, video.height, video.width)) for each in objects])
+            progress("objects", len(masks), video.count)
+        tracks = _linked(masks, boxes, self.objects)
+        kept = [track for track in tracks if len(track) >= min(self.shortest, len(masks))]
+        named = tuple(Track(str(number), track) for number, track in enumerate(kept, 1))
+        return Tracks(video.height, video.width, named, len(masks))
+
+
+@cache
+def _network() -> MovingObjects:
+    network = MovingObjects()
+    weights = load_tensors(Path(str(resources.files("dshmp") / "assets" / "moving.safetensors")))
+    network.load_state_dict({name: each.float() for name, each in weights.items()})
+    return network.eval()
+
+
+@dataclass
+class _Frame:
+    picture: NDArray[np.uint8]
+    output: Array  # (3, h, w) of the network
+    forward: Array  # flow (h, w, 2) to the next frame and to the one before, in pixels of the output
+    backward: Array
+
+
+def _seen(pictures: Iterable[NDArray[np.uint8]], network: MovingObjects, device: torch.device) -> Iterator[_Frame]:
+    """Each frame with the network's answer. The first and the last one know the flow to one side only."""
+    three: deque[NDArray[np.uint8]] = deque(maxlen=2)
+    ahead: Array | None = None  # flow from the frame before to this one, and back
+    back: Array | None = None
+    for picture in pictures:
+        three.append(picture)
+        if len(three) == 2:
+            forward = optical_flow(three[0], three[1])
+            yield _frame(three[0], forward, -forward if back is None else back, network, device)
+            back, ahead = optical_flow(three[1], three[0]), forward
+    if three:
+        last = np.zeros((*three[-1].shape[:2], 2), np.float32) if back is None or ahead is None else back
+        yield _frame(three[-1], -last, last, network, device)
+
+
+def _frame(
+    picture: NDArray[np.uint8], forward: Array, backward: Array, network: MovingObjects, device: torch.device
+) -> _Frame:
+    given = torch.from_numpy(flow_input(picture, forward, backward))[None].to(device)
+    with torch.inference_mode():
+        output = network(given)[0].float().cpu().numpy()
+    output[0] = 1 / (1 + np.exp(-output[0]))
+    half = [cv2.resize(each, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) / 2 for each in (forward, backward)]
+    return _Frame(picture, output, *half)
+
+
+def _averaged(frames: Iterator[_Frame], window: int) -> Iterator[tuple[NDArray[np.uint8], Array]]:
+    """Each frame's picture with the mean of the answers of the frames around it, each seen from this frame."""
+    held: deque[_Frame] = deque()
+    place = 0  # of the next frame to give, among those held
+    for frame in frames:
+        held.append(frame)
+        if len(held) > place + window:
+            yield held[place].picture, _mean(held, place, window)
+            place += 1
+        if place > window:
+            held.popleft()
+            place -= 1
+    for rest in range(place, len(held)):
+        yield held[rest].picture, _mean(held, rest, window)
+
+
+def _mean(held: Sequence[_Frame], place: int, window: int) -> Array:
+    """The mean over the frames around that at `place`, followed along the flow."""
+    outputs = [held[place].output]
+    for step in (1, -1):
+        where = _grid(*held[place].output.shape[1:])
+        for other in range(place + step, place + step * (window + 1), step):
+            if not 0 <= other < len(held):
+                break
+            before = held[other - step]
+            where = where + _sampled(before.forward if step > 0 else before.backward, where)
+            outputs.append(_sampled(held[other].output.transpose(1, 2, 0), where).transpose(2, 0, 1))
+    return np.asarray(np.mean(outputs, axis=0), np.float32)
+
+
+def _grid(height: int, width: int) -> Array:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x, y], 2).astype(np.float32)
+
+
+def _sampled(values: Array, where: Array) -> Array:
+    """values (h, w, C) at places (h, w, 2) x, y."""
+    return np.asarray(
+        cv2.remap(values, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    )
+
+
+def _objects(found: Array, settings: Moving) -> list[Array]:
+    """The chances (h, w) of each object, the largest first: pixels that move vote for the middle of their object; the
+    places with most votes are objects, and each pixel is of the nearest."""
+    chance, votes = found[0], found[1:].transpose(1, 2, 0) * SHORT / 2
+    moves = chance > settings.threshold
+    height, width = chance.shape
+    ys, xs = np.nonzero(moves)
+    if not len(ys):
+        return []
+    ends = np.stack([xs, ys], 1) + votes[ys, xs]
+    heap = np.zeros((height, width), np.float32)
+    x, y = np.clip(np.rint(ends).astype(int), 0, (width - 1, height - 1)).T
+    np.add.at(heap, (y, x), chance[ys, xs])
+    reach = REACH * SHORT / 2
+    heap = cv2.GaussianBlur(heap, (0, 0), reach / 2)
+    peaks = np.argwhere((heap == cv2.dilate(heap, np.ones((2 * int(reach) + 1,) * 2))) & (heap > 0.02 * heap.max()))
+    peaks = peaks[np.argsort(-heap[tuple(peaks.T)])][: 3 * settings.objects, ::-1]
+    owner = np.linalg.norm(ends[:, None] - peaks[None], axis=2).argmin(1)
+    parts = []
+    for k in range(len(peaks)):
+        rows = ys[owner == k], xs[owner == k]
+        if len(rows[0]) >= settings.least * height * width:
+            # around it, chances fall off smoothly; on the others there is none
+            others = np.zeros((height, width), bool)
+            others[ys[owner != k], xs[owner != k]] = True
+            own = np.zeros((height, width), np.uint8)
+            own[rows] = 1
+            near = cv2.dilate(own, np.ones((7, 7), np.uint8)) > 0
+            parts.append((len(rows[0]), np.where(near & ~others, chance, 0).astype(np.float32)))
+    parts.sort(key=lambda each: -each[0])
+    return [part for _, part in parts[: settings.objects]]
+
+
+def _cut_out(chance: Array, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The mask (H, W) of an object in the picture (H, W, 3), whose edges it follows."""
+    height, width = picture.shape[:2]
+    likely = cv2.resize(chance, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(likely > 0.5)
+
+
+def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    return np.asarray(cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    ys, xs = np.nonzero(mask)
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
+def _linked(masks: Sequence[Sequence[Rle]], boxes: Sequence[Array], most: int) -> list[dict[int, Rle]]:
+    """The masks of each object by frame."""
+    count = 2 * most  # trajectories that may wait unseen while others are there
+    places = np.zeros((1, len(masks), count, 4), np.float32)
+    present = np.zeros((1, len(masks), count), bool)
+    for t, own in enumerate(boxes):
+        places[0, t, : len(own)], present[0, t, : len(own)] = own, True
+    order = link(None, torch.from_numpy(places), torch.from_numpy(present), None)[0].tolist()
+    tracks: list[dict[int, Rle]] = [{} for _ in range(count)]
+    for t, row in enumerate(order):
+        for track, candidate in zip(tracks, row, strict=True):
+            if candidate < len(masks[t]):
+                track[t] = masks[t][candidate]
+    return [track for track in tracks if track]
