@@ -123,6 +123,8 @@ def batch(
     all_objects: Everything = False,
     no_overlay: NoOverlay = False,
     as_json: Json = False,
+    candidates: Source = None,
+    still_camera: StillCamera = False,
     *,
     options: Options,
 ) -> None:
@@ -146,7 +148,8 @@ def batch(
             with _progress(video.name) as progress:
                 name = names[video]
                 given = video, sentences, out, options, load, frames, fps, name, progress, all_objects
-                folder, results, new = segment_to_folder(*given, not no_overlay, faults)
+                elsewhere: dict[str, Any] = {"candidates": candidates, "still_camera": still_camera}
+                folder, results, new = segment_to_folder(*given, not no_overlay, faults, **elsewhere)
             done += not (new or faults)
             if as_json:
                 typer.echo(_json(video, folder, results))

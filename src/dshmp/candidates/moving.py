@@ -5,9 +5,9 @@ its answers are averaged over a few frames along the flow, cut out along the edg
 Frames are read once and a few are held.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -18,17 +18,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.optimize import linear_sum_assignment
 
 from dshmp.checkpoint import load_tensors
 from dshmp.config import Count, Share
 from dshmp.encoded import Progress
 from dshmp.model.moving import SHORT, MovingObjects, flow_input, flow_size, optical_flow
-from dshmp.model.trajectories import link
 from dshmp.rle import Rle, encode
 from dshmp.tracks import Track, Tracks
 from dshmp.video.source import VideoSource
 
 Array = NDArray[np.float32]
+OVERLAP = 0.25  # IoU from which on two masks of neighbouring frames can be of one object
+UNSURE = 0.05, 0.95  # chances between which colours decide
+AROUND = 0.3  # of an object's size, how far around it colours are compared
 REACH = 0.08  # short sides within which votes are for one object
 
 
@@ -47,23 +50,26 @@ class Moving:
     shortest: Count = 5
     """Frames that a track is seen in at least."""
 
+    hold: Count = 24
+    """Frames that an object is carried along after it has stopped."""
+
     def __call__(self, video: VideoSource, phrases: Sequence[str], device: torch.device, progress: Progress) -> Tracks:
         """Tracks of what moves, without words: nothing is known of what it is."""
         network = _network().to(device)
         size = flow_size(video.height, video.width)
         small = (cv2.resize(frame.image, size[::-1], interpolation=cv2.INTER_AREA) for frame in video)
-        masks: list[list[Rle]] = []
-        boxes: list[Array] = []
-        for picture, found in _averaged(_seen(small, network, device), self.window):
-            objects = [_cut_out(each, picture) for each in _objects(found, self)]
-            objects = [each for each in objects if each.mean() >= self.least]
-            boxes.append(np.array([_box(each) for each in objects], np.float32).reshape(-1, 4) / np.float32(SHORT))
-            masks.append([encode(_resized(each, video.height, video.width)) for each in objects])
-            progress("objects", len(masks), video.count)
-        tracks = _linked(masks, boxes, self.objects)
-        kept = [track for track in tracks if len(track) >= min(self.shortest, len(masks))]
+        tracks: dict[int, dict[int, Rle]] = defaultdict(dict)
+        length = 0
+        for frame, objects in _followed(_averaged(_seen(small, network, device), self.window), self):
+            for number, chance in objects.items():
+                mask = _cut_out(chance, frame.picture)
+                if mask.mean() >= self.least:
+                    tracks[number][length] = encode(_resized(mask, video.height, video.width))
+            length += 1
+            progress("objects", length, video.count)
+        kept = [track for track in tracks.values() if len(track) >= min(self.shortest, length)]
         named = tuple(Track(str(number), track) for number, track in enumerate(kept, 1))
-        return Tracks(video.height, video.width, named, len(masks))
+        return Tracks(video.height, video.width, named, length)
 
 
 @cache
@@ -109,20 +115,20 @@ def _frame(
     return _Frame(picture, output, *half)
 
 
-def _averaged(frames: Iterator[_Frame], window: int) -> Iterator[tuple[NDArray[np.uint8], Array]]:
-    """Each frame's picture with the mean of the answers of the frames around it, each seen from this frame."""
+def _averaged(frames: Iterator[_Frame], window: int) -> Iterator[_Frame]:
+    """Each frame with the mean of the answers of the frames around it, each seen from this frame."""
     held: deque[_Frame] = deque()
     place = 0  # of the next frame to give, among those held
     for frame in frames:
         held.append(frame)
         if len(held) > place + window:
-            yield held[place].picture, _mean(held, place, window)
+            yield replace(held[place], output=_mean(held, place, window))
             place += 1
         if place > window:
             held.popleft()
             place -= 1
     for rest in range(place, len(held)):
-        yield held[rest].picture, _mean(held, rest, window)
+        yield replace(held[rest], output=_mean(held, rest, window))
 
 
 def _mean(held: Sequence[_Frame], place: int, window: int) -> Array:
@@ -149,6 +155,56 @@ def _sampled(values: Array, where: Array) -> Array:
     return np.asarray(
         cv2.remap(values, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     )
+
+
+@dataclass
+class _Object:
+    chance: Array  # (h, w) in the last frame
+    seen: int = 1  # frames in which it moved
+    unseen: int = 0  # frames since
+
+
+def _followed(frames: Iterator[_Frame], settings: Moving) -> Iterator[tuple[_Frame, dict[int, Array]]]:
+    """Each frame with the chances of its objects, by the number of their track. An object goes on in the one that it
+    overlaps most after the flow has carried it along; what stands still is carried along for a while."""
+    active: dict[int, _Object] = {}
+    count = 0
+    for frame in frames:
+        found = _objects(frame.output, settings)
+        where = _grid(*frame.output.shape[1:]) + frame.backward
+        carried = {number: _sampled(each.chance, where) for number, each in active.items()}
+        for number, place in _matched(carried, found).items():
+            each = active[number]
+            active[number] = _Object(found[place], each.seen + 1)
+            carried.pop(number)
+            found[place] = np.zeros(0, np.float32)
+        taken = np.max([each.chance for number, each in active.items() if number not in carried], axis=0, initial=0.0)
+        for number, chance in carried.items():
+            each = active.pop(number)
+            chance = np.where(taken > 0.5, 0, chance).astype(np.float32)
+            if each.unseen < settings.hold and each.seen >= settings.shortest and _area(chance) >= settings.least:
+                active[number] = replace(each, chance=chance, unseen=each.unseen + 1)
+        for chance in found:
+            if len(chance):
+                active[count] = _Object(chance)
+                count += 1
+        yield frame, {number: each.chance for number, each in active.items()}
+
+
+def _area(chance: Array) -> float:
+    return float((chance > 0.5).mean())
+
+
+def _matched(carried: Mapping[int, Array], found: Sequence[Array]) -> dict[int, int]:
+    """Which object is which: those that overlap, the best pairs in all."""
+    if not carried or not found:
+        return {}
+    numbers = list(carried)
+    before, now = (np.stack(each).reshape(len(each), -1) > 0.5 for each in (list(carried.values()), list(found)))
+    inner = before.astype(np.float32) @ now.T.astype(np.float32)
+    overlap = inner / np.maximum(before.sum(1)[:, None] + now.sum(1) - inner, 1)
+    pairs = zip(*linear_sum_assignment(-overlap), strict=True)
+    return {numbers[row]: int(column) for row, column in pairs if overlap[row, column] >= OVERLAP}
 
 
 def _objects(found: Array, settings: Moving) -> list[Array]:
@@ -185,32 +241,30 @@ def _objects(found: Array, settings: Moving) -> list[Array]:
 
 
 def _cut_out(chance: Array, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The mask (H, W) of an object in the picture (H, W, 3), whose edges it follows."""
+    """The mask (H, W) of an object in the picture (H, W, 3), whose edges it follows: GrabCut (Rother et al., SIGGRAPH
+    2004), sure of what is far from the edge of the chances; where that ends up elsewhere, the chances alone."""
     height, width = picture.shape[:2]
     likely = cv2.resize(chance, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(likely > 0.5)
+    whole = likely > 0.5
+    if not whole.any():
+        return np.asarray(whole)
+    ys, xs = np.nonzero(likely > UNSURE[0])
+    side = int(AROUND * max(np.ptp(ys), np.ptp(xs))) + 8
+    part = np.s_[max(ys.min() - side, 0) : ys.max() + side, max(xs.min() - side, 0) : xs.max() + side]
+    inside = likely[part]
+    labels = np.where(inside > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+    labels[inside > UNSURE[1]], labels[inside < UNSURE[0]] = cv2.GC_FGD, cv2.GC_BGD
+    labels = labels.astype(np.uint8)
+    if not ((labels & 1) == 1).any() or not ((labels & 1) == 0).any():
+        return np.asarray(whole)
+    cv2.setRNGSeed(0)  # it draws at random
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(np.ascontiguousarray(picture[part]), labels, None, *models, 2, cv2.GC_INIT_WITH_MASK)
+    cut = np.zeros_like(whole)
+    cut[part] = (labels & 1) == 1
+    agree = (cut & whole).sum() / (cut | whole).sum()
+    return np.asarray(cut if agree > 0.5 else whole)
 
 
 def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
     return np.asarray(cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5)
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    ys, xs = np.nonzero(mask)
-    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
-
-
-def _linked(masks: Sequence[Sequence[Rle]], boxes: Sequence[Array], most: int) -> list[dict[int, Rle]]:
-    """The masks of each object by frame."""
-    count = 2 * most  # trajectories that may wait unseen while others are there
-    places = np.zeros((1, len(masks), count, 4), np.float32)
-    present = np.zeros((1, len(masks), count), bool)
-    for t, own in enumerate(boxes):
-        places[0, t, : len(own)], present[0, t, : len(own)] = own, True
-    order = link(None, torch.from_numpy(places), torch.from_numpy(present), None)[0].tolist()
-    tracks: list[dict[int, Rle]] = [{} for _ in range(count)]
-    for t, row in enumerate(order):
-        for track, candidate in zip(tracks, row, strict=True):
-            if candidate < len(masks[t]):
-                track[t] = masks[t][candidate]
-    return [track for track in tracks if track]

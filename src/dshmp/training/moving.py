@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from dshmp.environment import keep_memory
 from dshmp.model.moving import SHORT, MovingObjects, flow_input, optical_flow
 from dshmp.synthetic.moving import make_scene
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     cv2.setNumThreads(1)
+    keep_memory()
     shards = given.out / "scenes"
     shards.mkdir(parents=True, exist_ok=True)
     paths = [shards / f"{first:06d}.npz" for first in range(0, given.scenes, SHARD)]
