@@ -90,18 +90,17 @@ class _Frame:
 
 def _seen(pictures: Iterable[NDArray[np.uint8]], network: MovingObjects, device: torch.device) -> Iterator[_Frame]:
     """Each frame with the network's answer. The first and the last one know the flow to one side only."""
-    three: deque[NDArray[np.uint8]] = deque(maxlen=2)
-    ahead: Array | None = None  # flow from the frame before to this one, and back
-    back: Array | None = None
+    last: NDArray[np.uint8] | None = None
+    back: Array | None = None  # flow from the last frame to that before
     for picture in pictures:
-        three.append(picture)
-        if len(three) == 2:
-            forward = optical_flow(three[0], three[1])
-            yield _frame(three[0], forward, -forward if back is None else back, network, device)
-            back, ahead = optical_flow(three[1], three[0]), forward
-    if three:
-        last = np.zeros((*three[-1].shape[:2], 2), np.float32) if back is None or ahead is None else back
-        yield _frame(three[-1], -last, last, network, device)
+        if last is not None:
+            forward = optical_flow(last, picture)
+            yield _frame(last, forward, -forward if back is None else back, network, device)
+            back = optical_flow(picture, last)
+        last = picture
+    if last is not None:
+        back = np.zeros((*last.shape[:2], 2), np.float32) if back is None else back
+        yield _frame(last, -back, back, network, device)
 
 
 def _frame(

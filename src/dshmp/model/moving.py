@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SHORT = 192  # short side in pixels of the pictures whose flow is taken; the network sees half of that
+LONG = 768  # the long side at most
 WIDTHS = (16, 40, 80, 128, 160)  # channels of the network at each of its scales
 CHANNELS = 9
 OUTPUTS = 3  # logit of moving by itself; x, y from a pixel to the middle of its object, in short sides
@@ -19,8 +20,8 @@ ROUNDS = 8  # of the robust fit
 
 
 def flow_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width to take the flow at, multiples of 32."""
-    scale = SHORT / min(height, width)
+    """Height and width to take the flow at, multiples of 32; of very long pictures the short side is shorter."""
+    scale = min(SHORT / min(height, width), LONG / max(height, width))
     return max(32, round(height * scale / 32) * 32), max(32, round(width * scale / 32) * 32)
 
 

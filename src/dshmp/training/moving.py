@@ -4,7 +4,7 @@ The scenes' flow is taken once and kept in OUT/scenes; started again, it goes on
 """
 
 import argparse
-import logging
+import math
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from dshmp.environment import keep_memory
 from dshmp.model.moving import SHORT, MovingObjects, flow_input, optical_flow
 from dshmp.synthetic.moving import make_scene
 
-log = logging.getLogger("dshmp")
 SHARD = 100  # scenes in a file
 SCALE = 32.0  # of what is stored, as whole numbers of 8 bits: 4 at most, steps of 1/32
 
@@ -100,13 +99,11 @@ def main() -> None:
     model = MovingObjects()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), given.rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, given.rate, given.steps, pct_start=0.05)
     step, checkpoint = 0, given.out / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
         step = state["step"]
     mean = 0.0
     while step < given.steps:
@@ -118,14 +115,15 @@ def main() -> None:
         optimiser.zero_grad()
         cost.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimiser.param_groups:  # a short warm-up, then down along a cosine
+            group["lr"] = given.rate * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / given.steps)) / 2
         optimiser.step()
-        schedule.step()
         step += 1
         mean += (cost.item() - mean) / min(step, 100)
         if step % 50 == 0 or step == given.steps:
             print(f"{step} {mean:.4f}", flush=True)
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save({**state, "schedule": schedule.state_dict(), "step": step}, checkpoint)
+            torch.save({**state, "step": step}, checkpoint)
             save_file(
                 {name: each.half().contiguous() for name, each in model.state_dict().items()},
                 given.out / "moving.safetensors",
