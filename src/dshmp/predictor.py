@@ -30,7 +30,7 @@ from dshmp.model.words import noun_phrases
 from dshmp.options import Kind, Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
-from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, with_labels
+from dshmp.tracked import TrackedVideo, nothing, pointed_tracks, track_candidates, with_labels
 from dshmp.tracks import TracksInput, find_tracks
 from dshmp.video.io import FrameRange, Video, open_video
 from dshmp.video.source import VideoSource
@@ -268,6 +268,8 @@ class Segmenter:
         progress("motion", 0, None)
         clip.answers = tuple(
             self._select(q, functools.partial(with_labels, found, q, tracks), clip, threshold, targets, keep_all)
+            if tracks.items
+            else nothing(q, threshold, len(times))
             for q in queries
         )
         progress("motion", 1, 1)
