@@ -14,7 +14,8 @@ from huggingface_hub import constants
 
 import tiny
 from dshmp.candidates import find_source, hub
-from dshmp.candidates.coco_instances import CocoInstances, _Instances, _tracks, boxes_of, distinct, words_of
+from dshmp.candidates.coco_instances import CocoInstances, _Instances, _tracks, words_of
+from dshmp.candidates.overlaps import box_overlap, boxes_of, first_of_each, is_new, mask_overlap
 from dshmp.errors import UserError
 from dshmp.export import segment_to_folder
 from dshmp.model.dshmp import DsHmp
@@ -71,16 +72,23 @@ def test_sure_and_distinct_instances_remain_where_they_are() -> None:
 
 def test_boxes_and_overlaps() -> None:
     masks = torch.stack([rectangle(3, 5, 10, 20), rectangle(3, 5, 10, 21), rectangle(9, 5, 20, 20)])
-    assert boxes_of(masks).tolist() == [[3, 5, 10, 20], [3, 5, 10, 21], [9, 5, 20, 20]]
-    assert distinct(masks, 0.7) == [0, 2]
-    assert distinct(masks, 0.99) == [0, 1, 2]
+    boxes = boxes_of(masks.numpy())
+    assert boxes.tolist() == [[3, 5, 10, 20], [3, 5, 10, 21], [9, 5, 20, 20]]
+    assert boxes_of([]).shape == (0, 4)
+    torch.testing.assert_close(mask_overlap(masks), box_overlap(boxes, boxes))  # they are rectangles
+    assert box_overlap(boxes, boxes)[0].tolist() == pytest.approx([1, 15 / 16, 1 / 17])
+    assert first_of_each(mask_overlap(masks) > 0.7) == [0, 2]
+    assert first_of_each(mask_overlap(masks) > 0.99) == [0, 1, 2]
+    assert [is_new(masks[0].numpy(), masks[1:].numpy(), most) for most in (0.7, 0.99)] == [False, True]
 
 
 def instances(*found: tuple[int, int]) -> _Instances:
     """Squares that begin at x, with a class."""
     masks = torch.stack([rectangle(x, 10, x + 12, 22) for x, _ in found]) if found else torch.zeros(0, H, W).bool()
     tokens = torch.eye(4)[[label for _, label in found]]
-    return _Instances([encode(m.numpy()) for m in masks], boxes_of(masks), tokens, [label for _, label in found])
+    return _Instances(
+        [encode(m.numpy()) for m in masks], boxes_of(masks.numpy()), tokens, [label for _, label in found]
+    )
 
 
 def test_instances_are_linked_and_named(source: VideoSource) -> None:

@@ -3,23 +3,21 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.candidates.hub import find_folder, load, load_part
+from dshmp.candidates.overlaps import Count, Share, boxes_of, first_of_each, mask_overlap
 from dshmp.encoded import Progress
 from dshmp.model.trajectories import LONGEST_GAP, link
 from dshmp.rle import Rle, encode
 from dshmp.tracks import Track, Tracks
 from dshmp.video.source import VideoSource
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 # how people call what COCO names, in both spellings that are published; a plural's s is known to be one
 SYNONYMS = {
@@ -66,7 +64,7 @@ class CocoInstances:
     revision: str = "22c4a2f15dc88149b8b8d9f4d42c54431fbd66f6"
     threshold: Share = 0.5  # score of an object in a frame: its class's probability times its mask's
     overlap: Share = 0.7  # IoU from which two masks are the same object
-    most: Annotated[int, Field(ge=1)] = 20  # objects in a frame, the surest
+    most: Count = 20  # objects in a frame, the surest
 
     def __call__(self, source: VideoSource, phrases: Sequence[str], device: torch.device, progress: Progress) -> Tracks:
         from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
@@ -92,12 +90,12 @@ class CocoInstances:
         scores = chances[wanted] * sure
         order = scores.argsort(descending=True)
         order = order[scores[order] >= self.threshold]
-        order = order[distinct(inside[order], self.overlap)[: self.most]]
-        masks = (F.interpolate(logits[order, None], size, mode="bilinear") > 0)[:, 0].cpu()
-        seen = masks.flatten(1).any(1)
-        masks, rows = masks[seen], wanted[order[seen.to(order.device)]]
+        order = order[first_of_each(mask_overlap(inside[order]) > self.overlap)[: self.most]]
+        large = (F.interpolate(logits[order, None], size, mode="bilinear") > 0)[:, 0]
+        seen = large.flatten(1).any(1)
+        masks, rows = large[seen].cpu().numpy(), wanted[order[seen]]
         tokens = output.transformer_decoder_last_hidden_state[0, rows].float().cpu()
-        return _Instances([encode(each.numpy()) for each in masks], boxes_of(masks), tokens, classes[rows].tolist())
+        return _Instances([encode(mask) for mask in masks], boxes_of(masks), tokens, classes[rows].tolist())
 
 
 @dataclass(frozen=True)
@@ -108,27 +106,6 @@ class _Instances:
     boxes: Tensor  # (K, 4)
     tokens: Tensor  # (K, C)
     classes: list[int]
-
-
-def distinct(masks: Tensor, most: float) -> list[int]:
-    """Which of masks (K, H, W) bool, the surest first, overlap no earlier one of these by more than the IoU `most`."""
-    flat = masks.flatten(1).float()
-    inner = flat @ flat.T
-    same = inner > most * (inner.diag()[:, None] + inner.diag() - inner)
-    kept: list[int] = []
-    for k, row in enumerate(same.tolist()):
-        if not any(row[j] for j in kept):
-            kept.append(k)
-    return kept
-
-
-def boxes_of(masks: Tensor) -> Tensor:
-    """Masks (K, H, W) bool, none empty -> boxes (K, 4) float, x0, y0, x1, y1, the outer edges of their pixels."""
-    boxes = torch.zeros(len(masks), 4)
-    for row, mask in zip(boxes, masks, strict=True):
-        ys, xs = mask.any(1).nonzero(), mask.any(0).nonzero()
-        row[:] = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-    return boxes
 
 
 def _tracks(frames: Sequence[_Instances], source: VideoSource, names: dict[int, str]) -> Tracks:

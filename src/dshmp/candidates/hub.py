@@ -1,6 +1,8 @@
 """Public models of transformers, from a folder or the Hugging Face hub: configuration and safetensors, nothing else."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,9 @@ def load(kind: Any, folder: Path, device: torch.device) -> Any:
         found = kind.config_class.get_config_dict(folder, local_files_only=True)[0].get("model_type")
         if found != known:
             raise ValueError(f"its model_type is {found}, not {known}")
-        model, told = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        plain: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+        with _quiet():
+            model, told = kind.from_pretrained(folder, **plain, output_loading_info=True)
         sizes = {name: value.numel() for name, value in model.named_parameters()}
         missing = [name for name in sorted(told["missing_keys"]) if name in sizes]
         if sum(sizes[name] for name in missing) > _UNUSED * sum(sizes.values()):
@@ -67,6 +69,22 @@ def load(kind: Any, folder: Path, device: torch.device) -> Any:
         return model.to(device).eval()
     except Exception as error:  # files raise a dozen kinds: missing, damaged, of other shapes
         raise UserError(f"{folder}: cannot be loaded as transformers' {kind.__name__} ({reason(error)})") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bar for each file, and its table of weights."""
+    from transformers.utils import logging as theirs
+
+    bar, level = theirs.is_progress_bar_enabled(), theirs.get_verbosity()
+    theirs.disable_progress_bar()
+    theirs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
+        if bar:
+            theirs.enable_progress_bar()
 
 
 def load_part(kind: Any, folder: Path) -> Any:
