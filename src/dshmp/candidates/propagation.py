@@ -22,7 +22,7 @@ CORNERS = [2, 3]  # labels of the points that are a box's top left and bottom ri
 
 def model_frame(image: Pixels, side: int) -> Tensor:
     """A picture (H, W, 3) as SAM 2 sees it: (3, side, side) float32, normalised; its aspect ratio is not kept."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
     small = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)[0] / 255
     return (small - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
