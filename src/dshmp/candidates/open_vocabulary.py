@@ -39,9 +39,7 @@ class OpenVocabulary:
     patience: Count = 32  # frames for which an object that is not seen is followed
 
     def __call__(self, source: VideoSource, phrases: Sequence[str], device: torch.device, progress: Progress) -> Tracks:
-        if not phrases:
-            fault = "no sentence names an object to look for"
-            raise UserError(f'{fault}; say what it is ("the dog that turns back"), or take --candidates moving')
+        phrases = named(phrases)
         folder = find_folder(self.detector, self.detector_revision, "690 MB, Apache 2.0 (Grounding DINO)")
         detect = Grounding(folder, phrases, device)
         folder = find_folder(self.segmenter, self.segmenter_revision, "160 MB, Apache 2.0 (SAM 2.1)")
@@ -73,6 +71,14 @@ class OpenVocabulary:
         places = boxes.places[rows]
         kept = rows[first_of_each(box_overlap(places, places) > self.overlap)[: max(0, most)]]
         return Boxes(boxes.places[kept], boxes.scores[kept], [boxes.phrases[k] for k in kept.tolist()])
+
+
+def named(phrases: Sequence[str]) -> Sequence[str]:
+    """The phrases; UserError if there is none."""
+    if not phrases:
+        fault = "no sentence names an object to look for"
+        raise UserError(f'{fault}; say what it is ("the dog that turns back"), or take --candidates moving')
+    return phrases
 
 
 def words_of(phrase: str) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ class Propagation:
             session = self.sessions[number]
             found = self.model(session, frame=self.pixels, frame_idx=self.time)
             forget(session, self.time, self.model.config)
+            session.processed_frames = {}
             if (mask := frame_mask(found.pred_masks, self.size)).any():
                 masks[number], self.seen[number] = mask, self.time
         return masks
@@ -105,17 +106,16 @@ class Propagation:
 
 
 def forget(session: Any, time: int, config: Any) -> None:
-    """Keep of a session what frame `time` + 1 and later ones look back at; the first frame of the object stays."""
-    session.processed_frames = {}
-    session.frames_tracked_per_obj[0].clear()
-    first, later = (session.output_dict_per_obj[0][f"{kind}_frame_outputs"] for kind in ("cond", "non_cond"))
-    for outputs in (first, later):
-        for kept in outputs.values():
+    """Keep of a session what frame `time` + 1 and later ones look back at; frames that began an object stay."""
+    for tracked in session.frames_tracked_per_obj.values():
+        tracked.clear()
+    for outputs in session.output_dict_per_obj.values():
+        later = outputs["non_cond_frame_outputs"]
+        for t in [t for t in later if t < time + 2 - config.max_object_pointers_in_encoder]:
+            del later[t]
+        for kept in (*outputs["cond_frame_outputs"].values(), *later.values()):
             kept.pop("pred_masks", None)
             kept.pop("high_res_masks", None)
-    for t in list(later):
-        if t < time + 2 - config.max_object_pointers_in_encoder:
-            del later[t]
-        elif t < time + 2 - config.num_maskmem:
+        for t in [t for t in later if t < time + 2 - config.num_maskmem]:
             later[t].pop("maskmem_features", None)
             later[t].pop("maskmem_pos_enc", None)
