@@ -48,7 +48,7 @@ class Sam3:
         masks: dict[int, dict[int, Rle]] = defaultdict(dict)
         words: dict[int, tuple[str, ...]] = {}
         for t, frame in enumerate(source):
-            inputs = processor(images=frame.image, device=device, return_tensors="pt")
+            inputs = processor(images=frame.image.copy(), device=device, return_tensors="pt")  # writable
             with torch.inference_mode():
                 output = model(inference_session=session, frame=inputs["pixel_values"][0], frame_idx=t)
                 found = processor.postprocess_outputs(session, output, original_sizes=inputs["original_sizes"])
