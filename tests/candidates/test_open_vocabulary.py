@@ -1,5 +1,6 @@
 """Objects that sentences name: prompts, boxes, masks and their places, what comes later, and how much is kept."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,15 @@ def test_a_frame_is_prepared_as_published() -> None:
     image[:, 25:] = 100, 150, 200
     right = torch.tensor([100, 150, 200]) / 255
     torch.testing.assert_close(model_frame(image, 64)[:, 10, 50], (right - torch.tensor(MEAN)) / torch.tensor(STD))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_a_frame_is_prepared_as_transformers_does() -> None:
+    from transformers import Sam2ImageProcessor
+
+    image = picture(0)[:30].repeat(7, 0)
+    theirs = Sam2ImageProcessor()(image, return_tensors="pt")["pixel_values"][0]
+    assert (model_frame(image, 1024) - theirs).abs().max() < 1.01 / 255 / min(STD)  # it rounds to grey levels
 
 
 def test_a_box_comes_back_as_a_mask_in_the_same_place() -> None:
