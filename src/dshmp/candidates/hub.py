@@ -28,17 +28,17 @@ def find_folder(source: str, revision: str, about: str) -> Path:
         if not (folder / CONFIG).is_file():
             raise UserError(f"{source}: no folder with a {CONFIG}; name one, or an id `owner/name` on the hub")
         return folder
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
 
     asked: dict[str, Any] = {"repo_id": source, "revision": revision, "allow_patterns": list(_FILES)}
-    try:
+    with contextlib.suppress(Exception):  # it was never fetched
         if _is_whole(folder := Path(snapshot_download(**asked, local_files_only=True))):
             return folder
-    except Exception:  # it was never fetched
-        pass
-    log.warning("fetching %s from the Hugging Face hub, once: %s", source, about)
+    if not is_offline_mode():
+        log.warning("fetching %s from the Hugging Face hub, once: %s", source, about)
     try:
-        folder = Path(snapshot_download(**asked))
+        with _errors_alone():
+            folder = Path(snapshot_download(**asked))
     except Exception as error:  # the hub client raises a dozen kinds: no network, no such id, no permission
         way = "fetch it where there is a network, and name its folder"
         raise UserError(f"{source}: is not to be had from the hub ({reason(error)}); {way}") from None
@@ -69,6 +69,18 @@ def load(kind: Any, folder: Path, device: torch.device) -> Any:
         return model.to(device).eval()
     except Exception as error:  # files raise a dozen kinds: missing, damaged, of other shapes
         raise UserError(f"{folder}: cannot be loaded as transformers' {kind.__name__} ({reason(error)})") from None
+
+
+@contextlib.contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Without the hub client's line for each time that it tries again."""
+    theirs = logging.getLogger("huggingface_hub")
+    level = theirs.level
+    theirs.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        theirs.setLevel(level)
 
 
 @contextlib.contextmanager
