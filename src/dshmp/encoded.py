@@ -78,7 +78,8 @@ class Selection:
     """What the model answers to a query; the last two fields come with the second pass."""
 
     query: Query
-    video: "VideoTokens"  # of this expression alone (B = 1), its read-out of the kept tokens alone
+    # of this expression alone (B = 1), its read-out of the kept tokens alone; None where there are no candidates
+    video: "VideoTokens | None"
     chosen: tuple[int, ...]  # video tokens meant, best first; empty where nothing matches
     scores: tuple[float, ...]  # probability that each of the kept tokens is meant
     best: float
@@ -256,7 +257,7 @@ class AskedVideo:
             with seg.inference():
                 logits = [  # of the kept video tokens (K, F, h, w)
                     seg.model.decode_masks(answer.video, place, each, own.to(seg.device))
-                    if answer.kept
+                    if answer.kept and answer.video is not None
                     else torch.empty(0, 1)
                     for answer, own, each in zip(answers, cycle(embed), cycle(maps), strict=False)
                 ]

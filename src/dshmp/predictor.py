@@ -31,7 +31,7 @@ from dshmp.model.words import noun_phrases
 from dshmp.options import Kind, Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
-from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, unchecked, with_labels
+from dshmp.tracked import TrackedVideo, nothing, pointed_tracks, track_candidates, unchecked, with_labels
 from dshmp.tracks import TracksInput, find_tracks
 from dshmp.video.io import FrameRange, Video, open_video
 from dshmp.video.source import VideoSource
@@ -270,10 +270,10 @@ class Segmenter:
         clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)
         progress("motion", 0, None)
         clip.answers = tuple(
-            self._select(
-                query, functools.partial(with_labels, found, query, tracks), clip, threshold, targets, keep_all
-            )
-            for query in (replace(each, unknown=unchecked(each, tracks)) for each in queries)
+            self._select(q, functools.partial(with_labels, found, q, tracks), clip, threshold, targets, keep_all)
+            if tracks.items
+            else nothing(q, threshold, len(times))
+            for q in (replace(query, unknown=unchecked(query, tracks)) for query in queries)
         )
         progress("motion", 1, 1)
         return clip

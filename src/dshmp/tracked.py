@@ -100,13 +100,18 @@ def track_candidates(
         times.append(frame.time)
         progress("frames", len(times), source.count)
     end = source.start + len(times)
-    last = max(max(track.masks) for track in tracks.items)
+    last = max((max(track.masks) for track in tracks.items), default=-1)
     if source.stop is None and (last >= end if tracks.length is None else tracks.length != end):
         fault = f"have a mask in frame {last}" if tracks.length is None else f"are of {tracks.length} frames"
         raise UserError(f"the tracks {fault}, the video has {end} frames; give those of this video")
     whole = torch.ones(1, len(times), dtype=torch.bool)
     geo, there, camera = (torch.stack(each)[None] for each in (geometry, present, motions))
     return Candidates(whole, None, geo, there, camera, torch.tensor([sure]), linked=True), times
+
+
+def nothing(query: Query, threshold: float, length: int) -> Selection:
+    """The answer where a video has no tracks: no object, each of `length` frames as good a reason as the others."""
+    return Selection(query, None, (), (), 0.0, threshold, (), np.full((1, length), 1 / length))
 
 
 def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candidates:

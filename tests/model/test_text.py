@@ -19,7 +19,7 @@ from dshmp.errors import UserError
 from dshmp.model.roberta import Roberta
 from dshmp.model.text import LanguageEncoder, TextFeatures, pretrained_encoder
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from dshmp.model.words import split_words, splitting_apart, token_groups
+from dshmp.model.words import noun_phrases, split_words, splitting_apart, token_groups
 from dshmp.parser import Word, load_parser
 
 ROBERTA_BPE = Path(__file__).resolve().parents[3] / "shared" / "roberta_bpe"
@@ -525,3 +525,29 @@ def test_the_released_names_are_kept() -> None:
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+OBJECTS = {
+    "a brown dog running after the white cat": ["brown dog", "white cat"],
+    "the one that moves left": [],
+    "the object moving forward": [],
+    "the older one chasing the other one": [],
+    "bird standing on hand, then flying away": ["bird", "hand"],
+    "Cow shaking head and looking at us": ["cow", "head"],
+    "goldfish swimming from left to right": ["goldfish"],
+    "two cats jumping over the standing dog": ["cats", "dog"],
+    "the second horse from the left": ["horse"],
+    "the dog in front of the car": ["dog", "car"],
+    "the thing on the right side of the road": ["road"],
+    "the sheep to the right of the sheep": ["sheep"],
+    "a couple of ducks": ["ducks"],
+    "moving car": ["car"],
+    "the big white bear-like dog": ["big white bear-like dog"],
+    "he is holding its leash": ["leash"],
+}
+
+
+def test_noun_phrases_name_the_objects() -> None:
+    assert dict(zip(OBJECTS, noun_phrases(list(OBJECTS)), strict=True)) == OBJECTS
+    with splitting_apart():
+        assert noun_phrases(["the white cat"]) == [["white cat"]]

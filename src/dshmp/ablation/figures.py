@@ -89,6 +89,7 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
         _, source = shown_video(split, group[0].video, group[0].shown)
         with segmenter.ask(source, [item.text for item in group]) as clip:
             for video in (answer.video for answer in clip.answers):
+                assert video is not None
                 token = video.tokens[0, video.logits[0].softmax(1)[:, 0].argmax()].float().cpu().numpy()
                 found.append(token / np.linalg.norm(token))
     return np.stack(found)

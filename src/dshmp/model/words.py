@@ -67,9 +67,37 @@ def split_words(texts: Sequence[str], how: CueSplit, parser: str = PARSER) -> It
 
 
 def noun_phrases(texts: Sequence[str], parser: str = PARSER) -> list[list[str]]:
-    """Per expression what it calls its objects, without articles and pronouns: "a brown dog", "the one that runs after
-    the dog" -> ["brown dog"], ["dog"]. UserError where the parser is not installed."""
-    raise NotImplementedError
+    """Per expression what it calls its objects, in lower case, each once, without articles, pronouns, numbers, places
+    and words that name anything: "a brown dog", "the second one that runs after the dog" -> ["brown dog"], ["dog"].
+    UserError where the parser is not installed."""
+    if _apart is not None and parser == PARSER:
+        with contextlib.suppress(BrokenProcessPool):
+            return _apart.submit(_find_phrases, texts, parser).result()
+    return _find_phrases(texts, parser)
+
+
+def _find_phrases(texts: Sequence[str], parser: str) -> list[list[str]]:
+    # in lower case, as the tagger takes a capital for a name or, at the beginning, for a command ("Cow shaking head")
+    return [_phrases(document) for document in parse([" ".join(text.lower().split()) for text in texts], parser)]
+
+
+def _phrases(document: "Doc") -> list[str]:
+    """Runs of static adjectives and nouns that end in a noun. spaCy's own noun chunks leave out short subjects and
+    keep participles ("moving car")."""
+    tokens = list(document)
+    classes = [_class(token) for token in tokens]
+    named = [
+        kind if kind == "-" or (kind in "Na" and group == "static" and _names(token)) else " "
+        for token, kind, group in zip(tokens, classes, _by_dependency(tokens), strict=True)
+    ]
+    runs = [document[slice(*run.span())].text for run in re.finditer("[Na][Na-]*(?<=N)", "".join(named))]
+    return list(dict.fromkeys(runs))
+
+
+def _names(token: "Token") -> bool:
+    """Whether an adjective or a noun says what a thing is, not which of several or where."""
+    compares = token.pos_ == "NUM" or token.tag_ in ("JJR", "JJS", "RBR", "RBS")
+    return not compares and token.text not in _ANYTHING | _ORDER
 
 
 def _split_all(*given: Any) -> list[list[Word]]:
@@ -128,6 +156,14 @@ _PLACES = _words("side sides top bottom front middle center centre edge corner d
 _RELATIVE = _words("that which who")
 _DETERMINERS = _words("the a an its his her their my your our")  # t
 _DEGREES = _words("far very most more same opposite")  # a, as adjectives are
+_ANYTHING = _words(  # name no kind of object
+    "object objects thing things one ones something anything everything nothing item items entity target "
+    "couple pair group bunch lot kind type sort part rest way place time direction frame view screen scene video camera"
+)
+_ORDER = _words(  # say which of several, or where
+    "first second third fourth fifth last next other another same only several many few some all both each every "
+    "leftmost rightmost topmost left right far near whole entire"
+)
 _STATES = _words(  # v: verbs that hold a place, so that "standing to the left" is a place
     "sit sits sitting sat seated stand stands standing stood lie lies lying lay stay stays staying stayed "
     "rest rests resting rested remain remains remaining wait waits waiting located placed"
