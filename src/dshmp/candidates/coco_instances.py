@@ -127,7 +127,8 @@ def _tracks(frames: Sequence[_Instances], source: VideoSource, names: dict[int, 
         Track(str(number), masks[key], words_of(names[classes[key].most_common(1)[0][0]]))
         for number, key in enumerate(found, 1)
     )
-    return Tracks(source.height, source.width, tuple(items))
+    told = frozenset(word for name in names.values() for word in words_of(name))
+    return Tracks(source.height, source.width, tuple(items), vocabulary=told)
 
 
 def _linked(frames: Sequence[_Instances], count: int) -> NDArray[np.int64]:

@@ -60,4 +60,5 @@ class Sam3:
                 words |= dict.fromkeys(numbers, words_of(phrase))
             progress("candidates", t + 1, source.count)
         items = (Track(str(k), masks[number], words[number]) for k, number in enumerate(sorted(masks), 1))
-        return Tracks(source.height, source.width, tuple(items))
+        vocabulary = frozenset(each for phrase in phrases for each in words_of(phrase))
+        return Tracks(source.height, source.width, tuple(items), vocabulary=vocabulary)

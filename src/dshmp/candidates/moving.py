@@ -64,12 +64,12 @@ class Moving:
             for number, chance in objects.items():
                 mask = _cut_out(chance, frame.picture)
                 if mask.mean() >= self.least:
-                    tracks[number][length] = encode(_resized(mask, video.height, video.width))
+                    tracks[number][video.start + length] = encode(_resized(mask, video.height, video.width))
             length += 1
             progress("objects", length, video.count)
         kept = [track for track in tracks.values() if len(track) >= min(self.shortest, length)]
         named = tuple(Track(str(number), track) for number, track in enumerate(kept, 1))
-        return Tracks(video.height, video.width, named, length)
+        return Tracks(video.height, video.width, named)
 
 
 @cache

@@ -62,7 +62,8 @@ class OpenVocabulary:
                 masks[number][source.start + t] = encode(mask)
             progress("candidates", t + 1, source.count)
         items = (Track(str(k), masks[number], words[number]) for k, number in enumerate(sorted(masks), 1))
-        return Tracks(source.height, source.width, tuple(items))
+        vocabulary = frozenset(each for phrase in phrases for each in words_of(phrase))
+        return Tracks(source.height, source.width, tuple(items), vocabulary=vocabulary)
 
     def _new(self, boxes: Boxes, known: Iterable[NDArray[np.bool_]], most: int) -> Boxes:
         """Of a key frame's boxes the surest of each object, but of none that is followed already."""
