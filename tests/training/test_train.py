@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,20 +21,23 @@ import tiny
 from dshmp import cli
 from dshmp.checkpoint import load_config, load_model, load_tensors, save_model
 from dshmp.config import from_dict, to_dict
-from dshmp.data.mevis import MevisSplit
+from dshmp.data.mevis import MevisSplit, write_mini
+from dshmp.data.mini import make_mini
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.tokenizer import save_tokenizer
+from dshmp.predictor import Segmenter
 from dshmp.training import cache
 from dshmp.training.cache import CachedClip, CachedSplit
-from dshmp.training.engine import processes
+from dshmp.training.engine import Trainer, processes
 from dshmp.training.held_out import link_scores, score_tokens
 from dshmp.training.logging import MEASURED
 from dshmp.training.motion_task import MotionTask
 from dshmp.training.pretraining import LanguageTask, PerceptionTask
 from dshmp.training.recipe import Recipe, load_recipe
+from dshmp.training.task import open_splits
 from dshmp.training.train import run, start_model
 from dshmp.training.whole_task import WholeTask
 
@@ -516,6 +521,96 @@ def test_data_without_objects(mini: Path, tmp_path: Path) -> None:
             train(tmp_path, task, plain, init=None)
     folder = train(tmp_path, "whole", plain, init=None, steps=2, data={"mevis": {"root": str(plain)}})
     assert [line["step"] for line in metrics(folder)] == [1, 2]
+
+
+# ------------------------------------------------------------------------------- true masks of MeViS itself
+
+
+@pytest.fixture(scope="module")
+def mevis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MeViS's miniature, which does not list the objects of its videos."""
+    root = tmp_path_factory.mktemp("real") / "mevis"
+    make_mini("mevis", write_mini, root)
+    return root
+
+
+def tracks_recipe(mevis: Path, roberta: Path, *overrides: str) -> list[str]:
+    """Values that make the recipe `ours/tracks_mevis` as small as the miniature."""
+    small = {"hidden_size": 32, "motion.ffn": 32, "motion.heads": 2, "motion.blocks": 2, "motion.contrast_size": 16}
+    values = [f"model.{key}={value}" for key, value in small.items()]
+    values += [f"data.mevis.root={mevis}", f"text_encoder={roberta}", "batch=4", "warmup=1", "contrast_start=1"]
+    return [*values, "run.checkpoint_every=2", "run.validate_every=2", *overrides]
+
+
+def test_a_motion_part_learns_mevis_from_its_masks(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    """No perception is learned or computed, the text encoder stays, and the model answers about tracks."""
+    folder = run("ours/tracks_mevis", tracks_recipe(mevis, roberta, "steps=4"), tmp_path / "run", "cpu")
+    last = metrics(folder)[-1]
+    assert {"exact all", "iou all", "whole tracks"} <= last.keys()
+    assert last["links"] > 90
+    recipe = load_recipe(folder / "recipe.yaml")
+    torch.manual_seed(recipe.seed)
+    splits = open_splits(recipe)
+    start = start_model(recipe, splits.values())[0].state_dict()
+    state = load_file(folder / "model" / "model.safetensors")
+    changed = {key.rpartition(".")[0] for key, value in state.items() if not torch.equal(value, start[key])}
+    assert {key.split(".")[0] for key in changed} == {"language", "motion", "decoder"}
+    assert not any(key.startswith("language.encoder") for key in changed)
+    segmenter = Segmenter.from_pretrained(folder, device="cpu")
+    split = splits["mevis"].with_named_objects()
+    item = split.expressions[0]
+    frames = np.stack(split.frames(item.video))
+    named = [each["anno_id"] for each in split.videos[item.video].objects.values()]
+    masks = split.masks(item.video, named, range(len(frames)), frames.shape[1:3])
+    result = segmenter(frames, item.text, fps=8.0, tracks=masks, threshold=0.0, all_objects=True)
+    for each in (*result.objects, *result.others):
+        assert each.track is not None
+        assert np.array_equal(each.masks, masks[int(each.track) - 1])
+
+
+def test_training_on_masks_goes_on_as_if_nothing_had_happened(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    values = tracks_recipe(mevis, roberta, f"run.cache={tmp_path / 'cache'}")
+    whole = run("ours/tracks_mevis", [*values, "steps=4"], tmp_path / "whole", "cpu")
+    parts = tmp_path / "parts"
+    step, steps = Trainer._step, 0
+
+    def killed(self: Trainer, batches: Any) -> bool:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise Killed
+        return step(self, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", killed)
+        with pytest.raises(Killed):
+            run("ours/tracks_mevis", [*values, "steps=4"], parts, "cpu")
+    run("ours/tracks_mevis", [*values, "steps=4"], parts, "cpu")
+    first, second = (load_file(each / "model" / "model.safetensors") for each in (whole, parts))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_a_camera_that_keeps_still_needs_no_pictures(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    blind = tmp_path / "blind"
+    shutil.copytree(mevis, blind, ignore=shutil.ignore_patterns("*.jpg"))
+    values = tracks_recipe(blind, roberta, "steps=1", "model.motion.camera=false")
+    assert metrics(run("ours/tracks_mevis", values, tmp_path / "run", "cpu"))[-1]["step"] == 1
+
+
+def test_named_objects(mevis: Path) -> None:
+    plain = MevisSplit(mevis, "train")
+    split = plain.with_named_objects()
+    assert not any(video.objects for video in plain.videos.values())
+    for item in split.expressions:
+        objects = split.videos[item.video].objects
+        assert [objects[key]["anno_id"] for key in item.objects] == list(item.annotations)
+        assert len(objects) > 1  # those of other sentences, too
+    for change, told in (({"annotations": (1,)}, "not pairs"), ({"annotations": (98, 99)}, "another one")):
+        spoilt = MevisSplit(mevis, "train")
+        place = next(i for i, item in enumerate(spoilt.expressions) if len(item.objects) == 2)
+        spoilt.expressions[place] = replace(spoilt.expressions[place], **change)
+        with pytest.raises(UserError, match=told):
+            spoilt.with_named_objects()
 
 
 # ------------------------------------------------------------------------------------------------- cache

@@ -14,13 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.config import to_dict
-from dshmp.data.base import Expression, Split, by_video, expression_name
+from dshmp.data.base import Expression, Split, by_video, expression_name, mask_size
 from dshmp.errors import UserError
 from dshmp.files import digest, reason, save_tensors
 from dshmp.model.camera import camera_motion, followed, grey_frames
@@ -192,21 +194,37 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
 
 @torch.inference_mode()
 def true_candidates(model: DsHmp, split: Split, name: str) -> dict[str, Tensor]:
-    """The true masks of all objects of a clip as candidates, one slot each."""
-    frames = split.frames(name)
-    size = frames[0].shape[:2]
-    truth = _true_masks(split, name, size)  # (G, T, H, W)
-    inside = masks_on_grid(truth, grid_size(*size)).transpose(0, 1)  # (T, G, h, w)
+    """The true masks of all objects of a clip as candidates, one slot each. Pictures are read for the camera's motion
+    alone, one by one, and masks object by object: of large frames all would not fit in memory."""
+    video, config = split.videos[name], model.config.input
+    annotations, places = [item["anno_id"] for item in video.objects.values()], range(len(video.frames))
+    size = mask_size(split, name, annotations)
+    tracks = (split.masks(name, [each], places, size)[0] for each in annotations)
+    parts = [_on_grids(masks, grid_size(*size)) for masks in tracks]
+    inside, share = (torch.stack(each) for each in zip(*parts, strict=True))  # (G, T, h, w), (G, T, *GRID)
+    inside = inside.transpose(0, 1)
     present = inside.flatten(2).sum(2) >= LEAST
-    config = model.config.input
-    grey = grey_frames(prepare_frames(frames, config), input_size(size, config), config)
-    camera, sure = camera_motion(list(followed(grey)), inside.any(1).numpy())
+    camera = sure = None
+    if model.config.motion.camera:
+        frames = (prepare_frames(split.frames(name, [place]), config) for place in places)
+        corners = followed(grey_frames(frame, input_size(size, config), config)[0] for frame in frames)
+        camera, sure = camera_motion(list(corners), inside.any(1).numpy())
     geometry = mask_geometry(inside.flatten(0, 1)).unflatten(0, present.shape)
-    share = _share(truth)
-    masks = (2 * (share > 0.5).float() - 1).transpose(0, 1) * SURE
-    owner = torch.arange(len(truth)).expand(present.shape).masked_fill(~present, -1)
+    logits = (2 * (share > 0.5).float() - 1).transpose(0, 1) * SURE
+    owner = torch.arange(len(share)).expand(present.shape).masked_fill(~present, -1)
     whole = torch.ones(len(present), dtype=torch.bool)
-    return _packed(masks, owner, share, Candidates(whole, None, geometry, present, camera, sure))
+    return _packed(logits, owner, share, Candidates(whole, None, geometry, present, camera, sure))
+
+
+def _on_grids(masks: NDArray[np.bool_], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Masks (T, H, W) of one object, frame by frame: on the picture's grid, (T, *grid) bool, and `_share` of it,
+    (T, *GRID)."""
+    frames = [torch.from_numpy(mask)[None].float() for mask in masks]
+    inside, share = (
+        [masks_on_grid(each, grid) for each in frames],
+        [F.adaptive_avg_pool2d(each, GRID) for each in frames],
+    )
+    return torch.cat(inside), torch.cat(share)
 
 
 def _packed(masks: Tensor, owner: Tensor, share: Tensor, found: Candidates) -> dict[str, Tensor]:
@@ -249,6 +267,7 @@ def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split, truth: bool 
         "grid": GRID,
         "geometry": [config.motion.geometry, FORMAT],
     }
+    settings |= {"camera": config.motion.camera} if truth else {}
     settings |= {name: digest(split.folder / name) for name in ("meta_expressions.json", "mask_dict.json")}
     parts: tuple[str, ...] = ()
     if not truth:

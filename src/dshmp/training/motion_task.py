@@ -1,5 +1,6 @@
 """Task `motion`: the motion part on cached object tokens of frozen static perception."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.checkpoint import CONFIG, find_model, load_config
+from dshmp.data.base import Split
 from dshmp.device import exactly
 from dshmp.errors import UserError
 from dshmp.model.frame_decoder import uses_language
@@ -23,17 +25,24 @@ class MotionTask(Task):
 
     def setup(self) -> None:
         recipe, model = self.recipe, self.model
-        self.split = self.one_split(self.splits)
+        self.split = self._listed(self.splits)
         self._check_perception()
         self.held_out = open_splits(recipe, held_out=True)
         if not self.held_out:
             raise UserError("task motion needs a held-out split: name it, such as data.mevis.validation=valid_u")
         model.perception.requires_grad_(False)
-        if uses_language(model.perception):  # the language in the cached tokens stays as it was
+        truth = recipe.candidates == "truth"
+        if not truth and uses_language(model.perception):  # the language in the cached tokens stays as it was
             model.language.requires_grad_(False)
         self.criterion = self.video_criterion()
         self.probe = MotionProbe(model.config.hidden_size, self.split)
         self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank, "probe": self.probe})
+
+    def _listed(self, splits: Mapping[str, Split]) -> Split:
+        """The one split, whose videos list their objects. True masks may be of those alone that sentences name."""
+        if self.recipe.candidates == "truth":
+            splits = {name: split.with_named_objects() for name, split in splits.items()}
+        return self.one_split(splits)
 
     def _check_perception(self) -> None:
         """UserError unless the object tokens of this model are trained and all that its read-out needs."""
@@ -55,7 +64,7 @@ class MotionTask(Task):
 
     def prepare(self, cache: Path) -> None:
         super().prepare(cache)
-        splits = self.split, self.one_split(self.held_out)
+        splits = self.split, self._listed(self.held_out)
         truth = self.recipe.candidates == "truth"
         self.training, self.valid = (
             CachedSplit.build(self.model, self.tokenizer, split, cache, truth) for split in splits
