@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +238,37 @@ def test_a_label_tells_which_track_fits(masks: np.ndarray, segmenter: Segmenter,
         segmenter(folder, "the blue disc", fps=8.0, tracks=path, threshold=0.0).score for path in (labelled, plain)
     ]
     assert other[0] == other[1]  # no label is among its words
+
+
+def test_tracks_may_say_what_they_look_like(masks: np.ndarray, folder: Path) -> None:
+    """A model that reads appearance answers as one that does not where tracks have none, or until it has learned."""
+    switches = {"motion.geometry": True, "motion.matching": "tracks", "motion.object_position": False}
+    plain = tiny.model(switches)
+    seeing = DsHmp(tiny.config(switches | {"motion.appearance": 3})).eval()
+    assert not seeing.motion.appearance.weight.any()  # type: ignore[union-attr]
+    seeing.load_state_dict(plain.state_dict(), strict=False)
+    blind = array_tracks(masks, SIZE)
+    looks = np.array([[1, 2, 3], [0, -1, 1]], np.float32)
+
+    def score(model: DsHmp, *rows: np.ndarray | None) -> float:
+        tracks = replace(
+            blind,
+            items=tuple(replace(item, appearance=row) for item, row in zip(blind.items, rows, strict=True)),
+        )
+        return Segmenter(model, tiny.tokenizer(), device="cpu")(
+            folder, SENTENCES[0], fps=8.0, tracks=tracks, threshold=0.0
+        ).score
+
+    known = score(plain, None, None)
+    assert score(plain, *looks) == score(seeing, None, None) == score(seeing, *looks) == known
+    torch.nn.init.normal_(seeing.motion.appearance.weight)  # type: ignore[union-attr]
+    assert score(seeing, None, None) == known
+    assert score(seeing, *looks) != known
+    assert score(seeing, *looks) == pytest.approx(score(seeing, *(5 * looks)), abs=1e-6)  # its direction alone counts
+    assert score(seeing, looks[0], None) not in (known, score(seeing, *looks))
+    for wrong in (looks[0, :2], np.array([1, 2, np.nan], np.float32)):
+        with pytest.raises(UserError, match=r"track 1 has an appearance .*reads 3 numbers"):
+            score(seeing, wrong, None)
 
 
 def test_a_range_of_frames(masks: np.ndarray, segmenter: Segmenter, folder: Path, tmp_path: Path) -> None:

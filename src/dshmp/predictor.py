@@ -30,7 +30,7 @@ from dshmp.model.words import noun_phrases
 from dshmp.options import Kind, Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
-from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, with_labels
+from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, with_appearance, with_labels
 from dshmp.tracks import TracksInput, find_tracks
 from dshmp.video.io import FrameRange, Video, open_video
 from dshmp.video.source import VideoSource
@@ -264,6 +264,7 @@ class Segmenter:
             find = given if callable(given) else find_source(given)
             tracks = find(source, self._phrases(expressions), self.device, progress)
         found, times = track_candidates(self.config.input, source, tracks, still, progress)
+        found = with_appearance(found, tracks, self.config.motion.appearance)
         clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)
         progress("motion", 0, None)
         clip.answers = tuple(

@@ -108,6 +108,23 @@ def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candida
     return replace(candidates, fits=known)
 
 
+def with_appearance(candidates: Candidates, tracks: Tracks, numbers: int) -> Candidates:
+    """Told what the tracks look like, if any says so, for a model that reads so many numbers, 0 for none. Raises
+    UserError where there are more or fewer."""
+    told = [track for track in tracks.items if track.appearance is not None]
+    if not numbers or not told:
+        return candidates
+    rows = torch.zeros(len(tracks.items), numbers)
+    for row, track in zip(rows, tracks.items, strict=True):
+        if track.appearance is not None:
+            own = torch.as_tensor(track.appearance, dtype=torch.float32)
+            if own.shape != row.shape or not own.isfinite().all():
+                fault = f"has an appearance of shape {tuple(own.shape)}, or one that is not finite"
+                raise UserError(f"track {track.name} {fault}; this model reads {numbers} numbers")
+            row.copy_(own)
+    return replace(candidates, appearance=rows.expand(*candidates.shape, numbers))
+
+
 def pointed_tracks(video: VideoTokens) -> list[int]:
     """The track that each video token of a clip (B = 1) points at most, (N_v)."""
     assert isinstance(video.readout, TrajectoryReadout)

@@ -14,7 +14,7 @@ PNGs are called as the video's frames are, else by their number in the video.
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +41,8 @@ class Track:
     name: str
     masks: Mapping[int, Rle]  # by the position of the frame in the video; where it is not seen there is none
     words: tuple[str, ...] = ()  # what it is said to be: its label, its colour
+    appearance: NDArray[np.float32] | None = field(default=None, compare=False)
+    """(A,) what it looks like, such as the mean of an image encoder's features inside its masks."""
 
 
 @dataclass(frozen=True)

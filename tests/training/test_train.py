@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import RobertaConfig, RobertaModel
 
@@ -328,6 +328,7 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
             "max_position_embeddings must be at least 131, found 130",
         ),
         ("motion", {"init": None}, "name a run of task perception or language as init"),
+        ("motion", {"init": None, "appearance": "looks"}, "appearance is learned with candidates: truth"),
     ],
 )
 def test_what_cannot_be_trained_says_why(
@@ -595,6 +596,58 @@ def test_a_camera_that_keeps_still_needs_no_pictures(mevis: Path, roberta: Path,
     shutil.copytree(mevis, blind, ignore=shutil.ignore_patterns("*.jpg"))
     values = tracks_recipe(blind, roberta, "steps=1", "model.motion.camera=false")
     assert metrics(run("ours/tracks_mevis", values, tmp_path / "run", "cpu"))[-1]["step"] == 1
+
+
+def looks(mevis: Path, folder: Path, numbers: int = 5) -> Path:
+    """A vector for every object of both splits, in a file per video."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for name in ("train", "valid_u"):
+        for video in MevisSplit(mevis, name).with_named_objects().videos.values():
+            keys = [str(item["anno_id"]) for item in video.objects.values()]
+            rows = {key: torch.randn(numbers, generator=generator) for key in keys}
+            save_file(rows, folder / f"{video.name}.safetensors")
+    return folder
+
+
+def test_appearance_of_true_masks_is_learned(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    """What starts without reading it reads it in the end; tracks made elsewhere may have it or not."""
+    folder = looks(mevis, tmp_path / "looks")
+    more = [f"appearance={folder}", "model.motion.appearance=5", "steps=3"]
+    trained = run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "run", "cpu")
+    state = load_file(trained / "model" / "model.safetensors")
+    assert state["motion.appearance.weight"].shape == (32, 5)
+    assert state["motion.appearance.weight"].any()
+    assert load_config(trained / "model" / "config.json").card.recipe["appearance"] == "looks"
+    split = MevisSplit(mevis, "train").with_named_objects()
+    video = next(iter(split.videos.values()))
+    rows = cache.read_appearance(folder, split, video.name, 5)
+    kept = load_file(folder / f"{video.name}.safetensors")
+    assert torch.equal(rows, torch.stack([kept[str(item["anno_id"])] for item in video.objects.values()]))
+    assert list(video.objects) == sorted(video.objects)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["appearance=looks"], "need each other"),
+        (["model.motion.appearance=5"], "need each other"),
+        (["appearance=looks", "model.motion.appearance=6"], "has shape [5]; model.motion.appearance asks [6]"),
+        (["appearance=nowhere", "model.motion.appearance=5"], "missing; appearance needs a file per video"),
+        (["appearance=lacking", "model.motion.appearance=5"], "is missing; model.motion.appearance asks [5]"),
+    ],
+)
+def test_appearance_that_cannot_be_learned(
+    change: list[str], told: str, mevis: Path, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    looks(mevis, tmp_path / "looks")
+    for file in looks(mevis, tmp_path / "lacking").iterdir():
+        save_file({"x": torch.zeros(5)}, file)
+    with pytest.raises(UserError) as caught:
+        run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *change), tmp_path / "run", "cpu")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_named_objects(mevis: Path) -> None:

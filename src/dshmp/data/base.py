@@ -143,7 +143,8 @@ class DataSplit:
                     raise UserError(f"{self.listed}: expression {expression_name(item)} {told}; mend them to train")
         found = copy.copy(self)
         found.videos = {
-            name: video if video.objects else replace(video, objects=named[name]) for name, video in self.videos.items()
+            name: video if video.objects else replace(video, objects=dict(sorted(named[name].items())))
+            for name, video in self.videos.items()
         }
         return found
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from dshmp.checkpoint import load_tensors
 from dshmp.config import to_dict
 from dshmp.data.base import Expression, Split, by_video, expression_name, mask_size
 from dshmp.errors import UserError
@@ -57,9 +58,10 @@ class CachedClip:
     geometry: Tensor | None = None  # (T, N, CHANNELS) float16
     camera: Tensor | None = None  # (T, 2, 3)
     sure: Tensor | None = None  # (T,)
+    appearance: Tensor | None = None  # (T, N, A); of true masks, and in files of their own
 
 
-CANDIDATES = ("tokens", "present", "geometry", "camera", "sure")
+CANDIDATES = ("tokens", "present", "geometry", "camera", "sure", "appearance")
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,33 @@ class ClipBatch:
 class CachedSplit:
     """The sentences of a split and the cached object tokens of their clips: a file for each video, read when needed."""
 
-    def __init__(self, split: Split, tokenizer: TextTokenizer, folder: Path, truth: bool = False) -> None:
-        self.split, self.tokenizer, self.folder, self.truth = split, tokenizer, folder, truth
+    def __init__(
+        self,
+        split: Split,
+        tokenizer: TextTokenizer,
+        folder: Path,
+        truth: bool = False,
+        appearance: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.split, self.tokenizer, self.folder = split, tokenizer, folder
+        self.truth, self.appearance = truth, appearance
         self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]  # of each sentence's clip
 
     @classmethod
-    def build(cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path, truth: bool = False) -> Self:
+    def build(
+        cls,
+        model: DsHmp,
+        tokenizer: TextTokenizer,
+        split: Split,
+        folder: Path,
+        truth: bool = False,
+        appearance: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Open the cache of this perception and split in `folder`, computing what is missing, a video on each core.
-        With `truth`, candidates are the true masks of all objects, without tokens."""
+        With `truth`, candidates are the true masks of all objects, without tokens; `appearance` (G, A) of each video's
+        goes with them."""
         name = f"{split.folder.name}-{_identity(model, tokenizer, split, truth)}"
-        cached = cls(split, tokenizer, folder / name, truth)
+        cached = cls(split, tokenizer, folder / name, truth, appearance)
         cached.folder.mkdir(parents=True, exist_ok=True)
         make, threads = partial(cached._make, model.eval(), by_video(split)), torch.get_num_threads()
         if missing := [name for name in split.videos if not cached._file(name).exists()]:
@@ -124,6 +143,8 @@ class CachedSplit:
                 tensors = {kind: file.get_tensor(f"{own}{kind}") for kind in kinds if "/" not in kind}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
+        if self.appearance is not None:
+            tensors["appearance"] = self.appearance[item.video].expand(len(tensors["owner"]), -1, -1)
         return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
 
     def batch(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]] = ()) -> ClipBatch:
@@ -214,6 +235,20 @@ def true_candidates(model: DsHmp, split: Split, name: str) -> dict[str, Tensor]:
     owner = torch.arange(len(share)).expand(present.shape).masked_fill(~present, -1)
     whole = torch.ones(len(present), dtype=torch.bool)
     return _packed(logits, owner, share, Candidates(whole, None, geometry, present, camera, sure))
+
+
+def read_appearance(folder: Path, split: Split, video: str, numbers: int) -> Tensor:
+    """What a video's objects look like, (G, numbers), from the folder's file of that video. Raises UserError."""
+    path = folder / f"{video}.safetensors"
+    keys = [str(item["anno_id"]) for item in split.videos[video].objects.values()]
+    if not path.is_file():
+        raise UserError(f"{path}: missing; appearance needs a file per video, with a vector under each anno_id")
+    found = load_tensors(path)
+    for key in keys:
+        if key not in found or found[key].shape != (numbers,):
+            there = f"has shape {[*found[key].shape]}" if key in found else "is missing"
+            raise UserError(f"{path}: the vector of annotation {key} {there}; model.motion.appearance asks [{numbers}]")
+    return torch.stack([found[key].float() for key in keys])
 
 
 def _on_grids(masks: NDArray[np.bool_], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

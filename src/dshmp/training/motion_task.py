@@ -12,7 +12,7 @@ from dshmp.data.base import Split
 from dshmp.device import exactly
 from dshmp.errors import UserError
 from dshmp.model.frame_decoder import uses_language
-from dshmp.training.cache import CachedSplit, ClipBatch
+from dshmp.training.cache import CachedSplit, ClipBatch, read_appearance
 from dshmp.training.held_out import score_tokens
 from dshmp.training.losses import Counts
 from dshmp.training.pretraining import MotionProbe
@@ -53,7 +53,11 @@ class MotionTask(Task):
         if recipe.candidates == "truth":
             if not self.model.config.motion.geometry:
                 raise UserError("candidates: truth have no tokens; they need model.motion.geometry")
+            if (recipe.appearance is None) != (not self.model.config.motion.appearance):
+                raise UserError("appearance (a folder) and model.motion.appearance (how many numbers) need each other")
             return
+        if recipe.appearance is not None or self.model.config.motion.appearance:
+            raise UserError("appearance is learned with candidates: truth; those of perception have tokens")
         if recipe.init is None:
             raise UserError(f"{keeps}: name a run of task perception or language as init")
         if uses_language(perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
@@ -66,10 +70,19 @@ class MotionTask(Task):
         super().prepare(cache)
         splits = self.split, self._listed(self.held_out)
         truth = self.recipe.candidates == "truth"
+        looks = [self._appearance(split) for split in splits]
         self.training, self.valid = (
-            CachedSplit.build(self.model, self.tokenizer, split, cache, truth) for split in splits
+            CachedSplit.build(self.model, self.tokenizer, split, cache, truth, look)
+            for split, look in zip(splits, looks, strict=True)
         )
         self.sampler = EpochSampler(self.training.lengths, self.recipe.batch, self.recipe.seed)
+
+    def _appearance(self, split: Split) -> dict[str, Tensor] | None:
+        """Of each video's objects what they look like, (G, A), where the recipe says so."""
+        if self.recipe.appearance is None:
+            return None
+        folder, numbers = Path(self.recipe.appearance), self.model.config.motion.appearance
+        return {name: read_appearance(folder, split, name, numbers) for name in split.videos}
 
     def batches(self, step: int, share: Share = ALL) -> list[ClipBatch]:
         chosen = self.sampler(step).tolist()
