@@ -31,7 +31,7 @@ from dshmp.options import Kind, Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
 from dshmp.tracked import TrackedVideo, pointed_tracks, track_candidates, with_appearance, with_labels
-from dshmp.tracks import TracksInput, find_tracks
+from dshmp.tracks import TracksInput, checked_tracks, find_tracks
 from dshmp.video.io import FrameRange, Video, open_video
 from dshmp.video.source import VideoSource
 
@@ -262,7 +262,8 @@ class Segmenter:
         else:
             given: Any = asked["candidates"]
             find = given if callable(given) else find_source(given)
-            tracks = find(source, self._phrases(expressions), self.device, progress)
+            tracks = checked_tracks(find(source, self._phrases(expressions), self.device, progress), source)
+        still |= not self.config.motion.camera  # a model that does not read the camera's motion
         found, times = track_candidates(self.config.input, source, tracks, still, progress)
         found = with_appearance(found, tracks, self.config.motion.appearance)
         clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)

@@ -19,7 +19,7 @@ from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.readout import TrajectoryReadout
 from dshmp.result import Result
 from dshmp.tracks import Tracks
-from dshmp.video.source import Frame, VideoSource
+from dshmp.video.source import Frame, Pixels, VideoSource
 
 KNOWN = 4.0  # logit that a track fits the static words, or not, where its labels tell
 
@@ -55,7 +55,8 @@ def track_candidates(
     config: InputConfig, source: VideoSource, tracks: Tracks, still: bool, progress: Progress
 ) -> tuple[Candidates, list[float]]:
     """Geometry of the tracks and the camera's motion, which is held to be none where it is `still`, and the frames'
-    times. Frames are read one by one. Raises UserError where the tracks are not of this video."""
+    times. Frames are read one by one, or not at all where nothing asks for them. Raises UserError where the tracks are
+    not of this video."""
     count = len(tracks.items)
     size = input_size((source.height, source.width), config)
     grid = grid_size(source.height, source.width)
@@ -67,7 +68,7 @@ def track_candidates(
     sure: list[float] = []
     grey: NDArray[np.uint8] | None = None
     covered = np.zeros(grid, bool)
-    for frame in source:
+    for time, image in _moments(source, still):
         masks = tracks.masks(source.start + len(times))  # by the track's name
         seen, told, over = torch.zeros(count, dtype=torch.bool), torch.zeros(count, CHANNELS), np.zeros(grid, bool)
         if masks:
@@ -76,8 +77,8 @@ def track_candidates(
             seen[rows], told[rows] = inside.flatten(1).sum(1) >= LEAST, mask_geometry(inside)
             over = inside.any(0).numpy()
         motion, agree = np.eye(2, 3, dtype=np.float32), 1.0 if still else 0.0
-        if not still:
-            before, grey = grey, grey_frames(prepare_frames([frame.image], config), size, config)[0]
+        if image is not None and not still:
+            before, grey = grey, grey_frames(prepare_frames([image], config), size, config)[0]
             if before is not None:
                 motion, agree = background_motion(follow_corners(before, grey), (covered, over))
         covered = over
@@ -85,7 +86,7 @@ def track_candidates(
         geometry.append(told)
         motions.append(torch.from_numpy(motion))
         sure.append(agree)
-        times.append(frame.time)
+        times.append(time)
         progress("frames", len(times), source.count)
     end = source.start + len(times)
     last = max(max(track.masks) for track in tracks.items)
@@ -95,6 +96,15 @@ def track_candidates(
     whole = torch.ones(1, len(times), dtype=torch.bool)
     geo, there, camera = (torch.stack(each)[None] for each in (geometry, present, motions))
     return Candidates(whole, None, geo, there, camera, torch.tensor([sure]), linked=True), times
+
+
+def _moments(source: VideoSource, still: bool) -> Iterator[tuple[float, Pixels | None]]:
+    """Time and picture of every frame; without its picture where the camera is `still` and times are known without."""
+    if still and source.times is not None and (known := source.times[source.start : source.stop]):
+        yield from zip(known, repeat(None))
+        return
+    for frame in source:
+        yield frame.time, frame.image
 
 
 def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candidates:
