@@ -19,8 +19,9 @@ from transformers import RobertaConfig, RobertaModel
 
 import tiny
 from dshmp import cli
-from dshmp.checkpoint import load_config, load_model, load_tensors, save_model
+from dshmp.checkpoint import build_model, load_config, load_model, load_tensors, save_model
 from dshmp.config import from_dict, to_dict
+from dshmp.data.base import frame_size
 from dshmp.data.mevis import MevisSplit, write_mini
 from dshmp.data.mini import make_mini
 from dshmp.errors import UserError
@@ -29,6 +30,7 @@ from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.tokenizer import save_tokenizer
 from dshmp.predictor import Segmenter
+from dshmp.rle import encode
 from dshmp.training import cache
 from dshmp.training.cache import CachedClip, CachedSplit
 from dshmp.training.engine import Trainer, processes
@@ -329,6 +331,7 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
         ),
         ("motion", {"init": None}, "name a run of task perception or language as init"),
         ("motion", {"init": None, "appearance": "looks"}, "appearance is learned with candidates: truth"),
+        ("motion", {"init": None, "tracks": "folder"}, "candidates: tracks and tracks (their folder) need each other"),
     ],
 )
 def test_what_cannot_be_trained_says_why(
@@ -650,6 +653,61 @@ def test_appearance_that_cannot_be_learned(
     assert "\n" not in str(caught.value)
 
 
+def elsewhere(mevis: Path, folder: Path) -> Path:
+    """Tracks as a tool finds them: the first object of a video in halves, which nothing truly is, the others as they
+    are, in the other order."""
+    folder.mkdir()
+    for name in ("train", "valid_u"):
+        split = MevisSplit(mevis, name).with_named_objects()
+        for video in split.videos.values():
+            size = frame_size(split, video.name)
+            keys = [item["anno_id"] for item in video.objects.values()]
+            first, *others = split.masks(video.name, keys, range(len(video.frames)), size)
+            half = np.zeros_like(first)
+            half[..., : size[1] // 2] = True
+            found = [*others[::-1], first & half, first & ~half]
+            rows = [
+                {"id": k, "segmentations": [encode(m) if m.any() else None for m in t]} for k, t in enumerate(found)
+            ]
+            (folder / f"{video.name}.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_a_motion_part_learns_from_tracks_made_elsewhere(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    folder = elsewhere(mevis, tmp_path / "tracks")
+    more = ["candidates=tracks", f"tracks={folder}", "steps=2", f"run.cache={tmp_path / 'cache'}"]
+    trained = run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "run", "cpu")
+    assert {"exact all", "iou all"} <= metrics(trained)[-1].keys()
+    split = MevisSplit(mevis, "train").with_named_objects()
+    model = build_model(load_recipe(trained / "recipe.yaml").model, "")
+    true, found = (
+        CachedSplit.build(model, tiny.tokenizer(), split, tmp_path / "cache", masks) for masks in (True, folder)
+    )
+    assert true.folder != found.folder
+    for item in split.expressions:
+        own, other = true[item], found[item]
+        assert torch.equal(own.truth, other.truth)
+        assert own.geometry is not None
+        assert other.geometry is not None
+        count = own.owner.shape[1] - 1
+        assert torch.equal(own.geometry[:, 1:].flip(1), other.geometry[:, :count])
+        assert torch.equal(own.owner[:, 1:].flip(1), other.owner[:, :count])
+        assert ((other.owner == 0).sum(1) <= 1).all()  # of two halves one at most is the whole
+    first = next(folder.iterdir())
+    rows = json.loads(first.read_text())
+    first.write_text(first.read_text().replace("null", "5"))
+    with pytest.raises(UserError, match="run lengths"):
+        run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "spoilt", "cpu")
+    for row in rows:
+        row["segmentations"].append(next(filter(None, row["segmentations"])))
+    first.write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="give those of it"):
+        run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "spoilt", "cpu")
+    first.unlink()
+    with pytest.raises(UserError, match="missing; candidates: tracks need a file per video"):
+        run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "spoilt", "cpu")
+
+
 def test_named_objects(mevis: Path) -> None:
     plain = MevisSplit(mevis, "train")
     split = plain.with_named_objects()
@@ -810,7 +868,7 @@ def test_language_that_starts_fresh_has_a_fresh_tokeniser(mini: Path, chain: Pat
 def test_true_masks_as_candidates(mini: Path, tmp_path: Path) -> None:
     """One for each object, without tokens, seen as itself: links hold, and a step learns from them."""
     split, model = MevisSplit(mini, "valid_u"), tiny.model()
-    built = CachedSplit.build(model, tiny.tokenizer(), split, tmp_path, truth=True)
+    built = CachedSplit.build(model, tiny.tokenizer(), split, tmp_path, masks=True)
     for item in split.expressions:
         clip = built[item]
         assert clip.tokens is None

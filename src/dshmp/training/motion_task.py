@@ -31,16 +31,17 @@ class MotionTask(Task):
         if not self.held_out:
             raise UserError("task motion needs a held-out split: name it, such as data.mevis.validation=valid_u")
         model.perception.requires_grad_(False)
-        truth = recipe.candidates == "truth"
-        if not truth and uses_language(model.perception):  # the language in the cached tokens stays as it was
+        perceived = recipe.candidates == "perception"
+        if perceived and uses_language(model.perception):  # the language in the cached tokens stays as it was
             model.language.requires_grad_(False)
         self.criterion = self.video_criterion()
         self.probe = MotionProbe(model.config.hidden_size, self.split)
         self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank, "probe": self.probe})
 
     def _listed(self, splits: Mapping[str, Split]) -> Split:
-        """The one split, whose videos list their objects. True masks may be of those alone that sentences name."""
-        if self.recipe.candidates == "truth":
+        """The one split, whose videos list their objects. Without perception these may be those alone that sentences
+        name."""
+        if self.recipe.candidates != "perception":
             splits = {name: split.with_named_objects() for name, split in splits.items()}
         return self.one_split(splits)
 
@@ -50,14 +51,17 @@ class MotionTask(Task):
         if self.model.config.readout.masks != "trajectories":
             raise UserError("task motion needs readout.masks: trajectories; train task: whole otherwise")
         keeps = "task motion keeps perception as it is"
-        if recipe.candidates == "truth":
-            if not self.model.config.motion.geometry:
-                raise UserError("candidates: truth have no tokens; they need model.motion.geometry")
-            if (recipe.appearance is None) != (not self.model.config.motion.appearance):
-                raise UserError("appearance (a folder) and model.motion.appearance (how many numbers) need each other")
+        kind, config = recipe.candidates, self.model.config.motion
+        if (kind == "tracks") != (recipe.tracks is not None):
+            raise UserError("candidates: tracks and tracks (their folder) need each other")
+        if kind != "truth" and (recipe.appearance is not None or config.appearance):
+            raise UserError("appearance is learned with candidates: truth; set model.motion.appearance to 0 without")
+        if (recipe.appearance is None) != (not config.appearance):
+            raise UserError("appearance (a folder) and model.motion.appearance (how many numbers) need each other")
+        if kind != "perception":
+            if not config.geometry:
+                raise UserError(f"candidates: {kind} have no tokens; they need model.motion.geometry")
             return
-        if recipe.appearance is not None or self.model.config.motion.appearance:
-            raise UserError("appearance is learned with candidates: truth; those of perception have tokens")
         if recipe.init is None:
             raise UserError(f"{keeps}: name a run of task perception or language as init")
         if uses_language(perception) and recipe.take and not {"language", "perception"} <= set(recipe.take):
@@ -69,10 +73,13 @@ class MotionTask(Task):
     def prepare(self, cache: Path) -> None:
         super().prepare(cache)
         splits = self.split, self._listed(self.held_out)
-        truth = self.recipe.candidates == "truth"
+        masks = Path(self.recipe.tracks) if self.recipe.tracks else self.recipe.candidates == "truth"
+        for path in (Path(self.recipe.tracks or "", f"{name}.json") for split in splits for name in split.videos):
+            if self.recipe.tracks and not path.is_file():
+                raise UserError(f"{path}: missing; candidates: tracks need a file per video")
         looks = [self._appearance(split) for split in splits]
         self.training, self.valid = (
-            CachedSplit.build(self.model, self.tokenizer, split, cache, truth, look)
+            CachedSplit.build(self.model, self.tokenizer, split, cache, masks, look)
             for split, look in zip(splits, looks, strict=True)
         )
         self.sampler = EpochSampler(self.training.lengths, self.recipe.batch, self.recipe.seed)
