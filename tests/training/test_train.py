@@ -708,6 +708,19 @@ def test_a_motion_part_learns_from_tracks_made_elsewhere(mevis: Path, roberta: P
         run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "spoilt", "cpu")
 
 
+def test_a_video_in_which_nothing_is_meant(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    other = tmp_path / "mevis"
+    shutil.copytree(mevis, other)
+    listed = other / "train" / "meta_expressions.json"
+    values = json.loads(listed.read_text())
+    name, video = next(iter(values["videos"].items()))
+    for item in video["expressions"].values():
+        item.update(obj_id=[], anno_id=[])
+    listed.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"no sentence of video {name} means an object in it"):
+        run("ours/tracks_mevis", tracks_recipe(other, roberta), tmp_path / "run", "cpu")
+
+
 def test_named_objects(mevis: Path) -> None:
     plain = MevisSplit(mevis, "train")
     split = plain.with_named_objects()

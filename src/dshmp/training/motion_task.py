@@ -41,9 +41,12 @@ class MotionTask(Task):
     def _listed(self, splits: Mapping[str, Split]) -> Split:
         """The one split, whose videos list their objects. Without perception these may be those alone that sentences
         name."""
-        if self.recipe.candidates != "perception":
-            splits = {name: split.with_named_objects() for name, split in splits.items()}
-        return self.one_split(splits)
+        if self.recipe.candidates == "perception":
+            return self.one_split(splits)
+        split = self.one_split(splits, objects=False).with_named_objects()
+        if empty := [name for name, video in split.videos.items() if not video.objects]:
+            raise UserError(f"{split.folder}: no sentence of video {empty[0]} means an object in it; leave it out")
+        return split
 
     def _check_perception(self) -> None:
         """UserError unless the object tokens of this model are trained and all that its read-out needs."""
@@ -74,9 +77,10 @@ class MotionTask(Task):
         super().prepare(cache)
         splits = self.split, self._listed(self.held_out)
         masks = Path(self.recipe.tracks) if self.recipe.tracks else self.recipe.candidates == "truth"
-        for path in (Path(self.recipe.tracks or "", f"{name}.json") for split in splits for name in split.videos):
-            if self.recipe.tracks and not path.is_file():
-                raise UserError(f"{path}: missing; candidates: tracks need a file per video")
+        if isinstance(masks, Path):
+            files = [masks / f"{name}.json" for split in splits for name in split.videos]
+            if missing := [file for file in files if not file.is_file()]:
+                raise UserError(f"{missing[0]}: missing; candidates: tracks need a file per video")
         looks = [self._appearance(split) for split in splits]
         self.training, self.valid = (
             CachedSplit.build(self.model, self.tokenizer, split, cache, masks, look)
