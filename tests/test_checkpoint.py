@@ -182,14 +182,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "newer": (
         change_config(lambda c: c.update(version=99)),
         CONFIG,
-        "has version 99, not 1 to 5; for a newer one: pip install -U dshmp",
+        "has version 99, not 1 to 6; for a newer one: pip install -U dshmp",
     ),
     "newer and laid out anew": (
-        lambda f: (f / CONFIG).write_text('{"version": 6, "parts": []}'),
+        lambda f: (f / CONFIG).write_text('{"version": 7, "parts": []}'),
         CONFIG,
-        "has version 6, not 1 to 5",
+        "has version 7, not 1 to 6",
     ),
-    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 5"),
+    "version 0": (change_config(lambda c: c.update(version=0)), CONFIG, "has version 0, not 1 to 6"),
     "version in words": (change_config(lambda c: c.update(version="2")), CONFIG, "is not a configuration of this"),
     "version true": (change_config(lambda c: c.update(version=True)), CONFIG, "is not a configuration of this"),
     "no version": (change_config(lambda c: c.pop("version")), CONFIG, "is not a configuration of this program"),
@@ -430,6 +430,15 @@ def test_an_upgrade_is_pure_and_complete() -> None:
     assert new["model"]["release"] == to_dict(ReleaseConfig())
     second = {**OLD, "version": 2, "card": to_dict(Card(name="kept"))}
     assert upgraded(second)["card"]["name"] == "kept"
+
+
+def test_version_5_has_no_appearance_and_is_else_complete(folder: Path) -> None:
+    """Candidates had geometry then, so nothing else is made up."""
+    change_config(lambda c: (c.update(version=5), c["model"]["motion"].pop("appearance")))(folder)
+    assert load_config(folder / CONFIG).model == tiny.config()
+    change_config(lambda c: c["model"]["motion"].pop("geometry"))(folder)
+    with pytest.raises(UserError, match=r"motion\.geometry: is missing"):
+        load_config(folder / CONFIG)
 
 
 def test_load_config_checks_the_card_too(folder: Path) -> None:

@@ -361,6 +361,43 @@ def test_interruption_leaves_nothing(tmp_path: Path, model: str, number: int, co
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
 
 
+def test_segment_tracks_as_a_user_does(tmp_path: Path, model: str) -> None:
+    """The real command, in a process of its own: the answers are the tracks, and a bad file is one line."""
+    video = write_clip(tmp_path / "clip.mp4", 6)
+    masks = np.zeros((2, 6, 48, 64), bool)
+    for t in range(6):
+        masks[0, t, 4:16, 2 + 4 * t : 14 + 4 * t] = masks[1, t, 30:40, 40:60] = True
+    for k, each in enumerate(masks):
+        (tmp_path / "tracks" / f"object {k}").mkdir(parents=True)
+        for t, mask in enumerate(each):
+            Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "tracks" / f"object {k}" / f"{t:05d}.png")
+    (tmp_path / "cut.json").write_text('{"videos": [')
+    (tmp_path / "clip.xml").write_text("<a/>")
+
+    def command(tracks: str, out: str) -> subprocess.CompletedProcess[str]:
+        words = ["segment", video, "the red star", "the one that turns", "--model", model, "--device", "cpu"]
+        words += ["--tracks", tmp_path / tracks, "--still-camera", "--out", tmp_path / out]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        asked = [sys.executable, "-m", "dshmp", *map(str, words)]
+        return subprocess.run(asked, capture_output=True, text=True, env=environment)
+
+    done = command("tracks", "out")
+    assert done.returncode == 0, done.stderr
+    for result in load_results(tmp_path / "out" / "clip"):
+        assert result.found
+        for item in result.objects:
+            assert item.track in ("object 0", "object 1")
+            assert np.array_equal(item.masks, masks[int(item.track[-1])])
+    for name, told in (("cut.json", "not valid JSON"), ("clip.xml", "no kind of tracks")):
+        failed = command(name, "bad")
+        lines = [line for line in failed.stderr.splitlines() if line.startswith("dshmp: ")]
+        assert failed.returncode == 2
+        assert len(lines) == 1
+        assert told in lines[0]
+        assert "Traceback" not in failed.stderr
+        assert not (tmp_path / "bad").exists()
+
+
 def test_an_overlong_sentence_fails_alone_and_its_video_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import tiny
-from clips import picture
+from clips import picture, write_clip
 from dshmp.errors import UserError
 from dshmp.export import segment_to_folder
 from dshmp.model.dshmp import DsHmp
@@ -202,6 +202,55 @@ def test_arrays_and_detections_are_read(masks: np.ndarray, source: VideoSource) 
         assert np.array_equal(as_array(found), masks)
 
 
+def davis_palette() -> list[int]:
+    """The 256 colours that DAVIS' annotations have: three bits of an index, lowest first, are the highest bit of red,
+    green and blue, the next three their second highest, and so on."""
+    return [
+        sum((index >> 3 * place + channel & 1) << 7 - place for place in range(3))
+        for index in range(256)
+        for channel in range(3)
+    ]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_davis_with_its_own_palette(bits: int, masks: np.ndarray, source: VideoSource, tmp_path: Path) -> None:
+    """As DAVIS has them, in whatever number of bits; 255 is void in 8."""
+    assert davis_palette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+    for t in range(LENGTH):
+        index = np.where(masks[1, t], 3, masks[0, t]).astype(np.uint8)
+        index[0, 0] = 255 if bits == 8 else 0
+        image = Image.fromarray(index, "P")
+        image.putpalette(davis_palette()[: 3 << bits])
+        image.save(tmp_path / f"f{t:03d}.png", bits=bits)
+    found = read_tracks(tmp_path, source)
+    assert [track.name for track in found.items] == ["1", "3"]
+    assert np.array_equal(as_array(found), masks)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_what_supervision_itself_writes(compact: bool, masks: np.ndarray, source: VideoSource) -> None:
+    """Its own classes, where the library is installed; frames without a detection among them."""
+    supervision = pytest.importorskip("supervision")
+    if compact and not hasattr(supervision, "CompactMask"):
+        pytest.skip("an older version has plain masks alone")
+    detections = []
+    for t in range(LENGTH):
+        there = np.array([k for k in (1, 0) if masks[k, t].any() and t != 4], int)
+        boxes = supervision.mask_to_xyxy(masks[there, t]).astype(np.float32).reshape(-1, 4)
+        own = masks[there, t]
+        each = supervision.Detections.empty()
+        if len(there):
+            own = supervision.CompactMask.from_dense(own, boxes, image_shape=SIZE) if compact else own
+            labels = {"class_name": np.array(["red star", "dog"])[there]}
+            each = supervision.Detections(boxes, mask=own, tracker_id=7 + there, data=labels)
+        detections.append(each)
+    found = find_tracks(detections, source)
+    assert [(track.name, track.words) for track in found.items] == [("7", ("red", "star")), ("8", ("dog",))]
+    expected = masks.copy()
+    expected[:, 4] = False
+    assert np.array_equal(as_array(found), expected)
+
+
 def test_geometry_is_that_of_the_masks(masks: np.ndarray, segmenter: Segmenter, source: VideoSource) -> None:
     found, times = track_candidates(segmenter.config.input, source, array_tracks(masks, SIZE), True, lambda *_: None)
     assert len(times) == LENGTH
@@ -227,6 +276,51 @@ def test_answers_are_tracks(masks: np.ndarray, segmenter: Segmenter, folder: Pat
             assert np.array_equal(item.masks, masks[int(item.track) - 1])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_has_the_masks_of_the_file(
+    kind: str, masks: np.ndarray, segmenter: Segmenter, folder: Path, tmp_path: Path
+) -> None:
+    """From the file to the result on disk, not a pixel changes."""
+    path = written(kind, masks, tmp_path / "tracks")
+    given = folder, SENTENCES, tmp_path / "out", Options(threshold=0.0), lambda _: segmenter
+    written_to, _, _ = segment_to_folder(*given, fps=8.0, tracks=path)
+    names = KINDS[kind][0]
+    for result in load_results(written_to):
+        assert result.found
+        for item in result.objects:
+            assert item.track is not None
+            assert np.array_equal(item.masks, masks[names.index(item.track)])
+        union = masks[[names.index(item.track or "") for item in result.objects]].any(0)
+        assert np.array_equal(result.masks, union)
+
+
+def test_a_still_camera_needs_no_pictures(
+    masks: np.ndarray, segmenter: Segmenter, source: VideoSource, tmp_path: Path
+) -> None:
+    """Where the times are known without; a video file is decoded for them. A model without a camera asks for none."""
+
+    def broken(start: int) -> Any:
+        raise AssertionError("decoded")
+
+    config, silent = segmenter.config.input, replace(source, frames=broken)
+    given = array_tracks(masks, SIZE)
+    seen, times = track_candidates(config, source, given, True, lambda *_: None)
+    blind, same = track_candidates(config, silent, given, True, lambda *_: None)
+    assert times == same == [frame.time for frame in source]
+    for name, value in vars(seen).items():
+        assert torch.equal(value, getattr(blind, name)) if isinstance(value, torch.Tensor) else True
+    part = replace(silent, start=2, stop=5)
+    assert track_candidates(config, part, given, True, lambda *_: None)[1] == times[2:5]
+    with pytest.raises(AssertionError, match="decoded"):
+        track_candidates(config, silent, given, False, lambda *_: None)
+    with pytest.raises(UserError, match="no frame in the range 99:"):
+        track_candidates(config, replace(source, start=99), given, True, lambda *_: None)
+    file = open_video(write_clip(tmp_path / "clip.mp4", LENGTH, *SIZE))
+    assert track_candidates(config, file, given, True, lambda *_: None)[1] == [frame.time for frame in file]
+    plain = Segmenter(tiny.model({"motion.camera": False}), tiny.tokenizer(), device="cpu")
+    assert plain.answer(silent, [SENTENCES[0]], tracks=masks, threshold=0.0)[0].found
+
+
 def test_a_label_tells_which_track_fits(masks: np.ndarray, segmenter: Segmenter, folder: Path, tmp_path: Path) -> None:
     labelled = written("youtube-vis", masks, tmp_path)
     plain = written("results", masks, tmp_path)
@@ -238,6 +332,37 @@ def test_a_label_tells_which_track_fits(masks: np.ndarray, segmenter: Segmenter,
         segmenter(folder, "the blue disc", fps=8.0, tracks=path, threshold=0.0).score for path in (labelled, plain)
     ]
     assert other[0] == other[1]  # no label is among its words
+
+
+def test_tracks_may_say_what_they_look_like(masks: np.ndarray, folder: Path) -> None:
+    """A model that reads appearance answers as one that does not where tracks have none, or until it has learned."""
+    switches = {"motion.geometry": True, "motion.matching": "tracks", "motion.object_position": False}
+    plain = tiny.model(switches)
+    seeing = DsHmp(tiny.config(switches | {"motion.appearance": 3})).eval()
+    assert not seeing.motion.appearance.weight.any()  # type: ignore[union-attr]
+    seeing.load_state_dict(plain.state_dict(), strict=False)
+    blind = array_tracks(masks, SIZE)
+    looks = np.array([[1, 2, 3], [0, -1, 1]], np.float32)
+
+    def score(model: DsHmp, *rows: np.ndarray | None) -> float:
+        tracks = replace(
+            blind,
+            items=tuple(replace(item, appearance=row) for item, row in zip(blind.items, rows, strict=True)),
+        )
+        return Segmenter(model, tiny.tokenizer(), device="cpu")(
+            folder, SENTENCES[0], fps=8.0, tracks=tracks, threshold=0.0
+        ).score
+
+    known = score(plain, None, None)
+    assert score(plain, *looks) == score(seeing, None, None) == score(seeing, *looks) == known
+    torch.nn.init.normal_(seeing.motion.appearance.weight)  # type: ignore[union-attr]
+    assert score(seeing, None, None) == known
+    assert score(seeing, *looks) != known
+    assert score(seeing, *looks) == pytest.approx(score(seeing, *(5 * looks)), abs=1e-6)  # its direction alone counts
+    assert score(seeing, looks[0], None) not in (known, score(seeing, *looks))
+    for wrong in (looks[0, :2], np.array([1, 2, np.nan], np.float32)):
+        with pytest.raises(UserError, match=r"track 1 has an appearance .*reads 3 numbers"):
+            score(seeing, wrong, None)
 
 
 def test_a_range_of_frames(masks: np.ndarray, segmenter: Segmenter, folder: Path, tmp_path: Path) -> None:
@@ -401,6 +526,26 @@ def test_bad_tracks_are_told(
     with pytest.raises(UserError, match=told) as caught:
         segmenter(folder, SENTENCES[0], fps=8.0, tracks=spoilt(kind, masks, tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_given_tracks_are_checked(
+    masks: np.ndarray, segmenter: Segmenter, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of files are: their size, and that each has a name of its own."""
+    monkeypatch.setattr(Segmenter, "_phrases", lambda *_: [])  # what these candidates do not read
+    good = array_tracks(masks, SIZE)
+    assert segmenter(folder, SENTENCES[0], fps=8.0, tracks=good, threshold=0.0).found
+    first, second = good.items
+    odd = array_tracks(masks[..., :-1], (SIZE[0], SIZE[1] - 1))
+    spoilt_ones = {
+        "63x48 pixels, the video of 64x48": [odd, replace(good, items=odd.items), replace(odd, items=good.items)],
+        "2 tracks are called 1": [replace(good, items=(first, replace(second, name="1")))],
+    }
+    for told, each in ((told, each) for told, several in spoilt_ones.items() for each in several):
+        with pytest.raises(UserError, match=told):
+            segmenter(folder, SENTENCES[0], fps=8.0, tracks=each)
+        with pytest.raises(UserError, match=told):
+            segmenter(folder, SENTENCES[0], fps=8.0, candidates=lambda *_, found=each: found)
 
 
 def test_no_sentence_is_told(masks: np.ndarray, segmenter: Segmenter, folder: Path) -> None:

@@ -87,14 +87,15 @@ def test_a_guess_can_be_had_all_the_same(default: Segmenter) -> None:
 
 def test_labels_say_what_can_be_checked(default: Segmenter) -> None:
     asked = query(default, "the dogs on the left that move to the right")
-    assert [word.text for word in unchecked(asked, tracks((), ()))] == ["dogs"]
-    assert unchecked(asked, tracks(("dog",), ("cat",))) == ()
-    assert unchecked(asked, tracks((), (), vocabulary=frozenset({"dog", "person"}))) == ()
+    assert [word.text for word in unchecked(asked, tracks((), ()), False)] == ["dogs"]
+    assert [word.text for word in unchecked(asked, tracks((), ()), True)] == ["dogs"]  # it knows no dogs
+    assert unchecked(asked, tracks(("dog",), ("cat",)), False) == ()
+    assert unchecked(asked, tracks((), (), vocabulary=frozenset({"dog", "person"})), False) == ()
 
 
 def test_motion_words_are_not_for_labels_to_tell(default: Segmenter) -> None:
     asked = query(default, "the dog eating")
-    assert [word.text for word in unchecked(asked, tracks(("dog",), ("eating",)))] == ["eating"]
+    assert [word.text for word in unchecked(asked, tracks(("dog",), ("eating",)), False)] == ["eating"]
 
 
 @pytest.mark.parametrize(

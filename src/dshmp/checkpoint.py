@@ -30,7 +30,7 @@ from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 CONFIG, WEIGHTS, TOKENIZER, README = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 EXTRA_STATE = "release.safetensors"  # what the authors' checkpoint holds beyond the model, where it was made of one
 FILES = (CONFIG, WEIGHTS, TOKENIZER, README, EXTRA_STATE)
-VERSION = 5
+VERSION = 6
 
 PLAIN = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
 PLAIN |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
@@ -202,23 +202,24 @@ def load_config(path: Path) -> SavedConfig:
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """The content of a config.json of version 1 to 4 as this version has it.
+    """The content of a config.json of version 1 to 5 as this version has it.
 
     Since 1, the card and Video-Swin are new. Since 2, what only equality with the authors' code needs has a section of
     its own, and one epsilon, never changed, is gone. Since 3, the text encoder has all of its numbers; weights have
-    other names (`load_weights`). Since 4, candidates have geometry, which older models do not read.
+    other names (`load_weights`). Since 4, candidates have geometry, which older models do not read, and since 5
+    appearance.
     """
     model = values.get("model")
-    new: dict[str, dict[str, Any]] = {
-        "motion": {"geometry": False, "static": False, "camera": False, "token_dropout": 0.0, "object_position": True}
-    }
-    new |= {"readout": {"pointing": "soft"}}
+    new: dict[str, dict[str, Any]] = {"motion": {"appearance": 0}}
+    if values["version"] < 5:
+        off = {"geometry": False, "static": False, "camera": False, "token_dropout": 0.0, "object_position": True}
+        new = {"motion": new["motion"] | off, "readout": {"pointing": "soft"}}
     for name, keys in new.items():
         if isinstance(model, dict) and isinstance(section := model.get(name), dict):
             model = model | {name: keys | section}
     if isinstance(model, dict) and isinstance(language := model.get("language"), dict):
         encoder = language.get("encoder")
-        if isinstance(encoder, dict):  # what it did not tell was as transformers has it
+        if isinstance(encoder, dict) and values["version"] < 5:  # what it did not tell was as transformers has it
             theirs = {"type_vocab_size": 2, "layer_norm_eps": 1e-12, "max_position_embeddings": 512}
             encoder = to_dict(EncoderConfig()) | (theirs if values["version"] < 4 else {}) | encoder
             model = model | {"language": language | {"encoder": encoder}}

@@ -193,6 +193,9 @@ class MotionConfig:
     """Geometry tells motion relative to the background, too."""
     token_dropout: Share = 0.2
     """Share of clips in training whose tokens are hidden: geometry alone answers, as for tracks made elsewhere."""
+    appearance: Annotated[int, Field(ge=0, le=2**24)] = 0
+    """Length of a feature vector, of any image encoder, that says what each track looks like and enters the first
+    block; 0: none. Ours."""
     object_position: bool = False
     """A learned embedding for each of N candidates, as in the release; without, their number is free."""
     queries: Size = 10

@@ -31,8 +31,16 @@ from dshmp.model.words import noun_phrases
 from dshmp.options import Kind, Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
-from dshmp.tracked import TrackedVideo, nothing, pointed_tracks, track_candidates, unchecked, with_labels
-from dshmp.tracks import TracksInput, find_tracks
+from dshmp.tracked import (
+    TrackedVideo,
+    nothing,
+    pointed_tracks,
+    track_candidates,
+    unchecked,
+    with_appearance,
+    with_labels,
+)
+from dshmp.tracks import TracksInput, checked_tracks, find_tracks
 from dshmp.video.io import FrameRange, Video, open_video
 from dshmp.video.source import VideoSource
 
@@ -265,15 +273,20 @@ class Segmenter:
         else:
             given: Any = asked["candidates"]
             find = given if callable(given) else find_source(given)
-            tracks = find(source, self._phrases(expressions), self.device, progress)
+            tracks = checked_tracks(find(source, self._phrases(expressions), self.device, progress), source)
+        still |= not self.config.motion.camera  # a model that does not read the camera's motion
         found, times = track_candidates(self.config.input, source, tracks, still, progress)
+        found = with_appearance(found, tracks, self.config.motion.appearance)
+        looks = found.appearance is not None
         clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)
         progress("motion", 0, None)
         clip.answers = tuple(
             self._select(q, functools.partial(with_labels, found, q, tracks), clip, threshold, targets, keep_all)
             if tracks.items
             else nothing(q, threshold, len(times))
-            for q in (replace(query, unknown=unchecked(query, tracks)) for query in queries)
+            for q in (
+                replace(query, unknown=unchecked(query, tracks, found.appearance is not None)) for query in queries
+            )
         )
         progress("motion", 1, 1)
         return clip

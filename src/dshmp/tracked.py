@@ -21,7 +21,7 @@ from dshmp.model.readout import TrajectoryReadout
 from dshmp.parser import Word
 from dshmp.result import Result
 from dshmp.tracks import Tracks
-from dshmp.video.source import Frame, VideoSource
+from dshmp.video.source import Frame, Pixels, VideoSource
 
 # static words that nothing has to be known for: any object, how many, and places in the picture
 SAID = frozenset(
@@ -67,7 +67,8 @@ def track_candidates(
     config: InputConfig, source: VideoSource, tracks: Tracks, still: bool, progress: Progress
 ) -> tuple[Candidates, list[float]]:
     """Geometry of the tracks and the camera's motion, which is held to be none where it is `still`, and the frames'
-    times. Frames are read one by one. Raises UserError where the tracks are not of this video."""
+    times. Frames are read one by one, or not at all where nothing asks for them. Raises UserError where the tracks are
+    not of this video."""
     count = len(tracks.items)
     size = input_size((source.height, source.width), config)
     grid = grid_size(source.height, source.width)
@@ -79,7 +80,7 @@ def track_candidates(
     sure: list[float] = []
     grey: NDArray[np.uint8] | None = None
     covered = np.zeros(grid, bool)
-    for frame in source:
+    for time, image in _moments(source, still):
         masks = tracks.masks(source.start + len(times))  # by the track's name
         seen, told, over = torch.zeros(count, dtype=torch.bool), torch.zeros(count, CHANNELS), np.zeros(grid, bool)
         if masks:
@@ -88,8 +89,8 @@ def track_candidates(
             seen[rows], told[rows] = inside.flatten(1).sum(1) >= LEAST, mask_geometry(inside)
             over = inside.any(0).numpy()
         motion, agree = np.eye(2, 3, dtype=np.float32), 1.0 if still else 0.0
-        if not still:
-            before, grey = grey, grey_frames(prepare_frames([frame.image], config), size, config)[0]
+        if image is not None and not still:
+            before, grey = grey, grey_frames(prepare_frames([image], config), size, config)[0]
             if before is not None:
                 motion, agree = background_motion(follow_corners(before, grey), (covered, over))
         covered = over
@@ -97,7 +98,7 @@ def track_candidates(
         geometry.append(told)
         motions.append(torch.from_numpy(motion))
         sure.append(agree)
-        times.append(frame.time)
+        times.append(time)
         progress("frames", len(times), source.count)
     end = source.start + len(times)
     last = max((max(track.masks) for track in tracks.items), default=-1)
@@ -114,6 +115,15 @@ def nothing(query: Query, threshold: float, length: int) -> Selection:
     return Selection(query, None, (), (), 0.0, threshold, (), np.full((1, length), 1 / length))
 
 
+def _moments(source: VideoSource, still: bool) -> Iterator[tuple[float, Pixels | None]]:
+    """Time and picture of every frame; without its picture where the camera is `still` and times are known without."""
+    if still and source.times is not None and (known := source.times[source.start : source.stop]):
+        yield from zip(known, repeat(None))
+        return
+    for frame in source:
+        yield frame.time, frame.image
+
+
 def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candidates:
     """Told which tracks fit what the sentence is about, by the labels that they carry: those that match most of its
     static words, none where another label would match them."""
@@ -126,11 +136,17 @@ def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candida
     return replace(candidates, fits=known)
 
 
-def unchecked(query: Query, tracks: Tracks) -> tuple[Word, ...]:
-    """The words of a sentence that neither the motion part nor the tracks' labels tell anything about."""
-    silent = {word for word in query.words if word.group == "static" and not _forms(word.text) & (tracks.labels | SAID)}
-    static = {word for word in query.unknown if word.group == "static"}
-    return tuple(word for word in query.words if word in (set(query.unknown) - static) | silent and word.text.isalpha())
+def unchecked(query: Query, tracks: Tracks, looks: bool) -> tuple[Word, ...]:
+    """The words of a sentence that neither the motion part nor the tracks' labels tell anything about; `looks`: the
+    model sees what the tracks look like, and knows more static words than are labels."""
+    told = tracks.labels | SAID
+
+    def silent(word: Word) -> bool:
+        if word.group == "static" and word.text.isalpha():
+            return not _forms(word.text) & told and (not looks or word in query.unknown)
+        return word in query.unknown
+
+    return tuple(filter(silent, query.words))
 
 
 def _subject(query: Query) -> list[Word]:
@@ -144,6 +160,23 @@ def _forms(word: str) -> frozenset[str]:
     """A word, also as it would be if it were a plural."""
     text = word.lower()
     return frozenset({text, *(text.removesuffix(end) for end in ("s", "es"))})
+
+
+def with_appearance(candidates: Candidates, tracks: Tracks, numbers: int) -> Candidates:
+    """Told what the tracks look like, if any says so, for a model that reads so many numbers, 0 for none. Raises
+    UserError where there are more or fewer."""
+    told = [track for track in tracks.items if track.appearance is not None]
+    if not numbers or not told:
+        return candidates
+    rows = torch.zeros(len(tracks.items), numbers)
+    for row, track in zip(rows, tracks.items, strict=True):
+        if track.appearance is not None:
+            own = torch.as_tensor(track.appearance, dtype=torch.float32)
+            if own.shape != row.shape or not own.isfinite().all():
+                fault = f"has an appearance of shape {tuple(own.shape)}, or one that is not finite"
+                raise UserError(f"track {track.name} {fault}; this model reads {numbers} numbers")
+            row.copy_(own)
+    return replace(candidates, appearance=rows.expand(*candidates.shape, numbers))
 
 
 def pointed_tracks(video: VideoTokens) -> list[int]:

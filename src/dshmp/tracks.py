@@ -12,9 +12,9 @@ PNGs are called as the video's frames are, else by their number in the video.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +41,8 @@ class Track:
     name: str
     masks: Mapping[int, Rle]  # by the position of the frame in the video; where it is not seen there is none
     words: tuple[str, ...] = ()  # what it is said to be: its label, its colour
+    appearance: NDArray[np.float32] | None = field(default=None, compare=False)
+    """(A,) what it looks like, such as the mean of an image encoder's features inside its masks."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def find_tracks(given: TracksInput, source: VideoSource) -> Tracks:
     """Tracks of this video, from what a caller may give. Raises TypeError, UserError."""
     size = source.height, source.width
     if isinstance(given, Tracks):
-        return given
+        return checked_tracks(given, source)
     if isinstance(given, str | Path):
         return read_tracks(Path(given), source)
     if hasattr(given, "shape") or hasattr(given, "__array__"):
@@ -124,6 +126,18 @@ def find_tracks(given: TracksInput, source: VideoSource) -> Tracks:
     if not isinstance(given, Iterable):
         raise TypeError(f"tracks must be a path, masks (K, T, H, W) or detections, not {type(given).__name__}")
     return detection_tracks(given, size)
+
+
+def checked_tracks(tracks: Tracks, source: VideoSource) -> Tracks:
+    """Raises UserError where they are of frames of another size, or two have one name."""
+    size = source.height, source.width
+    for height, width in [(tracks.height, tracks.width), *(m["size"] for t in tracks.items for m in t.masks.values())]:
+        if (height, width) != size:
+            raise UserError(f"tracks are of {width}x{height} pixels, the video of {size[1]}x{size[0]}")
+    names = Counter(track.name for track in tracks.items)
+    if (most := max(names.values(), default=1)) > 1:
+        raise UserError(f"{most} tracks are called {names.most_common(1)[0][0]}; give each a name of its own")
+    return tracks
 
 
 def read_tracks(path: Path, source: VideoSource) -> Tracks:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,30 +10,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import RobertaConfig, RobertaModel
 
 import tiny
 from dshmp import cli
-from dshmp.checkpoint import load_config, load_model, load_tensors, save_model
+from dshmp.checkpoint import build_model, load_config, load_model, load_tensors, save_model
 from dshmp.config import from_dict, to_dict
-from dshmp.data.mevis import MevisSplit
+from dshmp.data.base import frame_size
+from dshmp.data.mevis import MevisSplit, write_mini
+from dshmp.data.mini import make_mini
 from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.tokenizer import save_tokenizer
+from dshmp.predictor import Segmenter
+from dshmp.rle import encode
 from dshmp.training import cache
 from dshmp.training.cache import CachedClip, CachedSplit
-from dshmp.training.engine import processes
+from dshmp.training.engine import Trainer, processes
 from dshmp.training.held_out import link_scores, score_tokens
 from dshmp.training.logging import MEASURED
 from dshmp.training.motion_task import MotionTask
 from dshmp.training.pretraining import LanguageTask, PerceptionTask
 from dshmp.training.recipe import Recipe, load_recipe
+from dshmp.training.task import open_splits
 from dshmp.training.train import run, start_model
 from dshmp.training.whole_task import WholeTask
 
@@ -323,6 +330,8 @@ def test_predictions_that_are_not_finite(mini: Path, tmp_path: Path) -> None:
             "max_position_embeddings must be at least 131, found 130",
         ),
         ("motion", {"init": None}, "name a run of task perception or language as init"),
+        ("motion", {"init": None, "appearance": "looks"}, "appearance is learned with candidates: truth"),
+        ("motion", {"init": None, "tracks": "folder"}, "candidates: tracks and tracks (their folder) need each other"),
     ],
 )
 def test_what_cannot_be_trained_says_why(
@@ -518,6 +527,216 @@ def test_data_without_objects(mini: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in metrics(folder)] == [1, 2]
 
 
+# ------------------------------------------------------------------------------- true masks of MeViS itself
+
+
+@pytest.fixture(scope="module")
+def mevis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MeViS's miniature, which does not list the objects of its videos."""
+    root = tmp_path_factory.mktemp("real") / "mevis"
+    make_mini("mevis", write_mini, root)
+    return root
+
+
+def tracks_recipe(mevis: Path, roberta: Path, *overrides: str) -> list[str]:
+    """Values that make the recipe `ours/tracks_mevis` as small as the miniature."""
+    small = {"hidden_size": 32, "motion.ffn": 32, "motion.heads": 2, "motion.blocks": 2, "motion.contrast_size": 16}
+    values = [f"model.{key}={value}" for key, value in small.items()]
+    values += [f"data.mevis.root={mevis}", f"text_encoder={roberta}", "batch=4", "warmup=1", "contrast_start=1"]
+    return [*values, "run.checkpoint_every=2", "run.validate_every=2", *overrides]
+
+
+def test_a_motion_part_learns_mevis_from_its_masks(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    """No perception is learned or computed, the text encoder stays, and the model answers about tracks."""
+    folder = run("ours/tracks_mevis", tracks_recipe(mevis, roberta, "steps=4"), tmp_path / "run", "cpu")
+    last = metrics(folder)[-1]
+    assert {"exact all", "iou all", "whole tracks"} <= last.keys()
+    assert last["links"] > 90
+    recipe = load_recipe(folder / "recipe.yaml")
+    torch.manual_seed(recipe.seed)
+    splits = open_splits(recipe)
+    start = start_model(recipe, splits.values())[0].state_dict()
+    state = load_file(folder / "model" / "model.safetensors")
+    changed = {key.rpartition(".")[0] for key, value in state.items() if not torch.equal(value, start[key])}
+    assert {key.split(".")[0] for key in changed} == {"language", "motion", "decoder"}
+    assert not any(key.startswith("language.encoder") for key in changed)
+    segmenter = Segmenter.from_pretrained(folder, device="cpu")
+    split = splits["mevis"].with_named_objects()
+    item = split.expressions[0]
+    frames = np.stack(split.frames(item.video))
+    named = [each["anno_id"] for each in split.videos[item.video].objects.values()]
+    masks = split.masks(item.video, named, range(len(frames)), frames.shape[1:3])
+    result = segmenter(frames, item.text, fps=8.0, tracks=masks, threshold=0.0, all_objects=True)
+    for each in (*result.objects, *result.others):
+        assert each.track is not None
+        assert np.array_equal(each.masks, masks[int(each.track) - 1])
+
+
+def test_training_on_masks_goes_on_as_if_nothing_had_happened(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    values = tracks_recipe(mevis, roberta, f"run.cache={tmp_path / 'cache'}")
+    whole = run("ours/tracks_mevis", [*values, "steps=4"], tmp_path / "whole", "cpu")
+    parts = tmp_path / "parts"
+    step, steps = Trainer._step, 0
+
+    def killed(self: Trainer, batches: Any) -> bool:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise Killed
+        return step(self, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", killed)
+        with pytest.raises(Killed):
+            run("ours/tracks_mevis", [*values, "steps=4"], parts, "cpu")
+    run("ours/tracks_mevis", [*values, "steps=4"], parts, "cpu")
+    first, second = (load_file(each / "model" / "model.safetensors") for each in (whole, parts))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_a_camera_that_keeps_still_needs_no_pictures(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    blind = tmp_path / "blind"
+    shutil.copytree(mevis, blind, ignore=shutil.ignore_patterns("*.jpg"))
+    values = tracks_recipe(blind, roberta, "steps=1", "model.motion.camera=false")
+    assert metrics(run("ours/tracks_mevis", values, tmp_path / "run", "cpu"))[-1]["step"] == 1
+
+
+def looks(mevis: Path, folder: Path, numbers: int = 5) -> Path:
+    """A vector for every object of both splits, in a file per video."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for name in ("train", "valid_u"):
+        for video in MevisSplit(mevis, name).with_named_objects().videos.values():
+            keys = [str(item["anno_id"]) for item in video.objects.values()]
+            rows = {key: torch.randn(numbers, generator=generator) for key in keys}
+            save_file(rows, folder / f"{video.name}.safetensors")
+    return folder
+
+
+def test_appearance_of_true_masks_is_learned(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    """What starts without reading it reads it in the end; tracks made elsewhere may have it or not."""
+    folder = looks(mevis, tmp_path / "looks")
+    more = [f"appearance={folder}", "model.motion.appearance=5", "steps=3"]
+    trained = run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "run", "cpu")
+    state = load_file(trained / "model" / "model.safetensors")
+    assert state["motion.appearance.weight"].shape == (32, 5)
+    assert state["motion.appearance.weight"].any()
+    assert load_config(trained / "model" / "config.json").card.recipe["appearance"] == "looks"
+    split = MevisSplit(mevis, "train").with_named_objects()
+    video = next(iter(split.videos.values()))
+    rows = cache.read_appearance(folder, split, video.name, 5)
+    kept = load_file(folder / f"{video.name}.safetensors")
+    assert torch.equal(rows, torch.stack([kept[str(item["anno_id"])] for item in video.objects.values()]))
+    assert list(video.objects) == sorted(video.objects)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["appearance=looks"], "need each other"),
+        (["model.motion.appearance=5"], "need each other"),
+        (["appearance=looks", "model.motion.appearance=6"], "has shape [5]; model.motion.appearance asks [6]"),
+        (["appearance=nowhere", "model.motion.appearance=5"], "missing; appearance needs a file per video"),
+        (["appearance=lacking", "model.motion.appearance=5"], "is missing; model.motion.appearance asks [5]"),
+    ],
+)
+def test_appearance_that_cannot_be_learned(
+    change: list[str], told: str, mevis: Path, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    looks(mevis, tmp_path / "looks")
+    for file in looks(mevis, tmp_path / "lacking").iterdir():
+        save_file({"x": torch.zeros(5)}, file)
+    with pytest.raises(UserError) as caught:
+        run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *change), tmp_path / "run", "cpu")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def elsewhere(mevis: Path, folder: Path) -> Path:
+    """Tracks as a tool finds them: the first object of a video in halves, which nothing truly is, the others as they
+    are, in the other order."""
+    folder.mkdir()
+    for name in ("train", "valid_u"):
+        split = MevisSplit(mevis, name).with_named_objects()
+        for video in split.videos.values():
+            size = frame_size(split, video.name)
+            keys = [item["anno_id"] for item in video.objects.values()]
+            first, *others = split.masks(video.name, keys, range(len(video.frames)), size)
+            half = np.zeros_like(first)
+            half[..., : size[1] // 2] = True
+            found = [*others[::-1], first & half, first & ~half]
+            rows = [
+                {"id": k, "segmentations": [encode(m) if m.any() else None for m in t]} for k, t in enumerate(found)
+            ]
+            (folder / f"{video.name}.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_a_motion_part_learns_from_tracks_made_elsewhere(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    folder = elsewhere(mevis, tmp_path / "tracks")
+    more = ["candidates=tracks", f"tracks={folder}", "steps=2", f"run.cache={tmp_path / 'cache'}"]
+    trained = run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "run", "cpu")
+    assert {"exact all", "iou all"} <= metrics(trained)[-1].keys()
+    split = MevisSplit(mevis, "train").with_named_objects()
+    model = build_model(load_recipe(trained / "recipe.yaml").model, "")
+    true, found = (
+        CachedSplit.build(model, tiny.tokenizer(), split, tmp_path / "cache", masks) for masks in (True, folder)
+    )
+    assert true.folder != found.folder
+    for item in split.expressions:
+        own, other = true[item], found[item]
+        assert torch.equal(own.truth, other.truth)
+        assert own.geometry is not None
+        assert other.geometry is not None
+        count = own.owner.shape[1] - 1
+        assert torch.equal(own.geometry[:, 1:].flip(1), other.geometry[:, :count])
+        assert torch.equal(own.owner[:, 1:].flip(1), other.owner[:, :count])
+        assert ((other.owner == 0).sum(1) <= 1).all()  # of two halves one at most is the whole
+    first = next(folder.iterdir())
+    rows = json.loads(first.read_text())
+    first.write_text(first.read_text().replace("null", "5"))
+    with pytest.raises(UserError, match="run lengths"):
+        run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "spoilt", "cpu")
+    for row in rows:
+        row["segmentations"].append(next(filter(None, row["segmentations"])))
+    first.write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="give those of it"):
+        run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "spoilt", "cpu")
+    first.unlink()
+    with pytest.raises(UserError, match="missing; candidates: tracks need a file per video"):
+        run("ours/tracks_mevis", tracks_recipe(mevis, roberta, *more), tmp_path / "spoilt", "cpu")
+
+
+def test_a_video_in_which_nothing_is_meant(mevis: Path, roberta: Path, tmp_path: Path) -> None:
+    other = tmp_path / "mevis"
+    shutil.copytree(mevis, other)
+    listed = other / "train" / "meta_expressions.json"
+    values = json.loads(listed.read_text())
+    name, video = next(iter(values["videos"].items()))
+    for item in video["expressions"].values():
+        item.update(obj_id=[], anno_id=[])
+    listed.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"no sentence of video {name} means an object in it"):
+        run("ours/tracks_mevis", tracks_recipe(other, roberta), tmp_path / "run", "cpu")
+
+
+def test_named_objects(mevis: Path) -> None:
+    plain = MevisSplit(mevis, "train")
+    split = plain.with_named_objects()
+    assert not any(video.objects for video in plain.videos.values())
+    for item in split.expressions:
+        objects = split.videos[item.video].objects
+        assert [objects[key]["anno_id"] for key in item.objects] == list(item.annotations)
+        assert len(objects) > 1  # those of other sentences, too
+    for change, told in (({"annotations": (1,)}, "not pairs"), ({"annotations": (98, 99)}, "another one")):
+        spoilt = MevisSplit(mevis, "train")
+        place = next(i for i, item in enumerate(spoilt.expressions) if len(item.objects) == 2)
+        spoilt.expressions[place] = replace(spoilt.expressions[place], **change)
+        with pytest.raises(UserError, match=told):
+            spoilt.with_named_objects()
+
+
 # ------------------------------------------------------------------------------------------------- cache
 
 
@@ -662,7 +881,7 @@ def test_language_that_starts_fresh_has_a_fresh_tokeniser(mini: Path, chain: Pat
 def test_true_masks_as_candidates(mini: Path, tmp_path: Path) -> None:
     """One for each object, without tokens, seen as itself: links hold, and a step learns from them."""
     split, model = MevisSplit(mini, "valid_u"), tiny.model()
-    built = CachedSplit.build(model, tiny.tokenizer(), split, tmp_path, truth=True)
+    built = CachedSplit.build(model, tiny.tokenizer(), split, tmp_path, masks=True)
     for item in split.expressions:
         clip = built[item]
         assert clip.tokens is None

@@ -3,15 +3,16 @@
 One file per data set turns its own layout into a `Split`; training, prediction and scoring know only that.
 """
 
+import copy
 import csv
 import io
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,9 @@ class Split(Protocol):
     def masks(self, video: str, annotations: Sequence[int], positions: Sequence[int], size: Size) -> NDArray[np.bool_]:
         """Masks (G, T, H, W) of the annotations at the frame positions; `size` is (H, W) of the frames."""
 
+    def with_named_objects(self) -> Self:
+        """Where a video's objects are not listed, with those that its sentences name. Raises UserError."""
+
 
 class DataSplit:
     """What the splits here have in common: the file or folder `listed` lists their sentences.
@@ -128,6 +132,28 @@ class DataSplit:
         for g, annotation in enumerate(annotations):
             out[g] = self.track(video, annotation, positions, size)
         return out
+
+    def with_named_objects(self) -> Self:
+        """As `Split.with_named_objects`."""
+        named: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+        for item in self.expressions:
+            for key, annotation in annotated(item).items():
+                if (first := named[item.video].setdefault(key, {"anno_id": annotation})["anno_id"]) != annotation:
+                    told = f"has annotation {annotation} of object {key}, another one {first}"
+                    raise UserError(f"{self.listed}: expression {expression_name(item)} {told}; mend them to train")
+        found = copy.copy(self)
+        found.videos = {
+            name: video if video.objects else replace(video, objects=dict(sorted(named[name].items())))
+            for name, video in self.videos.items()
+        }
+        return found
+
+
+def annotated(item: Expression) -> dict[int, int]:
+    """The objects that an expression means, each with its annotation. Raises UserError."""
+    if len(item.objects) != len(item.annotations):
+        raise UserError(f"expression {expression_name(item)}: its obj_id and anno_id are not pairs; mend them to train")
+    return dict(zip(item.objects, item.annotations, strict=True))
 
 
 def by_video(split: Split) -> dict[str, list[Expression]]:

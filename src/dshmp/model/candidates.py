@@ -29,6 +29,7 @@ class Candidates:
     camera: Tensor | None = None  # (B, T, 2, 3), the background's motion since the frame before; None: none
     sure: Tensor | None = None  # (B, T) how sure that is, 0 to 1
     fits: Tensor | None = None  # (B, T, N) logits that each fits the static words, where that is known; else NaN
+    appearance: Tensor | None = None  # (B, T, N, A) what each looks like, of any length; zeros where that is not known
     linked: bool = False  # candidate i is of the same object in all frames
 
     @property
@@ -59,9 +60,13 @@ class Candidates:
 
     def in_order(self, order: Tensor) -> Self:
         """Candidates in the order (B, T, N) of trajectories."""
-        tokens, geometry = (None if each is None else gather(each, order) for each in (self.tokens, self.geometry))
-        present, fits = (None if each is None else each.gather(2, order) for each in (self.present, self.fits))
-        return replace(self, tokens=tokens, geometry=geometry, present=present, fits=fits, linked=True)
+        vectors, numbers = ("tokens", "geometry", "appearance"), ("present", "fits")
+        changed: dict[str, Any] = {
+            name: gather(value, order) if name in vectors else value.gather(2, order)
+            for name in (*vectors, *numbers)
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, linked=True, **changed)
 
     def order(self) -> Tensor:
         """Of the trajectories, (B, T, N) long: `trajectories.link`."""

@@ -209,6 +209,9 @@ class MotionPerception(nn.Module):
         self.release = whole.release
         self.input_projection = nn.Linear(hidden, hidden)
         self.geometry = MotionGeometry(hidden, config.window, config.camera) if config.geometry else None
+        self.appearance = nn.Linear(config.appearance, hidden, bias=False) if config.appearance else None
+        if self.appearance is not None:  # what has not learned to read it answers as without
+            nn.init.zeros_(self.appearance.weight)
         self.time_position = TimePosition(hidden) if config.position else None
         self.displacement = nn.Linear(2 * hidden, hidden, bias=False) if config.displacement else None
         self.static = Agreement(hidden) if config.static else None
@@ -230,9 +233,10 @@ class MotionPerception(nn.Module):
         if tokens is not None and self.displacement is not None and not candidates.linked:
             order = align(tokens, candidates.frames, self.config.matching)
             tokens = gather(tokens, order)
-        if tokens is not None and candidates.geometry is not None and self.training and self.config.token_dropout:
+        looks = tokens if tokens is not None else candidates.appearance
+        if looks is not None and candidates.geometry is not None and self.training and self.config.token_dropout:
             # some clips are answered by geometry alone, as tracks made elsewhere have no tokens
-            kept = tokens.new_empty(batch, 1, 1, 1).bernoulli_(1 - self.config.token_dropout)
+            kept = looks.new_empty(batch, 1, 1, 1).bernoulli_(1 - self.config.token_dropout)
         step = max(1, TOKENS_AT_ONCE // (batch * count))
         parts = (
             self._advised(
@@ -273,7 +277,7 @@ class MotionPerception(nn.Module):
         part: slice,
     ) -> Tensor:
         """What enters the first block of some frames, zero where no candidate is: (B, F, N, C). Where `kept` (B, 1, 1,
-        1) is 0, tokens say nothing."""
+        1) is 0, tokens and appearance say nothing."""
         terms = []
         if tokens is not None:
             entering = self.input_projection(tokens[:, part])
@@ -285,6 +289,9 @@ class MotionPerception(nn.Module):
                 ]
                 entering = entering + self.displacement(torch.cat(changes, dim=-1))
             entering = entering if order is None else scatter(entering, order[:, part])
+            terms.append(entering if kept is None else entering * kept)
+        if self.appearance is not None and candidates.appearance is not None:
+            entering = self.appearance(F.normalize(candidates.appearance[:, part], dim=-1))  # of any encoder's scale
             terms.append(entering if kept is None else entering * kept)
         if self.geometry is not None and candidates.geometry is not None:
             own = candidates.camera, candidates.sure

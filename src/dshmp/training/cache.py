@@ -7,20 +7,23 @@ makes training the motion part two orders of magnitude cheaper. Elsewhere every 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from dshmp.checkpoint import load_tensors
 from dshmp.config import to_dict
-from dshmp.data.base import Expression, Split, by_video, expression_name
+from dshmp.data.base import Expression, Size, Split, Video, by_video, expression_name, mask_size
 from dshmp.errors import UserError
 from dshmp.files import digest, reason, save_tensors
 from dshmp.model.camera import camera_motion, followed, grey_frames
@@ -33,7 +36,10 @@ from dshmp.model.text import TextFeatures, null_text
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.model.trajectories import gather
 from dshmp.progress import track
+from dshmp.rle import decode
+from dshmp.tracks import read_tracks
 from dshmp.training.video_losses import VideoTargets, video_targets
+from dshmp.video.source import VideoSource
 
 GRID = (24, 32)  # masks are kept on so many cells in any clip: the motion task chooses objects, not outlines
 FOUND = 0.5  # a token owns the object that its mask meets with at least this IoU
@@ -50,14 +56,15 @@ class CachedClip:
     owner: Tensor  # (T, N) int8: index of the object that the candidate has found, or -1
     truth: Tensor  # (G, T, *GRID) bool: masks of all objects of the clip
     objects: tuple[int, ...]  # (G) object ids in the order of `truth`
-    tokens: Tensor | None = None  # (T, N, C) float16; None where candidates are true masks
+    tokens: Tensor | None = None  # (T, N, C) float16; None where candidates are masks alone
     present: Tensor | None = None  # (T, N) bool
     geometry: Tensor | None = None  # (T, N, CHANNELS) float16
     camera: Tensor | None = None  # (T, 2, 3)
     sure: Tensor | None = None  # (T,)
+    appearance: Tensor | None = None  # (T, N, A); of true masks, and in files of their own
 
 
-CANDIDATES = ("tokens", "present", "geometry", "camera", "sure")
+CANDIDATES = ("tokens", "present", "geometry", "camera", "sure", "appearance")
 
 
 @dataclass(frozen=True)
@@ -74,16 +81,33 @@ class ClipBatch:
 class CachedSplit:
     """The sentences of a split and the cached object tokens of their clips: a file for each video, read when needed."""
 
-    def __init__(self, split: Split, tokenizer: TextTokenizer, folder: Path, truth: bool = False) -> None:
-        self.split, self.tokenizer, self.folder, self.truth = split, tokenizer, folder, truth
+    def __init__(
+        self,
+        split: Split,
+        tokenizer: TextTokenizer,
+        folder: Path,
+        masks: bool | Path = False,
+        appearance: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.split, self.tokenizer, self.folder = split, tokenizer, folder
+        self.masks, self.appearance = masks, appearance
         self.lengths = [len(split.videos[item.video].frames) for item in split.expressions]  # of each sentence's clip
 
     @classmethod
-    def build(cls, model: DsHmp, tokenizer: TextTokenizer, split: Split, folder: Path, truth: bool = False) -> Self:
+    def build(
+        cls,
+        model: DsHmp,
+        tokenizer: TextTokenizer,
+        split: Split,
+        folder: Path,
+        masks: bool | Path = False,
+        appearance: Mapping[str, Tensor] | None = None,
+    ) -> Self:
         """Open the cache of this perception and split in `folder`, computing what is missing, a video on each core.
-        With `truth`, candidates are the true masks of all objects, without tokens."""
-        name = f"{split.folder.name}-{_identity(model, tokenizer, split, truth)}"
-        cached = cls(split, tokenizer, folder / name, truth)
+        With `masks`, candidates have no tokens: they are the true masks of all objects, with `appearance` (G, A) of
+        each video's, or tracks made elsewhere, a file for each video in that folder."""
+        name = f"{split.folder.name}-{_identity(model, tokenizer, split, masks)}"
+        cached = cls(split, tokenizer, folder / name, masks, appearance)
         cached.folder.mkdir(parents=True, exist_ok=True)
         make, threads = partial(cached._make, model.eval(), by_video(split)), torch.get_num_threads()
         if missing := [name for name in split.videos if not cached._file(name).exists()]:
@@ -102,8 +126,9 @@ class CachedSplit:
     @torch.inference_mode()
     def _make(self, model: DsHmp, expressions: Mapping[str, Sequence[Expression]], video: str) -> None:
         keys, text = [""], null_text(model.language, 1)
-        if self.truth:
-            save_tensors(true_candidates(model, self.split, video), self._file(video))
+        if self.masks:
+            tracks = self.masks if isinstance(self.masks, Path) else None
+            save_tensors(mask_candidates(model, self.split, video, tracks), self._file(video))
             return
         if uses_language(model.perception):
             if not (items := expressions.get(video)):
@@ -122,6 +147,8 @@ class CachedSplit:
                 tensors = {kind: file.get_tensor(f"{own}{kind}") for kind in kinds if "/" not in kind}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged ({reason(error)}); remove it, and it is made anew") from None
+        if self.appearance is not None:
+            tensors["appearance"] = self.appearance[item.video].expand(len(tensors["owner"]), -1, -1)
         return CachedClip(**tensors, objects=tuple(self.split.videos[item.video].objects))
 
     def batch(self, chosen: Sequence[int], seeds: Sequence[tuple[int, ...]] = ()) -> ClipBatch:
@@ -191,22 +218,68 @@ def perceive_clip(model: DsHmp, split: Split, name: str, text: TextFeatures) -> 
 
 
 @torch.inference_mode()
-def true_candidates(model: DsHmp, split: Split, name: str) -> dict[str, Tensor]:
-    """The true masks of all objects of a clip as candidates, one slot each."""
-    frames = split.frames(name)
-    size = frames[0].shape[:2]
-    truth = _true_masks(split, name, size)  # (G, T, H, W)
-    inside = masks_on_grid(truth, grid_size(*size)).transpose(0, 1)  # (T, G, h, w)
+def mask_candidates(model: DsHmp, split: Split, name: str, tracks: Path | None = None) -> dict[str, Tensor]:
+    """Candidates of a clip from masks alone, without tokens, one slot each: the true masks of all objects or, of the
+    folder `tracks`, what the file of this video holds. Pictures are read for the camera's motion alone, one by one, and
+    masks object by object: of large frames all would not fit in memory."""
+    video, config = split.videos[name], model.config.input
+    annotations, places = [item["anno_id"] for item in video.objects.values()], range(len(video.frames))
+    size = mask_size(split, name, annotations)
+    truth, share = _on_grids((split.masks(name, [each], places, size)[0] for each in annotations), size)
+    inside, small = truth, share
+    if tracks is not None:
+        inside, small = _on_grids(_made_elsewhere(tracks / f"{name}.json", video, size), size)
+    inside = inside.transpose(0, 1)  # (T, N, h, w)
     present = inside.flatten(2).sum(2) >= LEAST
-    config = model.config.input
-    grey = grey_frames(prepare_frames(frames, config), input_size(size, config), config)
-    camera, sure = camera_motion(list(followed(grey)), inside.any(1).numpy())
+    owner = torch.arange(len(truth)).expand(present.shape) if tracks is None else _owner(inside, truth.float())
+    camera = sure = None
+    if model.config.motion.camera:
+        frames = (prepare_frames(split.frames(name, [place]), config) for place in places)
+        corners = followed(grey_frames(frame, input_size(size, config), config)[0] for frame in frames)
+        camera, sure = camera_motion(list(corners), inside.any(1).numpy())
     geometry = mask_geometry(inside.flatten(0, 1)).unflatten(0, present.shape)
-    share = _share(truth)
-    masks = (2 * (share > 0.5).float() - 1).transpose(0, 1) * SURE
-    owner = torch.arange(len(truth)).expand(present.shape).masked_fill(~present, -1)
+    logits = (2 * (small > 0.5).float() - 1).transpose(0, 1) * SURE
     whole = torch.ones(len(present), dtype=torch.bool)
-    return _packed(masks, owner, share, Candidates(whole, None, geometry, present, camera, sure))
+    found = Candidates(whole, None, geometry, present, camera, sure)
+    return _packed(logits, owner.masked_fill(~present, -1), share, found)
+
+
+def _made_elsewhere(path: Path, video: Video, size: Size) -> Iterator[NDArray[np.bool_]]:
+    """The masks (T, H, W) of each track of a file. Raises UserError where they are not of this video."""
+    length = len(video.frames)
+    source = VideoSource(video.name, None, *size, None, length, lambda _: iter(()), names=video.frames)
+    for item in read_tracks(path, source).items:
+        if (last := max(item.masks)) >= length:
+            raise UserError(f"{path}: has a mask in frame {last}, video {video.name} has {length}; give those of it")
+        masks = np.zeros((length, *size), bool)
+        for place, mask in item.masks.items():
+            masks[place] = decode([mask])[0]
+        yield masks
+
+
+def _on_grids(tracks: Iterable[NDArray[np.bool_]], size: Size) -> tuple[Tensor, Tensor]:
+    """Masks (T, H, W) of each of N objects, frame by frame: on the picture's grid, (N, T, h, w) bool, and `_share` of
+    it, (N, T, *GRID)."""
+    grid, inside, share = grid_size(*size), [], []
+    for masks in tracks:
+        frames = [torch.from_numpy(mask)[None].float() for mask in masks]
+        inside.append(torch.cat([masks_on_grid(each, grid) for each in frames]))
+        share.append(torch.cat([_share(each) for each in frames]))
+    return torch.stack(inside), torch.stack(share)
+
+
+def read_appearance(folder: Path, split: Split, video: str, numbers: int) -> Tensor:
+    """What a video's objects look like, (G, numbers), from the folder's file of that video. Raises UserError."""
+    path = folder / f"{video}.safetensors"
+    keys = [str(item["anno_id"]) for item in split.videos[video].objects.values()]
+    if not path.is_file():
+        raise UserError(f"{path}: missing; appearance needs a file per video, with a vector under each anno_id")
+    found = load_tensors(path)
+    for key in keys:
+        if key not in found or found[key].shape != (numbers,):
+            there = f"has shape {[*found[key].shape]}" if key in found else "is missing"
+            raise UserError(f"{path}: the vector of annotation {key} {there}; model.motion.appearance asks [{numbers}]")
+    return torch.stack([found[key].float() for key in keys])
 
 
 def _packed(masks: Tensor, owner: Tensor, share: Tensor, found: Candidates) -> dict[str, Tensor]:
@@ -227,7 +300,7 @@ def _true_masks(split: Split, name: str, size: tuple[int, int]) -> Tensor:
 
 
 def _share(truth: Tensor) -> Tensor:
-    """(G, T, H, W) -> (G, T, *GRID), the share of each cell."""
+    """(..., T, H, W) -> (..., T, *GRID), the share of each cell."""
     return F.adaptive_avg_pool2d(truth, GRID)
 
 
@@ -241,7 +314,7 @@ def _owner(masks: Tensor, truth: Tensor) -> Tensor:
     return torch.where(best.values >= FOUND, best.indices, -1)
 
 
-def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split, truth: bool = False) -> str:
+def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split, masks: bool | Path = False) -> str:
     """Tells apart everything that the tokens of a split depend on, data and grid included."""
     config = model.config
     settings: dict[str, Any] = {
@@ -249,9 +322,12 @@ def _identity(model: DsHmp, tokenizer: TextTokenizer, split: Split, truth: bool 
         "grid": GRID,
         "geometry": [config.motion.geometry, FORMAT],
     }
+    settings |= {"camera": config.motion.camera} if masks else {}
+    if isinstance(masks, Path):
+        settings["tracks"] = [digest(masks / f"{name}.json") for name in split.videos]
     settings |= {name: digest(split.folder / name) for name in ("meta_expressions.json", "mask_dict.json")}
     parts: tuple[str, ...] = ()
-    if not truth:
+    if not masks:
         parts = ("perception", "language") if uses_language(model.perception) else ("perception",)
         sections = ("backbone", "pixel_decoder", "frame_decoder", *parts[1:])
         settings |= {name: to_dict(getattr(config, name)) for name in sections}

@@ -28,7 +28,9 @@ def needs(recipe: Recipe) -> Needs:
     """Counted on the meta device, which holds no numbers, and estimated from the recipe's `about`. Raises UserError."""
     model = empty_model(recipe.model, "the recipe's model")
     parameters = sum(each.numel() for each in model.parameters())
-    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    keeps = "perception." if recipe.task == "motion" else "nothing"
+    learn = [each for name, each in model.named_parameters() if each.requires_grad and not name.startswith(keeps)]
+    trained = sum(each.numel() for each in learn)
     about, run = recipe.about or About(reproduces=""), recipe.run
     memory = hours = None
     if about.memory_gb is not None:  # of the clips learned from at once; weights, gradients and AdamW's two moments
@@ -50,7 +52,11 @@ def overview(folder: Path) -> Table:
         assert recipe.about is not None
         name, found = path.relative_to(folder).with_suffix("").as_posix(), needs(recipe)
         counts = [f"{count / 1e6:.1f} M" for count in (found.trained, found.parameters)]
-        costs = ["" if value is None else f"{value:.0f}" for value in (found.memory_gb, found.gpu_hours)]
+        costs = [_number(value) for value in (found.memory_gb, found.gpu_hours)]
         data = ", ".join(recipe.data)
         table.add_row(name, recipe.about.reproduces, recipe.about.paper or "", data, *counts, *costs)
     return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.{0 if value >= 1 else 1}f}"

@@ -1,5 +1,6 @@
 """Task `motion`: the motion part on cached object tokens of frozen static perception."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -7,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.checkpoint import CONFIG, find_model, load_config
+from dshmp.data.base import Split
 from dshmp.device import exactly
 from dshmp.errors import UserError
 from dshmp.model.frame_decoder import uses_language
-from dshmp.training.cache import CachedSplit, ClipBatch
+from dshmp.training.cache import CachedSplit, ClipBatch, read_appearance
 from dshmp.training.held_out import score_tokens
 from dshmp.training.losses import Counts
 from dshmp.training.pretraining import MotionProbe
@@ -23,17 +25,28 @@ class MotionTask(Task):
 
     def setup(self) -> None:
         recipe, model = self.recipe, self.model
-        self.split = self.one_split(self.splits)
+        self.split = self._listed(self.splits)
         self._check_perception()
         self.held_out = open_splits(recipe, held_out=True)
         if not self.held_out:
             raise UserError("task motion needs a held-out split: name it, such as data.mevis.validation=valid_u")
         model.perception.requires_grad_(False)
-        if uses_language(model.perception):  # the language in the cached tokens stays as it was
+        perceived = recipe.candidates == "perception"
+        if perceived and uses_language(model.perception):  # the language in the cached tokens stays as it was
             model.language.requires_grad_(False)
         self.criterion = self.video_criterion()
         self.probe = MotionProbe(model.config.hidden_size, self.split)
         self.modules = nn.ModuleDict({"bank": self.criterion.contrast.bank, "probe": self.probe})
+
+    def _listed(self, splits: Mapping[str, Split]) -> Split:
+        """The one split, whose videos list their objects. Without perception these may be those alone that sentences
+        name."""
+        if self.recipe.candidates == "perception":
+            return self.one_split(splits)
+        split = self.one_split(splits, objects=False).with_named_objects()
+        if empty := [name for name, video in split.videos.items() if not video.objects]:
+            raise UserError(f"{split.folder}: no sentence of video {empty[0]} means an object in it; leave it out")
+        return split
 
     def _check_perception(self) -> None:
         """UserError unless the object tokens of this model are trained and all that its read-out needs."""
@@ -41,9 +54,16 @@ class MotionTask(Task):
         if self.model.config.readout.masks != "trajectories":
             raise UserError("task motion needs readout.masks: trajectories; train task: whole otherwise")
         keeps = "task motion keeps perception as it is"
-        if recipe.candidates == "truth":
-            if not self.model.config.motion.geometry:
-                raise UserError("candidates: truth have no tokens; they need model.motion.geometry")
+        kind, config = recipe.candidates, self.model.config.motion
+        if (kind == "tracks") != (recipe.tracks is not None):
+            raise UserError("candidates: tracks and tracks (their folder) need each other")
+        if kind != "truth" and (recipe.appearance is not None or config.appearance):
+            raise UserError("appearance is learned with candidates: truth; set model.motion.appearance to 0 without")
+        if (recipe.appearance is None) != (not config.appearance):
+            raise UserError("appearance (a folder) and model.motion.appearance (how many numbers) need each other")
+        if kind != "perception":
+            if not config.geometry:
+                raise UserError(f"candidates: {kind} have no tokens; they need model.motion.geometry")
             return
         if recipe.init is None:
             raise UserError(f"{keeps}: name a run of task perception or language as init")
@@ -55,12 +75,25 @@ class MotionTask(Task):
 
     def prepare(self, cache: Path) -> None:
         super().prepare(cache)
-        splits = self.split, self.one_split(self.held_out)
-        truth = self.recipe.candidates == "truth"
+        splits = self.split, self._listed(self.held_out)
+        masks = Path(self.recipe.tracks) if self.recipe.tracks else self.recipe.candidates == "truth"
+        if isinstance(masks, Path):
+            files = [masks / f"{name}.json" for split in splits for name in split.videos]
+            if missing := [file for file in files if not file.is_file()]:
+                raise UserError(f"{missing[0]}: missing; candidates: tracks need a file per video")
+        looks = [self._appearance(split) for split in splits]
         self.training, self.valid = (
-            CachedSplit.build(self.model, self.tokenizer, split, cache, truth) for split in splits
+            CachedSplit.build(self.model, self.tokenizer, split, cache, masks, look)
+            for split, look in zip(splits, looks, strict=True)
         )
         self.sampler = EpochSampler(self.training.lengths, self.recipe.batch, self.recipe.seed)
+
+    def _appearance(self, split: Split) -> dict[str, Tensor] | None:
+        """Of each video's objects what they look like, (G, A), where the recipe says so."""
+        if self.recipe.appearance is None:
+            return None
+        folder, numbers = Path(self.recipe.appearance), self.model.config.motion.appearance
+        return {name: read_appearance(folder, split, name, numbers) for name in split.videos}
 
     def batches(self, step: int, share: Share = ALL) -> list[ClipBatch]:
         chosen = self.sampler(step).tolist()

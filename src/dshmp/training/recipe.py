@@ -135,8 +135,14 @@ class Recipe:
     batch: Count = 8  # clips of a step, all processes together; frames in task perception, sentences in task language
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of perception; what `model.release.exact` keeps exact stays so. float16 needs a GPU."""
-    candidates: Literal["perception", "truth"] = "perception"
-    """Of the motion task: what static perception finds, or the true masks of all objects, which have no tokens."""
+    candidates: Literal["perception", "truth", "tracks"] = "perception"
+    """Of the motion task: what static perception finds, or, without tokens, the true masks of all objects or tracks
+    made elsewhere."""
+    tracks: Place | None = None
+    """For `candidates: tracks`, a folder with a file <video>.json per video (YouTube-VIS or COCO video)."""
+    appearance: Place | None = None
+    """For `candidates: truth` and `model.motion.appearance`, what each object looks like: a folder with a file
+    <video>.safetensors per video, which holds under each annotation's id its vector (A,)."""
     clip_frames: Count = 16  # longest clip of the whole task without augmentation, a random stretch of the video
     sample: Literal["videos", "expressions"] = "videos"
     """What an epoch of the whole task goes through: `videos`, each time with some of its sentences, or (release)
@@ -258,7 +264,8 @@ def trained_card(recipe: Recipe, name: str, step: int) -> Card:
     """The card of a model that a run called `name` has trained for `step` steps. The model's numbers stand beside it in
     config.json; absolute paths keep their last part only, since the rest is of one machine."""
     values = {key: value for key, value in to_dict(recipe).items() if key not in ("model", "run", "about")}
-    for place, key in [*((source, "root") for source in values["data"].values()), *((values, key) for key in ORIGINS)]:
+    places = [(values, key) for key in (*ORIGINS, "tracks", "appearance")]
+    for place, key in [*((source, "root") for source in values["data"].values()), *places]:
         if place[key] and Path(place[key]).expanduser().is_absolute():
             place[key] = Path(place[key]).name
     data = []

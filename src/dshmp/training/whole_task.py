@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.data.base import Expression, Split, Video, expression_name, times_shown
+from dshmp.data.base import Expression, Split, Video, annotated, expression_name, times_shown
 from dshmp.data.transforms import augment, pseudo_clip, sample_positions
 from dshmp.device import exactly
 from dshmp.errors import UserError
@@ -246,9 +246,7 @@ class WholeTask(Task):
 def candidates(item: Expression, video: Video) -> dict[int, int]:
     """Objects that static perception should find -> their annotations: all that fit the sentence's static words where
     the data say so (synthetic data do), else those meant."""
-    if len(item.objects) != len(item.annotations):
-        raise UserError(f"expression {expression_name(item)}: its obj_id and anno_id are not pairs; mend them to train")
-    found = dict(zip(item.objects, item.annotations, strict=True))
+    found = annotated(item)
     for object_id in item.extra.get("static_ids", ()):
         found.setdefault(object_id, video.objects[object_id]["anno_id"])
     return found

@@ -169,11 +169,13 @@ def _stills(
 ) -> VideoSource:
     """Images of one size at even times; `images` begins with the image of the number it is given."""
 
+    times = tuple(index / (fps or UNKNOWN_RATE) for index in range(count))
+
     def frames(start: int) -> Iterator[Frame]:
-        return (Frame(image, index / (fps or UNKNOWN_RATE)) for index, image in enumerate(images(start), start))
+        return (Frame(image, time) for image, time in zip(images(start), times[start:], strict=False))
 
     height, width, _ = next(frames(0)).image.shape
-    return VideoSource(name, path, height, width, fps, count, frames)
+    return VideoSource(name, path, height, width, fps, count, frames, times=times)
 
 
 def _read_images(files: list[Path], start: int) -> Iterator[Pixels]:

@@ -38,6 +38,7 @@ class VideoSource:
     stop: int | None = None
     positions: tuple[int, ...] | None = None  # places in time of all frames, counted in frames; None: 0, 1, 2 ...
     names: tuple[str, ...] | None = None  # of a folder's frames, without their suffixes
+    times: tuple[float, ...] | None = None  # of all frames, where they are known without decoding: of images and arrays
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the range's beginning; raises UserError where it holds no frame."""
