@@ -284,9 +284,7 @@ class Segmenter:
             self._select(q, functools.partial(with_labels, found, q, tracks), clip, threshold, targets, keep_all)
             if tracks.items
             else nothing(q, threshold, len(times))
-            for q in (
-                replace(query, unknown=unchecked(query, tracks, found.appearance is not None)) for query in queries
-            )
+            for q in (replace(query, unknown=unchecked(query, tracks, looks)) for query in queries)
         )
         progress("motion", 1, 1)
         return clip
