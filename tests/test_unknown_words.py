@@ -93,6 +93,13 @@ def test_labels_say_what_can_be_checked(default: Segmenter) -> None:
     assert unchecked(asked, tracks((), (), vocabulary=frozenset({"dog", "person"})), False) == ()
 
 
+@pytest.mark.parametrize(
+    "text", ["the one that gets bigger", "the one that moves in a circle", "the object that turns a corner"]
+)
+def test_what_belongs_to_a_motion_is_no_look(default: Segmenter, text: str) -> None:
+    assert unchecked(query(default, text), tracks((), ()), False) == ()
+
+
 def test_motion_words_are_not_for_labels_to_tell(default: Segmenter) -> None:
     asked = query(default, "the dog eating")
     assert [word.text for word in unchecked(asked, tracks(("dog",), ("eating",)), False)] == ["eating"]

@@ -1,5 +1,6 @@
 """A video whose candidates are tracks made elsewhere: the motion part says which of them a sentence means."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -140,11 +141,13 @@ def unchecked(query: Query, tracks: Tracks, looks: bool) -> tuple[Word, ...]:
     """The words of a sentence that neither the motion part nor the tracks' labels tell anything about; `looks`: the
     model sees what the tracks look like, and knows more static words than are labels."""
     told = tracks.labels | SAID
+    cue = next((word.start for word in query.words if word.group == "motion"), math.inf)
 
     def silent(word: Word) -> bool:
-        if word.group == "static" and word.text.isalpha():
-            return not _forms(word.text) & told and (not looks or word in query.unknown)
-        return word in query.unknown
+        if word.group != "static" or not word.text.isalpha():
+            return word in query.unknown
+        # after the first motion cue known ones mostly belong to it: "gets bigger", "in a circle"
+        return not _forms(word.text) & told and (word in query.unknown or not (looks or word.start > cue))
 
     return tuple(filter(silent, query.words))
 

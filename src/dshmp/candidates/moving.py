@@ -32,7 +32,7 @@ Array = NDArray[np.float32]
 OVERLAP = 0.25  # IoU from which on two masks of neighbouring frames can be of one object
 UNSURE = 0.05, 0.95  # chances between which colours decide
 AROUND = 0.3  # of an object's size, how far around it colours are compared
-REACH = 0.08  # short sides within which votes are for one object
+REACH = 0.25  # short sides within which votes are for one object
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _objects(found: Array, settings: Moving) -> list[Array]:
     heap = np.zeros((height, width), np.float32)
     x, y = np.clip(np.rint(ends).astype(int), 0, (width - 1, height - 1)).T
     np.add.at(heap, (y, x), chance[ys, xs])
-    reach = REACH * SHORT / 2
+    reach = REACH * SHORT / 2  # in pixels of the output
     heap = cv2.GaussianBlur(heap, (0, 0), reach / 2)
     peaks = np.argwhere((heap == cv2.dilate(heap, np.ones((2 * int(reach) + 1,) * 2))) & (heap > 0.02 * heap.max()))
     peaks = peaks[np.argsort(-heap[tuple(peaks.T)])][: 3 * settings.objects, ::-1]
