@@ -88,6 +88,7 @@ class Result:
         plain = {key: value for key, value in vars(self).items() if key not in ("height", "width")}
         return plain | {
             "words": [word._asdict() for word in self.words],
+            "unknown": list(self.unknown),
             "score": round(self.score, 6),
             "frame_count": self.frame_count,
             "times": [round(time, 6) for time in self.times],
