@@ -242,3 +242,10 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     source = Moving()(open_video(tmp_path), [], torch.device("cpu"), quiet)
     assert len(source.items) >= 1
     assert iou(decode([source.items[0].masks[5]])[0], masks[0, 5]) > 0.6
+
+
+def test_a_lower_threshold_finds_more() -> None:
+    frames, _ = scene(1.0, (4.0, 1.0), (-4.0, 0.0))
+    areas = [found(frames, threshold=value)[1].sum() for value in (0.9, 0.5, 0.1)]
+    assert areas == sorted(areas)
+    assert areas[0] < areas[2]

@@ -39,7 +39,7 @@ REACH = 0.25  # short sides within which votes are for one object
 class Moving:
     """What moves by itself."""
 
-    threshold: Share = 0.5
+    threshold: Share = 0.35
     """Chance of moving, above which a pixel is of an object."""
     objects: Count = 6
     """At most so many in a frame, the largest."""
@@ -49,7 +49,6 @@ class Moving:
     """Frames before and after, over which the network's answers are averaged."""
     shortest: Count = 5
     """Frames that a track is seen in at least."""
-
     hold: Count = 24
     """Frames that an object is carried along after it has stopped."""
 
@@ -209,10 +208,9 @@ def _matched(carried: Mapping[int, Array], found: Sequence[Array]) -> dict[int, 
 def _objects(found: Array, settings: Moving) -> list[Array]:
     """The chances (h, w) of each object, the largest first: pixels that move vote for the middle of their object; the
     places with most votes are objects, and each pixel is of the nearest."""
-    chance, votes = found[0], found[1:].transpose(1, 2, 0) * SHORT / 2
-    moves = chance > settings.threshold
+    chance, votes = _shifted(found[0], settings.threshold), found[1:].transpose(1, 2, 0) * SHORT / 2
     height, width = chance.shape
-    ys, xs = np.nonzero(moves)
+    ys, xs = np.nonzero(chance > 0.5)
     if not len(ys):
         return []
     ends = np.stack([xs, ys], 1) + votes[ys, xs]
@@ -237,6 +235,12 @@ def _objects(found: Array, settings: Moving) -> list[Array]:
             parts.append((len(rows[0]), np.where(near & ~others, chance, 0).astype(np.float32)))
     parts.sort(key=lambda each: -each[0])
     return [part for _, part in parts[: settings.objects]]
+
+
+def _shifted(chance: Array, threshold: float) -> Array:
+    """Chances, the odds of which are such that the threshold is one half."""
+    against = (1 - chance) * threshold
+    return np.asarray(chance * (1 - threshold) / np.maximum(chance * (1 - threshold) + against, 1e-6), np.float32)
 
 
 def _cut_out(chance: Array, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
