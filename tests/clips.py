@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from PIL import Image
 
 from dshmp.config import (
     BackboneConfig,
@@ -33,6 +34,14 @@ def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
     image[: height // 2, : width // 2] = RED
     image[:, index % width : index % width + 3] = 255
     return image
+
+
+def write_frames(folder: Path, count: int, height: int, width: int) -> Path:
+    """A video, as a folder of frames f000.png, f001.png ..."""
+    folder.mkdir()
+    for t in range(count):
+        Image.fromarray(picture(3 * t, height, width)).save(folder / f"f{t:03d}.png")
+    return folder
 
 
 def write_clip(

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import tiny
-from clips import picture, write_clip
+from clips import write_clip, write_frames
 from dshmp.errors import UserError
 from dshmp.export import segment_to_folder
 from dshmp.model.dshmp import DsHmp
@@ -43,11 +43,7 @@ def masks() -> np.ndarray:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video, as a folder of frames."""
-    place = tmp_path_factory.mktemp("video") / "clip"
-    place.mkdir()
-    for t in range(LENGTH):
-        Image.fromarray(picture(3 * t, *SIZE)).save(place / f"f{t:03d}.png")
-    return place
+    return write_frames(tmp_path_factory.mktemp("video") / "clip", LENGTH, *SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +53,7 @@ def source(folder: Path) -> VideoSource:
 
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
-    switches = {"motion.geometry": True, "motion.matching": "tracks", "motion.static": True, "motion.camera": True}
-    torch.manual_seed(0)
-    model = tiny.excite(DsHmp(tiny.config(switches | {"motion.object_position": False, "motion.displacement": False})))
-    return Segmenter(model.eval(), tiny.tokenizer(), device="cpu")
+    return Segmenter(tiny.geometry_model(), tiny.tokenizer(), device="cpu")
 
 
 @dataclass

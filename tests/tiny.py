@@ -79,6 +79,14 @@ def config(switches: Mapping[str, Any] | None = None) -> ModelConfig:
     return from_dict(ModelConfig, with_switches(MODEL, switches or {}))
 
 
+def geometry_model() -> DsHmp:
+    """A model that reads geometry, and so can choose among tracks; lively random weights, the same ones every time."""
+    switches = {"motion.geometry": True, "motion.matching": "tracks", "motion.static": True, "motion.camera": True}
+    torch.manual_seed(0)
+    model = excite(DsHmp(config(switches | {"motion.object_position": False, "motion.displacement": False})))
+    return model.eval()
+
+
 def model(switches: Mapping[str, Any] | None = None) -> DsHmp:
     """In evaluation mode, the same weights every time; layers that start closed are open."""
     torch.manual_seed(0)

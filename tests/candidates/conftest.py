@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from transformers import (
     BertConfig,
@@ -24,7 +23,7 @@ from transformers import (
     SwinConfig,
 )
 
-from clips import picture
+from clips import write_frames
 from dshmp.video.io import open_video
 from dshmp.video.source import VideoSource
 
@@ -47,11 +46,7 @@ def made(kind: type[nn.Module], config: object) -> nn.Module:
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video, as a folder of frames."""
-    place = tmp_path_factory.mktemp("video") / "clip"
-    place.mkdir()
-    for t in range(LENGTH):
-        Image.fromarray(picture(3 * t, *SIZE)).save(place / f"f{t:03d}.png")
-    return place
+    return write_frames(tmp_path_factory.mktemp("video") / "clip", LENGTH, *SIZE)
 
 
 @pytest.fixture(scope="session")

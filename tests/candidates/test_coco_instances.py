@@ -17,7 +17,6 @@ from dshmp.candidates.coco_instances import CocoInstances, _Instances, _tracks, 
 from dshmp.candidates.overlaps import box_overlap, boxes_of, first_of_each, is_new, mask_overlap
 from dshmp.errors import UserError
 from dshmp.export import segment_to_folder
-from dshmp.model.dshmp import DsHmp
 from dshmp.model.trajectories import LONGEST_GAP
 from dshmp.options import Options
 from dshmp.predictor import Segmenter
@@ -30,10 +29,7 @@ H, W = 48, 64
 
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
-    switches = {"motion.geometry": True, "motion.matching": "tracks", "motion.static": True, "motion.camera": True}
-    torch.manual_seed(0)
-    model = tiny.excite(DsHmp(tiny.config(switches | {"motion.object_position": False, "motion.displacement": False})))
-    return Segmenter(model.eval(), tiny.tokenizer(), device="cpu")
+    return Segmenter(tiny.geometry_model(), tiny.tokenizer(), device="cpu")
 
 
 def silent(*_: Any) -> None:

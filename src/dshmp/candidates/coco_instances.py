@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.candidates.hub import find_folder, load, load_part
-from dshmp.candidates.overlaps import Count, Share, boxes_of, first_of_each, mask_overlap
+from dshmp.candidates.overlaps import boxes_of, first_of_each, mask_overlap
+from dshmp.config import Count, Share
 from dshmp.encoded import Progress
 from dshmp.model.trajectories import LONGEST_GAP, link
 from dshmp.rle import Rle, encode

@@ -11,12 +11,12 @@ from importlib.util import find_spec
 import torch
 
 from dshmp.candidates.hub import find_folder, load, load_part
-from dshmp.candidates.open_vocabulary import named, words_of
+from dshmp.candidates.open_vocabulary import named, phrase_tracks
 from dshmp.candidates.propagation import forget
 from dshmp.encoded import Progress
 from dshmp.errors import UserError
 from dshmp.rle import Rle, encode
-from dshmp.tracks import Track, Tracks
+from dshmp.tracks import Tracks
 from dshmp.video.source import VideoSource
 
 
@@ -46,7 +46,7 @@ class Sam3:
         session = processor.init_video_session(inference_device=device, dtype=torch.float32)
         processor.add_text_prompt(session, list(phrases))
         masks: dict[int, dict[int, Rle]] = defaultdict(dict)
-        words: dict[int, tuple[str, ...]] = {}
+        names: dict[int, str] = {}
         for t, frame in enumerate(source):
             inputs = processor(images=frame.image.copy(), device=device, return_tensors="pt")  # writable
             with torch.inference_mode():
@@ -57,8 +57,6 @@ class Sam3:
             for number, mask in zip(found["object_ids"].tolist(), found["masks"].cpu().numpy(), strict=True):
                 masks[number][source.start + t] = encode(mask)
             for phrase, numbers in found["prompt_to_obj_ids"].items():
-                words |= dict.fromkeys(numbers, words_of(phrase))
+                names |= dict.fromkeys(numbers, phrase)
             progress("candidates", t + 1, source.count)
-        items = (Track(str(k), masks[number], words[number]) for k, number in enumerate(sorted(masks), 1))
-        vocabulary = frozenset(each for phrase in phrases for each in words_of(phrase))
-        return Tracks(source.height, source.width, tuple(items), vocabulary=vocabulary)
+        return phrase_tracks(source, phrases, masks, names)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from dshmp.candidates.grounding import Boxes, Grounding
 from dshmp.candidates.hub import find_folder
-from dshmp.candidates.overlaps import Count, Share, box_overlap, boxes_of, first_of_each, is_new
+from dshmp.candidates.overlaps import box_overlap, boxes_of, first_of_each, is_new
 from dshmp.candidates.propagation import Propagation
+from dshmp.config import Count, Share
 from dshmp.encoded import Progress
 from dshmp.errors import UserError
 from dshmp.rle import Rle, encode
@@ -45,7 +46,7 @@ class OpenVocabulary:
         folder = find_folder(self.segmenter, self.segmenter_revision, "160 MB, Apache 2.0 (SAM 2.1)")
         follow = Propagation(folder, device, self.patience)
         masks: dict[int, dict[int, Rle]] = defaultdict(dict)
-        words: dict[int, tuple[str, ...]] = {}
+        names: dict[int, str] = {}
         for t, frame in enumerate(source):
             found = follow.move(frame.image)
             if t % self.every == 0:
@@ -55,15 +56,13 @@ class OpenVocabulary:
                 for number, mask in follow.begin(boxes.places).items():
                     if is_new(mask, found.values(), self.overlap):
                         found[number] = mask
-                        words[number] = words_of(phrases[boxes.phrases[number - first]])
+                        names[number] = phrases[boxes.phrases[number - first]]
                     else:
                         follow.end(number)
             for number, mask in found.items():
                 masks[number][source.start + t] = encode(mask)
             progress("candidates", t + 1, source.count)
-        items = (Track(str(k), masks[number], words[number]) for k, number in enumerate(sorted(masks), 1))
-        vocabulary = frozenset(each for phrase in phrases for each in words_of(phrase))
-        return Tracks(source.height, source.width, tuple(items), vocabulary=vocabulary)
+        return phrase_tracks(source, phrases, masks, names)
 
     def _new(self, boxes: Boxes, known: Iterable[NDArray[np.bool_]], most: int) -> Boxes:
         """Of a key frame's boxes the surest of each object, but of none that is followed already."""
@@ -80,6 +79,15 @@ def named(phrases: Sequence[str]) -> Sequence[str]:
         fault = "no sentence names an object to look for"
         raise UserError(f'{fault}; say what it is ("the dog that turns back"), or take --candidates moving')
     return phrases
+
+
+def phrase_tracks(
+    source: VideoSource, phrases: Sequence[str], masks: Mapping[int, dict[int, Rle]], names: Mapping[int, str]
+) -> Tracks:
+    """Tracks of objects by number, each with its masks by frame and the phrase that found it."""
+    items = (Track(str(k), masks[number], words_of(names[number])) for k, number in enumerate(sorted(masks), 1))
+    vocabulary = frozenset(word for phrase in phrases for word in words_of(phrase))
+    return Tracks(source.height, source.width, tuple(items), vocabulary=vocabulary)
 
 
 def words_of(phrase: str) -> tuple[str, ...]:

@@ -1,16 +1,11 @@
-"""Which boxes and masks are the same object, and settings' types."""
+"""Which boxes and masks are the same object."""
 
 from collections.abc import Iterable
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
 def boxes_of(masks: Iterable[NDArray[np.bool_]]) -> Tensor:

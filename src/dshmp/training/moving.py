@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.environment import keep_memory
+from dshmp.files import atomic_write
 from dshmp.model.moving import SHORT, MovingObjects, flow_input, optical_flow
 from dshmp.synthetic.moving import make_scene
 
@@ -30,8 +31,8 @@ def _shard(path: Path, first: int) -> None:
         scene = make_scene(seed)
         inputs.append(np.clip(np.rint(_input(*scene.frames) * SCALE), -127, 127).astype(np.int8))
         instances.append(scene.instances[::2, ::2])
-    np.savez(path.with_suffix(".part.npz"), inputs=np.stack(inputs), instances=np.stack(instances))
-    path.with_suffix(".part.npz").replace(path)
+    with atomic_write(path) as part:
+        np.savez(part, inputs=np.stack(inputs), instances=np.stack(instances))
 
 
 def _input(before: NDArray[np.uint8], now: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -123,11 +124,10 @@ def main() -> None:
         if step % 50 == 0 or step == given.steps:
             print(f"{step} {mean:.4f}", flush=True)
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save({**state, "step": step}, checkpoint)
-            save_file(
-                {name: each.half().contiguous() for name, each in model.state_dict().items()},
-                given.out / "moving.safetensors",
-            )
+            with atomic_write(checkpoint) as part:
+                torch.save({**state, "step": step}, part)
+            with atomic_write(given.out / "moving.safetensors") as part:
+                save_file({name: each.half().contiguous() for name, each in model.state_dict().items()}, part)
 
 
 if __name__ == "__main__":
