@@ -65,7 +65,7 @@ def make_demo(seed: int = SEED) -> tuple[NDArray[np.uint8], list[str], list[NDAr
         if (chosen := _look_alikes(plan)) is not None:
             static, meant = chosen
             clip = make_clip(number, "alike", "valid_u", version=1)
-            wording = Wording(random.Random(number), held_words=False)
+            wording = Wording(random.Random(number), "plain")
             noun = wording.noun_phrase(static)
             moves = [wording.predicate(plan.items[i].motion.name, None, False) for i in meant]
             frames = clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)

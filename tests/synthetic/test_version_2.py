@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -243,3 +244,31 @@ def test_version_1_on_disk_has_no_cameras(tmp_path: Path) -> None:
     assert make_synthetic(root, train=2, valid=0, test=0, version=1, workers=1)
     videos = json.loads((root / "train" / "meta_expressions.json").read_text())["videos"]
     assert not any("camera" in video for video in videos.values())
+
+
+@pytest.fixture(scope="module")
+def footage() -> list[Plan]:
+    return [plan_clip(9000 + i, "footage", "train") for i in range(80)]
+
+
+def test_footage_asks_for_the_opposite_way_where_somebody_turns_back(footage: list[Plan]) -> None:
+    opposed = 0
+    for plan in footage:
+        done = {item.motion.name for item in plan.items}
+        absent = {sentence.meaning.claim for sentence in plan.expressions if not sentence.meant}
+        opposed += bool({"left>right", "up>down"} & done and {"right>left", "down>up"} & absent)
+    assert opposed > 5
+    texts = [sentence.text.lower() for plan in footage for sentence in plan.expressions]
+    assert any(re.search(r"mov\w+ \S+( the \w+)? and then turn\w* back", text) for text in texts)
+    assert not set().union(*map(new_words, texts))
+
+
+def test_what_stands_still_in_footage_may_get_out_of_sight(footage: list[Plan]) -> None:
+    lost = 0
+    for plan in footage:
+        view = camera_of(plan)
+        for item in plan.items if view.strong else ():
+            there = (np.abs(view.see(item.track.xy)) < (plan.width / 2, plan.height / 2)).all(1)[item.track.visible]
+            assert there.mean() > 0.4 if item.motion.name == "still" else there.all()
+            lost += not there.all()
+    assert lost

@@ -1,7 +1,7 @@
 """Expressions of the synthetic data set: what they mean, which objects they mean, and how they are worded.
 
-Three styles of wording exist: "plain" is used everywhere; "phrasing" (sentence frames that training never shows, from
-known words) and "words" (synonyms that training never shows) only in the test split.
+Styles of wording: "plain" is used everywhere; "phrasing" (sentence frames that training never shows, from known words)
+and "words" (synonyms that training never shows) only in the test split; "footage" in clips of that family alone.
 """
 
 import random
@@ -13,7 +13,7 @@ from typing import Literal
 
 from dshmp.synthetic.motions import DIRECTIONS, GROUPS, OPPOSITE, Motion, reading
 
-Style = Literal["plain", "phrasing", "words"]
+Style = Literal["plain", "phrasing", "words", "footage"]
 Form = Literal["base", "third", "gerund"]
 FORMS: tuple[Form, ...] = ("base", "third", "gerund")
 Static = tuple[tuple[str, str], ...]  # (attribute, value) pairs, e.g. (("colour", "red"), ("shape", "disc"))
@@ -162,6 +162,13 @@ DIRECTED = {  # by the group of programs
     "|*depart to the {edge}",
     "dash": "*dash {a};*dart {a};suddenly *move {a};quickly *dash {a};*make a quick dash {a}|*bolt {a};*zip {a}",
 }
+FOOTAGE = {  # said of clips of that family, instead of the above
+    "turn back": "*move {a} and then *turn back;*go {a} then *turn back;first *move {a} then *turn back;*go {a} and "
+    "*turn around;*turn back after moving {a};*head {a} before turning back;*move {a} and then *come back;"
+    "*turn back and *move {b};*go {a} and *move back",
+    "stop": "*move {a} and then *stop;*move {a} and then *stay still;*go {a} then *keep still",
+    "wait": "*stay still and then *move {a};*keep still then *move {a};*stand still before moving {a}",
+}
 
 # Sentence frames. {n} noun phrase, {s} "moves left", {g} "moving left", {m} "move left". Held-out after the bar.
 FRAMES = {
@@ -223,13 +230,13 @@ def inflect(predicate: str, form: Form) -> str:
 
 @dataclass(frozen=True)
 class Wording:
-    """Chooses words: at random, with held-out ones in most places that have them if `held_words`."""
+    """Chooses words: at random, in the style "words" with held-out ones in most places that have them."""
 
     rng: random.Random
-    held_words: bool
+    style: Style
 
     def pick(self, entry: str, separator: str = ",") -> str:
-        held = self.held_words and "|" in entry and self.rng.random() < 0.8
+        held = self.style == "words" and "|" in entry and self.rng.random() < 0.8
         return self.rng.choice(_options(entry, separator, held))
 
     def noun_phrase(self, static: Static, plural: bool = False) -> str:
@@ -244,7 +251,10 @@ class Wording:
     def predicate(self, claim: str, other: Static | None, plural: bool) -> str:
         entry = TOGETHER.get(claim) if plural and other is None else None
         entry = entry or PREDICATES.get(claim)
-        entry = entry or next(DIRECTED[group] for group, programs in GROUPS.items() if claim in programs)
+        if entry is None:
+            group = next(group for group, programs in GROUPS.items() if claim in programs)
+            entry = FOOTAGE.get(group) if self.style == "footage" else None
+            entry = entry or DIRECTED[group]
         template = self.pick(entry, ";")
         phases = [phase for phase in re.split("[> ]", claim) if phase in DIRECTIONS]
         names = dict(zip("abc", (self.pick(SIDES[phase]) for phase in phases), strict=False))
@@ -259,7 +269,7 @@ class Wording:
 
 def word(meaning: Meaning, count: int, rng: random.Random, style: Style = "plain") -> str:
     """Words a meaning that picks out `count` objects (0: an absent one, worded as if one were there)."""
-    wording = Wording(rng, held_words=style == "words")
+    wording = Wording(rng, style)
     many = count > 1
     kind = "objects" if many else "object"
     if not meaning.claim:

@@ -5,6 +5,7 @@ A program is named by its phases ("left", "left>up", "left>stop", "wait>up", "le
 name of a program, or a wider word such as "turn back". It is only used where nobody could disagree (`reading`).
 """
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cache
@@ -77,6 +78,11 @@ def reverse(name: str) -> str:
     if ">" in name:
         return ">".join(_BACKWARDS[phase] for phase in reversed(name.split(">")))
     return " ".join(_BACKWARDS[word] if word != "dash" else word for word in name.split())
+
+
+def opposed(name: str) -> str:
+    """The program with all its directions turned round: "left>right" for "right>left"."""
+    return re.sub("|".join(OPPOSITE), lambda match: OPPOSITE[match.group()], name)
 
 
 # What somebody could call so though the claim is not meant for it; the name of a group in <> is all its programs.

@@ -47,6 +47,7 @@ def make_scene(seed: int) -> Scene:
     things = [(_Thing(rng), moves[k], k + 1) for k in range(count)]
     things += [(_Thing(rng), np.zeros(2), 0) for _ in range(int(rng.choice((0, 0, 1, 2, 3))))]
     order = rng.permutation(len(things))
+    poles, pole_speed = _poles(rng), pan * (1 + near * rng.uniform(0.5, 2))
     for k in order:
         thing, move, label = things[k]
         nearness = 1 + near * rng.uniform(0, 1.3)
@@ -58,6 +59,11 @@ def make_scene(seed: int) -> Scene:
             alpha = _put(frames[i], thing.sprite(step if label else 0), pose)
             if step == 0:
                 instances[alpha > 127] = label
+    for pole in poles:
+        for i, step in enumerate(STEPS):
+            cover = pole.draw(frames[i], pole_speed * step + jolts[i], 1 + zoom * step)
+            if step == 0:
+                instances[cover > 127] = 0
     return Scene(_developed(np.stack(frames), rng), _large(instances))
 
 
@@ -176,6 +182,43 @@ class _Thing:
         away = (self.place - middle) * size + middle + shift
         linear = np.array([[cos, -sin], [sin, cos]])
         return np.column_stack([linear, away - linear @ np.full(2, self.side / 2)])
+
+
+@dataclass(frozen=True)
+class _Pole:
+    """A post, trunk, or rail nearer than all else: what goes by fast without being an object."""
+
+    ends: NDArray[np.float64]  # (2, 2) x, y
+    width: int
+    colour: list[int]
+
+    def draw(self, frame: NDArray[np.uint8], shift: NDArray[np.float64], size: float) -> NDArray[np.uint8]:
+        """Draw it; returns its alpha in the frame, (H, W) from 0 to 255."""
+        middle = np.array([SIZE[1], SIZE[0]]) / 2
+        alpha = np.zeros(SIZE, np.uint8)
+        start, end = np.rint(((self.ends - middle) * size + middle + shift) * 16).astype(int).tolist()
+        cv2.line(alpha, start, end, 255, self.width, cv2.LINE_AA, 4)
+        share = alpha[..., None] / 255
+        frame[:] = np.asarray(self.colour) * share + frame * (1 - share)
+        return alpha
+
+
+def _poles(rng: np.random.Generator) -> list[_Pole]:
+    """None, or a few beside each other."""
+    height, width = SIZE
+    if rng.random() > 0.3:
+        return []
+    lean, thick = rng.normal(0, 0.1), float(np.exp(rng.uniform(math.log(2), math.log(14))))
+    colour = rng.integers(20, 236, 3)
+    poles = []
+    for _ in range(int(rng.integers(1, 9))):
+        x = rng.uniform(-0.2, 1.2) * width
+        top, bottom = rng.choice((-0.5, rng.uniform(0, 0.6))) * height, rng.uniform(0.6, 1.5) * height
+        tilt = lean + rng.normal(0, 0.02)
+        ends = np.array([[x + tilt * (top - bottom), top], [x, bottom]])
+        shade = np.clip(colour + rng.normal(0, 12, 3), 0, 255).astype(int).tolist()
+        poles.append(_Pole(ends, max(1, round(thick * rng.uniform(0.8, 1.2))), shade))
+    return poles
 
 
 def _blob(

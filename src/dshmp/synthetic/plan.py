@@ -152,7 +152,7 @@ def _cast(
     if family == "fleeting":
         kinds = {"fleeting": 8, "still": 1, "steady": 1, "stop": 0.5, "hops": 0.5, "scale": 0.5}
     if family == "footage":
-        kinds = {"scale": 5, "steady": 2, "still": 1, "turn": 0.5, "stop": 0.5}
+        kinds = {"scale": 4, "steady": 2, "still": 1.5, "turn": 0.5, "stop": 1, "wait": 1, "turn back": 2}
     if family == "pairs":
         groups = (("left", "right"), ("up", "down"), *(GROUPS[name] for name in ("turn", "circle", "stop", "three")))
         names = [rng.choice(rng.choices(groups, (28, 22, 24, 14, 6, 6))[0])]
@@ -208,13 +208,19 @@ def _room(drawn: Track, canvas: Canvas, view: Camera | None) -> tuple[np.ndarray
     return low[drawn.visible].max(axis=0), high[drawn.visible].min(axis=0)
 
 
-def _stays(items: Sequence[Item], canvas: Canvas, view: Camera) -> bool:
-    """Whether most of every object is in the frame whenever it is there."""
+def _passes(family: str, move: Motion) -> bool:
+    """Whether the camera may lose sight of it, as happens in footage to what stands still."""
+    return family == "footage" and move.name == "still"
+
+
+def _stays(items: Sequence[Item], canvas: Canvas, view: Camera, family: str) -> bool:
+    """Whether most of every object is in the frame whenever it is there, or half of that time where it may pass by."""
     half = np.array([canvas.width, canvas.height]) / 2
     for item in items:
         size = item.across * view.zoom()[:, None] * np.minimum(item.track.scale, 1)[:, None]
         inside = np.abs(view.see(item.track.xy)) + 0.3 * size <= half
-        if not inside[item.track.visible].all():
+        inside = inside.all(axis=1)[item.track.visible]
+        if not (inside.mean() > 0.5 if _passes(family, item.motion) else inside.all()):
             return False
     return True
 
@@ -416,7 +422,7 @@ def _scattered(
     items: list[Item] = []
     strong = view if view is not None and view.strong else None
     for look, move, across, each, track in zip(looks, moves, widths, canvases, drawn, strict=True):
-        placed = _place(track, across, each, items, noise, strong)
+        placed = _place(track, across, each, items, noise, None if _passes(family, move) else strong)
         items.append(Item(look, move, across, placed))
     return items, canvas, view
 
@@ -434,7 +440,7 @@ def _staged(
             if family == "relative"
             else _scattered(rng, noise, family, split, world, kind, power)
         )
-        if view is not None and _stays(items, canvas, view) and _hidden(items) < CROWDED:
+        if view is not None and _stays(items, canvas, view, family) and _hidden(items) < CROWDED:
             return items, canvas, view
     kind = "weak" if kind else ""
     if family == "relative":
@@ -551,6 +557,8 @@ class _Writer:
             if time_reversed.doubtful or len(time_reversed.meant) != len(found.meant):
                 return
         style: Style = self.rng.choices(("plain", "phrasing", "words"), (50, 28, 22))[0] if test else "plain"
+        if self.family == "footage" and self.rng.random() < 0.5:
+            style = "footage"
         text = grammar.word(meaning, len(found.meant), self.rng, style)
         if text.lower() in self.made:
             return
@@ -643,8 +651,11 @@ class _Writer:
         if name in motions.RELATIVE or chance < 0.1:
             return self.absent() if chance < 0.5 else Meaning(self.static(index), rng.choice(motions.WIDER))
         claims: Sequence[str] = [claim for claim in motions.CLAIMS if claim not in motions.RELATIVE]
-        if self.family == "footage" and motions.reading("move", self.moves[index]) is False and chance < 0.5:
-            claims = ("move",)
+        if self.family == "footage" and chance < 0.6:
+            if motions.reading("move", self.moves[index]) is False:
+                claims = ("move", "move", *GROUPS["steady"], *GROUPS["wait"], *GROUPS["stop"])
+            else:
+                claims = (motions.reverse(name) if name in motions.SCALE else motions.opposed(name),)
         elif chance < 0.35:
             claims = (*motions.FLEETING, "dash")
         elif chance < 0.65:  # near what one does: its time reverse, or the same start
