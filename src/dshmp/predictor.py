@@ -267,13 +267,16 @@ class Segmenter:
         progress = _progress(asked.get("progress"))
         keep_all = checked("all_objects", asked.get("all_objects", False), bool, "True or False")
         still = checked("still_camera", asked.get("still_camera", False), bool, "True or False")
+        given: Any = asked.get("candidates")
+        if given is not None and asked.get("tracks") is not None:
+            raise UserError("tracks and candidates are both given; the sentence chooses among one kind, leave one out")
         queries = self._queries(expressions)
-        if asked.get("tracks") is not None:
+        if given is None:
             tracks = find_tracks(asked["tracks"], source)
         else:
-            given: Any = asked["candidates"]
             find = given if callable(given) else find_source(given)
-            tracks = checked_tracks(find(source, self._phrases(expressions), self.device, progress), source)
+            with self._told_of_memory():
+                tracks = checked_tracks(find(source, self._phrases(expressions), self.device, progress), source)
         still |= not self.config.motion.camera  # a model that does not read the camera's motion
         found, times = track_candidates(self.config.input, source, tracks, still, progress)
         found = with_appearance(found, tracks, self.config.motion.appearance)
@@ -397,9 +400,14 @@ class Segmenter:
     def inference(self, exact: bool = False) -> Iterator[None]:
         """The chosen precision; float32 for what shall be `exact`, if the model's config says so."""
         lower = self.precision != torch.float32 and not (exact and self.config.release.exact)
+        autocast = torch.autocast(self.device.type, dtype=self.precision, enabled=lower)
+        with self._told_of_memory(), torch.inference_mode(), autocast:
+            yield
+
+    @contextlib.contextmanager
+    def _told_of_memory(self) -> Iterator[None]:
         try:
-            with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=lower):
-                yield
+            yield
         except torch.OutOfMemoryError:
             ways = "--device cpu, --precision bfloat16, a range of --frames, or a model with a smaller input.chunk"
             raise UserError(f"not enough memory on {self.device}; use {ways}") from None

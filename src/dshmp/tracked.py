@@ -1,7 +1,6 @@
 """A video whose candidates are tracks made elsewhere: the motion part says which of them a sentence means."""
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat, takewhile
@@ -19,21 +18,12 @@ from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.geometry import CHANNELS, LEAST, grid_size, mask_geometry, masks_on_grid
 from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.readout import TrajectoryReadout
+from dshmp.model.words import COMMON
 from dshmp.parser import Word
 from dshmp.result import Result
 from dshmp.tracks import Tracks
 from dshmp.video.source import Frame, Pixels, VideoSource
 
-# static words that nothing has to be known for: any object, how many, and places in the picture
-SAID = frozenset(
-    re.findall(
-        r"\w+",
-        """one ones thing things object objects shape shapes something anything what which that who whatever
-        other another two three four five six both all each every first second third in on at of with to from by near
-        next beside behind under over between among into through across along toward towards left right top bottom
-        upper lower middle center centre front back side corner edge image picture frame video screen scene""",
-    )
-)
 KNOWN = 4.0  # logit that a track fits the static words, or not, where its labels tell
 
 
@@ -140,7 +130,7 @@ def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candida
 def unchecked(query: Query, tracks: Tracks, looks: bool) -> tuple[Word, ...]:
     """The words of a sentence that neither the motion part nor the tracks' labels tell anything about; `looks`: the
     model sees what the tracks look like, and knows more static words than are labels."""
-    told = tracks.labels | SAID
+    told = tracks.labels | COMMON
     cue = next((word.start for word in query.words if word.group == "motion"), math.inf)
 
     def silent(word: Word) -> bool:
@@ -155,8 +145,8 @@ def unchecked(query: Query, tracks: Tracks, looks: bool) -> tuple[Word, ...]:
 def _subject(query: Query) -> list[Word]:
     """Static words of what the sentence is about: those before its first motion cue, if there are any."""
     before = takewhile(lambda word: word.group != "motion", query.words)
-    static = [word for word in before if word.group == "static" and not _forms(word.text) & SAID]
-    return static or [word for word in query.words if word.group == "static" and not _forms(word.text) & SAID]
+    static = [word for word in before if word.group == "static" and not _forms(word.text) & COMMON]
+    return static or [word for word in query.words if word.group == "static" and not _forms(word.text) & COMMON]
 
 
 def _forms(word: str) -> frozenset[str]:

@@ -11,6 +11,7 @@ from PIL import Image
 from dshmp.candidates import find_source
 from dshmp.candidates import moving as module
 from dshmp.candidates.moving import Moving, _averaged, _Frame, _mean
+from dshmp.checkpoint import load_tensors
 from dshmp.errors import UserError
 from dshmp.model.moving import CHANNELS, OUTPUTS, MovingObjects, flow_input, flow_size, optical_flow
 from dshmp.predictor import Segmenter
@@ -18,6 +19,7 @@ from dshmp.rle import decode
 from dshmp.synthetic.moving import SIZE, make_scene
 from dshmp.synthetic.scenery import leaves
 from dshmp.tracks import Tracks
+from dshmp.training import moving as training
 from dshmp.training.moving import loss, targets
 from dshmp.video.io import open_video
 
@@ -249,3 +251,32 @@ def test_a_lower_threshold_finds_more() -> None:
     areas = [found(frames, threshold=value)[1].sum() for value in (0.9, 0.5, 0.1)]
     assert areas == sorted(areas)
     assert areas[0] < areas[2]
+
+
+def test_tracks_and_candidates_are_not_both_given() -> None:
+    frames, masks = scene(0.0, (4.0, 0.0))
+    segmenter = Segmenter.from_pretrained("default", device="cpu")
+    with pytest.raises(UserError, match="tracks and candidates are both given"):
+        segmenter(frames, "the one that moves", tracks=masks, candidates="moving", fps=12.0)
+
+
+def test_a_source_without_memory_is_told() -> None:
+    def own(*_: object) -> Tracks:
+        raise torch.OutOfMemoryError
+
+    segmenter = Segmenter.from_pretrained("default", device="cpu")
+    with pytest.raises(UserError, match="not enough memory on cpu"):
+        segmenter(scene(0.0)[0], "the one that moves", candidates=own, fps=12.0)
+
+
+def test_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "SHARD", 3)
+    ran = []
+    for steps in (2, 3, 3):
+        words = ["", str(tmp_path), "--scenes", "6", "--steps", str(steps), "--batch", "2", "--workers", "1"]
+        monkeypatch.setattr("sys.argv", words)
+        training.main()
+        ran.append(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"])
+    assert ran == [2, 3, 3]
+    MovingObjects().load_state_dict(load_tensors(tmp_path / "moving.safetensors"))
+    assert len(list((tmp_path / "scenes").iterdir())) == 2

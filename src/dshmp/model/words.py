@@ -157,12 +157,25 @@ _RELATIVE = _words("that which who")
 _DETERMINERS = _words("the a an its his her their my your our")  # t
 _DEGREES = _words("far very most more same opposite")  # a, as adjectives are
 _ANYTHING = _words(  # name no kind of object
-    "object objects thing things one ones something anything everything nothing item items entity target "
+    "object objects thing things one ones something anything everything nothing item items entity target shape shapes "
     "couple pair group bunch lot kind type sort part rest way place time direction frame view screen scene video camera"
 )
 _ORDER = _words(  # say which of several, or where
     "first second third fourth fifth last next other another same only several many few some all both each every "
     "leftmost rightmost topmost left right far near whole entire"
+)
+# Static words that nothing has to be known for: any object, which and how many, and places in the picture.
+COMMON = (
+    _ANYTHING
+    | _ORDER
+    | _PLACES
+    | _SIDES
+    | _PATHS
+    | _RELATIVE
+    | _words(
+        "two three four five six what whatever upper lower image picture "
+        "in on at of with by next beside behind under over between among"
+    )
 )
 _STATES = _words(  # v: verbs that hold a place, so that "standing to the left" is a place
     "sit sits sitting sat seated stand stands standing stood lie lies lying lay stay stays staying stayed "
