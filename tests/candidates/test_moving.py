@@ -10,7 +10,7 @@ from PIL import Image
 
 from dshmp.candidates import find_source
 from dshmp.candidates import moving as module
-from dshmp.candidates.moving import Moving, _averaged, _Frame, _mean
+from dshmp.candidates.moving import Moving, _averaged, _followed, _Frame, _mean
 from dshmp.checkpoint import load_tensors
 from dshmp.errors import UserError
 from dshmp.model.moving import CHANNELS, OUTPUTS, MovingObjects, flow_input, flow_size, optical_flow
@@ -280,3 +280,27 @@ def test_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     assert ran == [2, 3, 3]
     MovingObjects().load_state_dict(load_tensors(tmp_path / "moving.safetensors"))
     assert len(list((tmp_path / "scenes").iterdir())) == 2
+
+
+def test_two_that_touch_for_a_while_stay_who_they_are() -> None:
+    gaps, height, width, side = [*range(24, -1, -2), *[0] * 6, *range(2, 25, 2)], 96, 160, 20
+    frames, before = [], gaps[0]
+    for gap in gaps:
+        output, backward = np.zeros((3, height, width), np.float32), np.zeros((height, width, 2), np.float32)
+        places = np.zeros((2, height, width), bool)
+        for k, left in enumerate((80 - gap // 2 - side, 80 + gap // 2)):
+            places[k, 40 : 40 + side, left : left + side] = True
+            backward[places[k], 0] = (gap - before) / 2 * (1 if k == 0 else -1)
+        for part in [places.any(0)] if gap == 0 else places:  # while they touch, all votes are for one middle
+            ys, xs = np.nonzero(part)
+            output[0][part] = 0.99
+            output[1][part], output[2][part] = (xs.mean() - xs) / 96, (ys.mean() - ys) / 96
+        frames.append(_Frame(np.zeros((height * 2, width * 2, 3), np.uint8), output, -backward, backward))
+        before = gap
+    seen = [
+        {n: np.nonzero(c > 0.5)[1].mean() for n, c in objects.items()}
+        for _, objects in _followed(iter(frames), Moving())
+    ]
+    assert all(objects.keys() == {0, 1} for objects in seen)
+    first = min(seen[0], key=seen[0].__getitem__)
+    assert all(objects[first] < objects[1 - first] - 15 for objects in seen)

@@ -33,6 +33,8 @@ OVERLAP = 0.25  # IoU from which on two masks of neighbouring frames can be of o
 UNSURE = 0.05, 0.95  # chances between which colours decide
 AROUND = 0.3  # of an object's size, how far around it colours are compared
 REACH = 0.25  # short sides within which votes are for one object
+TOUCHING = 0.6  # share of an object that lies in what was found, if that is two objects that touch
+STEADY = 10  # frames that an object has been seen in, before it may be told apart from one that it touches
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,8 @@ def _followed(frames: Iterator[_Frame], settings: Moving) -> Iterator[tuple[_Fra
         found = _objects(frame.output, settings)
         where = _grid(*frame.output.shape[1:]) + frame.backward
         carried = {number: _sampled(each.chance, where) for number, each in active.items()}
+        steady = {n: carried[n] for n, each in active.items() if each.seen >= STEADY and not each.unseen}
+        found = [part for each in found for part in _parted(each, steady)]
         for number, place in _matched(carried, found).items():
             each = active[number]
             active[number] = _Object(found[place], each.seen + 1)
@@ -187,6 +191,22 @@ def _followed(frames: Iterator[_Frame], settings: Moving) -> Iterator[tuple[_Fra
                 active[count] = _Object(chance)
                 count += 1
         yield frame, {number: each.chance for number, each in active.items()}
+
+
+def _parted(chance: Array, objects: Mapping[int, Array]) -> list[Array]:
+    """The chances (h, w) of what was found, or of each of its parts where it is several objects that touch: those that
+    were seen before and now lie in it; each pixel is of the nearest."""
+    whole = chance > 0.5
+    inside = [
+        each
+        for each in objects.values()
+        if _area(each) > 0.1 * whole.mean() and (whole & (each > 0.5)).mean() > TOUCHING * _area(each)
+    ]
+    if len(inside) < 2:
+        return [chance]
+    away = [cv2.distanceTransform((each <= 0.5).astype(np.uint8), cv2.DIST_L2, 3) - each for each in inside]
+    nearest = np.argmin(away, axis=0)
+    return [np.where(nearest == k, chance, 0).astype(np.float32) for k in range(len(inside))]
 
 
 def _area(chance: Array) -> float:
