@@ -23,7 +23,26 @@ ROWS: dict[str, dict[str, Any]] = {
     "matching_none": {"model.motion.matching": "none"},
     "time_none": {},  # as in the paper
     "time_displacement": {"model.motion.displacement": True},
+    "time_position": {"model.motion.position": True},
     "time": {"model.motion.position": True, "model.motion.displacement": True},
+    "matching_tracks": {"model.motion.matching": "tracks", "model.motion.geometry": True},
+}
+OURS: dict[str, Any] = {
+    "model.motion.matching": "tracks",
+    "model.motion.object_position": False,
+    "model.motion.position": True,
+    "model.motion.geometry": True,
+    "model.motion.camera": True,
+    "model.motion.static": True,
+    "model.motion.token_dropout": 0.15,
+}
+ROWS |= {f"{name}+ours": ROWS[name] | OURS for name in ("none", "ds", "hmp", "cl", "ds_hmp", "ds_cl", "hmp_cl", "full")}
+ROWS |= {
+    "full+ours+no_static": OURS | {"model.motion.static": False},
+    "full+ours+no_camera": OURS | {"model.motion.camera": False},
+    "full+ours+soft": OURS | {"model.readout.masks": "trajectories", "model.readout.pointing": "soft"},
+    "full+ours+tokens_kept": OURS | {"model.motion.token_dropout": 0.0},
+    "full+ours+tokens_hidden": OURS | {"model.motion.token_dropout": 1.0},
 }
 
 

@@ -232,24 +232,33 @@ def ablate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs, page and pictures.")] = Path("runs/ablation"),
     rows: Annotated[Path | None, typer.Option(help="Folder of the rows; the packaged one by default.")] = None,
-    tables: Annotated[str, typer.Option(help="The paper's tables, and the time.")] = "1,2a,2b,2c,2d,time",
-    seeds: Annotated[int, typer.Option(help="Runs of each row, with consecutive seeds from the base's on.")] = 3,
+    tables: Annotated[str, typer.Option(help="The paper's tables, and ours.")] = "1,2a,2b,2c,2d,time,1+ours,ours",
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each row, with consecutive seeds; by default 5 in table 1, else 3.")
+    ] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(metavar="FILE|A+B", help="A row of one's own, or packaged ones together.")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Run the I-th of N parts, one for each machine.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at once; one per GPU, on the CPU one per core.")] = None,
     device: Device = "auto",
     page_only: Annotated[bool, typer.Option("--page-only", help="Only write the page of what is finished.")] = False,
 ) -> None:
     """Train the rows of the paper's ablations with several seeds, compare them, and write OUT/README.md.
 
-    A run is an ordinary one in OUT/runs/ROW-SEED; started again, all go on where they were. A row that fails does not
-    stop the others; the exit code is 1 then.
+    A run is an ordinary one in OUT/runs/ROW-SEED; started again, all go on where they were. OUT/results.json records
+    what is finished, and is enough for the page (--page-only). A row that fails does not stop the others; the exit
+    code is 1 then.
 
     Example: dshmp ablate synthetic/ablation --seeds 3 --out runs/ablation
     """
     from dshmp.ablation.page import run
 
-    written, failures = run(
-        base, overrides or [], out, rows=rows, tables=tables, seeds=seeds, jobs=jobs, device=device, page_only=page_only
-    )
+    places = {"jobs": jobs, "device": device, "page_only": page_only}
+    which = {"rows": rows, "tables": tables, "seeds": seeds, "own": row or (), "part": part}
+    written, failures = run(base, overrides or [], out, **which, **places)  # type: ignore[arg-type]
     _say(f"wrote {written}")
     _tell(*failures)
     raise typer.Exit(int(bool(failures)))

@@ -23,14 +23,16 @@ from dshmp import cli
 from dshmp.ablation import runs
 from dshmp.ablation.figures import extremes, objects
 from dshmp.ablation.page import page
-from dshmp.ablation.results import ALL, CRITICAL, PAIRS, Results, average, estimate, spread
-from dshmp.ablation.rows import PARTS, TABLES, chosen_tables, resolve
-from dshmp.ablation.runs import SCORES, Run, Score, plan
+from dshmp.ablation.record import RECORD, read_record, write_record
+from dshmp.ablation.results import ABSENT, ALL, CRITICAL, PAIRS, Results, average, estimate, spread
+from dshmp.ablation.rows import PARTS, TABLES, Table, chosen_tables, own_table, resolve
+from dshmp.ablation.runs import SCORES, Run, Score, cross_fitted, plan, shard
 from dshmp.checkpoint import save_model
 from dshmp.data.base import Expression
 from dshmp.errors import UserError
 from dshmp.files import save_json
 from dshmp.recipes import FOLDER as CONFIGS
+from dshmp.training.held_out import SentenceScore
 from dshmp.training.logging import describe
 from dshmp.training.recipe import check_run_folder, load_recipe, save_recipe, trained_card
 from recipe_rows import ROWS, changes
@@ -86,57 +88,59 @@ def test_intervals_hold_what_they_say(seeds: int, of_seeds: float, of_videos: fl
 
 @pytest.mark.parametrize("base", [BASE, FOLDER / "full.yaml"])
 def test_a_row_is_what_its_file_says_over_any_base(base: Path) -> None:
-    rows = resolve(base, ["batch=7", "negatives=77"], FOLDER, TABLES)
+    rows = resolve(base, ["batch=7", "negatives=77"], FOLDER, TABLES.values())
     assert rows.keys() == ROWS.keys()
     plain = load_recipe(base, ["batch=7", "negatives=77"])
     for name, row in rows.items():
         said = ROWS[name] if not name.startswith("time") else {
-            "model.motion.position": name == "time",
-            "model.motion.displacement": name != "time_none",
+            "model.motion.position": name in ("time", "time_position"),
+            "model.motion.displacement": name in ("time", "time_displacement"),
         }  # fmt: skip
         differs = changes(plain, row.recipe)
         assert differs.keys() <= said.keys()
         assert all(said[key] == value for key, value in differs.items())
-        full = load_recipe(FOLDER / f"{name}.yaml")
+        full = load_recipe(FOLDER / f"{name.split('+')[-1]}.yaml")
         assert row.recipe.about is not None
         assert full.about is not None
         assert row.recipe.about.reproduces == full.about.reproduces
 
 
 def test_rows_that_say_the_same_run_once() -> None:
-    synthetic, paper = (resolve(base, [], FOLDER, TABLES) for base in (BASE, FOLDER / "full.yaml"))
-    assert {name: row.runs for name, row in synthetic.items() if row.runs != name} == {"time": "full"}
+    synthetic, paper = (resolve(base, [], FOLDER, TABLES.values()) for base in (BASE, FOLDER / "full.yaml"))
+    assert {name: row.runs for name, row in synthetic.items() if row.runs != name} == {"time_position": "full"}
     assert {name: row.runs for name, row in paper.items() if row.runs != name} == {"time_none": "full"}
     assert (synthetic["none"].paper, synthetic["full"].paper, synthetic["time"].paper) == (39.7, 46.4, None)
 
 
 def test_the_papers_figures_of_the_parts() -> None:
-    rows = resolve(BASE, [], FOLDER, ["1"])
+    rows = resolve(BASE, [], FOLDER, [TABLES["1"]])
     results = Results(rows, [])
     means = {part: results.paper(average(pairs)) for part, pairs in PARTS.items()}
     assert means == {"DS": pytest.approx(1.85), "HMP": pytest.approx(3.0), "CL": pytest.approx(1.55)}
 
 
 def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
-    rows = resolve(BASE, ["run.cache=null"], FOLDER, ["2d", "time"])
-    planned = plan(list(rows.values()), 2, tmp_path)
+    rows = resolve(BASE, ["run.cache=null"], FOLDER, [TABLES["2d"], TABLES["time"]], 2)
+    planned = plan(list(rows.values()), tmp_path)
     assert [(run.row, run.seed) for run in planned] == [
-        (name, seed) for seed in (1, 2) for name in ("matching_none", "full", "time_none", "time_displacement")
+        (name, seed)
+        for seed in (1, 2)
+        for name in ("matching_none", "full", "matching_tracks", "time_none", "time_displacement", "time")
     ]
     assert all(run.recipe.seed == run.seed and run.recipe.run.cache == str(tmp_path / "cache") for run in planned)
     save_recipe(planned[0].folder, replace(planned[0].recipe, steps=7, warmup=1, contrast_start=1))
     with pytest.raises(UserError, match="matching_none-1: holds a run of another recipe"):
-        plan(list(rows.values()), 2, tmp_path)
+        plan(list(rows.values()), tmp_path)
 
 
 def test_a_folder_named_in_another_way_holds_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = list(resolve(BASE, ["run.cache=null"], FOLDER, ["2d"]).values())
-    for run in plan(rows, 1, tmp_path / "out"):
+    rows = list(resolve(BASE, ["run.cache=null"], FOLDER, [TABLES["2d"]], 1).values())
+    for run in plan(rows, tmp_path / "out"):
         save_recipe(run.folder, run.recipe)
     monkeypatch.chdir(tmp_path)
-    assert plan(rows, 1, Path("out"))[0].folder == Path("out/runs/matching_none-1")
+    assert plan(rows, Path("out"))[0].folder == Path("out/runs/matching_none-1")
     (tmp_path / "out").rename(tmp_path / "moved")
-    plan(rows, 1, tmp_path / "moved")
+    plan(rows, tmp_path / "moved")
 
 
 @pytest.mark.parametrize("change", [{"cache": "elsewhere"}, {"checkpointing": True}], ids=str)
@@ -156,12 +160,16 @@ Scorer = Callable[[str, int, int], float]
 """Of a row, a seed and a sentence's number."""
 
 
+def chosen(tables: str) -> dict[str, Table]:
+    return {name: TABLES[name] for name in chosen_tables(tables)}
+
+
 def canned(
     out: Path, tables: str, seeds: int, score: Callable[[str, int, int], float], critical: bool = True
 ) -> Results:
     """Finished runs with made-up scores of 30 videos with two sentences each; right ones are those above 50."""
-    rows = resolve(BASE, [], FOLDER, chosen_tables(tables))
-    planned = plan(list(rows.values()), seeds, out)
+    rows = resolve(BASE, [], FOLDER, chosen(tables).values(), seeds)
+    planned = plan(list(rows.values()), out)
     for run in planned:
         write_scores(run, score, critical)
     return Results(rows, planned)
@@ -172,9 +180,15 @@ def write_scores(run: Run, score: Scorer, critical: bool) -> None:
     for number in range(60):
         value = score(run.row, run.seed, number)
         subsets = (CRITICAL,) if critical and number % 3 == 0 else ()
-        scores.append(Score(f"v{number // 2}", str(number % 2), subsets, value, value > 50 if critical else None))
+        right, empty = (value > 50, number % 5 == 0) if critical else (None, None)
+        scores.append(Score(f"v{number // 2}", str(number % 2), subsets, value, right, empty))
     save_recipe(run.folder, run.recipe)
-    document = {"measure": "J&F", "seconds": 120.0, "expressions": [asdict(each) for each in scores]}
+    document = {
+        "measure": "J&F",
+        "seconds": 120.0,
+        "machine": "Machine: a.",
+        "expressions": [asdict(each) for each in scores],
+    }
     save_json(run.folder / SCORES, document)
 
 
@@ -187,7 +201,7 @@ def test_a_page(tmp_path: Path) -> None:
     results = canned(tmp_path, "2d", 3, steady)
     found = results.contrast(results.differs("matching_none", "full"), [1, 2, 3], ALL)
     assert (found.mean, "**" in str(found)) == (pytest.approx(-10), True)
-    text = page(results, Path("base.yaml"), ["steps=3"], ["2d"], [])
+    text = page(results, Path("base.yaml"), ["steps=3"], chosen("2d"), [])
     assert "Base: `base.yaml` with `steps=3`" in text
     assert "60 sentences of 30 videos, 20 motion-critical, 60 right of pair" in text
     assert "Over 3 seeds (1, 2, 3)." in text
@@ -197,10 +211,10 @@ def test_a_page(tmp_path: Path) -> None:
 
 def test_a_page_tells_differences_from_chance(tmp_path: Path) -> None:
     worse = canned(tmp_path / "a", "2d", 2, lambda row, seed, n: -steady(row, seed, n) + 100)
-    assert "**+10.0 [+10.0, +10.0]**" in page(worse, BASE, [], ["2d"], [])
+    assert "**+10.0 [+10.0, +10.0]**" in page(worse, BASE, [], chosen("2d"), [])
     noise = np.random.default_rng(0)
     level = canned(tmp_path / "b", "2d", 2, lambda row, seed, n: 50 + (row != "full") * 0.1 + 20 * noise.normal())
-    text = page(level, BASE, [], ["2d"], [])
+    text = page(level, BASE, [], chosen("2d"), [])
     assert "| none | 43.8 | " in text
     assert "**+" not in text
     assert "**-" not in text
@@ -212,11 +226,11 @@ def test_a_page_of_what_is_finished(tmp_path: Path) -> None:
     (tmp_path / "runs" / "matching_none-2" / SCORES).unlink()
     for seed in (1, 2):
         (tmp_path / "runs" / f"cues_direct-{seed}" / SCORES).unlink()
-    rows = resolve(BASE, [], FOLDER, ["2a", "2d"])
-    results = Results(rows, plan(list(rows.values()), 2, tmp_path))
-    assert list(results.subsets) == [ALL]
+    rows = resolve(BASE, [], FOLDER, chosen("2a,2d").values(), 2)
+    results = Results(rows, plan(list(rows.values()), tmp_path))
+    assert results.subsets == [ALL]
     assert results.seeds("matching_none", "full") == [1]
-    text = page(results, BASE, [], ["2a", "2d"], [])
+    text = page(results, BASE, [], chosen("2a,2d"), [])
     assert "Without a finished run, and so left out: without learnable queries." in text
     assert "Over one seed (1): the intervals cover other videos, not other seeds." in text
     assert CRITICAL not in text
@@ -224,12 +238,90 @@ def test_a_page_of_what_is_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
-def test_a_damaged_description_of_a_run_costs_no_page(text: str, tmp_path: Path) -> None:
+def test_a_damaged_description_of_a_run_says_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    assert runs._machine(tmp_path) == ""
+    describe(tmp_path / "run.json", 3)  # as the run does that goes on
+    assert runs._machine(tmp_path).startswith("Machine: ")
+
+
+def test_a_page_is_the_same_from_the_record(tmp_path: Path) -> None:
+    whole = canned(tmp_path / "a", "1,2d", 2, lambda row, seed, n: round(steady(row, seed, n)))
+    assert {name: len(places) for name, places in whole.places.items()} == {
+        ALL: 60,
+        CRITICAL: 20,
+        PAIRS: 60,
+        ABSENT: 60,
+    }
+    text = page(whole, BASE, [], chosen("1,2d"), ["## A picture"])
+    named = {whole.runs[key].folder.name: found for key, found in whole.found.items()}
+    (tmp_path / "b").mkdir()
+    write_record(tmp_path / "b", named, ["## A picture"])
+    found, pictures = read_record(tmp_path / "b")
+    planned = plan(list(whole.rows.values()), tmp_path / "b")
+    assert page(Results(whole.rows, planned, found), BASE, [], chosen("1,2d"), pictures) == text
+    assert (tmp_path / "b" / RECORD).stat().st_size < 500 * len(named) + 60 * 60
+
+
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     results = canned(tmp_path, "2d", 1, steady)
-    (tmp_path / "runs" / "full-1" / "run.json").write_text(text)
-    assert "Machine" not in page(results, BASE, [], ["2d"], [])
-    describe(tmp_path / "runs" / "full-1" / "run.json", 3)  # as the run does that goes on
-    assert "Machine: " in page(results, BASE, [], ["2d"], [])
+    write_record(tmp_path, {"full-1": results.found["full", 1]}, [])
+    document = json.loads((tmp_path / RECORD).read_text())
+    document["runs"]["full-1"]["right"] = "1"
+    (tmp_path / RECORD).write_text(json.dumps(document))
+    with pytest.raises(UserError, match="run full-1 has not one score per sentence"):
+        read_record(tmp_path)
+
+
+def test_a_verdict_is_no_stronger_than_its_interval(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    results = canned(
+        tmp_path, "1", 5, lambda row, seed, n: steady(row, seed, n) + 3 * noise.normal() - 4 * ("cl" in row)
+    )
+    text = page(results, BASE, [], chosen("1"), [])
+    assert "below: none (LMPM-like) (-1" in text
+    assert "- DS cannot be told from what does nothing on this data: -" not in text  # the whole method has a bonus
+    assert "- CL harms on this data: -" in text
+    assert "the paper's +1.5 lies outside of the interval" in text
+    assert "Over 5 seeds (1, 2, 3, 4, 5)." in text
+
+
+def test_a_threshold_is_tuned_on_the_other_half_of_the_videos() -> None:
+    def at(*iou: float) -> list[SentenceScore]:
+        return [SentenceScore(each, None, False, False) for each in iou]
+
+    scores = [at(10, 90, 10, 90), at(50, 20, 60, 20)]  # videos a and c are best at the second, b and d at the first
+    assert [each.iou for each in cross_fitted(scores, ["a", "b", "c", "d"])] == [10, 20, 10, 20]
+    assert [each.iou for each in cross_fitted(scores, ["a"] * 4)] == [10, 90, 10, 90]
+
+
+def test_shards_share_the_runs() -> None:
+    every = [Run(str(n), 0, load_recipe(BASE), Path(str(n))) for n in range(7)]
+    parts = [shard(every, f"{n}/3") for n in (1, 2, 3)]
+    assert sorted(run.row for part in parts for run in part) == [str(n) for n in range(7)]
+    for wrong in ("0/3", "4/3", "1", "a/b", "1/2/3"):
+        with pytest.raises(UserError, match="--shard: must be i/n"):
+            shard(every, wrong)
+
+
+def test_rows_of_ones_own(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("batch: 8\nabout: {reproduces: mine, paper: null}\n")
+    table = own_table([str(own), "ds+soft"])
+    rows = resolve(BASE, [], FOLDER, [table])
+    assert (rows[str(own)].recipe.batch, rows["ds+soft"].recipe.model.readout.pointing) == (8, "soft")
+    assert [run.folder.name for run in plan(list(rows.values()), tmp_path)][:3] == ["mine-1", "ds+soft-1", "full-1"]
+    with pytest.raises(UserError, match=r"nowhere\.yaml: missing, but \"Rows of one's own\" needs this row"):
+        resolve(BASE, [], FOLDER, [own_table(["nowhere.yaml"])])
+
+
+def test_each_table_has_its_seeds() -> None:
+    rows = resolve(BASE, [], FOLDER, TABLES.values())
+    assert {row.seeds for name, row in rows.items() if name in TABLES["1"].labels} == {5}
+    assert {row.seeds for name, row in rows.items() if name not in TABLES["1"].labels and row.runs == name} == {3}
+    planned = plan(list(rows.values()), Path("nowhere"))
+    assert sum(run.row == "full" for run in planned) == 5
+    assert sum(run.row == "stages_1" for run in planned) == 3
 
 
 def test_runs_that_answered_other_sentences(tmp_path: Path) -> None:
@@ -237,12 +329,12 @@ def test_runs_that_answered_other_sentences(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "full-1" / SCORES
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"expressions": document["expressions"][1:]}))
-    rows = resolve(BASE, [], FOLDER, ["2d"])
+    rows = resolve(BASE, [], FOLDER, chosen("2d").values(), 1)
     with pytest.raises(UserError, match="scored on other sentences"):
-        Results(rows, plan(list(rows.values()), 1, tmp_path))
+        Results(rows, plan(list(rows.values()), tmp_path))
     path.write_text('{"measure": "J&F"}')
     with pytest.raises(UserError, match=r"scores\.json\.seconds: is missing"):
-        Results(rows, plan(list(rows.values()), 1, tmp_path))
+        Results(rows, plan(list(rows.values()), tmp_path))
 
 
 @pytest.mark.parametrize("left", ["model", "nothing"])
@@ -258,7 +350,12 @@ def test_scores_that_are_removed_are_made_again_without_training(
     monkeypatch.setattr(runs, "train", lambda *_: trained.append(1))
     monkeypatch.setattr(runs, "_score_motion", lambda *_: ("J&F", []))
     runs.train_and_score(tmp_path, "cpu")
-    assert json.loads((tmp_path / SCORES).read_text()) == {"measure": "J&F", "seconds": 6.0, "expressions": []}
+    assert json.loads((tmp_path / SCORES).read_text()) == {
+        "measure": "J&F",
+        "seconds": 6.0,
+        "machine": "",
+        "expressions": [],
+    }
     assert len(trained) == (left == "nothing")
 
 
@@ -286,7 +383,10 @@ def test_objects_with_the_most_sentences() -> None:
         ([str(BASE), "--tables", "banana"], "is no table; known: 1, 2a"),
         ([str(BASE), "--tables", ","], "'' is no table; known: 1, 2a"),
         ([str(BASE), "--rows", "nowhere"], "nowhere: no such folder of rows"),
-        ([str(BASE), "--rows", str(CONFIGS / "synthetic")], "none.yaml: missing, but table 1 needs this row"),
+        (
+            [str(BASE), "--rows", str(CONFIGS / "synthetic")],
+            "none.yaml: missing, but 'Table 1: the parts' needs this row",
+        ),
         ([str(BASE), "--seeds", "0"], "--seeds: must be at least 1, found 0"),
         ([str(BASE), "--jobs", "0"], "--jobs: must be at least 1, found 0"),
         ([str(BASE), "--device", "abacus"], "device 'abacus' is not there"),
@@ -347,7 +447,7 @@ def wait_for(there: Callable[[], Any], process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 def test_an_ablation_survives_kills(mini: Path, tmp_path: Path) -> None:
     """A child is killed: the others go on. The command is told to stop: its children save. Killed: they stop too. The
-    same command then comes to the end, with the scores that validation had."""
+    same command then comes to the end."""
     from dshmp.training.train import run as train
 
     values = tiny.recipe("perception", mini)
@@ -389,7 +489,6 @@ def test_an_ablation_survives_kills(mini: Path, tmp_path: Path) -> None:
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             assert [line["step"] for line in lines if "cls" in line] == list(range(1, 301))
             scores = json.loads((folder / SCORES).read_text())["expressions"]
-            assert np.mean([each["score"] for each in scores]) == pytest.approx(lines[-1]["iou all"], abs=0.006)
             rights = [100.0 * each["right"] for each in scores if each["right"] is not None]
             assert np.mean(rights) == pytest.approx(lines[-1]["right of pair"], abs=0.006)
     text = (out / "README.md").read_text()

@@ -108,7 +108,7 @@ def strips(figure: Figure, results: Results, device: str) -> tuple[str, str] | N
     for (row, name), column in zip(names.items(), panels.T, strict=True):
         segmenter = Segmenter.from_pretrained(str(results.run(row, seeds[0]).folder), device)
         for (why, place), axis in zip(chosen.items(), column, strict=True):
-            asked = results.sentences[results.subsets[subset][place]]
+            asked = results.sentences[results.places[subset][place]]
             split, item = items[asked.video, asked.id]
             frames, source = shown_video(split, item.video, item.shown)
             shown, size = item.shown or range(len(frames)), (frames.shape[1], frames.shape[2])

@@ -3,14 +3,13 @@
 import importlib.util
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from dshmp.ablation.figures import FILES, PICTURES, pictures
+from dshmp.ablation.record import RECORD, read_record, write_record
 from dshmp.ablation.results import ALL, LEVEL, Results, average, spread
-from dshmp.ablation.rows import PARTS, TABLES, Table, chosen_tables, resolve
-from dshmp.ablation.runs import devices, plan, run_all
-from dshmp.data.base import read_json
+from dshmp.ablation.rows import OURS, OWN, PARTS, TABLES, Table, chosen_tables, own_table, resolve
+from dshmp.ablation.runs import devices, plan, run_all, shard
 from dshmp.errors import UserError
 from dshmp.files import check_owned, destination, owned_file
 from dshmp.recipes import FOLDER, find_folder, find_recipe, recipe_name
@@ -18,12 +17,15 @@ from dshmp.recipes import FOLDER, find_folder, find_recipe, recipe_name
 PAGE = "README.md"
 MEASURES = {
     "IoU on the grid": "IoU of the union of what is answered with the truth, on the cache's grid of 16 x 20 cells, "
-    "mean over the frames, per cent; 100 where both are empty. The paper has J&F at full size",
+    "mean over the frames, per cent; 100 where both are empty. The paper has J&F at full size. Each run answers at a "
+    "threshold of its own, which half of the videos chose for the other half; *right of pair* knows no threshold",
     "J&F": "J&F as the data set's protocol has it, per cent, as in the paper",
 }
 CHEAP = """\
-The cheap mode: static perception stays as it is, and all rows learn from the same cached object tokens, with losses of
-ours beside the paper's. So it is the rows' order that can be compared with the paper, not their figures."""
+The cheap mode: static perception stays as it is and hears no words, and all rows learn from the same cached object
+tokens, with losses of ours beside the paper's. So it is the rows' order that can be compared with the paper, not their
+figures; and of DS only the motion half is tested: which words HMP and the motion decoder hear. The static half,
+candidates by static cues (Eq. 1), is not."""
 READING = f"""\
 How to read it: *mean ± spread* is over the seeds (standard deviation of a run). A *difference* is paired by seed and
 sentence; in brackets its {100 * LEVEL:.0f} % interval, which covers other videos (sentences of one video count as a
@@ -38,44 +40,60 @@ def run(
     *,
     rows: str | Path | None = None,
     tables: str,
-    seeds: int = 3,
+    seeds: int | None = None,
+    own: Sequence[str] = (),
+    part: str | None = None,
     jobs: int | None = None,
     device: str = "auto",
     page_only: bool = False,
 ) -> tuple[Path, list[str]]:
     """Run what is not finished, then write the page from what is. Returns its path, and the failures, a line each.
 
-    `base` is a recipe's file, `rows` a folder of them, or either the name of what is packaged. Raises UserError before
-    anything is run.
+    `base` is a recipe's file, `rows` a folder of them, or either the name of what is packaged; `own` are more rows,
+    `part` is this machine's, as 1/2. Runs that are not in `out` are taken as they were recorded there. Raises
+    UserError before anything is run.
     """
     out = destination(out, folder=True)
-    check_owned(out, [PAGE])
+    check_owned(out, [PAGE, RECORD])
     check_owned(out / PICTURES, FILES)
-    names = chosen_tables(tables)
+    if seeds is not None and seeds < 1:
+        raise UserError(f"--seeds: must be at least 1, found {seeds}")
+    chosen = {name: TABLES[name] for name in chosen_tables(tables)} | ({OWN: own_table(own)} if own else {})
     base = find_recipe(base)
-    resolved = resolve(base, overrides, find_folder(rows or FOLDER / "ablations"), names)
-    runs = plan(list(resolved.values()), seeds, out)
+    resolved = resolve(base, overrides, find_folder(rows or FOLDER / "ablations"), chosen.values(), seeds)
+    runs = plan(list(resolved.values()), out)
+    here = runs if part is None else shard(runs, part)
+    recorded, sections = read_record(out)
     places = devices(device)
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs: must be at least 1, found {jobs}")
     for library in ("matplotlib", "sklearn"):
         if importlib.util.find_spec(library) is None:
             raise UserError(f"{library}: is not installed, but the page's plots need it; pip install 'dshmp[plots]'")
-    failures = [] if page_only else run_all(runs, places, jobs or len(places))
-    results = Results(resolved, runs)
+    failures = [] if page_only else run_all(here, places, jobs or len(places))
+    results = Results(resolved, runs, recorded)
     if not results.found:
         raise UserError("; ".join(failures) or f"{out}: no run is finished, so there is nothing to write")
-    drawn = pictures(results, out, places[0])
-    with owned_file(out, PAGE) as part:
-        part.write_text(page(results, base, overrides, names, drawn), encoding="utf-8")
+    drawn = pictures(results, out, places[0]) or sections
+    named = {results.runs[key].folder.name: found for key, found in results.found.items()}
+    write_record(out, recorded | named, drawn)
+    with owned_file(out, PAGE) as file:
+        file.write_text(page(results, base, overrides, chosen, drawn), encoding="utf-8")
     return out / PAGE, failures
 
 
-def page(results: Results, base: Path, overrides: Sequence[str], tables: Sequence[str], pictures: Sequence[str]) -> str:
+def page(
+    results: Results,
+    base: Path,
+    overrides: Sequence[str],
+    tables: Mapping[str, Table],
+    pictures: Sequence[str],
+) -> str:
     """The whole page in Markdown; `pictures` are its last sections."""
     parts = ["# Ablations", *_what(results, base, overrides)]
-    for name in tables:
-        parts += _section(results, TABLES[name], name == "1")
+    for name, table in tables.items():
+        suffix = {"1": "", f"1{OURS}": OURS}.get(name)
+        parts += _section(results, table, suffix)
     return "\n\n".join([*parts, *pictures]) + "\n"
 
 
@@ -87,35 +105,24 @@ def _what(results: Results, base: Path, overrides: Sequence[str]) -> list[str]:
         made = " (a synthetic data set)" if Path(source.root, "synthetic.json").is_file() else ""
         data.append(f"{name}{made}, learned from {source.split}, compared on {source.validation}")
     seeds = ", ".join(dict.fromkeys(str(seed) for _, seed in results.runs))
-    subsets = [f"{len(places):,} {name}" for name, places in results.subsets.items() if name != ALL]
+    subsets = [f"{len(results.places[name]):,} {name}" for name in results.subsets if name != ALL]
     videos = len({each.video for each in results.sentences})
     minutes = statistics.median(found.seconds / 60 for found in results.found.values())
+    hours = sum(found.seconds for found in results.found.values()) / 3600
+    machines = dict.fromkeys(found.machine for found in results.found.values() if found.machine)
     return [
         f"Base: `{recipe_name(base)}`{changed}: task `{recipe.task}`, {recipe.steps:,} steps of {recipe.batch}.",
         f"Data: {'; '.join(data)}. Finished: {len(results.found)} of {len(results.runs)} runs, seeds {seeds}.",
         *[CHEAP] * (recipe.task == "motion"),
         f"Measure: {MEASURES.get(results.measure, results.measure)}. "
         f"{', '.join([f'{len(results.sentences):,} sentences of {videos:,} videos', *subsets])}.",
-        f"Training of a run took {minutes:.1f} minutes (median). {_machine(results)}",
+        f"Training of a run took {minutes:.1f} minutes (median), of all {hours:.1f} hours. {' '.join(machines)}",
         READING,
     ]
 
 
-def _machine(results: Results) -> str:
-    """Machines, versions and commits of the runs, as their run.json tell; a damaged one says nothing."""
-    lines: dict[str, None] = {}
-    for key in results.found:
-        with suppress(UserError, KeyError, TypeError, AttributeError):
-            for start in read_json(results.runs[key].folder / "run.json")["starts"]:
-                place = ", ".join(start["gpus"]) or f"{start['cpus']} CPU cores, {start['threads']} thread(s) each run"
-                versions = ", ".join(f"{name} {each}" for name, each in start["packages"].items() if each)
-                git = start.get("git")
-                commit = f" Commit: {git['commit'][:12]}{' with changes' * git['changed']}." if git else ""
-                lines[f"Machine: {place}. Versions: {versions}.{commit}"] = None
-    return " ".join(lines)
-
-
-def _section(results: Results, table: Table, parts: bool) -> list[str]:
+def _section(results: Results, table: Table, suffix: str | None) -> list[str]:
+    """`suffix`: of the names of rows, where what each part brings is told, too."""
     lines, known = [f"## {table.title}"], {row for row, _ in results.found}
     labels = {row: label for row, label in table.labels.items() if results.rows[row].runs in known}
     if missing := [label for row, label in table.labels.items() if row not in labels]:
@@ -132,18 +139,51 @@ def _section(results: Results, table: Table, parts: bool) -> list[str]:
         levels = [spread(results.values(row, seeds, name).mean(1), ".1f") for name in results.subsets]
         contrasts, paper = _contrasts(results, results.differs(row, table.reference), seeds), results.rows[row].paper
         body.append([label, "" if paper is None else f"{paper:.1f}", *levels, *contrasts])
-    lines.append(_markdown(body, 1))
-    if parts and not missing:
+    lines += [_markdown(body, 1), _verdict(results, labels, table.reference, seeds)]
+    if results.abilities:
+        body = [["row", *results.abilities]]
+        for row, label in labels.items():
+            body.append([label, *(f"{results.values(row, seeds, name).mean():.1f}" for name in results.abilities)])
+        lines += ["By ability:", _markdown(body, 1)]
+    if suffix is not None and not missing:
         body = [["part", "beside", "paper J&F", *results.subsets]]
         for part, pairs in PARTS.items():
-            settings = {labels[pair[0]]: [pair] for pair in pairs} | {"mean of the four": list(pairs)}
+            named = [(f"{without}{suffix}", f"{having}{suffix}") for without, having in pairs]
+            settings = {labels[pair[0]]: [pair] for pair in named} | {"mean of the four": named}
             for beside, chosen in settings.items():
                 weights = average(chosen)
                 paper = results.paper(weights)
                 cells = ["" if paper is None else f"{paper:+.1f}", *_contrasts(results, weights, seeds)]
                 body.append([part, beside, *cells])
-        lines += ["### What each part brings", _markdown(body, 2)]
+        told = [_gain(results, part, suffix, seeds) for part in PARTS]
+        lines += ["### What each part brings", _markdown(body, 2), "\n".join(told)]
     return lines
+
+
+def _verdict(results: Results, labels: Mapping[str, str], reference: str, seeds: Sequence[int]) -> str:
+    """What may be said of the rows beside the reference, by all sentences: no more than the intervals do."""
+    better, worse, alike = list[str](), list[str](), list[str]()
+    for row, label in labels.items():
+        if weights := results.differs(row, reference):
+            found = results.contrast(weights, seeds, ALL)
+            side = alike if abs(found.mean) <= found.half else better if found.mean > 0 else worse
+            side.append(f"{label} ({found.mean:+.1f}{f' ± {found.half:.1f}' if side is alike else ''})")
+    told = [("above", better), ("below", worse), ("not told apart", alike)]
+    parts = [f"{what}: {', '.join(rows)}" for what, rows in told if rows]
+    return f"Beside *{labels[reference]}*, over {ALL}, {'; '.join(parts)}."
+
+
+def _gain(results: Results, part: str, suffix: str, seeds: Sequence[int]) -> str:
+    """What may be said of a part, in the mean of its four settings."""
+    weights = average([(f"{without}{suffix}", f"{having}{suffix}") for without, having in PARTS[part]])
+    found, paper = results.contrast(weights, seeds, ALL), results.paper(weights)
+    low, high = found.mean - found.half, found.mean + found.half
+    says = "helps" if low > 0 else "harms" if high < 0 else "cannot be told from what does nothing"
+    beside = ""
+    if paper is not None:
+        where = "lies in the interval" if low <= paper <= high else "lies outside of the interval"
+        beside = f"; the paper's {paper:+.1f} {where}"
+    return f"- {part} {says} on this data: {low:+.1f} to {high:+.1f}{beside}."
 
 
 def _contrasts(results: Results, weights: Mapping[str, float], seeds: Sequence[int]) -> list[str]:

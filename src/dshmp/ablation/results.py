@@ -19,8 +19,9 @@ from dshmp.config import from_dict
 from dshmp.data.base import read_json
 from dshmp.errors import UserError
 
-# What rows are compared on: everything, sentences that need motion, and the right one of direction pairs, per cent.
-ALL, CRITICAL, PAIRS = "all", "motion-critical", "right of pair"
+# What rows are compared on, per cent: everything, sentences that need motion, the right one of direction pairs, and
+# absent targets that are answered with nothing. The data set's other subsets are shown, not compared.
+ALL, CRITICAL, PAIRS, ABSENT = "all", "motion-critical", "right of pair", "N-acc"
 LEVEL = 0.95
 
 
@@ -72,23 +73,45 @@ def spread(values: Sequence[float] | NDArray[Any], form: str) -> str:
 
 
 class Results:
-    """Of the runs that are finished. Raises UserError where a file is damaged, or sentences differ."""
+    """Of the runs that are finished: those in `runs`, else as they were `recorded`. Raises UserError where a file is
+    damaged, or sentences differ."""
 
-    def __init__(self, rows: Mapping[str, Row], runs: Sequence[Run]) -> None:
+    def __init__(
+        self, rows: Mapping[str, Row], runs: Sequence[Run], recorded: Mapping[str, Found] | None = None
+    ) -> None:
         self.rows = rows
         self.runs = {(run.row, run.seed): run for run in runs}
         self.found: dict[tuple[str, int], Found] = {}
-        for key, path in ((key, run.folder / SCORES) for key, run in self.runs.items() if run.finished):
-            self.found[key] = from_dict(Found, read_json(path), str(path))
-        first = next(iter(self.found.values()), Found("", 0.0, ()))
+        for key, run in self.runs.items():
+            if run.finished:
+                self.found[key] = from_dict(Found, read_json(run.folder / SCORES), str(run.folder / SCORES))
+            elif run.folder.name in (recorded or {}):
+                self.found[key] = (recorded or {})[run.folder.name]
+        first = next(iter(self.found.values()), Found("", 0.0, "", ()))
         self.measure, self.sentences = first.measure, first.expressions
         asked = [(each.video, each.id) for each in self.sentences]
         for key, found in self.found.items():
             if [(each.video, each.id) for each in found.expressions] != asked:
                 raise UserError(f"{self.runs[key].folder}: was scored on other sentences than the runs beside it")
-        member = [{ALL, *each.subsets, *[PAIRS] * (each.right is not None)} for each in self.sentences]
-        places = {name: np.flatnonzero([name in names for names in member]) for name in (ALL, CRITICAL, PAIRS)}
-        self.subsets = {name: each for name, each in places.items() if len(each)}  # those that the data set has
+        every = [{ALL: True, PAIRS: each.right is not None, ABSENT: each.empty is not None} for each in self.sentences]
+        names = (ALL, CRITICAL, PAIRS, ABSENT, *sorted({name for each in self.sentences for name in each.subsets}))
+        self.places = {
+            name: np.flatnonzero(
+                [own.get(name, name in each.subsets) for own, each in zip(every, self.sentences, strict=True)]
+            )
+            for name in dict.fromkeys(names)
+        }
+        self.places = {name: each for name, each in self.places.items() if len(each)}  # those that the data set has
+
+    @property
+    def subsets(self) -> list[str]:
+        """What rows are compared on."""
+        return [name for name in (ALL, CRITICAL, PAIRS, ABSENT) if name in self.places]
+
+    @property
+    def abilities(self) -> list[str]:
+        """What else the data set tells apart."""
+        return [name for name in self.places if name not in (*self.subsets, "absent", "direction pairs")]
 
     def run(self, row: str, seed: int) -> Run:
         """A row's run, which may be another row's too."""
@@ -108,13 +131,15 @@ class Results:
     def values(self, row: str, seeds: Sequence[int], subset: str) -> NDArray[np.float64]:
         """(S, E) scores, per cent, of the sentences of a subset."""
         runs = [self.found[self.rows[row].runs, seed].expressions for seed in seeds]
-        table = [[each.score if subset != PAIRS else 100.0 * bool(each.right) for each in run] for run in runs]
-        return np.array(table, dtype=np.float64)[:, self.subsets[subset]]
+        tell = {PAIRS: lambda each: 100.0 * bool(each.right), ABSENT: lambda each: 100.0 * bool(each.empty)}.get(
+            subset, lambda each: each.score
+        )
+        return np.array([[tell(each) for each in run] for run in runs], dtype=np.float64)[:, self.places[subset]]
 
     def contrast(self, weights: Mapping[str, float], seeds: Sequence[int], subset: str) -> Estimate:
         """Of the weighted sum of rows, paired by seed and sentence."""
         total = sum(weight * self.values(row, seeds, subset) for row, weight in weights.items())
-        return estimate(np.asarray(total), [self.sentences[i].video for i in self.subsets[subset]])
+        return estimate(np.asarray(total), [self.sentences[i].video for i in self.places[subset]])
 
     def paper(self, weights: Mapping[str, float]) -> float | None:
         """The same sum of the paper's figures, where it has them all."""

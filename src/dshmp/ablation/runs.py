@@ -2,6 +2,9 @@
 
 A run's folder is that of `dshmp train`, with log.txt and, once it is finished, scores.json beside. A run that was
 stopped goes on from its last checkpoint; once it is trained, its checkpoints are removed.
+
+Rows of the motion task are compared at thresholds of their own, each tuned on other videos than it is used on: half of
+the videos says it for the other half. So no row gains by a threshold that suits it.
 """
 
 import contextlib
@@ -18,11 +21,13 @@ from itertools import product
 from multiprocessing import connection
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import TaskID
 
 from dshmp.ablation.rows import Row
 from dshmp.checkpoint import CONFIG, load_config, load_model
+from dshmp.data.base import read_json
 from dshmp.device import find_device
 from dshmp.errors import UserError, printable
 from dshmp.evaluation import score
@@ -31,7 +36,7 @@ from dshmp.options import Options
 from dshmp.processes import QuietProcess, after_parent
 from dshmp.progress import progress_bars
 from dshmp.training.cache import CachedSplit
-from dshmp.training.held_out import sentence_scores
+from dshmp.training.held_out import SentenceScore, sentence_scores
 from dshmp.training.logging import read_metrics
 from dshmp.training.recipe import RECIPE, Recipe, Source, check_run_folder, load_recipe, save_recipe
 from dshmp.training.task import open_splits
@@ -40,6 +45,7 @@ from dshmp.training.train import run as train
 log = logging.getLogger("dshmp")
 
 SCORES, LOG = "scores.json", "log.txt"
+THRESHOLDS = tuple(number / 20 for number in range(1, 20))
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Score:
-    """How an expression was answered, per cent, and whether the right one of a direction pair was chosen."""
+    """How an expression was answered, per cent, whether the right one of a direction pair was chosen, and whether it
+    was answered with nothing (of absent ones)."""
 
     video: str
     id: str
     subsets: tuple[str, ...]
     score: float
     right: bool | None
+    empty: bool | None
 
 
 @dataclass(frozen=True)
@@ -78,18 +86,20 @@ class Found:
 
     measure: str
     seconds: float
+    machine: str
     expressions: tuple[Score, ...]
 
 
-def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
+def plan(rows: Sequence[Row], out: Path) -> list[Run]:
     """All runs, seed by seed, so that an ablation that is stopped has whole seeds; rows that say the same run once.
 
     Raises UserError where a row cannot be run or compared, or a folder holds a run of another recipe.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds: must be at least 1, found {seeds}")
     runs = []
-    for number, row in product(range(seeds), [each for each in rows if each.runs == each.name]):
+    most = max(row.seeds for row in rows)
+    for number, row in product(range(most), [each for each in rows if each.runs == each.name]):
+        if number >= row.seeds:
+            continue
         recipe = replace(row.recipe, seed=row.recipe.seed + number)
         if recipe.task not in ("motion", "whole"):
             raise UserError(f"{row.name}: task {recipe.task} has nothing that the rows change; use motion or whole")
@@ -97,7 +107,8 @@ def plan(rows: Sequence[Row], seeds: int, out: Path) -> list[Run]:
             raise UserError(f"{row.name}: no held-out split to compare on, such as data.mevis.validation=valid_u")
         if recipe.task == "motion" and recipe.run.cache is None:
             recipe = replace(recipe, run=replace(recipe.run, cache=str(out / "cache")))
-        runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / f"{row.name}-{recipe.seed}"))
+        name = f"{Path(row.name).name.removesuffix('.yaml')}-{recipe.seed}"
+        runs.append(Run(row.name, recipe.seed, recipe, out / "runs" / name))
     for run in runs:
         check_run_folder(run.folder, run.recipe)
     return runs
@@ -115,6 +126,14 @@ def devices(name: str) -> list[str]:
     if device.type == "cuda" and device.index is None:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return [str(device)] * ((os.cpu_count() or 1) if device.type == "cpu" else 1)
+
+
+def shard(runs: Sequence[Run], text: str) -> list[Run]:
+    """The part "i/n" of the runs, for a machine of several. Raises UserError."""
+    part, _, of = text.partition("/")
+    if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
+        raise UserError(f"--shard: must be i/n, the i-th of n parts, as 1/2, found {text!r}")
+    return list(runs)[int(part) - 1 :: int(of)]
 
 
 def run_all(runs: Sequence[Run], places: Sequence[str], jobs: int) -> list[str]:
@@ -211,7 +230,20 @@ def train_and_score(folder: Path, device: str) -> None:
         train(folder / RECIPE, [], folder, device)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     measure, scores = (_score_motion if recipe.task == "motion" else _score_whole)(recipe, folder, device)
-    save_json(folder / SCORES, asdict(Found(measure, round(_seconds(folder, recipe), 1), tuple(scores))))
+    found = Found(measure, round(_seconds(folder, recipe), 1), _machine(folder), tuple(scores))
+    save_json(folder / SCORES, asdict(found))
+
+
+def _machine(folder: Path) -> str:
+    """Machine, versions and commit, as run.json tells; a damaged one says nothing."""
+    with contextlib.suppress(UserError, LookupError, TypeError):
+        start = read_json(folder / "run.json")["starts"][-1]
+        place = ", ".join(start["gpus"]) or f"{start['cpus']} CPU cores, {start['threads']} thread(s) each run"
+        versions = ", ".join(f"{name} {each}" for name, each in start["packages"].items() if each)
+        git = start.get("git")
+        commit = f" Commit: {git['commit'][:12]}{' with changes' * git['changed']}." if git else ""
+        return f"Machine: {place}. Versions: {versions}.{commit}"
+    return ""
 
 
 def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
@@ -219,9 +251,23 @@ def _score_motion(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[
     model, tokenizer = load_model(folder)
     tokenizer.keep((item.text for item in split.expressions), cache)
     held_out = CachedSplit.build(model, tokenizer, split, cache)
-    found = zip(split.expressions, sentence_scores(model.to(find_device(device)), held_out), strict=True)
-    scores = [Score(item.video, item.id, item.subsets, each.iou, each.right) for item, each in found]
+    found = sentence_scores(model.to(find_device(device)), held_out, THRESHOLDS)
+    fitted = cross_fitted(found, [item.video for item in split.expressions])
+    scores = [
+        Score(item.video, item.id, item.subsets, each.iou, each.right, each.empty if "absent" in item.subsets else None)
+        for item, each in zip(split.expressions, fitted, strict=True)
+    ]
     return "IoU on the grid", scores
+
+
+def cross_fitted(scores: Sequence[Sequence[SentenceScore]], videos: Sequence[str]) -> list[SentenceScore]:
+    """Of the scores of all sentences at several thresholds, each sentence's at the one that is best, in the mean, for
+    the other half of the videos; `videos` the video of each sentence."""
+    number = {video: place for place, video in enumerate(dict.fromkeys(videos))}
+    side = np.array([number[video] % 2 for video in videos])
+    iou = np.array([[each.iou for each in at_one] for at_one in scores])  # (thresholds, sentences)
+    best = [int(iou[:, side != own if side.any() else side == own].mean(1).argmax()) for own in sorted(set(side))]
+    return [scores[best[own]][place] for place, own in enumerate(side)]
 
 
 def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[Score]]:
@@ -237,7 +283,8 @@ def _score_whole(recipe: Recipe, folder: Path, device: str) -> tuple[str, list[S
             measures[figure] = None
             above, below = row.terms[figure]
             right = bool(row.terms["right of pair"][0]) if "right of pair" in row.terms else None
-            scores.append(Score(f"{prefix}{row.video}", row.id, row.subsets, 100 * above / below, right))
+            empty = bool(row.terms["N-acc"][0]) if "N-acc" in row.terms else None
+            scores.append(Score(f"{prefix}{row.video}", row.id, row.subsets, 100 * above / below, right, empty))
         shutil.rmtree(out / score.PREDICTIONS)
     return " / ".join(measures), scores
 

@@ -102,7 +102,8 @@ class SentenceScore:
 def score_tokens(model: DsHmp, held_out: CachedSplit) -> Metrics:
     """Means in per cent over all sentences, on the cache's coarse grid: good enough for a learning curve."""
     pairs: list[tuple[str, float]] = []
-    for item, score in zip(held_out.split.expressions, sentence_scores(model, held_out), strict=True):
+    scores = sentence_scores(model, held_out, [model.config.readout.threshold])[0]
+    for item, score in zip(held_out.split.expressions, scores, strict=True):
         pairs += [(f"iou {name}", score.iou) for name in ("all", *item.subsets)]
         pairs += [] if score.right is None else [("right of pair", 100.0 * score.right)]
         pairs += [(f"exact {name}", 100.0 * score.exact) for name in ("all", *item.subsets)]
@@ -128,9 +129,9 @@ def link_scores(item: Expression, held_out: CachedSplit) -> tuple[list[bool], li
 
 
 @torch.inference_mode()
-def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
-    """The answers of a model in evaluation mode to all sentences of a split, in the split's order."""
-    scores: dict[int, SentenceScore] = {}
+def sentence_scores(model: DsHmp, held_out: CachedSplit, thresholds: Sequence[float]) -> list[list[SentenceScore]]:
+    """A model's answers, in evaluation mode, to all sentences of a split, in its order, at each threshold."""
+    scores: list[dict[int, SentenceScore]] = [{} for _ in thresholds]
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, length in enumerate(held_out.lengths):
         by_length[length].append(index)
@@ -140,24 +141,27 @@ def sentence_scores(model: DsHmp, held_out: CachedSplit) -> list[SentenceScore]:
         video = model.decode_motion(batch.candidates, text)
         masks = video.readout.clip_masks(batch.mask_logits, None) > 0
         meant = video.logits.softmax(2)[..., 0]
-        passed = meant > model.config.readout.threshold
-        union = (masks & passed[:, :, None, None, None]).any(1)
         top = masks[torch.arange(len(chosen), device=masks.device), meant.argmax(1)]
-        assert isinstance(video.readout, TrajectoryReadout)
-        answered = _objects(video.readout.pointer, batch.owner, passed, batch.targets.meant.shape[1])
-        exact = (answered == batch.targets.meant).all(1)
         truth = batch.targets.masks.any(1)
-        iou, top_iou, top = _iou(union, truth).mean(1) * 100, _iou(top, truth).mean(1), top.cpu()
-        for b, index in enumerate(chosen):
-            item = held_out.split.expressions[index]
+        top_iou, top = _iou(top, truth).mean(1), top.cpu()
+        rights: list[bool | None] = []
+        for b, item in enumerate(held_out.split.expressions[index] for index in chosen):
             right = None
             if "direction pairs" in item.subsets and len(item.objects) == 1:
                 clip = held_out[item]
                 others = [g for g, object_id in enumerate(clip.objects) if object_id not in item.objects]
                 best_other = max((float(_iou(top[b], clip.truth[g]).mean()) for g in others), default=0.0)
                 right = bool(top_iou[b] > best_other)
-            scores[index] = SentenceScore(float(iou[b]), right, not bool(passed[b].any()), bool(exact[b]))
-    return [scores[index] for index in range(len(held_out.lengths))]
+            rights.append(right)
+        assert isinstance(video.readout, TrajectoryReadout)
+        for found, threshold in zip(scores, thresholds, strict=True):
+            passed = meant > threshold
+            iou = _iou((masks & passed[:, :, None, None, None]).any(1), truth).mean(1) * 100
+            answered = _objects(video.readout.pointer, batch.owner, passed, batch.targets.meant.shape[1])
+            exact, empty = (answered == batch.targets.meant).all(1), ~passed.any(1)
+            rows = zip(iou.tolist(), rights, empty.tolist(), exact.tolist(), strict=True)
+            found.update((index, SentenceScore(*row)) for index, row in zip(chosen, rows, strict=True))
+    return [[found[index] for index in range(len(held_out.lengths))] for found in scores]
 
 
 def _objects(pointer: Tensor, owner: Tensor, passed: Tensor, count: int) -> Tensor:

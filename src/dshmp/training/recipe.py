@@ -1,6 +1,7 @@
 """The training recipe: one YAML file, strictly typed, that says everything about a run."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -173,16 +174,16 @@ class Recipe:
     about: About | None = field(default=None, compare=False)  # two recipes that differ in it alone are the same
 
 
-def load_recipe(path: Path, overrides: list[str] | None = None, row: Path | None = None) -> Recipe:
+def load_recipe(path: Path, overrides: list[str] | None = None, rows: Sequence[Path] = ()) -> Recipe:
     """Read a recipe; `overrides` are `key=value` with dots for nested keys, values in YAML.
 
-    A key `base` names the recipe that this one completes: a file beside it or a packaged one. `row` is a recipe too:
-    what it says itself, its base left aside, is laid over all that, `about` in place of the other's. Raises UserError.
+    A key `base` names the recipe that this one completes: a file beside it or a packaged one. `rows` are recipes too:
+    what each says itself, its base left aside, is laid over all that, `about` in place of the other's. UserError.
     """
     values, where = _read(path), path.name
     described = "model" in values
     assign(values, overrides or [])
-    if row is not None:
+    for row in rows:
         where += f" with {row.name}"
         values["about"] = None
         merge(values, {key: value for key, value in _own(row).items() if key != "base"})

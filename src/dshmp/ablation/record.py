@@ -1,0 +1,78 @@
+"""The finished runs of an ablation in one small file, from which its page is written again without any training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from dshmp.ablation.runs import Found, Score
+from dshmp.data.base import read_shape
+from dshmp.errors import UserError
+from dshmp.files import owned_file
+
+RECORD = "results.json"
+
+
+class _Sentence(BaseModel):
+    video: str
+    id: str
+    subsets: list[str]
+
+
+class _Run(BaseModel):
+    measure: str
+    seconds: float
+    machine: str
+    scores: list[int]  # whole per cent
+    right: str  # a letter for each sentence: 1 yes, 0 no, - not asked
+    empty: str
+
+
+class _Record(BaseModel):
+    sentences: list[_Sentence] = []
+    runs: dict[str, _Run] = {}  # by the names of their folders
+    pictures: list[str] = []  # sections of the page, in Markdown
+
+
+def read_record(folder: Path) -> tuple[dict[str, Found], list[str]]:
+    """The runs recorded in a folder, by name, and the page's sections with pictures. Raises UserError."""
+    path = folder / RECORD
+    if not path.exists():
+        return {}, []
+    record = read_shape(path, _Record)
+    found = {}
+    for name, run in record.runs.items():
+        if {len(run.scores), len(run.right), len(run.empty)} != {len(record.sentences)}:
+            raise UserError(f"{path}: run {name} has not one score per sentence; write the record anew from its runs")
+        flags = [[None if each == "-" else each == "1" for each in told] for told in (run.right, run.empty)]
+        rows = zip(record.sentences, run.scores, *flags, strict=True)
+        scores = tuple(Score(item.video, item.id, tuple(item.subsets), *row) for item, *row in rows)
+        found[name] = Found(run.measure, run.seconds, run.machine, scores)
+    return found, record.pictures
+
+
+def write_record(folder: Path, found: Mapping[str, Found], pictures: Sequence[str]) -> None:
+    """Of finished runs, by the names of their folders. Scores are rounded to whole per cent, by which a mean over
+    thousands of sentences moves by less than 0.02."""
+    first = next(iter(found.values()))
+    record = _Record(
+        sentences=[_Sentence(video=each.video, id=each.id, subsets=list(each.subsets)) for each in first.expressions],
+        runs={
+            name: _Run(
+                measure=own.measure,
+                seconds=own.seconds,
+                machine=own.machine,
+                scores=[round(each.score) for each in own.expressions],
+                right=_letters([each.right for each in own.expressions]),
+                empty=_letters([each.empty for each in own.expressions]),
+            )
+            for name, own in found.items()
+        },
+        pictures=list(pictures),
+    )
+    with owned_file(folder, RECORD) as part:
+        part.write_text(record.model_dump_json(), encoding="utf-8")
+
+
+def _letters(flags: Sequence[bool | None]) -> str:
+    return "".join("-" if each is None else str(int(each)) for each in flags)
