@@ -253,7 +253,8 @@ def answer_files(answer: Mapping[str, Any]) -> list[str]:
     """What was written for an answer, below its folder."""
     first = answer["first_frame"]
     names = answer.get("frames") or [f"{number:05d}" for number in range(first, first + len(answer["times"]))]
-    return [OVERLAY, *(f"{MASKS}/{name}.png" for name in names)]
+    overlay = [OVERLAY] if answer.get("settings", {}).get("overlay", True) else []
+    return [*overlay, *(f"{MASKS}/{name}.png" for name in names)]
 
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
