@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import random
 import signal
@@ -31,6 +32,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model")
     save_model(*tiny_model(), folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def _log() -> Iterator[None]:
+    """The command sets its log up for a process of its own."""
+    log = logging.getLogger("dshmp")
+    before = log.level, log.handlers, log.propagate
+    yield
+    log.setLevel(before[0])
+    log.handlers, log.propagate = before[1:]
 
 
 @pytest.fixture
