@@ -538,6 +538,20 @@ def data_mini(
     _say(f"wrote {out}")
 
 
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON; sizes in bytes.")] = False) -> None:
+    """Tell what a bug report should: versions, devices, codecs, extras, models, room on disk.
+
+    Nothing of yours is in it: no file, no name, no folder. Nothing is fetched.
+
+    Example: dshmp info
+    """
+    from dshmp.info import collect, lines
+
+    found = collect()
+    _say(*([json.dumps(found)] if as_json else lines(found)))
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         _say(f"dshmp {__version__}")
