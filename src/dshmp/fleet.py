@@ -107,10 +107,10 @@ def on_ray(
                     outcome = Outcome(task=task, faults=[f"{task.video}: {error.cause!r}"])
                 except ray.exceptions.RayError as error:  # killed, by whom or for want of memory, or out of reach
                     outcome = Outcome(task=task, faults=[f"{task.video}: its worker died ({_first_line(error)})"])
+                    log.warning("%s", *outcome.faults)
                     worker = kind.remote(os.getcwd(), threads)
                 idle.append(worker)
                 if outcome.folder is None and turn < TRIES:
-                    log.warning("%s; trying again", outcome.faults[-1])
                     waiting.append((task, turn + 1))
                     continue
                 done += 1
