@@ -34,7 +34,7 @@ from dshmp.evaluation import report
 from dshmp.evaluation.coco import image_id
 from dshmp.evaluation.predictions import validate_zip, write_zip
 from dshmp.evaluation.score import run as score
-from dshmp.export import folder_names, read_document, segment_to_folder
+from dshmp.export import folder_names, owners_in, read_document, segment_to_folder
 from dshmp.interop.safe_load import read_tensors
 from dshmp.lists import read_list
 from dshmp.model.tokenizer import load_tokenizer, save_tokenizer
@@ -222,7 +222,7 @@ def read_recipe(folder: Path, chance: random.Random) -> None:
 def read_lists(folder: Path, chance: random.Random) -> None:
     for name in ("list.csv", "list.jsonl"):
         jobs = read_list(folder / name)
-        folder_names(list(jobs), folder / "out")
+        folder_names(list(jobs), owners_in(folder / "out"))
         all_of(open_video, jobs)
 
 

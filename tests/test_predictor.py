@@ -23,7 +23,7 @@ import tiny
 from clips import picture, tiny_model, write_clip
 from dshmp.encoded import Progress
 from dshmp.errors import UserError
-from dshmp.export import folder_names, segment_to_folder, slug
+from dshmp.export import folder_names, owners_in, segment_to_folder, slug
 from dshmp.model.frame_decoder import disable_language
 from dshmp.options import Options, Targets
 from dshmp.predictor import Segmenter
@@ -483,12 +483,12 @@ def test_videos_of_one_name_have_folders_of_their_own(segmenter: Segmenter, tmp_
         videos.append(write_clip(tmp_path / place / ("Clip.mp4" if place == "c" else "clip.mp4"), 3))
     out = tmp_path / "out"
     answer(segmenter, videos[1], out, "a dog")
-    names = folder_names(videos, out)
+    names = folder_names(videos, owners_in(out))
     assert names[videos[1]] == "clip"  # as before, whatever has come to the list
     assert len({name.lower() for name in names.values()}) == 3
-    assert folder_names(videos[:1], out)[videos[0]] == names[videos[0]]
+    assert folder_names(videos[:1], owners_in(out))[videos[0]] == names[videos[0]]
     strange = [tmp_path / name for name in ("...mp4", "CON.mp4", "a\x1b.mp4")]
-    assert list(folder_names(strange, out).values()) == ["video", "_CON", "a_"]
+    assert list(folder_names(strange, owners_in(out)).values()) == ["video", "_CON", "a_"]
 
 
 def test_slug() -> None:

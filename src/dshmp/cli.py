@@ -117,7 +117,9 @@ def segment(
 @with_options
 def batch(
     videos: Annotated[Path, typer.Argument(metavar="LIST", help="CSV (columns video,expression), or JSON.")],
-    out: Out = Path("results"),
+    out: Annotated[
+        str, typer.Option(metavar="PLACE", help="Folder for the results, or a URL: s3://bucket/folder ...")
+    ] = "results",
     frames: Frames = None,
     fps: Fps = None,
     all_objects: Everything = False,
@@ -125,6 +127,13 @@ def batch(
     as_json: Json = False,
     candidates: Source = None,
     still_camera: StillCamera = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Share the videos by Ray: local, auto (a cluster here), ray://host:10001."
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --ray: processes at most, a model in each.")] = None,
     *,
     options: Options,
 ) -> None:
@@ -135,30 +144,45 @@ def batch(
 
     Example: dshmp batch clips.csv --out results
     """
-    from dshmp.export import folder_names, load, segment_to_folder
+    from dshmp.export import folder_names, owners_in
+    from dshmp.fleet import Outcome, Task, answer, on_ray
     from dshmp.lists import read_list
+    from dshmp.remote import is_url, url_names
 
+    if workers and ray is None:
+        raise UserError("--workers needs --ray; without, one process does all")
     jobs = read_list(videos)
-    names = folder_names(list(jobs), out)
+    names = url_names(list(jobs), out) if is_url(out) else folder_names(list(jobs), owners_in(Path(out)))
+    how: dict[str, Any] = {"frames": frames, "fps": fps, "all_objects": all_objects, "overlay": not no_overlay}
+    how |= {"candidates": candidates, "still_camera": still_camera}
+    tasks = [
+        Task(video=video, sentences=sentences, out=out, name=names[video], options=options, how=how)
+        for video, sentences in jobs.items()
+    ]
+
+    def in_turn() -> Iterator[Outcome]:
+        for task in tasks:
+            with _progress(task.video.name) as progress:
+                outcome = answer(task, progress)
+            yield outcome
+
     failures: list[str] = []
     done = failed = 0
-    for video, sentences in jobs.items():
-        faults: list[str] = []
-        try:
-            with _progress(video.name) as progress:
-                name = names[video]
-                given = video, sentences, out, options, load, frames, fps, name, progress, all_objects
-                elsewhere: dict[str, Any] = {"candidates": candidates, "still_camera": still_camera}
-                folder, results, new = segment_to_folder(*given, not no_overlay, faults, **elsewhere)
-            done += not (new or faults)
-            if as_json:
-                typer.echo(_json(video, folder, results))
-            elif new:
-                _say(f"wrote {folder}")
-        except UserError as error:
-            faults.append(str(error))
-        failed += bool(faults)
-        failures += faults
+    with contextlib.ExitStack() as stack:
+        outcomes: Iterable[Outcome] = in_turn()
+        say: Callable[[str], None] = _say
+        if ray is not None:
+            progress = stack.enter_context(_progress("fleet"))
+            say = stack.enter_context(_stdout_alone())
+            outcomes = stack.enter_context(contextlib.closing(on_ray(tasks, ray, workers, progress)))
+        for outcome in outcomes:
+            done += not (outcome.new or outcome.faults)
+            failed += bool(outcome.faults)
+            failures += outcome.faults
+            if outcome.folder and as_json:
+                say(_json(outcome.task.video, outcome.folder, outcome.results))
+            elif outcome.new:
+                say(f"wrote {outcome.folder}")
     if done:
         _say(f"{done} of {len(jobs)} videos were finished before", err=as_json)
     _tell(*failures)
@@ -166,7 +190,7 @@ def batch(
         raise UserError(f"{failed} of {len(jobs)} videos failed; see above")
 
 
-def _json(video: Path, folder: Path, results: Iterable["Result"]) -> str:
+def _json(video: Path, folder: Path | str, results: Iterable["Result"]) -> str:
     """A video's answers, as one line."""
     answers = [result.to_json() for result in results]
     return json.dumps({"video": str(video), "folder": str(folder), "results": answers})
@@ -523,6 +547,20 @@ def data_mini(
     _say(f"wrote {out}")
 
 
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON; sizes in bytes.")] = False) -> None:
+    """Tell what a bug report should: versions, devices, codecs, extras, models, room on disk.
+
+    Nothing of yours is in it: no file, no name, no folder. Nothing is fetched.
+
+    Example: dshmp info
+    """
+    from dshmp.info import collect, lines
+
+    found = collect()
+    _say(*([json.dumps(found)] if as_json else lines(found)))
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         _say(f"dshmp {__version__}")
@@ -564,6 +602,14 @@ def _say(*lines: str, err: bool = False) -> None:
     """Lines on stdout or stderr, without control codes, which names may hold."""
     for line in lines:
         typer.echo(printable(line), err=err)
+
+
+@contextlib.contextmanager
+def _stdout_alone() -> Iterator[Callable[[str], None]]:
+    """A way to stdout, where nothing else appears: Ray tells there what its processes die of."""
+    stdout = sys.stdout
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield lambda line: typer.echo(printable(line), file=stdout)
 
 
 def _tell(*messages: str) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,7 @@ def _settle(folder: Path) -> None:
     """Move what is ready to its place, and remove what only the answer before it had; other files stay."""
     for ready in folder.glob(".dshmp-*.ready"):
         old, new = (
-            {answer["folder"]: set(_files(answer)) for answer in (read_document(place) or {}).get("results", ())}
+            {answer["folder"]: set(answer_files(answer)) for answer in (read_document(place) or {}).get("results", ())}
             for place in (folder, ready)
         )
         for name in (name for name in new.keys() & old.keys() if (ready / name).is_dir()):
@@ -238,7 +238,7 @@ def remove_answers(folder: Path) -> None:
         answers = (read_document(folder) or {}).get("results", ())
         (folder / RESULTS).unlink(missing_ok=True)
         for answer in answers:
-            _remove(folder / answer["folder"], _files(answer))
+            _remove(folder / answer["folder"], answer_files(answer))
 
 
 def _remove(own: Path, names: Iterable[str]) -> None:
@@ -249,16 +249,17 @@ def _remove(own: Path, names: Iterable[str]) -> None:
             place.rmdir()
 
 
-def _files(answer: dict[str, Any]) -> list[str]:
+def answer_files(answer: Mapping[str, Any]) -> list[str]:
     """What was written for an answer, below its folder."""
     first = answer["first_frame"]
     names = answer.get("frames") or [f"{number:05d}" for number in range(first, first + len(answer["times"]))]
-    return [OVERLAY, *(f"{MASKS}/{name}.png" for name in names)]
+    overlay = [OVERLAY] if answer.get("settings", {}).get("overlay", True) else []
+    return [*overlay, *(f"{MASKS}/{name}.png" for name in names)]
 
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
     """Raises UserError where an answer would replace what is not of the answer before it."""
-    ours = {MASKS, *_files(answer)}
+    ours = {MASKS, *answer_files(answer)}
     for path in sorted(new.rglob("*")):
         name = path.relative_to(new).as_posix()
         if os.path.lexists(there / name) and (name not in ours or (there / name).is_dir() != path.is_dir()):
@@ -292,17 +293,26 @@ def folder_name(video: Path) -> str:
     return disk.file_name(video.resolve().name if os.path.isdir(video) else video.stem, "video")
 
 
-def folder_names(videos: Sequence[Path], out: Path) -> dict[Path, str]:
-    """A folder in `out` for each of these videos: the one that holds its answers, else the one of its name, which is
-    marked where another video has that."""
+def folder_names(videos: Sequence[Path], owners: Callable[[Sequence[str]], Mapping[str, str]]) -> dict[Path, str]:
+    """A folder's name for each of these videos: of the one that holds its answers, else the video's, which is marked
+    where another video has that. `owners` tells of names of folders which video each one's answers are about."""
+    paths = {video: str(video.resolve()) for video in videos}
+    marks = {video: hashlib.sha256(os.fsencode(path)).hexdigest()[:8] for video, path in paths.items()}
+    choices = {video: (plain := folder_name(video), f"{plain}-{marks[video]}") for video in videos}
+    known = owners(list(dict.fromkeys(name for pair in choices.values() for name in pair)))
     names: dict[Path, str] = {}
-    for video in videos:
-        plain, path = folder_name(video), str(video.resolve())
-        marked = f"{plain}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-        owner = (read_document(out / plain) or {}).get("video")
-        taken = owner or read_document(out / marked) or plain.casefold() in map(str.casefold, names.values())
-        names[video] = marked if taken and owner != path else plain
+    used: set[str] = set()
+    for video, (plain, marked) in choices.items():
+        owner = known.get(plain)
+        taken = owner or marked in known or plain.casefold() in used
+        names[video] = marked if taken and owner != paths[video] else plain
+        used.add(names[video].casefold())
     return names
+
+
+def owners_in(out: Path) -> Callable[[Sequence[str]], Mapping[str, str]]:
+    """For `folder_names`, of the folders in `out`."""
+    return lambda names: {name: document["video"] for name in names if (document := read_document(out / name))}
 
 
 def video_state(path: Path, pattern: str = "*") -> list[int] | None:

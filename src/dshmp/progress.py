@@ -1,5 +1,6 @@
 """Progress of long work, on stderr."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,4 +26,6 @@ def progress_bars() -> "Progress":
     remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
     console = Console(stderr=True)
     names = TextColumn("{task.description}", markup=False)
-    return Progress(names, BarColumn(), MofNCompleteColumn(), remaining, console=console)
+    # lines on stdout go above the bars, and to stderr with them, but not where they are piped to another program
+    redirect = sys.stdout.isatty()
+    return Progress(names, BarColumn(), MofNCompleteColumn(), remaining, console=console, redirect_stdout=redirect)
