@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dshmp.config import InputConfig
 from dshmp.encoded import Masks, Progress, Query, Selection, again, answered
 from dshmp.errors import UserError
+from dshmp.formats.tracks import Tracks
 from dshmp.model.camera import background_motion, follow_corners, grey_frames
 from dshmp.model.candidates import Candidates
 from dshmp.model.frames import input_size, prepare_frames
@@ -21,7 +22,6 @@ from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.readout import TrajectoryReadout
 from dshmp.parser import Word
 from dshmp.result import Result
-from dshmp.tracks import Tracks
 from dshmp.video.source import Frame, Pixels, VideoSource
 
 # static words that nothing has to be known for: any object, how many, and places in the picture
