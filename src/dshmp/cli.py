@@ -38,6 +38,8 @@ NoOverlay = Annotated[bool, typer.Option("--no-overlay", help="Write masks and r
 Tracks = Annotated[Path | None, typer.Option(help="Objects to choose among, as another tool wrote them.")]
 Source = Annotated[Kind | None, typer.Option("--candidates", help="What finds objects, in place of the model.")]
 StillCamera = Annotated[bool, typer.Option("--still-camera", help="The camera does not move (tracks, candidates).")]
+FORMATS = "For other tools: coco, ytvis, yolo, cvat, labelstudio, mots, davis, alpha, csv."
+Export = Annotated[str | None, typer.Option(metavar="FORMAT,...", help=FORMATS)]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON on stdout, all else on stderr.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
 Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
@@ -74,6 +76,7 @@ def segment(
     fps: Fps = None,
     all_objects: Everything = False,
     no_overlay: NoOverlay = False,
+    export: Export = None,
     as_json: Json = False,
     tracks: Tracks = None,
     candidates: Source = None,
@@ -89,6 +92,7 @@ def segment(
     """
     from dshmp.video.io import check_sentences, open_video
 
+    kinds = _kinds(export)
     check_sentences(expressions)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
@@ -99,7 +103,7 @@ def segment(
 
         given = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
         folder, results, new = segment_to_folder(
-            *given, tracks=tracks, candidates=candidates, still_camera=still_camera
+            *given, tracks=tracks, candidates=candidates, still_camera=still_camera, exports=kinds
         )
     if as_json:
         typer.echo(_json(video, folder, results))
@@ -122,6 +126,7 @@ def batch(
     fps: Fps = None,
     all_objects: Everything = False,
     no_overlay: NoOverlay = False,
+    export: Export = None,
     as_json: Json = False,
     candidates: Source = None,
     still_camera: StillCamera = False,
@@ -138,6 +143,7 @@ def batch(
     from dshmp.export import folder_names, load, segment_to_folder
     from dshmp.lists import read_list
 
+    kinds = _kinds(export)
     jobs = read_list(videos)
     names = folder_names(list(jobs), out)
     failures: list[str] = []
@@ -148,7 +154,7 @@ def batch(
             with _progress(video.name) as progress:
                 name = names[video]
                 given = video, sentences, out, options, load, frames, fps, name, progress, all_objects
-                elsewhere: dict[str, Any] = {"candidates": candidates, "still_camera": still_camera}
+                elsewhere: dict[str, Any] = {"candidates": candidates, "still_camera": still_camera, "exports": kinds}
                 folder, results, new = segment_to_folder(*given, not no_overlay, faults, **elsewhere)
             done += not (new or faults)
             if as_json:
@@ -164,6 +170,13 @@ def batch(
     _tell(*failures)
     if failed:
         raise UserError(f"{failed} of {len(jobs)} videos failed; see above")
+
+
+def _kinds(export: str | None) -> list[str]:
+    """The formats that a list with commas names."""
+    from dshmp.formats import check_kinds
+
+    return check_kinds([name.strip() for name in (export or "").split(",") if name.strip()])
 
 
 def _json(video: Path, folder: Path, results: Iterable["Result"]) -> str:

@@ -1,7 +1,8 @@
 """Ultralytics' polygons for segmentation: a text file per frame, with a line per object: class x y x y ...
 
 Coordinates are shares of width and height. Parts of an object, and holes in it, are joined into one polygon that goes
-to the next part and back by the same way; filled by the even-odd rule, as Ultralytics fills it, that leaves no trace.
+to the next part and back by the same way; filled by the even-odd rule, as Ultralytics does, but for that line it is
+the mask.
 """
 
 from pathlib import Path
