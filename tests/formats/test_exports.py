@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -454,9 +455,8 @@ def test_supervision_reads_the_polygons(answer: Result, source: VideoSource, tmp
     write(["yolo"], [answer], source, tmp_path)
     assert source.path is not None
     labels = tmp_path / "yolo" / "labels"
-    data = supervision.DetectionDataset.from_yolo(
-        str(source.path), str(labels), str(tmp_path / "yolo" / "data.yaml"), True
-    )
+    places = source.path, labels, tmp_path / "yolo" / "data.yaml"
+    data = supervision.DetectionDataset.from_yolo(*map(str, places), force_masks=True)
     assert data.classes == [TEXT]
     for path, _, found in data:
         masks = [mask for mask in drawn()[:, int(Path(path).stem[1:])] if mask.any()]
@@ -464,25 +464,57 @@ def test_supervision_reads_the_polygons(answer: Result, source: VideoSource, tmp
             assert (own & mask).sum() / (own | mask).sum() > 0.9
 
 
-def test_datumaro_reads_cvat_and_coco(answer: Result, source: VideoSource, tmp_path: Path) -> None:
+def test_datumaro_reads_coco(answer: Result, source: VideoSource, tmp_path: Path) -> None:
     datumaro = pytest.importorskip("datumaro", reason="needs `pip install datumaro`")
-    write(["cvat"], [answer], source, tmp_path / "cvat")
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
-    write(["coco"], [answer], source, tmp_path / "made")
-    (tmp_path / "made" / "coco.json").rename(tmp_path / "coco" / "annotations" / "instances_train.json")
-    for path, kind in ((tmp_path / "cvat" / "cvat.xml", "cvat"), (tmp_path / "coco", "coco_instances")):
-        items = list(datumaro.Dataset.import_from(str(path), kind))
-        seen = 0
-        for t, item in enumerate(
-            sorted(items, key=lambda item: item.attributes.get("frame", item.attributes.get("id")))
-        ):
-            masks = [mask for mask in drawn()[:, t] if mask.any()]
-            found = sorted((each for each in item.annotations), key=lambda each: each.group)
-            found = [each for each in found if not each.attributes.get("outside")]
-            for own, mask in zip(found, masks, strict=True):
-                assert np.array_equal(own.image > 0, mask)
-            seen += len(found)
-        assert seen == sum(mask.any() for each in drawn() for mask in each)
+    assert source.path is not None
+    shutil.copytree(source.path, tmp_path / "coco" / "images" / "train")
+    document = answer.to_coco(source)
+    (tmp_path / "coco" / "annotations" / "instances_train.json").write_text(json.dumps(document))
+    items = {item.attributes["id"] - 1: item for item in datumaro.Dataset.import_from(str(tmp_path / "coco"), "coco")}
+    assert len(items) == LENGTH
+    for t, item in items.items():
+        masks = [mask for mask in drawn()[:, t] if mask.any()]
+        found = [each for each in item.annotations if each.type is datumaro.AnnotationType.mask]  # boxes are there, too
+        found.sort(key=lambda each: each.attributes["track_id"])
+        for own, mask in zip(found, masks, strict=True):
+            assert np.array_equal(own.image > 0, mask)
+
+
+def test_datumaro_reads_cvats_masks(answer: Result, source: VideoSource, tmp_path: Path) -> None:
+    """It reads masks of images alone, so ours are put into such."""
+    datumaro = pytest.importorskip("datumaro", reason="needs `pip install datumaro`")
+    assert source.path is not None
+    shutil.copytree(source.path, tmp_path / "images")
+    answer.to_cvat(tmp_path / "video.xml", source)
+    root = ElementTree.parse(tmp_path / "video.xml").getroot()
+    size = {"width": str(SIZE[1]), "height": str(SIZE[0])}
+    images = [
+        ElementTree.SubElement(root, "image", {"id": str(t), "name": f"f{t:03d}.png", **size}) for t in range(LENGTH)
+    ]
+    for track in root.findall("track"):
+        track[0].attrib |= {"label": track.get("label", ""), "group_id": track.get("group_id", "")}
+        images[int(track[0].get("frame", 0))].append(track[0])
+        root.remove(track)
+    (tmp_path / "annotations.xml").write_bytes(ElementTree.tostring(root))
+    items = list(datumaro.Dataset.import_from(str(tmp_path / "annotations.xml"), "cvat"))
+    assert len(items) == LENGTH
+    for item in items:
+        masks = [mask for mask in drawn()[:, item.attributes["frame"]] if mask.any()]
+        found = sorted(item.annotations, key=lambda each: each.group)
+        for own, mask in zip(found, masks, strict=True):
+            assert np.array_equal(own.image > 0, mask)
+
+
+def test_cvats_own_library_packs_masks_so(answer: Result, tmp_path: Path) -> None:
+    masks = pytest.importorskip("cvat_sdk.masks", reason="needs `pip install cvat-sdk`")
+    answer.to_cvat(tmp_path / "video.xml")
+    for track in ElementTree.parse(tmp_path / "video.xml").getroot().iter("track"):
+        x, y, w, h = (int(track[0].get(key, 0)) for key in ("left", "top", "width", "height"))
+        mask = drawn()[int(track.get("group_id", 0)) - 1, int(track[0].get("frame", 0))]
+        *runs, left, top, right, bottom = masks.encode_mask(mask, [x, y, x + w, y + h])
+        assert track[0].get("rle") == ", ".join(str(int(run)) for run in runs)
+        assert (left, top, right - left + 1, bottom - top + 1) == (x, y, w, h)
 
 
 def test_label_studio_unpacks_its_masks() -> None:
