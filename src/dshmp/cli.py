@@ -17,7 +17,7 @@ import typer
 from dshmp import __version__
 from dshmp.environment import collect_rarely, keep_memory, share_cores
 from dshmp.errors import UserError, one_line, printable
-from dshmp.options import Device, Kind, Model, Options
+from dshmp.options import Annotations, Device, Kind, Model, Options
 from dshmp.signals import exit_if_signalled, heeded
 
 if TYPE_CHECKING:
@@ -508,6 +508,27 @@ def data_check(
     summary = f"{chosen.title} in {root} ({'all' if full else 'a sample'} decoded): {what}"
     _say(*map(str, report.findings), summary)
     raise typer.Exit(int(count > 0))
+
+
+@data.command("import")
+def data_import(
+    file: Annotated[Path, typer.Argument(help="The annotations, or a folder with those of each video.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be empty.")],
+    kind: Annotated[Annotations, typer.Option("--from", help="What the annotations are.")],
+    sentences: Annotated[Path, typer.Option(help="CSV (columns video,expression,objects[,split]), or JSON.")],
+) -> None:
+    """Make a data set in the layout of MeViS, to train on, of tracks that annotators export and sentences about them.
+
+    A row of SENTENCES has a video, relative to it, an expression and the numbers of the tracks that it means,
+    separated by spaces; none means nothing.
+
+    Example: dshmp data import --from cvat kitchen.xml --sentences kitchen.csv my_videos
+    """
+    from dshmp.data.imports import import_annotations
+
+    with _progress("import") as progress:
+        import_annotations(kind, file, sentences, out, progress)
+    _say(f"wrote {out}")
 
 
 @data.command("mini")

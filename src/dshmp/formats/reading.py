@@ -50,10 +50,14 @@ def read_tracks(path: Path, source: VideoSource) -> Tracks:
         raise UserError(f"{path}: no such file or folder; {INSTEAD}")
     kind = path.suffix.lower()
     if kind == ".json":
-        document = coco.read_document(path)
-        return coco.read(document, source, path) if document.images else youtube_vis.read(document, source, path)
+        return document_tracks(coco.read_document(path), source, path)
     if kind == ".xml":
         return cvat.read(path, source)
     if kind == ".txt":
         return mots.read(path, source)
     raise UserError(f"{path}: is no kind of tracks that is read here; {INSTEAD}")
+
+
+def document_tracks(document: coco.Document, source: VideoSource, path: Path) -> Tracks:
+    """The tracks of this video in JSON that was read. Raises UserError."""
+    return coco.read(document, source, path) if document.images else youtube_vis.read(document, source, path)
