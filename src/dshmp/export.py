@@ -299,11 +299,11 @@ def _files(answer: dict[str, Any]) -> list[str]:
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
     """Raises UserError where an answer would replace what is not of the answer before it."""
-    files = _files(answer)
-    ours = {*files, *(place.as_posix() for name in files for place in Path(name).parents)}
+    ours = _files(answer)
     for path in sorted(new.rglob("*")):
         name = path.relative_to(new).as_posix()
-        if os.path.lexists(there / name) and (name not in ours or (there / name).is_dir() != path.is_dir()):
+        folders = path.is_dir(), (there / name).is_dir()  # one joins the other
+        if os.path.lexists(there / name) and not all(folders) and (any(folders) or name not in ours):
             raise UserError(f"{there / name}: is not of the answer that is replaced; move it away")
 
 
