@@ -299,7 +299,7 @@ def _files(answer: dict[str, Any]) -> list[str]:
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
     """Raises UserError where an answer would replace what is not of the answer before it."""
-    ours = _files(answer)
+    ours = set(_files(answer))
     for path in sorted(new.rglob("*")):
         name = path.relative_to(new).as_posix()
         folders = path.is_dir(), (there / name).is_dir()  # one joins the other
