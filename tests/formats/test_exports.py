@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 
 from answers import LENGTH, SIZE, drawn, result
 from clips import write_clip, write_frames
-from dshmp.errors import UserError
+from dshmp.errors import UserError, printable
 from dshmp.formats import KINDS, cutouts, write
 from dshmp.formats.label_studio import brush
 from dshmp.formats.reading import find_tracks, read_tracks
@@ -365,6 +365,19 @@ def test_what_found_nothing_is_written_too(source: VideoSource, tmp_path: Path) 
         read_tracks(tmp_path / "mots.txt", source)
 
 
+def test_any_sentence_can_be_written(source: VideoSource, tmp_path: Path) -> None:
+    """Control codes, half a surrogate pair, letters of all scripts."""
+    text = 'the "\x07bell", \udc80 & <犬> \n that: goes'
+    odd = result(text, drawn()[:1], (0.7,))
+    write([kind for kind in KINDS if kind != "alpha"], [odd], source, tmp_path)
+    for kind in ("coco", "ytvis", "cvat"):
+        (track,) = read_tracks(tmp_path / f"{kind}{KINDS[kind].suffix}", source).items
+        assert "<犬>" in track.words
+    assert "犬" in yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())["names"][0]
+    with open(tmp_path / "csv" / "objects.csv", newline="", encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["expression"] == printable(text)
+
+
 def test_without_a_video_frames_are_counted(answer: Result, tmp_path: Path) -> None:
     assert [each["file_name"] for each in answer.to_coco()["images"]] == [f"{t:05d}.jpg" for t in range(LENGTH)]
     answer.to_csv(tmp_path / "a.csv")
@@ -384,6 +397,8 @@ def changed(answer: Result, source: VideoSource, kind: str, place: Path) -> Any:
         return ["coco"], [], source
     if kind == "other video":
         return ["coco"], [replace(answer, width=99)], source
+    if kind == "fewer frames":
+        return ["ytvis"], [answer], replace(source, start=2)
     if kind == "two videos":
         return ["coco"], [answer, replace(answer, times=answer.times[:3])], source
     if kind == "shorter":
@@ -403,6 +418,7 @@ def changed(answer: Result, source: VideoSource, kind: str, place: Path) -> Any:
         ("none", "no answer to write"),
         ("other video", "the video is 61x45, the answer 99x45"),
         ("two videos", "several videos or ranges"),
+        ("fewer frames", "clip: has 5 frames, the answer goes on to frame 6"),
         ("shorter", "has 3 frames, the answer 5"),
         ("many", "255 objects are too many"),
         ("there", "data.yaml: is there already"),

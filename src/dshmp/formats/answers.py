@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from dshmp.errors import UserError
+from dshmp.errors import UserError, printable
 from dshmp.files import name_fault
 from dshmp.result import ObjectResult, Result
 from dshmp.rle import area
@@ -38,6 +38,9 @@ class Answers:
         if self.video is not None and (self.video.height, self.video.width) != (self.height, self.width):
             given = f"the video is {self.video.width}x{self.video.height}"
             raise UserError(f"{given}, the answer {self.width}x{self.height}; give the video that was asked about")
+        if self.video is not None and self.video.names and self.positions.stop > (count := len(self.video.names)):
+            told = f"has {count} frames, the answer goes on to frame {self.positions.stop - 1}"
+            raise UserError(f"{self.name}: {told}; give the video that was asked about")
 
     @property
     def height(self) -> int:
@@ -54,8 +57,8 @@ class Answers:
 
     @property
     def names(self) -> list[str]:
-        """What objects are called: their sentences."""
-        return [result.expression or "object" for result in self.results]
+        """What objects are called: their sentences, printable."""
+        return [printable(result.expression) or "object" for result in self.results]
 
     @cached_property
     def positions(self) -> range:

@@ -61,7 +61,9 @@ def save(answers: Answers, path: Path) -> None:
                 write(cropped(frame.image, windows[number]), frame.time)
             count += 1
     if count < result.frame_count:
-        raise UserError(f"{answers.name}: has {count} frames, the answer {result.frame_count}; give the same video")
+        raise UserError(
+            f"{answers.name}: has {count} frames, the answer {result.frame_count}; give the video that was asked about"
+        )
 
 
 def _known(codec: str) -> bool:

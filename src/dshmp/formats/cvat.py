@@ -101,7 +101,7 @@ def _mask(shape: Element, size: Size, where: str) -> NDArray[np.bool_]:
 def save(answers: Answers, path: Path) -> None:
     """A track for each object and frame where it is seen: its mask, which ends with the next frame. Labels are the
     sentences, cut to the length that CVAT takes."""
-    labels = [printable(name)[:LABEL] for name in answers.names]
+    labels = [name[:LABEL] for name in answers.names]
     last = answers.positions[-1]
     with open(path, "w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><task>')

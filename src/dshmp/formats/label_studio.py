@@ -14,7 +14,6 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.errors import printable
 from dshmp.formats.answers import Answers
 from dshmp.rle import decode
 
@@ -46,7 +45,7 @@ def save(answers: Answers, path: Path) -> None:
             file.write("[\n" if not t else ",\n")
             json.dump(task, file)
         file.write("\n]\n")
-    labels = "".join(f"<Label value={quoteattr(printable(name))}/>" for name in dict.fromkeys(answers.names))
+    labels = "".join(f"<Label value={quoteattr(name)}/>" for name in dict.fromkeys(answers.names))
     view = f'<View><Image name="image" value="$image"/><BrushLabels name="label" toName="image">{labels}</BrushLabels>'
     (path / "config.xml").write_text(f"{view}</View>\n", encoding="utf-8")
 

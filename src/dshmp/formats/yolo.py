@@ -29,7 +29,7 @@ def save(answers: Answers, path: Path) -> None:
             lines.append(" ".join([str(each.category - 1), *(f"{value:.6f}" for value in points.ravel())]) + "\n")
         (path / "labels" / f"{Path(name).stem}.txt").write_text("".join(lines))
     data = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(answers.names))}
-    (path / "data.yaml").write_text(yaml.safe_dump(data, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    (path / "data.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
 
 
 def polygon(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
