@@ -23,10 +23,10 @@ import torch
 from dshmp import Segmenter
 from dshmp.candidates.moving import Moving
 from dshmp.data.images import open_data_image
+from dshmp.formats.tracks import array_tracks
 from dshmp.model.geometry import cumulative
 from dshmp.rle import decode
 from dshmp.tracked import track_candidates
-from dshmp.tracks import array_tracks
 from dshmp.video.io import open_video
 
 RATE = 24.0  # frames per second of DAVIS

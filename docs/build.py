@@ -30,6 +30,7 @@ NAV: list[dict[str, Any]] = [
     {"Start": "index.md"},
     {"Use": [{"Use": "use.md"}, {"Notebook: segment a video": "notebooks/segment.md"}]},
     {"Many videos, many machines": "fleet.md"},
+    {"Formats of other tools": "formats.md"},
     {"Data sets and scoring": "data.md"},
     {"Train": [{"Train": "train.md"}, {"Notebook: ten clips of your own": "notebooks/train.md"}]},
     {"The paper": "paper.md"},

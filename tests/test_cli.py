@@ -373,7 +373,7 @@ def test_segment_tracks_as_a_user_does(tmp_path: Path, model: str) -> None:
         for t, mask in enumerate(each):
             Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "tracks" / f"object {k}" / f"{t:05d}.png")
     (tmp_path / "cut.json").write_text('{"videos": [')
-    (tmp_path / "clip.xml").write_text("<a/>")
+    (tmp_path / "clip.yaml").write_text("<a/>")
 
     def command(tracks: str, out: str) -> subprocess.CompletedProcess[str]:
         words = ["segment", video, "the red star", "the one that turns", "--model", model, "--device", "cpu"]
@@ -389,7 +389,7 @@ def test_segment_tracks_as_a_user_does(tmp_path: Path, model: str) -> None:
         for item in result.objects:
             assert item.track in ("object 0", "object 1")
             assert np.array_equal(item.masks, masks[int(item.track[-1])])
-    for name, told in (("cut.json", "not valid JSON"), ("clip.xml", "no kind of tracks")):
+    for name, told in (("cut.json", "not valid JSON"), ("clip.yaml", "no kind of tracks")):
         failed = command(name, "bad")
         lines = [line for line in failed.stderr.splitlines() if line.startswith("dshmp: ")]
         assert failed.returncode == 2

@@ -152,6 +152,21 @@ def test_a_stopped_upload_is_done_anew(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert stopped > 8
 
 
+def test_exports_are_added_at_a_url(tmp_path: Path, model: str, url: str) -> None:
+    video = write_clip(tmp_path / "clip.mp4", 4, 64, 96)
+    given: dict[str, Any] = {"options": Options(model=model), "load": load, "name": "clip"}
+    remote.segment_to_url(video, SENTENCES, url, **given)
+    before = content_at(url)
+    for _ in range(2):
+        remote.segment_to_url(video, SENTENCES[:1], url, exports=["mots", "csv"], **given)
+        after = content_at(url)
+        added = "clip/01-the-one-that-moves-right/export/"
+        assert after.keys() - before.keys() == {
+            f"{added}{name}" for name in ("mots.txt", "csv/objects.csv", "csv/objects.json")
+        }
+        assert all(after[name] == before[name] for name in before if not name.endswith(RESULTS))
+
+
 def test_what_others_have_at_a_url_stays(tmp_path: Path, model: str, url: str) -> None:
     video, files = write_clip(tmp_path / "clip.mp4", 4, 64, 96), fsspec.filesystem("memory")
     files.pipe(f"{url}/clip/01-the-one-that-moves-right/notes.txt", b"mine")

@@ -11,13 +11,13 @@ from clips import picture
 from dshmp.config import EncoderConfig
 from dshmp.encoded import Query
 from dshmp.export import segment_to_folder
+from dshmp.formats.tracks import Track, Tracks
 from dshmp.model.tokenizer import LEARNT, TextTokenizer, train_tokenizer
 from dshmp.options import Options
 from dshmp.predictor import Segmenter
 from dshmp.result import load_results
 from dshmp.rle import encode
 from dshmp.tracked import unchecked, with_labels
-from dshmp.tracks import Track, Tracks
 
 MASKS = np.zeros((2, 6, 48, 64), bool)
 for t in range(6):

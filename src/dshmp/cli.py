@@ -17,7 +17,7 @@ import typer
 from dshmp import __version__
 from dshmp.environment import collect_rarely, keep_memory, share_cores
 from dshmp.errors import UserError, one_line, printable
-from dshmp.options import Device, Kind, Model, Options
+from dshmp.options import Annotations, Device, Kind, Model, Options
 from dshmp.signals import exit_if_signalled, heeded
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ NoOverlay = Annotated[bool, typer.Option("--no-overlay", help="Write masks and r
 Tracks = Annotated[Path | None, typer.Option(help="Objects to choose among, as another tool wrote them.")]
 Source = Annotated[Kind | None, typer.Option("--candidates", help="What finds objects, in place of the model.")]
 StillCamera = Annotated[bool, typer.Option("--still-camera", help="The camera does not move (tracks, candidates).")]
+FORMATS = "For other tools: coco, ytvis, yolo, cvat, labelstudio, mots, davis, alpha, csv."
+Export = Annotated[str | None, typer.Option(metavar="FORMAT,...", help=FORMATS)]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON on stdout, all else on stderr.")]
 Fps = Annotated[float | None, typer.Option(help="Frames per second of a folder of images.")]
 Name = Annotated[str, typer.Argument(help="Data set: mevis (a synthetic data set too), ref-youtube-vos, a2d ...")]
@@ -74,6 +76,7 @@ def segment(
     fps: Fps = None,
     all_objects: Everything = False,
     no_overlay: NoOverlay = False,
+    export: Export = None,
     as_json: Json = False,
     tracks: Tracks = None,
     candidates: Source = None,
@@ -89,6 +92,7 @@ def segment(
     """
     from dshmp.video.io import check_sentences, open_video
 
+    kinds = _kinds(export)
     check_sentences(expressions)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
@@ -99,7 +103,7 @@ def segment(
 
         given = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
         folder, results, new = segment_to_folder(
-            *given, tracks=tracks, candidates=candidates, still_camera=still_camera
+            *given, tracks=tracks, candidates=candidates, still_camera=still_camera, exports=kinds
         )
     if as_json:
         typer.echo(_json(video, folder, results))
@@ -124,6 +128,7 @@ def batch(
     fps: Fps = None,
     all_objects: Everything = False,
     no_overlay: NoOverlay = False,
+    export: Export = None,
     as_json: Json = False,
     candidates: Source = None,
     still_camera: StillCamera = False,
@@ -151,10 +156,11 @@ def batch(
 
     if workers and ray is None:
         raise UserError("--workers needs --ray; without, one process does all")
+    kinds = _kinds(export)
     jobs = read_list(videos)
     names = url_names(list(jobs), out) if is_url(out) else folder_names(list(jobs), owners_in(Path(out)))
     how: dict[str, Any] = {"frames": frames, "fps": fps, "all_objects": all_objects, "overlay": not no_overlay}
-    how |= {"candidates": candidates, "still_camera": still_camera}
+    how |= {"candidates": candidates, "still_camera": still_camera, "exports": kinds}
     tasks = [
         Task(video=video, sentences=sentences, out=out, name=names[video], options=options, how=how)
         for video, sentences in jobs.items()
@@ -188,6 +194,13 @@ def batch(
     _tell(*failures)
     if failed:
         raise UserError(f"{failed} of {len(jobs)} videos failed; see above")
+
+
+def _kinds(export: str | None) -> list[str]:
+    """The formats that a list with commas names."""
+    from dshmp.formats import check_kinds
+
+    return check_kinds([name.strip() for name in (export or "").split(",") if name.strip()])
 
 
 def _json(video: Path, folder: Path | str, results: Iterable["Result"]) -> str:
@@ -528,6 +541,27 @@ def data_check(
     summary = f"{chosen.title} in {root} ({'all' if full else 'a sample'} decoded): {what}"
     _say(*map(str, report.findings), summary)
     raise typer.Exit(int(count > 0))
+
+
+@data.command("import")
+def data_import(
+    file: Annotated[Path, typer.Argument(help="The annotations, or a folder with those of each video.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make; must not exist, or be empty.")],
+    kind: Annotated[Annotations, typer.Option("--from", help="What the annotations are.")],
+    sentences: Annotated[Path, typer.Option(help="CSV (columns video,expression,objects[,split]), or JSON.")],
+) -> None:
+    """Make a data set in the layout of MeViS, to train on, of tracks that annotators export and sentences about them.
+
+    A row of SENTENCES has a video, relative to it, an expression and the numbers of the tracks that it means,
+    separated by spaces; none means nothing.
+
+    Example: dshmp data import --from cvat kitchen.xml --sentences kitchen.csv my_videos
+    """
+    from dshmp.data.imports import import_annotations
+
+    with _progress("import") as progress:
+        import_annotations(kind, file, sentences, out, progress)
+    _say(f"wrote {out}")
 
 
 @data.command("mini")

@@ -20,6 +20,8 @@ from dshmp import files as disk
 from dshmp.candidates import find_source
 from dshmp.encoded import AskedVideo, Masks, Progress
 from dshmp.errors import UserError
+from dshmp.formats import check_kinds, write
+from dshmp.formats.answers import frame_names
 from dshmp.options import Kind, Options
 from dshmp.predictor import Asked, Segmenter
 from dshmp.result import EVIDENCE, RESULTS, Result
@@ -27,7 +29,7 @@ from dshmp.tracked import TrackedVideo
 from dshmp.video.io import open_video
 from dshmp.video.source import Frame, Pixels, VideoSource
 
-OVERLAY, MASKS = "overlay.mp4", "masks"
+OVERLAY, MASKS, EXPORT = "overlay.mp4", "masks", "export"
 GENERATOR = "dshmp segment"  # says in result.json that the folder is ours
 VIDEO_STATE, TRACKS_STATE = "video_state", "tracks_state"  # among the settings
 CANDIDATES = "candidates."  # what settings of the candidates' source begin with
@@ -59,16 +61,19 @@ def segment_to_folder(
     tracks: Path | None = None,
     candidates: Kind | None = None,
     still_camera: bool = False,
+    exports: Sequence[str] = (),
 ) -> tuple[Path, list[Result], int]:
     """Add what was not answered with these settings to the folder `out/<name>` (by default as the video's): all or
     none, whatever interrupts it. `load` makes the model, if there is anything to answer.
 
     Writes `<NN-slug>/masks/<frame>.png` (0 and 255, in the frame's size; called as a folder's frames are, else numbers
     that count from the video's start) and, with `overlay`, `<NN-slug>/overlay.mp4` per sentence, and one `result.json`.
-    Raises UserError where a sentence was answered with other settings and is not to be overwritten, or cannot be read
-    by the model; with `faults` that is added there, and the other sentences are answered. Returns the folder, the
-    answers in the order of the sentences, and how many of these were not answered before.
+    Answers of before, too, are then written in the formats that `exports` names (`dshmp.formats`), from their run
+    lengths, to `<NN-slug>/export`. Raises UserError where a sentence was answered with other settings and is not to be
+    overwritten, or cannot be read by the model; with `faults` that is added there, and the others are answered. Returns
+    the folder, the answers in the order of the sentences, and how many of these were not answered before.
     """
+    exports = check_kinds(exports)
     folder, document = answer_folder(video, out, name)
     own: dict[str, Any] = {"model": options.model, "threshold": options.threshold, "targets": options.targets}
     own |= {"frames": frames, "fps": fps, "precision": options.precision, VIDEO_STATE: video_state(video)}
@@ -122,7 +127,7 @@ def segment_to_folder(
             with load(options).asking(source, pending, **asked) as clip:
                 found = _write(work, clip, overlay)
             fact: dict[str, Any] = {"folder": "", "settings": own, "first_frame": source.start}
-            if names := _names(source):
+            if names := frame_names(source):
                 fact["frames"] = names[source.start : source.start + len(found[0].times)]
             fresh: dict[str, Any] = {"generator": GENERATOR, "video": str(video.resolve()), "height": source.height}
             fresh |= {"width": source.width, "evidence": EVIDENCE, "results": []}
@@ -132,10 +137,42 @@ def segment_to_folder(
     try:
         size = document["height"], document["width"]
         known = {answer["sentence"]: answer for answer in document["results"]}
-        return folder, [Result.from_json(known[text], *size) for text in sentences], len(pending)
+        results = [Result.from_json(known[text], *size) for text in sentences]
     except (ValueError, TypeError, LookupError) as error:
         fault = f"an answer of before is damaged ({disk.reason(error)})"
         raise UserError(f"{folder / RESULTS}: {fault}; replace it with --overwrite") from None
+    if exports:
+        asked_for = dict(zip(sentences, results, strict=True))
+        _export(folder, document, asked_for, exports, functools.partial(open_video, video, frames, fps))
+    return folder, results, len(pending)
+
+
+def _export(
+    folder: Path,
+    document: dict[str, Any],
+    results: Mapping[str, Result],
+    exports: Sequence[str],
+    opened: Callable[[], VideoSource],
+) -> None:
+    """Write answers of a folder, by their sentences, in these formats, where they are not there in them yet."""
+    pending = []
+    for answer in document["results"]:
+        there = folder / answer["folder"] / EXPORT
+        known = {kind for kind, names in answer.get("exports", {}).items() if all((there / n).is_file() for n in names)}
+        if answer["sentence"] in results and (kinds := [kind for kind in exports if kind not in known]):
+            pending.append((answer, kinds))
+    if not pending:
+        return
+    source = opened()
+    with disk.scratch(folder) as work, disk.writing(folder, work):
+        answers = []
+        for place, (answer, kinds) in enumerate(pending):
+            out = work / str(place) / EXPORT
+            result = [results[answer["sentence"]]]
+            written = {kind: write([kind], result, source, out) for kind in kinds}
+            names = {kind: [file.relative_to(out).as_posix() for file in files] for kind, files in written.items()}
+            answers.append(answer | {"exports": names})
+        _publish(work, folder, document, answers)
 
 
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
@@ -154,7 +191,7 @@ def _write(work: Path, clip: AskedVideo | TrackedVideo, overlay: bool) -> list[R
     beside the model."""
     from dshmp.video.overlay import Caption, OverlayPainter, add_sound, overlay_writer, save_png
 
-    source, names = clip.source, _names(clip.source)
+    source, names = clip.source, frame_names(clip.source)
     overlays: list[tuple[OverlayPainter, Callable[[Pixels, float], None]]] = []
 
     def draw(index: int, frame: Frame | None, masks: list[Masks]) -> None:
@@ -189,12 +226,6 @@ def _write(work: Path, clip: AskedVideo | TrackedVideo, overlay: bool) -> list[R
     return [clip.result(answer) for answer in clip.answers]
 
 
-def _names(source: VideoSource) -> list[str] | None:
-    """What a folder's frames are called, where all can be names of files anywhere."""
-    names = list(source.names or ())
-    return names if names and not any(map(disk.name_fault, names)) else None
-
-
 def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict[str, Any]]) -> None:
     """Give what was written its place: from the renaming on it is done, by the next run if need be. `fresh` is
     result.json where there is none yet."""
@@ -210,6 +241,8 @@ def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict
             before = known.get(answer["sentence"])
             number += before is None
             answer["folder"] = before["folder"] if before else f"{number:02d}-{slug(answer['sentence'])}"
+            if before and _bare(before) == _bare(answer):
+                answer["exports"] = before.get("exports", {}) | answer.get("exports", {})
             os.replace(work / str(index), ready / answer["folder"])
             if before:
                 _check_foreign(folder / answer["folder"], ready / answer["folder"], before)
@@ -217,6 +250,11 @@ def _publish(work: Path, folder: Path, fresh: dict[str, Any], answers: list[dict
         disk.save_json(ready / RESULTS, document | {"results": list(known.values())})
         os.replace(ready, folder / f".dshmp-{secrets.token_hex(6)}.ready")
         _settle(folder)
+
+
+def _bare(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without what it was also written as."""
+    return {key: value for key, value in answer.items() if key != "exports"}
 
 
 def _settle(folder: Path) -> None:
@@ -242,9 +280,11 @@ def remove_answers(folder: Path) -> None:
 
 
 def _remove(own: Path, names: Iterable[str]) -> None:
+    places = {own, own / MASKS}
     for name in names:
         (own / name).unlink(missing_ok=True)
-    for place in (own / MASKS, own):
+        places |= {own / place for place in Path(name).parents}
+    for place in sorted(places, key=lambda place: len(place.parts), reverse=True):
         with contextlib.suppress(OSError):  # something else is in it
             place.rmdir()
 
@@ -254,15 +294,17 @@ def answer_files(answer: Mapping[str, Any]) -> list[str]:
     first = answer["first_frame"]
     names = answer.get("frames") or [f"{number:05d}" for number in range(first, first + len(answer["times"]))]
     overlay = [OVERLAY] if answer.get("settings", {}).get("overlay", True) else []
-    return [*overlay, *(f"{MASKS}/{name}.png" for name in names)]
+    exported = [f"{EXPORT}/{name}" for written in answer.get("exports", {}).values() for name in written]
+    return [*overlay, *(f"{MASKS}/{name}.png" for name in names), *exported]
 
 
 def _check_foreign(there: Path, new: Path, answer: dict[str, Any]) -> None:
     """Raises UserError where an answer would replace what is not of the answer before it."""
-    ours = {MASKS, *answer_files(answer)}
+    ours = set(answer_files(answer))
     for path in sorted(new.rglob("*")):
         name = path.relative_to(new).as_posix()
-        if os.path.lexists(there / name) and (name not in ours or (there / name).is_dir() != path.is_dir()):
+        folders = path.is_dir(), (there / name).is_dir()  # one joins the other
+        if os.path.lexists(there / name) and not all(folders) and (any(folders) or name not in ours):
             raise UserError(f"{there / name}: is not of the answer that is replaced; move it away")
 
 
@@ -274,11 +316,13 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         # the files of an answer, which may be removed, lie where they should
         answers = document["results"]
         names = [name for answer in answers for name in (answer["folder"], *answer.get("frames", ()))]
+        exported = [name for answer in answers for written in answer.get("exports", {}).values() for name in written]
+        names += [part for name in exported for part in name.split("/")]
         faults = [*map(disk.name_fault, names), *(not isinstance(answer["first_frame"], int) for answer in answers)]
         return document if document["generator"] == GENERATOR and not any(faults) else None
     except FileNotFoundError:
         return {} if folder.is_dir() and disk.is_vacant(folder) else None
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
 
 

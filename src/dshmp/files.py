@@ -148,6 +148,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_folder`. Raises UserError, before the work, where `path` is there and not an empty folder."""
+    target = destination(path, folder=True)
+    if target.exists() and not is_vacant(target):
+        raise UserError(f"{path}: is there already; remove it or choose another folder")
+    with atomic_folder(path) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """As `atomic_write`. Raises UserError, before the work, where `path` is there."""
+    if os.path.lexists(path):
+        raise UserError(f"{path}: is there already; remove it or choose another name")
+    with atomic_write(path) as part:
+        yield part
+
+
+@contextlib.contextmanager
 def writing(path: Path, work: Path | None = None) -> Iterator[None]:
     """What cannot be written, on a full disk above all, as a UserError that names `path`; faults of other files than
     these are passed on where `work`, which becomes `path`, is given."""

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from dshmp.errors import UserError
 from dshmp.files import reason, regular
@@ -16,32 +16,48 @@ from dshmp.files import reason, regular
 COLUMNS = ("video", "expression")
 
 
+class Row(NamedTuple):
+    """A row of a list."""
+
+    where: str  # it stands, for messages
+    video: Path
+    place: Path  # that the video's path leads to
+    expression: str
+    columns: dict[str, Any]  # all
+
+
 def read_list(path: Path) -> dict[Path, list[str]]:
     """Expressions per video, in the order of the file; paths are relative to it, and a video that is spelled in several
     ways is one. Raises UserError."""
     jobs: dict[Path, tuple[Path, dict[str, None]]] = {}  # by where the video's path leads
-    line = 0
+    for row in read_rows(path):
+        _, expressions = jobs.setdefault(row.place, (row.video, {}))
+        expressions[row.expression] = None
+    return {video: list(expressions) for video, expressions in jobs.values()}
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a list. Raises UserError, also where there is none."""
+    line, kind = 0, "entry" if path.suffix.lower() == ".json" else "line"
     try:
         with open(path, "rb", opener=regular) as start:  # as spreadsheets save "Unicode text"
             utf16 = start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         with open(path, encoding="utf-16" if utf16 else "utf-8-sig", newline="", opener=regular) as file:
-            for line, content in _rows(file, path.suffix.lower()):  # noqa: B007
+            for line, content in _rows(file, path.suffix.lower()):
                 row = json.loads(content) if isinstance(content, str) else content
                 name, expression = (row.get(column) if isinstance(row, dict) else None for column in COLUMNS)
                 if not isinstance(name, str) or not isinstance(expression, str) or not name or not expression.strip():
                     raise ValueError("needs a video and an expression")
+                sentence = re.sub(r"\s*[\r\n]\s*", " ", expression.strip("\r\n"))
                 video = path.parent / name
-                _, expressions = jobs.setdefault(video.resolve(), (video, {}))
-                expressions[re.sub(r"\s*[\r\n]\s*", " ", expression.strip("\r\n"))] = None
+                yield Row(f"{path}, {kind} {line}", video, video.resolve(), sentence, row)
     except UnicodeDecodeError:
         raise UserError(f"{path}: its letters are in no form of Unicode; save it as UTF-8 (CSV UTF-8)") from None
     except (OSError, ValueError, RuntimeError) as error:
-        kind = "entry" if path.suffix.lower() == ".json" else "line"
         where = f"{path}, {kind} {line}" if line else path
         raise UserError(f"{where}: cannot be read as a list ({reason(error)})") from None
-    if not jobs:
+    if not line:
         raise UserError(f"{path}: the list is empty; give rows of video,expression")
-    return {video: list(expressions) for video, expressions in jobs.values()}
 
 
 def _rows(file: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | str]]:

@@ -8,6 +8,7 @@ import typer
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Kind = Literal["open", "coco", "sam3", "moving"]  # what finds candidates other than the model itself
 Targets = Literal["many", "single"]
+Annotations = Literal["coco", "ytvis", "cvat", "mots", "davis"]  # what data are imported from
 
 Model = Annotated[str, typer.Option(help="`default`, a model's or a training run's folder, or a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]

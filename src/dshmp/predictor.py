@@ -23,6 +23,8 @@ from dshmp.device import find_device, to_device
 from dshmp.encoded import AskedVideo, EncodedVideo, Progress, Query, Selection, average_rate
 from dshmp.errors import UserError
 from dshmp.files import reason
+from dshmp.formats.reading import TracksInput, find_tracks
+from dshmp.formats.tracks import checked_tracks
 from dshmp.model.camera import camera_motion
 from dshmp.model.candidates import Candidates
 from dshmp.model.frame_decoder import uses_language
@@ -40,7 +42,6 @@ from dshmp.tracked import (
     with_appearance,
     with_labels,
 )
-from dshmp.tracks import TracksInput, checked_tracks, find_tracks
 from dshmp.video.io import FrameRange, Video, open_video
 from dshmp.video.source import VideoSource
 

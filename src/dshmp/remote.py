@@ -53,8 +53,9 @@ def segment_to_url(
             _, results, new = segment_to_folder(video, sentences, work, name=name, **given)
         except UserError as error:
             raise UserError(str(error).replace(str(folder), store.url)) from None
-        if new:
-            _upload(store, folder, before, read_document(folder) or {})
+        after: Mapping[str, Any] = (folder.is_dir() and read_document(folder)) or {}
+        if after != before:
+            _upload(store, folder, before, after)
     return store.url, results, new
 
 
@@ -152,18 +153,19 @@ def _fetch(store: _Store, folder: Path) -> None:
 
 
 def _upload(store: _Store, folder: Path, before: Mapping[str, Any], document: Mapping[str, Any]) -> None:
-    """Write the answers that are new since `before`. One that is replaced is not in result.json meanwhile."""
+    """Write what is new since `before`. An answer that is replaced is not in result.json meanwhile."""
     old, new = before.get("results", []), document["results"]
     fresh = {name for name in _files(each for each in new if each not in old) if (folder / name).is_file()}
-    stale = _files(each for each in old if each not in new)
+    stale = _files(old) - _files(new)
     (folder / MARKER).write_text(json.dumps(sorted(fresh | stale)), encoding="utf-8")
     store.write(folder, [MARKER])
-    if stale:
+    kept = [each for each in old if not _files([each]) & (fresh | stale)]
+    if len(kept) < len(old):
         whole = folder.parent / "kept"
         whole.mkdir()
-        disk.save_json(whole / RESULTS, {**before, "results": [each for each in old if each in new]})
+        disk.save_json(whole / RESULTS, {**before, "results": kept})
         store.write(whole, [RESULTS])
-    store.remove(stale - fresh)
+    store.remove(stale)
     store.write(folder, sorted(fresh))
     store.write(folder, [RESULTS])
     store.remove([MARKER])

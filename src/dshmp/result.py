@@ -4,16 +4,21 @@ import json
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from dshmp.errors import UserError
-from dshmp.files import reason, regular
+from dshmp.files import new_file, reason, regular
 from dshmp.parser import Word
 from dshmp.rle import Rle, decode
+
+if TYPE_CHECKING:
+    from dshmp.formats.answers import Answers
+    from dshmp.video.io import Video
+    from dshmp.video.source import VideoSource
 
 RESULTS = "result.json"
 EVIDENCE = (
@@ -102,6 +107,73 @@ class Result:
     def from_json(cls, values: dict[str, Any], height: int, width: int) -> "Result":
         """What `to_json` gave, of a video with frames of this size."""
         return TypeAdapter(cls).validate_python(values | {"height": height, "width": width})
+
+    # For other tools: docs/formats.md. A video gives the frames' names, their places in it and their pixels; without
+    # one, frames are counted from 0. Files and folders must be new, else that is a UserError.
+
+    def to_coco(self, video: "Video | VideoSource | None" = None) -> dict[str, Any]:
+        """COCO's JSON of images, with run lengths and track ids."""
+        from dshmp.formats import coco
+
+        return coco.document(self._answers(video))
+
+    def to_ytvis(self, video: "Video | VideoSource | None" = None) -> dict[str, Any]:
+        """YouTube-VIS' JSON."""
+        from dshmp.formats import youtube_vis
+
+        return youtube_vis.document(self._answers(video))
+
+    def to_label_studio(self, video: "Video | VideoSource | None" = None) -> list[dict[str, Any]]:
+        """Label Studio's tasks: one per frame, with brush masks as predictions."""
+        from dshmp.formats import label_studio
+
+        return list(label_studio.tasks(self._answers(video)))
+
+    def to_supervision(self) -> list[Any]:
+        """A `supervision.Detections` per frame, with masks, `tracker_id` and confidence."""
+        from dshmp.formats.detections import detections
+
+        return detections(self._answers(None))
+
+    def to_yolo(self, folder: str | Path, video: "Video | VideoSource | None" = None) -> None:
+        """Polygons for Ultralytics: labels/<frame>.txt and data.yaml."""
+        self._save("yolo", folder, video)
+
+    def to_cvat(self, path: str | Path, video: "Video | VideoSource | None" = None) -> None:
+        """XML of CVAT for video 1.1, with masks."""
+        self._save("cvat", path, video)
+
+    def to_mots(self, path: str | Path, video: "Video | VideoSource | None" = None) -> None:
+        """MOTS' text."""
+        self._save("mots", path, video)
+
+    def to_davis(self, folder: str | Path, video: "Video | VideoSource | None" = None) -> None:
+        """A PNG per frame, with an index per object."""
+        self._save("davis", folder, video)
+
+    def to_alpha(self, video: "Video | VideoSource", folder: str | Path) -> None:
+        """Cut-outs with alpha (PNGs, ProRes 4444, VP9), and a cropped clip of each object."""
+        self._save("alpha", folder, video)
+
+    def to_csv(self, path: str | Path, video: "Video | VideoSource | None" = None) -> None:
+        """A row per frame and object."""
+        from dshmp.formats.table import save_csv
+
+        with new_file(Path(path)) as part:
+            save_csv(self._answers(video), part)
+
+    def _answers(self, video: "Video | VideoSource | None") -> "Answers":
+        from dshmp.formats.answers import Answers
+        from dshmp.video.io import open_video
+        from dshmp.video.source import VideoSource
+
+        source = video if video is None or isinstance(video, VideoSource) else open_video(video)
+        return Answers((self,), source)
+
+    def _save(self, kind: str, path: str | Path, video: "Video | VideoSource | None") -> None:
+        from dshmp import formats
+
+        formats.save(kind, self._answers(video), path)
 
 
 def load_results(path: str | Path) -> list[Result]:

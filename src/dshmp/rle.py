@@ -19,3 +19,13 @@ def encode(mask: NDArray[np.bool_]) -> Rle:
 def decode(rles: Sequence[Rle]) -> NDArray[np.bool_]:
     """T run lengths -> (T, H, W) bool."""
     return np.stack([coco.decode(rle).astype(bool) for rle in rles])
+
+
+def area(rle: Rle) -> int:
+    """Pixels of a mask."""
+    return int(coco.area(rle))
+
+
+def box(rle: Rle) -> list[float]:
+    """x, y, width and height of the box around a mask; zeros where that is empty."""
+    return [float(side) for side in coco.toBbox(rle)]

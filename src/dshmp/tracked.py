@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dshmp.config import InputConfig
 from dshmp.encoded import Masks, Progress, Query, Selection, again, answered
 from dshmp.errors import UserError
+from dshmp.formats.tracks import Tracks
 from dshmp.model.camera import background_motion, follow_corners, grey_frames
 from dshmp.model.candidates import Candidates
 from dshmp.model.frames import input_size, prepare_frames
@@ -21,7 +22,6 @@ from dshmp.model.readout import TrajectoryReadout
 from dshmp.model.words import COMMON
 from dshmp.parser import Word
 from dshmp.result import Result
-from dshmp.tracks import Tracks
 from dshmp.video.source import Frame, Pixels, VideoSource
 
 KNOWN = 4.0  # logit that a track fits the static words, or not, where its labels tell

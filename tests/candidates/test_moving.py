@@ -13,12 +13,12 @@ from dshmp.candidates import moving as module
 from dshmp.candidates.moving import Moving, _averaged, _followed, _Frame, _mean
 from dshmp.checkpoint import load_tensors
 from dshmp.errors import UserError
+from dshmp.formats.tracks import Tracks
 from dshmp.model.moving import CHANNELS, OUTPUTS, MovingObjects, flow_input, flow_size, optical_flow
 from dshmp.predictor import Segmenter
 from dshmp.rle import decode
 from dshmp.synthetic.moving import SIZE, make_scene
 from dshmp.synthetic.scenery import leaves
-from dshmp.tracks import Tracks
 from dshmp.training import moving as training
 from dshmp.training.moving import loss, targets
 from dshmp.video.io import open_video
@@ -212,7 +212,7 @@ def test_a_source_of_ones_own() -> None:
     asked: list[list[str]] = []
 
     def own(video: object, phrases: list[str], device: torch.device, progress: object) -> Tracks:
-        from dshmp.tracks import array_tracks
+        from dshmp.formats.tracks import array_tracks
 
         asked.append(list(phrases))
         return array_tracks(masks, (HEIGHT, WIDTH))

@@ -15,9 +15,9 @@ from dshmp.candidates.hub import find_folder, load, load_part
 from dshmp.candidates.overlaps import boxes_of, first_of_each, mask_overlap
 from dshmp.config import Count, Share
 from dshmp.encoded import Progress
+from dshmp.formats.tracks import Track, Tracks
 from dshmp.model.trajectories import LONGEST_GAP, link
 from dshmp.rle import Rle, encode
-from dshmp.tracks import Track, Tracks
 from dshmp.video.source import VideoSource
 
 # how people call what COCO names, in both spellings that are published; a plural's s is known to be one

@@ -15,8 +15,8 @@ from dshmp.candidates.open_vocabulary import named, phrase_tracks
 from dshmp.candidates.propagation import forget
 from dshmp.encoded import Progress
 from dshmp.errors import UserError
+from dshmp.formats.tracks import Tracks
 from dshmp.rle import Rle, encode
-from dshmp.tracks import Tracks
 from dshmp.video.source import VideoSource
 
 

@@ -16,8 +16,8 @@ from dshmp.candidates.propagation import Propagation
 from dshmp.config import Count, Share
 from dshmp.encoded import Progress
 from dshmp.errors import UserError
+from dshmp.formats.tracks import Track, Tracks
 from dshmp.rle import Rle, encode
-from dshmp.tracks import Track, Tracks
 from dshmp.video.source import VideoSource
 
 

@@ -15,7 +15,12 @@ from dshmp.errors import UserError
 from dshmp.files import reason
 from dshmp.video.images import DATA_FORMATS, DECODER_ERRORS, open_image
 
-_COLOURS = "000000 800000 008000 808000 000080 800080 008080 808080"  # DAVIS's palette, for the first object ids
+# DAVIS's palette: an index's bits, lowest first, are the highest of red, green and blue, then the second highest ...
+_PALETTE = bytes(
+    sum((index >> 3 * place + channel & 1) << 7 - place for place in range(3))
+    for index in range(256)
+    for channel in range(3)
+)
 
 
 @contextlib.contextmanager
@@ -140,7 +145,7 @@ def save_palette_png(path: Path, indices: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(indices, mode="P")
     # all 256 colours: Pillow packs the indices into as few bits as the palette needs, and would cut off 255
-    image.putpalette(bytes.fromhex(_COLOURS).ljust(768, b"\xff"))
+    image.putpalette(_PALETTE)
     image.save(path)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.data.images import save_jpeg
-from dshmp.errors import UserError
-from dshmp.files import atomic_folder, destination, is_vacant
+from dshmp.files import new_folder
 from dshmp.synthetic.make import Clip, clip_seed, make_clip
 
 MARK = "mini.json"
@@ -22,10 +21,7 @@ def make_mini(name: str, write: Callable[[Path, int], None], out: Path, seed: in
 
     Raises UserError where `out` is there and not an empty folder.
     """
-    target = destination(out, folder=True)
-    if target.exists() and not is_vacant(target):
-        raise UserError(f"{out}: is there already; remove it or choose another folder")
-    with atomic_folder(out) as folder:
+    with new_folder(out) as folder:
         write(folder, seed)
         (folder / MARK).write_text(json.dumps({"dshmp_mini": 1, "dataset": name, "seed": seed}) + "\n")
 

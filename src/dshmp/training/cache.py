@@ -26,6 +26,7 @@ from dshmp.config import to_dict
 from dshmp.data.base import Expression, Size, Split, Video, by_video, expression_name, mask_size
 from dshmp.errors import UserError
 from dshmp.files import digest, reason, save_tensors
+from dshmp.formats.reading import read_tracks
 from dshmp.model.camera import camera_motion, followed, grey_frames
 from dshmp.model.candidates import Candidates, clip_candidates
 from dshmp.model.dshmp import DsHmp
@@ -37,7 +38,6 @@ from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.model.trajectories import gather
 from dshmp.progress import track
 from dshmp.rle import decode
-from dshmp.tracks import read_tracks
 from dshmp.training.video_losses import VideoTargets, video_targets
 from dshmp.video.source import VideoSource
 

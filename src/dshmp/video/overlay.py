@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import av
 import cv2
@@ -187,16 +187,31 @@ class OverlayPainter:
         return np.asarray(picture)
 
 
+class Coding(NamedTuple):
+    """How a video is encoded."""
+
+    codec: str
+    pixels: str  # FFmpeg's format of the pixels
+    container: str
+    options: dict[str, str]  # the codec's
+
+
+H264 = Coding("libx264", "yuv420p", "mp4", {"preset": "veryfast", "crf": "19"})
+
+
 @contextlib.contextmanager
-def overlay_writer(path: Path, height: int, width: int, fps: float | None) -> Iterator[Callable[[Pixels, float], None]]:
-    """Writes H.264 in MP4. Gives a function that adds a picture (H, W, 3) uint8, shown from `time` on (seconds; must
-    grow)."""
+def overlay_writer(
+    path: Path, height: int, width: int, fps: float | None, coding: Coding = H264
+) -> Iterator[Callable[[Pixels, float], None]]:
+    """Gives a function that adds a picture (H, W, 3), or (H, W, 4) with alpha, uint8, shown from `time` on (seconds;
+    must grow)."""
     start, last = None, -1
-    with av.open(f"file:{path}", "w", **MP4) as container:
+    options = {"movflags": "faststart"} if coding.container != "webm" else {}
+    with av.open(f"file:{path}", "w", format=coding.container, options=options) as container:
         rate = Fraction(fps or UNKNOWN_RATE).limit_denominator(60_000)
-        stream: Any = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "19"})
+        stream: Any = container.add_stream(coding.codec, rate=rate, options=coding.options)
         stream.codec_context.thread_count = 1  # the same input, the same bytes
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = height, width, coding.pixels
         stream.codec_context.time_base = Fraction(1, TICKS)
         stream.codec_context.colorspace = 1  # BT.709, what players assume of untagged files too
         stream.codec_context.color_range = 1
@@ -205,8 +220,8 @@ def overlay_writer(path: Path, height: int, width: int, fps: float | None) -> It
             nonlocal start, last
             start = time if start is None else start
             last = max(round((time - start) * TICKS), last + 1)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24" if picture.shape[2] == 3 else "rgba")
+            frame = frame.reformat(format=coding.pixels, dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base = last, Fraction(1, TICKS)
             container.mux(stream.encode(frame))
 

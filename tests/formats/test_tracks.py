@@ -16,13 +16,14 @@ import tiny
 from clips import write_clip, write_frames
 from dshmp.errors import UserError
 from dshmp.export import segment_to_folder
+from dshmp.formats.reading import find_tracks, read_tracks
+from dshmp.formats.tracks import Tracks, array_tracks
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.geometry import cumulative
 from dshmp.options import Options
 from dshmp.predictor import Segmenter
 from dshmp.result import load_results
 from dshmp.tracked import track_candidates
-from dshmp.tracks import Tracks, array_tracks, find_tracks, read_tracks
 from dshmp.video.io import open_video
 from dshmp.video.source import VideoSource
 
@@ -395,8 +396,8 @@ def spoilt(kind: str, masks: np.ndarray, place: Path) -> Any:
     if kind == "missing":
         return place / "nothing.json"
     if kind == "suffix":
-        (place / "tracks.xml").write_text("<a/>")
-        return place / "tracks.xml"
+        (place / "tracks.yaml").write_text("a: 1")
+        return place / "tracks.yaml"
     if kind == "empty folder":
         (place / "empty").mkdir()
         return place / "empty"
