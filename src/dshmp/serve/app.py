@@ -108,7 +108,7 @@ class App:
         """Answer, and show it."""
 
         def show(phase: str, done: int, total: int | None) -> None:
-            bar((done, total), desc=phase)
+            bar((done, total), desc=phase, unit="frames")
 
         progress = self.runs.progress(request.session_hash, show)
         return self._shown(lambda: self._answer(video, text, model, candidates, threshold, progress), video, progress)

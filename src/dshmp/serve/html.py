@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 BARS = 240  # of a timeline, at most
 LISTED = 12  # objects that are listed at once; those that are shown always are
+LEGEND = (
+    '<p class="legend"><span class="static">static</span> · <span class="motion">motion</span> · '
+    '<span class="unknown">not understood</span></p>'
+)
 
 _TEMPLATES = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;", "\\": "&#92;"})
 
@@ -32,11 +36,12 @@ def css(colour: "Colour") -> str:
 def sentences_html(view: View) -> str:
     """A card for each sentence: its words coloured, its score and how many objects are shown."""
     rows = zip(view.results, view.on, strict=True)
-    return "".join(
+    cards = "".join(
         f'<button class="sentence" data-sentence="{number}" aria-pressed="{str(number == view.sentence).lower()}">'
         f"<span>{words_html(result)}</span>{_verdict(meant(result, on, view.threshold))}</button>"
         for number, (result, on) in enumerate(rows)
     )
+    return cards + LEGEND
 
 
 def words_html(result: "Result") -> str:
@@ -180,7 +185,9 @@ CSS = f"""
 .meter u {{ position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--body-text-color); }}
 .score {{ flex: 0 0 36px; text-align: right; font-variant-numeric: tabular-nums; }}
 .none {{ color: var(--quiet); font-size: 14px; margin: 4px 2px; }}
-.legend {{ color: var(--quiet); font-size: 13px; }}
+.legend {{ color: var(--quiet); font-size: 13px; margin: 2px 0 0; }}
+#answer .html-container {{ padding: 0; }}
+#answer .prose, #answer .column {{ gap: 10px; margin: 0; }}
 .empty {{ display: grid; place-items: center; min-height: 320px; padding: 24px; text-align: center; color: var(--quiet);
   border: 1px dashed var(--border-color-primary); border-radius: 8px; }}
 #video video, #overlay video {{ max-height: 60vh; }}

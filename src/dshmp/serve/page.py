@@ -28,10 +28,6 @@ HEAD = (
     '<div class="title"><h1>dshmp</h1><p>A video and a sentence in, the masks of what the sentence means out.</p></div>'
 )
 EMPTY = '<div class="empty">Masks, the time of evidence and the objects appear here.</div>'
-LEGEND = (
-    '<p class="legend"><span class="static">static</span> · <span class="motion">motion</span> · '
-    '<span class="unknown">not understood</span></p>'
-)
 
 
 def refuse_addresses(video: Any) -> None:
@@ -48,7 +44,7 @@ def _no_address(path: Any) -> Any:
 
 
 class NothingFetched:
-    """Neither the server nor the browser fetches anything from elsewhere: gradio answers `/file=https://...` by fetching
+    """Neither server nor browser fetch anything from elsewhere: gradio answers `/file=https://...` by fetching
     that, and its video editor comes from a public address."""
 
     def __init__(self, app: Any) -> None:
@@ -85,7 +81,7 @@ def layout(app: App, models: Sequence[str], threshold: float) -> gr.Blocks:
                     model = gr.Dropdown(list(models), value=models[0], label="Model", min_width=120)
                     kinds = [NONE, *get_args(Kind)]
                     candidates = gr.Dropdown(kinds, value=NONE, label="Candidates", min_width=120, elem_id="candidates")
-                meaning = "Score above which an object is meant; needs no new run"
+                meaning = "Score above which an object is meant"
                 bar = gr.Slider(0, 1, threshold, step=0.01, label="Threshold", info=meaning, elem_id="threshold")
                 with gr.Row():
                     start = gr.Button("Segment", variant="primary", elem_id="run", min_width=120)
@@ -95,7 +91,6 @@ def layout(app: App, models: Sequence[str], threshold: float) -> gr.Blocks:
                 empty = gr.HTML(EMPTY)
                 with gr.Column(visible=False) as answer:
                     cards = gr.HTML(js_on_load=html.SENTENCES_JS, elem_id="cards")
-                    gr.HTML(LEGEND)
                     overlay = gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, elem_id="overlay")
                     timeline = gr.HTML(js_on_load=html.TIMELINE_JS, elem_id="timeline")
                     objects = gr.HTML(js_on_load=html.OBJECTS_JS, elem_id="objects")
