@@ -217,7 +217,7 @@ def serve(
     if find_spec("gradio") is None:
         raise UserError("gradio: is not installed, but the page needs it; pip install 'dshmp[web]'")
 
-    from dshmp.serve.page import serving
+    from dshmp.serve.server import serving
 
     with serving(model or ["default"], device, host, port, max_upload) as address:
         _say(f"serving at {address} (Ctrl-C ends it)")

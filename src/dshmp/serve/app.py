@@ -2,6 +2,7 @@
 
 import functools
 import secrets
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -175,16 +176,17 @@ class App:
         return self._shown(lambda: change(view), str(view.video), _silent)
 
     def _shown(self, make: Callable[[], View], video: str | None, progress: Progress) -> list[Any]:
+        path = self._place() / "shown.mp4"
         try:
             view = make()
-            path = self._place() / "shown.mp4"
             session.draw_page_video(path, view, progress)
-        except Cancelled:
-            return [*[gr.skip()] * RESULTS, "Stopped."]
-        except UserError as error:
-            return [*[gr.skip()] * RESULTS, _error(error, Path(video) if video else None)]
+        except (Cancelled, UserError) as error:
+            shutil.rmtree(path.parent)
+            line = _error(error, Path(video) if video else None) if isinstance(error, UserError) else "Stopped."
+            return [*[gr.skip()] * RESULTS, line]
         cards, timeline, objects = (part(view) for part in (html.sentences_html, html.timeline_html, html.objects_html))
-        return [view, cards, str(path), timeline, objects, gr.update(visible=True), gr.update(visible=False), None, ""]
+        there, gone = gr.update(visible=True), gr.update(visible=False)
+        return [view, cards, str(path), timeline, objects, there, gone, None, ""]
 
     def _place(self) -> Path:
         (made := self.folder / secrets.token_hex(16)).mkdir()

@@ -1,28 +1,23 @@
-"""The page: what stands where, and how it is served."""
+"""The page: what stands where, and what it calls."""
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import gradio as gr
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 
-from dshmp.errors import UserError
-from dshmp.export import load
-from dshmp.options import Kind, Options
+from dshmp.options import Kind
 from dshmp.serve import downloads, html
 from dshmp.serve.app import NONE, App
 
 KEPT = 2 * 3600  # seconds that uploads and answers are kept
 SWEEP = 600  # seconds between looks for what is older
 WAITING = 20  # computations that may wait for the one at work
-FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # nothing is fetched
-MONO = ["ui-monospace", "Consolas", "monospace"]
-POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; frame-ancestors 'self'"
+CAMERA = {"width": {"ideal": 640}, "height": {"ideal": 480}}  # larger only takes longer
+FONTS: dict[str, Any] = {  # of the visitor's machine: nothing is fetched
+    "font": ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+    "font_mono": ["ui-monospace", "Consolas", "monospace"],
+}
+THEME = gr.themes.Base(primary_hue="blue", neutral_hue="slate", **FONTS)
 TITLE = "dshmp"
 HEAD = (
     '<div class="title"><h1>dshmp</h1><p>A video and a sentence in, the masks of what the sentence means out.</p></div>'
@@ -43,23 +38,6 @@ def _no_address(path: Any) -> Any:
     return path
 
 
-class NothingFetched:
-    """Neither server nor browser fetch anything from elsewhere: gradio answers `/file=https://...` by fetching
-    that, and its video editor comes from a public address."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY)]
-            await send(message)
-
-        fetched = scope["type"] == "http" and "=http" in scope["path"]
-        await (PlainTextResponse("not found", 404) if fetched else self.app)(scope, receive, send_with_policy)
-
-
 def layout(app: App, models: Sequence[str], threshold: float) -> gr.Blocks:
     """The page's components and what they call."""
     hidden: dict[str, Any] = {"api_visibility": "private"}
@@ -70,9 +48,9 @@ def layout(app: App, models: Sequence[str], threshold: float) -> gr.Blocks:
         gr.HTML(HEAD)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                mirror = gr.WebcamOptions(mirror=False)
+                webcam = gr.WebcamOptions(mirror=False, constraints={"video": CAMERA, "audio": False})
                 sources = ["upload", "webcam"]
-                video = gr.Video(label="Video", sources=sources, webcam_options=mirror, elem_id="video")
+                video = gr.Video(label="Video", sources=sources, webcam_options=webcam, elem_id="video")
                 refuse_addresses(video)
                 example = gr.Button("Try an example: three look-alikes", size="sm", elem_id="example")
                 hint = "the one that turns back\nthe dog running left"
@@ -118,35 +96,3 @@ def layout(app: App, models: Sequence[str], threshold: float) -> gr.Blocks:
         call.click(app.segment, given, [scores, document], api_name="segment", **model_queue)
     page.queue(max_size=WAITING)
     return page
-
-
-@contextlib.contextmanager
-def serving(models: Sequence[str], device: str, host: str, port: int, max_upload: int) -> Iterator[str]:
-    """Serve the page while this is open; gives its address. Files are in a temporary folder, which is removed in the
-    end; `max_upload` is in MB. Sets gradio's environment variables. Raises UserError where the models cannot be loaded
-    or the port is taken."""
-    threshold = load(Options(model=models[0], device=device)).config.readout.threshold
-    with tempfile.TemporaryDirectory(prefix="dshmp-serve-", ignore_cleanup_errors=True) as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        app = App(device, Path(folder))
-        page = layout(app, models, threshold)
-        theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO)
-        local: dict[str, Any] = {"share": False, "ssr_mode": False, "mcp_server": False, "run_history": False}
-        local |= {"quiet": True, "prevent_thread_lock": True, "footer_links": ["api"], "inbrowser": False}
-        try:
-            _, address, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                max_file_size=f"{max_upload}mb",
-                app_kwargs={"middleware": [Middleware(NothingFetched)]},
-                theme=theme,
-                css=html.CSS,
-                **local,
-            )
-        except OSError:
-            raise UserError(f"{host}:{port}: cannot be listened on; choose another --port, or --host") from None
-        try:
-            yield address
-        finally:
-            app.runs.stop_all()
-            page.close(verbose=False)
