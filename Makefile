@@ -64,5 +64,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 ifneq ($(TORCH_INDEX),)
 	$(PIP) install --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch
 endif
-	$(PIP) install -c constraints.txt -e '.[dev,docs,export,plots]'
+	$(PIP) install -c constraints.txt -e '.[dev,docs,export,plots,web]'
 	@touch $@

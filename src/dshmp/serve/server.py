@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,6 +47,11 @@ def serving(models: Sequence[str], device: str, host: str, port: int, max_upload
     """Serve the page while this is open; gives its address. Files are in a temporary folder, which is removed in the
     end; `max_upload` is in MB. Sets gradio's environment variables, so gradio may not have been imported before. Raises
     UserError where the first model cannot be loaded or the port is taken."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError:
+        fault = "another program listens there, or it is no address of this machine"
+        raise UserError(f"{host}:{port}: {fault}; choose another --port or --host") from None
     threshold = load(Options(model=models[0], device=device)).config.readout.threshold
     with contextlib.ExitStack() as stack:
         folder = tempfile.mkdtemp(prefix="dshmp-serve-")
@@ -61,10 +67,7 @@ def serving(models: Sequence[str], device: str, host: str, port: int, max_upload
         stack.callback(app.runs.stop_all)
         settings = SETTINGS | {"theme": THEME, "app_kwargs": {"middleware": [Middleware(NothingFetched)]}}
         settings |= {"server_name": host, "server_port": port, "max_file_size": f"{max_upload}mb"}
-        try:
-            _, address, _ = page.launch(**settings)
-        except OSError:
-            raise UserError(f"{host}:{port}: cannot be listened on; choose another --port, or --host") from None
+        _, address, _ = page.launch(**settings)
         try:
             yield address
         finally:
