@@ -1,7 +1,7 @@
 """The page in a process of its own, where gradio's warnings are not errors. It writes to the file LOG when the model is
 asked, and where else the process connects to: lines `begin`, `end REASON`, `outside HOST`.
 
-    python server.py PORT LOG
+    python server.py PORT LOG [SECONDS that files are kept]
 """
 
 import sys
@@ -10,7 +10,9 @@ import time
 from typing import Any
 
 from dshmp.predictor import Segmenter
+from dshmp.serve import page
 from dshmp.serve.server import serving
+from dshmp.signals import heeded
 
 lock = threading.Lock()
 
@@ -44,8 +46,10 @@ def logged(answer: Any) -> Any:
 
 if __name__ == "__main__":
     sys.addaudithook(watch)
+    if len(sys.argv) > 3:
+        page.SWEEP, page.KEPT = 1, int(sys.argv[3])
     Segmenter.answer = logged(Segmenter.answer)  # type: ignore[method-assign]
-    with serving(["default"], "cpu", "127.0.0.1", int(sys.argv[1]), max_upload=2) as address:
+    with heeded(), serving(["default"], "cpu", "127.0.0.1", int(sys.argv[1]), max_upload=2) as address:
         print(address, flush=True)
         while True:
             time.sleep(3600)

@@ -1,5 +1,6 @@
 """The page in a real browser, its API with gradio's client, and what it must not give away."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -56,14 +57,22 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
     return Log(path)
 
 
-@pytest.fixture(scope="module")
-def address(log: Log) -> Iterator[str]:
-    server = Path(__file__).with_name("server.py")
-    command = [sys.executable, str(server), str(free_port()), str(log.path)]
+@contextlib.contextmanager
+def served(*arguments: object) -> Iterator[str]:
+    """Address of a page that `server.py` serves."""
+    command = [sys.executable, str(Path(__file__).with_name("server.py")), str(free_port()), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.kill()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def address(log: Log) -> Iterator[str]:
+    with served(log.path) as found:
+        yield found
     assert [line for line in log.lines if line.startswith("outside")] == []
 
 
@@ -155,6 +164,25 @@ def test_nothing_is_fetched(address: str) -> None:
 def test_large_uploads_are_refused(address: str) -> None:
     sent = httpx.post(f"{address}gradio_api/upload", files={"files": ("large.mp4", b"0" * (3 << 20))})
     assert sent.status_code == 413
+
+
+def test_old_files_are_removed(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    (log := tmp_path / "log.txt").touch()
+
+    def files() -> set[str]:
+        return {path.name for path in folder.glob("dshmp-serve-*/*/*")}
+
+    with served(log, 20) as address:
+        client = gradio_client.Client(address, verbose=False, download_files=str(tmp_path))
+        ask(client, clip).result()
+        assert "result.json" in files()
+        deadline = time.monotonic() + 60
+        while files() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert files() == set()
+    assert list(folder.glob("dshmp-serve-*")) == []
 
 
 # --- In a browser
@@ -378,13 +406,15 @@ def command(port: int, folder: Path) -> subprocess.Popen[str]:
 def test_ctrl_c_ends_it_and_nothing_is_left(tmp_path: Path, long_clip: Path) -> None:
     port = free_port()
     with command(port, tmp_path) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"serving at http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
-        client = gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False)
-        ask(client, long_clip)
-        time.sleep(3)  # in the middle of a computation
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"serving at http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
+            client = gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False)
+            ask(client, long_clip)
+            time.sleep(3)  # in the middle of a computation
+        finally:
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert [line for line in err.splitlines() if "warning" not in line] == ["dshmp: interrupted"]
     assert list(tmp_path.iterdir()) == []
