@@ -192,6 +192,7 @@ CSS = f"""
   border: 1px dashed var(--border-color-primary); border-radius: 8px; }}
 #video video, #overlay video {{ max-height: 60vh; }}
 #video button[aria-label^="Trim"] {{ display: none; }}
+footer .divider {{ display: none; }}
 .status {{ min-height: 24px; font-size: 15px; }}
 .status .error {{ color: #c62828; }}
 .dark .status .error {{ color: #ff8a80; }}
