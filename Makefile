@@ -64,5 +64,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 ifneq ($(TORCH_INDEX),)
 	$(PIP) install --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch
 endif
-	$(PIP) install -c constraints.txt -e '.[dev,docs,export,plots,ray]'
+	$(PIP) install -c constraints.txt -e '.[dev,docs,export,plots,ray,web]'
 	@touch $@

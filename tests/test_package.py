@@ -120,7 +120,7 @@ def test_version_is_printed_without_heavy_imports():
 
 COMMAND_NAMES = [
     *("segment", "batch", "demo", "train", "evaluate", "predict", "submission", "score", "convert"),
-    *("export", "synthetic make", "data check", "data mini"),
+    *("export", "serve", "synthetic make", "data check", "data mini"),
 ]
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -227,6 +228,39 @@ def demo(
     for expression, iou in scores:
         _say(f"IoU {iou:.2f}  {expression}")
     _say(f"wrote {sheet}")
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0: whoever reaches the machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    model: Annotated[
+        list[str] | None, typer.Option(help="As elsewhere; several, each with --model, are there to choose from.")
+    ] = None,
+    device: Device = "auto",
+    max_upload: Annotated[int, typer.Option(min=1, help="Size of a video that may be uploaded, in MB.")] = 200,
+) -> None:
+    """Serve a web page: drop a video, type sentences, look at the answers, download them. Ctrl-C ends it.
+
+    One computation runs at a time, others wait. Uploads lie in a temporary folder, which is removed in the end. The
+    page asks nobody who you are. Needs gradio: pip install 'dshmp[web]'
+
+    Example: dshmp serve --port 7860
+    """
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise UserError("gradio: is not installed, but the page needs it; pip install 'dshmp[web]'")
+
+    from dshmp.serve.server import serving
+
+    with serving(model or ["default"], device, host, port, max_upload) as address:
+        _say(f"serving at {address} (Ctrl-C ends it)")
+        sys.stdout.flush()
+        while True:
+            time.sleep(3600)
 
 
 @app.command()

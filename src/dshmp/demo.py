@@ -38,9 +38,8 @@ def run(
     segmenter = Segmenter.from_pretrained(model, device)
     remove_answers(earlier)
     height, width = frames.shape[1:3]
-    with owned_file(place, VIDEO) as part, overlay_writer(part, height + height % 2, width + width % 2, FPS) as write:
-        for index, frame in enumerate(frames):
-            write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
+    with owned_file(place, VIDEO) as part:
+        write_clip(part, frames)
     options = Options(model=model)
     _, results, _ = segment_to_folder(video, sentences, place, options, lambda _: segmenter, progress=progress)
     rows, scores = [], []
@@ -55,6 +54,14 @@ def run(
     with owned_file(place, SHEET) as part:
         contact_sheet(part, frames, rows, "Three look-alikes, told apart by their motion")
     return out / SHEET, scores
+
+
+def write_clip(path: Path, frames: NDArray[np.uint8]) -> None:
+    """The frames (T, H, W, 3) as a video; a last row or column is doubled where it is odd."""
+    height, width = frames.shape[1:3]
+    with overlay_writer(path, height + height % 2, width + width % 2, FPS) as write:
+        for index, frame in enumerate(frames):
+            write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), index / FPS)
 
 
 def make_demo(seed: int = SEED) -> tuple[NDArray[np.uint8], list[str], list[NDArray[np.bool_]]]:

@@ -61,10 +61,16 @@ class Caption:
 
 
 def draw_masks(
-    image: Pixels, masks: Masks, truth: Masks | None = None, scale: int = 1, first: int = 0, weight: int = 1
+    image: Pixels,
+    masks: Masks,
+    truth: Masks | None = None,
+    scale: int = 1,
+    first: int = 0,
+    weight: int = 1,
+    colours: Sequence[Colour] = OBJECTS,
 ) -> Pixels:
     """Tint and outline `masks` (K, H, W) on a copy of `image` (H, W, 3), `scale` times as large; `truth` (H, W) in
-    white. Colours begin with the `first`; outlines are `weight` times as thick."""
+    white. Of the `colours`, which are taken in turn, the `first` comes first; outlines are `weight` times as thick."""
     size = (image.shape[1] * scale, image.shape[0] * scale)
     canvas = np.array(image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
 
@@ -76,7 +82,7 @@ def draw_masks(
         cv2.drawContours(canvas, contours, -1, colour, thickness)
 
     for index, mask in enumerate(map(enlarged, masks), first):
-        colour = OBJECTS[index % len(OBJECTS)]
+        colour = colours[index % len(colours)]
         canvas[mask] = 0.55 * canvas[mask] + 0.45 * np.array(colour)
         outline(mask, colour, max(1, round(min(size) / 240)) * weight)
     if truth is not None:
@@ -143,14 +149,19 @@ def _bars(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], evidence: S
         draw.rectangle((x, round(bottom - height), max(x, end - 2), bottom), fill=MOTION)
 
 
-class OverlayPainter:
-    """Paints one expression's answer on the frames of a clip. Below the frame, enlarged where it is small, stand the
-    sentence, static words blue and motion words amber; the verdict; the evidence over time with a playhead. `size` is
-    the picture's (H, W), both even, as 4:2:0 video needs."""
+def enlargement(width: int) -> int:
+    """How many times as large a frame of this width is drawn, so that text below it is readable."""
+    return min(max(-(-400 // width), 1), 4)
 
-    def __init__(self, height: int, width: int, caption: Caption) -> None:
-        self.caption = caption
-        self.scale = min(max(-(-400 // width), 1), 4)  # so that text below the frame is readable
+
+class OverlayPainter:
+    """Paints one expression's answer on the frames of a clip, its objects in `colours` in turn. Below the frame,
+    enlarged where it is small, stand the sentence, static words blue and motion words amber; the verdict; the evidence
+    over time with a playhead. `size` is the picture's (H, W), both even, as 4:2:0 video needs."""
+
+    def __init__(self, height: int, width: int, caption: Caption, colours: Sequence[Colour] = OBJECTS) -> None:
+        self.caption, self.colours = caption, colours
+        self.scale = enlargement(width)
         full = max(width * self.scale, NARROWEST)
         full += full % 2
         self.left = (full - width * self.scale) // 2
@@ -175,7 +186,8 @@ class OverlayPainter:
     def __call__(self, image: Pixels, masks: Masks, index: int) -> Pixels:
         """image (H, W, 3) uint8, masks (K, H, W) bool, number of the frame in the clip -> (H', W', 3) uint8."""
         picture = Image.new("RGB", self.size[::-1], PANEL)
-        picture.paste(Image.fromarray(draw_masks(image, masks, scale=self.scale)), (self.left, 0))
+        drawn = draw_masks(image, masks, scale=self.scale, colours=self.colours)
+        picture.paste(Image.fromarray(drawn), (self.left, 0))
         picture.paste(self.panel, (0, self.top))
         draw = ImageDraw.Draw(picture)
         left, top, right, bottom = self.track
