@@ -19,3 +19,13 @@ def encode(mask: NDArray[np.bool_]) -> Rle:
 def decode(rles: Sequence[Rle]) -> NDArray[np.bool_]:
     """T run lengths -> (T, H, W) bool."""
     return np.stack([coco.decode(rle).astype(bool) for rle in rles])
+
+
+def intersection(one: Rle, other: Rle) -> int:
+    """Pixels that two masks of one size share."""
+    return int(coco.area(coco.merge([one, other], intersect=True)))
+
+
+def area(rle: Rle) -> int:
+    """Pixels of a mask."""
+    return int(coco.area(rle))
