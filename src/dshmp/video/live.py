@@ -80,7 +80,7 @@ def open_live(source: LiveVideo, fps: float | None = None, pace: float | None = 
         number: int = checked("a camera's number", source, Annotated[int, Field(ge=0, le=99)], "0 to 99")
         return _received(f"camera {number}", partial(_open_camera, number), fps or pace, goes_on=True)
     if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)):
-        kind, name = scheme[1].lower(), _without_password(source)
+        kind, name = scheme[1].lower(), without_password(source)
         if kind not in PROTOCOLS:
             raise UserError(f"{name}: addresses begin with {'://, '.join(PROTOCOLS)}://, or give a file")
         goes_on = kind not in WAITING
@@ -106,7 +106,8 @@ def _rate(goes_on: bool, name: str, fps: float | None, pace: float | None) -> fl
     return (fps or pace) if goes_on else None
 
 
-def _without_password(address: str) -> str:
+def without_password(address: str) -> str:
+    """An address as it may be shown."""
     return re.sub(r"//[^/@]*@", "//", address)
 
 
