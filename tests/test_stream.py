@@ -8,6 +8,8 @@ import itertools
 import logging
 import os
 import socket
+import socketserver
+import struct
 import threading
 import time
 import weakref
@@ -335,6 +337,55 @@ def test_a_source_that_goes_on_is_taken_at_the_models_pace(
         sender.join()
     assert live.fps == 8.0
     assert np.diff([frame.time for frame in frames]).min() > 0.1
+
+
+class Rtsp(socketserver.StreamRequestHandler):
+    """As much of a camera as is needed: MPEG-TS in RTP, over the connection itself."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            method, address, _ = line.decode().split(" ", 2)
+            headers = {}
+            while (header := self.rfile.readline().strip()) != b"":
+                name, _, value = header.decode().partition(": ")
+                headers[name.lower()] = value
+            body, more = "", "Public: OPTIONS, DESCRIBE, SETUP, PLAY\r\n"
+            if method == "DESCRIBE":
+                lines = (
+                    "v=0",
+                    "o=- 0 0 IN IP4 127.0.0.1",
+                    "s=camera",
+                    "t=0 0",
+                    "m=video 0 RTP/AVP 33",
+                    "a=control:track",
+                )
+                body = "".join(f"{line}\r\n" for line in lines)
+                more = f"Content-Type: application/sdp\r\nContent-Base: {address}/\r\n"
+            elif method == "SETUP":
+                more = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n"
+            answer = f"RTSP/1.0 200 OK\r\nCSeq: {headers['cseq']}\r\n{more}Content-Length: {len(body)}\r\n\r\n{body}"
+            self.wfile.write(answer.encode())
+            if method == "PLAY":
+                with contextlib.suppress(OSError):
+                    self.play(transport_stream(60))
+                return
+
+    def play(self, data: bytes) -> None:
+        for number, start in enumerate(range(0, len(data), 188 * 7)):
+            part = data[start : start + 188 * 7]
+            packet = struct.pack(">BBHII", 0x80, 33, number, number * 1000, 1) + part
+            self.wfile.write(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
+
+
+def test_rtsp(segmenter: Segmenter) -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), Rtsp) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        address = f"rtsp://127.0.0.1:{server.server_address[1]}/camera"
+        frames = list(segmenter.stream(address, SENTENCES[0], window=8))
+        thread.join()
+    assert 15 <= len(frames) <= 20  # of 2.4 s about 8 a second
+    assert (np.abs(frames[0].image.astype(int) - picture(0)) < 40).mean() > 0.9
 
 
 def test_a_camera(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, warnings: pytest.LogCaptureFixture) -> None:
