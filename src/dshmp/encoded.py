@@ -326,7 +326,7 @@ def answered(answer: Selection, source: VideoSource, fps: float | None, times: S
     names = answer.tracks or repeat(None)
     rows = zip(answer.scores, means, objects, answer.evidence, names, strict=False)
     items = [ObjectResult(score * mean, rles, tuple(row.tolist()), name) for score, mean, rles, row, name in rows]
-    return Result(
+    result = Result(
         expression=answer.query.expression,
         words=answer.query.words,
         found=bool(answer.chosen),
@@ -342,6 +342,7 @@ def answered(answer: Selection, source: VideoSource, fps: float | None, times: S
         others=tuple(items[len(answer.chosen) :]),
         unknown=tuple(word.text for word in answer.query.unknown),
     )
+    return result.of(source)
 
 
 def again(source: VideoSource) -> Iterator[Frame]:

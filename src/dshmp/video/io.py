@@ -12,6 +12,7 @@ import os
 import re
 import reprlib
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -62,7 +63,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
             source = _open_path(path, fps)
         source = replace(source, frames=functools.partial(_guarded, path, source.frames))
     elif isinstance(video, np.ndarray) or hasattr(video, "detach"):
-        source = _open_array(as_array(video), fps)
+        source = replace(_open_array(as_array(video), fps), array=weakref.ref(video))
     elif isinstance(video, Iterable) and not isinstance(video, bytes | bytearray | Mapping):
         images = iter(video)
         first = next(images, None)
