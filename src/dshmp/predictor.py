@@ -85,6 +85,9 @@ class Streaming(TypedDict, total=False):
 class Segmenter:
     """Answers sentences about videos; input that cannot be answered is a UserError.
 
+    Several threads may use one: calls, `encode` and `stream` change nothing in it. A stream is read by one thread. It
+    can be pickled, and so be sent to other processes.
+
     >>> seg = Segmenter.from_pretrained("default")
     >>> result = seg("clip.mp4", "the one that turns back")
     >>> result.found, result.score, result.masks.shape
