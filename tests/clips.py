@@ -1,8 +1,10 @@
 """Small real video files, and a tiny untrained model to segment them with."""
 
+import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -72,6 +74,18 @@ def write_clip(
         if sound is not None:
             write_sound(output, sound)
     return path
+
+
+def transport_stream(frames: int) -> bytes:
+    """A clip in a form that can be read from its beginning on, without seeking."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mpegts") as output:
+        stream: Any = output.add_stream("mpeg2video", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for index in range(frames):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index), format="rgb24")))
+        output.mux(stream.encode(None))
+    return file.getvalue()
 
 
 def write_sound(output: av.container.OutputContainer, stream: av.AudioStream) -> None:

@@ -70,7 +70,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 @app.command()
 @with_options
 def segment(
-    video: Annotated[Path, typer.Argument(help="Video file, image, or folder of frames.")],
+    source: Annotated[str, typer.Argument(metavar="VIDEO", help="Video file, image, or folder of frames.")],
     expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION...", help="What to segment, in words.")],
     out: Out = Path("results"),
     frames: Frames = None,
@@ -82,6 +82,9 @@ def segment(
     tracks: Tracks = None,
     candidates: Source = None,
     still_camera: StillCamera = False,
+    live: Annotated[bool, typer.Option("--live", help="Answer while VIDEO goes on: a file, an address, `-`.")] = False,
+    window: Annotated[str | None, typer.Option(help="Of --live: frames that are answered at once, or 2s.")] = None,
+    overlap: Annotated[str | None, typer.Option(help="Of --live: how many are those of the window before.")] = None,
     *,
     options: Options,
 ) -> None:
@@ -89,12 +92,24 @@ def segment(
 
     Adds to OUT/<video>/: per sentence a folder with a PNG mask per frame and overlay.mp4, and one result.json.
 
+    With --live VIDEO may also be a camera's number, an address (rtsp://, http:// ...), or - for stdin. Masks are
+    written to a new folder as they come, and stdout has a line of JSON per frame, until VIDEO ends or Ctrl-C.
+
     Example: dshmp segment clip.mp4 "the one that turns back" "the dog running left" --out results
     """
     from dshmp.video.io import check_sentences, open_video
 
     kinds = _kinds(export)
     check_sentences(expressions)
+    if live:
+        given = {"--frames": frames, "--tracks": tracks, "--all-objects": all_objects, "--overwrite": options.overwrite}
+        if wrong := [name for name, value in given.items() if value]:
+            raise UserError(f"{wrong[0]}: not with --live, which knows no whole video; leave it out")
+        _segment_live(source, expressions, out, options, fps, window, overlap, candidates, still_camera)
+        return
+    if window or overlap:
+        raise UserError("--window and --overlap are of --live; a video is answered as a whole without it")
+    video = Path(source)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 
     from dshmp.model.words import splitting_apart
@@ -102,9 +117,9 @@ def segment(
     with splitting_apart(), _progress(video.name) as progress:
         from dshmp.export import load, segment_to_folder
 
-        given = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
+        asked = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
         folder, results, new = segment_to_folder(
-            *given, tracks=tracks, candidates=candidates, still_camera=still_camera, exports=kinds
+            *asked, tracks=tracks, candidates=candidates, still_camera=still_camera, exports=kinds
         )
     if as_json:
         typer.echo(_json(video, folder, results))
@@ -116,6 +131,15 @@ def segment(
     before = len(results) - new
     told = f" ({before} of {len(results)} answered before)" if before else ""
     _say(f"wrote {folder}{told}", err=as_json)
+
+
+def _segment_live(text: str, expressions: list[str], out: Path, options: Options, *how: Any) -> None:
+    from dshmp.live import live_folder, parse_source, stream_to_folder
+
+    folder = live_folder(source := parse_source(text), out)
+    for told in stream_to_folder(source, expressions, folder, options, *how):
+        print(json.dumps(told), flush=True)
+    _say(f"wrote {folder}", err=True)
 
 
 @app.command()

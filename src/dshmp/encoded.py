@@ -5,6 +5,7 @@ file, as reading takes a twentieth of the time of perceiving anew; beyond the fi
 Then the model understands the whole clip. The second pass makes the masks chunk by chunk.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice, repeat
@@ -107,6 +108,7 @@ class EncodedVideo:
 
     That is: decoding and resizing; the backbone and the pixel decoder where they hear no words; the object tokens where
     these hear none either. It lies in a temporary file, which is gone with this object. The video must stay as it is.
+    Threads that ask take turns.
 
     >>> with segmenter.encode("clip.mp4") as video:
     ...     result = video("the one that turns back")
@@ -121,6 +123,7 @@ class EncodedVideo:
     corners: list[list[Points]] = field(default_factory=list)  # of each chunk's frames, for a model that reads geometry
     chunks: list[int] = field(default_factory=list)  # frames of each
     objects: Spill | None = None  # as of `AskedVideo`, where no word changes them
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # threads take turns with the files
 
     @overload
     def __call__(self, expression: str, **asked: Unpack["Asked"]) -> Result: ...  # type: ignore[overload-overlap]
@@ -132,7 +135,8 @@ class EncodedVideo:
         """As of a `Segmenter`, with its arguments but those of the video."""
         if self.spill is not None and self.spill.file.closed:
             raise UserError(f"{self.source.name}: the encoded video is closed; encode it again")
-        results = self.segmenter.answer(self, self.segmenter.sentences(expression), **asked)
+        with self.lock:
+            results = self.segmenter.answer(self, self.segmenter.sentences(expression), **asked)
         return results[0] if isinstance(expression, str) else results
 
     def __enter__(self) -> Self:
@@ -326,7 +330,7 @@ def answered(answer: Selection, source: VideoSource, fps: float | None, times: S
     names = answer.tracks or repeat(None)
     rows = zip(answer.scores, means, objects, answer.evidence, names, strict=False)
     items = [ObjectResult(score * mean, rles, tuple(row.tolist()), name) for score, mean, rles, row, name in rows]
-    return Result(
+    result = Result(
         expression=answer.query.expression,
         words=answer.query.words,
         found=bool(answer.chosen),
@@ -342,6 +346,7 @@ def answered(answer: Selection, source: VideoSource, fps: float | None, times: S
         others=tuple(items[len(answer.chosen) :]),
         unknown=tuple(word.text for word in answer.query.unknown),
     )
+    return result.of(source)
 
 
 def again(source: VideoSource) -> Iterator[Frame]:

@@ -175,6 +175,30 @@ def _export(
         _publish(work, folder, document, answers)
 
 
+def save_result(result: Result, folder: Path) -> Path:
+    """Add an answer from Python to a folder of answers about one video, or replace that to the same sentence: masks
+    `<NN-slug>/masks/<frame>.png` and `result.json`. Raises UserError where the folder holds anything else."""
+    from dshmp.video.overlay import save_png
+
+    known = result.origin
+    video, first = (str(known.path or "an array"), known.start) if known else ("unknown", 0)
+    folder = disk.destination(folder, folder=True)
+    document = read_document(folder)
+    if document is None and os.path.lexists(folder):
+        raise UserError(f"{folder}: exists and is not a result of dshmp; choose another folder")
+    about = {"video": video, "height": result.height, "width": result.width}
+    if document and any(document.get(key) != value for key, value in about.items()):
+        raise UserError(f"{folder}: holds answers about {document['video']}, not {video}; choose another folder")
+    with disk.scratch(folder if folder.is_dir() else folder.parent) as work, disk.writing(folder, work):
+        (work / "0" / MASKS).mkdir(parents=True)
+        for t in range(result.frame_count):
+            save_png(work / "0" / MASKS / f"{first + t:05d}.png", result.mask(t).astype(np.uint8) * 255)
+        answer: dict[str, Any] = {"sentence": result.expression, "folder": "", "settings": {}, "first_frame": first}
+        fresh = {"generator": GENERATOR, **about, "evidence": EVIDENCE, "results": []}
+        _publish(work, folder, fresh, [answer | result.to_json()])
+    return folder
+
+
 def answer_folder(video: Path, out: Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
     """The folder for answers about a video, and its result.json or {}. UserError where it holds something else."""
     folder = disk.destination(out / (name or folder_name(video)), folder=True)

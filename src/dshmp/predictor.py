@@ -33,6 +33,7 @@ from dshmp.model.words import noun_phrases
 from dshmp.options import Kind, Precision, Targets
 from dshmp.result import Result
 from dshmp.spill import Spill
+from dshmp.stream import Extent, FrameResult, answers, window_frames
 from dshmp.tracked import (
     TrackedVideo,
     nothing,
@@ -43,6 +44,7 @@ from dshmp.tracked import (
     with_labels,
 )
 from dshmp.video.io import FrameRange, Video, open_video
+from dshmp.video.live import LiveVideo, open_live
 from dshmp.video.source import VideoSource
 
 if TYPE_CHECKING:
@@ -71,8 +73,21 @@ class Options(Asked, total=False):
     fps: float | None
 
 
+class Streaming(TypedDict, total=False):
+    fps: float | None
+    window: Extent | None
+    overlap: Extent | None
+    threshold: float | None
+    targets: Targets | None
+    candidates: "Kind | CandidateSource | None"
+    still_camera: bool
+
+
 class Segmenter:
     """Answers sentences about videos; input that cannot be answered is a UserError.
+
+    Several threads may use one: calls, `encode` and `stream` change nothing in it. A stream is read by one thread. It
+    can be pickled, and so be sent to other processes.
 
     >>> seg = Segmenter.from_pretrained("default")
     >>> result = seg("clip.mp4", "the one that turns back")
@@ -184,6 +199,53 @@ class Segmenter:
         self.readout(asked.get("threshold"), asked.get("targets"))
         results = self.answer(open_video(video, frames, fps), sentences, **asked)
         return results[0] if isinstance(expression, str) else results
+
+    @overload
+    def stream(self, source: LiveVideo, expression: str, **how: Unpack[Streaming]) -> Iterator[FrameResult]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def stream(
+        self, source: LiveVideo, expression: Sequence[str], **how: Unpack[Streaming]
+    ) -> Iterator[list[FrameResult]]: ...
+
+    def stream(
+        self,
+        source: LiveVideo,
+        expression: str | Sequence[str],
+        *,
+        fps: float | None = None,
+        window: Extent | None = None,
+        overlap: Extent | None = None,
+        threshold: float | None = None,
+        targets: Targets | None = None,
+        candidates: "Kind | CandidateSource | None" = None,
+        still_camera: bool = False,
+    ) -> Iterator[FrameResult] | Iterator[list[FrameResult]]:
+        """Segment what `expression` means in a video that may never end: one sentence, or several that share the work.
+        Gives a result per frame and sentence as soon as the frame's window is complete, and never revises it.
+
+        Args:
+            source: what `open_live` takes: the number of a camera, an address such as rtsp://..., "-" (stdin), a named
+                pipe, a file, an iterable of frames.
+            fps: of arrays, images and iterables; of a camera or RTSP, how many frames a second are taken at most.
+            window: how many frames are answered at once, or seconds as "2s"; by default 16 frames at the pace that the
+                model was trained on. A video that is no longer is answered as a call does.
+            overlap: how many of them are those of the window before; by default half.
+            threshold, targets, candidates, still_camera: as of a call.
+
+        Raises TypeError for an argument of another type, UserError for a wrong value or a source that cannot be opened;
+        at once, not at the first frame.
+        """
+        sentences = self.sentences(expression)
+        self.readout(threshold, targets)
+        if not sentences:
+            raise UserError("no expression given; say in words what to segment")
+        find = candidates if candidates is None or callable(candidates) else find_source(candidates)
+        asked = Asked(threshold=threshold, targets=targets, candidates=find, still_camera=still_camera)
+        live = open_live(source, fps, pace := self.config.input.motion_fps)
+        length, shared = window_frames(window, overlap, live.fps, pace)
+        found = answers(self, live, sentences, length, shared, asked)
+        return (each[0] for each in found) if isinstance(expression, str) else found
 
     def sentences(self, expression: str | Sequence[str]) -> list[str]:
         """One sentence or several, all of which the model can read; TypeError or UserError otherwise."""

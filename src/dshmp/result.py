@@ -2,9 +2,9 @@
 
 import json
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from dshmp.parser import Word
 from dshmp.rle import Rle, decode
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from dshmp.formats.answers import Answers
     from dshmp.video.io import Video
     from dshmp.video.source import VideoSource
@@ -69,6 +71,7 @@ class Result:
     rle: tuple[Rle, ...]  # the union of all objects in every frame
     others: tuple[ObjectResult, ...] = ()  # candidates that are not meant, best first; only where they were asked for
     unknown: tuple[str, ...] = ()  # words that nothing could check; scores are halved then
+    origin: Any = field(default=None, init=False, compare=False)  # its video (`dshmp.show.Origin`), to show it again
 
     def __repr__(self) -> str:
         size = f"frames={self.frame_count}, size={self.width}x{self.height}"
@@ -90,7 +93,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers: everything but the size of the frames."""
-        plain = {key: value for key, value in vars(self).items() if key not in ("height", "width")}
+        plain = {key: value for key, value in vars(self).items() if key not in ("height", "width", "origin")}
         return plain | {
             "words": [word._asdict() for word in self.words],
             "unknown": list(self.unknown),
@@ -107,6 +110,39 @@ class Result:
     def from_json(cls, values: dict[str, Any], height: int, width: int) -> "Result":
         """What `to_json` gave, of a video with frames of this size."""
         return TypeAdapter(cls).validate_python(values | {"height": height, "width": width})
+
+    def of(self, source: "VideoSource") -> Self:
+        """This result, which remembers its video, if that can be opened again."""
+        from dshmp.show import origin
+
+        object.__setattr__(self, "origin", origin(source))
+        return self
+
+    def _repr_html_(self) -> str:
+        from dshmp.show import to_html
+
+        return to_html(self)
+
+    def plot(self, video: "Video | None" = None) -> "Figure":
+        """A figure of matplotlib: a few frames, and the evidence over time. The video is found again where it was a
+        path, or an array that is still there; else give it, or see the masks alone. Raises UserError."""
+        from dshmp.show import plot
+
+        return plot(self, video)
+
+    def video(self, path: str | Path, video: "Video | None" = None) -> Path:
+        """Write the overlay that `dshmp segment` makes, an MP4; `video` as of `plot`, but it is needed. Returns the
+        path. Raises UserError, above all where another file is there."""
+        from dshmp.show import write_video
+
+        return write_video(self, Path(path), video)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write masks and result.json as `dshmp segment` does, which `load_results` reads; answers to other sentences
+        about the same video stay. Returns the folder. Raises UserError where it holds something else."""
+        from dshmp.export import save_result
+
+        return save_result(self, Path(folder))
 
     # For other tools: docs/formats.md. A video gives the frames' names, their places in it and their pixels; without
     # one, frames are counted from 0. Files and folders must be new, else that is a UserError.

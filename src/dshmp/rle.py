@@ -29,3 +29,8 @@ def area(rle: Rle) -> int:
 def box(rle: Rle) -> list[float]:
     """x, y, width and height of the box around a mask; zeros where that is empty."""
     return [float(side) for side in coco.toBbox(rle)]
+
+
+def intersection(one: Rle, other: Rle) -> int:
+    """Pixels that two masks of one size share."""
+    return int(coco.area(coco.merge([one, other], intersect=True)))

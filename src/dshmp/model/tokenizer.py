@@ -67,6 +67,12 @@ class TextTokenizer:
         self._cache: dict[str, _Parsed] = {}
         self._lock = threading.Lock()  # the tokeniser may not be used by two threads at once
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}  # which does not go along
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def __call__(self, expressions: Sequence[str]) -> TextBatch:
         """Tokenise a batch; UserError where one is blank or, unless `overlong` is "cut", longer than `max_tokens`."""
         parsed, release = self._parse(expressions), self.release
@@ -89,7 +95,8 @@ class TextTokenizer:
             return []
         words = [word for word in self.split(expression) if word.group and word.text.isalpha()]
         special = special_ids(self.tokenizer)
-        pieces = (self.tokenizer.encode(word.text).ids for word in words)
+        with self._lock:
+            pieces = [self.tokenizer.encode(word.text).ids for word in words]
         return [word for word, ids in zip(words, pieces, strict=True) if len(set(ids) - special) > 1]
 
     def keep(self, expressions: Iterable[str], folder: Path) -> None:

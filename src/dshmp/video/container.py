@@ -45,7 +45,7 @@ ORIENTATIONS = {
 def open_file(path: Path) -> VideoSource:
     """A file of moving pictures, which knows its own rate. Raises UserError."""
     with open_container(path) as container:
-        stream = _video_stream(container, path)
+        stream = video_stream(container, path)
         if stream.codec_context.color_trc in HDR:
             warn_once("%s: HDR, tone-mapped; the model knows ordinary video, so an SDR copy may do better", path)
         rate = stream.average_rate or stream.guessed_rate
@@ -61,7 +61,7 @@ def open_file(path: Path) -> VideoSource:
         come of itself. Damaged packets are passed over, with one warning."""
         nonlocal told
         with open_container(path) as container:
-            stream = _video_stream(container, path)
+            stream = video_stream(container, path)
             stream.thread_type = "AUTO"
             packets = itertools.islice(container.demux(stream), place.packet, None)
             count, found = place.before, place.pts is None
@@ -96,7 +96,7 @@ def open_file(path: Path) -> VideoSource:
     first, begin = opened
     # of this frame only: reading it ties a frame in a cycle that outlives its turn
     matrix = _display_matrix(first, path)
-    height, width, _ = _upright(to_rgb(first), matrix).shape
+    height, width, _ = upright(to_rgb(first), matrix).shape
     places = functools.cache(functools.partial(_places, path, first.pts, first.interlaced_frame))
 
     def frames(start: int) -> Iterator[Frame]:
@@ -106,7 +106,7 @@ def open_file(path: Path) -> VideoSource:
         shown = iter(()) if known is None else decoded(known.find(start))
         head = list(itertools.islice(shown, 1)) or itertools.islice(decoded(BEGIN), start, None)
         for frame, time in itertools.chain(head, shown):
-            image = _upright(to_rgb(frame), matrix)
+            image = upright(to_rgb(frame), matrix)
             if image.shape[:2] != (height, width):
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             yield Frame(image, time - begin)
@@ -141,7 +141,7 @@ class _Places(NamedTuple):
 def _places(path: Path, first: int | None, interlaced: bool) -> _Places | None:
     """None where packets are not frames or have no times of their own, or the frame that comes `first` is another."""
     with open_container(path) as container:
-        stream = _video_stream(container, path)
+        stream = video_stream(container, path)
         codec = stream.codec_context
         # AVI has but an order of packets
         ordered = container.format.name == "avi" and codec.has_b_frames
@@ -179,7 +179,7 @@ def open_container(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 
 
-def _video_stream(container: Any, path: Path) -> Any:
+def video_stream(container: Any, path: Path) -> Any:
     """The first stream of moving pictures (cover art doesn't count)."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
@@ -200,13 +200,13 @@ def _display_matrix(frame: Any, path: Path) -> list[int]:
             return list(np.frombuffer(bytes(side), dtype=np.int32).tolist())
     except ValueError:  # EXIF, which PyAV does not know; such a packet is a picture's file, whose EXIF Pillow reads
         with open_container(path) as container:
-            packet = next(container.demux(_video_stream(container, path)))
+            packet = next(container.demux(video_stream(container, path)))
         with contextlib.suppress(*DECODER_ERRORS), Image.open(io.BytesIO(bytes(packet)), formats=FORMATS) as image:
             return ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1), [1, 0, 0, 0, 1])
     return [1, 0, 0, 0, 1]
 
 
-def _upright(image: Pixels, matrix: list[int]) -> Pixels:
+def upright(image: Pixels, matrix: list[int]) -> Pixels:
     """The image with its display matrix applied."""
     a, b, _, c, d = matrix[:5]
     if abs(a) < abs(b):

@@ -12,6 +12,7 @@ import os
 import re
 import reprlib
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -62,7 +63,7 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
             source = _open_path(path, fps)
         source = replace(source, frames=functools.partial(_guarded, path, source.frames))
     elif isinstance(video, np.ndarray) or hasattr(video, "detach"):
-        source = _open_array(_as_array(video), fps)
+        source = replace(_open_array(as_array(video), fps), array=weakref.ref(video))
     elif isinstance(video, Iterable) and not isinstance(video, bytes | bytearray | Mapping):
         images = iter(video)
         first = next(images, None)
@@ -71,13 +72,13 @@ def open_video(video: Video, frames: FrameRange = None, fps: float | None = None
             source = _stills("video", None, functools.partial(_read_images, files), len(files), fps)
         else:
             given = () if first is None else itertools.chain([first], images)
-            source = _spooled(map(_as_array, itertools.islice(given, stop)), fps)
+            source = _spooled(map(as_array, itertools.islice(given, stop)), fps)
     else:
         raise TypeError(f"cannot read a video from {type(video).__name__}; give a path, an array, or frames or paths")
     return replace(source, start=start, stop=stop)
 
 
-def _as_array(image: Any) -> Any:
+def as_array(image: Any) -> Any:
     """A picture of Pillow, upright, or a uint8 tensor, whose colours may come before its sides, as an array; other
     things as they are."""
     if isinstance(image, Image.Image):

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,7 @@ class VideoSource:
     positions: tuple[int, ...] | None = None  # places in time of all frames, counted in frames; None: 0, 1, 2 ...
     names: tuple[str, ...] | None = None  # of a folder's frames, without their suffixes
     times: tuple[float, ...] | None = None  # of all frames, where they are known without decoding: of images and arrays
+    array: ref[Any] | None = None  # what was given, where that is one
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the range's beginning; raises UserError where it holds no frame."""
