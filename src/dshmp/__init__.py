@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["DsHmp", "EncodedVideo", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError"]
-__all__ += ["load_model", "load_results"]
+__all__ = ["DsHmp", "EncodedVideo", "FrameObject", "FrameResult", "ModelConfig", "ObjectResult", "Result"]
+__all__ += ["Segmenter", "UserError", "load_model", "load_results"]
 
 _HOME = {
     "DsHmp": "model.dshmp",
     "EncodedVideo": "encoded",
+    "FrameObject": "stream",
+    "FrameResult": "stream",
     "ModelConfig": "config",
     "ObjectResult": "result",
     "Result": "result",
