@@ -28,7 +28,8 @@ DOCS, PACKAGE, STAGE, SITE = ROOT / "docs", ROOT / "src" / "dshmp", ROOT / "buil
 NOTEBOOKS = DOCS / "notebooks"
 NAV: list[dict[str, Any]] = [
     {"Start": "index.md"},
-    {"Use": [{"Use": "use.md"}, {"Web page": "serve.md"}, {"Streams": "stream.md"}, {"Notebook: segment a video": "notebooks/segment.md"}]},
+    {"Use": [{"Use": "use.md"}, {"Web page": "serve.md"}, {"Notebook: segment a video": "notebooks/segment.md"}]},
+    {"Streams": "stream.md"},
     {"Many videos, many machines": "fleet.md"},
     {"Formats of other tools": "formats.md"},
     {"Data sets and scoring": "data.md"},
