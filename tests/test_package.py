@@ -16,7 +16,17 @@ import dshmp
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PUBLIC = ["DsHmp", "EncodedVideo", "ModelConfig", "ObjectResult", "Result", "Segmenter", "UserError"]
+PUBLIC = [
+    "DsHmp",
+    "EncodedVideo",
+    "FrameObject",
+    "FrameResult",
+    "ModelConfig",
+    "ObjectResult",
+    "Result",
+    "Segmenter",
+    "UserError",
+]
 PUBLIC += ["load_model", "load_results"]
 HEAVY = {"torch", "transformers", "spacy", "av", "cv2", "scipy", "numpy"}
 
