@@ -140,6 +140,8 @@ def notebook_page(path: Path, folder: Path) -> None:
                 picture = f"{path.stem}-{number}.png"
                 (folder / picture).write_bytes(base64.b64decode("".join(data["image/png"])))
                 lines += [f"![Output of the cell above]({picture})", ""]
+            elif "text/html" in data:
+                lines += ["", "".join(data["text/html"]).replace("\n", " "), ""]
             elif text := "".join(output.get("text") or data.get("text/plain", "")).rstrip():
                 lines += ["```text", text, "```", ""]
     lines += [f"The notebook: [{path.name}]({path.name})."]
