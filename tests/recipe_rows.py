@@ -35,14 +35,22 @@ OURS: dict[str, Any] = {
     "model.motion.camera": True,
     "model.motion.static": True,
     "model.motion.token_dropout": 0.15,
+    "model.readout.masks": "trajectories",
 }
-ROWS |= {f"{name}+ours": ROWS[name] | OURS for name in ("none", "ds", "hmp", "cl", "ds_hmp", "ds_cl", "hmp_cl", "full")}
 ROWS |= {
-    "full+ours+no_static": OURS | {"model.motion.static": False},
-    "full+ours+no_camera": OURS | {"model.motion.camera": False},
-    "full+ours+soft": OURS | {"model.readout.masks": "trajectories", "model.readout.pointing": "soft"},
-    "full+ours+tokens_kept": OURS | {"model.motion.token_dropout": 0.0},
-    "full+ours+tokens_hidden": OURS | {"model.motion.token_dropout": 1.0},
+    "ours": OURS,
+    "no_static": {key: value for key, value in OURS.items() if key != "model.motion.static"},
+    "no_camera": {key: value for key, value in OURS.items() if key != "model.motion.camera"},
+    "soft": OURS | {"model.readout.pointing": "soft"},
+    "tokens_kept": OURS | {"model.motion.token_dropout": 0.0},
+    "tokens_hidden": OURS | {"model.motion.token_dropout": 1.0},
+}
+# of several files: what the last one says itself comes on top
+TOGETHER = {
+    f"{name}+ours": ROWS[name] | OURS for name in ("none", "ds", "hmp", "cl", "ds_hmp", "ds_cl", "hmp_cl", "full")
+}
+TOGETHER |= {
+    f"full+ours+{name}": ROWS[name] for name in ("no_static", "no_camera", "soft", "tokens_kept", "tokens_hidden")
 }
 
 

@@ -41,6 +41,7 @@ SWIN_T, VIDEO_SWIN_T, VIDEO_SWIN_B = (92_398_398, 217_044_030), (92_724_906, 217
 """Parameters that learn, and all; those with Swin-T are the release's."""
 NO_STAGES = (89_234_238, 213_879_870)
 """Without what hierarchical motion perception alone has."""
+OURS = (92_987_280, 217_632_912)
 SIZES = {
     "ablations/cl": NO_STAGES,
     "ablations/cues_direct": (91_863_358, 216_508_990),
@@ -52,14 +53,22 @@ SIZES = {
     "ablations/hmp": SWIN_T,
     "ablations/hmp_cl": SWIN_T,
     "ablations/matching_none": SWIN_T,
+    "ablations/matching_tracks": (92_593_806, 217_239_438),
     "ablations/negatives_10": SWIN_T,
     "ablations/negatives_200": SWIN_T,
+    "ablations/no_camera": (92_983_696, 217_629_328),
+    "ablations/no_static": (92_789_391, 217_435_023),
     "ablations/none": NO_STAGES,
+    "ablations/ours": OURS,
+    "ablations/soft": OURS,
     "ablations/stages_1": (91_602_750, 216_248_382),
     "ablations/stages_2": (92_000_574, 216_646_206),
     "ablations/time": (92_660_542, 217_306_174),
     "ablations/time_displacement": (92_529_470, 217_175_102),
     "ablations/time_none": SWIN_T,
+    "ablations/time_position": (92_529_470, 217_175_102),
+    "ablations/tokens_hidden": OURS,
+    "ablations/tokens_kept": OURS,
     "ours/mevis": (93_118_352, 217_763_984),
     "ours/tracks_mevis": (2_497_939, 127_696_237),
     "paper/a2d_b": VIDEO_SWIN_B,
