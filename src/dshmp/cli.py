@@ -124,10 +124,8 @@ def segment(
     if as_json:
         typer.echo(_json(video, folder, results))
     for result in () if as_json else results:
-        count = len(result.objects)
-        found = "nothing matches" if not result.found else "1 object" if count == 1 else f"{count} objects"
         guess = f" (not understood: {', '.join(result.unknown)})" if result.unknown else ""
-        _say(f"{result.score:.2f}  {found}: {result.expression}{guess}")
+        _say(f"{result.score:.2f}  {result.verdict}: {result.expression}{guess}")
     before = len(results) - new
     told = f" ({before} of {len(results)} answered before)" if before else ""
     _say(f"wrote {folder}{told}", err=as_json)

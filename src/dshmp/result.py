@@ -83,6 +83,12 @@ class Result:
         return len(self.times)
 
     @property
+    def verdict(self) -> str:
+        """How many objects are meant, in words."""
+        count = len(self.objects)
+        return "nothing matches" if not self.found else "1 object" if count == 1 else f"{count} objects"
+
+    @property
     def masks(self) -> NDArray[np.bool_]:
         """(T, H, W) bool, decoded on every call: for long videos take `mask(t)`."""
         return decode(self.rle)

@@ -123,28 +123,23 @@ def to_html(result: "Result", video: Video | None = None) -> str:
         if video is not None:
             raise
         frames = list(strip(result, None))
-    found = "nothing matches" if not result.found else _objects(result)
     unknown = f" · not understood: {', '.join(result.unknown)}" if result.unknown else ""
     shown = "".join(_cell(picture, result.times[t]) for t, picture in frames)
-    quiet = f"color:{_css(QUIET)}"
-    legend = f'<span style="color:{_css(STATIC)}">static</span> <span style="color:{_css(MOTION)}">motion</span>'
+    quiet = f"color:{css(QUIET)}"
+    legend = f'<span style="color:{css(STATIC)}">static</span> <span style="color:{css(MOTION)}">motion</span>'
     return (
-        f'<div style="background:{_css(PANEL)};color:{_css(PLAIN)};padding:12px;border-radius:8px;max-width:1280px;'
+        f'<div style="background:{css(PANEL)};color:{css(PLAIN)};padding:12px;border-radius:8px;max-width:1280px;'
         'font:14px/1.5 system-ui,sans-serif">'
         f'<div style="font-size:17px">{_sentence(result)}</div>'
-        f'<div style="{quiet}"><b style="color:{_css(PLAIN)}">{result.score:.2f}</b> '
-        f"{html.escape(found + unknown)} · {legend}</div>"
+        f'<div style="{quiet}"><b style="color:{css(PLAIN)}">{result.score:.2f}</b> '
+        f"{html.escape(result.verdict + unknown)} · {legend}</div>"
         f'<div style="display:flex;flex-wrap:wrap;gap:4px;margin:8px 0">{shown}</div>'
         f'<div style="{quiet};font-size:12px">evidence, when the model saw it</div>{_timeline(result)}</div>'
     )
 
 
-def _objects(result: "Result") -> str:
-    return "1 object" if len(result.objects) == 1 else f"{len(result.objects)} objects"
-
-
-def _css(colour: Sequence[int]) -> str:
-    return "#" + "".join(f"{each:02x}" for each in colour)
+def css(colour: Sequence[int]) -> str:
+    return f"#{bytes(colour).hex()}"
 
 
 def _sentence(result: "Result") -> str:
@@ -152,7 +147,7 @@ def _sentence(result: "Result") -> str:
     text, parts, end = result.expression, [], 0
     for word in result.words:
         if word.group is not None and word.start >= end:
-            colour = _css(STATIC if word.group == "static" else MOTION)
+            colour = css(STATIC if word.group == "static" else MOTION)
             parts += [html.escape(text[end : word.start])]
             parts += [f'<span style="color:{colour}">{html.escape(text[word.start : word.end])}</span>']
             end = word.end
@@ -164,7 +159,7 @@ def _cell(picture: Pixels, time: float) -> str:
     coded = base64.b64encode(data.tobytes()).decode()
     return (
         f'<figure style="margin:0"><img alt="" src="data:image/jpeg;base64,{coded}" style="display:block">'
-        f'<figcaption style="color:{_css(QUIET)};font-size:11px">{time:.1f} s</figcaption></figure>'
+        f'<figcaption style="color:{css(QUIET)};font-size:11px">{time:.1f} s</figcaption></figure>'
     )
 
 
@@ -177,9 +172,9 @@ def _timeline(result: "Result") -> str:
         for x, values in enumerate(np.array_split(np.asarray(result.evidence), count))
         if values.size
     ]
-    style = f"width:100%;height:40px;background:{_css(TRACK)};border-radius:4px"
+    style = f"width:100%;height:40px;background:{css(TRACK)};border-radius:4px"
     return (
-        f'<svg viewBox="0 0 {count} 40" preserveAspectRatio="none" style="{style}" fill="{_css(MOTION)}">'
+        f'<svg viewBox="0 0 {count} 40" preserveAspectRatio="none" style="{style}" fill="{css(MOTION)}">'
         f"{''.join(bars)}</svg>"
     )
 
@@ -204,8 +199,7 @@ def plot(result: "Result", video: Video | None = None) -> "Figure":
     axes = figure.add_subplot(grid[1, :])
     axes.fill_between(result.times, result.evidence, color=np.array(MOTION) / 255, step="mid")
     axes.set(xlabel="seconds", ylabel="evidence", ylim=(0, None))
-    found = _objects(result) if result.found else "nothing matches"
-    title = f"{result.expression}\n{result.score:.2f}, {found}".replace("$", r"\$")
+    title = f"{result.expression}\n{result.score:.2f}, {result.verdict}".replace("$", r"\$")
     figure.suptitle(title, fontsize=10)
     return figure
 

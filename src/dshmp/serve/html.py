@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dshmp.serve.session import View, candidates, current, meant
+from dshmp.show import css
 from dshmp.video.overlay import MOTION, STATIC
 
 if TYPE_CHECKING:
     from dshmp.parser import Word
     from dshmp.result import Result
-    from dshmp.video.overlay import Colour
 
 BARS = 240  # of a timeline, at most
 LISTED = 12  # objects that are listed at once; those that are shown always are
@@ -27,10 +27,6 @@ _TEMPLATES = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#
 
 def escaped(text: str) -> str:
     return html.escape(text).translate(_TEMPLATES)
-
-
-def css(colour: "Colour") -> str:
-    return f"#{bytes(colour).hex()}"
 
 
 def sentences_html(view: View) -> str:
@@ -62,9 +58,7 @@ def _word(word: "Word", unknown: tuple[str, ...]) -> str:
 
 
 def _verdict(result: "Result") -> str:
-    count = len(result.objects)
-    found = "nothing matches" if not count else "1 object" if count == 1 else f"{count} objects"
-    return f'<span class="verdict"><b>{result.score:.2f}</b> {found}</span>'
+    return f'<span class="verdict"><b>{result.score:.2f}</b> {result.verdict}</span>'
 
 
 def timeline_html(view: View) -> str:

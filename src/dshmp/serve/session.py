@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from dshmp.encoded import Progress
 from dshmp.errors import UserError
 from dshmp.result import ObjectResult, Result
-from dshmp.rle import decode, encode
+from dshmp.rle import encode
+from dshmp.show import masks_at
 from dshmp.video.io import open_video
 from dshmp.video.overlay import (
     OBJECTS,
@@ -101,18 +102,12 @@ def shown(view: View) -> list[Result]:
 
 
 def _unions(result: Result) -> Iterator[NDArray[np.bool_]]:
-    return (np.asarray(masks_at(result.objects, t, result).any(axis=0)) for t in range(result.frame_count))
+    return (np.asarray(masks_at(result, t).any(axis=0)) for t in range(result.frame_count))
 
 
 def shown_colours(view: View, sentence: int) -> list[Colour]:
     """Of the objects of `shown`, in their order; one for none."""
     return [view.colours[number] for number in sorted(view.on[sentence])] or [OBJECTS[0]]
-
-
-def masks_at(objects: Sequence[ObjectResult], frame: int, result: Result) -> Masks:
-    """Masks (K, H, W) of some objects in one frame."""
-    none: NDArray[np.bool_] = np.zeros((0, result.height, result.width), bool)
-    return decode([item.rle[frame] for item in objects]) if objects else none
 
 
 def draw_page_video(path: Path, view: View, progress: Progress) -> None:
@@ -142,7 +137,7 @@ def _draw(
 ) -> None:
     with overlay_writer(path, *size, result.fps) as write:
         for index, frame in enumerate(source):
-            write(paint(frame.image, masks_at(result.objects, index, result), index), frame.time)
+            write(paint(frame.image, masks_at(result, index), index), frame.time)
             progress("drawing", index + 1, result.frame_count)
     add_sound(path, source.path, source.begin + result.times[0])
 
