@@ -17,7 +17,7 @@ from PIL import Image
 
 import dshmp
 import tiny
-from clips import tiny_model, write_clip
+from clips import write_clip
 from dshmp import cli, load_results
 from dshmp.checkpoint import save_model
 from dshmp.data.mini import make_mini
@@ -25,13 +25,6 @@ from dshmp.data.registry import DATASETS
 from dshmp.errors import UserError
 from dshmp.lists import read_list
 from dshmp.model.frames import prepare_frames
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(*tiny_model(), folder)
-    return str(folder)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -16,22 +16,14 @@ from typing import Any
 import fsspec
 import pytest
 
-from clips import tiny_model, write_clip
+from clips import write_clip
 from dshmp import cli, fleet, remote
-from dshmp.checkpoint import save_model
 from dshmp.errors import UserError
 from dshmp.export import MASKS, load
 from dshmp.options import Options
 from dshmp.result import RESULTS
 
 SENTENCES = ("the one that moves right", "the red rectangle that keeps still")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(*tiny_model(), folder)
-    return str(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clips import tiny_model, transport_stream, write_clip
+from clips import transport_stream, write_clip
 from dshmp import cli
-from dshmp.checkpoint import save_model
 from dshmp.errors import UserError
 from dshmp.live import live_folder, parse_source
 from dshmp.predictor import Segmenter
@@ -22,13 +21,6 @@ from dshmp.rle import decode
 
 SENTENCES = ("the one that turns back", "a cat")
 COMMAND = [sys.executable, "-c", "from dshmp.cli import main; main()", "segment"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(*tiny_model(), folder)
-    return str(folder)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
