@@ -113,6 +113,24 @@ with heeded():
     assert python(script) == (143, "started\n", "dshmp: stopped by SIGTERM\n")
 
 
+def test_a_signal_while_a_worker_begins() -> None:
+    script = """
+import os, signal
+from multiprocessing import popen_spawn_posix
+from dshmp.processes import worker_pool
+from dshmp.signals import heeded
+launch = popen_spawn_posix.Popen._launch
+def launch_and_stop(*args):
+    launch(*args)
+    os.kill(os.getpid(), signal.SIGTERM)
+popen_spawn_posix.Popen._launch = launch_and_stop
+if __name__ == "__main__":
+    with heeded(), worker_pool(1) as pool:
+        pool.submit(os.getpid)
+"""
+    assert python(script) == (143, "", "dshmp: stopped by SIGTERM\n")
+
+
 def test_a_signal_that_is_ignored_stays_so() -> None:
     script = """
 import os, signal

@@ -54,6 +54,7 @@ def worker_pool(workers: int, begin: Callable[..., None] | None = None, *args: A
         yield pool
         pool.shutdown()
     except BaseException:
+        queues = vars(pool).copy()  # a worker that is just beginning would stumble over their absence
         pool.shutdown(wait=False, cancel_futures=True)
         # who is at work may finish in a second; a pool whose workers are killed before it cancelled the rest stumbles
         deadline = time.monotonic() + 1
@@ -61,6 +62,7 @@ def worker_pool(workers: int, begin: Callable[..., None] | None = None, *args: A
             process.join(max(deadline - time.monotonic(), 0))
         for process in left:
             process.kill()
+        del queues
         raise
 
 
