@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import cycle
@@ -293,6 +293,9 @@ class Segmenter:
         threshold, targets = self.readout(asked.get("threshold"), asked.get("targets"))
         progress = _progress(asked.get("progress"))
         keep_all = checked("all_objects", asked.get("all_objects", False), bool, "True or False")
+        if learned_from_tracks_alone(self.card.recipe):
+            ways = "give it --tracks or --candidates"
+            raise UserError(f"this model has learned from tracks alone and finds no objects itself; {ways}")
         queries = self._queries(expressions)
         with contextlib.ExitStack() as files:
 
@@ -474,6 +477,12 @@ class Segmenter:
         except torch.OutOfMemoryError:
             ways = "--device cpu, --precision bfloat16, a range of --frames, or a model with a smaller input.chunk"
             raise UserError(f"not enough memory on {self.device}; use {ways}") from None
+
+
+def learned_from_tracks_alone(recipe: Mapping[str, Any]) -> bool:
+    """Whether a model's static perception is as random as it began; of a card's recipe."""
+    begun = any(recipe.get(name) for name in ("init", "mask2former"))
+    return recipe.get("candidates", "perception") != "perception" and not begun
 
 
 def _progress(progress: Progress | None) -> Progress:

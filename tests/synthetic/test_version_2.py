@@ -263,6 +263,27 @@ def test_footage_asks_for_the_opposite_way_where_somebody_turns_back(footage: li
     assert not set().union(*map(new_words, texts))
 
 
+def test_what_is_filmed_from_nearby_changes_its_size(footage: list[Plan]) -> None:
+    factors, near = [], 0
+    for plan in footage:
+        ends = [(item.motion, item.track.scale, item.across / min(plan.height, plan.width)) for item in plan.items]
+        about_sizes = any(move.name in ("grow", "shrink") for move, _, _ in ends)
+        for move, scale, across in ends:
+            assert across * scale.min() > 0.04
+            assert across * scale.max() < 0.7
+            if move.name in ("grow", "shrink"):
+                assert (scale[-1] > 1.15 * scale[0]) if move.name == "grow" else (scale[0] > 1.15 * scale[-1])
+                factors.append(scale.max() / scale.min())
+            else:  # where nothing is said about sizes, whatever goes comes nearer or gets further away
+                changes = scale.max() > 1.02 * scale.min()
+                assert changes == (not about_sizes and bool(move.path))
+                near += changes
+        claims = {sentence.meaning.claim for sentence in plan.expressions}
+        assert about_sizes or not {"grow", "shrink"} & claims
+    assert near
+    assert max(factors) > 3
+
+
 def test_what_stands_still_in_footage_may_get_out_of_sight(footage: list[Plan]) -> None:
     lost = 0
     for plan in footage:

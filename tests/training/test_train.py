@@ -570,6 +570,8 @@ def test_a_motion_part_learns_mevis_from_its_masks(mevis: Path, roberta: Path, t
     for each in (*result.objects, *result.others):
         assert each.track is not None
         assert np.array_equal(each.masks, masks[int(each.track) - 1])
+    with pytest.raises(UserError, match=r"learned from tracks alone .* give it --tracks or --candidates"):
+        segmenter(frames, item.text, fps=8.0)
 
 
 def test_training_on_masks_goes_on_as_if_nothing_had_happened(mevis: Path, roberta: Path, tmp_path: Path) -> None:

@@ -282,6 +282,23 @@ def _in_place(name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     return base
 
 
+def perspective(drawn: Track, name: str, canvas: Canvas, rng: np.random.Generator) -> Track:
+    """The track of what is filmed from nearby: it grows up to five times as large, or shrinks, evenly in its distance,
+    that is in 1 / scale; something that goes (no program of SCALE) as far as it has got. Its outline is not rigid."""
+    frames, share = len(drawn.xy), canvas.across / canvas.short
+    time = np.linspace(0, 1, frames)
+    away = np.linalg.norm(drawn.xy - drawn.xy[0], axis=1)
+    part = np.interp(time, (rng.uniform(0, 0.2), rng.uniform(0.8, 1)), (0, 1)) if name in SCALE else away / away.max()
+    factor = np.exp(rng.uniform(np.log(1.35 if name in SCALE else 1.1), np.log(5)))
+    large = min(1.1 * np.sqrt(factor), 0.6 / share)
+    small = max(large / factor, 0.06 / share)
+    nearer = name == "grow" or (name != "shrink" and rng.random() < 0.5)
+    first, last = (small, large) if nearer else (large, small)
+    scale = 1 / (1 / first + (1 / last - 1 / first) * part)
+    wave = np.sin(rng.uniform(2, 12) * time * frames / 8 + rng.uniform(0, 2 * np.pi))
+    return replace(drawn, scale=scale * np.exp(rng.uniform(0, 0.08) * wave))
+
+
 def _border(kind: str, direction: str, canvas: Canvas, rng: np.random.Generator) -> Track:
     """Starts, or ends, wholly outside of the frame."""
     axis = 0 if direction in ("left", "right") else 1

@@ -152,7 +152,7 @@ def _cast(
     if family == "fleeting":
         kinds = {"fleeting": 8, "still": 1, "steady": 1, "stop": 0.5, "hops": 0.5, "scale": 0.5}
     if family == "footage":
-        kinds = {"scale": 4, "steady": 2, "still": 1.5, "turn": 0.5, "stop": 1, "wait": 1, "turn back": 2}
+        kinds = {"scale": 3, "steady": 2, "still": 1.5, "turn": 0.5, "stop": 1, "wait": 1, "turn back": 2}
     if family == "pairs":
         groups = (("left", "right"), ("up", "down"), *(GROUPS[name] for name in ("turn", "circle", "stop", "three")))
         names = [rng.choice(rng.choices(groups, (28, 22, 24, 14, 6, 6))[0])]
@@ -206,6 +206,11 @@ def _room(drawn: Track, canvas: Canvas, view: Camera | None) -> tuple[np.ndarray
     reach = np.maximum(canvas.reach_at(zoom), 0)
     low, high = (-reach - shift) / zoom[:, None] - drawn.xy, (reach - shift) / zoom[:, None] - drawn.xy
     return low[drawn.visible].max(axis=0), high[drawn.visible].min(axis=0)
+
+
+def _changes_size(move: Motion, sized: bool) -> bool:
+    """In footage: what grows or shrinks, or, in clips that are not about sizes, whatever goes somewhere."""
+    return move.name in motions.SCALE or (not sized and bool(move.path))
 
 
 def _passes(family: str, move: Motion) -> bool:
@@ -380,10 +385,10 @@ def _camera(
     return camera.strong(kind, power, canvas, drawn[chosen].xy, chosen, noise)
 
 
-def _draw_track(move: Motion, canvas: Canvas, noise: np.random.Generator, family: str) -> Track:
+def _draw_track(move: Motion, canvas: Canvas, noise: np.random.Generator, near: bool) -> Track:
     drawn = motions.track(move.name, canvas, noise)
-    if family == "footage" and move.name in motions.SCALE:  # by more or less
-        drawn = replace(drawn, scale=drawn.scale ** noise.uniform(0.5, 1.15))
+    if near:
+        drawn = motions.perspective(drawn, move.name, canvas, noise)
     return motions.drifting(drawn, move.path[0], canvas, noise) if move.path and move.name in motions.SCALE else drawn
 
 
@@ -395,6 +400,8 @@ def _scattered(
     frames = 16
     if family == "long":
         frames = rng.choice((24, 32))
+    elif family == "footage":
+        frames = rng.choice((16, 16, 24, 32, 48))
     elif family == "close" or (family in ("alike", "easy", "pairs") and rng.random() < 0.12):
         frames = 8
     looks, names, widths = _cast(family, split, frames, min(height, width), world, rng)
@@ -412,8 +419,10 @@ def _scattered(
             replace(move, path=(rng.choice(ways),)) if move.name in motions.SCALE and rng.random() < drifting else move
             for move in moves
         ]
+    sized = any(name in motions.SCALE for name in names)
     drawn: Iterable[Track] = (
-        _draw_track(move, each, noise, family) for move, each in zip(moves, canvases, strict=True)
+        _draw_track(move, each, noise, family == "footage" and _changes_size(move, sized))
+        for move, each in zip(moves, canvases, strict=True)
     )
     view = None
     if kind:  # the camera depends on the tracks; without one, each track is placed before the next one is drawn
@@ -505,6 +514,8 @@ class _Writer:
         self.frames, self.family, self.split, self.rng, self.world = frames, family, split, rng, world
         self.kind = view.kind if view is not None else ""
         self.unsaid = UNSAID.get(self.kind, frozenset())
+        if family == "footage" and not any(move.name in motions.SCALE for move in self.moves):
+            self.unsaid |= OF_SCALE
         self.made: dict[str, Sentence] = {}
         self.tries = 0
 
@@ -647,11 +658,14 @@ class _Writer:
         """A motion that no object of the clip does, of objects that are there or of any at all."""
         rng = self.rng
         index = rng.randrange(len(self.looks))
+        turning = [i for i, move in enumerate(self.moves) if move.name in GROUPS["turn back"]]
+        if self.family == "footage" and turning and rng.random() < 0.5:
+            index = rng.choice(turning)
         name, chance = self.moves[index].name, rng.random()
         if name in motions.RELATIVE or chance < 0.1:
             return self.absent() if chance < 0.5 else Meaning(self.static(index), rng.choice(motions.WIDER))
         claims: Sequence[str] = [claim for claim in motions.CLAIMS if claim not in motions.RELATIVE]
-        if self.family == "footage" and chance < 0.6:
+        if self.family == "footage" and chance < 0.7:
             if motions.reading("move", self.moves[index]) is False:
                 claims = ("move", "move", *GROUPS["steady"], *GROUPS["wait"], *GROUPS["stop"])
             else:
