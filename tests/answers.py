@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from dshmp.answer import ObjectResult
 from dshmp.parser import Word
-from dshmp.result import ObjectResult, Result
+from dshmp.result import Result
 from dshmp.rle import encode
 
 LENGTH, SIZE = 5, (45, 61)  # sides are odd on purpose

@@ -34,7 +34,8 @@ from dshmp.evaluation import report
 from dshmp.evaluation.coco import image_id
 from dshmp.evaluation.predictions import validate_zip, write_zip
 from dshmp.evaluation.score import run as score
-from dshmp.export import folder_names, owners_in, read_document, segment_to_folder
+from dshmp.export import segment_to_folder
+from dshmp.folder import folder_names, owners_in, read_document
 from dshmp.interop.safe_load import read_tensors
 from dshmp.lists import read_list
 from dshmp.model.tokenizer import load_tokenizer, save_tokenizer

@@ -18,10 +18,11 @@ import pytest
 
 from clips import write_clip
 from dshmp import cli, fleet, remote
+from dshmp.answer import RESULTS
 from dshmp.errors import UserError
-from dshmp.export import MASKS, load
+from dshmp.export import load
+from dshmp.folder import MASKS
 from dshmp.options import Options
-from dshmp.result import RESULTS
 
 SENTENCES = ("the one that moves right", "the red rectangle that keeps still")
 

@@ -21,12 +21,13 @@ from PIL import Image
 
 import tiny
 from clips import picture, tiny_model, write_clip
-from dshmp.encoded import Progress
 from dshmp.errors import UserError
-from dshmp.export import folder_names, owners_in, segment_to_folder, slug
+from dshmp.export import segment_to_folder
+from dshmp.folder import folder_names, owners_in, slug
 from dshmp.model.frame_decoder import disable_language
 from dshmp.options import Options, Targets
 from dshmp.predictor import Segmenter
+from dshmp.progress import Progress
 from dshmp.result import Result
 from dshmp.rle import decode
 from dshmp.video.container import open_container

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dshmp.answer import ObjectResult
 from dshmp.errors import UserError
 from dshmp.files import save_json
 from dshmp.parser import Word
-from dshmp.result import ObjectResult, Result, load_results
+from dshmp.result import Result, load_results
 from dshmp.rle import decode, encode
 
 

@@ -5,13 +5,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dshmp.answer import ObjectResult
     from dshmp.checkpoint import load_model
     from dshmp.config import ModelConfig
     from dshmp.encoded import EncodedVideo
     from dshmp.errors import UserError
     from dshmp.model.dshmp import DsHmp
     from dshmp.predictor import Segmenter
-    from dshmp.result import ObjectResult, Result, load_results
+    from dshmp.result import Result, load_results
+    from dshmp.stream import FrameObject, FrameResult
 
 __version__ = "0.1.0"
 
@@ -24,7 +26,7 @@ _HOME = {
     "FrameObject": "stream",
     "FrameResult": "stream",
     "ModelConfig": "config",
-    "ObjectResult": "result",
+    "ObjectResult": "answer",
     "Result": "result",
 }
 _HOME |= {"Segmenter": "predictor", "UserError": "errors", "load_model": "checkpoint", "load_results": "result"}

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,7 @@ from dshmp.config import EncoderConfig, InputConfig, ModelConfig, ReleaseConfig,
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_utf8, read_settings, reason, regular, save_tensors
 from dshmp.hub import looks_local
+from dshmp.interop.keymap import check_match, renamed, some
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 
@@ -239,8 +240,6 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     state = load_tensors(folder / WEIGHTS)
     if not any(".patch_embeddings." in key for key in state):  # the mark of versions 1 to 3
         return state
-    from dshmp.interop.keymap import renamed
-
     try:
         return renamed(state)
     except (KeyError, RuntimeError) as error:  # a part of what belongs together is missing, or of another size
@@ -283,20 +282,3 @@ def as_float32(path: str | Path, state: Mapping[str, torch.Tensor]) -> dict[str,
     weights = {key: value.to(torch.float32, copy=True) for key, value in state.items()}
     check_finite(path, weights)
     return weights
-
-
-def some(names: Sequence[str]) -> str:
-    """A few of the names, and how many there are."""
-    return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
-
-
-def check_match(
-    path: str | Path, state: Mapping[str, torch.Tensor], asked: Mapping[str, torch.Tensor], advice: str
-) -> None:
-    """Raises UserError, naming `path`, unless `state` has the names and shapes that are asked for."""
-    missing, extra = sorted(asked.keys() - state.keys()), sorted(state.keys() - asked.keys())
-    if faults := [f"{kind} {some(keys)}" for kind, keys in (("lacks", missing), ("has unknown", extra)) if keys]:
-        raise UserError(f"{path}: {' and '.join(faults)}; {advice}")
-    for key, value in asked.items():
-        if (found := state[key].shape) != value.shape:
-            raise UserError(f"{path}: {key} has shape {[*found]}, the config asks {[*value.shape]}; {advice}")

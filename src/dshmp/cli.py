@@ -172,8 +172,8 @@ def batch(
 
     Example: dshmp batch clips.csv --out results
     """
-    from dshmp.export import folder_names, owners_in
     from dshmp.fleet import Outcome, Task, answer, on_ray
+    from dshmp.folder import folder_names, owners_in
     from dshmp.lists import read_list
     from dshmp.remote import is_url, url_names
 

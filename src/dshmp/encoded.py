@@ -9,21 +9,27 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice, repeat
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dshmp.answer import ObjectResult
+from dshmp.candidates import CandidateSource
 from dshmp.errors import UserError
+from dshmp.formats.reading import TracksInput
 from dshmp.model.camera import Points, followed, grey_frames
 from dshmp.model.candidates import Candidates
 from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
 from dshmp.model.layers import joined
 from dshmp.model.pixel_decoder import PixelFeatures
-from dshmp.result import ObjectResult, Result
+from dshmp.options import Kind, Targets
+from dshmp.progress import Progress
+from dshmp.result import Result
 from dshmp.rle import Rle, encode
+from dshmp.runtime import Runtime
 from dshmp.spill import Spill
 from dshmp.video.source import Frame, VideoSource
 
@@ -31,9 +37,7 @@ if TYPE_CHECKING:
     from dshmp.model.motion_decoder import VideoTokens
     from dshmp.model.text import TextFeatures
     from dshmp.parser import Word
-    from dshmp.predictor import Asked, Segmenter
 
-Progress = Callable[[str, int, int | None], None]  # told what is being done, steps done, steps in all (None: unknown)
 Masks = NDArray[np.bool_]
 Part = PixelFeatures | Tensor  # of a chunk what no word changes: pixel features, or images where words reach those
 T = TypeVar("T")
@@ -44,6 +48,18 @@ KEPT = ("tokens", "mask_embed", "present", "geometry", "camera", "sure")
 
 # perceived at once; at 448x796 two frames take four fifths of the time of eight, and half the memory
 CPU_PIXELS = 2**20
+
+
+class Asked(TypedDict, total=False):
+    """How sentences are asked about a video, as `Segmenter` says."""
+
+    threshold: float | None
+    targets: Targets | None
+    progress: Progress | None
+    all_objects: bool
+    tracks: TracksInput | None
+    candidates: Kind | CandidateSource | None
+    still_camera: bool
 
 
 @dataclass(frozen=True)
@@ -115,8 +131,9 @@ class EncodedVideo:
     ...     others = video(["the dog", "the one that keeps still"], threshold=0.3)
     """
 
-    segmenter: "Segmenter"
+    runtime: Runtime
     source: VideoSource
+    answer: "Callable[[EncodedVideo, str | Sequence[str], Asked], list[Result]]"
     spill: Spill | None  # None for a video that is asked about once
     fps: float | None  # average over the frames read; None where the rate isn't known
     times: list[float] = field(default_factory=list)
@@ -126,17 +143,17 @@ class EncodedVideo:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # threads take turns with the files
 
     @overload
-    def __call__(self, expression: str, **asked: Unpack["Asked"]) -> Result: ...  # type: ignore[overload-overlap]
+    def __call__(self, expression: str, **asked: Unpack[Asked]) -> Result: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, expression: Sequence[str], **asked: Unpack["Asked"]) -> list[Result]: ...
+    def __call__(self, expression: Sequence[str], **asked: Unpack[Asked]) -> list[Result]: ...
 
-    def __call__(self, expression: str | Sequence[str], **asked: Unpack["Asked"]) -> Result | list[Result]:
+    def __call__(self, expression: str | Sequence[str], **asked: Unpack[Asked]) -> Result | list[Result]:
         """As of a `Segmenter`, with its arguments but those of the video."""
         if self.spill is not None and self.spill.file.closed:
             raise UserError(f"{self.source.name}: the encoded video is closed; encode it again")
         with self.lock:
-            results = self.segmenter.answer(self, self.segmenter.sentences(expression), **asked)
+            results = self.answer(self, expression, asked)
         return results[0] if isinstance(expression, str) else results
 
     def __enter__(self) -> Self:
@@ -162,7 +179,7 @@ class EncodedVideo:
             progress("frames", done := done + length, len(self.times))
 
     def _first(self, progress: Progress) -> Iterator[Part]:
-        frames, config = iter(self.source), self.segmenter.config.input
+        frames, config = iter(self.source), self.runtime.config.input
         size, before = input_size((self.source.height, self.source.width), config), None
         # each frame is resized as it comes, so no chunk of full frames is held
         while chunk := [(f.time, prepare_frames([f.image], config)) for f in islice(frames, self._at_once())]:
@@ -170,7 +187,7 @@ class EncodedVideo:
             self.times += times
             self.chunks.append(len(times))
             batch = torch.cat(images)
-            if self.segmenter.config.motion.geometry:
+            if self.runtime.config.motion.geometry:
                 grey = grey_frames(batch, size, config)
                 chain = grey if before is None else np.concatenate([before[None], grey])
                 self.corners.append(list(followed(chain))[-len(grey) :])
@@ -186,33 +203,33 @@ class EncodedVideo:
     def part(self, chunk: int, frames: Iterable[Frame]) -> Part:
         """Of a chunk, from the file or, where that does not hold it, from its frames."""
         if kept := self.spill.read(chunk) if self.spill else []:
-            kept = [tensor.to(self.segmenter.device) for tensor in kept]
+            kept = [tensor.to(self.runtime.device) for tensor in kept]
             return PixelFeatures(kept[0], kept[1], kept[2:]) if len(kept) > 1 else kept[0]
-        config = self.segmenter.config.input
+        config = self.runtime.config.input
         return self._perceive(torch.cat([prepare_frames([frame.image], config) for frame in frames]))
 
     def pixels(self, part: Part, queries: Sequence[Query]) -> list[PixelFeatures]:
         """A chunk's pixel features: one for all queries where no word reaches them, or one each."""
         if not isinstance(part, Tensor):
             return [part]
-        seg = self.segmenter
-        with seg.inference():
-            return [seg.model.encode_pixels(part.to(seg.device), query.text) for query in queries]
+        run = self.runtime
+        with run.inference():
+            return [run.model.encode_pixels(part.to(run.device), query.text) for query in queries]
 
     def _perceive(self, images: Tensor) -> Part:
         """Of a chunk's images what no word changes."""
-        seg = self.segmenter
-        if seg.config.backbone.language_fusion:
+        run = self.runtime
+        if run.config.backbone.language_fusion:
             return images
-        with seg.inference():
-            return seg.model.encode_pixels(images.to(seg.device))
+        with run.inference():
+            return run.model.encode_pixels(images.to(run.device))
 
     def _at_once(self) -> int:
         """Frames of a chunk: fewer of large ones on a CPU, whose caches what lies between two layers should fit."""
-        seg = self.segmenter
-        height, width = input_size((self.source.height, self.source.width), seg.config.input)
-        most = CPU_PIXELS // (height * width) if seg.device.type == "cpu" else seg.config.input.chunk
-        return seg.model.whole_clips(max(1, min(most, seg.config.input.chunk)))
+        run = self.runtime
+        height, width = input_size((self.source.height, self.source.width), run.config.input)
+        most = CPU_PIXELS // (height * width) if run.device.type == "cpu" else run.config.input.chunk
+        return run.model.whole_clips(max(1, min(most, run.config.input.chunk)))
 
 
 @dataclass
@@ -242,9 +259,9 @@ class AskedVideo:
         objects' mask logits (K, H, W), float32: at once, so that only one expression's are in memory. Frames are
         decoded again only where their pixels are wanted or perceived anew."""
         video, answers = self.video, self.answers
-        seg = video.segmenter
+        run = video.runtime
         for answer in answers:
-            answer.quality = Quality(len(answer.kept)) if seg.config.release.score == "quality" else None
+            answer.quality = Quality(len(answer.kept)) if run.config.release.score == "quality" else None
         wanted = any(answer.kept for answer in answers)
         stored = self.maps or video.spill
         whole = stored is not None and stored.complete
@@ -258,9 +275,9 @@ class AskedVideo:
             if wanted:
                 maps = self._maps(chunk, () if whole else [frame for frame in frames if frame is not None])
             place, embed = slice(start, start + length), self.objects.read(chunk)[1 :: self.kinds]
-            with seg.inference():
+            with run.inference():
                 logits = [  # of the kept video tokens (K, F, h, w)
-                    seg.model.decode_masks(answer.video, place, each, own.to(seg.device))
+                    run.model.decode_masks(answer.video, place, each, own.to(run.device))
                     if answer.kept and answer.video is not None
                     else torch.empty(0, 1)
                     for answer, own, each in zip(answers, cycle(embed), cycle(maps), strict=False)
@@ -274,7 +291,7 @@ class AskedVideo:
     @property
     def kinds(self) -> int:
         """How many tensors are kept of each query and chunk."""
-        return len(KEPT) if self.video.segmenter.config.motion.geometry else 2
+        return len(KEPT) if self.video.runtime.config.motion.geometry else 2
 
     def candidates(self, query: int) -> Candidates:
         """Of the whole video, for a query, by its number, on the CPU."""
@@ -292,19 +309,19 @@ class AskedVideo:
 
     def _maps(self, chunk: int, frames: Sequence[Frame]) -> list[Tensor]:
         """What masks of a chunk need: one map for all queries where it does not depend on the words, or one each."""
-        seg = self.video.segmenter
+        run = self.video.runtime
         if self.maps is not None and (kept := self.maps.read(chunk)):
-            return [tensor.to(seg.device) for tensor in kept]
+            return [tensor.to(run.device) for tensor in kept]
         pixels = self.video.pixels(self.video.part(chunk, frames), [answer.query for answer in self.answers])
-        with seg.inference():
-            return [seg.model.mask_pixels(features) for features in pixels]
+        with run.inference():
+            return [run.model.mask_pixels(features) for features in pixels]
 
     def _at_size(self, answer: Selection, logits: Tensor) -> Tensor:
         """One frame's mask logits (K, 1, h, w) -> (K, H, W) at the frame's own size."""
         size = (self.video.source.height, self.video.source.width)
         if not answer.kept:
             return torch.zeros(0, *size)
-        logits = input_masks(logits, size, self.video.segmenter.config.input)
+        logits = input_masks(logits, size, self.video.runtime.config.input)
         if answer.quality is not None:
             answer.quality.add(logits)
         return output_masks(logits, size)[:, 0]

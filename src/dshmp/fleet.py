@@ -18,7 +18,7 @@ from dshmp.errors import UserError
 from dshmp.options import Options
 
 if TYPE_CHECKING:
-    from dshmp.encoded import Progress
+    from dshmp.progress import Progress
     from dshmp.result import Result
 
 log = logging.getLogger("dshmp")

@@ -100,10 +100,10 @@ def _devices() -> list[dict[str, str]]:
 
 def _gpu_precision(device: Any) -> str:
     """What --precision auto means for the default model."""
-    from dshmp.predictor import _precision
+    from dshmp.runtime import dtype
 
     own = json.loads((_default() / "config.json").read_bytes())["model"]["release"]["autocast"]
-    return str(_precision("auto", device, own)).removeprefix("torch.")
+    return str(dtype("auto", device, own)).removeprefix("torch.")
 
 
 def _codecs() -> dict[str, bool]:

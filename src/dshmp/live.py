@@ -11,7 +11,8 @@ import numpy as np
 from dshmp import files as disk
 from dshmp.candidates import find_source
 from dshmp.errors import UserError
-from dshmp.export import CANDIDATES, MASKS, folder_name, load, slug
+from dshmp.export import CANDIDATES, load
+from dshmp.folder import MASKS, folder_name, slug
 from dshmp.options import Kind, Options
 from dshmp.stream import Extent
 from dshmp.video.live import STDIN, without_password

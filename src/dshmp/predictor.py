@@ -20,10 +20,10 @@ from dshmp.arguments import Threshold, checked
 from dshmp.candidates import CandidateSource, find_source
 from dshmp.card import HERE, Card, lacks, model_card
 from dshmp.device import find_device, to_device
-from dshmp.encoded import AskedVideo, EncodedVideo, Progress, Query, Selection, average_rate
+from dshmp.encoded import Asked, AskedVideo, EncodedVideo, Query, Selection, average_rate
 from dshmp.errors import UserError
 from dshmp.files import reason
-from dshmp.formats.reading import TracksInput, find_tracks
+from dshmp.formats.reading import find_tracks
 from dshmp.formats.tracks import checked_tracks
 from dshmp.model.camera import camera_motion
 from dshmp.model.candidates import Candidates
@@ -31,7 +31,9 @@ from dshmp.model.frame_decoder import uses_language
 from dshmp.model.frames import input_size
 from dshmp.model.words import noun_phrases
 from dshmp.options import Kind, Precision, Targets
+from dshmp.progress import Progress
 from dshmp.result import Result
+from dshmp.runtime import Runtime, dtype, told_of_memory
 from dshmp.spill import Spill
 from dshmp.stream import Extent, FrameResult, answers, window_frames
 from dshmp.tracked import (
@@ -50,22 +52,13 @@ from dshmp.video.source import VideoSource
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
+    from dshmp.config import ModelConfig
     from dshmp.model.dshmp import DsHmp
     from dshmp.model.tokenizer import TextTokenizer
 
 GUESS = 0.5  # what is left of a score where words of the sentence could not be checked
 
 log = logging.getLogger("dshmp")
-
-
-class Asked(TypedDict, total=False):
-    threshold: float | None
-    targets: Targets | None
-    progress: Progress | None
-    all_objects: bool
-    tracks: "TracksInput | None"
-    candidates: "Kind | CandidateSource | None"
-    still_camera: bool
 
 
 class Options(Asked, total=False):
@@ -104,12 +97,27 @@ class Segmenter:
         precision: Precision = "auto",
         card: Card | None = None,
     ) -> None:
-        self.device = find_device(device)
-        self.precision = _precision(precision, self.device, model.config.release.autocast)
-        self.model = model.to(self.device).eval()
+        place = find_device(device)
+        self.runtime = Runtime(model.to(place).eval(), place, dtype(precision, place, model.config.release.autocast))
         self.tokenizer = tokenizer
-        self.config = model.config
         self.card = card or Card()
+
+    @property
+    def model(self) -> "DsHmp":
+        return self.runtime.model
+
+    @property
+    def config(self) -> "ModelConfig":
+        return self.runtime.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.runtime.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of what need not be exact."""
+        return self.runtime.precision
 
     @classmethod
     def from_pretrained(
@@ -244,7 +252,7 @@ class Segmenter:
         asked = Asked(threshold=threshold, targets=targets, candidates=find, still_camera=still_camera)
         live = open_live(source, fps, pace := self.config.input.motion_fps)
         length, shared = window_frames(window, overlap, live.fps, pace)
-        found = answers(self, live, sentences, length, shared, asked)
+        found = answers(lambda clip: self.answer(clip, sentences, **asked), live, length, shared)
         return (each[0] for each in found) if isinstance(expression, str) else found
 
     def sentences(self, expression: str | Sequence[str]) -> list[str]:
@@ -266,7 +274,7 @@ class Segmenter:
     ) -> EncodedVideo:
         """Compute once what no sentence changes: `video("the one that turns back")` then answers, again and again, as a
         call of this with the video does. Arguments and errors are those of a call."""
-        encoded = EncodedVideo(self, source := open_video(video, frames, fps), Spill(), source.fps)
+        encoded = EncodedVideo(self.runtime, source := open_video(video, frames, fps), self._again, Spill(), source.fps)
         try:
             for _ in encoded.parts(_progress(progress)):
                 pass
@@ -284,6 +292,9 @@ class Segmenter:
                 for answer, mask in zip(clip.answers, masks, strict=True):
                     answer.add(mask)
             return [clip.result(answer) for answer in clip.answers]
+
+    def _again(self, video: EncodedVideo, expression: str | Sequence[str], asked: Asked) -> list[Result]:
+        return self.answer(video, self.sentences(expression), **asked)
 
     @contextlib.contextmanager
     def ask(
@@ -303,7 +314,7 @@ class Segmenter:
                 return files.enter_context(contextlib.closing(Spill(lossless)))
 
             if isinstance(video, VideoSource):
-                video = EncodedVideo(self, video, None, video.fps)
+                video = EncodedVideo(self.runtime, video, self._again, None, video.fps)
             # an encoded video has the maps, unless words reach them, and keeps the candidates, unless these hear words
             maps = file() if video.spill is None or self.config.backbone.language_fusion else None
             heard = uses_language(self.model.perception)
@@ -341,7 +352,7 @@ class Segmenter:
             tracks = find_tracks(asked["tracks"], source)
         else:
             find = given if callable(given) else find_source(given)
-            with self._told_of_memory():
+            with told_of_memory(self.device):
                 tracks = checked_tracks(find(source, self._phrases(expressions), self.device, progress), source)
         still |= not self.config.motion.camera  # a model that does not read the camera's motion
         found, times = track_candidates(self.config.input, source, tracks, still, progress)
@@ -381,7 +392,7 @@ class Segmenter:
         return [self._query(expression) for expression in expressions]
 
     def _query(self, expression: str) -> Query:
-        with self.inference(exact=True):
+        with self.runtime.inference(exact=True):
             text = self.model.language(to_device(self.tokenizer([expression]), self.device)).trimmed()
         shown = expression
         if self.config.language.normalise:  # the words' places refer to the normalised sentence
@@ -401,7 +412,7 @@ class Segmenter:
         before: list[NDArray[np.bool_] | None] = [None] * len(queries)  # where candidates were in the last frame
         for chunk, part in enumerate(clip.video.parts(clip.progress)):
             pixels, objects = clip.video.pixels(part, queries), []
-            with self.inference():
+            with self.runtime.inference():
                 for number, (query, features) in enumerate(zip(queries, cycle(pixels), strict=False)):
                     seen = self.model.encode_objects(features, query.text)
                     objects += [seen.tokens.float(), seen.mask_embed]
@@ -430,7 +441,7 @@ class Segmenter:
         length, positions, rate = len(clip.times), clip.source.positions, self.config.input.motion_fps
         place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
         stride = max(1, round(clip.fps / rate)) if clip.fps and rate else 1
-        with self.inference(exact=True):  # the tokens are in no variable, so that they go when they have been read
+        with self.runtime.inference(exact=True):  # no variable holds the tokens, so they go when they are read
             found = self.model.decode_motion(
                 candidates().each(lambda value: value.to(self.device)),
                 query.text,
@@ -462,22 +473,6 @@ class Segmenter:
         tracks = tuple(names[token] for token in kept if token in names)
         return Selection(query, light, tuple(chosen), chances, best, threshold, tuple(kept), evidence, tracks)
 
-    @contextlib.contextmanager
-    def inference(self, exact: bool = False) -> Iterator[None]:
-        """The chosen precision; float32 for what shall be `exact`, if the model's config says so."""
-        lower = self.precision != torch.float32 and not (exact and self.config.release.exact)
-        autocast = torch.autocast(self.device.type, dtype=self.precision, enabled=lower)
-        with self._told_of_memory(), torch.inference_mode(), autocast:
-            yield
-
-    @contextlib.contextmanager
-    def _told_of_memory(self) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            ways = "--device cpu, --precision bfloat16, a range of --frames, or a model with a smaller input.chunk"
-            raise UserError(f"not enough memory on {self.device}; use {ways}") from None
-
 
 def learned_from_tracks_alone(recipe: Mapping[str, Any]) -> bool:
     """Whether a model's static perception is as random as it began; of a card's recipe."""
@@ -491,12 +486,3 @@ def _progress(progress: Progress | None) -> Progress:
     if not callable(progress):
         raise TypeError(f"progress must be a function, not {type(progress).__name__}")
     return progress
-
-
-def _precision(name: Precision, device: torch.device, own: str) -> torch.dtype:
-    checked("precision", name, Precision, "auto, float32, bfloat16 or float16")
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name == "auto":
-        able = device.type == "cuda" and (own != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False))
-        return known[own] if able else torch.float32
-    return known[name]

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dshmp import files as disk
+from dshmp.answer import RESULTS
 from dshmp.errors import UserError
-from dshmp.export import answer_files, folder_names, read_document, segment_to_folder
-from dshmp.result import RESULTS, Result
+from dshmp.export import segment_to_folder
+from dshmp.folder import answer_files, folder_names, read_document
+from dshmp.result import Result
 
 MARKER = ".dshmp-upload.json"
 AT_ONCE = 64  # files that are read together

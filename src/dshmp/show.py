@@ -2,16 +2,16 @@
 
 import base64
 import html
-import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.answer import Answer, Origin
 from dshmp.errors import UserError
 from dshmp.files import owned_file
 from dshmp.rle import decode
@@ -35,38 +35,13 @@ from dshmp.video.source import Pixels, VideoSource
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dshmp.result import Result
 
 CELL = 150  # pixels of a frame's long side in a strip
 FRAMES = 8  # of a strip
 BARS = 160  # of a timeline, at most
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Which video a result is about: a file or folder, or an array as long as somebody else holds it."""
-
-    path: Path | None
-    array: "weakref.ref[Any] | None"
-    start: int
-    stop: int | None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Origin, (self.path, None, self.start, self.stop)  # an array does not go along
-
-    def open(self) -> VideoSource | None:
-        video = self.path if self.array is None else self.array()
-        return None if video is None else open_video(video, (self.start, self.stop))
-
-
-def origin(source: VideoSource) -> Origin | None:
-    """Of what was opened, if it can be opened again."""
-    if source.path is None and source.array is None:
-        return None
-    return Origin(source.path and source.path.resolve(), source.array, source.start, source.stop)
-
-
-def pixels(result: "Result", video: Video | None) -> VideoSource | None:
+def pixels(result: Answer, video: Video | None) -> VideoSource | None:
     """The video that a result is about: what is given, or what is remembered; None where nothing is. Raises UserError
     where it cannot be read, or is another one."""
     known: Origin | None = result.origin
@@ -84,19 +59,19 @@ def pixels(result: "Result", video: Video | None) -> VideoSource | None:
     return source
 
 
-def _needed(result: "Result", video: Video | None) -> VideoSource:
+def _needed(result: Answer, video: Video | None) -> VideoSource:
     if (source := pixels(result, video)) is None:
         raise UserError("the result does not know its video any more; give it, too")
     return source
 
 
-def masks_at(result: "Result", t: int) -> NDArray[np.bool_]:
+def masks_at(result: Answer, t: int) -> NDArray[np.bool_]:
     """(K, H, W): of the objects that are meant, in one frame."""
     found = [each.rle[t] for each in result.objects]
     return decode(found) if found else np.zeros((0, result.height, result.width), bool)
 
 
-def strip(result: "Result", source: VideoSource | None, most: int = FRAMES) -> Iterator[tuple[int, Pixels]]:
+def strip(result: Answer, source: VideoSource | None, most: int = FRAMES) -> Iterator[tuple[int, Pixels]]:
     """Numbers of a few frames, and small pictures of them: what is meant in its colours, the rest darkened; masks alone
     where there is no video."""
     scale = CELL / max(result.height, result.width)
@@ -113,7 +88,7 @@ def strip(result: "Result", source: VideoSource | None, most: int = FRAMES) -> I
         yield t, draw_masks(cv2.resize(image, size, interpolation=way), np.asarray(smaller, bool))
 
 
-def to_html(result: "Result", video: Video | None = None) -> str:
+def to_html(result: Answer, video: Video | None = None) -> str:
     """A card of its own, which loads nothing: the sentence, static words blue and motion words orange; the verdict; a
     few frames; the evidence over time. Where the video cannot be read any more the masks are shown alone."""
     try:
@@ -142,7 +117,7 @@ def css(colour: Sequence[int]) -> str:
     return f"#{bytes(colour).hex()}"
 
 
-def _sentence(result: "Result") -> str:
+def _sentence(result: Answer) -> str:
     """The sentence as HTML, a span for each word that is static or motion."""
     text, parts, end = result.expression, [], 0
     for word in result.words:
@@ -163,7 +138,7 @@ def _cell(picture: Pixels, time: float) -> str:
     )
 
 
-def _timeline(result: "Result") -> str:
+def _timeline(result: Answer) -> str:
     """Evidence over time as SVG: a bar per frame, or per few frames where there are many."""
     most = max(result.evidence, default=0.0) or 1.0
     count = max(min(result.frame_count, BARS), 1)
@@ -179,7 +154,7 @@ def _timeline(result: "Result") -> str:
     )
 
 
-def plot(result: "Result", video: Video | None = None) -> "Figure":
+def plot(result: Answer, video: Video | None = None) -> "Figure":
     """A figure of matplotlib: a few frames above, the evidence over time below. Raises UserError where matplotlib is
     not installed, or the video cannot be read or is another one."""
     try:
@@ -204,7 +179,7 @@ def plot(result: "Result", video: Video | None = None) -> "Figure":
     return figure
 
 
-def write_video(result: "Result", path: Path, video: Video | None = None) -> Path:
+def write_video(result: Answer, path: Path, video: Video | None = None) -> Path:
     """The overlay of `dshmp segment`: masks over the video, below it the sentence and the evidence; MP4, with the sound
     where there is one. Raises UserError where `path` is there and not as it was written here, or as `pixels` does."""
     source = _needed(result, video)

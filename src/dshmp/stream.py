@@ -9,10 +9,10 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ from dshmp.result import Result
 from dshmp.rle import Rle, area, decode, intersection
 from dshmp.video.live import LiveSource
 from dshmp.video.source import Frame, Pixels, VideoSource
-
-if TYPE_CHECKING:
-    from dshmp.predictor import Asked, Segmenter
 
 TRAINED = 16  # frames of a clip that the default model was trained on, at the pace `input.motion_fps`
 LONGEST = 4096  # frames of a window, all of which are held
@@ -171,20 +168,21 @@ class _Once(logging.Filter):
 
 
 def answers(
-    segmenter: "Segmenter", source: LiveSource, sentences: Sequence[str], length: int, overlap: int, asked: "Asked"
+    answer: Callable[[VideoSource], list[Result]], source: LiveSource, length: int, overlap: int
 ) -> Iterator[list[FrameResult]]:
-    """Per frame one result for each sentence."""
+    """Per frame one result for each sentence. `answer` answers them all about a window, as a clip."""
     log, once = logging.getLogger("dshmp"), _Once()
-    identities = [Identities() for _ in sentences]
+    identities: list[Identities] = []
     end = 0  # frames read
     for frames, fresh in windows(source.frames, length, overlap):
         end += fresh
         log.addFilter(once)
         try:
-            results = segmenter.answer(_clip(source, frames), sentences, **asked)
+            results = answer(_clip(source, frames))
         finally:
             log.removeFilter(once)
         start = end - len(frames)
+        identities = identities or [Identities() for _ in results]
         ids = [known(start, [each.rle for each in own.objects]) for known, own in zip(identities, results, strict=True)]
         for place in range(len(frames) - fresh, len(frames)):
             told = zip(results, ids, strict=True)

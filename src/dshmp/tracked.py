@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from dshmp.config import InputConfig
-from dshmp.encoded import Masks, Progress, Query, Selection, again, answered
+from dshmp.encoded import Masks, Query, Selection, again, answered
 from dshmp.errors import UserError
 from dshmp.formats.tracks import Tracks
 from dshmp.model.camera import background_motion, follow_corners, grey_frames
@@ -21,6 +21,7 @@ from dshmp.model.motion_decoder import VideoTokens
 from dshmp.model.readout import TrajectoryReadout
 from dshmp.model.words import COMMON
 from dshmp.parser import Word
+from dshmp.progress import Progress
 from dshmp.result import Result
 from dshmp.video.source import Frame, Pixels, VideoSource
 

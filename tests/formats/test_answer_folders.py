@@ -15,7 +15,8 @@ from answers import LENGTH, SIZE, drawn
 from clips import write_frames
 from dshmp import cli, export
 from dshmp.errors import UserError
-from dshmp.export import remove_answers, segment_to_folder
+from dshmp.export import segment_to_folder
+from dshmp.folder import remove_answers
 from dshmp.formats.reading import read_tracks
 from dshmp.options import Options
 from dshmp.predictor import Segmenter

@@ -11,10 +11,11 @@ from PIL import Image
 
 from clips import write_clip
 from dshmp import load_results
-from dshmp.encoded import Progress
+from dshmp.answer import ObjectResult
 from dshmp.errors import UserError
 from dshmp.parser import Word
-from dshmp.result import ObjectResult, Result
+from dshmp.progress import Progress
+from dshmp.result import Result
 from dshmp.rle import encode
 from dshmp.serve import downloads, html, session
 from dshmp.serve.session import View

@@ -12,9 +12,9 @@ import torch
 from dshmp.arguments import checked
 from dshmp.assignments import assign
 from dshmp.config import from_dict
-from dshmp.encoded import Progress
 from dshmp.formats.tracks import Tracks
 from dshmp.options import Kind
+from dshmp.progress import Progress
 from dshmp.video.source import VideoSource
 
 # a video, the noun phrases of all sentences, where to compute, and whom to tell how far it is

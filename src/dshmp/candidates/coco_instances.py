@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from dshmp.candidates.hub import find_folder, load, load_part
 from dshmp.candidates.overlaps import boxes_of, first_of_each, mask_overlap
 from dshmp.config import Count, Share
-from dshmp.encoded import Progress
 from dshmp.formats.tracks import Track, Tracks
 from dshmp.model.trajectories import LONGEST_GAP, link
+from dshmp.progress import Progress
 from dshmp.rle import Rle, encode
 from dshmp.video.source import VideoSource
 

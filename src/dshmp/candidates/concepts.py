@@ -13,9 +13,9 @@ import torch
 from dshmp.candidates.hub import find_folder, load, load_part
 from dshmp.candidates.open_vocabulary import named, phrase_tracks
 from dshmp.candidates.propagation import forget
-from dshmp.encoded import Progress
 from dshmp.errors import UserError
 from dshmp.formats.tracks import Tracks
+from dshmp.progress import Progress
 from dshmp.rle import Rle, encode
 from dshmp.video.source import VideoSource
 

@@ -14,9 +14,9 @@ from dshmp.candidates.hub import find_folder
 from dshmp.candidates.overlaps import box_overlap, boxes_of, first_of_each, is_new
 from dshmp.candidates.propagation import Propagation
 from dshmp.config import Count, Share
-from dshmp.encoded import Progress
 from dshmp.errors import UserError
 from dshmp.formats.tracks import Track, Tracks
+from dshmp.progress import Progress
 from dshmp.rle import Rle, encode
 from dshmp.video.source import VideoSource
 

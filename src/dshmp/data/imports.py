@@ -19,13 +19,13 @@ from dshmp.formats.reading import document_tracks, read_tracks
 from dshmp.formats.tracks import Tracks
 from dshmp.lists import Row, read_rows
 from dshmp.options import Annotations
+from dshmp.progress import Progress
 from dshmp.video.images import open_image
 from dshmp.video.io import open_video
 from dshmp.video.source import VideoSource
 
 SUFFIXES = {"coco": ".json", "ytvis": ".json", "cvat": ".xml", "mots": ".txt", "davis": ""}  # davis: a folder
 SPLIT = "train"
-Progress = Callable[[str, int, int | None], None]
 Read = Callable[[VideoSource], tuple[Tracks, Path]]  # the tracks of a video, and the file that they are from
 
 

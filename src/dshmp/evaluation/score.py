@@ -23,7 +23,7 @@ from dshmp.processes import worker_pool
 from dshmp.progress import track
 
 if TYPE_CHECKING:
-    from dshmp.encoded import Progress
+    from dshmp.progress import Progress
 
 log = logging.getLogger(__name__)
 PREDICTIONS = "predictions"

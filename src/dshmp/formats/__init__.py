@@ -14,7 +14,7 @@ from dshmp.files import atomic_folder, new_file, new_folder
 from dshmp.formats.answers import Answers
 
 if TYPE_CHECKING:
-    from dshmp.result import Result
+    from dshmp.answer import Answer
     from dshmp.video.source import VideoSource
 
 
@@ -47,7 +47,7 @@ def check_kinds(kinds: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-def write(kinds: Sequence[str], results: Sequence["Result"], video: "VideoSource", folder: Path) -> list[Path]:
+def write(kinds: Sequence[str], results: Sequence["Answer"], video: "VideoSource", folder: Path) -> list[Path]:
     """Write answers to one video as `folder/<kind>.<suffix>` or in `folder/<kind>/`: all that is asked for, or nothing.
 
     Formats that hold one answer (mots, davis, alpha) have a file or folder for each, `<kind>/01`, `<kind>/02` ..., if

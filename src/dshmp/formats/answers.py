@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from dshmp.answer import Answer, ObjectResult
 from dshmp.errors import UserError, printable
 from dshmp.files import name_fault
-from dshmp.result import ObjectResult, Result
 from dshmp.rle import area
 from dshmp.video.source import VideoSource
 
@@ -26,7 +26,7 @@ class Answers:
     """Results of one video, and the video: its frames' names and, for what needs them, pixels. Without a video, frames
     are counted from 0. Raises UserError where results are not of one video, or not of this one."""
 
-    results: tuple[Result, ...]
+    results: tuple[Answer, ...]
     video: VideoSource | None = None
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import functools
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dshmp.checkpoint import check_match
+from dshmp.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,21 @@ class LoadedPart:
     parameters: int
     fate: Fate
     reason: str = ""
+
+
+def some(names: Sequence[str]) -> str:
+    """A few of the names, and how many there are."""
+    return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
+
+
+def check_match(path: str | Path, state: Mapping[str, Tensor], asked: Mapping[str, Tensor], advice: str) -> None:
+    """Raises UserError, naming `path`, unless `state` has the names and shapes that are asked for."""
+    missing, extra = sorted(asked.keys() - state.keys()), sorted(state.keys() - asked.keys())
+    if faults := [f"{kind} {some(keys)}" for kind, keys in (("lacks", missing), ("has unknown", extra)) if keys]:
+        raise UserError(f"{path}: {' and '.join(faults)}; {advice}")
+    for key, value in asked.items():
+        if (found := state[key].shape) != value.shape:
+            raise UserError(f"{path}: {key} has shape {[*found]}, the config asks {[*value.shape]}; {advice}")
 
 
 def load_weights(

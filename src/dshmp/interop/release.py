@@ -20,7 +20,19 @@ from dshmp.card import Card
 from dshmp.config import RELEASE, EncoderConfig, ModelConfig, flat, from_dict, to_dict
 from dshmp.errors import UserError
 from dshmp.files import atomic_folder, check_owned, check_utf8, destination, is_vacant, owned_file, save_tensors
-from dshmp.interop.keymap import NAMES, STAGES, LoadedPart, Told, as_release, from_release, grouped, left_out, report
+from dshmp.interop.keymap import (
+    NAMES,
+    STAGES,
+    LoadedPart,
+    Told,
+    as_release,
+    check_match,
+    from_release,
+    grouped,
+    left_out,
+    report,
+    some,
+)
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.swin import relative_position
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer
@@ -150,14 +162,14 @@ def convert(
             raise UserError(f"{out}: holds a model already; name a new folder, or replace it with --overwrite")
     state = _bare(read_tensors(checkpoint))
     if missing := [part for part, prefix in PARTS.items() if not any(key.startswith(prefix) for key in state)]:
-        why = f"it has no {', '.join(missing)}; its names begin with {disk.some(list(state))}"
+        why = f"it has no {', '.join(missing)}; its names begin with {some(list(state))}"
         raise UserError(f"{checkpoint}: is no whole DsHmp checkpoint: {why}")
     config = infer_config(state, motion_heads, checkpoint)
     model = disk.empty_model(config, checkpoint)
     rest = {key: value for key, value in state.items() if _is_left_over(key)}
     used = {key: value for key, value in state.items() if key not in rest}
     asked = as_release(model.state_dict())
-    disk.check_match(checkpoint, used, asked, "the checkpoint is not whole, or of another model")
+    check_match(checkpoint, used, asked, "the checkpoint is not whole, or of another model")
     model.load_state_dict(from_release(disk.as_float32(checkpoint, used)), assign=True)
     words = _tokenizer(tokenizer, config)
     bank = rest.get(BANK, torch.empty(0))

@@ -12,10 +12,10 @@ from typing import Any
 import gradio as gr
 
 from dshmp.demo import VIDEO, make_demo, write_clip
-from dshmp.encoded import Progress
 from dshmp.errors import UserError
 from dshmp.export import load
 from dshmp.options import Options
+from dshmp.progress import Progress
 from dshmp.serve import downloads, html, session
 from dshmp.serve.session import View
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dshmp import formats
-from dshmp.export import OVERLAY, slug
-from dshmp.result import EVIDENCE, RESULTS, Result
+from dshmp.answer import EVIDENCE, RESULTS
+from dshmp.folder import OVERLAY, slug
+from dshmp.result import Result
 from dshmp.serve.session import View, draw_overlay, shown, shown_colours
 from dshmp.video.io import open_video
 

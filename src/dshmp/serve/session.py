@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.encoded import Progress
+from dshmp.answer import ObjectResult
 from dshmp.errors import UserError
-from dshmp.result import ObjectResult, Result
+from dshmp.progress import Progress
+from dshmp.result import Result
 from dshmp.rle import encode
 from dshmp.show import masks_at
 from dshmp.video.io import open_video

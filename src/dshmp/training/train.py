@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, check_match, find_model, load_config, load_weights
+from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_weights
 from dshmp.config import EncoderConfig
 from dshmp.data.base import Split
 from dshmp.device import find_device
 from dshmp.errors import UserError
 from dshmp.files import check_utf8, destination
-from dshmp.interop.keymap import report
+from dshmp.interop.keymap import check_match, report
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.video_swin import load_kinetics
 from dshmp.model.dshmp import DsHmp
