@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from dshmp import Segmenter
+from dshmp.common.progress import track
 from dshmp.data.base import Split, by_video
 from dshmp.data.registry import open_split
 from dshmp.evaluation.metrics import jf
@@ -19,7 +20,6 @@ from dshmp.model.candidates import clip_candidates
 from dshmp.model.frames import input_masks, input_size, output_masks, prepare_frames
 from dshmp.model.readout import TrajectoryReadout
 from dshmp.model.text import null_text
-from dshmp.progress import track
 
 FOUND = 0.5  # a candidate belongs to the object whose true mask it meets with at least this IoU
 ROWS = (

@@ -24,8 +24,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from dshmp.common.device import find_device
 from dshmp.config import ModelConfig
-from dshmp.device import find_device
 from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.candidates import Candidates
 from dshmp.model.hmp import MotionPerception

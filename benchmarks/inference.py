@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from dshmp.environment import keep_memory
+from dshmp.common.environment import keep_memory
 
 PARTS = ("backbone", "pixel_decoder", "frame_decoder")
 
@@ -85,9 +85,9 @@ def answer(variant: str, frames: int, size: list[int], text: str) -> dict[str, f
     import numpy as np
     import torch
 
+    from dshmp.inference.segmenter import Segmenter
     from dshmp.model.dshmp import DsHmp
     from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
-    from dshmp.predictor import Segmenter
     from dshmp.recipes import find_recipe
     from dshmp.training.recipe import load_recipe
 

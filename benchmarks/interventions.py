@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from dshmp import Segmenter
+from dshmp.common.progress import track
 from dshmp.data.base import Expression, Split, by_video
 from dshmp.data.registry import open_split
 from dshmp.evaluation.metrics import jf
 from dshmp.model.candidates import Candidates
-from dshmp.progress import track
 from dshmp.training.held_out import shown_video
 
 Setting = Callable[[Segmenter, dict[str, str]], Any]  # a context in which a part is away; other sentences by sentence

@@ -17,7 +17,7 @@ from pathlib import Path
 
 RUN = """
 import json, resource, sys, time
-from dshmp.environment import collect_rarely, keep_memory, share_cores
+from dshmp.common.environment import collect_rarely, keep_memory, share_cores
 keep_memory(), share_cores(), collect_rarely()
 from dshmp import Segmenter
 segmenter = Segmenter.from_pretrained(sys.argv[1])

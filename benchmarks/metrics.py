@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dshmp.common.rle import encode
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.registry import dataset
 from dshmp.evaluation.metrics import jf_frames
 from dshmp.evaluation.predictions import Predictions
 from dshmp.evaluation.protocols import score_expressions, target
 from dshmp.evaluation.score import score_split
-from dshmp.rle import encode
 
 HEIGHT, WIDTH = 480, 854
 VIDEOS, EXPRESSIONS, FRAMES = 10, 4, 20

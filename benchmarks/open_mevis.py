@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dshmp.common.rle import decode, encode
 from dshmp.data.mevis import MaskIndex
-from dshmp.rle import decode, encode
 
 FRAMES, SIZE = 80, (480, 854)
 

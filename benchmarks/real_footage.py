@@ -22,11 +22,11 @@ import torch
 
 from dshmp import Segmenter
 from dshmp.candidates.moving import Moving
+from dshmp.common.rle import decode
 from dshmp.data.images import open_data_image
 from dshmp.formats.tracks import array_tracks
+from dshmp.inference.tracked import track_candidates
 from dshmp.model.geometry import cumulative
-from dshmp.rle import decode
-from dshmp.tracked import track_candidates
 from dshmp.video.io import open_video
 
 RATE = 24.0  # frames per second of DAVIS

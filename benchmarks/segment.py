@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from dshmp import Segmenter
-from dshmp.export import segment_to_folder
-from dshmp.options import Options
+from dshmp.common.options import Options
+from dshmp.inference.segment import segment_to_folder
 from dshmp.video.overlay import overlay_writer
 
 HEIGHT, WIDTH, FPS, SECONDS = 240, 320, 25, 10

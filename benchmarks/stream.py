@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from dshmp import Segmenter
+from dshmp.common.progress import track
+from dshmp.common.rle import decode
 from dshmp.data.base import by_video
 from dshmp.data.registry import open_split
 from dshmp.evaluation.metrics import jf
 from dshmp.evaluation.protocols import target
-from dshmp.progress import track
-from dshmp.rle import decode
-from dshmp.stream import FrameResult
+from dshmp.inference.stream import FrameResult
 
 SEEN = 0.5  # IoU with the true mask from which on an object is the true one
 

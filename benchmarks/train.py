@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from dshmp.device import find_device
+from dshmp.common.device import find_device
 from dshmp.recipes import find_recipe
 from dshmp.synthetic.make import make_synthetic
 from dshmp.training.engine import Trainer, processes

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from dshmp.answer import ObjectResult
-from dshmp.parser import Word
-from dshmp.result import Result
-from dshmp.rle import encode
+from dshmp.common.rle import encode
+from dshmp.model.parser import Word
+from dshmp.results.answer import ObjectResult
+from dshmp.results.result import Result
 
 LENGTH, SIZE = 5, (45, 61)  # sides are odd on purpose
 

@@ -305,7 +305,7 @@ def attempt(
 ) -> dict[str, Any]:
     """Read what is damaged: whether that went as it should, and what it took. `writes` is a pattern of the files that
     may be written also before something is refused."""
-    from dshmp.errors import UserError
+    from dshmp.common.errors import UserError
 
     before, own, begun, fault = state(folder), memory(reset=True), time.monotonic(), None
     signal.setitimer(signal.ITIMER_REAL, SECONDS)

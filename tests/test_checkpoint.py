@@ -30,12 +30,12 @@ from dshmp.checkpoint import (
     save_model,
     upgraded,
 )
+from dshmp.common.errors import UserError
 from dshmp.config import ReleaseConfig, to_dict
-from dshmp.errors import UserError
+from dshmp.inference.segmenter import Segmenter
 from dshmp.interop.keymap import _BEFORE_4
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
-from dshmp.predictor import Segmenter
 
 State = dict[str, torch.Tensor]
 WEIGHT = "motion.input_projection.weight"

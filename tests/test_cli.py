@@ -20,10 +20,10 @@ import tiny
 from clips import write_clip
 from dshmp import cli, load_results
 from dshmp.checkpoint import save_model
+from dshmp.common.errors import UserError
+from dshmp.common.lists import read_list
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS
-from dshmp.errors import UserError
-from dshmp.lists import read_list
 from dshmp.model.frames import prepare_frames
 
 
@@ -440,7 +440,7 @@ def test_values_of_the_input_are_set_for_a_run(
     video = write_clip(tmp_path / "clip.mp4", 3)
     sizes = []
     seen = lambda frames, config: sizes.append(config.short_side) or prepare_frames(frames, config)  # noqa: E731
-    monkeypatch.setattr("dshmp.encoded.prepare_frames", seen)
+    monkeypatch.setattr("dshmp.inference.encoded.prepare_frames", seen)
     options = ("--model", model, "--out", tmp_path / "out")
     values = ("--set", "input.short_side=32", "--set", "input.chunk=2")
     assert call(monkeypatch, "segment", video, "a cat", *options, *values) == 0

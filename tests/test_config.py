@@ -10,8 +10,8 @@ import torch
 
 import tiny
 from dshmp.checkpoint import build_model
+from dshmp.common.errors import UserError
 from dshmp.config import ModelConfig, MotionConfig, from_dict, to_dict
-from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.training.recipe import About, LossWeights, Recipe, Source, load_recipe, save_recipe

@@ -24,24 +24,24 @@ import tiny
 from clips import picture, tiny_model, write_clip
 from damage import RAW, VALUES
 from dshmp.checkpoint import load_config, load_model, save_model
+from dshmp.common.errors import UserError
+from dshmp.common.lists import read_list
+from dshmp.common.options import Options
+from dshmp.common.rle import encode
 from dshmp.data.base import Expression, by_video, frame_size, read_shape
 from dshmp.data.check import examine
 from dshmp.data.images import save_palette_png
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
-from dshmp.errors import UserError
 from dshmp.evaluation import report
 from dshmp.evaluation.coco import image_id
 from dshmp.evaluation.predictions import validate_zip, write_zip
 from dshmp.evaluation.score import run as score
-from dshmp.export import segment_to_folder
-from dshmp.folder import folder_names, owners_in, read_document
+from dshmp.inference.segment import segment_to_folder
+from dshmp.inference.segmenter import Segmenter
 from dshmp.interop.safe_load import read_tensors
-from dshmp.lists import read_list
 from dshmp.model.tokenizer import load_tokenizer, save_tokenizer
-from dshmp.options import Options
-from dshmp.predictor import Segmenter
-from dshmp.rle import encode
+from dshmp.results.folder import folder_names, owners_in, read_document
 from dshmp.synthetic.make import make_synthetic
 from dshmp.training import train
 from dshmp.training.configs import overview

@@ -18,11 +18,11 @@ import pytest
 
 from clips import write_clip
 from dshmp import cli, fleet, remote
-from dshmp.answer import RESULTS
-from dshmp.errors import UserError
-from dshmp.export import load
-from dshmp.folder import MASKS
-from dshmp.options import Options
+from dshmp.common.errors import UserError
+from dshmp.common.options import Options
+from dshmp.inference.segment import load
+from dshmp.results.answer import RESULTS
+from dshmp.results.folder import MASKS
 
 SENTENCES = ("the one that moves right", "the red rectangle that keeps still")
 

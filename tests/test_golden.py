@@ -38,8 +38,9 @@ from dshmp.config import (
     ReadoutConfig,
     ReleaseConfig,
 )
-from dshmp.encoded import Quality
 from dshmp.evaluation.metrics import jf_frames
+from dshmp.inference.encoded import Quality
+from dshmp.inference.segmenter import Segmenter
 from dshmp.interop.keymap import as_release, from_release
 from dshmp.interop.release import convert, infer_config
 from dshmp.interop.video_swin import load_kinetics
@@ -56,7 +57,6 @@ from dshmp.model.pixel_decoder import PixelDecoder, sine_position
 from dshmp.model.text import Cues, TextFeatures, feature_resizer
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer
 from dshmp.model.trajectories import align, gather, scatter
-from dshmp.predictor import Segmenter
 from dshmp.training.contrastive import MemoryBank, anchor
 from dshmp.training.losses import SetPrediction, SetTargets, set_losses, similarity_loss
 from golden import Recorded

@@ -20,14 +20,14 @@ from PIL import Image
 from clips import picture, tiny_model, write_clip
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, find_model, load_config, load_model, load_tensors, save_model
 from dshmp.cli import main
+from dshmp.common.errors import UserError
+from dshmp.common.hub import looks_local
 from dshmp.data.a2d import Clip, read_masks
 from dshmp.data.base import read_json, read_rows
 from dshmp.data.images import read_frame
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.refcoco import read_references
-from dshmp.errors import UserError
 from dshmp.evaluation.predictions import Predictions, validate_zip
-from dshmp.hub import looks_local
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.safe_load import read_arrays, read_tensors
 from dshmp.model.dshmp import DsHmp

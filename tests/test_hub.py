@@ -15,8 +15,8 @@ from huggingface_hub.utils import filter_repo_objects
 import tiny
 from dshmp.card import Card
 from dshmp.checkpoint import CONFIG, EXTRA_STATE, README, TOKENIZER, WEIGHTS, load_model, save_model
-from dshmp.errors import UserError
-from dshmp.predictor import Segmenter
+from dshmp.common.errors import UserError
+from dshmp.inference.segmenter import Segmenter
 
 FILES = {CONFIG, README, TOKENIZER, WEIGHTS}
 CARD = Card(

@@ -1,5 +1,7 @@
 """The package as others install and import it."""
 
+import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -147,3 +149,18 @@ def test_make_targets_of_the_documents_exist():
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
     assert {"demo", "test", "lint", "types"} <= named
     assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+def test_modules_import_each_other_in_one_direction() -> None:
+    """Imports inside of functions and for types alone count, too."""
+    above: dict[str, set[str]] = {}
+    source = Path(dshmp.__file__).parent
+    modules = {".".join(path.relative_to(source.parent).with_suffix("").parts): path for path in source.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    for name, path in modules.items():
+        found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        named = {f"{node.module}.{each.name}": str(node.module) for node in found for each in node.names}
+        above[name] = {full if full in modules else short for full, short in named.items()} & (
+            modules.keys() - {"dshmp"}
+        )
+    tuple(graphlib.TopologicalSorter(above).static_order())  # a circle is an error

@@ -8,10 +8,10 @@ import pytest
 from clips import tiny_model, write_clip
 from dshmp import cli
 from dshmp.checkpoint import save_model
+from dshmp.common.options import Options
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import dataset
 from dshmp.evaluation.predict import run as predict
-from dshmp.options import Options
 
 MINE = (
     *(

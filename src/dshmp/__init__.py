@@ -5,15 +5,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dshmp.answer import ObjectResult
     from dshmp.checkpoint import load_model
+    from dshmp.common.errors import UserError
     from dshmp.config import ModelConfig
-    from dshmp.encoded import EncodedVideo
-    from dshmp.errors import UserError
+    from dshmp.inference.encoded import EncodedVideo
+    from dshmp.inference.segmenter import Segmenter
+    from dshmp.inference.stream import FrameObject, FrameResult
     from dshmp.model.dshmp import DsHmp
-    from dshmp.predictor import Segmenter
-    from dshmp.result import Result, load_results
-    from dshmp.stream import FrameObject, FrameResult
+    from dshmp.results.answer import ObjectResult
+    from dshmp.results.result import Result, load_results
 
 __version__ = "0.1.0"
 
@@ -22,14 +22,17 @@ __all__ += ["Segmenter", "UserError", "load_model", "load_results"]
 
 _HOME = {
     "DsHmp": "model.dshmp",
-    "EncodedVideo": "encoded",
-    "FrameObject": "stream",
-    "FrameResult": "stream",
+    "EncodedVideo": "inference.encoded",
+    "FrameObject": "inference.stream",
+    "FrameResult": "inference.stream",
     "ModelConfig": "config",
-    "ObjectResult": "answer",
-    "Result": "result",
+    "ObjectResult": "results.answer",
+    "Result": "results.result",
+    "Segmenter": "inference.segmenter",
+    "UserError": "common.errors",
+    "load_model": "checkpoint",
+    "load_results": "results.result",
 }
-_HOME |= {"Segmenter": "predictor", "UserError": "errors", "load_model": "checkpoint", "load_results": "result"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """The `dshmp` command, and `python -m dshmp`, which launchers of several processes need."""
 
-from dshmp.signals import heeded
+from dshmp.common.signals import heeded
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
-from dshmp.assignments import assign, merge
 from dshmp.card import HERE, Card, model_card
+from dshmp.common.assignments import assign, merge
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_folder, check_utf8, read_settings, reason, regular, save_tensors
+from dshmp.common.hub import looks_local
 from dshmp.config import EncoderConfig, InputConfig, ModelConfig, ReleaseConfig, from_dict, to_dict
-from dshmp.errors import UserError
-from dshmp.files import atomic_folder, check_utf8, read_settings, reason, regular, save_tensors
-from dshmp.hub import looks_local
 from dshmp.interop.keymap import check_match, renamed, some
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshmp import __version__
-from dshmp.environment import collect_rarely, keep_memory, share_cores
-from dshmp.errors import UserError, one_line, printable
-from dshmp.options import Annotations, Device, Kind, Model, Options
-from dshmp.signals import exit_if_signalled, heeded
+from dshmp.common.environment import collect_rarely, keep_memory, share_cores
+from dshmp.common.errors import UserError, one_line, printable
+from dshmp.common.options import Annotations, Device, Kind, Model, Options
+from dshmp.common.signals import exit_if_signalled, heeded
 
 if TYPE_CHECKING:
-    from dshmp.result import Result
+    from dshmp.results.result import Result
 
 plain: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 helped = {"help_option_names": ["-h", "--help"]}
@@ -115,7 +115,7 @@ def segment(
     from dshmp.model.words import splitting_apart
 
     with splitting_apart(), _progress(video.name) as progress:
-        from dshmp.export import load, segment_to_folder
+        from dshmp.inference.segment import load, segment_to_folder
 
         asked = video, expressions, out, options, load, frames, fps, None, progress, all_objects, not no_overlay
         folder, results, new = segment_to_folder(
@@ -132,7 +132,7 @@ def segment(
 
 
 def _segment_live(text: str, expressions: list[str], out: Path, options: Options, *how: Any) -> None:
-    from dshmp.live import live_folder, parse_source, stream_to_folder
+    from dshmp.inference.live import live_folder, parse_source, stream_to_folder
 
     folder = live_folder(source := parse_source(text), out)
     for told in stream_to_folder(source, expressions, folder, options, *how):
@@ -172,10 +172,10 @@ def batch(
 
     Example: dshmp batch clips.csv --out results
     """
+    from dshmp.common.lists import read_list
     from dshmp.fleet import Outcome, Task, answer, on_ray
-    from dshmp.folder import folder_names, owners_in
-    from dshmp.lists import read_list
     from dshmp.remote import is_url, url_names
+    from dshmp.results.folder import folder_names, owners_in
 
     if workers and ray is None:
         raise UserError("--workers needs --ray; without, one process does all")
@@ -674,7 +674,7 @@ def _progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
     if not logging.getLogger("dshmp").isEnabledFor(logging.WARNING):
         yield lambda phase, done, total: exit_if_signalled()
         return
-    from dshmp.progress import progress_bars
+    from dshmp.common.progress import progress_bars
 
     with progress_bars() as bars:
         tasks: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
 
-from dshmp.errors import UserError, printable
+from dshmp.common.errors import UserError, printable
 
 CueSplit = Literal["paper", "release", "dependency"]
 CueSource = Literal["sentence", "words", "direct", "full"]

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.errors import UserError
-from dshmp.export import segment_to_folder
-from dshmp.files import check_owned, destination, owned_file
-from dshmp.folder import answer_folder, remove_answers
-from dshmp.options import Options
-from dshmp.predictor import Segmenter
-from dshmp.progress import Progress
+from dshmp.common.errors import UserError
+from dshmp.common.files import check_owned, destination, owned_file
+from dshmp.common.options import Options
+from dshmp.common.progress import Progress
+from dshmp.inference.segment import segment_to_folder
+from dshmp.inference.segmenter import Segmenter
+from dshmp.results.folder import answer_folder, remove_answers
 from dshmp.synthetic import motions
 from dshmp.synthetic.grammar import Meaning, Static, Wording, inflect, resolve
 from dshmp.synthetic.make import make_clip

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dshmp.environment import collect_rarely, keep_memory, share_cores
-from dshmp.errors import UserError
-from dshmp.options import Options
+from dshmp.common.environment import collect_rarely, keep_memory, share_cores
+from dshmp.common.errors import UserError
+from dshmp.common.options import Options
 
 if TYPE_CHECKING:
-    from dshmp.progress import Progress
-    from dshmp.result import Result
+    from dshmp.common.progress import Progress
+    from dshmp.results.result import Result
 
 log = logging.getLogger("dshmp")
 
@@ -55,7 +55,7 @@ class Outcome:
 
 def answer(task: Task, progress: "Progress | None" = None) -> Outcome:
     """Answer what is asked about a video, in this process."""
-    from dshmp.export import load, segment_to_folder
+    from dshmp.inference.segment import load, segment_to_folder
     from dshmp.remote import is_url, segment_to_url
 
     outcome = Outcome(task=task)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dshmp import __version__
-from dshmp.files import reason
+from dshmp.common.files import reason
 
 CODECS = ("libx264", "prores_ks", "libvpx-vp9")  # what videos are written with
 BESIDE = {"sam3": ["torchvision"]}  # what is no extra, since it must fit torch
@@ -100,7 +100,7 @@ def _devices() -> list[dict[str, str]]:
 
 def _gpu_precision(device: Any) -> str:
     """What --precision auto means for the default model."""
-    from dshmp.runtime import dtype
+    from dshmp.inference.runtime import dtype
 
     own = json.loads((_default() / "config.json").read_bytes())["model"]["release"]["autocast"]
     return str(dtype("auto", device, own)).removeprefix("torch.")

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dshmp import files as disk
-from dshmp.answer import RESULTS
-from dshmp.errors import UserError
-from dshmp.export import segment_to_folder
-from dshmp.folder import answer_files, folder_names, read_document
-from dshmp.result import Result
+from dshmp.common import files as disk
+from dshmp.common.errors import UserError
+from dshmp.inference.segment import segment_to_folder
+from dshmp.results.answer import RESULTS
+from dshmp.results.folder import answer_files, folder_names, read_document
+from dshmp.results.result import Result
 
 MARKER = ".dshmp-upload.json"
 AT_ONCE = 64  # files that are read together

@@ -28,9 +28,9 @@ from dshmp.ablation.results import ABSENT, ALL, CRITICAL, PAIRS, Results, averag
 from dshmp.ablation.rows import PARTS, TABLES, Table, chosen_tables, own_table, resolve
 from dshmp.ablation.runs import SCORES, Run, Score, cross_fitted, plan, shard
 from dshmp.checkpoint import save_model
+from dshmp.common.errors import UserError
+from dshmp.common.files import save_json
 from dshmp.data.base import Expression
-from dshmp.errors import UserError
-from dshmp.files import save_json
 from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.training.held_out import SentenceScore
 from dshmp.training.logging import describe

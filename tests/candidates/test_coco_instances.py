@@ -15,12 +15,12 @@ import tiny
 from dshmp.candidates import find_source, hub
 from dshmp.candidates.coco_instances import CocoInstances, _Instances, _tracks, words_of
 from dshmp.candidates.overlaps import box_overlap, boxes_of, first_of_each, is_new, mask_overlap
-from dshmp.errors import UserError
-from dshmp.export import segment_to_folder
+from dshmp.common.errors import UserError
+from dshmp.common.options import Options
+from dshmp.common.rle import encode
+from dshmp.inference.segment import segment_to_folder
+from dshmp.inference.segmenter import Segmenter
 from dshmp.model.trajectories import LONGEST_GAP
-from dshmp.options import Options
-from dshmp.predictor import Segmenter
-from dshmp.rle import encode
 from dshmp.video.source import VideoSource
 
 CPU = torch.device("cpu")

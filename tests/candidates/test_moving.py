@@ -12,11 +12,11 @@ from dshmp.candidates import find_source
 from dshmp.candidates import moving as module
 from dshmp.candidates.moving import Moving, _averaged, _followed, _Frame, _mean
 from dshmp.checkpoint import load_tensors
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
+from dshmp.common.rle import decode
 from dshmp.formats.tracks import Tracks
+from dshmp.inference.segmenter import Segmenter
 from dshmp.model.moving import CHANNELS, OUTPUTS, MovingObjects, flow_input, flow_size, optical_flow
-from dshmp.predictor import Segmenter
-from dshmp.rle import decode
 from dshmp.synthetic.moving import SIZE, make_scene
 from dshmp.synthetic.scenery import leaves
 from dshmp.training import moving as training

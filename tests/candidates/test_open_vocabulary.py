@@ -18,7 +18,7 @@ from dshmp.candidates.grounding import Boxes, Grounding, corners, prompts
 from dshmp.candidates.hub import load_part
 from dshmp.candidates.open_vocabulary import OpenVocabulary, words_of
 from dshmp.candidates.propagation import MEAN, STD, Propagation, frame_mask, model_boxes, model_frame
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.formats.tracks import Tracks
 from dshmp.video.io import open_video
 from dshmp.video.source import VideoSource

@@ -11,7 +11,7 @@ import torch
 
 from dshmp.candidates import concepts, find_source
 from dshmp.candidates.concepts import Sam3
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.video.source import VideoSource
 
 CPU = torch.device("cpu")

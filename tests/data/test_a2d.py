@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from dshmp.common.errors import UserError
 from dshmp.data.a2d import (
     ANNOTATION,
     COPY,
@@ -25,7 +26,6 @@ from dshmp.data.a2d import (
 )
 from dshmp.data.check import examine
 from dshmp.data.mini import draw_clips, make_mini, resized
-from dshmp.errors import UserError
 
 SEED = 3
 SIZE = (80, 112)

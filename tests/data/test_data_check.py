@@ -13,13 +13,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dshmp.cli import app
+from dshmp.common.errors import UserError
+from dshmp.common.rle import encode
 from dshmp.data import mevis
 from dshmp.data.check import CheckReport, examine
 from dshmp.data.images import read_index_mask, save_jpeg, save_palette_png
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset, open_split
-from dshmp.errors import UserError
-from dshmp.rle import encode
 
 OURS = ("mevis", "ref-youtube-vos", "ref-davis17")
 SQUARE = np.zeros((6, 7), bool)

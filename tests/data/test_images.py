@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dshmp.common.errors import UserError
 from dshmp.data.images import read_frame, read_frames, read_index_mask, save_jpeg, save_palette_png
-from dshmp.errors import UserError
 
 
 def png(width: int, height: int, data: bytes = b"", *chunks: bytes) -> bytes:

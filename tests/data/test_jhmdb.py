@@ -9,10 +9,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from dshmp.common.errors import UserError
 from dshmp.data.check import examine
 from dshmp.data.jhmdb import ANNOTATION, LIST, JhmdbSplit, check, drawn_frames, write_mini
 from dshmp.data.mini import draw_clips, make_mini, resized
-from dshmp.errors import UserError
 
 SEED = 5
 SIZE = (48, 64)

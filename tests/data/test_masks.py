@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dshmp.common.errors import UserError
+from dshmp.common.rle import encode
 from dshmp.data.images import decode_mask, mask_fault, rle_fault
-from dshmp.errors import UserError
-from dshmp.rle import encode
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31), st.floats(0, 1))

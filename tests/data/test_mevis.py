@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from dshmp.common.errors import UserError
 from dshmp.data import mevis
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.mini import draw_clips, first_frames
-from dshmp.errors import UserError
 
 SIZE = (24, 31)
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dshmp.common.errors import UserError
+from dshmp.common.rle import encode
 from dshmp.data.mevis import MaskIndex, find_spans
-from dshmp.errors import UserError
-from dshmp.rle import encode
 
 
 def write_masks(path: Path, count: int = 40, seed: int = 0) -> dict[str, Any]:

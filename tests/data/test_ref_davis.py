@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dshmp.common.errors import UserError
 from dshmp.data import ref_davis
 from dshmp.data.check import examine
 from dshmp.data.mini import draw_clips, first_frames
 from dshmp.data.ref_davis import VOID, RefDavisSplit
-from dshmp.errors import UserError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "davis_mini"
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dshmp.common.errors import UserError
 from dshmp.data import ref_youtube_vos
 from dshmp.data.images import index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames
 from dshmp.data.ref_youtube_vos import RefYoutubeVosSplit, expressions_file
-from dshmp.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dshmp.common.errors import UserError
 from dshmp.data.check import examine
 from dshmp.data.mini import draw_clips, make_mini, resized
 from dshmp.data.refcoco import (
@@ -23,7 +24,6 @@ from dshmp.data.refcoco import (
     reference_file,
     write_mini,
 )
-from dshmp.errors import UserError
 
 SEED = 2
 SIZE = (84, 112)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dshmp.common.errors import UserError
 from dshmp.config import from_dict
 from dshmp.data import transforms as module
 from dshmp.data.transforms import (
@@ -25,7 +26,6 @@ from dshmp.data.transforms import (
     rotate,
     sample_positions,
 )
-from dshmp.errors import UserError
 from dshmp.synthetic import make_clip
 
 COLOURS = np.array([(220, 30, 30), (30, 200, 40), (40, 60, 230)], np.uint8)

@@ -15,10 +15,11 @@ import tiny
 from dshmp.card import Card, lacks, model_card
 from dshmp.checkpoint import CONFIG, README, find_model, load_config, save_card, save_model
 from dshmp.cli import app
+from dshmp.common.errors import UserError
+from dshmp.common.options import Options
 from dshmp.data.base import Expression
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.registry import dataset
-from dshmp.errors import UserError
 from dshmp.evaluation.metrics import jf
 from dshmp.evaluation.predictions import Predictions
 from dshmp.evaluation.protocols import synthetic_terms
@@ -26,11 +27,10 @@ from dshmp.evaluation.report import by_subset, figures
 from dshmp.evaluation.score import evaluate as run
 from dshmp.evaluation.score import run as score
 from dshmp.evaluation.score import score_split
+from dshmp.inference.segmenter import Segmenter
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.model.motion_decoder import VideoTokens
-from dshmp.options import Options
-from dshmp.predictor import Segmenter
 
 NO_TIME: dict[str, Any] = {"motion.position": False, "motion.displacement": False, "motion.geometry": False}
 NO_TIME |= {"motion.window": 4, "motion.stages": 2}

@@ -26,20 +26,20 @@ from PIL import Image
 
 from clips import tiny_model
 from dshmp.checkpoint import save_model
+from dshmp.common.errors import UserError
+from dshmp.common.files import locked
+from dshmp.common.options import Options
+from dshmp.common.rle import decode
 from dshmp.data import registry
 from dshmp.data.base import Expression, Video, times_shown
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import dataset, open_split
-from dshmp.errors import UserError
 from dshmp.evaluation.predict import deal, merge_objects, pieces, probability, run, scored_place
 from dshmp.evaluation.predictions import validate_zip
 from dshmp.evaluation.score import score_split
-from dshmp.files import locked
+from dshmp.inference.segmenter import Segmenter
 from dshmp.model.dshmp import DsHmp
-from dshmp.options import Options
-from dshmp.predictor import Segmenter
-from dshmp.rle import decode
 from dshmp.training.held_out import score_videos
 from dshmp.video.io import open_video
 

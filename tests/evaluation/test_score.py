@@ -20,20 +20,20 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from dshmp import limits
 from dshmp.cli import app
+from dshmp.common import limits
+from dshmp.common.errors import UserError
+from dshmp.common.rle import encode
 from dshmp.data import registry
 from dshmp.data.base import Expression, Video
 from dshmp.data.mevis import MevisSplit
 from dshmp.data.registry import Dataset
-from dshmp.errors import UserError
 from dshmp.evaluation.coco import frame_list, mean_average_precision
 from dshmp.evaluation.metrics import jf
 from dshmp.evaluation.predictions import Predictions
 from dshmp.evaluation.protocols import SampleScore
 from dshmp.evaluation.report import differences, figures, intervals, warn
 from dshmp.evaluation.score import run, score_split
-from dshmp.rle import encode
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 H, W, T = 24, 31, 11  # more frames than are held at once
@@ -263,7 +263,7 @@ def test_nothing_but_a_png_of_the_right_size_is_decoded(
     (folder / f"{FRAMES[5]}.png").unlink()
     os.mkfifo(folder / f"{FRAMES[5]}.png")  # would never end
     opened: list[Any] = []
-    monkeypatch.setattr("dshmp.limits.MASK", 4_000)
+    monkeypatch.setattr("dshmp.common.limits.MASK", 4_000)
     (folder / f"{FRAMES[6]}.png").write_bytes(bytes(4_001))
     monkeypatch.setattr(Image.Image, "load", lambda self, load=Image.Image.load: opened.append(self.size) or load(self))
     reasons = [problem.reason for problem in score(root, pred).damaged]

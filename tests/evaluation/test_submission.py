@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from dshmp.cli import main
+from dshmp.common.errors import UserError
 from dshmp.data.base import Expression, Video
-from dshmp.errors import UserError
 from dshmp.evaluation.predictions import validate_zip, write_zip
 
 H, W = 6, 9

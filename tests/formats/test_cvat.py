@@ -8,7 +8,7 @@ import pytest
 
 from answers import LENGTH, SIZE
 from clips import write_frames
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.formats.reading import read_tracks
 from dshmp.video.io import open_video
 from dshmp.video.source import VideoSource

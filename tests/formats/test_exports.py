@@ -21,13 +21,13 @@ from pycocotools.coco import COCO
 
 from answers import LENGTH, SIZE, drawn, result
 from clips import write_clip, write_frames
-from dshmp.errors import UserError, printable
+from dshmp.common.errors import UserError, printable
 from dshmp.formats import KINDS, cutouts, write
 from dshmp.formats.label_studio import brush
 from dshmp.formats.reading import find_tracks, read_tracks
 from dshmp.formats.tracks import Tracks
 from dshmp.formats.yolo import polygon
-from dshmp.result import Result
+from dshmp.results.result import Result
 from dshmp.video.io import open_video
 from dshmp.video.source import VideoSource
 

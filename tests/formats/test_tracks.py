@@ -14,16 +14,16 @@ from pycocotools import mask as coco
 
 import tiny
 from clips import write_clip, write_frames
-from dshmp.errors import UserError
-from dshmp.export import segment_to_folder
+from dshmp.common.errors import UserError
+from dshmp.common.options import Options
 from dshmp.formats.reading import find_tracks, read_tracks
 from dshmp.formats.tracks import Tracks, array_tracks
+from dshmp.inference.segment import segment_to_folder
+from dshmp.inference.segmenter import Segmenter
+from dshmp.inference.tracked import track_candidates
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.geometry import cumulative
-from dshmp.options import Options
-from dshmp.predictor import Segmenter
-from dshmp.result import load_results
-from dshmp.tracked import track_candidates
+from dshmp.results.result import load_results
 from dshmp.video.io import open_video
 from dshmp.video.source import VideoSource
 

@@ -19,7 +19,7 @@ import tiny
 from clips import write_clip
 from dshmp import cli
 from dshmp.checkpoint import save_model
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.interop import graphs
 from dshmp.interop.graphs import INPUTS, LIBRARIES, OUTPUTS, export, text_inputs
 from dshmp.model.candidates import clip_candidates

@@ -19,7 +19,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 import tiny
 from dshmp.checkpoint import load_model
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.interop.keymap import LoadedPart, report
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.safe_load import read_arrays, read_tensors

@@ -21,6 +21,7 @@ from clips import write_clip
 from dshmp import cli, load_results
 from dshmp.card import lacks
 from dshmp.checkpoint import CONFIG, EXTRA_STATE, load_config, load_model, save_model
+from dshmp.common.errors import UserError
 from dshmp.config import (
     BackboneConfig,
     EncoderConfig,
@@ -30,7 +31,6 @@ from dshmp.config import (
     MotionConfig,
     PixelDecoderConfig,
 )
-from dshmp.errors import UserError
 from dshmp.interop.keymap import as_release, from_release
 from dshmp.interop.release import (
     BANK,

@@ -10,15 +10,15 @@ from torch import Tensor
 
 import tiny
 from clips import picture
+from dshmp.common.errors import UserError
 from dshmp.config import ModelConfig, from_dict, to_dict
-from dshmp.errors import UserError
+from dshmp.inference.segmenter import Segmenter
 from dshmp.interop.release import release_config
 from dshmp.model.candidates import Candidates
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import input_masks, prepare_frames
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
-from dshmp.predictor import Segmenter
-from dshmp.result import Result
+from dshmp.results.result import Result
 from dshmp.video.io import open_video
 
 SMALL = {"input.short_side": 64, "input.long_side": 128}

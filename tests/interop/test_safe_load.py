@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.interop.safe_load import read_tensors
 
 STATE = {"a.weight": torch.arange(12.0).view(3, 4), "a.count": torch.tensor(3), "b": torch.ones(7001).half()}

@@ -16,9 +16,10 @@ from transformers.models.swin.modeling_swin import SwinEmbeddings, SwinEncoder
 
 import tiny
 from clips import picture
+from dshmp.common.errors import UserError
 from dshmp.config import BackboneConfig, from_dict
 from dshmp.data.mevis import MevisSplit
-from dshmp.errors import UserError
+from dshmp.inference.segmenter import Segmenter
 from dshmp.interop import video_swin as interop
 from dshmp.interop.keymap import renamed
 from dshmp.interop.video_swin import load_kinetics
@@ -26,7 +27,6 @@ from dshmp.model.backbone import LanguageBackbone
 from dshmp.model.frames import prepare_frames
 from dshmp.model.swin import BLOCKED, Size, SwinBlock, relative_position, window_groups
 from dshmp.model.text import null_text
-from dshmp.predictor import Segmenter
 from dshmp.training.cache import perceive_clip
 from golden import FOLDER, load
 

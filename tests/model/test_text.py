@@ -13,14 +13,14 @@ import torch
 from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
 
 import tiny
+from dshmp.common.device import to_device
+from dshmp.common.errors import UserError
 from dshmp.config import EncoderConfig, LanguageConfig, ModelConfig, ReleaseConfig, to_dict
-from dshmp.device import to_device
-from dshmp.errors import UserError
+from dshmp.model.parser import Word, load_parser
 from dshmp.model.roberta import Roberta
 from dshmp.model.text import LanguageEncoder, TextFeatures, pretrained_encoder
 from dshmp.model.tokenizer import TextBatch, TextTokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from dshmp.model.words import noun_phrases, split_words, splitting_apart, token_groups
-from dshmp.parser import Word, load_parser
 
 ROBERTA_BPE = Path(__file__).resolve().parents[3] / "shared" / "roberta_bpe"
 TINY = EncoderConfig(
@@ -344,7 +344,7 @@ def test_threads_take_turns_at_the_configured_parser(monkeypatch: pytest.MonkeyP
         asked.add(name)
         return Watched()
 
-    monkeypatch.setattr("dshmp.parser.load_parser", load)
+    monkeypatch.setattr("dshmp.model.parser.load_parser", load)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda number: tokenizer.split(f"the dog number {number}")[-1].text, range(12)))
     assert found == [str(number) for number in range(12)]

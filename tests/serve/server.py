@@ -9,10 +9,10 @@ import threading
 import time
 from typing import Any
 
-from dshmp.predictor import Segmenter
+from dshmp.common.signals import heeded
+from dshmp.inference.segmenter import Segmenter
 from dshmp.serve import page
 from dshmp.serve.server import serving
-from dshmp.signals import heeded
 
 lock = threading.Lock()
 

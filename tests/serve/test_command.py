@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dshmp.cli import app
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="the command is not tested; pip install 'dshmp[web]'"

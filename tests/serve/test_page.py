@@ -17,7 +17,7 @@ import pytest
 import documents
 from clips import write_clip
 from dshmp import load_results
-from dshmp.predictor import Segmenter
+from dshmp.inference.segmenter import Segmenter
 from dshmp.video.io import open_video
 
 gradio_client = pytest.importorskip("gradio_client", reason="the page is not tested; pip install 'dshmp[web]'")

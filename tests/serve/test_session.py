@@ -11,12 +11,12 @@ from PIL import Image
 
 from clips import write_clip
 from dshmp import load_results
-from dshmp.answer import ObjectResult
-from dshmp.errors import UserError
-from dshmp.parser import Word
-from dshmp.progress import Progress
-from dshmp.result import Result
-from dshmp.rle import encode
+from dshmp.common.errors import UserError
+from dshmp.common.progress import Progress
+from dshmp.common.rle import encode
+from dshmp.model.parser import Word
+from dshmp.results.answer import ObjectResult
+from dshmp.results.result import Result
 from dshmp.serve import downloads, html, session
 from dshmp.serve.session import View
 from dshmp.video.io import open_video

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.evaluation.metrics import jf_frames
 from dshmp.synthetic import SPLITS, SUBSETS, Clip, make_clip, make_synthetic, time_reversed
 from dshmp.synthetic.grammar import (

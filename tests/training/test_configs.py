@@ -22,14 +22,14 @@ from transformers import (
 import tiny
 from dshmp import cli
 from dshmp.checkpoint import load_model
+from dshmp.common.errors import UserError
+from dshmp.common.options import Options
 from dshmp.config import ModelConfig, flat, from_dict, to_dict
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
-from dshmp.errors import UserError
 from dshmp.evaluation.score import evaluate
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import save_tokenizer
-from dshmp.options import Options
 from dshmp.recipes import FOLDER as CONFIGS
 from dshmp.recipes import find_recipe
 from dshmp.training.configs import needs

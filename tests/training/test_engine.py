@@ -24,8 +24,8 @@ from torch import Tensor
 
 import tiny
 from dshmp.checkpoint import load_model
+from dshmp.common.errors import UserError
 from dshmp.config import from_dict
-from dshmp.errors import UserError
 from dshmp.synthetic.make import make_synthetic
 from dshmp.training import engine
 from dshmp.training.checkpoints import Checkpoints, Saved
@@ -115,7 +115,7 @@ def test_a_step_in_parts(
 
 CONTEXT = multiprocessing.get_context("forkserver")
 """Processes that start from one that has imported everything, and has learned nothing: autograd cannot be forked."""
-CONTEXT.set_forkserver_preload(["dshmp.training.train", "dshmp.predictor"])
+CONTEXT.set_forkserver_preload(["dshmp.training.train", "dshmp.inference.segmenter"])
 
 
 def child(path: Path, overrides: list[str], out: Path, environment: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from dshmp import cli
 from dshmp.ablation import page as ablation
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.recipes import FOLDER, find_folder, find_recipe, recipe_name, recipe_names
 from dshmp.training import train
 from dshmp.training.recipe import load_recipe

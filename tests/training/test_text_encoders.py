@@ -23,8 +23,8 @@ from transformers import (
 
 import tiny
 from dshmp.checkpoint import build_model, load_config, load_model, save_model
+from dshmp.common.errors import UserError
 from dshmp.config import AutoEncoderConfig, EncoderConfig, ModelConfig, from_dict, to_dict
-from dshmp.errors import UserError
 from dshmp.interop.graphs import example, export
 from dshmp.interop.release import to_release
 from dshmp.model.text import LanguageEncoder, pretrained_encoder

@@ -20,17 +20,17 @@ from transformers import RobertaConfig, RobertaModel
 import tiny
 from dshmp import cli
 from dshmp.checkpoint import build_model, load_config, load_model, load_tensors, save_model
+from dshmp.common.errors import UserError
+from dshmp.common.rle import encode
 from dshmp.config import from_dict, to_dict
 from dshmp.data.base import frame_size
 from dshmp.data.mevis import MevisSplit, write_mini
 from dshmp.data.mini import make_mini
-from dshmp.errors import UserError
+from dshmp.inference.segmenter import Segmenter
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frame_decoder import disable_language, uses_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.tokenizer import save_tokenizer
-from dshmp.predictor import Segmenter
-from dshmp.rle import encode
 from dshmp.training import cache
 from dshmp.training.cache import CachedClip, CachedSplit
 from dshmp.training.engine import Trainer, processes

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import tiny
+from dshmp.common.errors import UserError
 from dshmp.config import from_dict
 from dshmp.data.mini import make_mini
 from dshmp.data.registry import DATASETS, dataset
-from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.frames import prepare_frames
 from dshmp.training.recipe import Recipe

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from clips import RED, picture, write_clip, write_sound
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.video.container import _Places
 from dshmp.video.io import open_video, parse_range
 
@@ -244,7 +244,7 @@ def test_array() -> None:
 
 def test_frames_of_an_iterator_are_bounded_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (41, 51, 3), np.uint8)
-    monkeypatch.setattr("dshmp.limits.SPOOL", 4 * noise.nbytes)  # noise takes more than it has
+    monkeypatch.setattr("dshmp.common.limits.SPOOL", 4 * noise.nbytes)  # noise takes more than it has
     two = open_video(noise + index for index in range(2))
     again = zip(two, two, strict=True)  # read from two places in turn
     assert all(

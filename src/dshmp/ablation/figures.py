@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from dshmp.ablation.results import ALL, CRITICAL, Results, spread
 from dshmp.ablation.runs import Run, held_out_sources
+from dshmp.common.files import owned_file
 from dshmp.data.base import Expression, Split
 from dshmp.data.registry import open_split
-from dshmp.files import owned_file
-from dshmp.predictor import Segmenter
+from dshmp.inference.segmenter import Segmenter
 from dshmp.training.held_out import shown_video, strip
 
 Figure = Any  # matplotlib's

@@ -10,8 +10,8 @@ from dshmp.ablation.record import RECORD, read_record, write_record
 from dshmp.ablation.results import ALL, LEVEL, Results, average, spread
 from dshmp.ablation.rows import OURS, OWN, PARTS, TABLES, Table, chosen_tables, own_table, resolve
 from dshmp.ablation.runs import devices, plan, run_all, shard
-from dshmp.errors import UserError
-from dshmp.files import check_owned, destination, owned_file
+from dshmp.common.errors import UserError
+from dshmp.common.files import check_owned, destination, owned_file
 from dshmp.recipes import FOLDER, find_folder, find_recipe, recipe_name
 
 PAGE = "README.md"

@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from dshmp.ablation.runs import Found, Score
+from dshmp.common.errors import UserError
+from dshmp.common.files import owned_file
 from dshmp.data.base import read_shape
-from dshmp.errors import UserError
-from dshmp.files import owned_file
 
 RECORD = "results.json"
 

@@ -15,9 +15,9 @@ from scipy.stats import t as student
 
 from dshmp.ablation.rows import Row
 from dshmp.ablation.runs import SCORES, Found, Run
+from dshmp.common.errors import UserError
 from dshmp.config import from_dict
 from dshmp.data.base import read_json
-from dshmp.errors import UserError
 
 # What rows are compared on, per cent: everything, sentences that need motion, the right one of direction pairs, and
 # absent targets that are answered with nothing. The data set's other subsets are shown, not compared.

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dshmp.common.errors import UserError
 from dshmp.config import nearest
-from dshmp.errors import UserError
 from dshmp.training.recipe import Recipe, load_recipe
 
 

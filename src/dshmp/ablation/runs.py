@@ -27,14 +27,14 @@ from rich.progress import TaskID
 
 from dshmp.ablation.rows import Row
 from dshmp.checkpoint import CONFIG, load_config, load_model
+from dshmp.common.device import find_device
+from dshmp.common.errors import UserError, printable
+from dshmp.common.files import locked, save_json
+from dshmp.common.options import Options
+from dshmp.common.processes import QuietProcess, after_parent
+from dshmp.common.progress import progress_bars
 from dshmp.data.base import read_json
-from dshmp.device import find_device
-from dshmp.errors import UserError, printable
 from dshmp.evaluation import score
-from dshmp.files import locked, save_json
-from dshmp.options import Options
-from dshmp.processes import QuietProcess, after_parent
-from dshmp.progress import progress_bars
 from dshmp.training.cache import CachedSplit
 from dshmp.training.held_out import SentenceScore, sentence_scores
 from dshmp.training.logging import read_metrics

@@ -9,12 +9,12 @@ from typing import Any, get_args
 
 import torch
 
-from dshmp.arguments import checked
-from dshmp.assignments import assign
+from dshmp.common.arguments import checked
+from dshmp.common.assignments import assign
+from dshmp.common.options import Kind
+from dshmp.common.progress import Progress
 from dshmp.config import from_dict
 from dshmp.formats.tracks import Tracks
-from dshmp.options import Kind
-from dshmp.progress import Progress
 from dshmp.video.source import VideoSource
 
 # a video, the noun phrases of all sentences, where to compute, and whom to tell how far it is

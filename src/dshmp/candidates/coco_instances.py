@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from dshmp.candidates.hub import find_folder, load, load_part
 from dshmp.candidates.overlaps import boxes_of, first_of_each, mask_overlap
+from dshmp.common.progress import Progress
+from dshmp.common.rle import Rle, encode
 from dshmp.config import Count, Share
 from dshmp.formats.tracks import Track, Tracks
 from dshmp.model.trajectories import LONGEST_GAP, link
-from dshmp.progress import Progress
-from dshmp.rle import Rle, encode
 from dshmp.video.source import VideoSource
 
 # how people call what COCO names, in both spellings that are published; a plural's s is known to be one

@@ -13,10 +13,10 @@ import torch
 from dshmp.candidates.hub import find_folder, load, load_part
 from dshmp.candidates.open_vocabulary import named, phrase_tracks
 from dshmp.candidates.propagation import forget
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
+from dshmp.common.progress import Progress
+from dshmp.common.rle import Rle, encode
 from dshmp.formats.tracks import Tracks
-from dshmp.progress import Progress
-from dshmp.rle import Rle, encode
 from dshmp.video.source import VideoSource
 
 

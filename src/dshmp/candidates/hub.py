@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from dshmp.errors import UserError
-from dshmp.files import reason
-from dshmp.hub import looks_local
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason
+from dshmp.common.hub import looks_local
 
 log = logging.getLogger("dshmp")
 

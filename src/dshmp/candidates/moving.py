@@ -21,11 +21,11 @@ from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 
 from dshmp.checkpoint import load_tensors
+from dshmp.common.progress import Progress
+from dshmp.common.rle import Rle, encode
 from dshmp.config import Count, Share
 from dshmp.formats.tracks import Track, Tracks
 from dshmp.model.moving import SHORT, MovingObjects, flow_input, flow_size, optical_flow
-from dshmp.progress import Progress
-from dshmp.rle import Rle, encode
 from dshmp.video.source import VideoSource
 
 Array = NDArray[np.float32]

@@ -13,11 +13,11 @@ from dshmp.candidates.grounding import Boxes, Grounding
 from dshmp.candidates.hub import find_folder
 from dshmp.candidates.overlaps import box_overlap, boxes_of, first_of_each, is_new
 from dshmp.candidates.propagation import Propagation
+from dshmp.common.errors import UserError
+from dshmp.common.progress import Progress
+from dshmp.common.rle import Rle, encode
 from dshmp.config import Count, Share
-from dshmp.errors import UserError
 from dshmp.formats.tracks import Track, Tracks
-from dshmp.progress import Progress
-from dshmp.rle import Rle, encode
 from dshmp.video.source import VideoSource
 
 

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason, regular
+from dshmp.common.limits import VALUES
 from dshmp.data.base import DataSplit, Expression, Name, Size, Text, Video, read_rows, read_shape, read_text
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.mini import draw_clips, resized, short_texts
-from dshmp.errors import UserError
-from dshmp.files import reason, regular
-from dshmp.limits import VALUES
 from dshmp.video.io import open_video
 
 SPLITS = ("train", "test")

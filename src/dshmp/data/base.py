@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from dshmp.common.errors import UserError, printable
+from dshmp.common.files import name_fault, reason, regular
 from dshmp.config import told
-from dshmp.errors import UserError, printable
-from dshmp.files import name_fault, reason, regular
 
 Size = tuple[int, int]  # (H, W)
 

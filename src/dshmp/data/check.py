@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dshmp.common.errors import UserError, printable
 from dshmp.data.base import LAYOUT, Split, frame_size
 from dshmp.data.images import ImageSplit, IndexMaskSplit, open_data_image, read_frame, read_index_mask
 from dshmp.data.mini import MARK
-from dshmp.errors import UserError, printable
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Split)

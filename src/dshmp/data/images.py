@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason
 from dshmp.data.base import DataSplit, Size
-from dshmp.errors import UserError
-from dshmp.files import reason
 from dshmp.video.images import DATA_FORMATS, DECODER_ERRORS, open_image
 
 # DAVIS's palette: an index's bits, lowest first, are the highest of red, green and blue, then the second highest ...

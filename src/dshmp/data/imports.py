@@ -9,17 +9,17 @@ from typing import Any
 
 from PIL import ExifTags
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import new_folder
+from dshmp.common.lists import Row, read_rows
+from dshmp.common.options import Annotations
+from dshmp.common.progress import Progress
 from dshmp.data.base import checked_name
 from dshmp.data.images import save_jpeg
-from dshmp.errors import UserError
-from dshmp.files import new_folder
 from dshmp.formats.answers import frame_names
 from dshmp.formats.coco import Document, read_document
 from dshmp.formats.reading import document_tracks, read_tracks
 from dshmp.formats.tracks import Tracks
-from dshmp.lists import Row, read_rows
-from dshmp.options import Annotations
-from dshmp.progress import Progress
 from dshmp.video.images import open_image
 from dshmp.video.io import open_video
 from dshmp.video.source import VideoSource

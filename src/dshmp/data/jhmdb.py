@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, Field
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason
+from dshmp.common.limits import FRAMES, VALUES
 from dshmp.data.a2d import WINDOW, FrameNumber, centred_window
 from dshmp.data.base import Expression, Name, Size, Text, Video, read_rows, read_shape
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit
 from dshmp.data.mini import draw_clips, resized, short_texts
-from dshmp.errors import UserError
-from dshmp.files import reason
-from dshmp.limits import FRAMES, VALUES
 
 ANNOTATION = "jhmdb_annotation.txt"
 LIST = "jhmdb_sentences_samples_metadata.json"

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import digest, reason, regular
+from dshmp.common.rle import encode
 from dshmp.data.base import Expression, Id, Name, Side, Size, Text, Video, Videos, read_shape, shaped
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit, decode_mask
 from dshmp.data.mini import draw_clips, first_frames, save_frames
-from dshmp.errors import UserError
-from dshmp.files import digest, reason, regular
-from dshmp.rle import encode
 
 SPLITS = ("train", "valid_u", "valid", "test")
 COUNTS = {  # of version 1, and of version 2 where they are published

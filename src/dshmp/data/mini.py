@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.common.files import new_folder
 from dshmp.data.images import save_jpeg
-from dshmp.files import new_folder
 from dshmp.synthetic.make import Clip, clip_seed, make_clip
 
 MARK = "mini.json"

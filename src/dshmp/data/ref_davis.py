@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.common.errors import UserError
 from dshmp.data.base import Expression, Name, Video, read_shape, read_text, shaped
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import IndexMaskSplit, index_mask, read_index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
-from dshmp.errors import UserError
 
 SPLITS = ("train", "val")
 COUNTS = {"train": ({"videos": 60},), "val": ({"videos": 30, "objects": 61, "expressions": 244, "frames": 1999},)}

@@ -19,11 +19,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from dshmp.common.errors import UserError
 from dshmp.data.base import Expression, Name, Text, Video, Videos, read_shape
 from dshmp.data.check import CheckReport, Finding, check_splits
 from dshmp.data.images import IndexMaskSplit, index_mask, save_palette_png
 from dshmp.data.mini import draw_clips, first_frames, save_frames
-from dshmp.errors import UserError
 
 SPLITS = ("train", "valid")
 COUNTS = {"train": ({"videos": 3471},), "valid": ({"videos": 202, "expressions": 834, "frames": 5486},)}

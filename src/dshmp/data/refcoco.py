@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field
 
+from dshmp.common.errors import UserError
+from dshmp.common.pickles import read_pickle
+from dshmp.common.rle import encode
 from dshmp.data.base import Expression, Id, Name, Side, Size, Text, Video, read_shape, shaped
 from dshmp.data.check import CheckReport, check_splits
 from dshmp.data.images import ImageSplit, decode_mask, run_lengths, save_jpeg
 from dshmp.data.mini import draw_clips, resized
-from dshmp.errors import UserError
-from dshmp.pickles import read_pickle
-from dshmp.rle import encode
 
 DATASETS = ("refcoco", "refcoco+", "refcocog")
 SENTENCES = {  # of the splits by unc and, for RefCOCOg, by umd

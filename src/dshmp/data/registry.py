@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from dshmp.common.errors import UserError
 from dshmp.data import a2d, jhmdb, mevis, ref_davis, refcoco
 from dshmp.data import ref_youtube_vos as youtube
 from dshmp.data.base import Split
 from dshmp.data.check import CheckReport
-from dshmp.errors import UserError
 
 Targets = Literal["many", "single"]
 Layout = Literal["mevis", "youtube_vos", "davis", "coco"]

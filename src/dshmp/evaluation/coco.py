@@ -25,12 +25,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from dshmp.common.errors import UserError
+from dshmp.common.rle import Rle, decode, encode
 from dshmp.data.base import Expression, Size, Split, frame_size, mask_size
 from dshmp.data.images import rle_fault
-from dshmp.errors import UserError
 from dshmp.evaluation.predictions import Predictions, Problem
 from dshmp.evaluation.protocols import SampleScore, Terms, VideoScores, target
-from dshmp.rle import Rle, decode, encode
 
 FILE = "predictions.json"
 TENTHS = (5, 6, 7, 8, 9)  # of P@K

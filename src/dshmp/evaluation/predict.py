@@ -29,17 +29,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dshmp import __version__
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_write, destination, digest, is_vacant, locked, move_into, save_json, scratch
+from dshmp.common.options import Options, Targets
+from dshmp.common.progress import Progress
 from dshmp.config import to_dict
 from dshmp.data.base import Expression, Split, frame_size, read_json, times_shown
 from dshmp.data.images import rle_fault, save_palette_png
 from dshmp.data.registry import dataset
-from dshmp.errors import UserError
 from dshmp.evaluation.coco import FILE, ImageId, frame_list, image_id
 from dshmp.evaluation.predictions import FACTS, TOPS, Predictions, packed, zip_of
-from dshmp.files import atomic_write, destination, digest, is_vacant, locked, move_into, save_json, scratch
-from dshmp.options import Options, Targets
-from dshmp.predictor import Segmenter
-from dshmp.progress import Progress
+from dshmp.inference.segmenter import Segmenter
 from dshmp.video.images import DECODER_ERRORS
 from dshmp.video.io import open_video
 from dshmp.video.overlay import save_png

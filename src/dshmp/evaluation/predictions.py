@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dshmp import limits
+from dshmp.common import limits
+from dshmp.common.errors import UserError, printable
+from dshmp.common.files import atomic_write, destination, digest, reason, regular
+from dshmp.common.progress import track
 from dshmp.data.base import Split, frame_size
-from dshmp.errors import UserError, printable
-from dshmp.files import atomic_write, destination, digest, reason, regular
-from dshmp.progress import track
 from dshmp.video.images import DATA_FORMATS, DECODER_ERRORS
 
 TOPS = {"mevis": "", "youtube_vos": "Annotations/"}  # layouts that have a submission, and what its paths begin with

@@ -13,13 +13,13 @@ import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat
 
 from dshmp import __version__
+from dshmp.common.errors import UserError, printable
+from dshmp.common.files import owned_file, to_json
+from dshmp.common.revision import revision
 from dshmp.data.base import Split
-from dshmp.errors import UserError, printable
 from dshmp.evaluation.coco import frame_list
 from dshmp.evaluation.predictions import Problem
 from dshmp.evaluation.protocols import SampleScore
-from dshmp.files import owned_file, to_json
-from dshmp.revision import revision
 
 log = logging.getLogger(__name__)
 

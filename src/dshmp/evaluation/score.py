@@ -10,20 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import check_owned, destination
+from dshmp.common.options import Options
+from dshmp.common.processes import worker_pool
+from dshmp.common.progress import track
 from dshmp.data.base import Expression, Split, by_video, expression_name, mask_size, read_shape, shaped
 from dshmp.data.registry import Dataset, dataset
-from dshmp.errors import UserError
 from dshmp.evaluation import coco, report
 from dshmp.evaluation.predictions import FACTS, TOPS, Predictions
 from dshmp.evaluation.protocols import PROTOCOLS, score_expressions, score_objects
 from dshmp.evaluation.report import Scores, figures, intervals
-from dshmp.files import check_owned, destination
-from dshmp.options import Options
-from dshmp.processes import worker_pool
-from dshmp.progress import track
 
 if TYPE_CHECKING:
-    from dshmp.progress import Progress
+    from dshmp.common.progress import Progress
 
 log = logging.getLogger(__name__)
 PREDICTIONS = "predictions"

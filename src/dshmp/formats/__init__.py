@@ -9,12 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dshmp.errors import UserError
-from dshmp.files import atomic_folder, new_file, new_folder
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_folder, new_file, new_folder
 from dshmp.formats.answers import Answers
 
 if TYPE_CHECKING:
-    from dshmp.answer import Answer
+    from dshmp.results.answer import Answer
     from dshmp.video.source import VideoSource
 
 

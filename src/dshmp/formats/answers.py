@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from dshmp.answer import Answer, ObjectResult
-from dshmp.errors import UserError, printable
-from dshmp.files import name_fault
-from dshmp.rle import area
+from dshmp.common.errors import UserError, printable
+from dshmp.common.files import name_fault
+from dshmp.common.rle import area
+from dshmp.results.answer import Answer, ObjectResult
 from dshmp.video.source import VideoSource
 
 

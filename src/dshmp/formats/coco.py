@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import to_json
+from dshmp.common.rle import Rle, area, box
 from dshmp.data.base import Side, Text, read_shape
 from dshmp.data.images import decode_mask
-from dshmp.errors import UserError
-from dshmp.files import to_json
 from dshmp.formats.answers import Answers
 from dshmp.formats.tracks import Tracks, add_mask, seen_tracks, told
-from dshmp.rle import Rle, area, box
 from dshmp.video.source import VideoSource
 
 

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
+from dshmp.common.rle import Rle, area, box, decode
 from dshmp.formats.answers import Answers
-from dshmp.rle import Rle, area, box, decode
 from dshmp.video.overlay import Coding, overlay_writer
 from dshmp.video.source import Pixels
 

@@ -14,13 +14,13 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.common.errors import UserError, printable
+from dshmp.common.files import reason, regular
+from dshmp.common.rle import Rle, box, decode, encode
 from dshmp.data.base import Size
 from dshmp.data.images import decode_mask
-from dshmp.errors import UserError, printable
-from dshmp.files import reason, regular
 from dshmp.formats.answers import Answers
 from dshmp.formats.tracks import Tracks, seen_tracks, told
-from dshmp.rle import Rle, box, decode, encode
 from dshmp.video.source import VideoSource
 
 log = logging.getLogger("dshmp")

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
+from dshmp.common.rle import box, decode
 from dshmp.formats.answers import Answers
-from dshmp.rle import box, decode
 
 if TYPE_CHECKING:
     from supervision import Detections

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.common.errors import UserError
+from dshmp.common.rle import Rle, decode, encode
 from dshmp.data.base import Size
 from dshmp.data.images import open_data_image, save_palette_png
-from dshmp.errors import UserError
 from dshmp.formats.answers import Answers
 from dshmp.formats.tracks import Tracks, seen_tracks, told
-from dshmp.rle import Rle, decode, encode
 from dshmp.video.source import VideoSource
 
 VOID, MOTS_VOID = 255, 10_000  # what index PNGs say of pixels that nobody judged

@@ -14,8 +14,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.common.rle import decode
 from dshmp.formats.answers import Answers
-from dshmp.rle import decode
 
 CHANNELS = 4
 COUNTS = (3, 4, 8, 16)  # bits of each kind of count

@@ -3,13 +3,13 @@
 from collections import defaultdict
 from pathlib import Path
 
+from dshmp.common.errors import UserError
+from dshmp.common.rle import Rle, encode
 from dshmp.data.base import read_text
 from dshmp.data.images import decode_mask
-from dshmp.errors import UserError
 from dshmp.formats.answers import Answers
 from dshmp.formats.index_pngs import MOTS_CLASS, MOTS_NAMES, MOTS_VOID, index_map
 from dshmp.formats.tracks import Tracks, add_mask, seen_tracks
-from dshmp.rle import Rle, encode
 from dshmp.video.source import VideoSource
 
 OBJECT = 3  # the class of what is neither a car nor a pedestrian

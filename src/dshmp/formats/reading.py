@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.formats import coco, cvat, index_pngs, mots, youtube_vis
 from dshmp.formats.tracks import Tracks, array_tracks, checked_tracks, detection_tracks
 from dshmp.video.source import VideoSource

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dshmp.common.rle import area, box, decode
 from dshmp.formats.answers import Answers
-from dshmp.rle import area, box, decode
 
 COLUMNS = ("frame", "time", "track", "expression", "score", "x", "y", "width", "height", "area", "centre_x", "centre_y")
 

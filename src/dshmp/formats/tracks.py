@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dshmp.common.errors import UserError
+from dshmp.common.rle import Rle, decode, encode
 from dshmp.data.base import Size
-from dshmp.errors import UserError
-from dshmp.rle import Rle, decode, encode
 from dshmp.video.source import VideoSource
 
 Found = Mapping[str, tuple[Mapping[int, Rle], tuple[str, ...]]]  # masks and words of each track, by its name

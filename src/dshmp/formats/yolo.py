@@ -12,8 +12,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from dshmp.common.rle import decode
 from dshmp.formats.answers import Answers
-from dshmp.rle import decode
 
 LEAST = 3  # points: a shorter line would be read as a box
 

@@ -4,13 +4,13 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import to_json
+from dshmp.common.rle import Rle, area, box, encode
 from dshmp.data.images import decode_mask
-from dshmp.errors import UserError
-from dshmp.files import to_json
 from dshmp.formats.answers import Answers
 from dshmp.formats.coco import Document, categories, chosen_video, labels_of, words_of
 from dshmp.formats.tracks import Tracks, seen_tracks, told
-from dshmp.rle import Rle, area, box, encode
 from dshmp.video.source import VideoSource
 
 

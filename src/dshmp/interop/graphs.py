@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dshmp import checkpoint as disk
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_folder, destination, is_vacant, reason
 from dshmp.config import InputConfig, ModelConfig
-from dshmp.errors import UserError
-from dshmp.files import atomic_folder, destination, is_vacant, reason
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.text import Cues, TextFeatures
 

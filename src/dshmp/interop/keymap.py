@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dshmp.checkpoint import check_finite
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason
+from dshmp.common.hub import looks_local
 from dshmp.config import ModelConfig
-from dshmp.errors import UserError
-from dshmp.files import reason
-from dshmp.hub import looks_local
 from dshmp.interop.keymap import NAMES, TRANSFORMERS_BLOCK, LoadedPart, NameTable, Told, grouped, left_out, load_weights
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.dshmp import DsHmp

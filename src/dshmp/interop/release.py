@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dshmp import checkpoint as disk
 from dshmp.card import Card
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_folder, check_owned, check_utf8, destination, is_vacant, owned_file, save_tensors
 from dshmp.config import RELEASE, EncoderConfig, ModelConfig, flat, from_dict, to_dict
-from dshmp.errors import UserError
-from dshmp.files import atomic_folder, check_owned, check_utf8, destination, is_vacant, owned_file, save_tensors
 from dshmp.interop.keymap import (
     NAMES,
     STAGES,

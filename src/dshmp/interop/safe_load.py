@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dshmp.checkpoint import check_finite, check_plain, load_tensors
-from dshmp.errors import UserError
-from dshmp.files import reason, regular
-from dshmp.pickles import Refused, read_pickle
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason, regular
+from dshmp.common.pickles import Refused, read_pickle
 
 WRAPPERS = ("model", "state_dict")  # under which training programs keep the weights, beside optimiser and the like
 ZIP = b"PK\x03\x04"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.interop.keymap import SWIN_BLOCK, LoadedPart, NameTable, Told, grouped, left_out, load_weights
 from dshmp.interop.safe_load import read_tensors
 from dshmp.model.backbone import LanguageBackbone

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dshmp.device import widest
+from dshmp.common.device import widest
 from dshmp.model.layers import MLP
 from dshmp.model.trajectories import LONGEST_GAP, at_frames, neighbours, rate
 

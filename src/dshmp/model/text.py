@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from dshmp.common.errors import UserError
+from dshmp.common.files import read_settings, reason
+from dshmp.common.hub import looks_local
 from dshmp.config import AutoEncoderConfig, EncoderConfig, LanguageConfig, from_dict, to_dict
-from dshmp.errors import UserError
-from dshmp.files import read_settings, reason
-from dshmp.hub import looks_local
 from dshmp.model.roberta import EncoderOutput, Roberta
 from dshmp.model.tokenizer import TextBatch
 

@@ -13,14 +13,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from dshmp import limits
+from dshmp.common import limits
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_write, reason, regular
+from dshmp.common.hub import looks_local
+from dshmp.common.progress import track
 from dshmp.config import ModelConfig
-from dshmp.errors import UserError
-from dshmp.files import atomic_write, reason, regular
-from dshmp.hub import looks_local
+from dshmp.model.parser import CueGroup, Word, parser_version
 from dshmp.model.words import RULES, split_words, token_groups
-from dshmp.parser import CueGroup, Word, parser_version
-from dshmp.progress import track
 
 log = logging.getLogger(__name__)
 

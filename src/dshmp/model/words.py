@@ -17,10 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
+from dshmp.common.errors import UserError
+from dshmp.common.processes import worker_pool
 from dshmp.config import CueSplit
-from dshmp.errors import UserError
-from dshmp.parser import PARSER, CueGroup, Word, load_parser, parse
-from dshmp.processes import worker_pool
+from dshmp.model.parser import PARSER, CueGroup, Word, load_parser, parse
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token

@@ -6,7 +6,7 @@ Without its folder, a name is looked up in one folder after the other (`FOLDERS`
 import difflib
 from pathlib import Path
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent
 FOLDERS = ("paper", "ours", "ablations", "synthetic")

@@ -11,11 +11,11 @@ from typing import Any
 
 import gradio as gr
 
+from dshmp.common.errors import UserError
+from dshmp.common.options import Options
+from dshmp.common.progress import Progress
 from dshmp.demo import VIDEO, make_demo, write_clip
-from dshmp.errors import UserError
-from dshmp.export import load
-from dshmp.options import Options
-from dshmp.progress import Progress
+from dshmp.inference.segment import load
 from dshmp.serve import downloads, html, session
 from dshmp.serve.session import View
 

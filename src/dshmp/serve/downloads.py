@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dshmp import formats
-from dshmp.answer import EVIDENCE, RESULTS
-from dshmp.folder import OVERLAY, slug
-from dshmp.result import Result
+from dshmp.results.answer import EVIDENCE, RESULTS
+from dshmp.results.folder import OVERLAY, slug
+from dshmp.results.result import Result
 from dshmp.serve.session import View, draw_overlay, shown, shown_colours
 from dshmp.video.io import open_video
 

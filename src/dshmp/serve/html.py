@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dshmp.results.show import css
 from dshmp.serve.session import View, candidates, current, meant
-from dshmp.show import css
 from dshmp.video.overlay import MOTION, STATIC
 
 if TYPE_CHECKING:
-    from dshmp.parser import Word
-    from dshmp.result import Result
+    from dshmp.model.parser import Word
+    from dshmp.results.result import Result
 
 BARS = 240  # of a timeline, at most
 LISTED = 12  # objects that are listed at once; those that are shown always are

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from dshmp.options import Kind
+from dshmp.common.options import Kind
 from dshmp.serve import downloads, html
 from dshmp.serve.app import NONE, App
 

@@ -12,11 +12,11 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
-from dshmp.errors import UserError
-from dshmp.export import load
-from dshmp.options import Options
+from dshmp.common.errors import UserError
+from dshmp.common.options import Options
+from dshmp.common.signals import held
+from dshmp.inference.segment import load
 from dshmp.serve.html import CSS
-from dshmp.signals import held
 
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; frame-ancestors 'self'"
 SETTINGS: dict[str, Any] = {

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.answer import ObjectResult
-from dshmp.errors import UserError
-from dshmp.progress import Progress
-from dshmp.result import Result
-from dshmp.rle import encode
-from dshmp.show import masks_at
+from dshmp.common.errors import UserError
+from dshmp.common.progress import Progress
+from dshmp.common.rle import encode
+from dshmp.results.answer import ObjectResult
+from dshmp.results.result import Result
+from dshmp.results.show import masks_at
 from dshmp.video.io import open_video
 from dshmp.video.overlay import (
     OBJECTS,

@@ -24,10 +24,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dshmp.errors import UserError
-from dshmp.files import atomic_folder, destination, is_vacant, regular
-from dshmp.processes import worker_pool
-from dshmp.rle import encode
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_folder, destination, is_vacant, regular
+from dshmp.common.processes import worker_pool
+from dshmp.common.rle import encode
 from dshmp.synthetic.grammar import resolve
 from dshmp.synthetic.plan import FAMILIES, SPLITS, SUBSETS, Plan, plan_clip
 from dshmp.synthetic.render import render

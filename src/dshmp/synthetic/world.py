@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 from dshmp.synthetic.grammar import SHAPES, TEXTURES
 
 Casts = dict[str, tuple[tuple[int, int], ...]]

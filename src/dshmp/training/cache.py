@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dshmp.checkpoint import load_tensors
+from dshmp.common.errors import UserError
+from dshmp.common.files import digest, reason, save_tensors
+from dshmp.common.progress import track
+from dshmp.common.rle import decode
 from dshmp.config import to_dict
 from dshmp.data.base import Expression, Size, Split, Video, by_video, expression_name, mask_size
-from dshmp.errors import UserError
-from dshmp.files import digest, reason, save_tensors
 from dshmp.formats.reading import read_tracks
 from dshmp.model.camera import camera_motion, followed, grey_frames
 from dshmp.model.candidates import Candidates, clip_candidates
@@ -36,8 +38,6 @@ from dshmp.model.geometry import LEAST, grid_size, mask_geometry, masks_on_grid
 from dshmp.model.text import TextFeatures, null_text
 from dshmp.model.tokenizer import TextBatch, TextTokenizer
 from dshmp.model.trajectories import gather
-from dshmp.progress import track
-from dshmp.rle import decode
 from dshmp.training.video_losses import VideoTargets, video_targets
 from dshmp.video.source import VideoSource
 

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dshmp.checkpoint import load_tensors
-from dshmp.errors import UserError
-from dshmp.files import save_tensors
+from dshmp.common.errors import UserError
+from dshmp.common.files import save_tensors
 
 log = logging.getLogger("dshmp")
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dshmp.checkpoint import save_model
-from dshmp.device import to_device, widest
-from dshmp.errors import UserError
+from dshmp.common.device import to_device, widest
+from dshmp.common.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.swin import SwinStage
 from dshmp.training.checkpoints import Checkpoints, Saved

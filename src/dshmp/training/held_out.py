@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from dshmp.common.device import to_device
 from dshmp.data.base import Expression, Split, by_video, times_shown
-from dshmp.device import to_device
 from dshmp.evaluation.metrics import jf
+from dshmp.inference.segmenter import Segmenter
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.readout import TrajectoryReadout
-from dshmp.predictor import Segmenter
 from dshmp.training.cache import CachedSplit
 from dshmp.training.task import Metrics
 from dshmp.video.io import open_video

@@ -21,11 +21,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from dshmp import __version__
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_write, reason, regular, save_json, writing
+from dshmp.common.revision import revision
 from dshmp.config import to_dict
 from dshmp.data.base import Text, read_shape
-from dshmp.errors import UserError
-from dshmp.files import atomic_write, reason, regular, save_json, writing
-from dshmp.revision import revision
 from dshmp.training.recipe import Recipe
 from dshmp.training.task import Metrics
 from dshmp.video.overlay import save_png

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dshmp.checkpoint import CONFIG, find_model, load_config
+from dshmp.common.device import exactly
+from dshmp.common.errors import UserError
 from dshmp.data.base import Split
-from dshmp.device import exactly
-from dshmp.errors import UserError
 from dshmp.model.frame_decoder import uses_language
 from dshmp.training.cache import CachedSplit, ClipBatch, read_appearance
 from dshmp.training.held_out import score_tokens

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from dshmp.environment import keep_memory
-from dshmp.files import atomic_write
+from dshmp.common.environment import keep_memory
+from dshmp.common.files import atomic_write
 from dshmp.model.moving import SHORT, MovingObjects, flow_input, optical_flow
 from dshmp.synthetic.moving import make_scene
 

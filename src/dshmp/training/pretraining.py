@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from dshmp.common.device import exactly
+from dshmp.common.errors import UserError
 from dshmp.data.base import Split, expression_name
-from dshmp.device import exactly
-from dshmp.errors import UserError
 from dshmp.model.frame_decoder import Prediction, disable_language
 from dshmp.model.frames import prepare_frames
 from dshmp.model.text import null_text

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field
 
-from dshmp.assignments import assign, merge, parse_yaml
 from dshmp.card import Card
 from dshmp.checkpoint import CONFIG, check_model_folder, find_model, load_config
+from dshmp.common.assignments import assign, merge, parse_yaml
+from dshmp.common.errors import UserError
+from dshmp.common.files import atomic_write, destination, is_vacant, read_settings, reason
 from dshmp.config import Count, ModelConfig, Positive, from_dict, nearest, to_dict
 from dshmp.data.registry import DATASETS
 from dshmp.data.transforms import Augmentation
-from dshmp.errors import UserError
-from dshmp.files import atomic_write, destination, is_vacant, read_settings, reason
 from dshmp.recipes import find_recipe
 
 Whole = Annotated[int, Field(ge=0)]

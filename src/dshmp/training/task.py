@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dshmp.common.errors import UserError
 from dshmp.data.base import Split
 from dshmp.data.registry import open_split
-from dshmp.errors import UserError
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.tokenizer import TextTokenizer
 from dshmp.training.contrastive import Contrast, MemoryBank, TargetGroups

@@ -13,11 +13,11 @@ import torch
 from tokenizers import Tokenizer
 
 from dshmp.checkpoint import CONFIG, TOKENIZER, WEIGHTS, build_model, find_model, load_config, load_weights
+from dshmp.common.device import find_device
+from dshmp.common.errors import UserError
+from dshmp.common.files import check_utf8, destination
 from dshmp.config import EncoderConfig
 from dshmp.data.base import Split
-from dshmp.device import find_device
-from dshmp.errors import UserError
-from dshmp.files import check_utf8, destination
 from dshmp.interop.keymap import check_match, report
 from dshmp.interop.mask2former import initialise
 from dshmp.interop.video_swin import load_kinetics

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dshmp.common.device import exactly
+from dshmp.common.errors import UserError
 from dshmp.data.base import Expression, Split, Video, annotated, expression_name, times_shown
 from dshmp.data.transforms import augment, pseudo_clip, sample_positions
-from dshmp.device import exactly
-from dshmp.errors import UserError
+from dshmp.inference.segmenter import Segmenter
 from dshmp.model.camera import camera_motion, followed, grey_frames
 from dshmp.model.candidates import Candidates, detect
 from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.tokenizer import TextBatch
-from dshmp.predictor import Segmenter
 from dshmp.training.held_out import score_videos
 from dshmp.training.losses import Counts, Level, SetPrediction, SetTargets
 from dshmp.training.pretraining import frame_prediction

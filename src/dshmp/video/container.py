@@ -16,8 +16,8 @@ import numpy as np
 from av.stream import Disposition
 from PIL import ExifTags, Image
 
-from dshmp.errors import UserError
-from dshmp.files import reason, regular
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason, regular
 from dshmp.video.hdr import HDR, to_rgb
 from dshmp.video.images import DECODER_ERRORS, FORMATS, MAX_PIXELS, MAX_SIDE
 from dshmp.video.source import UNKNOWN_RATE, Frame, Pixels, VideoSource

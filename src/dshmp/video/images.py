@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from dshmp.errors import UserError
-from dshmp.files import regular
+from dshmp.common.errors import UserError
+from dshmp.common.files import regular
 
 # what people's frames are read in, by Pillow's names; others stay shut: for PostScript Pillow starts Ghostscript
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "AVIF")

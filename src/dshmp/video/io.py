@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, ImageSequence
 
-from dshmp import limits
-from dshmp.arguments import Place, Rate, checked
-from dshmp.errors import UserError
-from dshmp.files import reason, regular, writing
+from dshmp.common import limits
+from dshmp.common.arguments import Place, Rate, checked
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason, regular, writing
 from dshmp.video.container import open_file, warn_once
 from dshmp.video.images import DECODER_ERRORS, SUFFIXES, open_image
 from dshmp.video.source import UNKNOWN_RATE, Frame, Pixels, VideoSource

@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from dshmp.arguments import Rate, checked
-from dshmp.errors import UserError
-from dshmp.files import reason
+from dshmp.common.arguments import Rate, checked
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason
 from dshmp.video.container import CONTAINERS, upright, video_stream
 from dshmp.video.hdr import to_rgb
 from dshmp.video.io import Video, as_array, open_video

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dshmp.errors import UserError
-from dshmp.files import reason
+from dshmp.common.errors import UserError
+from dshmp.common.files import reason
 from dshmp.video.container import open_container
 from dshmp.video.fonts import font_for, load_font
 from dshmp.video.source import UNKNOWN_RATE, Pixels
 
 if TYPE_CHECKING:
-    from dshmp.parser import Word
+    from dshmp.model.parser import Word
 
 log = logging.getLogger("dshmp")
 

@@ -10,7 +10,7 @@ from weakref import ref
 import numpy as np
 from numpy.typing import NDArray
 
-from dshmp.errors import UserError
+from dshmp.common.errors import UserError
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) uint8, RGB
 UNKNOWN_RATE = 10.0  # frames per second at which a folder or an array is played back when nobody says how fast it is

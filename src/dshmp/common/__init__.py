@@ -1,0 +1,1 @@
+"""What all parts use, and knows none of them."""

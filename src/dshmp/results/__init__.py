@@ -1,0 +1,1 @@
+"""What is answered: the data, how people see it, how it lies on disk."""
