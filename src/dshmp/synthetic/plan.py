@@ -171,6 +171,8 @@ def _cast(
             names.append(rng.choice(("still", "still", "hops", *GROUPS["to and fro"][:2])) if frames > 8 else "still")
         else:
             names.append(_draw(kinds, looks[-1], rng))
+    if family == "footage" and "still" not in names and rng.random() < 0.6:
+        names[-1] = "still"
     if world.natural and family != "close":
         return looks, names, _widths(looks, names, short, rng)
     few = count + extra < 6
@@ -219,13 +221,13 @@ def _passes(family: str, move: Motion) -> bool:
 
 
 def _stays(items: Sequence[Item], canvas: Canvas, view: Camera, family: str) -> bool:
-    """Whether most of every object is in the frame whenever it is there, or half of that time where it may pass by."""
+    """Whether most of every object is in the frame whenever it is there, or a quarter of that time where it may pass by."""
     half = np.array([canvas.width, canvas.height]) / 2
     for item in items:
         size = item.across * view.zoom()[:, None] * np.minimum(item.track.scale, 1)[:, None]
         inside = np.abs(view.see(item.track.xy)) + 0.3 * size <= half
         inside = inside.all(axis=1)[item.track.visible]
-        if not (inside.mean() > 0.5 if _passes(family, item.motion) else inside.all()):
+        if not (inside.mean() > 0.25 if _passes(family, item.motion) else inside.all()):
             return False
     return True
 
@@ -441,8 +443,10 @@ def _staged(
 ) -> tuple[list[Item], Canvas, Camera | None]:
     """Objects and camera of a clip: a strong camera is tried anew, ever weaker, until no object leaves the frame."""
     kind = "weak" if world.strong else ""
-    if family != "close" and world.strong and rng.random() < world.strong:
-        kind = rng.choices(camera.STRONG, (20, 42, 12, 12, 14) if family == "pairs" else (26, 24, 15, 16, 19))[0]
+    strong = 0.75 if family == "footage" else world.strong
+    if family != "close" and world.strong and rng.random() < strong:
+        weights = {"pairs": (20, 42, 12, 12, 14), "footage": (25, 45, 8, 8, 14)}.get(family, (26, 24, 15, 16, 19))
+        kind = rng.choices(camera.STRONG, weights)[0]
     for power in (1.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4, 0.4, 0.3) if kind in camera.STRONG else ():
         items, canvas, view = (
             _relative(rng, noise, split, world, kind, power)
