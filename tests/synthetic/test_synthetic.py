@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 from dshmp.common.errors import UserError
 from dshmp.evaluation.metrics import jf_frames
 from dshmp.synthetic import SPLITS, SUBSETS, Clip, make_clip, make_synthetic, time_reversed
+from dshmp.synthetic.cast import FAMILIES
 from dshmp.synthetic.grammar import (
     FRAMES,
     HELD_OUT_CLAIMS,
@@ -27,7 +28,7 @@ from dshmp.synthetic.grammar import (
 )
 from dshmp.synthetic.make import clip_seed
 from dshmp.synthetic.motions import CLAIMS, MIRROR, OPPOSITE, PROGRAMS, RELATIVE, motion, reading, reverse
-from dshmp.synthetic.plan import FAMILIES, Plan, plan_clip
+from dshmp.synthetic.plan import Plan, plan_clip
 from dshmp.synthetic.render import outline
 from dshmp.synthetic.world import WORLDS, schedule, world_of
 

@@ -28,9 +28,11 @@ from dshmp.common.errors import UserError
 from dshmp.common.files import atomic_folder, destination, is_vacant, regular
 from dshmp.common.processes import worker_pool
 from dshmp.common.rle import encode
+from dshmp.synthetic.cast import FAMILIES
 from dshmp.synthetic.grammar import resolve
-from dshmp.synthetic.plan import FAMILIES, SPLITS, SUBSETS, Plan, plan_clip
+from dshmp.synthetic.plan import SPLITS, Plan, plan_clip
 from dshmp.synthetic.render import render
+from dshmp.synthetic.sentences import SUBSETS
 from dshmp.synthetic.world import schedule, world_of
 
 QUALITY = 92  # of the JPEG files
