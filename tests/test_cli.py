@@ -20,6 +20,7 @@ import tiny
 from clips import write_clip
 from dshmp import cli, load_results
 from dshmp.checkpoint import save_model
+from dshmp.cli.base import shown_progress
 from dshmp.common.errors import UserError
 from dshmp.common.lists import read_list
 from dshmp.data.mini import make_mini
@@ -100,7 +101,7 @@ def test_segment(
 
 def test_stages_of_known_and_unknown_length(capsys: pytest.CaptureFixture[str]) -> None:
     def lines(*told: tuple[str, int, int | None]) -> dict[str, str]:
-        with cli._progress("clip") as show:
+        with shown_progress("clip") as show:
             for step in told:
                 show(*step)
         return {line.split()[1]: line for line in capsys.readouterr().err.splitlines() if line}
