@@ -1,7 +1,7 @@
 """What is lost when a video is answered in windows, as it comes: J&F of the whole clip's answers and of the stream's on
 clips longer than a window, and how often one object changes its id. The interval is of videos drawn anew.
 
-Usage: python benchmarks/stream.py ROOT [--videos N] [--window 16] [--overlap 4 8 12] [--split valid_u]
+Usage: python benchmarks/stream.py ROOT [--videos N] [--window 16] [--overlap 8] [--memory 0 16 32] [--split valid_u]
 """
 
 import argparse
@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--split", default="valid_u")
     parser.add_argument("--videos", type=int)
     parser.add_argument("--window", type=int, default=16)
-    parser.add_argument("--overlap", type=int, nargs="+", default=[4, 8, 12])
+    parser.add_argument("--overlap", type=int, nargs="+", default=[8])
+    parser.add_argument("--memory", type=int, nargs="+", default=[0, 16, 32])
     given = parser.parse_args()
     segmenter = Segmenter.from_pretrained(given.model)
     split = open_split("mevis", given.root, given.split)
@@ -53,7 +54,10 @@ def main() -> None:
     names = [name for name, video in split.videos.items() if len(video.frames) > given.window and name in asked]
     names = list(islice(names, given.videos))
     scores: dict[str, list[list[float]]] = defaultdict(list)  # per setting and video, of each sentence
-    changed: dict[int, list[bool]] = defaultdict(list)
+    changed: dict[str, list[bool]] = defaultdict(list)
+    settings = {
+        f"overlap {a:2}, memory {b:2}": {"overlap": a, "memory": b} for a in given.overlap for b in given.memory
+    }
     for name in track(names, "videos"):
         items = asked[name]
         frames = np.stack(split.frames(name))
@@ -62,28 +66,28 @@ def main() -> None:
         fps = segmenter.config.input.motion_fps
         batch = segmenter(frames, texts, fps=fps)
         scores["whole"].append([both(each.masks, truth) for each, truth in zip(batch, truths, strict=True)])
-        for overlap in given.overlap:
-            told = list(segmenter.stream(frames, texts, fps=fps, window=given.window, overlap=overlap))
+        for setting, how in settings.items():
+            told = list(segmenter.stream(frames, texts, fps=fps, window=given.window, **how))
             own = list(zip(*told, strict=True))
             masks = [decode([frame.rle for frame in each]) for each in own]
-            scores[f"overlap {overlap}"].append([both(*pair) for pair in zip(masks, truths, strict=True)])
+            scores[setting].append([both(*pair) for pair in zip(masks, truths, strict=True)])
             for item, each, truth in zip(items, own, truths, strict=True):
                 if len(item.annotations) == 1 and (found := ids(list(each), truth)):
-                    changed[overlap].append(len(found) > 1)
+                    changed[setting].append(len(found) > 1)
     count = [len(each) for each in scores["whole"]]
     lengths = sorted({len(split.videos[name].frames) for name in names})
     print(f"{len(names)} clips of {lengths} frames, {sum(count)} sentences, windows of {given.window}")
     whole = np.concatenate(scores["whole"])
-    print(f"whole clip    J&F {100 * whole.mean():.1f}")
+    print(f"whole clip              J&F {100 * whole.mean():.1f}")
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(names), size=(2000, len(names)))
-    for overlap in given.overlap:
-        rows = scores[f"overlap {overlap}"]
+    for setting in settings:
+        rows = scores[setting]
         sums = np.array([sum(a) - sum(b) for a, b in zip(rows, scores["whole"], strict=True)])
         low, high = np.percentile(100 * sums[drawn].sum(1) / np.array(count)[drawn].sum(1), [2.5, 97.5])
-        mean, switched = 100 * np.concatenate(rows).mean(), changed[overlap]
+        mean, switched = 100 * np.concatenate(rows).mean(), changed[setting]
         print(
-            f"overlap {overlap:2}    J&F {mean:.1f}, {mean - 100 * whole.mean():+.1f} ({low:+.1f} to {high:+.1f}); "
+            f"{setting}   J&F {mean:.1f}, {mean - 100 * whole.mean():+.1f} ({low:+.1f} to {high:+.1f}); "
             f"{sum(switched)} of {len(switched)} objects that were found changed their id"
         )
 

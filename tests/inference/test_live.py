@@ -68,7 +68,7 @@ def test_a_file(
         (["--live", "--window", "1"], "a window of 1 frames"),
         (["--live", "--overlap", "wide"], "overlap must be a number of frames, or of seconds such as 2s, not 'wide'"),
         (["--live", "--set", "candidates.hold=3"], "candidates.hold=3: needs --candidates"),
-        (["--window", "8"], "--window and --overlap are of --live"),
+        (["--window", "8"], "--window, --overlap and --memory are of --live"),
     ],
 )
 def test_wrong_options(

@@ -26,6 +26,7 @@ from dshmp.common.errors import UserError
 from dshmp.common.rle import encode
 from dshmp.inference.segmenter import Segmenter
 from dshmp.inference.stream import FrameResult, Identities, window_frames, windows
+from dshmp.model.candidates import Candidates
 from dshmp.model.tokenizer import TextTokenizer, train_tokenizer
 from dshmp.results.result import Result
 from dshmp.video.live import open_live
@@ -94,10 +95,43 @@ def test_frames_come_when_their_window_is_complete_and_are_never_revised(segment
         window = 0 if frame.number < 6 else (frame.number - 6) // 4 + 1
         assert taken[-1] + 1 == 6 + 4 * window
     assert given == [(t, t / 8) for t in range(20)]
-    ended = list(segmenter.stream([picture(t) for t in range(17)], SENTENCES[0], window=6, overlap=2))
+    ended = list(segmenter.stream([picture(t) for t in range(17)], SENTENCES[0], window=6, overlap=2, memory=0))
     assert [frame.number for frame in ended] == list(range(17))
     last = segmenter(np.stack([picture(t) for t in range(11, 17)]), SENTENCES[0])
     assert [frame.rle for frame in ended[14:]] == list(last.rle[3:])
+
+
+@pytest.mark.parametrize("model", ["segmenter", "tracker"])
+@pytest.mark.parametrize("memory", [40, 7])
+def test_a_window_knows_what_is_remembered(
+    model: str, memory: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all is remembered, the last window is answered as the whole video is; else as its end is."""
+    own: Segmenter = request.getfixturevalue(model)
+    read: list[Candidates] = []
+    decode = own.model.decode_motion
+
+    def seen(found: Candidates, *rest: Any, **more: Any) -> Any:
+        read.append(found)
+        return decode(found, *rest, **more)
+
+    monkeypatch.setattr(own.model, "decode_motion", seen)
+    clip = [picture(t) for t in range(17)]
+    frames = list(own.stream(clip, SENTENCES, fps=8, window=6, overlap=2, memory=memory))
+    last, read[:] = read[-2:], []
+    whole = own(np.stack(clip), SENTENCES, fps=8)
+    first = max(0, 17 - 6 - memory)
+    for one, other in zip(last, read, strict=True):
+        for name in ("tokens", "present", "geometry", "camera", "sure"):
+            if (value := getattr(other, name)) is not None:
+                start = first + (name in ("camera", "sure") and first > 0)  # nobody knows how it got to the first frame
+                apart = (getattr(one, name)[:, start - first :].float() - value[:, start:].float()).abs()
+                assert (apart > 1e-3).float().mean() < 0.01, name  # a cell at a mask's border may fall to either side
+    if not first:
+        for number, result in enumerate(whole):
+            ended = [each[number] for each in frames[14:]]
+            assert ended[0].score == pytest.approx(result.score, abs=1e-2)
+            assert [each.found for each in ended] == [result.found] * 3
 
 
 def test_windows() -> None:
@@ -109,10 +143,10 @@ def test_windows() -> None:
     assert numbers(3) == [([0, 1, 2], 3)]
     assert numbers(4) == [([0, 1, 2, 3], 4)]
     assert numbers(8) == [([0, 1, 2, 3], 4), ([3, 4, 5, 6], 3), ([4, 5, 6, 7], 1)]
-    assert window_frames(None, None, 25, 8) == (48, 24)
-    assert window_frames(None, None, None, 8) == (16, 8)
-    assert window_frames("2s", "0.5 s", 10, 8) == (20, 5)
-    assert window_frames("20", 4, None, None) == (20, 4)
+    assert window_frames(None, None, None, 25, 8) == (48, 24, 96)
+    assert window_frames(None, None, None, None, 8) == (16, 8, 32)
+    assert window_frames("2s", "0.5 s", "3s", 10, 8) == (20, 5, 30)
+    assert window_frames("20", 4, 0, None, None) == (20, 4, 0)
 
 
 def test_ids_follow_objects() -> None:

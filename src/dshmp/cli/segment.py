@@ -45,6 +45,7 @@ def segment(
     live: Annotated[bool, typer.Option("--live", help="Answer while VIDEO goes on: a file, an address, `-`.")] = False,
     window: Annotated[str | None, typer.Option(help="Of --live: frames that are answered at once, or 2s.")] = None,
     overlap: Annotated[str | None, typer.Option(help="Of --live: how many are those of the window before.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Of --live: how many frames before a window it knows.")] = None,
     *,
     options: Options,
 ) -> None:
@@ -65,10 +66,10 @@ def segment(
         given = {"--frames": frames, "--tracks": tracks, "--all-objects": all_objects, "--overwrite": options.overwrite}
         if wrong := [name for name, value in given.items() if value]:
             raise UserError(f"{wrong[0]}: not with --live, which knows no whole video; leave it out")
-        _segment_live(source, expressions, out, options, fps, window, overlap, candidates, still_camera)
+        _segment_live(source, expressions, out, options, fps, window, overlap, memory, candidates, still_camera)
         return
-    if window or overlap:
-        raise UserError("--window and --overlap are of --live; a video is answered as a whole without it")
+    if window or overlap or memory:
+        raise UserError("--window, --overlap and --memory are of --live; a video is answered as a whole without it")
     video = Path(source)
     open_video(video, frames, fps)  # a wrong file is told at once, before the model is loaded
 

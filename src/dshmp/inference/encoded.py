@@ -233,6 +233,41 @@ class EncodedVideo:
 
 
 @dataclass
+class Memory:
+    """Of a stream: the candidates of at most `most` frames before the window that begins with frame `start`, and of
+    that window itself once it has been read."""
+
+    most: int
+    start: int = 0
+    first: int = 0  # the first frame that is remembered
+    kept: dict[int, Candidates] = field(default_factory=dict)  # by the query's number, on the CPU
+
+    @property
+    def before(self) -> int:
+        """How many frames before the window are remembered."""
+        return self.start - self.first
+
+    def moved_to(self, start: int) -> "Memory":
+        """For the next window, without what is too old by then."""
+        first = max(self.first, start - self.most)
+        kept = {query: own.each(lambda value: value[:, first - self.first :]) for query, own in self.kept.items()}
+        return Memory(self.most, start, first, kept)
+
+    def joined(self, query: int, own: Candidates) -> Candidates:
+        """The window's candidates after those before it. How the camera got to its first frame is remembered, too."""
+        if (known := self.kept.get(query)) is not None and self.before:
+            parts: dict[str, Any] = {}
+            for name, value in vars(own).items():
+                if isinstance(value, Tensor):
+                    past = getattr(known, name)
+                    link = past[:, self.before : self.before + 1] if name in ("camera", "sure") else value[:, :1]
+                    parts[name] = torch.cat([past[:, : self.before], link, value[:, 1:]], 1)
+            own = replace(own, **parts)
+        self.kept[query] = own
+        return own
+
+
+@dataclass
 class AskedVideo:
     """A video that has been understood under some sentences; `decode_masks` is the second pass."""
 
@@ -241,10 +276,16 @@ class AskedVideo:
     maps: Spill | None  # per chunk what masks need beside the candidates; None where the video's own file gives it
     objects: Spill  # per chunk what `KEPT` names, of every query, or once for all
     answers: tuple[Selection, ...] = ()
+    memory: Memory | None = None
 
     @property
     def source(self) -> VideoSource:
         return self.video.source
+
+    @property
+    def before(self) -> int:
+        """How many frames before the video are remembered."""
+        return self.memory.before if self.memory is not None else 0
 
     @property
     def fps(self) -> float | None:
@@ -274,7 +315,8 @@ class AskedVideo:
                 frames = list(frames)
             if wanted:
                 maps = self._maps(chunk, () if whole else [frame for frame in frames if frame is not None])
-            place, embed = slice(start, start + length), self.objects.read(chunk)[1 :: self.kinds]
+            first = self.before + start
+            place, embed = slice(first, first + length), self.objects.read(chunk)[1 :: self.kinds]
             with run.inference():
                 logits = [  # of the kept video tokens (K, F, h, w)
                     run.model.decode_masks(answer.video, place, each, own.to(run.device))
@@ -294,7 +336,7 @@ class AskedVideo:
         return len(KEPT) if self.video.runtime.config.motion.geometry else 2
 
     def candidates(self, query: int) -> Candidates:
-        """Of the whole video, for a query, by its number, on the CPU."""
+        """Of the whole video, and of what is remembered before, for a query, by its number, on the CPU."""
 
         def parts() -> Iterator[tuple[Tensor, ...]]:
             for chunk in range(len(self.video.chunks)):
@@ -305,7 +347,8 @@ class AskedVideo:
 
         names = [name for name in KEPT[: self.kinds] if name != "mask_embed"]
         found = zip(names, joined(parts(), len(self.times)), strict=True)
-        return replace(Candidates(torch.ones(1, len(self.times), dtype=torch.bool)), **dict[str, Any](found))
+        own = replace(Candidates(torch.ones(1, len(self.times), dtype=torch.bool)), **dict[str, Any](found))
+        return own if self.memory is None else self.memory.joined(query, own)
 
     def _maps(self, chunk: int, frames: Sequence[Frame]) -> list[Tensor]:
         """What masks of a chunk need: one map for all queries where it does not depend on the words, or one each."""

@@ -44,6 +44,7 @@ def stream_to_folder(
     fps: float | None = None,
     window: Extent | None = None,
     overlap: Extent | None = None,
+    memory: Extent | None = None,
     candidates: Kind | None = None,
     still_camera: bool = False,
 ) -> Iterator[dict[str, Any]]:
@@ -58,6 +59,7 @@ def stream_to_folder(
         fps=fps,
         window=window,
         overlap=overlap,
+        memory=memory,
         threshold=options.threshold,
         targets=options.targets,
         candidates=find,

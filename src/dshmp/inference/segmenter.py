@@ -26,7 +26,7 @@ from dshmp.common.options import Kind, Precision, Targets
 from dshmp.common.progress import Progress
 from dshmp.formats.reading import find_tracks
 from dshmp.formats.tracks import checked_tracks
-from dshmp.inference.encoded import Asked, AskedVideo, EncodedVideo, Query, Selection, average_rate
+from dshmp.inference.encoded import Asked, AskedVideo, EncodedVideo, Memory, Query, Selection, average_rate
 from dshmp.inference.runtime import Runtime, dtype, told_of_memory
 from dshmp.inference.spill import Spill
 from dshmp.inference.stream import Extent, FrameResult, answers, window_frames
@@ -70,6 +70,7 @@ class Streaming(TypedDict, total=False):
     fps: float | None
     window: Extent | None
     overlap: Extent | None
+    memory: Extent | None
     threshold: float | None
     targets: Targets | None
     candidates: "Kind | CandidateSource | None"
@@ -224,6 +225,7 @@ class Segmenter:
         fps: float | None = None,
         window: Extent | None = None,
         overlap: Extent | None = None,
+        memory: Extent | None = None,
         threshold: float | None = None,
         targets: Targets | None = None,
         candidates: "Kind | CandidateSource | None" = None,
@@ -239,6 +241,8 @@ class Segmenter:
             window: how many frames are answered at once, or seconds as "2s"; by default 16 frames at the pace that the
                 model was trained on. A video that is no longer is answered as a call does.
             overlap: how many of them are those of the window before; by default half.
+            memory: how many frames before the window an answer knows, too; by default twice as many as it has, 0 for
+                none. Of those only the model's own candidates are kept; where `candidates` find them, there is none.
             threshold, targets, candidates, still_camera: as of a call.
 
         Raises TypeError for an argument of another type, UserError for a wrong value or a source that cannot be opened;
@@ -251,8 +255,8 @@ class Segmenter:
         find = candidates if candidates is None or callable(candidates) else find_source(candidates)
         asked = Asked(threshold=threshold, targets=targets, candidates=find, still_camera=still_camera)
         live = open_live(source, fps, pace := self.config.input.motion_fps)
-        length, shared = window_frames(window, overlap, live.fps, pace)
-        found = answers(lambda clip: self.answer(clip, sentences, **asked), live, length, shared)
+        length, shared, past = window_frames(window, overlap, memory, live.fps, pace)
+        found = answers(lambda *clip: self.answer(clip[0], sentences, clip[1], **asked), live, length, shared, past)
         return (each[0] for each in found) if isinstance(expression, str) else found
 
     def sentences(self, expression: str | Sequence[str]) -> list[str]:
@@ -284,10 +288,14 @@ class Segmenter:
         return encoded
 
     def answer(
-        self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
+        self,
+        video: VideoSource | EncodedVideo,
+        expressions: Sequence[str],
+        memory: Memory | None = None,
+        **asked: Unpack[Asked],
     ) -> list[Result]:
-        """As a call with several sentences, of a video that is open or encoded."""
-        with self.asking(video, expressions, **asked) as clip:
+        """As a call with several sentences, of a video that is open or encoded; `memory` is of a stream's windows."""
+        with self.asking(video, expressions, memory, **asked) as clip:
             for _, masks in clip.frames(False):
                 for answer, mask in zip(clip.answers, masks, strict=True):
                     answer.add(mask)
@@ -298,7 +306,11 @@ class Segmenter:
 
     @contextlib.contextmanager
     def ask(
-        self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
+        self,
+        video: VideoSource | EncodedVideo,
+        expressions: Sequence[str],
+        memory: Memory | None = None,
+        **asked: Unpack[Asked],
     ) -> Iterator[AskedVideo]:
         """First pass and understanding; the second pass is `decode_masks`. Leaves no temporary file."""
         threshold, targets = self.readout(asked.get("threshold"), asked.get("targets"))
@@ -320,7 +332,7 @@ class Segmenter:
             heard = uses_language(self.model.perception)
             kept = video.spill is not None and not heard
             objects = video.objects or (Spill(lossless=True) if kept else file(lossless=True))
-            clip = AskedVideo(video, progress, maps, objects)
+            clip = AskedVideo(video, progress, maps, objects, memory=memory)
             if video.objects is None:
                 self._find_objects(clip, queries if heard else queries[:1])
             if kept:
@@ -370,12 +382,16 @@ class Segmenter:
         return clip
 
     def asking(
-        self, video: VideoSource | EncodedVideo, expressions: Sequence[str], **asked: Unpack[Asked]
+        self,
+        video: VideoSource | EncodedVideo,
+        expressions: Sequence[str],
+        memory: Memory | None = None,
+        **asked: Unpack[Asked],
     ) -> AbstractContextManager[AskedVideo | TrackedVideo]:
         """`ask_tracks` where tracks are given, or what finds them, else `ask`."""
         if asked.get("tracks") is not None or asked.get("candidates") is not None:
             return contextlib.nullcontext(self.ask_tracks(video, expressions, **asked))
-        return self.ask(video, expressions, **asked)
+        return self.ask(video, expressions, memory, **asked)
 
     def readout(self, threshold: float | None = None, targets: Targets | None = None) -> tuple[float, Targets]:
         """The threshold and targets that a query is answered with; the model's own where they are not given."""
@@ -438,7 +454,8 @@ class Segmenter:
         keep_all: bool,
     ) -> Selection:
         """Motion perception over the whole clip, then who is meant by a query."""
-        length, positions, rate = len(clip.times), clip.source.positions, self.config.input.motion_fps
+        before = clip.before if isinstance(clip, AskedVideo) else 0
+        length, positions, rate = before + len(clip.times), clip.source.positions, self.config.input.motion_fps
         place = None if positions is None else torch.tensor([positions], dtype=torch.float32, device=self.device)
         stride = max(1, round(clip.fps / rate)) if clip.fps and rate else 1
         with self.runtime.inference(exact=True):  # no variable holds the tokens, so they go when they are read
@@ -467,7 +484,7 @@ class Segmenter:
             order.sort(key=lambda token: -float(scores[token]))
         chosen = [token for token in (order[:1] if targets == "single" else order) if scores[token] > threshold]
         kept = order if keep_all else chosen  # the chosen ones come first in both
-        attention = found.attention[0].float()[kept or order[:1]].cpu().double().numpy()
+        attention = found.attention[0].float()[kept or order[:1], before:].cpu().double().numpy()
         chances, evidence = tuple(scores[kept].tolist()), attention / attention.sum(axis=1, keepdims=True)
         light = found.answer(list(kept))
         tracks = tuple(names[token] for token in kept if token in names)

@@ -1,7 +1,8 @@
 """Answers about a video that may never end, frame by frame.
 
-The video is read in windows that overlap. A window is answered as a clip is, and its new frames are given out then,
-never to be revised. Objects of a window are those of the window before whose masks they share in the overlap.
+The video is read in windows that overlap. A window is answered as a clip is, by one who remembers the candidates of
+some time before it. Its new frames are given out then, never to be revised. Objects of a window are those of the window
+before whose masks they share in the overlap.
 """
 
 import itertools
@@ -22,6 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from dshmp.common.arguments import checked
 from dshmp.common.errors import UserError
 from dshmp.common.rle import Rle, area, decode, intersection
+from dshmp.inference.encoded import Memory
 from dshmp.results.result import Result
 from dshmp.video.live import LiveSource
 from dshmp.video.source import Frame, Pixels, VideoSource
@@ -77,18 +79,22 @@ class FrameResult:
 
 
 def window_frames(
-    window: Extent | None, overlap: Extent | None, fps: float | None, pace: float | None
-) -> tuple[int, int]:
-    """Frames of a window and of the overlap. By default a window is as long as the clips that the default model was
-    trained on, `TRAINED` frames at its `pace`, and the overlap half of it. Raises TypeError, UserError."""
+    window: Extent | None, overlap: Extent | None, memory: Extent | None, fps: float | None, pace: float | None
+) -> tuple[int, int, int]:
+    """Frames of a window, of the overlap and of the memory. By default a window is as long as the clips that the
+    default model was trained on, `TRAINED` frames at its `pace`, the overlap half of it, and the memory twice as long.
+    Raises TypeError, UserError."""
     stride = max(1, round(fps / pace)) if fps and pace else 1
     length = TRAINED * stride if window is None else _frames("window", window, fps)
     shared = length // 2 if overlap is None else _frames("overlap", overlap, fps)
+    past = 2 * length if memory is None else _frames("memory", memory, fps)
     if not 2 <= length <= LONGEST:
         raise UserError(f"a window of {length} frames; choose 2 to {LONGEST}")
     if not 1 <= shared < length:
         raise UserError(f"an overlap of {shared} frames in windows of {length}; choose 1 to {length - 1}")
-    return length, shared
+    if past > LONGEST:
+        raise UserError(f"a memory of {past} frames; choose at most {LONGEST}")
+    return length, shared, past
 
 
 def _frames(name: str, extent: Extent, fps: float | None) -> int:
@@ -168,20 +174,23 @@ class _Once(logging.Filter):
 
 
 def answers(
-    answer: Callable[[VideoSource], list[Result]], source: LiveSource, length: int, overlap: int
+    answer: Callable[[VideoSource, Memory], list[Result]], source: LiveSource, length: int, overlap: int, past: int
 ) -> Iterator[list[FrameResult]]:
-    """Per frame one result for each sentence. `answer` answers them all about a window, as a clip."""
+    """Per frame one result for each sentence. `answer` answers them all about a window, as a clip, with a memory of at
+    most `past` frames before it."""
     log, once = logging.getLogger("dshmp"), _Once()
     identities: list[Identities] = []
+    memory = Memory(past)
     end = 0  # frames read
     for frames, fresh in windows(source.frames, length, overlap):
         end += fresh
+        start = end - len(frames)
+        memory = memory.moved_to(start)
         log.addFilter(once)
         try:
-            results = answer(_clip(source, frames))
+            results = answer(_clip(source, frames), memory)
         finally:
             log.removeFilter(once)
-        start = end - len(frames)
         identities = identities or [Identities() for _ in results]
         ids = [known(start, [each.rle for each in own.objects]) for known, own in zip(identities, results, strict=True)]
         for place in range(len(frames) - fresh, len(frames)):
