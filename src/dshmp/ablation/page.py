@@ -13,12 +13,14 @@ from dshmp.ablation.runs import devices, plan, run_all, shard
 from dshmp.common.errors import UserError
 from dshmp.common.files import check_owned, destination, owned_file
 from dshmp.recipes import FOLDER, find_folder, find_recipe, recipe_name
+from dshmp.training.cache import GRID
 
 PAGE = "README.md"
 MEASURES = {
-    "IoU on the grid": "IoU of the union of what is answered with the truth, on the cache's grid of 16 x 20 cells, "
-    "mean over the frames, per cent; 100 where both are empty. The paper has J&F at full size. Each run answers at a "
-    "threshold of its own, which half of the videos chose for the other half; *right of pair* knows no threshold",
+    "IoU on the grid": "IoU of the union of what is answered with the truth, on the cache's grid of "
+    f"{GRID[0]} x {GRID[1]} cells, mean over the frames, per cent; 100 where both are empty. The paper has J&F at full "
+    "size. Each run answers at a threshold of its own, which half of the videos chose for the other half; *right of "
+    "pair* knows no threshold",
     "J&F": "J&F as the data set's protocol has it, per cent, as in the paper",
 }
 CHEAP = """\
