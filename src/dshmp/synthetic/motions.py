@@ -290,7 +290,7 @@ def perspective(drawn: Track, name: str, canvas: Canvas, rng: np.random.Generato
     away = np.linalg.norm(drawn.xy - drawn.xy[0], axis=1)
     part = np.interp(time, (rng.uniform(0, 0.2), rng.uniform(0.8, 1)), (0, 1)) if name in SCALE else away / away.max()
     factor = np.exp(rng.uniform(np.log(1.35 if name in SCALE else 1.1), np.log(5)))
-    large = min(1.1 * np.sqrt(factor), 0.6 / share)
+    large = min(1.1 * np.sqrt(factor), 0.85 / share)
     small = max(large / factor, 0.06 / share)
     nearer = name == "grow" or (name != "shrink" and rng.random() < 0.5)
     first, last = (small, large) if nearer else (large, small)

@@ -115,9 +115,10 @@ def _relative(
     lane = 1 if width > height else 0  # they move along the longer side
     direction = rng.choice(ACROSS["up" if lane else "left"])
     (motion, track), (other, other_track) = _together(name, direction, canvas, noise)
-    view = _camera(kind, power, canvas, [track, other_track], [motion.name, other.name], noise) if kind else None
+    drawn, names = (track, other_track), (motion.name, other.name)
+    view = _camera(kind, power, canvas, drawn, names, "relative", noise) if kind else None
     if view is not None and view.strong:
-        rooms = [_room(each, canvas, view) for each in (track, other_track)]
+        rooms = [_room(each, canvas, view) for each in drawn]
         low, high = np.max([low for low, _ in rooms], axis=0), np.min([high for _, high in rooms], axis=0)
         shift = noise.uniform(np.minimum(low, high), np.maximum(low, high))
         track, other_track = (replace(each, xy=each.xy + shift) for each in (track, other_track))
@@ -211,7 +212,13 @@ def _frame_size(family: str, world: World, rng: random.Random) -> tuple[int, int
 
 
 def _camera(
-    kind: str, power: float, canvas: Canvas, drawn: Sequence[Track], names: Sequence[str], noise: np.random.Generator
+    kind: str,
+    power: float,
+    canvas: Canvas,
+    drawn: Sequence[Track],
+    names: Sequence[str],
+    family: str,
+    noise: np.random.Generator,
 ) -> Camera | None:
     """A camera of this kind for objects with these tracks; None if there is nothing to follow."""
     if kind == "weak":
@@ -219,6 +226,8 @@ def _camera(
     if kind != "follow":
         return camera.strong(kind, power, canvas, None, None, noise)
     options = camera.followable(drawn, names, canvas.short)
+    if family == "footage":  # people film what comes nearer
+        options = [i for i in options if names[i] in motions.SCALE] or options
     if not options:
         return None
     chosen = int(noise.choice(options))
@@ -267,7 +276,7 @@ def _scattered(
     view = None
     if kind:  # the camera depends on the tracks; without one, each track is placed before the next one is drawn
         drawn = list(drawn)
-        view = _camera(kind, power, canvas, drawn, names, noise)
+        view = _camera(kind, power, canvas, drawn, names, family, noise)
     items: list[Item] = []
     strong = view if view is not None and view.strong else None
     for look, move, across, each, track in zip(looks, moves, widths, canvases, drawn, strict=True):
