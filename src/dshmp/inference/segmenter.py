@@ -485,7 +485,8 @@ class Segmenter:
         chosen = [token for token in (order[:1] if targets == "single" else order) if scores[token] > threshold]
         kept = order if keep_all else chosen  # the chosen ones come first in both
         attention = found.attention[0].float()[kept or order[:1], before:].cpu().double().numpy()
-        chances, evidence = tuple(scores[kept].tolist()), attention / attention.sum(axis=1, keepdims=True)
+        seen = attention.sum(axis=1, keepdims=True) + 1e-30  # all of it may lie on what a stream remembers
+        chances, evidence = tuple(scores[kept].tolist()), attention / seen
         light = found.answer(list(kept))
         tracks = tuple(names[token] for token in kept if token in names)
         return Selection(query, light, tuple(chosen), chances, best, threshold, tuple(kept), evidence, tracks)

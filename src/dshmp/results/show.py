@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 
 from dshmp.common.errors import UserError
 from dshmp.common.files import owned_file
+from dshmp.common.progress import Progress
 from dshmp.common.rle import decode
 from dshmp.results.answer import Answer, Origin
 from dshmp.video.io import Video, open_video
 from dshmp.video.overlay import (
     MOTION,
+    OBJECTS,
     PANEL,
     PLAIN,
     QUIET,
     STATIC,
     TRACK,
     Caption,
+    Colour,
+    Masks,
     OverlayPainter,
     add_sound,
     draw_masks,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Paint = Callable[[Pixels, Masks, int], Pixels]  # image, masks (K, H, W), number of the frame -> a picture
 CELL = 150  # pixels of a frame's long side in a strip
 FRAMES = 8  # of a strip
 BARS = 160  # of a timeline, at most
@@ -180,21 +185,40 @@ def plot(result: Answer, video: Video | None = None) -> "Figure":
 
 
 def write_video(result: Answer, path: Path, video: Video | None = None) -> Path:
-    """The overlay of `dshmp segment`: masks over the video, below it the sentence and the evidence; MP4, with the sound
-    where there is one. Raises UserError where `path` is there and not as it was written here, or as `pixels` does."""
+    """The overlay of `dshmp segment`, as MP4. Raises UserError where `path` is there and not as it was written here, or
+    as `pixels` does."""
     source = _needed(result, video)
-    found, score = len(result.objects), result.score
-    caption = Caption(result.expression, result.words, score, found, result.evidence, result.times)
-    painter = OverlayPainter(result.height, result.width, caption)
     with owned_file(path.parent, path.name) as part:
-        count = -1
-        with overlay_writer(part, *painter.size, result.fps) as write:
-            for count, frame in enumerate(source):
-                if count == result.frame_count:
-                    break
-                write(painter(frame.image, masks_at(result, count), count), result.times[count])
-        if count != result.frame_count - 1:
-            fault = f"has {'more' if count == result.frame_count else count + 1} frames, the result is about"
-            raise UserError(f"{source.name}: {fault} {result.frame_count}; give the video that was asked about")
-        add_sound(part, source.path, source.begin + result.times[0])
+        draw_overlay(part, source, result)
     return path
+
+
+def draw_overlay(path: Path, source: VideoSource, result: Answer, colours: Sequence[Colour] = OBJECTS) -> None:
+    """Masks over the video, below it the sentence and the evidence."""
+    count = len(result.objects)
+    caption = Caption(result.expression, result.words, result.score, count, result.evidence, result.times)
+    painter = OverlayPainter(result.height, result.width, caption, colours)
+    draw(path, source, result, painter, painter.size)
+
+
+def draw(
+    path: Path,
+    source: VideoSource,
+    result: Answer,
+    paint: Paint,
+    size: tuple[int, int],
+    progress: Progress = lambda phase, done, total: None,
+) -> None:
+    """An MP4 of what `paint` makes of every frame, `size` high and wide, with the sound where there is one. Raises
+    UserError where the source is not the result's video."""
+    count = 0
+    with overlay_writer(path, *size, result.fps) as write:
+        for index, frame in enumerate(source):
+            if (count := index + 1) > result.frame_count:
+                break
+            write(paint(frame.image, masks_at(result, index), index), result.times[index])
+            progress("drawing", count, result.frame_count)
+    if count != result.frame_count:
+        fault = f"has {count if count < result.frame_count else 'more'} frames, the result is about"
+        raise UserError(f"{source.name}: {fault} {result.frame_count}; give the video that was asked about")
+    add_sound(path, source.path, source.begin + result.times[0])

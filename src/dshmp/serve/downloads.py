@@ -9,7 +9,8 @@ from dshmp import formats
 from dshmp.results.answer import EVIDENCE, RESULTS
 from dshmp.results.folder import OVERLAY, slug
 from dshmp.results.result import Result
-from dshmp.serve.session import View, draw_overlay, shown, shown_colours
+from dshmp.results.show import draw_overlay
+from dshmp.serve.session import View, shown, shown_colours
 from dshmp.video.io import open_video
 
 KINDS = (RESULTS, OVERLAY, *formats.KINDS)

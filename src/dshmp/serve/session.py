@@ -1,6 +1,6 @@
 """What the page shows of the model's answers. All of it follows from what was computed once: no model is needed."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,22 +12,16 @@ from dshmp.common.progress import Progress
 from dshmp.common.rle import encode
 from dshmp.results.answer import ObjectResult
 from dshmp.results.result import Result
-from dshmp.results.show import masks_at
+from dshmp.results.show import draw, masks_at
 from dshmp.video.io import open_video
 from dshmp.video.overlay import (
     OBJECTS,
-    Caption,
     Colour,
     Masks,
-    OverlayPainter,
-    add_sound,
     draw_masks,
     enlargement,
-    overlay_writer,
 )
-from dshmp.video.source import Pixels, VideoSource
-
-Paint = Callable[[Pixels, Masks, int], Pixels]  # image, masks (K, H, W), number of the frame -> a picture
+from dshmp.video.source import Pixels
 
 
 @dataclass(frozen=True)
@@ -122,25 +116,7 @@ def draw_page_video(path: Path, view: View, progress: Progress) -> None:
         margins = ((0, height - drawn.shape[0]), (0, width - drawn.shape[1]), (0, 0))
         return np.pad(drawn, margins, mode="edge")
 
-    _draw(path, open_video(view.video), result, paint, (height, width), progress)
-
-
-def draw_overlay(path: Path, source: VideoSource, result: Result, colours: Sequence[Colour]) -> None:
-    """overlay.mp4 as `dshmp segment` writes it."""
-    count = len(result.objects)
-    caption = Caption(result.expression, result.words, result.score, count, result.evidence, result.times)
-    painter = OverlayPainter(result.height, result.width, caption, colours)
-    _draw(path, source, result, painter, painter.size, lambda phase, done, total: None)
-
-
-def _draw(
-    path: Path, source: VideoSource, result: Result, paint: Paint, size: tuple[int, int], progress: Progress
-) -> None:
-    with overlay_writer(path, *size, result.fps) as write:
-        for index, frame in enumerate(source):
-            write(paint(frame.image, masks_at(result, index), index), frame.time)
-            progress("drawing", index + 1, result.frame_count)
-    add_sound(path, source.path, source.begin + result.times[0])
+    draw(path, open_video(view.video), result, paint, (height, width), progress)
 
 
 def sentences_of(text: str) -> list[str]:
