@@ -131,6 +131,25 @@ if __name__ == "__main__":
     assert python(script) == (143, "", "dshmp: stopped by SIGTERM\n")
 
 
+def test_a_signal_while_a_scratch_folder_is_made_leaves_nothing(tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from filelock import BaseFileLock
+from dshmp.common.files import scratch
+from dshmp.common.signals import heeded
+acquire = BaseFileLock.acquire
+def acquire_and_stop(self, *args, **more):
+    acquire(self, *args, **more)
+    os.kill(os.getpid(), signal.SIGTERM)
+BaseFileLock.acquire = acquire_and_stop
+with heeded(), scratch(Path({str(tmp_path)!r}) / "new"):
+    print("never")
+"""
+    assert python(script) == (143, "", "dshmp: stopped by SIGTERM\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_signal_that_is_ignored_stays_so() -> None:
     script = """
 import os, signal

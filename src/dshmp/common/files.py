@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from dshmp.common import limits
 from dshmp.common.errors import UserError
+from dshmp.common.signals import held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,24 +109,31 @@ def scratch(folder: Path) -> Iterator[Path]:
     """A hidden folder in `folder` to write in, removed in the end, as is `folder` if it was made here and is empty.
     What dead processes have left in `folder` is removed first: a living one holds the lock beside it."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]  # innermost first
+    place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
+    own = contextlib.ExitStack()
     try:
-        for left in folder.glob(".dshmp-*"):
-            lock = left.with_suffix(".lock").name
-            if _HIDDEN.fullmatch(left.name) and left.suffix != ".ready":
-                with contextlib.suppress(UserError, OSError), locked(folder, wait=False, name=lock):
-                    shutil.rmtree(left.with_suffix(".partial"), ignore_errors=True)
-        place = folder / f".dshmp-{secrets.token_hex(6)}.partial"
-        with locked(folder, name=place.with_suffix(".lock").name):
-            try:
-                with writing(folder):
-                    place.mkdir()
-                yield place
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
+        with held():  # a signal may not come between what is made and its removal
+            _remove_left(folder)
+            own.enter_context(locked(folder, name=place.with_suffix(".lock").name))
+            with writing(folder):
+                place.mkdir()
+        yield place
     finally:
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        with held():
+            shutil.rmtree(place, ignore_errors=True)
+            own.close()
+            for parent in made:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+
+
+def _remove_left(folder: Path) -> None:
+    """What dead processes have left in a folder."""
+    for left in folder.glob(".dshmp-*"):
+        lock = left.with_suffix(".lock").name
+        if _HIDDEN.fullmatch(left.name) and left.suffix != ".ready":
+            with contextlib.suppress(UserError, OSError), locked(folder, wait=False, name=lock):
+                shutil.rmtree(left.with_suffix(".partial"), ignore_errors=True)
 
 
 @contextlib.contextmanager

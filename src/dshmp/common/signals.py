@@ -44,8 +44,12 @@ def exit_if_signalled() -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """A signal waits until this is done: a process that is being started may not be left half-way."""
+    """A signal waits until this is done: what is being started or made may not be left half-way. Signals come to the
+    main thread alone."""
     global _held
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _held += 1
     try:
         yield
