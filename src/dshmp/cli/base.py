@@ -15,6 +15,7 @@ import typer
 from dshmp import __version__
 from dshmp.common.errors import one_line, printable
 from dshmp.common.options import Options
+from dshmp.common.progress import Progress
 from dshmp.common.signals import exit_if_signalled
 
 plain: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -60,7 +61,7 @@ def _dshmp(
 
 
 @contextlib.contextmanager
-def shown_progress(name: str) -> Iterator[Callable[[str, int, int | None], None]]:
+def shown_progress(name: str) -> Iterator[Progress]:
     """A progress bar on stderr: one line per phase, with a spinner where it is not known how many steps there are. None
     where warnings are not wanted either."""
     if not logging.getLogger("dshmp").isEnabledFor(logging.WARNING):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dshmp.cli.base import Json, Out, say, shown_progress, stdout_alone, tell, with_options
 from dshmp.common.errors import UserError
 from dshmp.common.options import Device, Kind, Model, Options
 
 if TYPE_CHECKING:
     from dshmp.results.result import Result
-from dshmp.cli.base import Json, Out, say, shown_progress, stdout_alone, tell, with_options
 
 Frames = Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; either may be left out.")]
 Everything = Annotated[bool, typer.Option("--all-objects", help="Keep candidates that are not meant, as `others`.")]
