@@ -25,7 +25,7 @@ from dshmp.candidates.moving import Moving
 from dshmp.common.rle import decode
 from dshmp.data.images import open_data_image
 from dshmp.formats.tracks import array_tracks
-from dshmp.inference.tracked import track_candidates
+from dshmp.inference.tracked import FramesRead, track_candidates
 from dshmp.model.geometry import cumulative
 from dshmp.video.io import open_video
 
@@ -64,8 +64,9 @@ def load(name: str, folders: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 def ground(segmenter: Segmenter, frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """A patch (T, H, W) that follows the ground, beside the object."""
     source, given = open_video(frames, None, RATE), array_tracks(masks[None], frames.shape[1:3])
-    found, _ = track_candidates(segmenter.config.input, source, given, False, lambda *_: None)
-    pose = cumulative(found.camera)[0].numpy()
+    read = FramesRead(source, segmenter.config.input, False)
+    read.finish(lambda *_: None)
+    pose = cumulative(track_candidates(read, given).camera)[0].numpy()
     height, width = masks.shape[1:]
     short, middle = min(height, width), len(masks) // 2
     aside = -0.3 if np.nonzero(masks[middle])[1].mean() > width / 2 else 0.3

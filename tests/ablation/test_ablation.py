@@ -20,6 +20,7 @@ from scipy.stats import t as student
 
 import tiny
 from dshmp import cli
+from dshmp.ablation import page as command
 from dshmp.ablation import runs
 from dshmp.ablation.figures import extremes, objects
 from dshmp.ablation.page import page
@@ -203,8 +204,8 @@ def test_a_page(tmp_path: Path) -> None:
     results = canned(tmp_path, "2d", 3, steady)
     found = results.contrast(results.differs("matching_none", "full"), [1, 2, 3], ALL)
     assert (found.mean, "**" in str(found)) == (pytest.approx(-10), True)
-    text = page(results, Path("base.yaml"), ["steps=3"], chosen("2d"), [])
-    assert "Base: `base.yaml` with `steps=3`" in text
+    text = page(results, "`base.yaml steps=3`", chosen("2d"), [])
+    assert "Base: `base.yaml steps=3`: task" in text
     assert "60 sentences of 30 videos, 20 motion-critical, 60 right of pair" in text
     assert "Over 3 seeds (1, 2, 3)." in text
     assert "| none | 43.8 |" in text
@@ -213,10 +214,10 @@ def test_a_page(tmp_path: Path) -> None:
 
 def test_a_page_tells_differences_from_chance(tmp_path: Path) -> None:
     worse = canned(tmp_path / "a", "2d", 2, lambda row, seed, n: -steady(row, seed, n) + 100)
-    assert "**+10.0 [+10.0, +10.0]**" in page(worse, BASE, [], chosen("2d"), [])
+    assert "**+10.0 [+10.0, +10.0]**" in page(worse, "its base", chosen("2d"), [])
     noise = np.random.default_rng(0)
     level = canned(tmp_path / "b", "2d", 2, lambda row, seed, n: 50 + (row != "full") * 0.1 + 20 * noise.normal())
-    text = page(level, BASE, [], chosen("2d"), [])
+    text = page(level, "its base", chosen("2d"), [])
     assert "| none | 43.8 | " in text
     assert "**+" not in text
     assert "**-" not in text
@@ -232,7 +233,7 @@ def test_a_page_of_what_is_finished(tmp_path: Path) -> None:
     results = Results(rows, plan(list(rows.values()), tmp_path))
     assert results.subsets == [ALL]
     assert results.seeds("matching_none", "full") == [1]
-    text = page(results, BASE, [], chosen("2a,2d"), [])
+    text = page(results, "its base", chosen("2a,2d"), [])
     assert "Without a finished run, and so left out: without learnable queries." in text
     assert "Over one seed (1): the intervals cover other videos, not other seeds." in text
     assert CRITICAL not in text
@@ -255,24 +256,48 @@ def test_a_page_is_the_same_from_the_record(tmp_path: Path) -> None:
         PAIRS: 60,
         ABSENT: 60,
     }
-    text = page(whole, BASE, [], chosen("1,2d"), ["## A picture"])
+    text = page(whole, "its base", chosen("1,2d"), ["## A picture"])
     named = {whole.runs[key].folder.name: found for key, found in whole.found.items()}
     (tmp_path / "b").mkdir()
-    write_record(tmp_path / "b", named, ["## A picture"])
-    found, pictures = read_record(tmp_path / "b")
+    write_record(tmp_path / "b", "its base", named, {"tokens.png": "## A picture"})
+    found, pictures = read_record(tmp_path / "b", "its base")
     planned = plan(list(whole.rows.values()), tmp_path / "b")
-    assert page(Results(whole.rows, planned, found), BASE, [], chosen("1,2d"), pictures) == text
+    assert page(Results(whole.rows, planned, found), "its base", chosen("1,2d"), list(pictures.values())) == text
     assert (tmp_path / "b" / RECORD).stat().st_size < 500 * len(named) + 60 * 60
+
+
+def test_runs_that_are_recorded_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another machine, which has the record and none of the runs: pictures stay as they were."""
+    whole = canned(tmp_path / "a", "2d", 2, steady)
+    named = {whole.runs[key].folder.name: found for key, found in whole.found.items()}
+    del named["full-2"]
+    out = tmp_path / "b"
+    out.mkdir()
+    write_record(out, "`synthetic/ablation`", named, {"tokens.png": "## A picture"})
+    asked: list[str] = []
+
+    def run_all(runs: list[Run], *_: object) -> list[str]:
+        asked.extend(run.folder.name for run in runs)
+        return ["full-2: failed"]
+
+    monkeypatch.setattr("dshmp.ablation.page.run_all", run_all)
+    path, failures = command.run("synthetic/ablation", [], out, tables="2d", seeds=2, device="cpu")
+    assert (asked, failures) == (["full-2"], ["full-2: failed"])
+    text = path.read_text()
+    assert "Finished: 5 of 6 runs" in text
+    assert text.endswith("## A picture\n")
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     results = canned(tmp_path, "2d", 1, steady)
-    write_record(tmp_path, {"full-1": results.found["full", 1]}, [])
+    write_record(tmp_path, "its base", {"full-1": results.found["full", 1]}, {})
     document = json.loads((tmp_path / RECORD).read_text())
     document["runs"]["full-1"]["right"] = "1"
     (tmp_path / RECORD).write_text(json.dumps(document))
     with pytest.raises(UserError, match="run full-1 has not one score per sentence"):
-        read_record(tmp_path)
+        read_record(tmp_path, "its base")
+    with pytest.raises(UserError, match="records runs of its base, not of another; name another folder with --out"):
+        read_record(tmp_path, "another")
 
 
 def test_a_verdict_is_no_stronger_than_its_interval(tmp_path: Path) -> None:
@@ -280,7 +305,7 @@ def test_a_verdict_is_no_stronger_than_its_interval(tmp_path: Path) -> None:
     results = canned(
         tmp_path, "1", 5, lambda row, seed, n: steady(row, seed, n) + 3 * noise.normal() - 4 * ("cl" in row)
     )
-    text = page(results, BASE, [], chosen("1"), [])
+    text = page(results, "its base", chosen("1"), [])
     assert "below: none (LMPM-like) (-1" in text
     assert "- DS cannot be told from what does nothing on this data: -" not in text  # the whole method has a bonus
     assert "- CL harms on this data: -" in text

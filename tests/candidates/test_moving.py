@@ -1,5 +1,7 @@
 """What moves by itself is found without knowing what it is."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,14 +16,17 @@ from dshmp.candidates.moving import Moving, _averaged, _followed, _Frame, _mean
 from dshmp.checkpoint import load_tensors
 from dshmp.common.errors import UserError
 from dshmp.common.rle import decode
-from dshmp.formats.tracks import Tracks
+from dshmp.formats.tracks import Tracks, array_tracks
 from dshmp.inference.segmenter import Segmenter
+from dshmp.inference.tracked import FramesRead, track_candidates
+from dshmp.model.candidates import Candidates
 from dshmp.model.moving import CHANNELS, OUTPUTS, MovingObjects, flow_input, flow_size, optical_flow
 from dshmp.synthetic.moving import SIZE, make_scene
 from dshmp.synthetic.scenery import leaves
 from dshmp.training import moving as training
 from dshmp.training.moving import loss, targets
 from dshmp.video.io import open_video
+from dshmp.video.source import Frame
 
 LENGTH, HEIGHT, WIDTH = 12, 192, 320
 
@@ -212,8 +217,6 @@ def test_a_source_of_ones_own() -> None:
     asked: list[list[str]] = []
 
     def own(video: object, phrases: list[str], device: torch.device, progress: object) -> Tracks:
-        from dshmp.formats.tracks import array_tracks
-
         asked.append(list(phrases))
         return array_tracks(masks, (HEIGHT, WIDTH))
 
@@ -229,6 +232,39 @@ def test_a_range_of_frames_is_numbered_as_the_video() -> None:
     part = Moving()(open_video(frames, "4:10", 24.0), [], torch.device("cpu"), quiet)
     assert min(part.items[0].masks) >= 4
     assert iou(decode([part.items[0].masks[7]])[0], masks[0, 7]) > 0.6
+
+
+@pytest.mark.parametrize("part", [None, "3:9"])
+@pytest.mark.parametrize("order", [list(range(LENGTH)), [3, 4, 4, 8, 3, 5], []])
+def test_the_camera_is_seen_in_the_pictures_that_a_source_reads(part: str | None, order: list[int]) -> None:
+    """In whatever order; what it leaves out is read afterwards, and what it reads in order is not read again."""
+    pictures, masks = scene(1.0, (4.0, 1.0))
+    tracks, config = array_tracks(masks, (HEIGHT, WIDTH)), Segmenter.from_pretrained("default").config.input
+    decoded: list[int] = []
+
+    def frames(start: int) -> Iterator[Frame]:
+        for number in range(start, LENGTH):
+            decoded.append(number)
+            yield Frame(pictures[number], number / 24)
+
+    def read(order: list[int]) -> Candidates:
+        notes = FramesRead(replace(open_video(pictures, part, 24.0), frames=frames), config, False)
+        video = notes.noting()
+        for first in order:
+            if video.start <= first < (video.stop or LENGTH):
+                next(video.frames(first))
+        notes.finish(quiet)
+        return track_candidates(notes, tracks)
+
+    expected = read([])
+    assert expected.sure is not None
+    assert expected.sure[0, 1:].min() > 0.5
+    once, decoded[:] = list(decoded), []
+    found = read(order)
+    for name in ("camera", "sure", "geometry", "present"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    if order == sorted(set(order)):
+        assert decoded == once
 
 
 def test_weights_are_small() -> None:

@@ -16,11 +16,13 @@ import tiny
 from clips import write_clip, write_frames
 from dshmp.common.errors import UserError
 from dshmp.common.options import Options
+from dshmp.config import InputConfig
 from dshmp.formats.reading import find_tracks, read_tracks
 from dshmp.formats.tracks import Tracks, array_tracks
 from dshmp.inference.segment import segment_to_folder
 from dshmp.inference.segmenter import Segmenter
-from dshmp.inference.tracked import track_candidates
+from dshmp.inference.tracked import FramesRead, track_candidates
+from dshmp.model.candidates import Candidates
 from dshmp.model.dshmp import DsHmp
 from dshmp.model.geometry import cumulative
 from dshmp.results.result import load_results
@@ -246,7 +248,7 @@ def test_what_supervision_itself_writes(compact: bool, masks: np.ndarray, source
 
 
 def test_geometry_is_that_of_the_masks(masks: np.ndarray, segmenter: Segmenter, source: VideoSource) -> None:
-    found, times = track_candidates(segmenter.config.input, source, array_tracks(masks, SIZE), True, lambda *_: None)
+    found, times = candidates(segmenter.config.input, source, array_tracks(masks, SIZE), True)
     assert len(times) == LENGTH
     assert found.present is not None
     assert found.geometry is not None
@@ -288,6 +290,12 @@ def test_an_answer_has_the_masks_of_the_file(
         assert np.array_equal(result.masks, union)
 
 
+def candidates(config: InputConfig, source: VideoSource, tracks: Tracks, still: bool) -> tuple[Candidates, list[float]]:
+    read = FramesRead(source, config, still)
+    read.finish(lambda *_: None)
+    return track_candidates(read, tracks), read.times
+
+
 def test_a_still_camera_needs_no_pictures(
     masks: np.ndarray, segmenter: Segmenter, source: VideoSource, tmp_path: Path
 ) -> None:
@@ -298,19 +306,19 @@ def test_a_still_camera_needs_no_pictures(
 
     config, silent = segmenter.config.input, replace(source, frames=broken)
     given = array_tracks(masks, SIZE)
-    seen, times = track_candidates(config, source, given, True, lambda *_: None)
-    blind, same = track_candidates(config, silent, given, True, lambda *_: None)
+    seen, times = candidates(config, source, given, True)
+    blind, same = candidates(config, silent, given, True)
     assert times == same == [frame.time for frame in source]
     for name, value in vars(seen).items():
         assert torch.equal(value, getattr(blind, name)) if isinstance(value, torch.Tensor) else True
     part = replace(silent, start=2, stop=5)
-    assert track_candidates(config, part, given, True, lambda *_: None)[1] == times[2:5]
+    assert candidates(config, part, given, True)[1] == times[2:5]
     with pytest.raises(AssertionError, match="decoded"):
-        track_candidates(config, silent, given, False, lambda *_: None)
+        candidates(config, silent, given, False)
     with pytest.raises(UserError, match="no frame in the range 99:"):
-        track_candidates(config, replace(source, start=99), given, True, lambda *_: None)
+        candidates(config, replace(source, start=99), given, True)
     file = open_video(write_clip(tmp_path / "clip.mp4", LENGTH, *SIZE))
-    assert track_candidates(config, file, given, True, lambda *_: None)[1] == [frame.time for frame in file]
+    assert candidates(config, file, given, True)[1] == [frame.time for frame in file]
     plain = Segmenter(tiny.model({"motion.camera": False}), tiny.tokenizer(), device="cpu")
     assert plain.answer(silent, [SENTENCES[0]], tracks=masks, threshold=0.0)[0].found
 

@@ -119,12 +119,13 @@ def test_motion_words_are_not_for_labels_to_tell(default: Segmenter) -> None:
     ],
 )
 def test_labels_choose(default: Segmenter, text: str, fits: list[bool] | None) -> None:
-    from dshmp.inference.tracked import track_candidates
+    from dshmp.inference.tracked import FramesRead, track_candidates
     from dshmp.video.io import open_video
 
     given = tracks(("brown", "dog", "animal"), ("black", "cat", "animal"), vocabulary=frozenset({"horse"}))
-    found, _ = track_candidates(default.config.input, open_video(FRAMES, None, 8.0), given, True, lambda *_: None)
-    told = with_labels(found, query(default, text), given).fits
+    read = FramesRead(open_video(FRAMES, None, 8.0), default.config.input, True)
+    read.finish(lambda *_: None)
+    told = with_labels(track_candidates(read, given), query(default, text), given).fits
     assert (None if told is None else [bool(each > 0) for each in told[0, 0]]) == fits
 
 

@@ -24,18 +24,18 @@ OBJECTS = 25  # as many as these tell apart, for the colour-blind too
 COLOURS, MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), "os^DP"
 
 
-def pictures(results: Results, out: Path, device: str) -> list[str]:
-    """Draw into out/pictures what the finished runs allow. Returns sections of the page, in Markdown."""
+def pictures(results: Results, out: Path, device: str) -> dict[str, str]:
+    """Draw into out/pictures what the models at hand allow. Returns sections of the page, in Markdown, by file."""
     from matplotlib import figure as plots
 
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
-    sections = []
+    sections = {}
     for name, draw in zip(FILES, (tokens, strips), strict=True):
         figure = plots.Figure(layout="constrained")
         if told := draw(figure, results, device):
             with owned_file(out / PICTURES, name) as part:
                 figure.savefig(part, format="png", dpi=130)
-            sections.append(f"## {told[0]}\n\n![{told[0]}]({PICTURES}/{name})\n\n{told[1]}")
+            sections[name] = f"## {told[0]}\n\n![{told[0]}]({PICTURES}/{name})\n\n{told[1]}"
     return sections
 
 
@@ -44,7 +44,7 @@ def tokens(figure: Figure, results: Results, device: str) -> tuple[str, str] | N
     from sklearn.metrics import silhouette_score
 
     names = {"ds_hmp": "without contrastive learning", "full": "with contrastive learning"}
-    if not (seeds := results.seeds(*names)):
+    if not (seeds := results.trained(*names)):
         return None
     split, _item = next(iter(held_out(results.run("full", seeds[0])).values()))
     groups = objects(split.expressions, OBJECTS)
@@ -97,7 +97,7 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
 
 def strips(figure: Figure, results: Results, device: str) -> tuple[str, str] | None:
     names = {"none": "without DS, HMP, CL", "full": "DS + HMP + CL"}
-    if not (seeds := results.seeds(*names)):
+    if not (seeds := results.trained(*names)):
         return None
     subset = CRITICAL if CRITICAL in results.subsets else ALL
     scores = {row: results.values(row, seeds[:1], subset)[0] for row in names}

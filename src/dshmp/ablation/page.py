@@ -52,7 +52,7 @@ def run(
     """Run what is not finished, then write the page from what is. Returns its path, and the failures, a line each.
 
     `base` is a recipe's file, `rows` a folder of them, or either the name of what is packaged; `own` are more rows,
-    `part` is this machine's, as 1/2. Runs that are not in `out` are taken as they were recorded there. Raises
+    `part` is this machine's, as 1/2. Runs that are not in `out`, but recorded there, are not run again. Raises
     UserError before anything is run.
     """
     out = destination(out, folder=True)
@@ -65,43 +65,43 @@ def run(
     resolved = resolve(base, overrides, find_folder(rows or FOLDER / "ablations"), chosen.values(), seeds)
     runs = plan(list(resolved.values()), out)
     here = runs if part is None else shard(runs, part)
-    recorded, sections = read_record(out)
+    asked = _told(base, overrides)
+    recorded, sections = read_record(out, asked)
     places = devices(device)
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs: must be at least 1, found {jobs}")
     for library in ("matplotlib", "sklearn"):
         if importlib.util.find_spec(library) is None:
             raise UserError(f"{library}: is not installed, but the page's plots need it; pip install 'dshmp[plots]'")
-    failures = [] if page_only else run_all(here, places, jobs or len(places))
+    here = [] if page_only else [run for run in here if run.folder.name not in recorded]
+    failures = run_all(here, places, jobs or len(places)) if here else []
     results = Results(resolved, runs, recorded)
     if not results.found:
         raise UserError("; ".join(failures) or f"{out}: no run is finished, so there is nothing to write")
-    drawn = pictures(results, out, places[0]) or sections
+    drawn = sections | pictures(results, out, places[0])
     named = {results.runs[key].folder.name: found for key, found in results.found.items()}
-    write_record(out, recorded | named, drawn)
+    write_record(out, asked, recorded | named, drawn)
     with owned_file(out, PAGE) as file:
-        file.write_text(page(results, base, overrides, chosen, drawn), encoding="utf-8")
+        file.write_text(page(results, asked, chosen, list(drawn.values())), encoding="utf-8")
     return out / PAGE, failures
 
 
-def page(
-    results: Results,
-    base: Path,
-    overrides: Sequence[str],
-    tables: Mapping[str, Table],
-    pictures: Sequence[str],
-) -> str:
-    """The whole page in Markdown; `pictures` are its last sections."""
-    parts = ["# Ablations", *_what(results, base, overrides)]
+def page(results: Results, base: str, tables: Mapping[str, Table], pictures: Sequence[str]) -> str:
+    """The whole page in Markdown; `base` tells what the rows change, `pictures` are its last sections."""
+    parts = ["# Ablations", *_what(results, base)]
     for name, table in tables.items():
         suffix = {"1": "", f"1{OURS}": OURS}.get(name)
         parts += _section(results, table, suffix)
     return "\n\n".join([*parts, *pictures]) + "\n"
 
 
-def _what(results: Results, base: Path, overrides: Sequence[str]) -> list[str]:
+def _told(base: Path, overrides: Sequence[str]) -> str:
+    """What the rows change, in Markdown."""
+    return f"`{' '.join([recipe_name(base), *overrides])}`"
+
+
+def _what(results: Results, base: str) -> list[str]:
     recipe = next(iter(results.runs.values())).recipe
-    changed = f" with `{' '.join(overrides)}`" if overrides else ""
     data = []
     for name, source in recipe.data.items():
         made = " (a synthetic data set)" if Path(source.root, "synthetic.json").is_file() else ""
@@ -111,14 +111,18 @@ def _what(results: Results, base: Path, overrides: Sequence[str]) -> list[str]:
     videos = len({each.video for each in results.sentences})
     minutes = statistics.median(found.seconds / 60 for found in results.found.values())
     hours = sum(found.seconds for found in results.found.values()) / 3600
-    machines = dict.fromkeys(found.machine for found in results.found.values() if found.machine)
+    machines: dict[str, dict[str, None]] = {}
+    for found in results.found.values():
+        machine, _, commit = found.machine.partition(" Commit: ")
+        machines.setdefault(machine, {})[commit.rstrip(".")] = None
+    where = [f"{each} Commit: {', '.join(commits)}." if any(commits) else each for each, commits in machines.items()]
     return [
-        f"Base: `{recipe_name(base)}`{changed}: task `{recipe.task}`, {recipe.steps:,} steps of {recipe.batch}.",
+        f"Base: {base}: task `{recipe.task}`, {recipe.steps:,} steps of {recipe.batch}.",
         f"Data: {'; '.join(data)}. Finished: {len(results.found)} of {len(results.runs)} runs, seeds {seeds}.",
         *[CHEAP] * (recipe.task == "motion"),
         f"Measure: {MEASURES.get(results.measure, results.measure)}. "
         f"{', '.join([f'{len(results.sentences):,} sentences of {videos:,} videos', *subsets])}.",
-        f"Training of a run took {minutes:.1f} minutes (median), of all {hours:.1f} hours. {' '.join(machines)}",
+        f"Training of a run took {minutes:.1f} minutes (median), of all {hours:.1f} hours. {' '.join(where)}",
         READING,
     ]
 

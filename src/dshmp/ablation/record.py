@@ -29,17 +29,21 @@ class _Run(BaseModel):
 
 
 class _Record(BaseModel):
+    base: str = ""  # what the rows change, as the page tells it
     sentences: list[_Sentence] = []
     runs: dict[str, _Run] = {}  # by the names of their folders
-    pictures: list[str] = []  # sections of the page, in Markdown
+    pictures: dict[str, str] = {}  # sections of the page, in Markdown, by the names of their files
 
 
-def read_record(folder: Path) -> tuple[dict[str, Found], list[str]]:
-    """The runs recorded in a folder, by name, and the page's sections with pictures. Raises UserError."""
+def read_record(folder: Path, base: str) -> tuple[dict[str, Found], dict[str, str]]:
+    """The runs of this base that are recorded in a folder, by name, and the page's sections with pictures, by the names
+    of their files. Raises UserError where they are of another base."""
     path = folder / RECORD
     if not path.exists():
-        return {}, []
+        return {}, {}
     record = read_shape(path, _Record)
+    if record.base != base:
+        raise UserError(f"{path}: records runs of {record.base}, not of {base}; name another folder with --out")
     found = {}
     for name, run in record.runs.items():
         if {len(run.scores), len(run.right), len(run.empty)} != {len(record.sentences)}:
@@ -51,11 +55,12 @@ def read_record(folder: Path) -> tuple[dict[str, Found], list[str]]:
     return found, record.pictures
 
 
-def write_record(folder: Path, found: Mapping[str, Found], pictures: Sequence[str]) -> None:
-    """Of finished runs, by the names of their folders. Scores are rounded to whole per cent, by which a mean over
-    thousands of sentences moves by less than 0.02."""
+def write_record(folder: Path, base: str, found: Mapping[str, Found], pictures: Mapping[str, str]) -> None:
+    """Of finished runs of a base, by the names of their folders. Scores are rounded to whole per cent, by which a mean
+    over thousands of sentences moves by less than 0.02."""
     first = next(iter(found.values()))
     record = _Record(
+        base=base,
         sentences=[_Sentence(video=each.video, id=each.id, subsets=list(each.subsets)) for each in first.expressions],
         runs={
             name: _Run(
@@ -68,7 +73,7 @@ def write_record(folder: Path, found: Mapping[str, Found], pictures: Sequence[st
             )
             for name, own in found.items()
         },
-        pictures=list(pictures),
+        pictures=dict(pictures),
     )
     with owned_file(folder, RECORD) as part:
         part.write_text(record.model_dump_json(), encoding="utf-8")

@@ -124,6 +124,10 @@ class Results:
         every = dict.fromkeys(seed for _, seed in self.runs)
         return [seed for seed in every if all((self.rows[row].runs, seed) in self.found for row in rows)]
 
+    def trained(self, *rows: str) -> list[int]:
+        """Of these seeds those whose models are at hand, and not only what they scored."""
+        return [seed for seed in self.seeds(*rows) if all(self.run(row, seed).finished for row in rows)]
+
     def differs(self, row: str, other: str) -> dict[str, float]:
         """The difference of two rows as weights of rows; none where they are the same runs over this base."""
         return {row: 1.0, other: -1.0} if self.rows[row].runs != self.rows[other].runs else {}

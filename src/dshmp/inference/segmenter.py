@@ -31,6 +31,7 @@ from dshmp.inference.runtime import Runtime, dtype, told_of_memory
 from dshmp.inference.spill import Spill
 from dshmp.inference.stream import Extent, FrameResult, answers, window_frames
 from dshmp.inference.tracked import (
+    FramesRead,
     TrackedVideo,
     nothing,
     pointed_tracks,
@@ -360,15 +361,17 @@ class Segmenter:
         if given is not None and asked.get("tracks") is not None:
             raise UserError("tracks and candidates are both given; the sentence chooses among one kind, leave one out")
         queries = self._queries(expressions)
+        # a model may not read the camera's motion
+        read = FramesRead(source, self.config.input, still or not self.config.motion.camera)
         if given is None:
             tracks = find_tracks(asked["tracks"], source)
         else:
-            find = given if callable(given) else find_source(given)
+            find, phrases = given if callable(given) else find_source(given), self._phrases(expressions)
             with told_of_memory(self.device):
-                tracks = checked_tracks(find(source, self._phrases(expressions), self.device, progress), source)
-        still |= not self.config.motion.camera  # a model that does not read the camera's motion
-        found, times = track_candidates(self.config.input, source, tracks, still, progress)
-        found = with_appearance(found, tracks, self.config.motion.appearance)
+                tracks = checked_tracks(find(read.noting(), phrases, self.device, progress), source)
+        read.finish(progress)
+        found = with_appearance(track_candidates(read, tracks), tracks, self.config.motion.appearance)
+        times = read.times
         looks = found.appearance is not None
         clip = TrackedVideo(source, tracks, average_rate(source.fps, times), times, progress)
         progress("motion", 0, None)

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import repeat, takewhile
+from dataclasses import dataclass, field, replace
+from itertools import islice, repeat, takewhile
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from dshmp.common.progress import Progress
 from dshmp.config import InputConfig
 from dshmp.formats.tracks import Tracks
 from dshmp.inference.encoded import Masks, Query, Selection, again, answered
-from dshmp.model.camera import background_motion, follow_corners, grey_frames
+from dshmp.model.camera import NO_CORNERS, Points, background_motion, follow_corners, grey_frames
 from dshmp.model.candidates import Candidates
 from dshmp.model.frames import input_size, prepare_frames
 from dshmp.model.geometry import CHANNELS, LEAST, grid_size, mask_geometry, masks_on_grid
@@ -23,7 +23,7 @@ from dshmp.model.parser import Word
 from dshmp.model.readout import TrajectoryReadout
 from dshmp.model.words import COMMON
 from dshmp.results.result import Result
-from dshmp.video.source import Frame, Pixels, VideoSource
+from dshmp.video.source import Frame, VideoSource
 
 KNOWN = 4.0  # logit that a track fits the static words, or not, where its labels tell
 
@@ -55,65 +55,84 @@ class TrackedVideo:
         return answered(answer, self.source, self.fps, self.times)
 
 
-def track_candidates(
-    config: InputConfig, source: VideoSource, tracks: Tracks, still: bool, progress: Progress
-) -> tuple[Candidates, list[float]]:
-    """Geometry of the tracks and the camera's motion, which is held to be none where it is `still`, and the frames'
-    times. Frames are read one by one, or not at all where nothing asks for them. Raises UserError where the tracks are
-    not of this video."""
-    count = len(tracks.items)
-    size = input_size((source.height, source.width), config)
+@dataclass
+class FramesRead:
+    """What is noted of each frame of a video when it is first read, by whomever: its time and, unless the camera is
+    held to be `still`, the corners that are followed to it from the frame before. So no frame is decoded for that
+    alone where candidates are found in the same pictures."""
+
+    source: VideoSource
+    config: InputConfig
+    still: bool
+    times: list[float] = field(default_factory=list)
+    corners: list[Points] = field(default_factory=list)
+    last: NDArray[np.uint8] | None = None  # frame, grey
+
+    def noting(self) -> VideoSource:
+        """The same video; who reads it in order leaves notes."""
+        return replace(self.source, frames=self._frames)
+
+    def finish(self, progress: Progress) -> None:
+        """Read what nobody has read; nothing where times are known and nobody asks for the camera's motion."""
+        source = self.source
+        if self.still and source.times is not None and (known := source.times[source.start : source.stop]):
+            self.times = list(known)
+            return
+        left = None if source.stop is None else source.stop - self._next
+        rest = islice(self._frames(self._next), left) if self.times else iter(self.noting())
+        for _ in rest:
+            progress("frames", len(self.times), source.count)
+
+    @property
+    def _next(self) -> int:
+        return self.source.start + len(self.times)
+
+    def _frames(self, start: int) -> Iterator[Frame]:
+        for number, frame in enumerate(self.source.frames(start), start):
+            if number == self._next:
+                self.times.append(frame.time)
+                if not self.still:
+                    self._follow(frame)
+            yield frame
+
+    def _follow(self, frame: Frame) -> None:
+        size = input_size((self.source.height, self.source.width), self.config)
+        before, self.last = self.last, grey_frames(prepare_frames([frame.image], self.config), size, self.config)[0]
+        self.corners.append(NO_CORNERS if before is None else follow_corners(before, self.last))
+
+
+def track_candidates(read: FramesRead, tracks: Tracks) -> Candidates:
+    """Geometry of the tracks in the frames read, and the camera's motion, which is none where it is held to be still.
+    Raises UserError where the tracks are not of this video."""
+    source, length, count = read.source, len(read.times), len(tracks.items)
     grid = grid_size(source.height, source.width)
     places = {track.name: place for place, track in enumerate(tracks.items)}
-    times: list[float] = []
-    present: list[torch.Tensor] = []
-    geometry: list[torch.Tensor] = []
-    motions: list[torch.Tensor] = []
-    sure: list[float] = []
-    grey: NDArray[np.uint8] | None = None
-    covered = np.zeros(grid, bool)
-    for time, image in _moments(source, still):
-        masks = tracks.masks(source.start + len(times))  # by the track's name
-        seen, told, over = torch.zeros(count, dtype=torch.bool), torch.zeros(count, CHANNELS), np.zeros(grid, bool)
-        if masks:
+    present = torch.zeros(length, count, dtype=torch.bool)
+    geometry = torch.zeros(length, count, CHANNELS)
+    camera, sure = torch.eye(2, 3).repeat(length, 1, 1), torch.ones(length)
+    before = over = np.zeros(grid, bool)
+    for t in range(length):
+        before, over = over, np.zeros(grid, bool)
+        if masks := tracks.masks(source.start + t):  # by the track's name
             inside = torch.cat([masks_on_grid(torch.from_numpy(mask)[None], grid) for mask in masks.values()])
             rows = torch.tensor([places[name] for name in masks])
-            seen[rows], told[rows] = inside.flatten(1).sum(1) >= LEAST, mask_geometry(inside)
+            present[t, rows], geometry[t, rows] = inside.flatten(1).sum(1) >= LEAST, mask_geometry(inside)
             over = inside.any(0).numpy()
-        motion, agree = np.eye(2, 3, dtype=np.float32), 1.0 if still else 0.0
-        if image is not None and not still:
-            before, grey = grey, grey_frames(prepare_frames([image], config), size, config)[0]
-            if before is not None:
-                motion, agree = background_motion(follow_corners(before, grey), (covered, over))
-        covered = over
-        present.append(seen)
-        geometry.append(told)
-        motions.append(torch.from_numpy(motion))
-        sure.append(agree)
-        times.append(time)
-        progress("frames", len(times), source.count)
-    end = source.start + len(times)
+        if not read.still:
+            motion, sure[t] = background_motion(read.corners[t], (before, over))
+            camera[t] = torch.from_numpy(motion)
+    end = source.start + length
     last = max((max(track.masks) for track in tracks.items), default=-1)
     if source.stop is None and (last >= end if tracks.length is None else tracks.length != end):
         fault = f"have a mask in frame {last}" if tracks.length is None else f"are of {tracks.length} frames"
         raise UserError(f"the tracks {fault}, the video has {end} frames; give those of this video")
-    whole = torch.ones(1, len(times), dtype=torch.bool)
-    geo, there, camera = (torch.stack(each)[None] for each in (geometry, present, motions))
-    return Candidates(whole, None, geo, there, camera, torch.tensor([sure]), linked=True), times
+    whole = torch.ones(1, length, dtype=torch.bool)
+    return Candidates(whole, None, geometry[None], present[None], camera[None], sure[None], linked=True)
 
 
 def nothing(query: Query, threshold: float, length: int) -> Selection:
     """The answer where a video has no tracks: no object, each of `length` frames as good a reason as the others."""
     return Selection(query, None, (), (), 0.0, threshold, (), np.full((1, length), 1 / length))
-
-
-def _moments(source: VideoSource, still: bool) -> Iterator[tuple[float, Pixels | None]]:
-    """Time and picture of every frame; without its picture where the camera is `still` and times are known without."""
-    if still and source.times is not None and (known := source.times[source.start : source.stop]):
-        yield from zip(known, repeat(None))
-        return
-    for frame in source:
-        yield frame.time, frame.image
 
 
 def with_labels(candidates: Candidates, query: Query, tracks: Tracks) -> Candidates:

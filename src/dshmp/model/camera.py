@@ -15,6 +15,7 @@ from torch import Tensor
 from dshmp.config import InputConfig
 
 Points = NDArray[np.float32]  # (K, 4): x, y in the frame before and in this one, in short sides from the middle
+NO_CORNERS: Points = np.zeros((0, 4), np.float32)
 
 CORNERS, QUALITY = 300, 0.003  # at most so many, at least this good relative to the best
 WINDOW, LEVELS = (13, 13), 3  # of the optical flow; pixels at each level of the pyramid
@@ -36,7 +37,7 @@ def follow_corners(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> Point
     short = min(before.shape)
     corners = cv2.goodFeaturesToTrack(before, CORNERS, QUALITY, max(3, short // 24), blockSize=5)
     if corners is None:
-        return np.zeros((0, 4), np.float32)
+        return NO_CORNERS
     found, there, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=WINDOW, maxLevel=LEVELS)
     back, again, _ = cv2.calcOpticalFlowPyrLK(after, before, found, None, winSize=WINDOW, maxLevel=LEVELS)
     kept = (there & again)[:, 0].astype(bool) & (np.abs(back - corners).max((1, 2)) < ERROR)
@@ -73,7 +74,7 @@ def followed(frames: Iterator[NDArray[np.uint8]] | NDArray[np.uint8]) -> Iterato
     """Of each grey frame the corners since the one before; none for the first."""
     before = None
     for frame in frames:
-        yield np.zeros((0, 4), np.float32) if before is None else follow_corners(before, frame)
+        yield NO_CORNERS if before is None else follow_corners(before, frame)
         before = frame
 
 
