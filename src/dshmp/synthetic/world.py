@@ -1,6 +1,6 @@
 """What differs between the versions of the synthetic data set: its numbers and tables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dshmp.common.errors import UserError
 from dshmp.synthetic.grammar import SHAPES, TEXTURES
@@ -61,9 +61,10 @@ _SECOND = World(
     talkative=True,
     older=1,
 )
+_THIRD = replace(_SECOND, version=3, schedule=tuple(name for own in _SECOND.schedule for name in (own, "footage")))
 
 
-WORLDS = {world.version: world for world in (_FIRST, _SECOND)}
+WORLDS = {world.version: world for world in (_FIRST, _SECOND, _THIRD)}
 
 
 def schedule(version: int, split: str, count: int) -> list[tuple[int, str]]:
