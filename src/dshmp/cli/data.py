@@ -23,7 +23,7 @@ def synthetic_make(
     test: Annotated[int, typer.Option(min=0, help="Clips with phrasings and words held out of training.")] = 200,
     seed: Seed = 0,
     family: Annotated[str | None, typer.Option(help="Only clips of one: alike, pairs, easy ..., or close.")] = None,
-    version: Annotated[int, typer.Option(help="Of the data set: 1, what the default model saw; 2, more of all.")] = 2,
+    version: Annotated[int, typer.Option(help="Of the data set: 1 is easy; 2, more of all; 3, footage, too.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Make a synthetic data set of videos, masks and motion expressions, in the layout of MeViS.

@@ -10,8 +10,8 @@ from dshmp.synthetic.grammar import COLOURS, ROUND, Look
 from dshmp.synthetic.motions import GROUPS, OPPOSITE, Motion, Track
 from dshmp.synthetic.world import World
 
-ON_DEMAND = ("close", "footage")
-FAMILIES = ("alike", "pairs", "long", "relative", "fleeting", "easy", "crowd", *ON_DEMAND)
+OTHERS = ("close", "footage")  # on demand, and in version 3
+FAMILIES = ("alike", "pairs", "long", "relative", "fleeting", "easy", "crowd", *OTHERS)
 
 
 @dataclass(frozen=True)
