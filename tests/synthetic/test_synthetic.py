@@ -409,8 +409,8 @@ def test_same_settings_again_and_other_settings(synthetic: Path, tmp_path: Path)
         make_synthetic(synthetic, train=4, valid=2, test=2, seed=3, family="easy")
     with pytest.raises(UserError, match="version 2, not 1"):
         make_synthetic(synthetic, train=4, valid=2, test=2, seed=3, version=1)
-    with pytest.raises(UserError, match="no version 3; choose from 1, 2"):
-        make_synthetic(tmp_path / "third", version=3)
+    with pytest.raises(UserError, match="no version 4; choose from 1, 2, 3"):
+        make_synthetic(tmp_path / "fourth", version=4)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not a complete synthetic data set"):
         make_synthetic(tmp_path, train=1, valid=0, test=0)
