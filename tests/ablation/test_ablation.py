@@ -209,7 +209,7 @@ def test_a_page(tmp_path: Path) -> None:
     assert "60 sentences of 30 videos, 20 motion-critical, 60 right of pair" in text
     assert "Over 3 seeds (1, 2, 3)." in text
     assert "| none | 43.8 |" in text
-    assert "not which comes first" in text
+    assert "a position in time, without which nothing tells which frame comes\nfirst" in text
     assert "**-10.0 [-10.0, -10.0]**" in text
 
 
