@@ -237,6 +237,13 @@ def test_a_page_of_what_is_finished(tmp_path: Path) -> None:
     text = page(results, "its base", chosen("2a,2d"), [])
     assert "Without a finished run, and so left out: without learnable queries." in text
     assert "Over one seed (1): the intervals cover other videos, not other seeds." in text
+    assert "nothing is concluded" in text
+    assert "Beside *" not in text.split("## Table 2d")[1]
+    assert "Left out" not in text
+    (tmp_path / "runs" / "full-1" / SCORES).unlink()
+    text = page(Results(rows, plan(list(rows.values()), tmp_path)), "its base", chosen("2a,2d"), [])
+    assert "Left out, as no two rows of theirs are finished with the same seed: Table 2d" in text
+    assert "## Table 2d" not in text
     assert CRITICAL not in text
     assert PAIRS not in text
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dshmp.ablation.results import ALL, CRITICAL, Results, spread
+from dshmp.ablation.rows import OURS
 from dshmp.ablation.runs import Run, held_out_sources
 from dshmp.common.files import owned_file
 from dshmp.data.base import Expression, Split
@@ -43,10 +44,11 @@ def tokens(figure: Figure, results: Results, device: str) -> tuple[str, str] | N
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
-    names = {"ds_hmp": "without contrastive learning", "full": "with contrastive learning"}
-    if not (seeds := results.trained(*names)):
+    (without, whole), seeds = compared(results, "ds_hmp", "full")
+    if not seeds:
         return None
-    split, _item = next(iter(held_out(results.run("full", seeds[0])).values()))
+    names = {without: "without contrastive learning", whole: "with contrastive learning"}
+    split, _item = next(iter(held_out(results.run(whole, seeds[0])).values()))
     groups = objects(split.expressions, OBJECTS)
     items = [item for group in groups for item in group]
     owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
@@ -63,11 +65,21 @@ def tokens(figure: Figure, results: Results, device: str) -> tuple[str, str] | N
         width = spread([float(silhouette_score(each, owner, metric="cosine")) for each in found], ".2f")
         told.append(f"{width} {name}")
     text = (
-        f"t-SNE of {len(items)} video tokens of {len(groups)} objects, colour and shape by object, seed {seeds[0]}: of "
-        "each of the held-out split's sentences that mean one object, the token with the best score; the objects are "
-        f"those with the most sentences. Their silhouette by cosine, over {len(seeds)} seed(s): {', '.join(told)}."
+        f"Rows `{without}` and `{whole}`: t-SNE of {len(items)} video tokens of {len(groups)} objects, colour and "
+        f"shape by object, seed {seeds[0]}: of each of the held-out split's sentences that mean one "
+        "object, the token with the best score; the objects are those with the most sentences. "
+        f"Their silhouette by cosine, over {len(seeds)} seed(s): {', '.join(told)}."
     )
     return "Video tokens with and without contrastive learning (the paper's Fig. 4)", text
+
+
+def compared(results: Results, *rows: str) -> tuple[list[str], list[int]]:
+    """Which of these rows are drawn, those with what is ours where there are any, and the seeds whose models are at
+    hand."""
+    for chosen in ([row + OURS for row in rows], list(rows)):
+        if seeds := results.trained(*chosen):
+            return chosen, seeds
+    return list(rows), []
 
 
 def objects(expressions: Iterable[Expression], count: int) -> list[list[Expression]]:
@@ -96,13 +108,14 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
 
 
 def strips(figure: Figure, results: Results, device: str) -> tuple[str, str] | None:
-    names = {"none": "without DS, HMP, CL", "full": "DS + HMP + CL"}
-    if not (seeds := results.trained(*names)):
+    (without, whole), seeds = compared(results, "none", "full")
+    if not seeds:
         return None
+    names = {without: "without DS, HMP, CL", whole: "DS + HMP + CL"}
     subset = CRITICAL if CRITICAL in results.subsets else ALL
     scores = {row: results.values(row, seeds[:1], subset)[0] for row in names}
-    chosen = extremes(scores["full"] - scores["none"])
-    items = held_out(results.run("full", seeds[0]))
+    chosen = extremes(scores[whole] - scores[without])
+    items = held_out(results.run(whole, seeds[0]))
     figure.set_size_inches(16, 2.4 * len(chosen))
     panels = figure.subplots(len(chosen), 2, squeeze=False)
     for (row, name), column in zip(names.items(), panels.T, strict=True):
@@ -119,10 +132,10 @@ def strips(figure: Figure, results: Results, device: str) -> tuple[str, str] | N
             axis.set(title=f"{why}: “{shorten(item.text, 80)}”", xlabel=f"{name}: {scores[row][place]:.0f}")
             axis.set(xticks=[], yticks=[])
     text = (
-        f"Chosen by rule, not by eye: of the {len(scores['full']):,} sentences ({subset}) the largest gain of the "
-        f"whole method over the row without DS, HMP and CL, the median, and the largest loss, by {results.measure} "
-        f"with seed {seeds[0]}; the first of equals. Time runs from left to right; the truth is outlined in white, the "
-        "answer is tinted, the rest is darkened."
+        f"Rows `{without}` and `{whole}`. Chosen by rule, not by eye: of the {len(scores[whole]):,} sentences "
+        f"({subset}) the largest gain of the whole method over the row without DS, HMP and CL, the median, and the "
+        f"largest loss, by {results.measure} with seed {seeds[0]}; the first of equals. "
+        "Time runs from left to right; the truth is outlined in white, the answer is tinted, the rest is darkened."
     )
     return "What is answered, against the baseline (the paper's Fig. 5)", text
 

@@ -35,6 +35,7 @@ cluster) and, with more than one seed, other seeds. **Bold**: 0 lies outside of 
 twenty without any effect one would be bold; no correction is made for that."""
 
 
+ALONE = "One seed says nothing of others, so nothing is concluded."
 TIMELESS = """\
 The base gives no row a position in time, as in the paper: rows without displacement and geometry know which frames are
 neighbours, but not which comes first. Of a direction pair these choose the right one no better than by chance."""
@@ -97,7 +98,10 @@ def run(
 def page(results: Results, base: str, tables: Mapping[str, Table], pictures: Sequence[str]) -> str:
     """The whole page in Markdown; `base` tells what the rows change, `pictures` are its last sections."""
     parts = ["# Ablations", *_what(results, base)]
-    for name, table in tables.items():
+    told = {name: table for name, table in tables.items() if _compared(results, table)}
+    if left := [table.title for name, table in tables.items() if name not in told]:
+        parts.append(f"Left out, as no two rows of theirs are finished with the same seed: {'; '.join(left)}.")
+    for name, table in told.items():
         suffix = {"1": "", f"1{OURS}": OURS}.get(name)
         parts += _section(results, table, suffix)
     return "\n\n".join([*parts, *pictures]) + "\n"
@@ -136,15 +140,20 @@ def _what(results: Results, base: str) -> list[str]:
     ]
 
 
+def _compared(results: Results, table: Table) -> dict[str, str]:
+    """The table's rows that have finished runs, with their labels; none where no seed is finished in all of these, or
+    the reference is not among them."""
+    known = {row for row, _ in results.found}
+    labels = {row: label for row, label in table.labels.items() if results.rows[row].runs in known}
+    return labels if len(labels) > 1 and table.reference in labels and results.seeds(*labels) else {}
+
+
 def _section(results: Results, table: Table, suffix: str | None) -> list[str]:
     """`suffix`: of the names of rows, where what each part brings is told, too."""
-    lines, known = [f"## {table.title}"], {row for row, _ in results.found}
-    labels = {row: label for row, label in table.labels.items() if results.rows[row].runs in known}
+    lines, labels = [f"## {table.title}"], _compared(results, table)
     if missing := [label for row, label in table.labels.items() if row not in labels]:
         lines.append(f"Without a finished run, and so left out: {', '.join(missing)}.")
     seeds = results.seeds(*labels)
-    if len(labels) < 2 or table.reference not in labels or not seeds:
-        return [*lines, "No seed is finished in enough rows for a comparison."]
     lines.append(f"Over {len(seeds)} seeds ({', '.join(map(str, seeds))}).")
     if len(seeds) == 1:
         lines[-1] = f"Over one seed ({seeds[0]}): the intervals cover other videos, not other seeds."
@@ -154,7 +163,7 @@ def _section(results: Results, table: Table, suffix: str | None) -> list[str]:
         levels = [spread(results.values(row, seeds, name).mean(1), ".1f") for name in results.subsets]
         contrasts, paper = _contrasts(results, results.differs(row, table.reference), seeds), results.rows[row].paper
         body.append([label, "" if paper is None else f"{paper:.1f}", *levels, *contrasts])
-    lines += [_markdown(body, 1), _verdict(results, labels, table.reference, seeds)]
+    lines += [_markdown(body, 1), _verdict(results, labels, table.reference, seeds) if len(seeds) > 1 else ALONE]
     if results.abilities:
         body = [["row", *results.abilities]]
         for row, label in labels.items():
@@ -171,7 +180,8 @@ def _section(results: Results, table: Table, suffix: str | None) -> list[str]:
                 cells = ["" if paper is None else f"{paper:+.1f}", *_contrasts(results, weights, seeds)]
                 body.append([part, beside, *cells])
         told = [_gain(results, part, suffix, seeds) for part in PARTS]
-        lines += ["### What each part brings", _markdown(body, 2), "\n".join(told)]
+        lines += ["### What each part brings", _markdown(body, 2)]
+        lines.append("\n".join(told) if len(seeds) > 1 else ALONE)
     return lines
 
 
