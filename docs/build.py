@@ -35,7 +35,13 @@ NAV: list[dict[str, Any]] = [
     {"Data sets and scoring": "data.md"},
     {"Train": [{"Train": "train.md"}, {"Notebook: ten clips of your own": "notebooks/train.md"}]},
     {"The paper": "paper.md"},
-    {"Results": [{"Results": "results.md"}, {"Ablations": "ablation/README.md"}]},
+    {
+        "Results": [
+            {"Results": "results.md"},
+            {"Ablations": "ablation/README.md"},
+            {"Ablations of the first model": "ablation/first_model.md"},
+        ]
+    },
     {"Synthetic data": "synthetic.md"},
     {"Extend": "extend.md"},
 ]
