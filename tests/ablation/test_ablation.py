@@ -113,6 +113,8 @@ def test_rows_that_say_the_same_run_once() -> None:
     assert {name: row.runs for name, row in synthetic.items() if row.runs != name} == {"time_position": "full"}
     assert {name: row.runs for name, row in paper.items() if row.runs != name} == {"time_none": "full"}
     assert (synthetic["none"].paper, synthetic["full"].paper, synthetic["time"].paper) == (39.7, 46.4, None)
+    assert (synthetic["none+ours"].paper, synthetic["full+ours+soft"].paper) == (39.7, None)
+    assert resolve(BASE, [], FOLDER, [own_table(["full+soft+ours"])])["full+soft+ours"].paper == 46.4
 
 
 def test_the_papers_figures_of_the_parts() -> None:
