@@ -44,7 +44,7 @@ def tokens(figure: Figure, results: Results, device: str) -> tuple[str, str] | N
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
-    (without, whole), seeds = compared(results, "ds_hmp", "full")
+    (without, whole), seeds = drawn_rows(results, "ds_hmp", "full")
     if not seeds:
         return None
     names = {without: "without contrastive learning", whole: "with contrastive learning"}
@@ -73,7 +73,7 @@ def tokens(figure: Figure, results: Results, device: str) -> tuple[str, str] | N
     return "Video tokens with and without contrastive learning (the paper's Fig. 4)", text
 
 
-def compared(results: Results, *rows: str) -> tuple[list[str], list[int]]:
+def drawn_rows(results: Results, *rows: str) -> tuple[list[str], list[int]]:
     """Which of these rows are drawn, those with what is ours where there are any, and the seeds whose models are at
     hand."""
     for chosen in ([row + OURS for row in rows], list(rows)):
@@ -108,7 +108,7 @@ def best_tokens(run: Run, split: Split, items: Sequence[Expression], device: str
 
 
 def strips(figure: Figure, results: Results, device: str) -> tuple[str, str] | None:
-    (without, whole), seeds = compared(results, "none", "full")
+    (without, whole), seeds = drawn_rows(results, "none", "full")
     if not seeds:
         return None
     names = {without: "without DS, HMP, CL", whole: "DS + HMP + CL"}

@@ -98,12 +98,13 @@ def run(
 def page(results: Results, base: str, tables: Mapping[str, Table], pictures: Sequence[str]) -> str:
     """The whole page in Markdown; `base` tells what the rows change, `pictures` are its last sections."""
     parts = ["# Ablations", *_what(results, base)]
-    told = {name: table for name, table in tables.items() if _compared(results, table)}
-    if left := [table.title for name, table in tables.items() if name not in told]:
+    compared = {name: _compared(results, table) for name, table in tables.items()}
+    if left := [tables[name].title for name, labels in compared.items() if not labels]:
         parts.append(f"Left out, as no two rows of theirs are finished with the same seed: {'; '.join(left)}.")
-    for name, table in told.items():
-        suffix = {"1": "", f"1{OURS}": OURS}.get(name)
-        parts += _section(results, table, suffix)
+    for name, labels in compared.items():
+        if labels:
+            suffix = {"1": "", f"1{OURS}": OURS}.get(name)
+            parts += _section(results, tables[name], labels, suffix)
     return "\n\n".join([*parts, *pictures]) + "\n"
 
 
@@ -148,9 +149,9 @@ def _compared(results: Results, table: Table) -> dict[str, str]:
     return labels if len(labels) > 1 and table.reference in labels and results.seeds(*labels) else {}
 
 
-def _section(results: Results, table: Table, suffix: str | None) -> list[str]:
-    """`suffix`: of the names of rows, where what each part brings is told, too."""
-    lines, labels = [f"## {table.title}"], _compared(results, table)
+def _section(results: Results, table: Table, labels: Mapping[str, str], suffix: str | None) -> list[str]:
+    """The table of the rows that have `labels`. `suffix`: of rows' names, where what each part brings is told, too."""
+    lines = [f"## {table.title}"]
     if missing := [label for row, label in table.labels.items() if row not in labels]:
         lines.append(f"Without a finished run, and so left out: {', '.join(missing)}.")
     seeds = results.seeds(*labels)

@@ -95,8 +95,7 @@ def resolve(
             count = table.seeds if seeds is None else seeds
             if name not in rows:
                 recipe = load_recipe(base, list(overrides), [_file(part, folder, table) for part in name.split("+")])
-                first = _file(name.split("+")[0], folder, table)
-                shown = load_recipe(first) if name.endswith(OURS) else recipe
+                shown = load_recipe(_file(name.split("+")[0], folder, table)) if name.endswith(OURS) else recipe
                 paper = re.search(r"J&F ([0-9.]+)", (shown.about.paper if shown.about else None) or "")
                 alike = next((row.runs for row in rows.values() if row.recipe == recipe), name)
                 rows[name] = Row(name, recipe, float(paper[1]) if paper else None, alike, 0)

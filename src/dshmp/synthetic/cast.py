@@ -10,8 +10,7 @@ from dshmp.synthetic.grammar import COLOURS, ROUND, Look
 from dshmp.synthetic.motions import GROUPS, OPPOSITE, Motion, Track
 from dshmp.synthetic.world import World
 
-OTHERS = ("close", "footage")  # on demand, and in version 3
-FAMILIES = ("alike", "pairs", "long", "relative", "fleeting", "easy", "crowd", *OTHERS)
+FAMILIES = ("alike", "pairs", "long", "relative", "fleeting", "easy", "crowd", "close", "footage")
 
 
 @dataclass(frozen=True)
